@@ -1,0 +1,1 @@
+"""The ``moeash`` command."""

@@ -1,0 +1,1 @@
+"""SharedWeights <-> bytes, exactly. Reading needs NumPy and constriction only."""

@@ -1,0 +1,1 @@
+"""Evaluation sets: where images come from, and the disjoint splits a study uses."""

@@ -1,0 +1,115 @@
+"""Every exception moeash raises on purpose, as one tree.
+
+::
+
+    MoeashError
+    ├── InputError (also ValueError)       the caller passed something we refuse; nothing was changed
+    │   ├── NonFiniteWeightError           NaN or infinity in a weight tensor
+    │   ├── SpecError                      a study specification that does not say what to do
+    │   ├── CheckpointError                a checkpoint that cannot be read or does not fit the network
+    │   └── DataError                      an evaluation set that cannot be read or is not usable
+    ├── ContainerError                     the bytes are not a .moeash file this version can read
+    │   ├── CorruptContainerError          truncated, altered or hostile bytes
+    │   └── ContainerVersionError          written by a newer moeash
+    ├── EvaluationError                    one candidate failed; the study goes on
+    ├── BackendError                       the place it ran is gone, not the candidate; retry elsewhere
+    ├── StorageError                       the database refused or lost a write
+    │   ├── StudyNotFoundError (also KeyError)   no study of that name
+    │   ├── StudyExistsError               that name is taken by a different specification
+    │   ├── StudyLockedError               another process works on that study
+    │   └── SchemaError                    the database is older or newer than this moeash
+    ├── RebuildMismatchError               a stored solution does not rebuild to the same weights
+    └── ExportError                        the file would not decode to the same weights, or cannot be written
+
+Messages are one line: what came, what was needed, what to do. Lower case, no full stop.
+"""
+
+from functools import partial
+from typing import Any
+
+
+class MoeashError(Exception):
+    """Root of everything moeash raises on purpose."""
+
+
+class InputError(MoeashError, ValueError):
+    """The caller passed something we refuse; nothing was changed."""
+
+
+class NonFiniteWeightError(InputError):
+    """A weight tensor holds NaN or infinity, so no bin can own it."""
+
+    def __init__(self, name: str, *, count: int, size: int) -> None:
+        super().__init__(
+            f"parameter {name!r} has {count} non-finite weights of {size}; "
+            f"load a clean checkpoint or keep it out of sharing with exclude=[{name!r}]"
+        )
+        self.name = name
+        self.count = count
+        self.size = size
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Workers pickle what they raise; keyword-only fields need this to survive the trip.
+        return partial(type(self), self.name, count=self.count, size=self.size), ()
+
+
+class SpecError(InputError):
+    """A study specification that does not say what to do."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint that cannot be read, or that does not fit the network."""
+
+
+class DataError(InputError):
+    """An evaluation set that cannot be read, or whose content is not usable."""
+
+
+class ContainerError(MoeashError):
+    """The bytes are not a ``.moeash`` file this version can read."""
+
+
+class CorruptContainerError(ContainerError):
+    """The bytes are truncated, altered, or claim absurd sizes."""
+
+
+class ContainerVersionError(ContainerError):
+    """The file was written by a newer moeash."""
+
+
+class EvaluationError(MoeashError):
+    """One candidate failed; the study goes on."""
+
+
+class BackendError(MoeashError):
+    """The place a candidate ran is gone, not the candidate; retry elsewhere."""
+
+
+class StorageError(MoeashError):
+    """The database refused or lost a write."""
+
+
+class StudyNotFoundError(StorageError, KeyError):
+    """No study of that name is stored."""
+
+    __str__ = Exception.__str__  # KeyError shows repr(message), which reads badly in a terminal
+
+
+class StudyExistsError(StorageError):
+    """The name is taken by a study with a different specification."""
+
+
+class StudyLockedError(StorageError):
+    """Another process works on the study."""
+
+
+class SchemaError(StorageError):
+    """The database is older or newer than this moeash."""
+
+
+class RebuildMismatchError(MoeashError):
+    """A stored solution does not rebuild to the same weights."""
+
+
+class ExportError(MoeashError):
+    """The file would not decode to the same weights, or cannot be written."""

@@ -1,0 +1,1 @@
+"""What one candidate is worth: exact metrics, exact bytes, exact early stopping."""

@@ -1,0 +1,1 @@
+"""How a solution leaves the house: verified files and pictures."""

@@ -1,0 +1,1 @@
+"""Ways from (network, candidate) to SharedWeights, behind one protocol."""

@@ -1,0 +1,1 @@
+"""What to try next. pymoo lives here and nowhere else; torch never does."""

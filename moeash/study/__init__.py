@@ -1,0 +1,1 @@
+"""A specification and everything it produced."""

@@ -1,0 +1,82 @@
+"""Imports point down: the picture in the README, checked against every file."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "moeash"
+
+LAYERS = [  # low to high; names on one line may not import one another
+    {"errors"},
+    {"core"},
+    {"codec"},
+    {"networks", "data"},
+    {"methods"},
+    {"evaluation"},
+    {"search"},
+    {"backends"},
+    {"study"},
+    {"export"},
+    {"api"},
+    {"cli"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+HOME = {  # third parties that must stay at home: module prefix -> where it may be imported
+    "torch": ("networks", "data", "methods", "evaluation", "backends", "study", "export", "api"),
+    "torchvision": ("networks", "data"),
+    "pymoo": ("search",),
+    "sqlalchemy": ("study/storage",),
+    "alembic": ("study/storage",),
+    "pydantic": ("study",),
+    "matplotlib": ("export",),
+    "pandas": ("study", "export", "api"),
+    "constriction": ("codec",),
+    "bitarray": ("codec",),
+    "typer": ("cli",),
+    "rich": ("cli",),
+    "sklearn": ("data",),
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Return every dotted name that path imports, anywhere in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write the import out in full"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def files() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+    here = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    if here == "__init__":
+        return
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "moeash" or len(parts) < 2 or parts[1] == here:
+            continue
+        assert parts[1] in RANK, f"{path}: moeash.{parts[1]} is not in the picture"
+        assert RANK[parts[1]] < RANK[here], f"{path} ({here}) must not import moeash.{parts[1]}"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_third_parties_stay_at_home(path):
+    here = path.relative_to(ROOT).as_posix()
+    for name in imports(path):
+        home = HOME.get(name.split(".")[0])
+        assert home is None or here.startswith(home), f"{here} must not import {name}"
+
+
+def test_every_package_is_in_the_picture():
+    found = {p.relative_to(ROOT).parts[0].removesuffix(".py") for p in files()} - {"__init__"}
+    assert found <= set(RANK)
