@@ -3,23 +3,24 @@
 ::
 
     MoeashError
-    ├── InputError (also ValueError)       the caller passed something we refuse; nothing was changed
-    │   ├── NonFiniteWeightError           NaN or infinity in a weight tensor
-    │   ├── SpecError                      a study specification that does not say what to do
-    │   ├── CheckpointError                a checkpoint that cannot be read or does not fit the network
-    │   └── DataError                      an evaluation set that cannot be read or is not usable
-    ├── ContainerError                     the bytes are not a .moeash file this version can read
-    │   ├── CorruptContainerError          truncated, altered or hostile bytes
-    │   └── ContainerVersionError          written by a newer moeash
-    ├── EvaluationError                    one candidate failed; the study goes on
-    ├── BackendError                       the place it ran is gone, not the candidate; retry elsewhere
-    ├── StorageError                       the database refused or lost a write
-    │   ├── StudyNotFoundError (also KeyError)   no study of that name
-    │   ├── StudyExistsError               that name is taken by a different specification
-    │   ├── StudyLockedError               another process works on that study
-    │   └── SchemaError                    the database is older or newer than this moeash
-    ├── RebuildMismatchError               a stored solution does not rebuild to the same weights
-    └── ExportError                        the file would not decode to the same weights, or cannot be written
+    ├── InputError (also ValueError)      the caller passed something we refuse; nothing changed
+    │   ├── NonFiniteWeightError          NaN or infinity in a weight tensor
+    │   ├── SpecError                     a study specification that does not say what to do
+    │   ├── CheckpointError               a checkpoint that is unreadable or does not fit
+    │   └── DataError                     an evaluation set that is unreadable or unusable
+    ├── ContainerError                    bytes that are not a .moeash file we can read
+    │   ├── CorruptContainerError         truncated, altered or hostile bytes
+    │   └── ContainerVersionError         written by a newer moeash
+    ├── EvaluationError                   one candidate failed; the study goes on
+    ├── BackendError                      the place it ran is gone, not the candidate; retry
+    ├── StorageError                      the database refused or lost a write
+    │   ├── StudyNotFoundError (KeyError) no study of that name
+    │   ├── StudyExistsError              that name is taken by a different specification
+    │   ├── StudyLockedError              another process works on that study
+    │   └── SchemaError                   the database is older or newer than this moeash
+    ├── RebuildMismatchError              a stored solution does not rebuild to the same weights
+    └── ExportError                       the file would not decode to the same weights, or
+                                          cannot be written
 
 Messages are one line: what came, what was needed, what to do. Lower case, no full stop.
 """

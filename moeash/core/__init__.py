@@ -1,1 +1,1 @@
-"""Arithmetic of weight sharing on NumPy arrays: no torch, no files, no clock, no global random state."""
+"""Arithmetic of weight sharing on NumPy arrays: no torch, no files, no clock, no global state."""

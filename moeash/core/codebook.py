@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from moeash.errors import InputError
 
 ENTRY_DTYPE = np.float32
-"""Codebook entries: the precision the file stores, so the network measured is the network decoded."""
+"""The precision the file stores entries in, so the network measured is the network decoded."""
 
 COUNT_DTYPE = np.int64
 
@@ -182,7 +182,7 @@ class SharedWeights:
             if isinstance(tensor, TiedTensor):
                 if tensor.target not in names:
                     raise InputError(
-                        f"{tensor.name!r} is tied to {tensor.target!r}, which does not come before it"
+                        f"{tensor.name!r} is tied to {tensor.target!r}, which must come before it"
                     )
             elif isinstance(tensor, SharedTensor):
                 self._check_shared(tensor)
@@ -291,9 +291,7 @@ def keep(parameter: Parameter, precision: KeptPrecision) -> KeptTensor:
     values = np.asarray(parameter.values)
     if parameter.dtype in FLOAT_NAMES and parameter.dtype != "float64":
         values = values.astype(np.float32)
-        if parameter.dtype == "float16":
-            values = values.astype(np.float16)
-        elif precision == "float16" and fits_float16(values):
+        if parameter.dtype == "float16" or (precision == "float16" and fits_float16(values)):
             values = values.astype(np.float16)
     return KeptTensor(parameter.name, parameter.shape, parameter.dtype, values)
 

@@ -1,0 +1,1 @@
+"""moeash: multi-objective evolutionary search for small networks by weight sharing."""

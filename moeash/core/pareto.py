@@ -1,0 +1,68 @@
+"""Pareto arithmetic. Everything here assumes minimisation; see ``core.objectives.as_minimised``."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeash.errors import InputError
+
+
+def non_dominated(f: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which rows no other row dominates.
+
+    Row a dominates row b iff ``a <= b`` everywhere and ``a < b`` somewhere. Rows with equal values
+    do not dominate one another, so all copies of a non-dominated row are kept.
+
+    Args:
+        f: ``(n, m)`` finite values to minimise.
+
+    Returns:
+        ``(n,)`` bool. Cost is O(n log n) for m <= 2 and O(n * front) above.
+
+    Raises:
+        InputError: not two-dimensional, or NaN.
+    """
+    f = np.asarray(f, dtype=np.float64)
+    if f.ndim != 2:
+        raise InputError(f"expected (n, m) objective values, got shape {f.shape}")
+    if np.isnan(f).any():
+        raise InputError("an objective value is NaN; failed evaluations have no place on a front")
+    n = f.shape[0]
+    keep = np.zeros(n, dtype=np.bool_)
+    if n == 0:
+        return keep
+    unique, inverse = np.unique(f, axis=0, return_inverse=True)  # rows in lexicographic order
+    on_front = np.zeros(len(unique), dtype=np.bool_)
+    if f.shape[1] == 1:
+        on_front[0] = True
+    elif f.shape[1] == 2:
+        # Sorted by the first objective: a row survives iff its second beats all before it.
+        best_before = np.minimum.accumulate(np.concatenate([[np.inf], unique[:-1, 1]]))
+        on_front = unique[:, 1] < best_before
+    else:
+        front: list[int] = []
+        for i, row in enumerate(unique):
+            # Later rows cannot dominate earlier ones: they are lexicographically larger.
+            if not (unique[front] <= row).all(axis=1).any():
+                front.append(i)
+        on_front[front] = True
+    keep[:] = on_front[inverse.reshape(-1)]
+    return keep
+
+
+def knee(f: NDArray[Any]) -> int:
+    """Return the row of a front that bends most.
+
+    Objectives are scaled to [0, 1] over the front; the knee is the row closest to the ideal point
+    in the Euclidean norm, ties to the first. A front of one row is its own knee.
+
+    Args:
+        f: ``(n, m)`` mutually non-dominated values to minimise, n >= 1.
+    """
+    f = np.asarray(f, dtype=np.float64)
+    if f.ndim != 2 or f.shape[0] == 0:
+        raise InputError(f"a knee needs a front of at least one row, got shape {f.shape}")
+    low, high = f.min(axis=0), f.max(axis=0)
+    span = np.where(high > low, high - low, 1.0)
+    return int(np.argmin((((f - low) / span) ** 2).sum(axis=1)))

@@ -1,0 +1,69 @@
+"""The search space: named variables with bounds, and their real-valued coding for the optimiser."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, log
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeash.core.candidate import Candidate, Value
+from moeash.core.variables import Integer, Real, Variable
+
+
+@dataclass(frozen=True)
+class Space:
+    """An ordered set of variables.
+
+    Integers are coded as themselves, reals as themselves or, with ``log``, by their natural
+    logarithm. ``decode(encode(c)) == c`` for integers and to within one rounding for reals.
+    """
+
+    variables: tuple[Variable, ...]
+
+    @property
+    def lower(self) -> NDArray[np.float64]:
+        """``(n,)`` coded lower bounds."""
+        return np.array([_code(v, v.low) for v in self.variables], dtype=np.float64)
+
+    @property
+    def upper(self) -> NDArray[np.float64]:
+        """``(n,)`` coded upper bounds."""
+        return np.array([_code(v, v.high) for v in self.variables], dtype=np.float64)
+
+    @property
+    def is_integer(self) -> NDArray[np.bool_]:
+        """``(n,)`` True where a variable is an integer."""
+        return np.array([isinstance(v, Integer) for v in self.variables], dtype=np.bool_)
+
+    @property
+    def size(self) -> int | None:
+        """Number of points, or None when a real variable makes it a continuum."""
+        total = 1
+        for v in self.variables:
+            if isinstance(v, Real):
+                if v.low < v.high:
+                    return None
+            else:
+                total *= v.high - v.low + 1
+        return total
+
+    def decode(self, x: Sequence[float] | NDArray[np.float64]) -> Candidate:
+        """Return the candidate of a coded row, clipped to the bounds."""
+        values: dict[str, Value] = {}
+        for variable, coded in zip(self.variables, x, strict=True):
+            if isinstance(variable, Integer):
+                values[variable.name] = min(max(round(float(coded)), variable.low), variable.high)
+            else:
+                value = exp(float(coded)) if variable.log else float(coded)
+                values[variable.name] = min(max(value, variable.low), variable.high)
+        return Candidate.of(values)
+
+    def encode(self, candidate: Candidate | Mapping[str, Value]) -> NDArray[np.float64]:
+        """Return the coded row of a candidate."""
+        values = [_code(v, float(candidate[v.name])) for v in self.variables]
+        return np.array(values, dtype=np.float64)
+
+
+def _code(variable: Variable, value: float) -> float:
+    return log(value) if isinstance(variable, Real) and variable.log else float(value)
