@@ -276,7 +276,7 @@ class SharedWeights:
                 # One width for all, so that the digest does not depend on the index dtype.
                 yield f"{tensor.shape} {tensor.dtype} {tensor.codebook}".encode()
                 width = index_dtype(len(self.codebooks[tensor.codebook])).newbyteorder("<")
-                yield memoryview(np.ascontiguousarray(tensor.indices, dtype=width)).cast("B")
+                yield np.ascontiguousarray(tensor.indices, dtype=width).data.cast("B")
 
 
 def keep(parameter: Parameter, precision: KeptPrecision) -> KeptTensor:
