@@ -296,6 +296,11 @@ def keep(parameter: Parameter, precision: KeptPrecision) -> KeptTensor:
     return KeptTensor(parameter.name, parameter.shape, parameter.dtype, values)
 
 
+def keep_all(state: Sequence[Parameter], precision: KeptPrecision) -> dict[str, KeptTensor]:
+    """Return every kept parameter as it will be stored, by name. The same for all candidates."""
+    return {p.name: keep(p, precision) for p in state if p.role == "kept"}
+
+
 def fits_float16(values: NDArray[np.float32]) -> bool:
     """Tell whether float16 holds every value within a relative error of 2**-11."""
     magnitude = np.abs(values[values != 0])
@@ -310,8 +315,7 @@ def share(
     state: Sequence[Parameter],
     codebooks: Sequence[Codebook],
     assigned: Mapping[str, tuple[int, NDArray[Any], NDArray[np.int64]]],
-    *,
-    kept_precision: KeptPrecision,
+    kept: Mapping[str, KeptTensor],
 ) -> SharedWeights:
     """Assemble the shared weights of a state.
 
@@ -320,7 +324,7 @@ def share(
         codebooks: the codebooks ``assigned`` refers to.
         assigned: for every shared parameter its codebook position, ``(n,)`` indices and
             ``(n_entries,)`` counts.
-        kept_precision: how kept floats are stored.
+        kept: every kept parameter as it is stored, from :func:`keep_all`.
 
     Raises:
         InputError: a shared parameter has no assignment, or an index count differs from its size.
@@ -331,7 +335,7 @@ def share(
             assert parameter.target is not None
             tensors.append(TiedTensor(parameter.name, parameter.target))
         elif parameter.role == "kept":
-            tensors.append(keep(parameter, kept_precision))
+            tensors.append(kept[parameter.name])
         elif parameter.name not in assigned:
             raise InputError(f"shared parameter {parameter.name!r} was given no indices")
         else:

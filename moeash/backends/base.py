@@ -1,0 +1,56 @@
+"""Where jobs are evaluated: the contract of a backend."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from moeash.core.codebook import SharedWeights
+from moeash.evaluation.outcome import Archive, Job, Outcome
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What loading a task told, needed to describe its study.
+
+    Attributes:
+        metric: of the float network on the search split.
+        reference: worst metric that counts towards hypervolume.
+        n_batches: forward batches of a full evaluation.
+        original_bytes: float32 bytes of the state.
+        n_shared: shared weights.
+        n_kept: kept elements.
+        network_fingerprint: of the float state and the roles of its parameters.
+        data_fingerprint: of the search split; of nothing when a function measures.
+    """
+
+    metric: float
+    reference: float
+    n_batches: int
+    original_bytes: int
+    n_shared: int
+    n_kept: int
+    network_fingerprint: str
+    data_fingerprint: str
+
+
+class Backend(Protocol):
+    """Evaluates jobs somewhere. Results never depend on where, in which order, or beside whom."""
+
+    def open(self) -> Baseline:
+        """Load the task; must be called first, once."""
+        ...
+
+    def map(self, jobs: Sequence[Job], archive: Archive) -> Iterable[tuple[int, Outcome]]:
+        """Yield ``(position, outcome)`` as jobs finish; a failed job is an outcome."""
+        ...
+
+    def build(self, job: Job) -> SharedWeights:
+        """Return the shared weights of a job."""
+        ...
+
+    def close(self) -> None:
+        """Release everything and restore the user's module."""
+        ...
+
+
+Outcomes = Iterator[tuple[int, Outcome]]

@@ -1,0 +1,60 @@
+"""Evaluate in this process, one job after the other: the reference every backend must equal."""
+
+from collections.abc import Sequence
+
+from moeash.backends.base import Baseline, Outcomes
+from moeash.core.codebook import SharedWeights, float32_bytes
+from moeash.evaluation.evaluate import Evaluator
+from moeash.evaluation.outcome import Archive, Job
+from moeash.evaluation.task import Task
+from moeash.networks.parameters import network_fingerprint
+
+
+def describe(evaluator: Evaluator) -> Baseline:
+    """Return the facts of a loaded task."""
+    state = evaluator.network.state
+    stored = [p for p in state if p.values is not None]
+    search = evaluator.splits.get("search")
+    return Baseline(
+        metric=evaluator.assessment.baseline,
+        reference=evaluator.assessment.reference,
+        n_batches=evaluator.assessment.n_batches,
+        original_bytes=sum(float32_bytes(p.dtype, p.values.size) for p in stored),  # type: ignore[union-attr]
+        n_shared=sum(p.values.size for p in stored if p.role == "shared"),  # type: ignore[union-attr]
+        n_kept=sum(p.values.size for p in stored if p.role == "kept"),  # type: ignore[union-attr]
+        network_fingerprint=network_fingerprint(state),
+        data_fingerprint=search.fingerprint() if search is not None else "function",
+    )
+
+
+class InProcessBackend:
+    """One evaluator in this process."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._evaluator: Evaluator | None = None
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """The loaded evaluator; :meth:`open` must have been called."""
+        assert self._evaluator is not None
+        return self._evaluator
+
+    def open(self) -> Baseline:
+        """Load the task."""
+        self._evaluator = Evaluator(self._task)
+        return describe(self._evaluator)
+
+    def map(self, jobs: Sequence[Job], archive: Archive) -> Outcomes:
+        """Yield outcomes in the order of the jobs."""
+        for position, job in enumerate(jobs):
+            yield position, self.evaluator.evaluate(job, archive)
+
+    def build(self, job: Job) -> SharedWeights:
+        """Return the shared weights of a job."""
+        return self.evaluator.build(job)
+
+    def close(self) -> None:
+        """Put the float weights back."""
+        if self._evaluator is not None:
+            self._evaluator.restore()

@@ -1,0 +1,155 @@
+"""Measure whatever weights a module holds right now: on images, or by a user's function.
+
+Images are visited hardest first: sorted once by the float network's margin, so that a compressed
+network makes its mistakes early and a hopeless one is found out after few batches. The order, and
+with it every batch, is fixed for the study, so numbers do not depend on where a pass stops.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from moeash.data.splits import Split
+from moeash.errors import EvaluationError
+from moeash.evaluation.metrics import Metric
+
+Hopeless = Callable[[float], bool]
+"""Tells from the highest metric still possible whether measuring on is pointless."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A measured metric, or the bound at which measuring stopped."""
+
+    metric: float | None
+    bound: float
+    n_batches: int
+
+
+class Assessment(Protocol):
+    """Measures the module's present weights."""
+
+    baseline: float
+    """The metric of the float network."""
+
+    reference: float
+    """Worst metric that counts towards hypervolume."""
+
+    n_batches: int
+    """Forward batches of a full measurement."""
+
+    def measure(self, hopeless: Hopeless) -> Measurement:
+        """Measure, stopping as soon as ``hopeless`` says so."""
+        ...
+
+
+class SplitAssessment:
+    """A metric on a split of images, hardest first."""
+
+    def __init__(
+        self, module: nn.Module, split: Split, metric: Metric, *, batch_size: int, device: str
+    ) -> None:
+        self._module = module
+        self._metric = metric
+        self._device = device
+        outputs = torch.cat(
+            [_forward(module, x, device).cpu() for x, _ in split.batches(batch_size)]
+        )
+        labels = split.labels
+        if outputs.ndim != 2:
+            raise EvaluationError(
+                f"the network gives outputs of shape {tuple(outputs.shape)} for {len(split)} "
+                "images; a classifier gives (images, classes). For anything else use "
+                "moeash.search(module, evaluate=...)"
+            )
+        if int(labels.max()) >= outputs.shape[1]:
+            raise EvaluationError(
+                f"the search split has label {int(labels.max())} but the network has only "
+                f"{outputs.shape[1]} outputs; the network or the data is the wrong one"
+            )
+        targets = metric.targets(labels, outputs)
+        tally = metric.start(targets)
+        tally.add(outputs)
+        self.baseline = tally.value()
+        self.reference = metric.reference
+        self.order = hardest_first(outputs, targets)
+        self._targets = targets[self.order]
+        self._split = split
+        self._batch_size = batch_size
+        self.n_batches = -(-len(split) // batch_size)
+        self._held: Sequence[Tensor] | None = None
+
+    def _batches(self) -> Iterator[Tensor]:
+        if self._held is not None:
+            yield from self._held
+            return
+        held = []
+        for x, _ in self._split.batches(self._batch_size, order=self.order):
+            if self._split.in_memory:
+                # Reordered once, then reused: a pass over the images costs no copy any more.
+                x = x.to(self._device)
+                held.append(x)
+            yield x
+        if self._split.in_memory:
+            self._held = held
+
+    def measure(self, hopeless: Hopeless) -> Measurement:
+        """Measure, stopping after the batch at which the result became hopeless."""
+        tally = self._metric.start(self._targets)
+        n_batches = 0
+        for x in self._batches():
+            tally.add(_forward(self._module, x, self._device))
+            n_batches += 1
+            if n_batches < self.n_batches and hopeless(tally.upper_bound()):
+                return Measurement(None, tally.upper_bound(), n_batches)
+        return Measurement(tally.value(), tally.value(), n_batches)
+
+
+class FunctionAssessment:
+    """A user's ``evaluate(module) -> float``."""
+
+    n_batches = 1
+
+    def __init__(self, module: nn.Module, evaluate: Callable[[nn.Module], float]) -> None:
+        self._module = module
+        self._evaluate = evaluate
+        self.reference = float(getattr(evaluate, "reference", 0.0))
+        self.baseline = self.measure(lambda bound: False).bound
+
+    def measure(self, hopeless: Hopeless) -> Measurement:
+        """Call the function; it cannot be stopped early."""
+        value = float(self._evaluate(self._module))
+        if not np.isfinite(value):
+            raise EvaluationError(f"evaluate(module) returned {value}; it must be a finite number")
+        return Measurement(value, value, 1)
+
+
+def hardest_first(outputs: Tensor, targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return image positions by ascending margin: target's output minus the highest other one.
+
+    Args:
+        outputs: ``(n, n_classes)`` of the float network.
+        targets: ``(n,)``; -1 (no class) sorts first.
+    """
+    scores = outputs.double().numpy().copy()
+    rows = np.arange(len(targets))
+    own = scores[rows, targets].copy()
+    scores[rows, targets] = -np.inf
+    margin = own - scores.max(axis=1) if scores.shape[1] > 1 else own
+    margin[(targets < 0) | np.isnan(margin)] = -np.inf
+    return np.argsort(margin, kind="stable").astype(np.int64)
+
+
+def _forward(module: nn.Module, x: Tensor, device: str) -> Tensor:
+    with torch.inference_mode():
+        outputs = module(x.to(device))
+    if not isinstance(outputs, Tensor):
+        raise EvaluationError(
+            f"the network returns {type(outputs).__name__}; a tensor of class scores was needed"
+        )
+    return outputs

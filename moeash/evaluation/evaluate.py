@@ -1,0 +1,127 @@
+"""What one candidate is worth: build its weights, size its file, measure it, stop when hopeless."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from moeash.codec.size import size
+from moeash.core.codebook import SharedWeights
+from moeash.core.merge import merge_runs
+from moeash.core.objectives import Sizes
+from moeash.data.splits import Split
+from moeash.errors import SpecError
+from moeash.evaluation.assess import Assessment, FunctionAssessment, SplitAssessment
+from moeash.evaluation.metrics import load_metric
+from moeash.evaluation.outcome import Archive, Job, Outcome
+from moeash.evaluation.task import Task, available_cores
+from moeash.methods.base import Preparation
+from moeash.networks.inplace import WeightWriter
+from moeash.networks.network import Network
+
+
+class Evaluator:
+    """A loaded task: the network, the prepared arrays and the search split, ready for jobs.
+
+    While an evaluator lives its module holds the weights of the last job; :meth:`restore` puts the
+    float weights back.
+    """
+
+    def __init__(self, task: Task, *, prepared: Any = None) -> None:
+        """Load everything once.
+
+        Args:
+            task: what to evaluate.
+            prepared: the method's prepared arrays when another evaluator of the same task made
+                them already.
+        """
+        n_threads = task.n_threads or available_cores()
+        if task.n_threads is not None:
+            torch.set_num_threads(task.n_threads)
+        self.task = task
+        self.network: Network = task.network.load()
+        self.network.module.to(task.device)
+        self.splits: Mapping[str, Split] = task.data.load() if task.data is not None else {}
+        self.assessment = self._assessment()
+        self.prepared = prepared
+        if prepared is None:
+            self.prepared = task.method.prepare(
+                Preparation(
+                    network=self.network,
+                    splits=self.splits,
+                    kept_precision=task.kept_precision,
+                    seed=task.seed,
+                    n_threads=n_threads,
+                )
+            )
+        self._writer = WeightWriter(self.network.module, self.network.state)
+
+    def _assessment(self) -> Assessment:
+        module = self.network.module
+        if self.task.evaluate is not None:
+            return FunctionAssessment(module, self.task.evaluate)
+        if "search" not in self.splits:
+            raise SpecError(
+                "the study has no search split; add [data.splits.search] with a part and a range, "
+                "a count or rest = true"
+            )
+        return SplitAssessment(
+            module,
+            self.splits["search"],
+            load_metric(self.task.metric),
+            batch_size=self.task.batch_size,
+            device=self.task.device,
+        )
+
+    def build(self, job: Job) -> SharedWeights:
+        """Return the shared weights of a job: compressed, then merged."""
+        shared = self.task.method.compress(self.prepared, job.candidate)
+        return merge_runs(shared, job.runs) if job.runs else shared
+
+    def evaluate(self, job: Job, archive: Archive) -> Outcome:
+        """Measure a job, stopping as soon as it is below its floor or certainly dominated.
+
+        Never raises for what the candidate does: a failure is an outcome.
+        """
+        started = time.perf_counter()
+        sizes: Sizes | None = None
+        try:
+            shared = self.build(job)
+            sizes = self.sizes(shared)
+            known = sizes
+
+            def hopeless(bound: float) -> bool:
+                return bound < job.floor or archive.rules_out(bound, known)
+
+            self._writer.write(shared)
+            measured = self.assessment.measure(hopeless)
+        except Exception as error:
+            return Outcome(
+                status="failed",
+                metric=None,
+                bound=None,
+                sizes=sizes,
+                fingerprint=None,
+                n_batches=0,
+                duration_s=time.perf_counter() - started,
+                error=f"{type(error).__name__}: {error}".splitlines()[0],
+            )
+        return Outcome(
+            status="stopped" if measured.metric is None else "complete",
+            metric=measured.metric,
+            bound=measured.bound,
+            sizes=sizes,
+            fingerprint=None if measured.metric is None else shared.fingerprint(),
+            n_batches=measured.n_batches,
+            duration_s=time.perf_counter() - started,
+        )
+
+    def sizes(self, shared: SharedWeights) -> Sizes:
+        """Return the exact sizes of shared weights without writing them."""
+        report = size(shared, coder=self.task.coder, notes=self.task.notes)
+        return Sizes(report.total, shared.n_entries, report.bits_per_weight)
+
+    def restore(self) -> None:
+        """Put the float weights back into the module."""
+        self._writer.restore()

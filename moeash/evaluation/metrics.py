@@ -1,0 +1,293 @@
+"""Metrics over a classifier's outputs, with exact upper bounds while batches remain.
+
+A metric is higher-is-better. Its tally is fed the outputs batch by batch, in a fixed order, and can
+say at any moment the highest value it could still end with: that is what makes stopping early
+exact instead of a guess.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moeash.errors import EvaluationError, SpecError
+from moeash.names import find_function, is_reference, nearest
+
+
+class Tally(Protocol):
+    """Accumulates one metric over one evaluation."""
+
+    def add(self, outputs: Tensor) -> None:
+        """Take the outputs ``(b, n_classes)`` of the next ``b`` images."""
+        ...
+
+    def value(self) -> float:
+        """Return the metric; all images must have been added."""
+        ...
+
+    def upper_bound(self) -> float:
+        """Return the highest metric still possible whatever the remaining outputs are."""
+        ...
+
+
+class Metric(Protocol):
+    """A metric over outputs and targets."""
+
+    name: str
+    reference: float
+    """Worst value that counts: the default hypervolume reference."""
+
+    def targets(self, labels: NDArray[np.int64], float_outputs: Tensor) -> NDArray[np.int64]:
+        """Return what outputs are compared with: the labels, or the float network's classes."""
+        ...
+
+    def start(self, targets: NDArray[np.int64]) -> Tally:
+        """Return an empty tally over ``targets`` in evaluation order."""
+        ...
+
+
+def predicted(outputs: Tensor) -> NDArray[np.int64]:
+    """Return the class of each row, -1 where an output is NaN: a broken output is never right."""
+    classes = outputs.argmax(dim=1)
+    classes[torch.isnan(outputs).any(dim=1)] = -1
+    return classes.cpu().numpy()
+
+
+class _Top1Tally:
+    def __init__(self, targets: NDArray[np.int64]) -> None:
+        self._targets = targets
+        self._seen = 0
+        self._right = 0
+
+    def add(self, outputs: Tensor) -> None:
+        now = self._targets[self._seen : self._seen + len(outputs)]
+        self._right += int((predicted(outputs) == now).sum())
+        self._seen += len(outputs)
+
+    def value(self) -> float:
+        assert self._seen == len(self._targets)
+        return self._right / len(self._targets)
+
+    def upper_bound(self) -> float:
+        return (self._right + len(self._targets) - self._seen) / len(self._targets)
+
+
+@dataclass(frozen=True)
+class Top1:
+    """Share of images whose highest output is the label."""
+
+    name: str = "top1"
+    reference: float = 0.0
+
+    def targets(self, labels: NDArray[np.int64], float_outputs: Tensor) -> NDArray[np.int64]:
+        """Return the labels."""
+        return labels
+
+    def start(self, targets: NDArray[np.int64]) -> Tally:
+        """Return an empty tally."""
+        return _Top1Tally(targets)
+
+
+@dataclass(frozen=True)
+class Agreement(Top1):
+    """Share of images on which the network chooses the class the float network chose.
+
+    Needs no labels.
+    """
+
+    name: str = "agreement"
+
+    def targets(self, labels: NDArray[np.int64], float_outputs: Tensor) -> NDArray[np.int64]:
+        """Return the float network's classes."""
+        return predicted(float_outputs)
+
+
+class _MacroF1Tally:
+    """F1 of class c is ``2 TP_c / (n_c + P_c)``: n_c labels, P_c predictions of c.
+
+    One more correct prediction of c raises it (numerator by 2, denominator by 1, ratio at most 2);
+    a wrong one only adds to some P_c. So all classes reach their maximum together, when every
+    remaining image is predicted right: the bound is attained.
+    """
+
+    def __init__(self, targets: NDArray[np.int64]) -> None:
+        self._targets = targets
+        self._classes = int(targets.max()) + 1
+        self._support = np.bincount(targets, minlength=self._classes)
+        self._predictions = np.zeros(self._classes, dtype=np.int64)
+        self._true_positives = np.zeros(self._classes, dtype=np.int64)
+        self._seen = 0
+
+    def add(self, outputs: Tensor) -> None:
+        now = self._targets[self._seen : self._seen + len(outputs)]
+        classes = predicted(outputs)
+        inside = classes[(classes >= 0) & (classes < self._classes)]
+        self._predictions += np.bincount(inside, minlength=self._classes)
+        self._true_positives += np.bincount(now[classes == now], minlength=self._classes)
+        self._seen += len(outputs)
+
+    def _f1(self, true_positives: NDArray[np.int64], predictions: NDArray[np.int64]) -> float:
+        present = self._support > 0
+        f1 = 2 * true_positives[present] / (self._support + predictions)[present]
+        return float(f1.mean())
+
+    def value(self) -> float:
+        assert self._seen == len(self._targets)
+        return self._f1(self._true_positives, self._predictions)
+
+    def upper_bound(self) -> float:
+        left = np.bincount(self._targets[self._seen :], minlength=self._classes)
+        return self._f1(self._true_positives + left, self._predictions + left)
+
+
+@dataclass(frozen=True)
+class MacroF1:
+    """Unweighted mean of the per-class F1 over the classes that occur among the labels.
+
+    Source:
+        The metric of arXiv 2501.03095 (there "F1"; the averaging is not stated, macro assumed).
+    """
+
+    name: str = "macro_f1"
+    reference: float = 0.0
+
+    def targets(self, labels: NDArray[np.int64], float_outputs: Tensor) -> NDArray[np.int64]:
+        """Return the labels."""
+        return labels
+
+    def start(self, targets: NDArray[np.int64]) -> Tally:
+        """Return an empty tally."""
+        return _MacroF1Tally(targets)
+
+
+class _NegativeCrossEntropyTally:
+    def __init__(self, targets: NDArray[np.int64]) -> None:
+        self._targets = targets
+        self._seen = 0
+        self._loss = 0.0
+
+    def add(self, outputs: Tensor) -> None:
+        now = torch.from_numpy(self._targets[self._seen : self._seen + len(outputs)])
+        losses = torch.nn.functional.cross_entropy(
+            outputs.double(), now.to(outputs.device), reduction="none"
+        )
+        if not bool(torch.isfinite(losses).all()):
+            raise EvaluationError(
+                "the network's outputs are not finite, so they have no cross-entropy; "
+                "use metric = 'top1', which counts them as wrong"
+            )
+        self._loss += float(losses.sum())
+        self._seen += len(outputs)
+
+    def value(self) -> float:
+        assert self._seen == len(self._targets)
+        return -self._loss / len(self._targets)
+
+    def upper_bound(self) -> float:
+        return -self._loss / len(self._targets)  # the remaining losses are at least 0
+
+
+@dataclass(frozen=True)
+class NegativeCrossEntropy:
+    """Minus the mean cross-entropy in nats: smoother than accuracy, needs labels."""
+
+    name: str = "neg_cross_entropy"
+    reference: float = -10.0
+
+    def targets(self, labels: NDArray[np.int64], float_outputs: Tensor) -> NDArray[np.int64]:
+        """Return the labels."""
+        return labels
+
+    def start(self, targets: NDArray[np.int64]) -> Tally:
+        """Return an empty tally."""
+        return _NegativeCrossEntropyTally(targets)
+
+
+class _MeanScoreTally:
+    def __init__(
+        self, score: Callable[[Tensor, Tensor], Tensor], best: float, targets: NDArray[np.int64]
+    ) -> None:
+        self._score = score
+        self._best = best
+        self._targets = targets
+        self._seen = 0
+        self._sum = 0.0
+
+    def add(self, outputs: Tensor) -> None:
+        now = torch.from_numpy(self._targets[self._seen : self._seen + len(outputs)])
+        scores = torch.as_tensor(self._score(outputs, now.to(outputs.device))).double()
+        if scores.shape != (len(outputs),) or not bool(torch.isfinite(scores).all()):
+            raise EvaluationError(
+                f"the metric function returned shape {tuple(scores.shape)}; it must return one "
+                f"finite score for each of {len(outputs)} images"
+            )
+        if float(scores.max()) > self._best:
+            raise EvaluationError(
+                f"the metric function returned {float(scores.max())}, above its stated best "
+                f"{self._best}; set the attribute 'best' on the function"
+            )
+        self._sum += float(scores.sum())
+        self._seen += len(outputs)
+
+    def value(self) -> float:
+        assert self._seen == len(self._targets)
+        return self._sum / len(self._targets)
+
+    def upper_bound(self) -> float:
+        left = len(self._targets) - self._seen
+        if left == 0:
+            return self._sum / len(self._targets)
+        return (
+            (self._sum + left * self._best) / len(self._targets)
+            if np.isfinite(self._best)
+            else np.inf
+        )
+
+
+@dataclass(frozen=True)
+class MeanScore:
+    """Mean of a user function ``score(outputs, labels) -> (b,)``, one score an image.
+
+    The function's attribute ``best`` (default infinity: never stop early) is the highest score an
+    image can get, and ``reference`` (default 0) the worst mean that counts.
+    """
+
+    name: str
+    score: Callable[[Tensor, Tensor], Tensor]
+
+    @property
+    def reference(self) -> float:
+        """Worst mean that counts."""
+        return float(getattr(self.score, "reference", 0.0))
+
+    def targets(self, labels: NDArray[np.int64], float_outputs: Tensor) -> NDArray[np.int64]:
+        """Return the labels."""
+        return labels
+
+    def start(self, targets: NDArray[np.int64]) -> Tally:
+        """Return an empty tally."""
+        return _MeanScoreTally(self.score, float(getattr(self.score, "best", np.inf)), targets)
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric for metric in (Top1(), MacroF1(), NegativeCrossEntropy(), Agreement())
+}
+
+
+def load_metric(name: str) -> Metric:
+    """Return a metric by name, or ``package.module:function`` as a :class:`MeanScore`.
+
+    Raises:
+        SpecError: no such metric, or the function cannot be imported.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    if not is_reference(name):
+        raise SpecError(
+            f"no metric {name!r}; {nearest(name, [*METRICS, 'package.module:function'])}"
+        )
+    return MeanScore(name, find_function(name, error=SpecError))

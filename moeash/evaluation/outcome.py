@@ -1,0 +1,105 @@
+"""What is asked of an evaluation, and what it answers. Small, frozen and picklable."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeash.core.candidate import Candidate
+from moeash.core.objectives import SizeName, Sizes, as_minimised
+from moeash.core.pareto import non_dominated
+
+Status = Literal["complete", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to build and measure: a candidate, its merges, and when it cannot matter.
+
+    Attributes:
+        candidate: the point of the search space.
+        runs: lengths of the runs of codebook entries merged into one; empty for no merge.
+        floor: stop as soon as the metric can no longer reach this value.
+    """
+
+    candidate: Candidate
+    runs: tuple[int, ...] = ()
+    floor: float = float("-inf")
+
+    @property
+    def key(self) -> str:
+        """Identity of the network this job builds within a study."""
+        return self.candidate.key + ("/" + "-".join(map(str, self.runs)) if self.runs else "")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one job.
+
+    Attributes:
+        status: ``complete`` with a metric; ``stopped`` as soon as it could no longer matter;
+            ``failed`` with an error.
+        metric: the measured metric; None unless complete.
+        bound: the highest metric that was still possible; equals the metric when complete.
+        sizes: exact sizes; None when failed before they were known.
+        fingerprint: of the shared weights; the file must decode to these.
+        n_batches: forward batches spent.
+        duration_s: wall time spent.
+        error: one line saying what failed.
+    """
+
+    status: Status
+    metric: float | None
+    bound: float | None
+    sizes: Sizes | None
+    fingerprint: str | None
+    n_batches: int
+    duration_s: float
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The complete evaluations a new one has to beat, fixed when a generation starts.
+
+    Because it is fixed, whether a candidate is stopped, and where, does not depend on the order in
+    which its generation is evaluated or on how many workers share it.
+
+    Attributes:
+        names: the sizes the study minimises.
+        metric: ``(n,)`` metrics of the front.
+        sizes: ``(n, m)`` their sizes, in the order of ``names``.
+    """
+
+    names: tuple[SizeName, ...]
+    metric: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    sizes: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+
+    @classmethod
+    def of(cls, names: Sequence[SizeName], outcomes: Sequence[Outcome]) -> "Archive":
+        """Keep the front of the complete outcomes."""
+        complete = [o for o in outcomes if o.status == "complete" and o.sizes is not None]
+        metric = np.array([o.metric for o in complete], dtype=np.float64)
+        sizes = np.array(
+            [o.sizes.vector(names) for o in complete if o.sizes is not None], dtype=np.float64
+        ).reshape(len(complete), len(names))
+        if complete:
+            front = non_dominated(as_minimised(metric, sizes))
+            metric, sizes = metric[front], sizes[front]
+        return cls(tuple(names), metric, sizes)
+
+    def rules_out(self, bound: float, sizes: Sizes) -> bool:
+        """Tell whether an evaluation whose metric is at most ``bound`` is certainly dominated.
+
+        It is iff a member no larger in every size has a higher metric, or the same metric and a
+        smaller size. A member with equal values in everything rules nothing out.
+        """
+        if not len(self.metric):
+            return False
+        mine = np.array(sizes.vector(self.names))
+        no_larger = (self.sizes <= mine).all(axis=1)
+        smaller = (self.sizes < mine).any(axis=1)
+        worse = (bound < self.metric) | ((bound == self.metric) & smaller)
+        return bool((no_larger & worse).any())

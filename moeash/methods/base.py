@@ -1,0 +1,68 @@
+"""The contract every method fulfils.
+
+A method turns (network, candidate) into :class:`~moeash.core.codebook.SharedWeights`. What follows
+(size, accuracy, merging, export, plots) is common to all methods and never asks which one it was.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from moeash.core.candidate import Candidate
+from moeash.core.codebook import KeptPrecision, SharedWeights
+from moeash.core.variables import Variable
+from moeash.data.splits import Split
+from moeash.networks.network import Network
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a method may look at once per study.
+
+    Attributes:
+        network: the float network.
+        splits: the study's splits by name; a method may use ``calibration`` and ``train``, never
+            ``search`` or ``holdout``.
+        kept_precision: how kept floats are stored.
+        seed: of every random draw the method makes.
+        n_threads: threads it may use; they change the time, never the result.
+    """
+
+    network: Network
+    splits: Mapping[str, Split]
+    kept_precision: KeptPrecision
+    seed: int
+    n_threads: int
+
+
+class Method(Protocol):
+    """A way from a candidate to shared weights; deterministic."""
+
+    name: str
+    replayable: bool
+    """Whether ``compress`` rebuilds a solution bit for bit, so that none needs to be stored."""
+
+    def space(self) -> Sequence[Variable]:
+        """Return the variables a candidate has; the first is k."""
+        ...
+
+    def prepare(self, preparation: Preparation) -> Any:
+        """Return the picklable arrays every candidate needs: the work of once per study."""
+        ...
+
+    def compress(self, prepared: Any, candidate: Candidate) -> SharedWeights:
+        """Return the shared weights of a candidate; never touches the network."""
+        ...
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """One row of the table of methods.
+
+    Attributes:
+        build: makes the method from its options; the dataclass whose fields are its options.
+        summary: one line for people.
+    """
+
+    build: Callable[..., Method]
+    summary: str

@@ -1,0 +1,54 @@
+"""A plan: everything the runner needs, whether it came from a TOML spec or from Python."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from moeash.evaluation.task import Task
+from moeash.search.loop import Stop
+from moeash.study.spec import MergeTable, SearchTable, StudySpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study to run.
+
+    Attributes:
+        name: of the study.
+        spec: plain JSON values that describe it, stored with it.
+        fingerprint: digest of what identifies it beside network and data.
+        identity: the plain values behind ``fingerprint``, to list differences.
+        task: what candidates are evaluated on.
+        search: how candidates are proposed.
+        merge: the merge pass.
+        stop: when the search ends.
+        max_drop: solutions further below the baseline are not wanted; None keeps all.
+        seed: of the search.
+    """
+
+    name: str
+    spec: Mapping[str, Any]
+    fingerprint: str
+    identity: Mapping[str, Any]
+    task: Task
+    search: SearchTable
+    merge: MergeTable
+    stop: Stop
+    max_drop: float | None
+    seed: int
+
+    @classmethod
+    def from_spec(cls, spec: StudySpec) -> "Plan":
+        """Return the plan of a TOML spec."""
+        return cls(
+            name=spec.name,
+            spec=spec.model_dump(mode="json"),
+            fingerprint=spec.fingerprint(),
+            identity=spec.identity(),
+            task=spec.task(),
+            search=spec.search,
+            merge=spec.merge,
+            stop=spec.stop(),
+            max_drop=spec.evaluation.max_drop,
+            seed=spec.seed,
+        )

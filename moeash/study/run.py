@@ -1,0 +1,403 @@
+"""Run a study, or continue it: the two are the same.
+
+Resume is replay. The search starts from generation 1 with its seed and is told the stored values,
+so it proposes the same candidates again, answered from storage, until it passes the point where the
+last process ended. Nothing is evaluated twice and there is no pickled optimiser state.
+"""
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from moeash.backends.base import Backend, Baseline
+from moeash.core.merge import MergePass
+from moeash.core.objectives import as_minimised
+from moeash.errors import SpecError, StudyExistsError, StudyNotFoundError
+from moeash.evaluation.outcome import Archive, Job, Outcome
+from moeash.evaluation.task import Task, available_cores
+from moeash.search.base import Search, Told
+from moeash.search.enumerate import ExhaustiveSearch, RandomSearch
+from moeash.search.hypervolume import hypervolume
+from moeash.search.loop import ENDINGS, GenerationResult, optimise
+from moeash.search.nsga2 import Nsga2Search
+from moeash.search.space import Space
+from moeash.study.plan import Plan
+from moeash.study.progress import Progress
+from moeash.study.solution import Solution, front_of
+from moeash.study.storage.base import Storage
+from moeash.study.storage.records import (
+    EvaluationRecord,
+    GenerationRecord,
+    Stage,
+    StudyFacts,
+    StudyRecord,
+)
+from moeash.study.study import Study
+
+MakeBackend = Callable[[Task], Backend]
+
+
+def run(plan: Plan, storage: Storage, make_backend: MakeBackend, progress: Progress) -> Study:
+    """Run a study to its end, continuing it when it is stored already.
+
+    Raises:
+        StudyLockedError: another process works on it.
+        StudyExistsError: the name is taken by a different spec, network or evaluation set.
+        StorageError: the database refused a write; everything stored before is safe.
+    """
+    with storage.lock(plan.name):
+        stored = _stored(storage, plan)
+        n_threads = plan.task.n_threads or available_cores()
+        if stored is not None:
+            n_threads = stored.facts.environment["threads"]  # same thread count, same numbers
+        task = dataclasses.replace(plan.task, n_threads=n_threads)
+        backend = make_backend(task)
+        try:
+            baseline = backend.open()
+            record = _open_study(storage, plan, task, stored, baseline, progress)
+            _Runner(plan, storage, backend, progress, record).run()
+        except KeyboardInterrupt:
+            if stored is not None or _stored(storage, plan) is not None:
+                storage.set_status(storage.study(plan.name).id, "interrupted")
+            raise
+        finally:
+            backend.close()
+    return Study(storage, plan.name)
+
+
+def _stored(storage: Storage, plan: Plan) -> StudyRecord | None:
+    """Return the stored study of that name after checking that it is the same one."""
+    try:
+        record = storage.study(plan.name)
+    except StudyNotFoundError:
+        return None
+    if record.facts.fingerprint != plan.fingerprint:
+        differences = _differences(_identity_of(record.facts, plan), dict(plan.identity))
+        raise StudyExistsError(
+            f"study {plan.name!r} exists with another specification ("
+            + "; ".join(differences)
+            + "); give this one another name"
+        )
+    return record
+
+
+def _identity_of(facts: StudyFacts, plan: Plan) -> dict[str, Any]:
+    """Return the stored spec restricted to the keys that identify a study."""
+
+    def restrict(stored: Any, like: Any) -> Any:
+        if isinstance(stored, Mapping) and isinstance(like, Mapping):
+            free = ("stop", "checkpoint", "root", "backend", "export")
+            return {k: restrict(v, like.get(k)) for k, v in stored.items() if k not in free}
+        return stored
+
+    restricted = restrict(dict(facts.spec), plan.identity)
+    assert isinstance(restricted, dict)
+    return restricted
+
+
+def _differences(old: Any, new: Any, place: str = "") -> list[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [
+            line
+            for key in keys
+            for line in _differences(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
+        ]
+    old, new = (list(v) if isinstance(v, tuple) else v for v in (old, new))
+    return [] if old == new else [f"{place}: stored {old!r}, now {new!r}"]
+
+
+def _open_study(
+    storage: Storage,
+    plan: Plan,
+    task: Task,
+    stored: StudyRecord | None,
+    baseline: Baseline,
+    progress: Progress,
+) -> StudyRecord:
+    if stored is None:
+        return storage.create_study(_facts(plan, task, baseline))
+    for what, was, now in (
+        ("network's weights", stored.facts.network_fingerprint, baseline.network_fingerprint),
+        ("search split", stored.facts.data_fingerprint, baseline.data_fingerprint),
+    ):
+        if was != now:
+            raise StudyExistsError(
+                f"study {plan.name!r} was started on another {what} (fingerprint {was[:12]}, "
+                f"now {now[:12]}); give this one another name"
+            )
+    if stored.facts.baseline != baseline.metric:
+        progress.note(
+            f"the float network measures {baseline.metric} here, {stored.facts.baseline} when the "
+            "study began; another machine or torch version rounds differently"
+        )
+    storage.set_status(stored.id, "running")
+    return stored
+
+
+def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:
+    first = task.method.space()[0]
+    worst = {
+        "metric": baseline.reference,
+        "size_bytes": float(baseline.original_bytes),
+        "entries": float(first.high),
+        "bits_per_weight": 32.0,
+    }
+    names = ("metric", *task.objectives)
+    for name in plan.search.reference:
+        if name not in names:
+            raise SpecError(f"search.reference has {name!r}; this study's objectives are {names}")
+    worst |= plan.search.reference
+    return StudyFacts(
+        name=plan.name,
+        spec=plan.spec,
+        fingerprint=plan.fingerprint,
+        network_fingerprint=baseline.network_fingerprint,
+        data_fingerprint=baseline.data_fingerprint,
+        environment=environment(task),
+        metric_name=task.metric,
+        baseline=baseline.metric,
+        original_bytes=baseline.original_bytes,
+        n_shared=baseline.n_shared,
+        n_kept=baseline.n_kept,
+        n_batches=baseline.n_batches,
+        objectives=tuple(task.objectives),
+        reference=tuple(worst[name] for name in names),
+    )
+
+
+def environment(task: Task) -> dict[str, Any]:
+    """Return what the numbers of a study were measured with."""
+    import numpy
+    import pymoo
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "pymoo": pymoo.__version__,
+        "machine": platform.machine(),
+        "device": task.device,
+        "threads": task.n_threads,
+    }
+
+
+class _Runner:
+    """One pass over a study, from generation 1 to the last merge."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        storage: Storage,
+        backend: Backend,
+        progress: Progress,
+        study: StudyRecord,
+    ) -> None:
+        self._plan = plan
+        self._storage = storage
+        self._backend = backend
+        self._progress = progress
+        self._study = study
+        self._facts = study.facts
+        self._known = {r.job.key: r for r in storage.evaluations(study.id)}
+        self._numbers = {r.number for r in self._known.values()}
+        self._proposed: dict[str, int] = {}
+        self._searched: dict[str, EvaluationRecord] = {}
+        self._generation = 0
+        self._objectives = plan.task.objectives
+        floor = None if plan.max_drop is None else self._facts.baseline - plan.max_drop
+        self._floor = float("-inf") if floor is None else floor
+        reference = np.array(self._facts.reference)
+        self._reference = as_minimised(reference[:1], reference[1:])[0]
+
+    def run(self) -> None:
+        self._progress.started(self._facts, n_stored=len(self._known))
+        space = Space(tuple(self._plan.task.method.space()))
+        ending = None
+        for generation in optimise(
+            self._search(space), self._evaluate_generation, self._plan.stop, space_size=space.size
+        ):
+            ending = generation.ending
+        if ending is not None:
+            self._progress.search_ended(ENDINGS[ending])
+        if self._plan.merge.enabled:
+            self._merge_front()
+        self._storage.set_status(self._study.id, "finished", ending)
+
+    def _search(self, space: Space) -> Search:
+        table = self._plan.search
+        if table.algorithm == "exhaustive":
+            return ExhaustiveSearch(space, population=table.population)
+        if table.algorithm == "random":
+            return RandomSearch(space, population=table.population, seed=self._plan.seed)
+        return Nsga2Search(
+            space,
+            n_objectives=1 + len(self._objectives),
+            population=table.population,
+            seed=self._plan.seed,
+            initial=table.initial,
+        )
+
+    # ------------------------------------------------------------------ generations
+
+    def _evaluate_generation(self, index: int, candidates: Sequence[Any]) -> GenerationResult:
+        started = time.perf_counter()
+        self._generation = index
+        jobs = [Job(candidate, floor=self._floor) for candidate in candidates]
+        n_new = len({j.key for j in jobs} - self._known.keys())
+        self._progress.generation_started(index, n_candidates=len(jobs), n_new=n_new)
+        # Fixed for the whole generation, so that no outcome depends on the order of evaluation.
+        archive = Archive.of(
+            self._objectives, [r.outcome for r in self._searched.values() if self._wanted(r)]
+        )
+        records = self._answer(jobs, archive, stage="search", parent=None)
+        self._searched |= {record.job.key: record for record in records}
+        front = front_of(self._wanted_solutions(self._searched.values()))
+        volume = self._hypervolume(front)
+        self._end_generation(index, volume, len(front), records, time.perf_counter() - started)
+        return GenerationResult(
+            told=[self._told(record) for record in records],
+            n_evaluations=len(self._searched),
+            hypervolume=volume,
+        )
+
+    def _end_generation(
+        self,
+        index: int,
+        volume: float,
+        n_front: int,
+        records: Iterable[EvaluationRecord],
+        elapsed_s: float,
+    ) -> None:
+        own = {r.number: r for r in records if r.generation == index}
+        generation = GenerationRecord(
+            index=index,
+            hypervolume=volume,
+            n_evaluations=len(self._searched),
+            n_front=n_front,
+            n_batches=sum(r.outcome.n_batches for r in own.values()),
+            elapsed_s=elapsed_s,
+        )
+        self._storage.put_generation(self._study.id, generation)
+        self._progress.generation_ended(generation)
+
+    def _wanted(self, record: EvaluationRecord) -> bool:
+        metric = record.outcome.metric
+        return metric is not None and metric >= self._floor
+
+    def _wanted_solutions(self, records: Iterable[EvaluationRecord]) -> list[Solution]:
+        return [Solution(self._facts, record) for record in records if self._wanted(record)]
+
+    def _hypervolume(self, front: Sequence[Solution]) -> float:
+        if not front:
+            return 0.0
+        metric = np.array([s.metric for s in front])
+        sizes = np.array([_sizes(s.record.outcome).vector(self._objectives) for s in front])
+        # Relative to the reference box's sizes, so that studies of different networks compare.
+        scale = np.abs(np.where(self._reference == 0, 1.0, self._reference))
+        scale[0] = 1.0
+        return hypervolume(as_minimised(metric, sizes) / scale, self._reference / scale)
+
+    def _told(self, record: EvaluationRecord) -> Told:
+        outcome = record.outcome
+        if outcome.status == "failed":
+            return Told(None)
+        # A stopped evaluation enters with the best it could still have been: dominated already,
+        # and the only statement about it that is true.
+        assert outcome.bound is not None
+        f = as_minimised(
+            np.array([outcome.bound]), np.array([_sizes(outcome).vector(self._objectives)])
+        )[0]
+        return Told(tuple(f.tolist()), max(0.0, self._floor - outcome.bound))
+
+    # ------------------------------------------------------------------ answering jobs
+
+    def _answer(
+        self, jobs: Sequence[Job], archive: Archive, *, stage: Stage, parent: int | None
+    ) -> list[EvaluationRecord]:
+        """Return the record of every job, from storage or newly evaluated, in the jobs' order."""
+        for job in jobs:
+            if job.key not in self._proposed:
+                self._proposed[job.key] = self._number(job.key)
+            if job.key in self._known:
+                self._progress.evaluated(self._known[job.key], stored_before=True)
+        new = list({job.key: job for job in jobs if job.key not in self._known}.values())
+        for position, outcome in self._backend.map(new, archive):
+            job = new[position]
+            record = self._storage.add_evaluation(
+                self._study.id,
+                number=self._proposed[job.key],
+                stage=stage,
+                generation=self._generation,
+                parent=parent,
+                job=job,
+                outcome=outcome,
+            )
+            self._known[job.key] = record
+            self._progress.evaluated(record, stored_before=False)
+        return [self._known[job.key] for job in jobs]
+
+    def _number(self, key: str) -> int:
+        """Return the stored number of a job, or the next one.
+
+        Numbers follow the order of proposal, which replay repeats, not the order of completion.
+        """
+        if key in self._known:
+            return self._known[key].number
+        number = len(self._proposed) + 1
+        if number in self._numbers:  # the study is being continued beyond an earlier merge pass
+            number = max(self._numbers) + 1
+        self._numbers.add(number)
+        return number
+
+    # ------------------------------------------------------------------ merging
+
+    def _merge_front(self) -> None:
+        """Merge neighbouring entries of the front's solutions while their metric holds."""
+        table = self._plan.merge
+        baseline = self._facts.baseline
+        solutions = []
+        for solution in front_of(self._wanted_solutions(self._searched.values())):
+            floor = (baseline if table.floor == "baseline" else solution.metric) - table.tolerance
+            drop_ok = table.max_drop is None or solution.drop <= table.max_drop + 1e-12
+            if drop_ok and solution.metric >= floor:
+                solutions.append((solution.record, floor))
+        for position, (record, floor) in enumerate(solutions, start=1):
+            self._progress.merge_started(record, position=position, total=len(solutions))
+            entries, trials = self._merge(record, floor)
+            self._progress.merge_ended(record, entries=entries, trials=trials)
+
+    def _merge(self, parent: EvaluationRecord, floor: float) -> tuple[int, int]:
+        """Run one solution's merge pass; return the entries left and the trials spent."""
+        shared = self._backend.build(Job(parent.candidate))
+        if len(shared.codebooks) != 1:
+            self._progress.note(
+                f"evaluation {parent.number} has {len(shared.codebooks)} codebooks; "
+                "only one global codebook can be merged"
+            )
+            return shared.n_entries, 0
+        counts = np.sum([t.counts for t in shared.shared], axis=0)
+        merge = MergePass(shared.codebooks[0].entries, counts, cost=self._plan.merge.cost)
+        trials = 0
+        nothing_known = Archive(self._objectives)
+        while trials != self._plan.merge.max_trials and (next_runs := merge.proposals(1)):
+            runs = next_runs[0]
+            job = Job(parent.candidate, runs, floor)
+            (record,) = self._answer([job], nothing_known, stage="merged", parent=parent.number)
+            trials += 1
+            metric = record.outcome.metric
+            if metric is not None and metric >= floor:
+                merge.accept(runs)
+            else:
+                merge.reject(runs)
+        return len(merge.runs), trials
+
+
+def _sizes(outcome: Outcome) -> Any:
+    assert outcome.sizes is not None
+    return outcome.sizes

@@ -1,0 +1,325 @@
+"""The study specification: one TOML file, checked before anything is loaded.
+
+Unknown keys are refused with the nearest valid name. What identifies a study (network, data,
+method, metric, search without its budget, merge, codec, seed) enters its fingerprint; what only
+says how long to run or where (``search.stop``, ``backend``, ``export``) does not, so a study can be
+continued with a larger budget or on other machines.
+"""
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from moeash.codec.plan import Coder
+from moeash.core.codebook import KeptPrecision
+from moeash.core.merge import Cost
+from moeash.core.objectives import SizeName
+from moeash.errors import InputError, SpecError
+from moeash.evaluation.task import DataTask, NetworkTask, Task
+from moeash.methods.base import Method
+from moeash.methods.registry import METHODS
+from moeash.names import nearest
+from moeash.search.loop import Stop
+
+SPEC_VERSION = 1
+
+
+class _Table(BaseModel):
+    """A TOML table: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkTable(_Table):
+    """``[network]``: which network, and which of its parameters are shared."""
+
+    source: str = Field(description="built-in name, torchvision:NAME or package.module:factory")
+    checkpoint: str | None = Field(None, description="safetensors or torch file")
+    weights: str | None = Field(None, description="torchvision weights enum name")
+    options: dict[str, Any] = Field({}, description="keyword arguments of the factory")
+    include: tuple[str, ...] | None = Field(None, description="patterns of parameters to share")
+    exclude: tuple[str, ...] | None = Field(None, description="patterns of parameters to keep")
+    share_all: bool = Field(False, description="share 1-D float parameters too, as the paper does")
+
+
+class DataTable(_Table):
+    """``[data]``: which images, and how they are split."""
+
+    source: str = Field(description="mnist, cifar10, imagefolder, npz, digits, package.module:f")
+    root: str | None = Field(None, description="folder the images are in")
+    options: dict[str, Any] = Field({}, description="options of the source")
+    splits: dict[str, dict[str, Any]] = Field(
+        description="search, holdout, calibration, train: part with range, count or rest"
+    )
+
+
+class EvaluationTable(_Table):
+    """``[evaluation]``: what is measured, and how."""
+
+    metric: str = Field("top1", description="top1, macro_f1, neg_cross_entropy, agreement or p.m:f")
+    batch_size: int = Field(500, ge=1, description="images a forward pass")
+    max_drop: float | None = Field(
+        None, ge=0, description="solutions further below the float network are not wanted"
+    )
+    threads: int | None = Field(None, ge=1, description="torch threads; default: all cores")
+    device: str = Field("cpu", description="torch device")
+
+
+class StopTable(_Table):
+    """``[search.stop]``: the first rule that holds ends the search."""
+
+    generations: int | None = Field(None, ge=1)
+    evaluations: int | None = Field(None, ge=1, description="distinct candidates")
+    wall_time_s: float | None = Field(None, gt=0)
+    no_gain: int | None = Field(None, ge=1, description="generations without hypervolume gain")
+
+    @model_validator(mode="after")
+    def _some_rule(self) -> Self:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("at least one of generations, evaluations, wall_time_s, no_gain")
+        return self
+
+
+class SearchTable(_Table):
+    """``[search]``: how candidates are proposed."""
+
+    algorithm: Literal["nsga2", "exhaustive", "random"] = "nsga2"
+    population: int = Field(20, ge=2, description="candidates a generation")
+    initial: Literal["linear", "log", "random"] = Field(
+        "linear", description="first population of NSGA-II; linear is the paper's Algorithm 1"
+    )
+    objectives: tuple[SizeName, ...] = Field(
+        ("size_bytes",), min_length=1, description="sizes minimised beside the metric"
+    )
+    reference: dict[str, float] = Field(
+        {}, description="hypervolume reference point; default: worst metric, float32 bytes"
+    )
+    stop: StopTable = StopTable(generations=15)
+
+    @field_validator("objectives")
+    @classmethod
+    def _distinct(cls, value: tuple[SizeName, ...]) -> tuple[SizeName, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("names an objective twice")
+        return value
+
+
+class MergeTable(_Table):
+    """``[merge]``: the neighbour-bin merge pass over the front."""
+
+    enabled: bool = True
+    cost: Cost = Field(
+        "sse", description="pairs in the order of SSE rise, or of bits saved per SSE"
+    )
+    floor: Literal["own", "baseline"] = Field(
+        "own", description="a merge is kept while the metric stays at its solution's, or the float"
+    )
+    tolerance: float = Field(0.0, ge=0, description="how far below the floor is still accepted")
+    max_drop: float | None = Field(
+        None, ge=0, description="only solutions within this drop are merged; default: all"
+    )
+    max_trials: int | None = Field(None, ge=1, description="trial merges per solution")
+
+
+class CodecTable(_Table):
+    """``[codec]``: how the file is written."""
+
+    coder: Coder = Field("ans", description="ans, or the paper's huffman")
+    kept: KeptPrecision = Field("float16", description="precision of kept float parameters")
+
+
+class BackendTable(_Table):
+    """``[backend]``: where candidates are evaluated."""
+
+    kind: Literal["inprocess"] = "inprocess"
+
+
+class ExportTable(_Table):
+    """``[export]``: what ``moeash run`` exports when the study is finished."""
+
+    to: str = Field(description="file to write")
+    pick: Literal["smallest", "knee", "best"] = "smallest"
+    max_drop: float | None = Field(None, ge=0, description="for smallest: allowed drop")
+
+
+class StudySpec(_Table):
+    """A whole study."""
+
+    version: Literal[1] = SPEC_VERSION
+    name: str = Field(min_length=1, max_length=200, pattern=r"^[\w.+-]+$")
+    seed: int = Field(0, ge=0, lt=2**32)
+    network: NetworkTable
+    data: DataTable
+    evaluation: EvaluationTable = EvaluationTable()
+    method: dict[str, Any] = Field({"name": "uniform"}, description="name and its options")
+    search: SearchTable = SearchTable()
+    merge: MergeTable = MergeTable()
+    codec: CodecTable = CodecTable()
+    backend: BackendTable = BackendTable()
+    export: ExportTable | None = None
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: dict[str, Any]) -> dict[str, Any]:
+        build_method(value)
+        return value
+
+    def build_method(self) -> Method:
+        """Return the method with its options."""
+        return build_method(self.method)
+
+    def stop(self) -> Stop:
+        """Return the stopping rules."""
+        return Stop(**self.search.stop.model_dump())
+
+    def task(self) -> Task:
+        """Return what a worker needs to evaluate candidates of this study."""
+        network, data, evaluation = self.network, self.data, self.evaluation
+        return Task(
+            network=NetworkTask(
+                source=network.source,
+                checkpoint=network.checkpoint,
+                weights=network.weights,
+                options=network.options,
+                include=network.include,
+                exclude=network.exclude,
+                share_all=network.share_all,
+            ),
+            data=DataTask(data.source, data.root, data.options, data.splits),
+            evaluate=None,
+            metric=evaluation.metric,
+            method=self.build_method(),
+            objectives=self.search.objectives,
+            coder=self.codec.coder,
+            kept_precision=self.codec.kept,
+            notes={"network": network.source},
+            batch_size=evaluation.batch_size,
+            n_threads=evaluation.threads,
+            device=evaluation.device,
+            seed=self.seed,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what identifies the study: everything but budget, place, and paths.
+
+        Paths are left out because the network's and the data's content are fingerprinted.
+        """
+        plain = self.model_dump(mode="json")
+        del plain["backend"], plain["export"], plain["search"]["stop"]
+        del plain["network"]["checkpoint"], plain["data"]["root"]
+        return plain
+
+    def fingerprint(self) -> str:
+        """Return 32 hex digits over :meth:`identity`."""
+        canonical = json.dumps(self.identity(), sort_keys=True)
+        return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def build_method(table: Mapping[str, Any]) -> Method:
+    """Return a method from ``[method]``.
+
+    Raises:
+        ValueError: unknown name or option, or a value out of range; pydantic adds the place.
+    """
+    options = dict(table)
+    name = options.pop("name", "uniform")
+    if name not in METHODS:
+        raise ValueError(f"no method {name!r}; {nearest(str(name), METHODS)}")
+    build = METHODS[name].build
+    assert isinstance(build, type) and dataclasses.is_dataclass(build)
+    fields = [f.name for f in dataclasses.fields(build)]
+    for key in options:
+        if key not in fields:
+            raise ValueError(f"method {name!r} has no option {key!r}; {nearest(key, fields)}")
+    method: Method = TypeAdapter(build).validate_python(options)
+    return method
+
+
+def parse_spec(data: Mapping[str, Any], *, where: str = "spec") -> StudySpec:
+    """Check plain values and return the spec.
+
+    Args:
+        data: nested mappings as TOML gives them.
+        where: named in errors.
+
+    Raises:
+        SpecError: one line a problem: where it is, what came, what was needed.
+    """
+    try:
+        return StudySpec.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise SpecError(f"{where}: " + "; ".join(lines)) from error
+    except InputError as error:
+        raise SpecError(f"{where}: {error}") from error
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
+    """Read a TOML spec and apply ``key.path=value`` overrides.
+
+    Raises:
+        SpecError: unreadable, not TOML, or not a valid spec.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SpecError(f"cannot read {path}: {reason}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path} is not TOML: {error}") from error
+    for override in overrides:
+        apply_override(data, override)
+    return parse_spec(data, where=str(path))
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set ``a.b.c=value`` in nested tables; the value is TOML, or else text."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise SpecError(f"--set {override!r} is not KEY.PATH=VALUE")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, last = key.strip().split(".")
+    here: Any = data
+    for table in tables:
+        here = here.setdefault(table, {})
+        if not isinstance(here, dict):
+            raise SpecError(f"--set {override!r}: {table!r} is a value, not a table")
+    here[last] = value
+
+
+def _explain(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"]) or "spec"
+    if problem["type"] == "extra_forbidden":
+        *tables, key = problem["loc"]
+        return f"unknown key {place!r}; {nearest(str(key), _fields(tables))}"
+    if problem["type"] == "missing":
+        return f"{place!r} is missing"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message[:1].lower() + message[1:]}"
+
+
+def _fields(tables: Sequence[Any]) -> list[str]:
+    model: type[BaseModel] = StudySpec
+    for table in tables:
+        annotation = model.model_fields[str(table)].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return list(model.model_fields)

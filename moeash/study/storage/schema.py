@@ -1,0 +1,45 @@
+"""Bring a database to this moeash's schema, or say why that is not possible."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, inspect, text
+
+from moeash.errors import SchemaError
+
+HEAD = "0001"
+"""Newest revision; a test compares it with the migrations folder."""
+
+
+def current_revision(connection: Connection) -> str | None:
+    """Return the database's revision, None when it holds no moeash schema."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+
+def upgrade(connection: Connection) -> None:
+    """Upgrade the schema to :data:`HEAD`.
+
+    Raises:
+        SchemaError: the database is newer, or holds tables that are not moeash's.
+    """
+    revision = current_revision(connection)
+    if revision == HEAD:
+        return
+    if revision is not None and revision > HEAD:
+        raise SchemaError(
+            f"the database has schema {revision}, this moeash knows up to {HEAD}; "
+            "install a newer moeash or use another --storage"
+        )
+    foreign = set(inspect(connection).get_table_names()) - {"alembic_version"}
+    if revision is None and foreign:
+        raise SchemaError(
+            f"the database holds tables that are not moeash's ({', '.join(sorted(foreign)[:3])}); "
+            "use another --storage"
+        )
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    config.attributes["connection"] = connection
+    command.upgrade(config, HEAD)

@@ -1,0 +1,291 @@
+"""Storage on SQLAlchemy: SQLite in WAL mode by default."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, create_engine, event, insert, select, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from moeash.core.candidate import Candidate
+from moeash.core.objectives import Sizes
+from moeash.errors import StorageError, StudyExistsError, StudyNotFoundError
+from moeash.evaluation.outcome import Job, Outcome
+from moeash.names import nearest
+from moeash.study.storage.lock import file_lock
+from moeash.study.storage.records import (
+    EvaluationRecord,
+    GenerationRecord,
+    Stage,
+    StudyFacts,
+    StudyRecord,
+    StudyStatus,
+)
+from moeash.study.storage.schema import upgrade
+from moeash.study.storage.tables import EVALUATIONS, GENERATIONS, STUDIES
+
+BUSY_TIMEOUT_S = 10.0
+"""How long a write waits for another process's write before it is refused."""
+
+
+class SqlStorage:
+    """Studies in a SQL database."""
+
+    def __init__(self, url: str) -> None:
+        """Open the database, creating or upgrading its schema.
+
+        Args:
+            url: an SQLAlchemy URL, or a path to an SQLite file.
+
+        Raises:
+            StorageError: it cannot be opened.
+            SchemaError: it is newer than this moeash, or not moeash's.
+        """
+        self.url = url if "://" in url else f"sqlite:///{url}"
+        with _border(self.url):
+            self._engine = _engine(self.url)
+            with self._engine.connect() as connection:
+                # SQLite upgrades a read lock to a write lock only on luck; begin with a write lock.
+                if self._engine.dialect.name == "sqlite":
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                upgrade(connection)
+                connection.commit()
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        with _border(self.url), self._engine.begin() as connection:
+            yield connection
+
+    def create_study(self, facts: StudyFacts) -> StudyRecord:
+        """Store a new study."""
+        now = _now()
+        values = {name: getattr(facts, name) for name in facts.__dataclass_fields__}
+        values |= {"objectives": list(facts.objectives), "reference": list(facts.reference)}
+        try:
+            with self._begin() as connection:
+                connection.execute(
+                    insert(STUDIES).values(
+                        **values, status="running", ending=None, created_at=now, updated_at=now
+                    )
+                )
+        except StorageError as error:
+            if isinstance(error.__cause__, IntegrityError):
+                raise StudyExistsError(f"a study named {facts.name!r} exists already") from error
+            raise
+        return self.study(facts.name)
+
+    def study(self, name: str) -> StudyRecord:
+        """Return a study by name."""
+        with self._begin() as connection:
+            row = connection.execute(select(STUDIES).where(STUDIES.c.name == name)).one_or_none()
+            if row is None:
+                names = connection.execute(select(STUDIES.c.name)).scalars().all()
+                raise StudyNotFoundError(f"no study {name!r} in {self.url}; {nearest(name, names)}")
+        return _study(row)
+
+    def studies(self) -> Sequence[StudyRecord]:
+        """Return all studies, oldest first."""
+        with self._begin() as connection:
+            return [_study(r) for r in connection.execute(select(STUDIES).order_by(STUDIES.c.id))]
+
+    def set_status(self, study_id: int, status: StudyStatus, ending: str | None = None) -> None:
+        """Record where a study stands."""
+        values: dict[str, Any] = {"status": status, "updated_at": _now()}
+        if ending is not None:
+            values["ending"] = ending
+        with self._begin() as connection:
+            connection.execute(update(STUDIES).where(STUDIES.c.id == study_id).values(**values))
+
+    def add_evaluation(
+        self,
+        study_id: int,
+        *,
+        number: int,
+        stage: Stage,
+        generation: int,
+        parent: int | None,
+        job: Job,
+        outcome: Outcome,
+    ) -> EvaluationRecord:
+        """Store one evaluation."""
+        now = _now()
+        sizes = outcome.sizes
+        with self._begin() as connection:
+            connection.execute(
+                insert(EVALUATIONS).values(
+                    study_id=study_id,
+                    number=number,
+                    key=job.key,
+                    stage=stage,
+                    generation=generation,
+                    parent=parent,
+                    candidate=job.candidate.as_dict(),
+                    runs=list(job.runs),
+                    floor=None if job.floor == float("-inf") else job.floor,
+                    status=outcome.status,
+                    metric=outcome.metric,
+                    bound=_finite(outcome.bound),
+                    size_bytes=None if sizes is None else sizes.size_bytes,
+                    entries=None if sizes is None else sizes.entries,
+                    bits_per_weight=None if sizes is None else sizes.bits_per_weight,
+                    fingerprint=outcome.fingerprint,
+                    n_batches=outcome.n_batches,
+                    duration_s=outcome.duration_s,
+                    error=outcome.error,
+                    created_at=now,
+                )
+            )
+            connection.execute(
+                update(STUDIES).where(STUDIES.c.id == study_id).values(updated_at=now)
+            )
+        return EvaluationRecord(number, stage, generation, parent, job, outcome, now)
+
+    def evaluations(self, study_id: int) -> Sequence[EvaluationRecord]:
+        """Return all evaluations of a study by number."""
+        query = (
+            select(EVALUATIONS)
+            .where(EVALUATIONS.c.study_id == study_id)
+            .order_by(EVALUATIONS.c.number)
+        )
+        with self._begin() as connection:
+            return [_evaluation(row) for row in connection.execute(query)]
+
+    def put_generation(self, study_id: int, generation: GenerationRecord) -> None:
+        """Store a generation unless it is stored already."""
+        known = select(GENERATIONS.c.index).where(
+            GENERATIONS.c.study_id == study_id, GENERATIONS.c.index == generation.index
+        )
+        values = {name: getattr(generation, name) for name in generation.__dataclass_fields__}
+        with self._begin() as connection:
+            if connection.execute(known).one_or_none() is None:
+                connection.execute(insert(GENERATIONS).values(study_id=study_id, **values))
+
+    def generations(self, study_id: int) -> Sequence[GenerationRecord]:
+        """Return all generations of a study by index."""
+        query = (
+            select(GENERATIONS)
+            .where(GENERATIONS.c.study_id == study_id)
+            .order_by(GENERATIONS.c.index)
+        )
+        names = GenerationRecord.__dataclass_fields__
+        with self._begin() as connection:
+            return [
+                GenerationRecord(**{name: row._mapping[name] for name in names})
+                for row in connection.execute(query)
+            ]
+
+    def lock(self, study: str) -> AbstractContextManager[None]:
+        """Hold a study for writing."""
+        database = self._engine.url.database
+        assert database is not None
+        return file_lock(Path(database), study)
+
+    def close(self) -> None:
+        """Release connections."""
+        self._engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        raise StorageError(
+            f"storage {parsed.render_as_string(hide_password=True)!r} is not supported; "
+            "use a path to an SQLite file or sqlite:///PATH"
+        )
+    if parsed.database is None or parsed.database in ("", ":memory:"):
+        raise StorageError("storage in memory would forget the study; name a file")
+    folder = Path(parsed.database).absolute().parent
+    if not folder.is_dir():
+        raise StorageError(f"the folder {folder} of the database does not exist; create it first")
+    # One short connection a transaction: safe across threads and forks, and cheap on SQLite.
+    engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # we begin transactions ourselves
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        if not connection.info.get("began"):
+            connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+@contextmanager
+def _border(url: str) -> Iterator[None]:
+    """Driver errors stop here."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise StorageError(f"storage {url!r} is neither a path nor a database URL") from error
+    except SQLAlchemyError as error:
+        cause = str(getattr(error, "orig", error)).splitlines()[0]
+        hint = ""
+        if "locked" in cause:
+            hint = f"; another process kept writing for {BUSY_TIMEOUT_S:.0f} s, try again"
+        elif "not a database" in cause:
+            hint = "; that file is something else, use another --storage"
+        elif "full" in cause:
+            hint = "; free some space, everything stored so far is safe, then run again"
+        elif "readonly" in cause or "unable to open" in cause:
+            hint = "; check the permissions of the file and its folder"
+        raise StorageError(f"database {url}: {cause}{hint}") from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _finite(value: float | None) -> float | None:
+    # SQL has no infinity that every database shares; NULL says "no bound".
+    return None if value is None or value in (float("inf"), float("-inf")) else value
+
+
+def _study(row: Row[Any]) -> StudyRecord:
+    values = dict(row._mapping)
+    facts = {name: values[name] for name in StudyFacts.__dataclass_fields__}
+    facts |= {"objectives": tuple(facts["objectives"]), "reference": tuple(facts["reference"])}
+    own = {name: values[name] for name in ("id", "status", "ending", "created_at", "updated_at")}
+    return StudyRecord(facts=StudyFacts(**facts), **own)
+
+
+def _evaluation(row: Row[Any]) -> EvaluationRecord:
+    v = row._mapping
+    sizes = None
+    if v["size_bytes"] is not None:
+        sizes = Sizes(v["size_bytes"], v["entries"], v["bits_per_weight"])
+    bound = v["bound"]
+    if bound is None and v["status"] == "stopped":
+        bound = float("inf")
+    return EvaluationRecord(
+        number=v["number"],
+        stage=v["stage"],
+        generation=v["generation"],
+        parent=v["parent"],
+        job=Job(
+            Candidate.of(v["candidate"]),
+            tuple(v["runs"]),
+            float("-inf") if v["floor"] is None else v["floor"],
+        ),
+        outcome=Outcome(
+            status=v["status"],
+            metric=v["metric"],
+            bound=bound,
+            sizes=sizes,
+            fingerprint=v["fingerprint"],
+            n_batches=v["n_batches"],
+            duration_s=v["duration_s"],
+            error=v["error"],
+        ),
+        created_at=v["created_at"],
+    )

@@ -1,0 +1,119 @@
+"""A study as people read it: facts, evaluations, front."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from moeash.errors import InputError
+from moeash.study.solution import Pick, Solution, front_of, pick
+from moeash.study.storage.base import Storage
+from moeash.study.storage.records import (
+    EvaluationRecord,
+    GenerationRecord,
+    StudyFacts,
+    StudyRecord,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Study:
+    """One stored study. Every call reads storage anew, so a running study can be watched."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self.storage = storage
+        self.name = name
+        self.record: StudyRecord = storage.study(name)
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r}, {self.storage.url!r})"
+
+    @property
+    def facts(self) -> StudyFacts:
+        """What never changes."""
+        return self.record.facts
+
+    def evaluations(self) -> Sequence[EvaluationRecord]:
+        """Return every evaluation: complete, stopped and failed, by number."""
+        return self.storage.evaluations(self.record.id)
+
+    def generations(self) -> Sequence[GenerationRecord]:
+        """Return the generations by index."""
+        return self.storage.generations(self.record.id)
+
+    def solutions(self) -> list[Solution]:
+        """Return the complete evaluations by number."""
+        return [
+            Solution(self.facts, record)
+            for record in self.evaluations()
+            if record.outcome.status == "complete"
+        ]
+
+    def front(self) -> list[Solution]:
+        """Return the wanted solutions nobody dominates, smallest first.
+
+        Wanted means within ``evaluation.max_drop`` of the baseline where the spec sets one.
+        """
+        floor = wanted_floor(self.facts)
+        return front_of([s for s in self.solutions() if s.metric >= floor])
+
+    def solution(self, number: int) -> Solution:
+        """Return one complete evaluation by its id.
+
+        Raises:
+            InputError: there is none of that number, or it is not complete.
+        """
+        for record in self.evaluations():
+            if record.number == number:
+                if record.outcome.status != "complete":
+                    raise InputError(
+                        f"evaluation {number} of {self.name!r} was {record.outcome.status}, "
+                        "so it has no measured metric; pick one that `moeash front` lists"
+                    )
+                return Solution(self.facts, record)
+        raise InputError(f"study {self.name!r} has no evaluation {number}; see `moeash front`")
+
+    def pick(self, how: Pick = "smallest", *, max_drop: float | None = None) -> Solution:
+        """Choose a solution of the front."""
+        return pick(self.front(), how, max_drop=max_drop)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Return one row an evaluation, with ``on_front`` and the candidate's values as columns."""
+        import pandas as pd  # half a second of imports that most commands do without
+
+        front = {s.id for s in self.front()}
+        rows = []
+        for record in self.evaluations():
+            outcome, sizes = record.outcome, record.outcome.sizes
+            rows.append(
+                {
+                    "id": record.number,
+                    **record.candidate.as_dict(),
+                    "stage": record.stage,
+                    "status": outcome.status,
+                    "on_front": record.number in front,
+                    "metric": outcome.metric,
+                    "bound": outcome.bound,
+                    "drop": None
+                    if outcome.metric is None
+                    else self.facts.baseline - outcome.metric,
+                    "size_bytes": None if sizes is None else sizes.size_bytes,
+                    "ratio": None
+                    if sizes is None
+                    else self.facts.original_bytes / sizes.size_bytes,
+                    "entries": None if sizes is None else sizes.entries,
+                    "bits_per_weight": None if sizes is None else sizes.bits_per_weight,
+                    "generation": record.generation,
+                    "parent": record.parent,
+                    "n_batches": outcome.n_batches,
+                    "duration_s": outcome.duration_s,
+                    "error": outcome.error,
+                }
+            )
+        return pd.DataFrame(rows)
+
+
+def wanted_floor(facts: StudyFacts) -> float:
+    """Return the lowest metric a wanted solution has: baseline minus ``max_drop``, or -inf."""
+    max_drop = facts.spec.get("evaluation", {}).get("max_drop")
+    return float("-inf") if max_drop is None else facts.baseline - max_drop
