@@ -1,4 +1,4 @@
-"""Names that people type: the nearest valid ones, and functions written ``package.module:function``.
+"""Names that people type: the nearest valid ones, and ``package.module:function`` references.
 
 Networks, data and metrics may all be supplied by a user's function; they are found and called here
 and nowhere else, so that a failing factory is reported the same way everywhere.

@@ -241,11 +241,7 @@ class _MeanScoreTally:
         left = len(self._targets) - self._seen
         if left == 0:
             return self._sum / len(self._targets)
-        return (
-            (self._sum + left * self._best) / len(self._targets)
-            if np.isfinite(self._best)
-            else np.inf
-        )
+        return (self._sum + left * self._best) / len(self._targets)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A task: everything a worker needs to evaluate candidates of one study, small and picklable.
 
-A task says *where* a network and its images come from; :class:`~moeash.evaluation.evaluate.Evaluator`
-loads them once and then answers any number of jobs.
+A task says *where* a network and its images come from; an
+:class:`~moeash.evaluation.evaluate.Evaluator` loads them once and then answers any number of jobs.
 """
 
 import os

@@ -122,9 +122,7 @@ class MergeTable(_Table):
     """``[merge]``: the neighbour-bin merge pass over the front."""
 
     enabled: bool = True
-    cost: Cost = Field(
-        "sse", description="pairs in the order of SSE rise, or of bits saved per SSE"
-    )
+    cost: Cost = Field("sse", description="order of pairs: SSE rise, or bits saved per SSE")
     floor: Literal["own", "baseline"] = Field(
         "own", description="a merge is kept while the metric stays at its solution's, or the float"
     )

@@ -85,6 +85,8 @@ class Study:
         rows = []
         for record in self.evaluations():
             outcome, sizes = record.outcome, record.outcome.sizes
+            metric = outcome.metric
+            size_bytes = None if sizes is None else sizes.size_bytes
             rows.append(
                 {
                     "id": record.number,
@@ -92,15 +94,11 @@ class Study:
                     "stage": record.stage,
                     "status": outcome.status,
                     "on_front": record.number in front,
-                    "metric": outcome.metric,
+                    "metric": metric,
                     "bound": outcome.bound,
-                    "drop": None
-                    if outcome.metric is None
-                    else self.facts.baseline - outcome.metric,
-                    "size_bytes": None if sizes is None else sizes.size_bytes,
-                    "ratio": None
-                    if sizes is None
-                    else self.facts.original_bytes / sizes.size_bytes,
+                    "drop": None if metric is None else self.facts.baseline - metric,
+                    "size_bytes": size_bytes,
+                    "ratio": size_bytes and self.facts.original_bytes / size_bytes,
                     "entries": None if sizes is None else sizes.entries,
                     "bits_per_weight": None if sizes is None else sizes.bits_per_weight,
                     "generation": record.generation,

@@ -3,6 +3,7 @@
 The kernel drops the lock when its process ends, so a kill -9 leaves nothing to clean up.
 """
 
+import fcntl
 import hashlib
 import os
 import socket
@@ -11,13 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from moeash.errors import StorageError, StudyLockedError
-
-try:
-    import fcntl
-except ImportError as error:  # pragma: no cover - Windows has no fcntl
-    raise ImportError(
-        "moeash locks SQLite studies with flock, which this platform lacks"
-    ) from error
 
 
 @contextmanager
