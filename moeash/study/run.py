@@ -90,7 +90,7 @@ def _identity_of(facts: StudyFacts, plan: Plan) -> dict[str, Any]:
 
     def restrict(stored: Any, like: Any) -> Any:
         if isinstance(stored, Mapping) and isinstance(like, Mapping):
-            free = ("stop", "checkpoint", "root", "backend", "export")
+            free = ("stop", "checkpoint", "root", "backend", "output")
             return {k: restrict(v, like.get(k)) for k, v in stored.items() if k not in free}
         return stored
 

@@ -2,7 +2,7 @@
 
 Unknown keys are refused with the nearest valid name. What identifies a study (network, data,
 method, metric, search without its budget, merge, codec, seed) enters its fingerprint; what only
-says how long to run or where (``search.stop``, ``backend``, ``export``) does not, so a study can be
+says how long to run or where (``search.stop``, ``backend``, ``output``) does not, so a study can be
 continued with a larger budget or on other machines.
 """
 
@@ -146,12 +146,12 @@ class BackendTable(_Table):
     kind: Literal["inprocess"] = "inprocess"
 
 
-class ExportTable(_Table):
-    """``[export]``: what ``moeash run`` exports when the study is finished."""
+class OutputTable(_Table):
+    """``[output]``: what ``moeash run`` writes when the study is finished."""
 
-    to: str = Field(description="file to write")
+    folder: str = Field(description="folder for the front (JSON, PNG) and the exported file")
     pick: Literal["smallest", "knee", "best"] = "smallest"
-    max_drop: float | None = Field(None, ge=0, description="for smallest: allowed drop")
+    max_drop: float | None = Field(None, ge=0, description="only solutions within this drop")
 
 
 class StudySpec(_Table):
@@ -168,7 +168,7 @@ class StudySpec(_Table):
     merge: MergeTable = MergeTable()
     codec: CodecTable = CodecTable()
     backend: BackendTable = BackendTable()
-    export: ExportTable | None = None
+    output: OutputTable | None = None
 
     @field_validator("method")
     @classmethod
@@ -217,7 +217,7 @@ class StudySpec(_Table):
         Paths are left out because the network's and the data's content are fingerprinted.
         """
         plain = self.model_dump(mode="json")
-        del plain["backend"], plain["export"], plain["search"]["stop"]
+        del plain["backend"], plain["output"], plain["search"]["stop"]
         del plain["network"]["checkpoint"], plain["data"]["root"]
         return plain
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moeash.errors import InputError
+from moeash.evaluation.task import Task
 from moeash.study.solution import Pick, Solution, front_of, pick
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
@@ -24,6 +25,8 @@ class Study:
         self.storage = storage
         self.name = name
         self.record: StudyRecord = storage.study(name)
+        self.task: Task | None = None
+        """Set by whoever ran the study in this process with a module that no spec can name."""
 
     def __repr__(self) -> str:
         return f"Study({self.name!r}, {self.storage.url!r})"

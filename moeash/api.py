@@ -1,0 +1,264 @@
+"""The Python interface: everything ``import moeash`` offers."""
+
+import json
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from moeash.backends.inprocess import InProcessBackend
+from moeash.codec.plan import Coder
+from moeash.core.codebook import KeptPrecision
+from moeash.core.objectives import SizeName
+from moeash.errors import InputError, SpecError
+from moeash.evaluation.evaluate import Evaluator
+from moeash.evaluation.task import NetworkTask, Task
+from moeash.export.export import ExportReport, export_solution
+from moeash.search.loop import Stop
+from moeash.study.plan import Plan
+from moeash.study.progress import Progress, Silent
+from moeash.study.run import run as run_plan
+from moeash.study.solution import Pick
+from moeash.study.spec import (
+    MergeTable,
+    SearchTable,
+    StopTable,
+    StudySpec,
+    build_method,
+    load_spec,
+    parse_spec,
+)
+from moeash.study.storage.base import Storage
+from moeash.study.storage.sql import SqlStorage
+from moeash.study.study import Study
+
+DEFAULT_STORAGE = "moeash.db"
+
+
+def open_storage(storage: str | Storage | None = None) -> Storage:
+    """Return storage: as given, from ``MOEASH_STORAGE``, or ``./moeash.db``."""
+    if storage is None:
+        storage = os.environ.get("MOEASH_STORAGE") or DEFAULT_STORAGE
+    return SqlStorage(storage) if isinstance(storage, str) else storage
+
+
+def open_study(name: str, storage: str | Storage | None = None) -> Study:
+    """Return a stored study.
+
+    Raises:
+        StudyNotFoundError: there is none of that name.
+    """
+    return Study(open_storage(storage), name)
+
+
+def run(
+    spec: str | Path | Mapping[str, Any] | StudySpec,
+    *,
+    storage: str | Storage | None = None,
+    progress: Progress | None = None,
+) -> Study:
+    """Run a study to its end, or continue it where it was interrupted.
+
+    Args:
+        spec: path of a TOML file, its content as nested mappings, or a checked spec.
+        storage: database URL or SQLite path; default ``MOEASH_STORAGE`` or ``./moeash.db``.
+        progress: receives the events.
+
+    Returns:
+        The finished study.
+
+    Raises:
+        SpecError: the spec does not say what to do.
+        StudyExistsError: the name is taken by another spec, network or evaluation set.
+        StudyLockedError: another process works on it.
+    """
+    if isinstance(spec, str | Path):
+        spec = load_spec(spec)
+    elif not isinstance(spec, StudySpec):
+        spec = parse_spec(spec)
+    return run_plan(
+        Plan.from_spec(spec), open_storage(storage), InProcessBackend, progress or Silent()
+    )
+
+
+def search(
+    module: nn.Module,
+    *,
+    evaluate: Callable[[nn.Module], float],
+    name: str | None = None,
+    storage: str | Storage | None = None,
+    method: Mapping[str, Any] | None = None,
+    objectives: Sequence[SizeName] = ("size_bytes",),
+    population: int = 20,
+    generations: int = 15,
+    max_drop: float | None = None,
+    merge: Mapping[str, Any] | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    share_all: bool = False,
+    coder: Coder = "ans",
+    kept: KeptPrecision = "float16",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Study:
+    """Search how to share the weights of any module, measured by any function.
+
+    Args:
+        module: a trained module; it holds candidates' weights while ``evaluate`` runs and its own
+            weights again when the search returns or raises.
+        evaluate: ``evaluate(module) -> float``, finite, higher is better, deterministic.
+        name: of the study; give one together with ``storage`` to make it resumable. The function
+            is not part of a study's identity: use another name when it changes.
+        storage: database URL or SQLite path; default: a temporary one that lives as long as the
+            returned study.
+        method: as ``[method]`` in a spec, default ``{"name": "uniform"}``.
+        objectives: sizes to minimise.
+        population: candidates a generation.
+        generations: at most so many.
+        max_drop: solutions further below the float module are not wanted.
+        merge: as ``[merge]`` in a spec.
+        include: patterns of parameters to share.
+        exclude: patterns of parameters to keep.
+        share_all: share 1-D float parameters too.
+        coder: entropy coder of the file.
+        kept: precision of kept float parameters.
+        seed: of the search.
+        progress: receives the events.
+
+    Returns:
+        The finished study. Export with ``moeash.export(study, path, module=module)``.
+    """
+    if not isinstance(module, nn.Module):
+        raise InputError(f"search needs a torch.nn.Module, got {type(module).__name__}")
+    table = dict(method or {"name": "uniform"})
+    try:
+        built = build_method(table)
+    except ValueError as error:
+        raise SpecError(f"method: {error}") from error
+    search_table = SearchTable(
+        population=population,
+        objectives=tuple(objectives),
+        stop=StopTable(generations=generations),
+    )
+    merge_table = MergeTable(**(merge or {}))
+    identity = {
+        "module": type(module).__qualname__,
+        "method": table,
+        "search": search_table.model_dump(mode="json", exclude={"stop"}),
+        "merge": merge_table.model_dump(mode="json"),
+        "evaluation": {"max_drop": max_drop},
+        "codec": {"coder": coder, "kept": kept},
+        "network": {
+            "include": None if include is None else list(include),
+            "exclude": None if exclude is None else list(exclude),
+            "share_all": share_all,
+        },
+        "seed": seed,
+    }
+    task = Task(
+        network=NetworkTask(
+            source=module,
+            include=None if include is None else tuple(include),
+            exclude=None if exclude is None else tuple(exclude),
+            share_all=share_all,
+        ),
+        data=None,
+        evaluate=evaluate,
+        metric=getattr(evaluate, "__name__", "evaluate"),
+        method=built,
+        objectives=tuple(objectives),
+        coder=coder,
+        kept_precision=kept,
+        notes={},
+        batch_size=1,
+        n_threads=None,
+        device=_device_of(module),
+        seed=seed,
+    )
+    plan = Plan(
+        name=name or type(module).__name__,
+        spec=identity,
+        fingerprint=blake2b(
+            json.dumps(identity, sort_keys=True).encode(), digest_size=16
+        ).hexdigest(),
+        identity=identity,
+        task=task,
+        search=search_table,
+        merge=merge_table,
+        stop=Stop(generations=generations),
+        max_drop=max_drop,
+        seed=seed,
+    )
+    folder = None
+    if storage is None:
+        folder = tempfile.mkdtemp(prefix="moeash-")
+        storage = str(Path(folder) / DEFAULT_STORAGE)
+    study = run_plan(plan, open_storage(storage), InProcessBackend, progress or Silent())
+    study.task = task
+    if folder is not None:
+        weakref.finalize(study, shutil.rmtree, folder, ignore_errors=True)
+    return study
+
+
+def export(
+    study: Study,
+    to: str | Path,
+    *,
+    pick: Pick = "smallest",
+    max_drop: float | None = None,
+    id: int | None = None,
+    evaluator: Evaluator | None = None,
+) -> ExportReport:
+    """Export a solution of a study as a verified ``.moeash`` file.
+
+    Args:
+        study: from :func:`run`, :func:`search` or :func:`open_study`.
+        to: target file.
+        pick: which solution of the front, unless ``id`` names one.
+        max_drop: only solutions at most this far below the float network.
+        id: a solution's number.
+        evaluator: a loaded evaluator of the study, to save loading it again.
+
+    Returns:
+        What was written and how the decoded network measures on the holdout split.
+    """
+    solution = study.solution(id) if id is not None else study.pick(pick, max_drop=max_drop)
+    if evaluator is not None:
+        return export_solution(evaluator, solution, to)
+    evaluator = Evaluator(task_of(study))
+    try:
+        return export_solution(evaluator, solution, to)
+    finally:
+        evaluator.restore()
+
+
+def task_of(study: Study) -> Task:
+    """Return the task of a study, from the module it was searched with or from its stored spec.
+
+    Raises:
+        InputError: the study was made by :func:`search` in another process, so that only its
+            caller has the module.
+    """
+    if study.task is not None:
+        return study.task
+    if "network" not in study.facts.spec or "source" not in study.facts.spec["network"]:
+        raise InputError(
+            f"study {study.name!r} was searched from Python and its module is not stored; "
+            "call moeash.search again with the same name and storage (nothing is evaluated "
+            "twice) and export the study it returns"
+        )
+    from dataclasses import replace
+
+    task = parse_spec(study.facts.spec, where=f"stored spec of {study.name!r}").task()
+    return replace(task, n_threads=study.facts.environment["threads"])
+
+
+def _device_of(module: nn.Module) -> str:
+    parameter = next(module.parameters(), None)
+    return "cpu" if parameter is None else str(parameter.device)
