@@ -1,0 +1,28 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+LANES: int
+CHUNK: int
+
+def assign(
+    weights: NDArray[Any],
+    origin: float,
+    per_width: float,
+    n_bins: int,
+    lookup: NDArray[Any],
+    indices: NDArray[Any],
+    n_threads: int,
+) -> int: ...
+def accumulate(
+    weights: NDArray[Any],
+    origin: float,
+    per_width: float,
+    n_bins: int,
+    indices: NDArray[Any],
+    first: int,
+    block: int,
+    counts: NDArray[Any],
+    sums: NDArray[Any],
+    n_threads: int,
+) -> int: ...
