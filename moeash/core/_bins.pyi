@@ -2,7 +2,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-LANES: int
 CHUNK: int
 
 def assign(
@@ -22,7 +21,14 @@ def accumulate(
     indices: NDArray[Any],
     first: int,
     block: int,
-    counts: NDArray[Any],
-    sums: NDArray[Any],
+    tables: NDArray[Any],
     n_threads: int,
 ) -> int: ...
+def range_sums(
+    ordered: NDArray[Any],
+    positions: NDArray[Any],
+    block: int,
+    high: NDArray[Any],
+    low: NDArray[Any],
+    sums: NDArray[Any],
+) -> None: ...

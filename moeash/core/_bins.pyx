@@ -4,7 +4,9 @@
 
 Only bins.py and statistics.py may call this module; they check shapes, dtypes and ranges.
 References: bins.assign_bins_reference and bins.bin_weights_reference, compared bit for bit in
-tests/core/test_bins.py. A build with bounds checks: see tests/core/test_bins.py.
+tests/core/test_bins.py. The same code with bounds checks, next to the package::
+
+    cythonize -i -f -X boundscheck=True -X wraparound=False moeash/core/_bins.pyx
 
 The C below is plain C. With GCC on x86-64 glibc each loop is compiled for three instruction sets
 and the loader picks one, so a wheel runs anywhere; elsewhere there is one plain version. Only
@@ -25,10 +27,6 @@ cdef extern from *:
     #else
     #define MOEASH_CLONES
     #endif
-
-    /* Consecutive weights go to different accumulators, so that an addition need not wait for the
-       store of the one before it: neighbours often fall in the same bin. */
-    #define MOEASH_LANES 4
 
     /* j[i] = bin of w[i]; returns non-zero if any w[i] is NaN or infinite (w - w is then NaN).
        Clamped as a float: converting a float outside int32 is undefined in C. */
@@ -69,29 +67,33 @@ cdef extern from *:
     MOEASH_STORE(uint16_t)
     MOEASH_STORE(uint32_t)
 
-    /* Element i adds to lane i % MOEASH_LANES of its bin; tables are (n_bins, MOEASH_LANES). */
-    #define MOEASH_ADD(SUFFIX, WEIGHT)                                                          \
-    static void moeash_add_##SUFFIX(                                                            \
+    /* Consecutive weights go to different lanes of their bin, so that an addition need not wait for
+       the store of the one before it: neighbours often fall in the same bin. Sum and count lie
+       side by side (a count is exact up to 2**53), so that both are one 16-byte addition.
+       tables: (n_bins, LANES, 2). */
+    #define MOEASH_ADD(SUFFIX, WEIGHT, LANES)                                                   \
+    static void moeash_add_##SUFFIX##_##LANES(                                                  \
         const WEIGHT *restrict w, const int32_t *restrict j, ptrdiff_t n,                       \
-        int64_t *restrict counts, double *restrict sums)                                        \
+        double *restrict tables)                                                                \
     {                                                                                           \
         ptrdiff_t i = 0;                                                                        \
-        for (; i + MOEASH_LANES <= n; i += MOEASH_LANES)                                        \
-            for (int lane = 0; lane < MOEASH_LANES; lane++) {                                   \
-                ptrdiff_t cell = (ptrdiff_t) j[i + lane] * MOEASH_LANES + lane;                 \
-                sums[cell] += (double) w[i + lane];                                             \
-                counts[cell] += 1;                                                              \
+        for (; i + LANES <= n; i += LANES)                                                      \
+            for (int lane = 0; lane < LANES; lane++) {                                          \
+                double *cell = tables + ((ptrdiff_t) j[i + lane] * LANES + lane) * 2;           \
+                cell[0] += (double) w[i + lane];                                                \
+                cell[1] += 1.0;                                                                 \
             }                                                                                   \
         for (int lane = 0; i < n; i++, lane++) {                                                \
-            ptrdiff_t cell = (ptrdiff_t) j[i] * MOEASH_LANES + lane;                            \
-            sums[cell] += (double) w[i];                                                        \
-            counts[cell] += 1;                                                                  \
+            double *cell = tables + ((ptrdiff_t) j[i] * LANES + lane) * 2;                      \
+            cell[0] += (double) w[i];                                                           \
+            cell[1] += 1.0;                                                                     \
         }                                                                                       \
     }
-    MOEASH_ADD(float, float)
-    MOEASH_ADD(double, double)
+    MOEASH_ADD(float, float, 2)
+    MOEASH_ADD(float, float, 8)
+    MOEASH_ADD(double, double, 2)
+    MOEASH_ADD(double, double, 8)
     """
-    const int MOEASH_LANES
     int moeash_locate_float(
         const float *, Py_ssize_t, double, double, double, int32_t *) noexcept nogil
     int moeash_locate_double(
@@ -105,10 +107,14 @@ cdef extern from *:
         const int32_t *, Py_ssize_t, const uint16_t *, uint16_t *) noexcept nogil
     void moeash_look_up_uint32_t(
         const int32_t *, Py_ssize_t, const uint32_t *, uint32_t *) noexcept nogil
-    void moeash_add_float(
-        const float *, const int32_t *, Py_ssize_t, int64_t *, double *) noexcept nogil
-    void moeash_add_double(
-        const double *, const int32_t *, Py_ssize_t, int64_t *, double *) noexcept nogil
+    void moeash_add_float_2(
+        const float *, const int32_t *, Py_ssize_t, double *) noexcept nogil
+    void moeash_add_float_8(
+        const float *, const int32_t *, Py_ssize_t, double *) noexcept nogil
+    void moeash_add_double_2(
+        const double *, const int32_t *, Py_ssize_t, double *) noexcept nogil
+    void moeash_add_double_8(
+        const double *, const int32_t *, Py_ssize_t, double *) noexcept nogil
 
 ctypedef fused weight_t:
     float
@@ -123,8 +129,7 @@ cdef enum:
     TILE = 1 << 10      # its bins stay in L1 between the loop that finds and the one that stores
     CHUNK_SIZE = 1 << 16
 
-LANES = MOEASH_LANES
-CHUNK = CHUNK_SIZE      # weights a thread takes at a time; a multiple of TILE and LANES
+CHUNK = CHUNK_SIZE      # weights a thread takes at a time; a multiple of TILE
 
 
 def assign(
@@ -182,8 +187,7 @@ def accumulate(
     index_t[::1] indices,           # OUT    (n,)
     Py_ssize_t first,               # position of weights[0] in the whole; a multiple of CHUNK
     Py_ssize_t block,               # weights per row of the tables; a multiple of CHUNK
-    int64_t[:, :, ::1] counts,      # INOUT  (n_blocks, n_bins, LANES)
-    double[:, :, ::1] sums,         # INOUT  (n_blocks, n_bins, LANES)
+    double[:, :, :, ::1] tables,    # INOUT  (n_blocks, n_bins, 2 or 8, 2): sums, counts
     int n_threads,
 ):
     """Write the bin of every weight and add it to its block's tables; return 0 iff all finite.
@@ -205,7 +209,7 @@ def accumulate(
             max(<Py_ssize_t> 0, (first_row + row) * block - first),
             min(n, (first_row + row + 1) * block - first),
             origin, per_width, top, indices,
-            &counts[first_row + row, 0, 0], &sums[first_row + row, 0, 0],
+            <int> tables.shape[2], &tables[first_row + row, 0, 0, 0],
         )
     return bad
 
@@ -213,7 +217,7 @@ def accumulate(
 cdef int _accumulate_range(
     const weight_t[::1] weights, Py_ssize_t start, Py_ssize_t stop,
     double origin, double per_width, double top, index_t[::1] indices,
-    int64_t *counts, double *sums,
+    int lanes, double *tables,
 ) noexcept nogil:
     cdef:
         int32_t[TILE] tile
@@ -225,10 +229,7 @@ cdef int _accumulate_range(
         m = min(<Py_ssize_t> TILE, stop - i)
         bad |= _locate(&weights[i], m, origin, per_width, top, tile)
         _store(tile, m, <const index_t *> NULL, &indices[i])
-        if weight_t is float:
-            moeash_add_float(&weights[i], tile, m, counts, sums)
-        else:
-            moeash_add_double(&weights[i], tile, m, counts, sums)
+        _add(&weights[i], tile, m, lanes, tables)
         i += m
     return bad
 
@@ -240,6 +241,21 @@ cdef inline int _locate(
         return moeash_locate_float(w, n, origin, per_width, top, j)
     else:
         return moeash_locate_double(w, n, origin, per_width, top, j)
+
+
+cdef inline void _add(
+    const weight_t *w, const int32_t *j, Py_ssize_t n, int lanes, double *tables,
+) noexcept nogil:
+    if weight_t is float:
+        if lanes == 2:
+            moeash_add_float_2(w, j, n, tables)
+        else:
+            moeash_add_float_8(w, j, n, tables)
+    else:
+        if lanes == 2:
+            moeash_add_double_2(w, j, n, tables)
+        else:
+            moeash_add_double_8(w, j, n, tables)
 
 
 cdef inline void _store(
@@ -260,3 +276,60 @@ cdef inline void _store(
             moeash_narrow_uint32_t(j, n, out)
         else:
             moeash_look_up_uint32_t(j, n, table, out)
+
+
+def range_sums(
+    const weight_t[::1] ordered,    # IN   (n,)
+    const int64_t[::1] positions,   # IN   (n_ranges + 1,), increasing, in [0, n]
+    Py_ssize_t block,
+    const double[::1] high,         # IN   (n // block + 1,)
+    const double[::1] low,          # IN   (n // block + 1,), see statistics._block_prefix
+    double[::1] sums,               # OUT  (n_ranges,)
+):
+    """Write into sums[r] the sum of ordered[positions[r]:positions[r + 1]].
+
+    Whole blocks come from the prefix sums high + low, the ends from the weights themselves: never
+    a difference of two sums that share a weight, so a small range beside large ones is exact.
+    """
+    cdef:
+        Py_ssize_t n_ranges = sums.shape[0]
+        Py_ssize_t r, start, stop, first, last
+        double ends, middle
+
+    for r in range(n_ranges):
+        start = positions[r]
+        stop = positions[r + 1]
+        first = (start + block - 1) // block
+        last = stop // block
+        if start == stop:
+            sums[r] = 0.0
+        elif first >= last:
+            sums[r] = _sum(&ordered[start], stop - start)
+        else:
+            middle = (high[last] - high[first]) + (low[last] - low[first])
+            ends = 0.0
+            if start < first * block:
+                ends += _sum(&ordered[start], first * block - start)
+            if last * block < stop:
+                ends += _sum(&ordered[last * block], stop - last * block)
+            sums[r] = middle + ends
+
+
+cdef inline double _sum(const weight_t *weights, Py_ssize_t n) noexcept nogil:
+    cdef:
+        Py_ssize_t i = 0
+        double a = 0.0
+        double b = 0.0
+        double c = 0.0
+        double d = 0.0
+
+    while i + 4 <= n:
+        a += weights[i]
+        b += weights[i + 1]
+        c += weights[i + 2]
+        d += weights[i + 3]
+        i += 4
+    while i < n:
+        a += weights[i]
+        i += 1
+    return (a + b) + (c + d)

@@ -190,11 +190,11 @@ def bin_weights(
     out: Indices | None = None,
     n_threads: int = 1,
 ) -> tuple[Indices, NDArray[np.int64], NDArray[np.float64]]:
-    """Return the bin of each weight, and how many weights each bin holds and their sum, in one pass.
+    """Return the bin of each weight, and how many weights each bin holds and their sum.
 
     Sums are added in an order that depends on the number of weights and bins only: within a block
-    of weights, element i goes to lane ``i % 4`` of its bin; lanes are added as
-    ``(0 + 1) + (2 + 3)``, then blocks one after the other.
+    of weights, element i adds to lane ``i % n_lanes`` of its bin; then lanes are added in order, and
+    blocks in order.
 
     Args:
         weights: as for :func:`assign_bins`.
@@ -212,9 +212,7 @@ def bin_weights(
     weights = _checked_weights(weights, n_threads)
     indices = _checked_out(out, weights.size, index_dtype(grid.n_bins))
     block = _block_size(grid.n_bins)
-    tables = (-(-weights.size // block), grid.n_bins, _bins.LANES)
-    counts = np.zeros(tables, COUNT_DTYPE)
-    sums = np.zeros(tables, POSITION_DTYPE)
+    tables = np.zeros((-(-weights.size // block), grid.n_bins, _lanes(grid.n_bins), 2))
     bad = 0
     for start, chunk in _contiguous(weights):
         bad |= _bins.accumulate(
@@ -225,13 +223,13 @@ def bin_weights(
             indices[start : start + chunk.size],
             start,
             block,
-            counts,
-            sums,
+            tables,
             n_threads,
         )
     if bad:
         raise _non_finite(weights)
-    return indices, counts.sum(axis=(0, 2)), _combined(sums)
+    counts = tables[..., 1].sum(axis=(0, 2)).astype(COUNT_DTYPE)  # whole numbers: exact
+    return indices, counts, _combined(tables[..., 0])
 
 
 def bin_weights_reference(
@@ -241,24 +239,36 @@ def bin_weights_reference(
     indices = assign_bins_reference(weights, grid)
     w = np.ravel(weights).astype(POSITION_DTYPE)
     block = _block_size(grid.n_bins)
-    sums = np.zeros((-(-w.size // block), grid.n_bins, _bins.LANES), POSITION_DTYPE)
+    lanes = _lanes(grid.n_bins)
+    sums = np.zeros((-(-w.size // block), grid.n_bins, lanes), POSITION_DTYPE)
     for b, start in enumerate(range(0, w.size, block)):
-        for lane in range(_bins.LANES):
-            part = slice(start + lane, min(start + block, w.size), _bins.LANES)
+        for lane in range(lanes):
+            part = slice(start + lane, min(start + block, w.size), lanes)
             sums[b, :, lane] = np.bincount(indices[part], w[part], minlength=grid.n_bins)
     return indices, np.bincount(indices, minlength=grid.n_bins), _combined(sums)
 
 
 def _block_size(n_bins: int) -> int:
-    """Return the weights per block: so many that all tables together take at most n bytes more."""
+    """Return the weights per block: so many that the tables of all blocks take about n bytes."""
     return max(_BLOCK, 64 * -(-n_bins // _bins.CHUNK) * _bins.CHUNK)
 
 
+def _lanes(n_bins: int) -> int:
+    """Return the sums per bin and block: many for few bins, which would wait for one another.
+
+    Few for many bins, or the tables leave the L1 cache.
+    """
+    return 8 if n_bins <= 256 else 2
+
+
 def _combined(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Add the lanes, then the blocks in order; ``(n_blocks, n_bins, 4)`` to ``(n_bins,)``."""
+    """Add lanes, then blocks, each in order: ``(n_blocks, n_bins, n_lanes)`` to ``(n_bins,)``."""
     total = np.zeros(sums.shape[1], POSITION_DTYPE)
-    for lanes in sums:
-        total += (lanes[:, 0] + lanes[:, 1]) + (lanes[:, 2] + lanes[:, 3])
+    for block in sums:
+        in_block = block[:, 0].copy()
+        for lane in block.T[1:]:
+            in_block += lane
+        total += in_block
     return total
 
 
