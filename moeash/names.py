@@ -1,0 +1,119 @@
+"""Names that people type: the nearest valid ones, and ``package.module:function`` references.
+
+Networks, data and metrics may all be supplied by a user's function; they are found and called here
+and nowhere else, so that a failing factory is reported the same way everywhere.
+"""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from moeash.errors import InputError, MoeashError
+
+
+def nearest(name: str, valid: Iterable[str], *, n: int = 3) -> str:
+    """Return ``"nearest: 'a', 'b'"``, the valid names most like ``name``, ready for a message.
+
+    When nothing is similar, every valid name is listed, at most 12.
+    """
+    names = list(dict.fromkeys(valid))
+    close = difflib.get_close_matches(name, names, n=n)
+    if close:
+        return "nearest: " + ", ".join(map(repr, close))
+    if not names:
+        return "there are none"
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return "valid: " + ", ".join(map(repr, names[:12])) + more
+
+
+def is_reference(name: str) -> bool:
+    """Tell whether ``name`` has the form ``package.module:function``."""
+    module, colon, function = name.partition(":")
+    return bool(colon) and all(map(str.isidentifier, [*module.split("."), *function.split(".")]))
+
+
+def find_function(
+    reference: str, *, error: Callable[[str], InputError] = InputError
+) -> Callable[..., Any]:
+    """Import the function ``package.module:function`` refers to.
+
+    Args:
+        reference: where the function is; the module must be importable.
+        error: the class to raise.
+
+    Raises:
+        InputError: the reference is malformed, the module cannot be imported, or it has no such
+            callable.
+    """
+    if not is_reference(reference):
+        raise error(f"{reference!r} does not have the form 'package.module:function'")
+    module_name, _, path = reference.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as exc:
+        raise error(
+            f"cannot import {module_name!r} for {reference!r}: {_one_line(exc)}; "
+            f"is its folder on PYTHONPATH?"
+        ) from exc
+    for attribute in path.split("."):
+        owner = found
+        found = getattr(owner, attribute, None)
+        if found is None:
+            public = [key for key in dir(owner) if not key.startswith("_")]
+            raise error(
+                f"{module_name!r} has no {attribute!r}, needed by {reference!r}; "
+                f"{nearest(attribute, public)}"
+            )
+    if not callable(found):
+        raise error(f"{reference!r} is {type(found).__name__}, needed a function")
+    return found  # type: ignore[no-any-return]
+
+
+def call_factory(
+    reference: str,
+    options: Mapping[str, Any],
+    *,
+    error: Callable[[str], InputError] = InputError,
+) -> Any:
+    """Call a user's function with ``options`` and report what was called when it fails.
+
+    Raises:
+        InputError: the function cannot be found, does not take the options, or raised; its own
+            exception is the cause.
+    """
+    function = find_function(reference, error=error)
+    call = f"{reference}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
+    try:
+        return function(**options)
+    except MoeashError:
+        raise
+    except Exception as exc:
+        raise error(f"{call} raised {_one_line(exc)}") from exc
+
+
+def check_options(
+    function: Callable[..., Any],
+    options: Mapping[str, Any],
+    *,
+    what: str,
+    error: Callable[[str], InputError] = InputError,
+) -> None:
+    """Refuse options that ``function`` has no keyword-only parameter for.
+
+    Raises:
+        InputError: an option is unknown; the message names the nearest valid one.
+    """
+    valid = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    for name in options:
+        if name not in valid:
+            raise error(f"{what} has no option {name!r}; {nearest(name, valid)}")
+
+
+def _one_line(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {' '.join(str(exc).split())}"
