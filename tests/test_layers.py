@@ -13,7 +13,7 @@ LAYERS = [  # low to high; names on one line may not import one another
     {"core"},
     {"codec"},
     {"networks", "data"},
-    {"methods"},
+    {"methods", "recipes"},
     {"evaluation"},
     {"search"},
     {"backends"},
@@ -25,7 +25,17 @@ LAYERS = [  # low to high; names on one line may not import one another
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 HOME = {  # third parties that must stay at home: module prefix -> where it may be imported
-    "torch": ("networks", "data", "methods", "evaluation", "backends", "study", "export", "api"),
+    "torch": (
+        "networks",
+        "data",
+        "recipes",
+        "methods",
+        "evaluation",
+        "backends",
+        "study",
+        "export",
+        "api",
+    ),
     "torchvision": ("networks", "data"),
     "pymoo": ("search",),
     "sqlalchemy": ("study/storage",),

@@ -1,0 +1,1 @@
+"""How the checkpoints that ship with moeash were trained: networks and data, nothing else."""
