@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from moeash.backends.inprocess import InProcessBackend
-from moeash.codec.plan import Coder
+from moeash.codec.pools import Coder
 from moeash.core.codebook import KeptPrecision
 from moeash.core.objectives import SizeName
 from moeash.errors import InputError, SpecError
@@ -21,7 +21,7 @@ from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.task import NetworkTask, Task
 from moeash.export.export import ExportReport, export_solution
 from moeash.search.loop import Stop
-from moeash.study.plan import Plan
+from moeash.study.plan import Plan, task_of
 from moeash.study.progress import Progress, Silent
 from moeash.study.run import run as run_plan
 from moeash.study.solution import Pick
@@ -236,27 +236,6 @@ def export(
         return export_solution(evaluator, solution, to)
     finally:
         evaluator.restore()
-
-
-def task_of(study: Study) -> Task:
-    """Return the task of a study, from the module it was searched with or from its stored spec.
-
-    Raises:
-        InputError: the study was made by :func:`search` in another process, so that only its
-            caller has the module.
-    """
-    if study.task is not None:
-        return study.task
-    if "network" not in study.facts.spec or "source" not in study.facts.spec["network"]:
-        raise InputError(
-            f"study {study.name!r} was searched from Python and its module is not stored; "
-            "call moeash.search again with the same name and storage (nothing is evaluated "
-            "twice) and export the study it returns"
-        )
-    from dataclasses import replace
-
-    task = parse_spec(study.facts.spec, where=f"stored spec of {study.name!r}").task()
-    return replace(task, n_threads=study.facts.environment["threads"])
 
 
 def _device_of(module: nn.Module) -> str:

@@ -17,7 +17,6 @@ from moeash.cli.show import (
 
 if TYPE_CHECKING:
     from moeash.export.export import ExportReport
-    from moeash.study.study import Study
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a stored study.", metavar="STUDY")]
 PickName = Literal["smallest", "knee", "best"]
@@ -128,7 +127,7 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
     batches = sum(r.outcome.n_batches for r in evaluations)
     full = len(evaluations) * opened.facts.n_batches
     facts = opened.facts
-    summary = {
+    summary: dict[str, Any] = {
         "name": facts.name,
         "status": opened.record.status,
         "ending": opened.record.ending,
@@ -156,7 +155,9 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         print_json(summary)
         return
     ending = opened.record.ending
-    print(f"study {facts.name}: {opened.record.status}" + (f", {ENDINGS[ending]}" if ending else ""))  # type: ignore[index]
+    print(
+        f"study {facts.name}: {opened.record.status}" + (f", {ENDINGS[ending]}" if ending else "")
+    )
     print(
         f"{facts.n_shared:,} weights shared, {facts.n_kept:,} kept; "
         f"{facts.original_bytes:,} B as float32; float {facts.metric_name} {facts.baseline:.4f}"
@@ -169,7 +170,7 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         print(f"forward batches: {batches:,} of {full:,} ({percent(batches / full)})")
     if generations:
         print(f"hypervolume {generations[-1].hypervolume:.6f}, front of {summary['front']}")
-    for failure in summary["errors"][:5]:  # type: ignore[index]
+    for failure in summary["errors"][:5]:
         print(f"failed: {failure['id']} {failure['candidate']}: {failure['error']}")
 
 
@@ -195,7 +196,8 @@ def plot(
         typer.Option("--kind", help="What to draw."),
     ] = "front",
     id_: Annotated[
-        int | None, typer.Option("--id", help="Solution for codebook and bytes, or marked in front.")
+        int | None,
+        typer.Option("--id", help="Solution for codebook and bytes, or marked in front."),
     ] = None,
     storage: StorageOption = None,
     json_: JsonOption = False,

@@ -66,9 +66,12 @@ Kept elements are little-endian; a group's elements are those of its tensors, on
 import hashlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from moeash.codec import codebooks, directory, streams
 from moeash.codec.bits import BitReader, BitWriter
@@ -187,12 +190,21 @@ def write(
     *,
     coder: str = "ans",
     notes: Mapping[str, str] | None = None,
+    check: Callable[[Container], None] | None = None,
 ) -> int:
     """Write a file, verified: it appears under its name only after it decoded to the same network.
 
     The bytes go to a temporary file in the same folder, are flushed to the device, read back,
     decoded and compared; then the file is renamed. On any failure an existing file is untouched
     and no other file is left.
+
+    Args:
+        path: target.
+        shared: the network.
+        coder: as :func:`encode`.
+        notes: as :func:`encode`.
+        check: called with the decoded file before it gets its name, e.g. to measure the network
+            that was read back; whatever it raises stops the export.
 
     Returns:
         Bytes of the file.
@@ -210,7 +222,9 @@ def write(
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            _verify(temporary, shared)
+            container = _verify(temporary, shared)
+            if check is not None:
+                check(container)
             temporary.replace(path)
             _sync_folder(path.parent)
         finally:
@@ -231,6 +245,19 @@ def read(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Conta
     except OSError as exc:
         raise ContainerError(f"cannot read {str(path)!r}: {exc.strerror or exc}") from exc
     return decode(data, max_bytes=max_bytes)
+
+
+def read_arrays(
+    path: str | os.PathLike[str], *, max_bytes: int | None = None
+) -> dict[str, NDArray[Any]]:
+    """Return every tensor of a file by name, in state order; tied names share one array.
+
+    bfloat16 tensors come as float32.
+
+    Raises:
+        ContainerError: as :func:`read`.
+    """
+    return read(path, max_bytes=max_bytes).shared.decoded()
 
 
 def _checksum(body: bytes | memoryview) -> bytes:
@@ -258,14 +285,15 @@ def _check_prefix(data: memoryview) -> tuple[str, int]:
     return CODERS[coder], salt
 
 
-def _verify(path: Path, shared: SharedWeights) -> None:
-    """Read a file just written and compare it with what it should hold."""
+def _verify(path: Path, shared: SharedWeights) -> Container:
+    """Read a file just written, compare it with what it should hold, return it decoded."""
     try:
-        decoded = decode(path.read_bytes(), max_bytes=_NO_LIMIT).shared
+        container = decode(path.read_bytes(), max_bytes=_NO_LIMIT)
     except ContainerError as exc:
         raise ExportError(f"the file written does not decode: {exc}") from exc
-    if decoded.fingerprint() != shared.fingerprint():
+    if container.shared.fingerprint() != shared.fingerprint():
         raise ExportError("the file written does not decode to the same network")
+    return container
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,7 +6,7 @@ all kept tensors of one dtype. Everything is decided from counts.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ KIND_BITS_WITHOUT = np.array([0, 1, 2, 2])
 BLOCK = 1 << 21
 REFITS = 3
 
-CODERS = ("ans", "huffman")
+Coder = Literal["ans", "huffman"]
+CODERS: tuple[Coder, ...] = get_args(Coder)
 
 
 class Coding(Protocol):

@@ -24,9 +24,9 @@ from pydantic import (
     model_validator,
 )
 
-from moeash.codec.plan import Coder
+from moeash.codec.pools import Coder
 from moeash.core.codebook import KeptPrecision
-from moeash.core.merge import Cost
+from moeash.core.merge import MergeCost
 from moeash.core.objectives import SizeName
 from moeash.errors import InputError, SpecError
 from moeash.evaluation.task import DataTask, NetworkTask, Task
@@ -34,8 +34,6 @@ from moeash.methods.base import Method
 from moeash.methods.registry import METHODS
 from moeash.names import nearest
 from moeash.search.loop import Stop
-
-SPEC_VERSION = 1
 
 
 class _Table(BaseModel):
@@ -122,7 +120,7 @@ class MergeTable(_Table):
     """``[merge]``: the neighbour-bin merge pass over the front."""
 
     enabled: bool = True
-    cost: Cost = Field("sse", description="order of pairs: SSE rise, or bits saved per SSE")
+    cost: MergeCost = Field("sse", description="order of pairs: SSE rise, or bits saved per SSE")
     floor: Literal["own", "baseline"] = Field(
         "own", description="a merge is kept while the metric stays at its solution's, or the float"
     )
@@ -157,7 +155,7 @@ class OutputTable(_Table):
 class StudySpec(_Table):
     """A whole study."""
 
-    version: Literal[1] = SPEC_VERSION
+    version: Literal[1] = 1
     name: str = Field(min_length=1, max_length=200, pattern=r"^[\w.+-]+$")
     seed: int = Field(0, ge=0, lt=2**32)
     network: NetworkTable
@@ -243,7 +241,8 @@ def build_method(table: Mapping[str, Any]) -> Method:
     for key in options:
         if key not in fields:
             raise ValueError(f"method {name!r} has no option {key!r}; {nearest(key, fields)}")
-    method: Method = TypeAdapter(build).validate_python(options)
+    adapter: TypeAdapter[Any] = TypeAdapter(build)
+    method: Method = adapter.validate_python(options)
     return method
 
 
