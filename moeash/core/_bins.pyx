@@ -41,9 +41,8 @@ cdef extern from *:
             x = x > 0.0 ? x : 0.0;                                                              \
             x = x < top ? x : top;                                                              \
             j[i] = (int32_t) x;                                                                 \
-        }                                                                                       \
-        for (ptrdiff_t i = 0; i < n; i++)                                                       \
             bad |= !(w[i] - w[i] == 0);                                                         \
+        }                                                                                       \
         return bad;                                                                             \
     }
     MOEASH_LOCATE(float, float)

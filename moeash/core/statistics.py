@@ -201,10 +201,10 @@ def thresholds(grid: Grid, dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
     begins = begins + (lost - half_gap)
     begins = _smallest(begins, lambda w: w - origin >= distance)
     with np.errstate(over="ignore"):
-        rounded = begins.astype(dtype)
+        rounded: NDArray[np.floating[Any]] = begins.astype(dtype)
         below = rounded.astype(POSITION_DTYPE) < begins
-        above: NDArray[np.floating[Any]] = np.nextafter(rounded, dtype.type(np.inf))
-        return np.where(below, above, rounded)
+        rounded[below] = np.nextafter(rounded[below], dtype.type(np.inf))
+        return rounded
 
 
 def _smallest(guess: NDArray[np.float64], holds: Any) -> NDArray[np.float64]:
