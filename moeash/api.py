@@ -19,8 +19,8 @@ from moeash.core.objectives import SizeName
 from moeash.errors import InputError, SpecError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.task import NetworkTask, Task
-from moeash.export.export import ExportReport, export_solution
-from moeash.search.loop import Stop
+from moeash.exports.export import ExportReport, export_solution
+from moeash.searches.loop import Stop
 from moeash.study.plan import Plan, task_of
 from moeash.study.progress import Progress, Silent
 from moeash.study.run import run as run_plan
@@ -132,7 +132,7 @@ def search(
         progress: receives the events.
 
     Returns:
-        The finished study. Export with ``moeash.export(study, path, module=module)``.
+        The finished study. Export with ``moeash.export(study, path)``.
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"search needs a torch.nn.Module, got {type(module).__name__}")

@@ -137,7 +137,7 @@ def decompress(
     json_: JsonOption = False,
 ) -> None:
     """Write the decoded network as a safetensors checkpoint."""
-    from moeash.export.files import decompress as write_decoded
+    from moeash.exports.files import decompress as write_decoded
 
     arrays = write_decoded(file, to)
     size_bytes = to.stat().st_size

@@ -16,7 +16,7 @@ from moeash.cli.show import (
 )
 
 if TYPE_CHECKING:
-    from moeash.export.export import ExportReport
+    from moeash.exports.export import ExportReport
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a stored study.", metavar="STUDY")]
 PickName = Literal["smallest", "knee", "best"]
@@ -34,7 +34,7 @@ def run(
     """Run a study, or continue it; write its front, plots and picked file."""
     from moeash import api
     from moeash.cli.progress import for_terminal
-    from moeash.export.output import write_output
+    from moeash.exports.output import write_output
     from moeash.study.spec import load_spec
 
     checked = load_spec(spec, overrides or [])
@@ -116,7 +116,7 @@ def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> No
 def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOption = False) -> None:
     """Show where a study stands."""
     from moeash import api
-    from moeash.search.loop import ENDINGS
+    from moeash.searches.loop import ENDINGS
 
     opened = api.open_study(study, storage)
     evaluations, generations = opened.evaluations(), opened.generations()
@@ -204,7 +204,7 @@ def plot(
 ) -> None:
     """Draw the front, the hypervolume history, a codebook, or bytes per tensor."""
     from moeash import api
-    from moeash.export import output, plots
+    from moeash.exports import output, plots
 
     opened = [api.open_study(name, storage) for name in studies]
     if kind == "front":

@@ -6,7 +6,7 @@ from typing import Any
 
 from moeash.errors import InputError
 from moeash.evaluation.task import Task
-from moeash.search.loop import Stop
+from moeash.searches.loop import Stop
 from moeash.study.spec import MergeTable, SearchTable, StudySpec, parse_spec
 from moeash.study.study import Study
 

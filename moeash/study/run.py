@@ -19,12 +19,12 @@ from moeash.core.objectives import as_minimised
 from moeash.errors import SpecError, StudyExistsError, StudyNotFoundError
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task, available_cores
-from moeash.search.base import Search, Told
-from moeash.search.enumerate import ExhaustiveSearch, RandomSearch
-from moeash.search.hypervolume import hypervolume
-from moeash.search.loop import ENDINGS, GenerationResult, optimise
-from moeash.search.nsga2 import Nsga2Search
-from moeash.search.space import Space
+from moeash.searches.base import Search, Told
+from moeash.searches.enumerate import ExhaustiveSearch, RandomSearch
+from moeash.searches.hypervolume import hypervolume
+from moeash.searches.loop import ENDINGS, GenerationResult, optimise
+from moeash.searches.nsga2 import Nsga2Search
+from moeash.searches.space import Space
 from moeash.study.plan import Plan
 from moeash.study.progress import Progress
 from moeash.study.solution import Solution, front_of

@@ -33,7 +33,7 @@ from moeash.evaluation.task import DataTask, NetworkTask, Task
 from moeash.methods.base import Method
 from moeash.methods.registry import METHODS
 from moeash.names import nearest
-from moeash.search.loop import Stop
+from moeash.searches.loop import Stop
 
 
 class _Table(BaseModel):

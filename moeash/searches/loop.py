@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from moeash.core.candidate import Candidate
-from moeash.search.base import Search, Told
+from moeash.searches.base import Search, Told
 
 Ending = Literal["generations", "evaluations", "wall_time", "no_gain", "exhausted"]
 
