@@ -61,9 +61,12 @@ class SqlStorage:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        with _border(self.url), self._engine.connect() as connection:
-            with connection.execution_options(moeash_writes=True).begin():
-                yield connection
+        with (
+            _border(self.url),
+            self._engine.connect() as connection,
+            connection.execution_options(moeash_writes=True).begin(),
+        ):
+            yield connection
 
     def create_study(self, facts: StudyFacts) -> StudyRecord:
         """Store a new study."""
