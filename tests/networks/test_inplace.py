@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from moeash.core.codebook import FLOAT_NAMES, Codebook, index_dtype, share
+from moeash.core.codebook import FLOAT_NAMES, Codebook, index_dtype, keep_all, share
 from moeash.errors import CheckpointError, InputError
 from moeash.networks.inplace import CHUNK, WeightWriter, _DeviceSlot, load_into, slot
 from moeash.networks.parameters import read_state
@@ -34,7 +34,7 @@ def random_shared(state, *, n_entries=5, seed=0, kept_precision="float32"):
         if p.role == "shared":
             indices = rng.integers(0, len(codebook), p.values.size).astype(index_dtype(n_entries))
             assigned[p.name] = (0, indices, np.bincount(indices, minlength=len(codebook)))
-    return share(state, [codebook], assigned, kept_precision=kept_precision)
+    return share(state, [codebook], assigned, keep_all(state, kept_precision))
 
 
 def bits(tensor):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from moeash.core.codebook import Codebook, index_dtype, share
+from moeash.core.codebook import Codebook, index_dtype, keep_all, share
 from moeash.networks.inplace import WeightWriter, slot
 from moeash.networks.parameters import read_state
 from moeash.networks.sources import load_network
@@ -55,7 +55,7 @@ def test_writing_resnet20_against_evaluating_5000_images(capsys):
     written = []
 
     def write():
-        written.append(share(state, [codebook], assigned, kept_precision="float32"))
+        written.append(share(state, [codebook], assigned, keep_all(state, "float32")))
         writer.write(written[-1])
 
     write_s = best_of(20, write)
