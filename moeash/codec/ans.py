@@ -97,7 +97,10 @@ def payload_bytes(cost: int, n_symbols: int) -> int:
     return -(-bits // 8)
 
 
-def _model(table: Table) -> "constriction.stream.model.Categorical":
+def _model(table: Table) -> "constriction.stream.model.Categorical | None":
+    """Return the model of a table, ``None`` if its only symbol needs none."""
+    if table.symbols.size == 1:
+        return None
     rows = Rows(table.alphabet, table.symbols, table.levels, np.zeros(1, dtype=np.int64))
     shares = frequencies(rows, table.levels, table.resolution) - 1
     return constriction.stream.model.Categorical(shares.astype(np.float32), perfect=False)
@@ -116,14 +119,12 @@ def encode(
     Raises:
         ExportError: no initial state makes the stream fit.
     """
-    models: dict[int, constriction.stream.model.Categorical] = {}
-    for _, table in sources:
-        if id(table) not in models:
-            models[id(table)] = _model(table)
+    models = {id(table): _model(table) for table in {id(t): t for _, t in sources}.values()}
     for salt in range(MAX_SALT + 1):
         coder = constriction.stream.stack.AnsCoder(*_initial(salt))
         for ranks, table in reversed(sources):
-            coder.encode_reverse(ranks(), models[id(table)])
+            if models[id(table)] is not None:
+                coder.encode_reverse(ranks(), models[id(table)])
         words = coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
         if len(words) <= reserved:
             return words.ljust(reserved, b"\0"), salt
@@ -140,12 +141,14 @@ def decode(
     """
     words = np.frombuffer(_whole_words(payload), dtype="<u4").astype(np.uint32)
     coder = constriction.stream.stack.AnsCoder(words)
-    models: dict[int, constriction.stream.model.Categorical] = {}
+    models: dict[int, constriction.stream.model.Categorical | None] = {}
     for position, (table, n) in enumerate(sources):
         if id(table) not in models:
             models[id(table)] = _model(table)
+        model = models[id(table)]
         for begin in range(0, n, CHUNK):
-            yield position, coder.decode(models[id(table)], min(CHUNK, n - begin))
+            size = min(CHUNK, n - begin)
+            yield position, coder.decode(model, size) if model else np.zeros(size, dtype=np.int32)
     left = coder.get_compressed()
     if not np.array_equal(left, _initial(salt)[0] if salt else []):
         raise CorruptContainerError("the coded indices do not end where they began")

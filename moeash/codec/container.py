@@ -55,7 +55,7 @@ values are zigzagged (0, -1, 1, -2, ... are 0, 1, 2, 3, ...).
   half the step before it (rounded down) if p is 1.
 
 **Payload.** All symbols of the first source, then of the next, as ranks among the present symbols
-of its table. ANS: frequencies out of 2**24 as in :func:`moeash.codec.ans.frequencies`, a 64-bit
+of its table; a table with a single symbol takes no payload. ANS: frequencies out of 2**24 as in :func:`moeash.codec.ans.frequencies`, a 64-bit
 state, 32-bit words; the words little-endian, last zeros cut, then padded with zeros to P. Decoding
 MUST end in the initial state: empty, or the one word ``salt`` if that is not zero. Huffman:
 canonical codes, most significant bit first, zero-padded to a byte.

@@ -224,8 +224,12 @@ class PoolPlan:
     @property
     def n_coded(self) -> int:
         """Number of symbols in the stream."""
-        pairs = zip(self.counts, self.kinds.tolist(), strict=True)
-        return sum(int(counts.sum()) for counts, kind in pairs if kind != CONSTANT)
+        # Only a table of a single symbol makes it free, and then it is not in the stream.
+        return sum(
+            int(counts.sum())
+            for counts, payload in zip(self.counts, self.payload.tolist(), strict=True)
+            if payload
+        )
 
     def build(self, coding: Coding) -> Pool:
         """Return the pool with its tables."""
@@ -292,6 +296,7 @@ def plan_pool(coder: str, counts: Sequence[NDArray[np.int64]]) -> PoolPlan:
         bits = tables + (KIND_BITS_WITH_GLOBAL if with_global else KIND_BITS_WITHOUT)[:, np.newaxis]
         total = payloads + (bits << FRACTION_BITS)
         total[CONSTANT][~single] = impossible
+        total[FLAT][single] = impossible
         if not with_global:
             total[GLOBAL] = impossible
         kinds = total.argmin(axis=0)
