@@ -9,7 +9,7 @@ File::
     4   magic      8D 4D 53 48 ("MSH"; the high bit shows transfers that are not 8-bit clean)
     2   version    u16, 1; a reader MUST refuse newer ones, whatever follows
     1   coder      0 ANS, 1 Huffman
-    1   salt       initial state of the ANS coder, 0 for Huffman
+    1   salt       rotation of the ANS coder's slots, 0 for Huffman
     .   D, M, P    three varints: bytes of directory, model, payload
     D   directory  names, kinds, dtypes, shapes, notes
     M   model      codebooks and frequency tables, a bit string
@@ -55,10 +55,11 @@ values are zigzagged (0, -1, 1, -2, ... are 0, 1, 2, 3, ...).
   half the step before it (rounded down) if p is 1.
 
 **Payload.** All symbols of the first source, then of the next, as ranks among the present symbols
-of its table. ANS: frequencies out of 2**24 as in :func:`moeash.codec.ans.frequencies`, a 64-bit
-state, 32-bit words; the words little-endian, last zeros cut, then padded with zeros to P. Decoding
-MUST end in the initial state: empty, or the one word ``salt`` if that is not zero. Huffman:
-canonical codes, most significant bit first, zero-padded to a byte.
+of its table; a table with a single symbol takes no payload. ANS: frequencies out of 2**24 as in
+:func:`moeash.codec.ans.frequencies`, a 64-bit state, 32-bit words; the words little-endian, last
+zeros cut, then padded with zeros to P. A symbol's slot lies behind those of the ranks before it,
+after all P ranks of its table were rotated: rank r comes at place ``(r + salt) % P``. Decoding MUST
+end in the empty state. Huffman: canonical codes, most significant bit first, zero-padded to a byte.
 
 Kept elements are little-endian; a group's elements are those of its tensors, one after another.
 """

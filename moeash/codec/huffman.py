@@ -130,6 +130,8 @@ def encode(
     for ranks, table in sources:
         if id(table) not in codes:
             codes[id(table)] = _codes(table)
+        if table.symbols.size == 1:
+            continue
         symbols = ranks()
         for begin in range(0, symbols.size, CHUNK):
             bits.encode(codes[id(table)], symbols[begin : begin + CHUNK].tolist())
@@ -157,6 +159,9 @@ def decode(
         lengths, count, symbols = books[id(table)]
         for begin in range(0, n, CHUNK):
             size = min(CHUNK, n - begin)
+            if len(symbols) == 1:
+                yield position, np.zeros(size, dtype=np.int32)
+                continue
             # A code is at most MAX_LENGTH bits: this many hold the run, and no more are copied.
             ahead = bits[at : at + size * int(lengths.max())]
             stream = canonical_decode(ahead, count, symbols)

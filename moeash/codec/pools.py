@@ -225,8 +225,12 @@ class PoolPlan:
     @property
     def n_coded(self) -> int:
         """Number of symbols in the stream."""
-        pairs = zip(self.counts, self.kinds.tolist(), strict=True)
-        return sum(int(counts.sum()) for counts, kind in pairs if kind != CONSTANT)
+        # Only a table of a single symbol makes it free, and then it is not in the stream.
+        return sum(
+            int(counts.sum())
+            for counts, payload in zip(self.counts, self.payload.tolist(), strict=True)
+            if payload
+        )
 
     def build(self, coding: Coding) -> Pool:
         """Return the pool with its tables."""
@@ -293,6 +297,7 @@ def plan_pool(coder: str, counts: Sequence[NDArray[np.int64]]) -> PoolPlan:
         bits = tables + (KIND_BITS_WITH_GLOBAL if with_global else KIND_BITS_WITHOUT)[:, np.newaxis]
         total = payloads + (bits << FRACTION_BITS)
         total[CONSTANT][~single] = impossible
+        total[FLAT][single] = impossible
         if not with_global:
             total[GLOBAL] = impossible
         kinds = total.argmin(axis=0)
@@ -324,10 +329,9 @@ def plan_pool(coder: str, counts: Sequence[NDArray[np.int64]]) -> PoolPlan:
     if len(counts) == 1:
         return best
     members = np.ones(len(counts), dtype=np.bool_)
-    for _ in range(REFITS):
-        merged = np.zeros(alphabet, dtype=np.int64)
-        for source in np.flatnonzero(members).tolist():
-            merged += counts[source]
+    for attempt in range(1 + REFITS):
+        # First every source has the same say, or one large outlier would keep the others away.
+        merged = _merge(counts, members, equal=attempt == 0)
         rows = Rows.of(merged[np.newaxis])
         merged_fit = fit(coding, rows)
         resolution = int(merged_fit.resolution[0])
@@ -341,10 +345,26 @@ def plan_pool(coder: str, counts: Sequence[NDArray[np.int64]]) -> PoolPlan:
         cost = int(total.sum()) + (pool_bits << FRACTION_BITS)
         if cost < best_cost:
             best, best_cost = planned(kinds, pool_bits, merged, merged_fit), cost
-        if not (kinds == GLOBAL).any() or np.array_equal(members, kinds == GLOBAL):
+        users = kinds == GLOBAL
+        if attempt and np.array_equal(members, users):
             break
-        members = kinds == GLOBAL
+        if not users.any():
+            # Nobody gains as it is: try the half that loses least, which excludes outliers.
+            loss = payloads[GLOBAL] - payloads[OWN]
+            users = loss <= np.median(loss)
+        members = users
     return best
+
+
+def _merge(
+    counts: Sequence[NDArray[np.int64]], members: NDArray[np.bool_], *, equal: bool
+) -> NDArray[np.int64]:
+    merged = np.zeros(counts[0].size, dtype=np.int64)
+    for source in np.flatnonzero(members).tolist():
+        one = counts[source]
+        # Integer shares of about 2**20, and never 0 for a symbol that occurs.
+        merged += -(-(one << 20) // one.sum()) if equal else one
+    return merged
 
 
 def _columns(fit: Fit) -> tuple[NDArray[np.int64], ...]:

@@ -102,7 +102,8 @@ class Rows:
         # integer), so rounding is the same on every machine.
         raw = np.rint(np.log2(self.counts) * (1 << resolution)).astype(np.int64)
         least: NDArray[np.int64] = np.minimum.reduceat(raw, self.starts)
-        return raw - self.spread(least) + np.int64(1)
+        levels: NDArray[np.int64] = raw - self.spread(least) + 1
+        return levels
 
     @cached_property
     def support_bits(self) -> NDArray[np.int64]:
