@@ -194,7 +194,7 @@ def test_centres_equal_in_float32_become_one_entry():
 
 
 def test_negative_zero_is_no_entry():
-    statistics = BinStatistics.from_tensors([np.array([-0.0, -0.0, 1.0], np.float32)])
+    statistics = BinStatistics.from_tensors([np.array([-0.0, -1e-60, 1.0])])
     entries = uniform_codebook(statistics, own_grid(statistics, 4)).codebook.entries
     assert entries.tolist() == [0, 1] and not np.signbit(entries).any()
 
