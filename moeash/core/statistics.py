@@ -219,8 +219,8 @@ def _smallest(guess: NDArray[np.float64], holds: Any) -> NDArray[np.float64]:
 def _sorted(tensor: NDArray[np.floating[Any]], name: str) -> NDArray[np.floating[Any]]:
     if tensor.dtype.kind != "f" or tensor.dtype.itemsize > 8:
         raise InputError(f"{name!r} is {tensor.dtype}, needed float16, float32 or float64")
-    dtype = np.float64 if tensor.dtype.itemsize == 8 else np.float32
-    weights = np.array(tensor, dtype=dtype).reshape(-1)
+    dtype = np.dtype(np.float64 if tensor.dtype.itemsize == 8 else np.float32)
+    weights: NDArray[np.floating[Any]] = np.array(tensor, dtype=dtype, order="C").reshape(-1)
     weights.sort()
     if weights.size and not (np.isfinite(weights[0]) and np.isfinite(weights[-1])):
         count = int((~np.isfinite(weights)).sum())

@@ -148,7 +148,7 @@ def test_indices_have_the_narrowest_dtype(k, dtype):
     assert indices.tolist() == [0, k - 1]
 
 
-@pytest.mark.parametrize(("n_bins", "top"), [(300, 7), (300, 299), (9, 70_000), (70_000, 255)])
+@pytest.mark.parametrize(("n_bins", "top"), [(300, 7), (300, 256), (9, 65_536), (70_000, 255)])
 def test_a_lookup_replaces_the_bins_and_sets_the_dtype(n_bins, top):
     rng = np.random.default_rng(top)
     weights = rng.uniform(-1, 1, 5000).astype(np.float32)
