@@ -205,7 +205,7 @@ def imagenet_source(
         "imagenet",
         find_parts("imagenet", root),
         normalisation("imagenet", mean=mean, std=std, resize=resize, crop=crop),
-        n_threads=len(os.sched_getaffinity(0)) if n_threads is None else n_threads,
+        n_threads=(os.cpu_count() or 1) if n_threads is None else n_threads,
         n_classes=N_IMAGENET,
     )
 

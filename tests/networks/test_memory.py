@@ -34,9 +34,11 @@ def test_other_views_of_one_memory_are_refused_by_name(view):
 
 
 def test_overlap_is_found_behind_a_shorter_neighbour():
-    base = torch.zeros(100)
-    with pytest.raises(InputError, match="'long'"):
-        memory.ties({"long": base[:90], "short": torch.zeros(1), "tail": base[80:]})
+    base = torch.zeros(10, 10)
+    tensors = {"long": base[:9, :9], "short": base[:1, 9:], "tail": base[8:, 8:]}
+    with pytest.raises(InputError, match="'tail' and 'long'"):
+        memory.ties(tensors)
+    assert memory.ties({**tensors, "tail": base[9:, 8:]}) == {}
 
 
 def test_an_expanded_tensor_is_refused():
