@@ -187,7 +187,6 @@ def search(
         fingerprint=blake2b(
             json.dumps(identity, sort_keys=True).encode(), digest_size=16
         ).hexdigest(),
-        identity=identity,
         task=task,
         search=search_table,
         merge=merge_table,

@@ -19,7 +19,6 @@ class Plan:
         name: of the study.
         spec: plain JSON values that describe it, stored with it.
         fingerprint: digest of what identifies it beside network and data.
-        identity: the plain values behind ``fingerprint``, to list differences.
         task: what candidates are evaluated on.
         search: how candidates are proposed.
         merge: the merge pass.
@@ -31,7 +30,6 @@ class Plan:
     name: str
     spec: Mapping[str, Any]
     fingerprint: str
-    identity: Mapping[str, Any]
     task: Task
     search: SearchTable
     merge: MergeTable
@@ -46,7 +44,6 @@ class Plan:
             name=spec.name,
             spec=spec.model_dump(mode="json"),
             fingerprint=spec.fingerprint(),
-            identity=spec.identity(),
             task=spec.task(),
             search=spec.search,
             merge=spec.merge,

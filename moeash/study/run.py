@@ -28,6 +28,7 @@ from moeash.searches.space import Space
 from moeash.study.plan import Plan
 from moeash.study.progress import Progress
 from moeash.study.solution import Solution, front_of
+from moeash.study.spec import BESIDE_IDENTITY
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
     EvaluationRecord,
@@ -76,27 +77,12 @@ def _stored(storage: Storage, plan: Plan) -> StudyRecord | None:
     except StudyNotFoundError:
         return None
     if record.facts.fingerprint != plan.fingerprint:
-        differences = _differences(_identity_of(record.facts, plan), dict(plan.identity))
         raise StudyExistsError(
             f"study {plan.name!r} exists with another specification ("
-            + "; ".join(differences)
+            + "; ".join(_differences(record.facts.spec, plan.spec))
             + "); give this one another name"
         )
     return record
-
-
-def _identity_of(facts: StudyFacts, plan: Plan) -> dict[str, Any]:
-    """Return the stored spec restricted to the keys that identify a study."""
-
-    def restrict(stored: Any, like: Any) -> Any:
-        if isinstance(stored, Mapping) and isinstance(like, Mapping):
-            free = ("stop", "checkpoint", "root", "backend", "output")
-            return {k: restrict(v, like.get(k)) for k, v in stored.items() if k not in free}
-        return stored
-
-    restricted = restrict(dict(facts.spec), plan.identity)
-    assert isinstance(restricted, dict)
-    return restricted
 
 
 def _differences(old: Any, new: Any, place: str = "") -> list[str]:
@@ -107,8 +93,9 @@ def _differences(old: Any, new: Any, place: str = "") -> list[str]:
             for key in keys
             for line in _differences(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
         ]
-    old, new = (list(v) if isinstance(v, tuple) else v for v in (old, new))
-    return [] if old == new else [f"{place}: stored {old!r}, now {new!r}"]
+    if old == new or place.startswith(BESIDE_IDENTITY):
+        return []
+    return [f"{place}: stored {old!r}, now {new!r}"]
 
 
 def _open_study(

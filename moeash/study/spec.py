@@ -35,6 +35,9 @@ from moeash.methods.registry import METHODS
 from moeash.names import nearest
 from moeash.searches.loop import Stop
 
+BESIDE_IDENTITY = ("search.stop", "backend", "output", "network.checkpoint", "data.root")
+"""What may change while a study is continued."""
+
 
 class _Table(BaseModel):
     """A TOML table: unknown keys are refused."""
@@ -209,19 +212,29 @@ class StudySpec(_Table):
             seed=self.seed,
         )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, *, defaults: bool = True) -> dict[str, Any]:
         """Return what identifies the study: everything but budget, place, and paths.
 
         Paths are left out because the network's and the data's content are fingerprinted.
+
+        Args:
+            defaults: include values that are left at their default.
         """
-        plain = self.model_dump(mode="json")
-        del plain["backend"], plain["output"], plain["search"]["stop"]
-        del plain["network"]["checkpoint"], plain["data"]["root"]
+        plain = self.model_dump(mode="json", exclude_defaults=not defaults)
+        for path in BESIDE_IDENTITY:
+            *tables, key = path.split(".")
+            table = plain
+            for name in tables:
+                table = table.get(name, {})
+            table.pop(key, None)
         return plain
 
     def fingerprint(self) -> str:
-        """Return 32 hex digits over :meth:`identity`."""
-        canonical = json.dumps(self.identity(), sort_keys=True)
+        """Return 32 hex digits over :meth:`identity`.
+
+        Defaults are left out, so that a later moeash with more options continues this study.
+        """
+        canonical = json.dumps(self.identity(defaults=False), sort_keys=True)
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
