@@ -27,7 +27,11 @@ cdef extern from *:
     /* The loader picks a clone before a sanitizer could be ready: then there is one version. */
     #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__) \
         && !defined(__SANITIZE_ADDRESS__)
+    #if __GNUC__ >= 12  /* the first to dispatch on x86-64-v4 */
     #define MOEASH_CLONES __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
+    #else
+    #define MOEASH_CLONES __attribute__((target_clones("avx2", "default")))
+    #endif
     #else
     #define MOEASH_CLONES
     #endif
