@@ -1,6 +1,10 @@
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moeash.data.arrays import digits_source, npz_source, torchvision_source
 from moeash.errors import DataError
@@ -76,6 +80,18 @@ def test_files_that_are_no_npz_are_refused(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(DataError, match=r"not a readable .npz file"):
         npz_source(root=path)
+
+
+@given(at=st.integers(0, 400), value=st.integers(0, 255))
+@settings(deadline=None, max_examples=300)
+def test_a_flipped_byte_is_refused_or_harmless(tmp_path_factory, at, value):
+    path = save(tmp_path_factory.getbasetemp() / "flipped.npz", x=X, y=Y)
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] = value
+    path.write_bytes(data)
+    with suppress(DataError):  # anything else fails the test
+        source = npz_source(root=path)
+        np.testing.assert_array_equal(source.labels("all"), Y)
 
 
 def test_a_single_array_file_is_no_npz(tmp_path):

@@ -1,9 +1,12 @@
 import os
 import pickle
 import struct
+from contextlib import suppress
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
@@ -118,6 +121,26 @@ def test_unreadable_files_are_refused_with_the_reason(tmp_path, write, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+@given(data=st.data(), kind=st.sampled_from(["safetensors", "zip", "legacy"]))
+@settings(deadline=None, max_examples=300)
+def test_a_damaged_file_is_refused_or_harmless(tmp_path_factory, data, kind):
+    path = tmp_path_factory.getbasetemp() / f"damaged.{kind}"
+    state = nn.Linear(2, 3).state_dict()
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    content = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content = content[:at]
+    else:
+        content[at] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with suppress(CheckpointError):  # anything else fails the test
+        assert all(isinstance(t, torch.Tensor) for t in load_checkpoint(path).values())
 
 
 @pytest.mark.parametrize(
