@@ -57,6 +57,8 @@ def main() -> NoReturn:
     """Run the command line and exit."""
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    # A spec may name package.module:factory from where the person stands, as python -m would find.
+    sys.path.insert(0, "")
     try:
         app(arguments, standalone_mode=True)
     except KeyboardInterrupt:
