@@ -36,6 +36,13 @@ def test_extremes_come_back():
     there_and_back(Codebook(np.arange(20_000, dtype=np.float32)))
 
 
+def test_a_line_that_leaves_float32_is_clipped():
+    largest = float(np.finfo(np.float32).max)
+    grid = np.linspace(0, largest / 2, 60)  # long enough that predicting pays
+    book = Codebook(np.append(grid, [0.9 * largest, largest]))
+    assert there_and_back(book) < 32 * len(book)
+
+
 def test_bins_of_a_grid_cost_little_and_means_less_than_plain():
     step = 0.03125
     centres = (np.arange(60) - 30) * step

@@ -5,13 +5,14 @@ import pytest
 
 from moeash.codec import container
 from moeash.codec.size import size
-from moeash.core.codebook import KeptTensor, SharedWeights
+from moeash.core.codebook import KeptTensor, SharedWeights, TiedTensor
 from moeash.core.entropy import entropy_bits
 
 
 @pytest.mark.parametrize("coder", ["ans", "huffman"])
 def test_parts_sum_to_the_total_and_the_total_is_the_file(zoo, layers, coder):
-    for shared in (zoo, layers([5000, 300, 1, 20_000], 60), SharedWeights((), ())):
+    kept_only = SharedWeights((), zoo.kept)
+    for shared in (zoo, layers([5000, 300, 1, 20_000], 60), kept_only, SharedWeights((), ())):
         report = size(shared, coder=coder)
         parts = (
             report.header,
@@ -23,6 +24,7 @@ def test_parts_sum_to_the_total_and_the_total_is_the_file(zoo, layers, coder):
         )
         assert sum(parts) == report.total == len(container.encode(shared, coder=coder))
         assert min(parts) >= 0
+        assert report.n_shared or report.indices == 0
 
 
 def test_no_index_is_read():
@@ -96,10 +98,11 @@ def test_what_is_remembered_between_candidates_is_told_apart():
     first = KeptTensor("w", (4000,), "float32", np.zeros(4000, dtype=np.float32))
     second = dataclasses.replace(first, values=np.arange(4000, dtype=np.float32))
     renamed = dataclasses.replace(second, name="a.very_different_name")
+    other = dataclasses.replace(second, name="v")
     for tensor in (first, second, renamed, first):
         shared = SharedWeights((), (tensor,))
         assert size(shared).total == len(container.encode(shared))
-    moved = SharedWeights(
-        (), (dataclasses.replace(first, name="v", shape=(0,), values=first.values[:0]), second)
-    )
-    assert size(moved).total == len(container.encode(moved))
+    tied = TiedTensor("t", "w")
+    for tensors in ((first, other, tied), (first, tied, other)):
+        shared = SharedWeights((), tensors)
+        assert size(shared).total == len(container.encode(shared))
