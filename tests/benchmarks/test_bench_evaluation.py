@@ -1,4 +1,4 @@
-"""What an evaluation costs beyond its forward passes, and what exact stopping and the cache save."""
+"""What an evaluation costs beyond its forward passes; what stopping and the cache save."""
 
 import os
 import subprocess
