@@ -31,5 +31,6 @@ def run_rows(
     column_sign: NDArray[np.int32],
     column_drift: NDArray[np.int32],
     channel_mean: NDArray[np.int32],
+    channel_prior: NDArray[np.int32],
     tensor_mean: NDArray[np.int32],
 ) -> bool: ...

@@ -14,7 +14,7 @@ from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 # Numbers of the format; adaptive.py holds the same ones under the same names, see check_layout().
 cdef enum:
     N_CONTEXTS = 7
-    N_STATISTICS = 4
+    N_STATISTICS = 5
     N_INPUTS = N_CONTEXTS + N_STATISTICS + 1
     CONTEXT_SLOTS = 1024
     UNARY = 8
@@ -169,6 +169,7 @@ def run_rows(
     int32_t[::1] column_sign,            # (row_size,)
     int32_t[::1] column_drift,           # (row_size + 2,)
     int32_t[::1] channel_mean,           # (n_channels,)
+    const int32_t[::1] channel_prior,    # IN   (n_channels,), a statistic known beforehand
     int32_t[::1] tensor_mean,            # (2,): the mean and how many weights it has seen
 ):
     """Code rows ``first_row`` to ``last_row`` of a tensor and return whether they can be its own.
@@ -254,6 +255,7 @@ def run_rows(
                 given[3] = clamp(
                     logs[log_slot(row_recent)] - log_tensor, -STRETCH_LIMIT, STRETCH_LIMIT
                 )
+                given[4] = channel_prior[channel]
                 place = clamp((log_column + 1024) >> 7, 0, 15) * N_DECISIONS
                 for j in range(N_CONTEXTS):
                     at[j] = (<int32_t> j * CONTEXT_SLOTS + at[j]) * UNARY
@@ -354,10 +356,11 @@ def run_rows(
                                 at[7 + j] += (
                                     N_CONTEXTS * CONTEXT_SLOTS * UNARY + <int32_t> j * CONTEXT_SLOTS
                                 )
-                            given[4] = clamp(left, -6, 6) * 128
-                            given[5] = clamp(left2, -6, 6) * 128
-                            given[6] = clamp(line, -6, 6) * 128
-                            given[7] = column_drift[column + 1] >> 2
+                            given[5] = clamp(left, -6, 6) * 128
+                            given[6] = clamp(left2, -6, 6) * 128
+                            given[7] = clamp(line, -6, 6) * 128
+                            given[8] = column_drift[column + 1] >> 2
+                            given[9] = row_drift >> 1
                             continue
                         sign = positive_limit > 0
                         decision = SIGN

@@ -6,16 +6,18 @@ index from what it has already coded, in the tensor's own geometry: axis 0 are r
 1 input channels, all further axes together the taps of a kernel. Nothing is sent but the coded
 decisions; encoder and decoder learn alike.
 
-**Decisions.** With magnitude m = \\|index - zero\\|: is it above 0? positive? m above 1, 2, ..., 7? The
-rest follows in Elias' gamma code with an adaptive probability per length and for its two leading
-bits. A decision whose outcome the alphabet forces is not coded.
+**Decisions.** With m the distance of an index from the zero entry: is m above 0? is the index above
+zero? is m above 1, 2, ..., 7? The rest follows in Elias' gamma code with an adaptive probability
+per length and for its two leading bits. What the alphabet forces is not coded.
 
 **Prediction.** Seven contexts, each a number computed from coded neighbours or running means, look
 up how often the decision was taken there (probability of 22 bits, moved by 1 / (count + 1.5)
-until the count reaches 250). Their stretched probabilities ln(p / (1 - p)) and four running
+until the count reaches 250). Their stretched probabilities ln(p / (1 - p)) and five running
 statistics enter a logistic mixture whose weights learn online, one set per decision. A last stage
 corrects the mixture by column scale, interpolated in 33 steps. The model is carried from tensor to
-tensor; only one tensor-local context, the running means and the learning rate start anew.
+tensor; only one tensor-local context, the running means and the learning rate start anew. The row
+means of one tensor are a statistic of the next one's input channels when their numbers divide: a
+filter that is all zero leaves an input nobody reads.
 
 **Coding.** A binary range coder with a 64-bit interval. The stream ends with the fewest bytes that
 name a number in the last interval whatever its lower end, so the decoder knows the exact length
@@ -43,7 +45,7 @@ from moeash.core.codebook import index_dtype
 from moeash.errors import CorruptContainerError, InputError
 
 N_CONTEXTS = 7
-N_STATISTICS = 4
+N_STATISTICS = 5
 N_INPUTS = N_CONTEXTS + N_STATISTICS + 1
 CONTEXT_SLOTS = 1024
 UNARY = 8
@@ -244,9 +246,10 @@ class _Pass:
         self.limits = zero, n_entries - 1 - zero
         self.model = Model.new()
         self.state = np.array([(1 << 64) - 1, 0, 0], dtype=np.uint64)
+        self.row_logs = np.zeros(1, dtype=np.int32)
         self.used = False
 
-    def rows_at_once(self, geometry: Geometry) -> int:
+    def _rows_at_once(self, geometry: Geometry) -> int:
         if self.decoding:
             return geometry.rows
         worst = geometry.row_size * WORST_BYTES
@@ -261,13 +264,14 @@ class _Pass:
         """
         self.used = True
         self.model.start_tensor()
-        model, row_size = self.model, geometry.row_size
+        model, table, row_size = self.model, tables(), geometry.row_size
         mean = int(model.tensor_mean[0])
         column_mean = np.full(row_size + 2, mean, dtype=np.int32)
         column_sign = np.zeros(row_size, dtype=np.int32)
         column_drift = np.zeros(row_size + 2, dtype=np.int32)
         channel_mean = np.full(geometry.channels, mean, dtype=np.int32)
-        step = self.rows_at_once(geometry)
+        channel_prior = self._channel_prior(geometry)
+        step = self._rows_at_once(geometry)
         for first in range(0, geometry.rows, step):
             last = min(first + step, geometry.rows)
             if not self.decoding:
@@ -285,7 +289,12 @@ class _Pass:
                 geometry.taps,
                 geometry.tap_width,
                 *self.limits,
-                *tables(),
+                table.stretch,
+                table.squash,
+                table.logs,
+                table.learning,
+                table.reciprocal,
+                table.counting,
                 model.slots,
                 model.weights,
                 model.refinements,
@@ -295,11 +304,28 @@ class _Pass:
                 column_sign,
                 column_drift,
                 channel_mean,
+                channel_prior,
                 model.tensor_mean,
             )
             if not possible:
                 return False
+        self._remember_rows(values[geometry.pad :].reshape(geometry.rows, row_size))
         return True
+
+    def _channel_prior(self, geometry: Geometry) -> NDArray[np.int32]:
+        """Return ``(channels,)`` int32: what the last tensor's rows say about these channels."""
+        rows = self.row_logs.size
+        if rows < 2 or geometry.channels % rows:
+            return np.zeros(geometry.channels, dtype=np.int32)
+        return np.repeat(self.row_logs, geometry.channels // rows)
+
+    def _remember_rows(self, values: NDArray[np.int32]) -> None:
+        rows, row_size = values.shape
+        totals = np.minimum(np.abs(values), 255).sum(axis=1, dtype=np.int64)
+        means = np.append((totals << 16) // row_size, int(self.model.tensor_mean[0]))
+        slot = np.where(means < 1 << 18, means >> 6, 4096 + (means >> 12))
+        logs = tables().logs[slot].astype(np.int32)
+        self.row_logs = np.clip(logs[:rows] - logs[rows], -2047, 2047)
 
     def _reserve(self, more: int) -> None:
         needed = int(self.state[2]) + more
