@@ -191,12 +191,12 @@ def run_rows(
         int32_t inputs[N_INPUTS]
         int32_t where[N_CONTEXTS]
         int32_t row_mean, row_recent, row_sign, row_drift, kernel_sum
-        int32_t value, m, left, left2, up, prior, line, kernel_tap
+        int32_t value, m, left, left2, up, same_tap, line, kernel_tap
         int32_t log_row, log_column, log_beside, log_channel, log_tensor, base
         int32_t row_tilt, drift, beside, kernel_tilt
         int32_t node, decision, first_context, first_input, bit, sign, limit, width
         int32_t probability, refined, error, place, fraction, step, excess
-        int32_t target, count, size
+        int32_t target, count, learned, number, fixed, vote
         int64_t total
         uint32_t slot
         bint possible = True
@@ -221,7 +221,7 @@ def run_rows(
                 left = values[i - 1]
                 left2 = values[i - 2]
                 up = values[i - above]
-                prior = values[i - back]
+                same_tap = values[i - back]
                 line = values[i - upper]
                 kernel_tap = <int32_t> tap if tap < 31 else 31
                 if tap == 0:
@@ -237,7 +237,7 @@ def run_rows(
                 at[1] = kernel_tap * 32 + coarse(log_row)
                 at[2] = (
                     (capped(left, 3) * 4 + capped(left2, 3)) * 4 + capped(up, 3)
-                ) * 4 + capped(prior, 3)
+                ) * 4 + capped(same_tap, 3)
                 at[3] = clamp(
                     (
                         ((log_row * 8 + log_column * 5 + log_channel * 6 - log_tensor * 3) >> 4)
@@ -247,7 +247,7 @@ def run_rows(
                 at[4] = coarse(log_column) * 32 + coarse(log_beside)
                 at[LOCAL] = kernel_tap * 3 + capped(left, 2)
                 at[6] = (
-                    (capped(left, 2) * 3 + capped(prior, 2)) * 3 + capped(line, 2)
+                    (capped(left, 2) * 3 + capped(same_tap, 2)) * 3 + capped(line, 2)
                 ) * 32 + kernel_tap
                 given[0] = clamp(log_row - log_tensor, -STRETCH_LIMIT, STRETCH_LIMIT)
                 given[1] = clamp(log_channel - log_tensor, -STRETCH_LIMIT, STRETCH_LIMIT)
@@ -320,9 +320,8 @@ def run_rows(
                     for j in range(N_CONTEXTS):
                         slot = slots[where[j]]
                         count = slot & 1023
-                        size = <int32_t> (slot >> 10)
-                        size = toward(size, target, counting[count])
-                        slots[where[j]] = (<uint32_t> size << 10) | <uint32_t> (
+                        learned = toward(<int32_t> (slot >> 10), target, counting[count])
+                        slots[where[j]] = (<uint32_t> learned << 10) | <uint32_t> (
                             count + (count < COUNT_LIMIT)
                         )
                     target = (1 << 30) - 1 if bit else 0
@@ -345,7 +344,7 @@ def run_rows(
                             at[8] = (kernel_tap * 3 + sign3(left)) * 3 + sign3(line)
                             at[9] = row_tilt * 9 + clamp(column_sign[column] >> 9, -4, 4) + 4
                             at[10] = (
-                                (sign3(left) * 3 + sign3(line)) * 3 + sign3(prior)
+                                (sign3(left) * 3 + sign3(line)) * 3 + sign3(same_tap)
                             ) * 3 + sign3(up)
                             at[11] = drift * 9 + beside
                             at[7 + LOCAL] = kernel_tap
@@ -394,20 +393,20 @@ def run_rows(
                         if decoding and (1 << width) > limit - UNARY + 1:
                             possible = False
                             break
-                    target = 1
-                    for size in range(width if possible else 0):
-                        bit = (excess >> (width - 1 - size)) & 1
-                        if size < 2:
-                            node = ESCAPE_LENGTHS + width * 4 + target
+                    number = 1
+                    for j in range(width if possible else 0):
+                        bit = (excess >> (width - 1 - j)) & 1
+                        if j < 2:
+                            node = ESCAPE_LENGTHS + width * 4 + number
                             bit = code_bit(
                                 &coder, decoding, bit, escape_probability(escapes[node])
                             )
                             escapes[node] = escape_update(escapes[node], bit)
                         else:
                             bit = code_bit(&coder, decoding, bit, 32768)
-                        target = target * 2 + bit
+                        number = number * 2 + bit
                     if decoding:
-                        m = target + UNARY - 1
+                        m = number + UNARY - 1
                         if m > limit:
                             m = limit
                             possible = False
@@ -417,25 +416,24 @@ def run_rows(
                     values[i] = value
 
                 # What the weight teaches.
-                size = (m if m < 255 else 255) << 16
-                row_mean = toward(row_mean, size, reciprocal[min(column, 1000) + 9])
-                row_recent += (size - row_recent) >> 3
+                fixed = (m if m < 255 else 255) << 16
+                row_mean = toward(row_mean, fixed, reciprocal[min(column, 1000) + 9])
+                row_recent += (fixed - row_recent) >> 3
                 column_mean[column + 1] = toward(
-                    column_mean[column + 1], size, reciprocal[min(row, 300) + 3]
+                    column_mean[column + 1], fixed, reciprocal[min(row, 300) + 3]
                 )
                 channel_mean[channel] = toward(
-                    channel_mean[channel], size, reciprocal[min(row * n_taps + tap, 2000) + 6]
+                    channel_mean[channel], fixed, reciprocal[min(row * n_taps + tap, 2000) + 6]
                 )
-                tensor_mean[0] = toward(tensor_mean[0], size, reciprocal[tensor_mean[1] + 50])
+                tensor_mean[0] = toward(tensor_mean[0], fixed, reciprocal[tensor_mean[1] + 50])
                 if tensor_mean[1] < 4000:
                     tensor_mean[1] += 1
-                if value:
-                    kernel_sum = clamp(kernel_sum + value, -64, 64)
-                size = 4096 if value > 0 else (-4096 if value < 0 else 0)
-                row_sign += (size - row_sign) >> 4
-                row_drift += (size - row_drift) >> 7
-                column_sign[column] += (size - column_sign[column]) >> 3
-                column_drift[column + 1] += ((size - column_drift[column + 1]) * 3) >> 7
+                kernel_sum = clamp(kernel_sum + value, -64, 64)
+                vote = 4096 if value > 0 else (-4096 if value < 0 else 0)
+                row_sign += (vote - row_sign) >> 4
+                row_drift += (vote - row_drift) >> 7
+                column_sign[column] += (vote - column_sign[column]) >> 3
+                column_drift[column + 1] += ((vote - column_drift[column + 1]) * 3) >> 7
                 tap += 1
                 if tap == n_taps:
                     tap = 0

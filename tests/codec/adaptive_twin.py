@@ -151,10 +151,7 @@ class Model:
         seen = 1
         for j in range(width):
             bit = excess >> (width - 1 - j) & 1
-            if j < 2:
-                bit = self.decide_escape((width, seen), bit)
-            else:
-                bit = self.coder.code(bit, 32768)
+            bit = self.decide_escape((width, seen), bit) if j < 2 else self.coder.code(bit, 32768)
             seen = 2 * seen + bit
         return seen + adaptive.UNARY - 1
 
