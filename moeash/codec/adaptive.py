@@ -20,8 +20,8 @@ means of one tensor are a statistic of the next one's input channels when their 
 filter that is all zero leaves an input nobody reads.
 
 **Coding.** A binary range coder with a 64-bit interval. The stream ends with the fewest bytes that
-name a number in the last interval whatever its lower end, so the decoder knows the exact length
-and refuses any other.
+name a number in the last interval whatever its lower end: what is decoded has one length, and a
+stream of another is refused.
 
 Everything is integer arithmetic; tables come from integer recurrences, never from the platform's
 ``exp``. Every number below is part of the file format.
