@@ -346,8 +346,26 @@ def _check_alphabet(n_entries: int, zero: int) -> None:
         raise InputError(f"zero is entry {zero}, outside the {n_entries} entries")
 
 
+class Stream(NamedTuple):
+    """A coded stream and where its bytes went.
+
+    Attributes:
+        data: the stream.
+        tensor_bytes: bytes that were complete after each tensor, less those before it; the last
+            few bytes of the stream belong to no tensor.
+    """
+
+    data: bytes
+    tensor_bytes: tuple[int, ...]
+
+
 def encode(tensors: Sequence[Tensor], n_entries: int, zero: int) -> bytes:
-    """Return the coded indices of all tensors, in order, as one stream.
+    """Return the coded indices of all tensors as one stream; see :func:`encode_stream`."""
+    return encode_stream(tensors, n_entries, zero).data
+
+
+def encode_stream(tensors: Sequence[Tensor], n_entries: int, zero: int) -> Stream:
+    """Code the indices of all tensors, in order, as one stream.
 
     Args:
         tensors: per tensor its indices, ``(n,)`` unsigned integers below ``n_entries`` in C order,
@@ -360,6 +378,7 @@ def encode(tensors: Sequence[Tensor], n_entries: int, zero: int) -> bytes:
     """
     _check_alphabet(n_entries, zero)
     coder = _Pass(n_entries, zero, None)
+    ends = []
     for position, (indices, shape) in enumerate(tensors):
         size = math.prod(shape)
         if indices.ndim != 1 or indices.size != size:
@@ -368,6 +387,7 @@ def encode(tensors: Sequence[Tensor], n_entries: int, zero: int) -> bytes:
                 f"for its shape {shape}"
             )
         if size == 0:
+            ends.append(int(coder.state[2]))
             continue
         if not np.issubdtype(indices.dtype, np.integer):
             raise InputError(f"tensor {position} has indices of dtype {indices.dtype}")
@@ -377,12 +397,15 @@ def encode(tensors: Sequence[Tensor], n_entries: int, zero: int) -> bytes:
                 f"tensor {position} has indices from {low} to {high}, outside {n_entries} entries"
             )
         if n_entries == 1:
+            ends.append(0)
             continue
         geometry = Geometry.of(shape)
         values = np.zeros(geometry.pad + size, dtype=np.int32)
         np.subtract(indices, zero, out=values[geometry.pad :], dtype=np.int64, casting="unsafe")
         coder.tensor(geometry, values)
-    return _finish(coder) if coder.used else b""
+        ends.append(int(coder.state[2]))
+    data = _finish(coder) if coder.used else b""
+    return Stream(data, tuple(np.diff(ends, prepend=0).tolist()))
 
 
 def _finish(coder: _Pass) -> bytes:
