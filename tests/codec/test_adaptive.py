@@ -121,7 +121,7 @@ def test_kernel_and_twin_agree_after_every_limit_of_the_counters():
     # 1,000 columns, 250 observations of a context, 31 taps: each limit is passed once.
     rng = np.random.default_rng(5)
     tensors = [
-        draw_tensor(rng, (310, 2, 7), 41, 20, 1.5),
+        draw_tensor(rng, (900, 2, 7), 41, 20, 1.5),
         draw_tensor(rng, (4, 1100), 41, 20, 0.7),
         draw_tensor(rng, (20, 4, 6, 6), 41, 20, 3.0),
         draw_tensor(rng, (3, 500), 41, 20, 0.02),
