@@ -48,6 +48,7 @@ cdef struct RangeCoder:
     const uint8_t* stream
     uint8_t* output
 
+
 def layout():
     """Return the numbers this kernel was built with, for adaptive.py to compare with its own."""
     return (
