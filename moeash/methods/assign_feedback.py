@@ -174,7 +174,7 @@ def entropy_bits(indices: Tensor) -> float:
 def nearest(weight: Tensor, entries: Tensor) -> Tensor:
     """Return the index of the nearest entry, int64; a tie goes to the lower entry."""
     middles = (entries[1:].double() + entries[:-1].double()) / 2
-    return torch.bucketize(weight.double(), middles)
+    return torch.bucketize(weight.double().contiguous(), middles)
 
 
 def assign_feedback(
@@ -288,7 +288,7 @@ def _cheapest(
         middles = (entries[1:] + entries[:-1]) / 2
 
         def round_off(t: int, target: Tensor) -> tuple[Tensor, Tensor]:
-            indices = torch.bucketize(target, middles)
+            indices = torch.bucketize(target.contiguous(), middles)
             return indices, entries[indices]
 
         return round_off

@@ -140,7 +140,7 @@ def uniform_alphabet(weight: Tensor, *, symbols: int, scale: float) -> Alphabet:
 def finite_alphabet(entries: Tensor) -> Alphabet:
     """Return any finite alphabet with its nearest-entry rule, e.g. the global codebook."""
     middles = (entries[1:] + entries[:-1]) / 2
-    return Alphabet(entries, lambda target: torch.bucketize(target, middles))
+    return Alphabet(entries, lambda target: torch.bucketize(target.contiguous(), middles))
 
 
 def _soft(delta: float, levels: int, threshold: float) -> Quantiser:

@@ -98,6 +98,7 @@ def measure_curvature(
     *,
     kind: CurvatureKind = "gradients",
     sketches: int = 4,
+    temperature: float = 1.0,
     seed: int = 0,
 ) -> Curvature:
     """Run calibration images through a network once and return the curvature of every layer.
@@ -115,6 +116,8 @@ def measure_curvature(
         batches: images ``(batch, ...)``, unlabelled.
         kind: which Gram matrix, see the module's head.
         sketches: random sign vectors per image, at least 1. More is less noise.
+        temperature: divides the logits before the softmax, positive. 1 is the Fisher matrix; high
+            values tend to a Gauss-Newton matrix in which all logits and images count alike.
         seed: of the sign vectors.
 
     Raises:
@@ -125,6 +128,8 @@ def measure_curvature(
         raise InputError(f"curvature kind {kind!r} is not one of {', '.join(CURVATURE_KINDS)}")
     if sketches < 1:
         raise InputError(f"got {sketches} sketches, needed at least 1")
+    if not temperature > 0:
+        raise InputError(f"got temperature {temperature}, needed a positive number")
     found = find_layers(network)
     owners = {id(layer.weight): name for name, layer in found.items()}
     recorder = _Recorder(owners)
@@ -149,7 +154,7 @@ def measure_curvature(
         for batch in batches:
             recorder.calls.clear()
             gradients = _sketched_gradients(
-                network, batch.to(device), recorder, sketches, generator
+                network, batch.to(device), recorder, sketches, temperature, generator
             )
             images += batch.shape[0]
             for i, call in enumerate(recorder.calls):
@@ -200,6 +205,7 @@ def _sketched_gradients(
     batch: Tensor,
     recorder: _Recorder,
     sketches: int,
+    temperature: float,
     generator: torch.Generator,
 ) -> list[list[Tensor]]:
     """Return, per sketch, the gradient of its scalar in the output of every recorded call."""
@@ -209,7 +215,7 @@ def _sketched_gradients(
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise InputError(f"calibration needs logits of shape (batch, classes), got {shape}")
-        p = logits.detach().float().softmax(1)
+        p = (logits.detach().float() / temperature).softmax(1)
         made = [call.outputs for call in recorder.calls]
         gradients = []
         for i in range(sketches):
