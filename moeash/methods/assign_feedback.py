@@ -49,7 +49,7 @@ class Factor:
         sensitivity: ``(groups, rows)`` float32, positive.
         absorber: see :class:`moeash.methods.gram.LayerCurvature`.
         absorbed: ``(groups, columns)`` float32, natural order.
-        norm: module name of the BatchNorm behind the layer, or ``None``.
+        norm: likewise.
     """
 
     name: str

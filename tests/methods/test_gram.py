@@ -106,7 +106,7 @@ class Softmax(nn.Module):
 
 def test_sketched_curvature_approaches_the_fisher_matrix_of_softmax_regression():
     network, x = Softmax(bias=False), images(40, (3,))
-    (layer,) = measure_curvature(network, [x], sketches=4000).layers
+    (layer,) = measure_curvature(network, [x], sketches=4000, temperature=1.0).layers
     p = network(x).softmax(1).detach().double()
     # Diagonal block of row r: mean over images of p_r (1 - p_r) x x'. Rows are averaged in `gram`.
     weight = p * (1 - p)
@@ -135,7 +135,7 @@ def test_both_ways_to_sum_gradients_agree_with_autograd(channels, size):
     conv = nn.Conv2d(2, channels, 3, padding=1, bias=False)
     network = nn.Sequential(conv, nn.Tanh(), nn.Flatten(), nn.Linear(channels * size * size, 3))
     x = images(4, (2, size, size))
-    (layer, _) = measure_curvature(network, [x], sketches=2, seed=9).layers
+    (layer, _) = measure_curvature(network, [x], sketches=2, temperature=1.0, seed=9).layers
     generator = torch.Generator().manual_seed(9)
     logits = network(x)
     p = logits.detach().softmax(1)
