@@ -27,7 +27,7 @@ from moeash.methods.gram import LayerCurvature
 from moeash.methods.recursion import BLOCK, recurse
 
 PASSES = 2
-"""Passes with code lengths re-estimated in between; a third changed bytes by less than 0.2 %."""
+"""Passes over a layer: one with the code lengths of nearest entries, one with those it gave."""
 
 LEAST_SENSITIVITY = 1e-4
 """Floor of a row's sensitivity relative to its layer's mean: dead rows go where bits are cheapest,
@@ -149,7 +149,7 @@ def rate_weight(factors: Sequence[Factor], step: float, rate: float) -> float:
     Rounding to a grid of this step costs about ``step^2 / 24`` times the curvature per weight, and
     at the optimum of rate and distortion one bit is worth that times ``2 ln 2``. So one value of
     ``rate`` means the same trade on every network and for every k; 0 ignores the rate, values of
-    0.02 to 0.2 are worth searching.
+    0.02 to 0.1 gave the best trades on three networks.
     """
     weights = sum(factor.weight.numel() for factor in factors)
     total = sum(factor.curvature * factor.weight.numel() for factor in factors)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 64
-"""Columns per block: the smallest at which the matrix products dominate on two CPU cores."""
+"""Columns per block: behind a block, its effect on all later columns is one matrix product."""
 
 Choose = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 """(position t, targets ``(groups, rows)``) -> (indices int64, values), both ``(groups, rows)``."""
