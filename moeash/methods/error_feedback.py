@@ -169,6 +169,13 @@ def prepare(
     return Prepared(tuple(factors), plain, reasons, kept)
 
 
+def nearest_only(network: nn.Module, shared: Collection[str]) -> Prepared:
+    """Return what :func:`compress` needs to send every weight to its nearest entry."""
+    state = network.state_dict()
+    plain = {name: state[name].detach().float().clone() for name in shared}
+    return Prepared((), plain, dict.fromkeys(plain, "there are no calibration images"), {})
+
+
 def compress(prepared: Prepared, k: int, rate: float, *, passes: int = PASSES) -> Compressed:
     """Assign every shared weight to an entry of one global codebook.
 
