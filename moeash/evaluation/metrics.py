@@ -203,7 +203,7 @@ class _NegativeCrossEntropyTally:
         self._mean = _Mean(len(targets), 0.0)
 
     def add(self, outputs: Tensor) -> None:
-        now = torch.from_numpy(self._targets[self._seen : self._seen + len(outputs)])
+        now = torch.tensor(self._targets[self._seen : self._seen + len(outputs)])
         losses = torch.nn.functional.cross_entropy(
             outputs.double(), now.to(outputs.device), reduction="none"
         )
@@ -249,7 +249,7 @@ class _MeanScoreTally:
         self._mean = _Mean(len(targets), best)
 
     def add(self, outputs: Tensor) -> None:
-        now = torch.from_numpy(self._targets[self._seen : self._seen + len(outputs)])
+        now = torch.tensor(self._targets[self._seen : self._seen + len(outputs)])
         scores = torch.as_tensor(self._score(outputs, now.to(outputs.device))).double()
         if scores.shape != (len(outputs),) or not bool(torch.isfinite(scores).all()):
             raise EvaluationError(

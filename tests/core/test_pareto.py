@@ -41,7 +41,7 @@ def test_a_staircase_is_all_front_and_its_shadow_is_none(n):
 def test_three_objectives_of_constant_sum_are_all_front():
     f = np.array([(a, b, 9 - a - b) for a in range(10) for b in range(10 - a)], dtype=float)
     assert non_dominated(f).all()
-    assert non_dominated(np.vstack([f, f + [0, 0, 1]])).sum() == len(f)
+    assert non_dominated(np.vstack([f, f + np.array([0, 0, 1])])).sum() == len(f)
 
 
 def test_all_copies_of_a_front_row_are_kept():
@@ -70,7 +70,7 @@ def test_the_knee_is_where_the_front_bends():
 
 def test_the_knee_does_not_depend_on_units():
     f = np.array([[0, 10], [1, 2], [4, 1.9], [10, 0]])
-    assert knee(f * [1e-3, 1e6] + [5, -7]) == knee(f) == 1
+    assert knee(f * np.array([1e-3, 1e6]) + np.array([5, -7])) == knee(f) == 1
 
 
 def test_a_front_of_one_or_of_equals_has_its_first_row_as_knee():
