@@ -10,6 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from moeash.backends.inprocess import InProcessBackend
@@ -185,7 +186,7 @@ def search(
         kept_precision=kept,
         notes={},
         batch_size=1,
-        n_threads=None,
+        n_threads=torch.get_num_threads(),
         device=_device_of(module),
         seed=seed,
     )
