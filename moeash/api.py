@@ -10,6 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from moeash.backends.inprocess import InProcessBackend
@@ -23,20 +24,23 @@ from moeash.errors import InputError, SpecError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.task import NetworkTask, Task, available_cores
 from moeash.exports.export import ExportReport, export_solution
-from moeash.methods.base import Method, Preparation
+from moeash.methods.base import Preparation
 from moeash.searches.loop import Stop
 from moeash.study.plan import Plan, task_of
 from moeash.study.progress import Progress, Silent
 from moeash.study.run import run as run_plan
 from moeash.study.solution import Pick
 from moeash.study.spec import (
+    CodecTable,
+    EvaluationTable,
     MergeTable,
     SearchTable,
-    StopTable,
     StudySpec,
     build_method,
     load_spec,
+    method_table,
     parse_spec,
+    parse_table,
 )
 from moeash.study.storage.base import Storage
 from moeash.study.storage.sql import SqlStorage
@@ -140,21 +144,27 @@ def search(
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"search needs a torch.nn.Module, got {type(module).__name__}")
-    table = dict(method or {"name": "uniform"})
-    built = _method(table)
-    search_table = SearchTable(
-        population=population,
-        objectives=tuple(objectives),
-        stop=StopTable(generations=generations),
+    table = _method_table(method or {"name": "uniform"})
+    built = build_method(table)
+    search_table = parse_table(
+        SearchTable,
+        {
+            "population": population,
+            "objectives": tuple(objectives),
+            "stop": {"generations": generations},
+        },
+        where="search",
     )
-    merge_table = MergeTable(**(merge or {}))
+    merge_table = parse_table(MergeTable, merge or {}, where="merge")
+    codec_table = parse_table(CodecTable, {"coder": coder, "kept": kept}, where="codec")
+    parse_table(EvaluationTable, {"max_drop": max_drop}, where="evaluation")
     identity = {
         "module": type(module).__qualname__,
         "method": table,
         "search": search_table.model_dump(mode="json", exclude={"stop"}),
         "merge": merge_table.model_dump(mode="json"),
         "evaluation": {"max_drop": max_drop},
-        "codec": {"coder": coder, "kept": kept},
+        "codec": codec_table.model_dump(mode="json"),
         "network": {
             "include": None if include is None else list(include),
             "exclude": None if exclude is None else list(exclude),
@@ -172,13 +182,13 @@ def search(
         data=None,
         evaluate=evaluate,
         metric=getattr(evaluate, "__name__", "evaluate"),
-        method=built,
+        method=build_method(table),
         objectives=tuple(objectives),
         coder=coder,
         kept_precision=kept,
         notes={},
         batch_size=1,
-        n_threads=None,
+        n_threads=torch.get_num_threads(),
         device=_device_of(module),
         seed=seed,
     )
@@ -199,7 +209,12 @@ def search(
     if storage is None:
         folder = tempfile.mkdtemp(prefix="moeash-")
         storage = str(Path(folder) / DEFAULT_STORAGE)
-    study = run_plan(plan, open_storage(storage), InProcessBackend, progress or Silent())
+    try:
+        study = run_plan(plan, open_storage(storage), InProcessBackend, progress or Silent())
+    except BaseException:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     study.task = task
     if folder is not None:
         weakref.finalize(study, shutil.rmtree, folder, ignore_errors=True)
@@ -236,7 +251,7 @@ def compress(
     Returns:
         The size of the file and where it goes.
     """
-    built = _method(dict(method or {"name": "uniform"}))
+    built = build_method(_method_table(method or {"name": "uniform"}))
     names = {variable.name for variable in built.space()}
     if names != set(candidate):
         raise InputError(f"candidate has {sorted(candidate)}, the method needs {sorted(names)}")
@@ -282,12 +297,12 @@ def export(
     try:
         return export_solution(evaluator, solution, to)
     finally:
-        evaluator.restore()
+        evaluator.close()
 
 
-def _method(table: Mapping[str, Any]) -> Method:
+def _method_table(table: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return build_method(table)
+        return method_table(table)
     except ValueError as error:
         raise SpecError(f"method: {error}") from error
 

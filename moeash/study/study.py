@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from moeash.errors import InputError
 from moeash.evaluation.task import Task
-from moeash.study.solution import Pick, Solution, front_of, pick
+from moeash.study.solution import Pick, Solution, floor_of, front_of, pick
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
     EvaluationRecord,
@@ -57,7 +57,8 @@ class Study:
 
         Wanted means within ``evaluation.max_drop`` of the baseline where the spec sets one.
         """
-        floor = wanted_floor(self.facts)
+        max_drop = self.facts.spec.get("evaluation", {}).get("max_drop")
+        floor = floor_of(self.facts.baseline, max_drop)
         return front_of([s for s in self.solutions() if s.metric >= floor])
 
     def solution(self, number: int) -> Solution:
@@ -112,9 +113,3 @@ class Study:
                 }
             )
         return pd.DataFrame(rows)
-
-
-def wanted_floor(facts: StudyFacts) -> float:
-    """Return the lowest metric a wanted solution has: baseline minus ``max_drop``, or -inf."""
-    max_drop = facts.spec.get("evaluation", {}).get("max_drop")
-    return float("-inf") if max_drop is None else facts.baseline - max_drop
