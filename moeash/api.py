@@ -1,7 +1,6 @@
 """The Python interface: everything ``import moeash`` offers."""
 
 import json
-import os
 import shutil
 import tempfile
 import weakref
@@ -21,6 +20,7 @@ from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.task import NetworkTask, Task
 from moeash.exports.export import ExportReport, export_solution
 from moeash.searches.loop import Stop
+from moeash.study.opening import DEFAULT_STORAGE, open_storage
 from moeash.study.plan import Plan, task_of
 from moeash.study.progress import Progress, Silent
 from moeash.study.run import run as run_plan
@@ -35,26 +35,7 @@ from moeash.study.spec import (
     parse_spec,
 )
 from moeash.study.storage.base import Storage
-from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
-
-DEFAULT_STORAGE = "moeash.db"
-
-
-def open_storage(storage: str | Storage | None = None) -> Storage:
-    """Return storage: as given, from ``MOEASH_STORAGE``, or ``./moeash.db``."""
-    if storage is None:
-        storage = os.environ.get("MOEASH_STORAGE") or DEFAULT_STORAGE
-    return SqlStorage(storage) if isinstance(storage, str) else storage
-
-
-def open_study(name: str, storage: str | Storage | None = None) -> Study:
-    """Return a stored study.
-
-    Raises:
-        StudyNotFoundError: there is none of that name.
-    """
-    return Study(open_storage(storage), name)
 
 
 def run(

@@ -35,9 +35,9 @@ def verify(
     fingerprint = container.shared.fingerprint()
     matches: list[int] = []
     if study is not None:
-        from moeash import api
+        from moeash.study.opening import open_study
 
-        solutions = api.open_study(study, storage).solutions()
+        solutions = open_study(study, storage).solutions()
         matches = [s.id for s in solutions if s.record.outcome.fingerprint == fingerprint]
         if not matches:
             raise ContainerError(

@@ -35,10 +35,11 @@ def run(
     from moeash import api
     from moeash.cli.progress import for_terminal
     from moeash.exports.output import write_output
+    from moeash.study.opening import open_storage
     from moeash.study.spec import load_spec
 
     checked = load_spec(spec, overrides or [])
-    store = api.open_storage(storage)
+    store = open_storage(storage)
     progress = for_terminal(checked.search.stop.generations)
     try:
         study = api.run(checked, storage=store, progress=progress)
@@ -68,9 +69,9 @@ def run(
 
 def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> None:
     """List the stored studies."""
-    from moeash import api
+    from moeash.study.opening import open_storage
 
-    store = api.open_storage(storage)
+    store = open_storage(storage, create=False)
     rows: list[dict[str, Any]] = []
     for record in store.studies():
         evaluations = store.evaluations(record.id)
@@ -115,10 +116,10 @@ def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> No
 
 def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOption = False) -> None:
     """Show where a study stands."""
-    from moeash import api
     from moeash.searches.loop import ENDINGS
+    from moeash.study.opening import open_study
 
-    opened = api.open_study(study, storage)
+    opened = open_study(study, storage)
     evaluations, generations = opened.evaluations(), opened.generations()
     by_status = {
         name: sum(r.outcome.status == name for r in evaluations)
@@ -176,9 +177,9 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
 
 def front(study: StudyArgument, storage: StorageOption = None, json_: JsonOption = False) -> None:
     """Print the Pareto front, smallest file first."""
-    from moeash import api
+    from moeash.study.opening import open_study
 
-    solutions = api.open_study(study, storage).front()
+    solutions = open_study(study, storage).front()
     if json_:
         print_json([s.as_dict() for s in solutions])
         return
@@ -203,17 +204,20 @@ def plot(
     json_: JsonOption = False,
 ) -> None:
     """Draw the front, the hypervolume history, a codebook, or bytes per tensor."""
-    from moeash import api
-    from moeash.exports import output, plots
+    from moeash.exports import plots
+    from moeash.study.opening import open_study
 
-    opened = [api.open_study(name, storage) for name in studies]
+    one_only = kind in ("codebook", "bytes")
+    if one_only and len(studies) != 1:
+        raise typer.BadParameter(f"--kind {kind} draws one study, got {len(studies)}")
+    opened = [open_study(name, storage) for name in studies]
     if kind == "front":
         figure = plots.plot_front(opened, chosen=id_)
     elif kind == "hypervolume":
         figure = plots.plot_hypervolume(opened)
     else:
-        if len(opened) != 1:
-            raise typer.BadParameter(f"--kind {kind} draws one study", param_hint="STUDY")
+        from moeash.exports import output
+
         figure = output.solution_figure(opened[0], kind, id_)
     plots.save(figure, to)
     print_json({"wrote": str(to)}) if json_ else print(f"wrote {to}")
@@ -232,8 +236,9 @@ def export(
 ) -> None:
     """Export a solution as a verified file, measured on the holdout split."""
     from moeash import api
+    from moeash.study.opening import open_study
 
-    opened = api.open_study(study, storage)
+    opened = open_study(study, storage)
     report = api.export(opened, to, pick=pick, max_drop=max_drop, id=id_)
     if json_:
         print_json(report.as_dict())

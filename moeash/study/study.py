@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moeash.errors import InputError
-from moeash.evaluation.task import Task
 from moeash.study.solution import Pick, Solution, front_of, pick
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
@@ -16,6 +15,8 @@ from moeash.study.storage.records import (
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from moeash.evaluation.task import Task
 
 
 class Study:

@@ -35,19 +35,28 @@ BUSY_TIMEOUT_S = 10.0
 class SqlStorage:
     """Studies in a SQL database."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, create: bool = True) -> None:
         """Open the database, creating or upgrading its schema.
 
         Args:
             url: an SQLAlchemy URL, or a path to an SQLite file.
+            create: make a database that does not exist.
 
         Raises:
             StorageError: it cannot be opened.
+            StudyNotFoundError: it does not exist and is not to be created.
             SchemaError: it is newer than this moeash, or not moeash's.
         """
         self.url = url if "://" in url else f"sqlite:///{url}"
         with _border(self.url):
             self._engine = _engine(self.url)
+            database = self._engine.url.database
+            assert database is not None
+            if not create and not Path(database).exists():
+                raise StudyNotFoundError(
+                    f"there is no database {database}; run a study first, "
+                    "or say where it is with --storage or MOEASH_STORAGE"
+                )
             with self._reading() as connection:
                 current = is_current(connection)
             if not current:
