@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from moeash import __version__
-from moeash.cli import doctor, files, studies
+from moeash.cli import doctor, files, spec, studies
 from moeash.errors import InputError, MoeashError, StudyExistsError, StudyNotFoundError
 
 app = typer.Typer(
@@ -49,6 +49,7 @@ app.command("export")(studies.export)
 app.command("verify")(files.verify)
 app.command("inspect")(files.inspect)
 app.command("decompress")(files.decompress)
+app.command("spec")(spec.spec)
 app.command("doctor")(doctor.doctor)
 
 USAGE_ERRORS = (InputError, StudyNotFoundError, StudyExistsError)

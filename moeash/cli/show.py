@@ -1,8 +1,10 @@
 """How values look in a terminal, and how a command answers in JSON."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,6 +29,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
+def keep_stdout(json_: bool) -> AbstractContextManager[object]:
+    """Send what a user's own function prints to stderr while stdout belongs to a JSON document."""
+    return contextlib.redirect_stdout(sys.stderr) if json_ else contextlib.nullcontext()
+
+
 def bytes_text(n: int) -> str:
     """Return bytes with thousands separators."""
     return f"{n:,} B"
@@ -47,12 +54,13 @@ def table(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequenc
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    drawn = Table(title=title, title_justify="left", header_style="bold")
+    drawn = Table(title=Text(title), title_justify="left", header_style="bold")
     for heading, side in columns:
         drawn.add_column(heading, justify="right" if side == "right" else "left")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*(Text(cell) for cell in row))
     Console().print(drawn)
 
 

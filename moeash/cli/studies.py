@@ -10,6 +10,7 @@ from moeash.cli.show import (
     StorageOption,
     bytes_text,
     front_table,
+    keep_stdout,
     percent,
     print_json,
     table,
@@ -32,22 +33,28 @@ def run(
     json_: JsonOption = False,
 ) -> None:
     """Run a study, or continue it; write its front, plots and picked file."""
-    from moeash import api
-    from moeash.cli.progress import for_terminal
-    from moeash.exports.output import write_output
-    from moeash.study.opening import open_storage
-    from moeash.study.spec import load_spec
+    from moeash.cli.progress import TOLERABLE_DROP, for_terminal
 
-    checked = load_spec(spec, overrides or [])
-    store = open_storage(storage)
-    progress = for_terminal(checked.search.stop.generations)
+    progress = for_terminal()
     try:
-        study = api.run(checked, storage=store, progress=progress)
+        from moeash import api
+        from moeash.exports.output import write_output
+        from moeash.study.spec import load_spec
+
+        checked = load_spec(spec, overrides or [])
+        drop = checked.output.max_drop if checked.output is not None else None
+        progress.expect(
+            generations=checked.search.stop.generations,
+            tolerable_drop=TOLERABLE_DROP if drop is None else drop,
+        )
+        report, paths = None, list[str]()
+        with keep_stdout(json_):
+            study = api.run(checked, storage=storage, progress=progress)
+            if checked.output is not None:
+                progress.exporting()
+                report, paths = write_output(study, checked.output)
     finally:
         progress.close()
-    report, paths = None, list[str]()
-    if checked.output is not None:
-        report, paths = write_output(study, checked.output)
     solutions = study.front()
     if json_:
         print_json(
@@ -239,7 +246,8 @@ def export(
     from moeash.study.opening import open_study
 
     opened = open_study(study, storage)
-    report = api.export(opened, to, pick=pick, max_drop=max_drop, id=id_)
+    with keep_stdout(json_):
+        report = api.export(opened, to, pick=pick, max_drop=max_drop, id=id_)
     if json_:
         print_json(report.as_dict())
     else:
