@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moeash.api import export, run, search
+    from moeash.api import compress, export, run, search
     from moeash.codec.container import read_arrays as read
     from moeash.exports.files import decompress, load_into
     from moeash.study.opening import open_storage, open_study
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "compress": "moeash.api",
     "decompress": "moeash.exports.files",
     "export": "moeash.api",
     "load_into": "moeash.exports.files",
@@ -26,6 +27,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "compress",
     "decompress",
     "export",
     "load_into",

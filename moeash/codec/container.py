@@ -64,6 +64,7 @@ end in the empty state. Huffman: canonical codes, most significant bit first, ze
 Kept elements are little-endian; a group's elements are those of its tensors, one after another.
 """
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -299,7 +300,8 @@ def _verify(path: Path, shared: SharedWeights) -> Container:
 
 def _sync_folder(folder: Path) -> None:
     """Make the rename itself survive a power cut, where the system can."""
-    if os.name == "posix":
+    # The file is complete and named by now: a folder that cannot be flushed is no failure.
+    with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -73,6 +73,18 @@ def test_planning_together_costs_no_more_than_planning_alone(several, coder):
     assert cost(together) <= sum(map(cost, alone)) + (1 << FRACTION_BITS)  # one flag bit
 
 
+@given(st.lists(histograms, min_size=2, max_size=5), st.sampled_from([ans, huffman]))
+@settings(deadline=None)
+def test_tables_fitted_together_are_those_fitted_one_by_one(several, coding):
+    width = max(map(len, several))
+    counts = np.array([h + [0] * (width - len(h)) for h in several])
+    together = fit(coding, Rows.of(counts))
+    for row, one in enumerate(counts):
+        alone = fit(coding, Rows.of(one[np.newaxis]))
+        for field in ("table_bits", "payload", "resolution", "predictor", "order"):
+            assert getattr(together, field)[row] == getattr(alone, field)[0]
+
+
 def test_alike_tensors_use_one_table_and_unlike_ones_their_own():
     bell = np.array([1, 30, 400, 900, 420, 28, 2])
     slope = np.array([4000, 0, 10, 0, 0, 70, 9000])
@@ -80,6 +92,12 @@ def test_alike_tensors_use_one_table_and_unlike_ones_their_own():
     assert_array_equal(alike.kinds, [0] * 6)
     mixed = plan_pool("ans", [bell] * 6 + [slope])
     assert_array_equal(mixed.kinds, [0] * 6 + [1])
+
+
+def test_small_tensors_share_a_table_beside_one_that_outweighs_them():
+    bell = np.array([1, 30, 400, 900, 420, 28, 2])
+    plan = plan_pool("ans", [bell] * 12 + [np.array([7, 5, 3, 1, 3, 5, 7]) * 10_000])
+    assert_array_equal(plan.kinds[:12], 0)
 
 
 def test_a_table_of_its_own_is_near_the_entropy():
