@@ -32,9 +32,9 @@ from moeash.study.solution import Pick
 from moeash.study.spec import (
     MergeTable,
     SearchTable,
-    StopTable,
     StudySpec,
     build_method,
+    check_table,
     load_spec,
     parse_spec,
 )
@@ -123,12 +123,16 @@ def search(
         raise InputError(f"search needs a torch.nn.Module, got {type(module).__name__}")
     table = dict(method or {"name": "uniform"})
     built = _method(table)
-    search_table = SearchTable(
-        population=population,
-        objectives=tuple(objectives),
-        stop=StopTable(generations=generations),
+    search_table = check_table(
+        SearchTable,
+        {
+            "population": population,
+            "objectives": tuple(objectives),
+            "stop": {"generations": generations},
+        },
+        where="search",
     )
-    merge_table = MergeTable(**(merge or {}))
+    merge_table = check_table(MergeTable, merge or {}, where="search: merge")
     identity = {
         "module": type(module).__qualname__,
         "method": table,
@@ -176,14 +180,19 @@ def search(
         max_drop=max_drop,
         seed=seed,
     )
-    folder = None
-    if storage is None:
-        folder = tempfile.mkdtemp(prefix="moeash-")
-        storage = str(Path(folder) / DEFAULT_STORAGE)
-    study = run_plan(plan, open_storage(storage), InProcessBackend, progress or Silent())
+    if storage is not None:
+        study = run_plan(plan, open_storage(storage), InProcessBackend, progress or Silent())
+        study.task = task
+        return study
+    folder = tempfile.mkdtemp(prefix="moeash-")
+    try:
+        store = open_storage(str(Path(folder) / DEFAULT_STORAGE))
+        study = run_plan(plan, store, InProcessBackend, progress or Silent())
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     study.task = task
-    if folder is not None:
-        weakref.finalize(study, shutil.rmtree, folder, ignore_errors=True)
+    weakref.finalize(study, shutil.rmtree, folder, ignore_errors=True)
     return study
 
 
@@ -250,12 +259,14 @@ def export(
         to: target file.
         pick: which solution of the front, unless ``id`` names one.
         max_drop: only solutions at most this far below the float network.
-        id: a solution's number.
+        id: a solution's number, instead of ``pick`` and ``max_drop``.
         evaluator: a loaded evaluator of the study, to save loading it again.
 
     Returns:
         What was written and how the decoded network measures on the holdout split.
     """
+    if id is not None and max_drop is not None:
+        raise InputError("id names one solution, so max_drop has no use beside it; leave one out")
     solution = study.solution(id) if id is not None else study.pick(pick, max_drop=max_drop)
     if evaluator is not None:
         return export_solution(evaluator, solution, to)

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from moeash.study.solution import Solution
+    from moeash.study.storage.records import StudyFacts
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON document.")]
 StorageOption = Annotated[
@@ -84,8 +85,15 @@ def _plain_table(
         print(line(row))
 
 
-def front_table(title: str, front: Sequence["Solution"]) -> None:
-    """Print a front, smallest first."""
+def front_table(facts: "StudyFacts", front: Sequence["Solution"]) -> None:
+    """Print a front, smallest first, below what it is measured against."""
+    title = (
+        f"front of {facts.name}; the float network: {facts.original_bytes:,} B, "
+        f"{facts.metric_name} {facts.baseline:.4f} on the search split"
+    )
+    if not front:
+        print(f"{title}\nno wanted solution yet")
+        return
     table(
         title,
         [
@@ -96,7 +104,7 @@ def front_table(title: str, front: Sequence["Solution"]) -> None:
             ("ratio", "right"),
             ("entries", "right"),
             ("bits/weight", "right"),
-            (front[0].facts.metric_name if front else "metric", "right"),
+            (facts.metric_name, "right"),
             ("drop", "right"),
         ],
         [

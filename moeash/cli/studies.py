@@ -67,7 +67,7 @@ def run(
             }
         )
         return
-    front_table(f"front of {study.name}", solutions)
+    front_table(study.facts, solutions)
     if report is not None:
         show_export(report)
     for path in paths:
@@ -186,14 +186,12 @@ def front(study: StudyArgument, storage: StorageOption = None, json_: JsonOption
     """Print the Pareto front, smallest file first."""
     from moeash.study.opening import open_study
 
-    solutions = open_study(study, storage).front()
+    opened = open_study(study, storage)
+    solutions = opened.front()
     if json_:
         print_json([s.as_dict() for s in solutions])
         return
-    if not solutions:
-        print(f"study {study} has no complete evaluation yet")
-        return
-    front_table(f"front of {study}", solutions)
+    front_table(opened.facts, solutions)
 
 
 def plot(
@@ -233,7 +231,10 @@ def plot(
 def export(
     study: StudyArgument,
     to: Annotated[Path, typer.Option("--to", help="File to write.")],
-    pick: Annotated[PickName, typer.Option(help="Which solution of the front.")] = "smallest",
+    pick: Annotated[
+        PickName | None,
+        typer.Option(help="Which solution of the front; default smallest.", show_default=False),
+    ] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="Only solutions at most this far below the float network.")
     ] = None,
@@ -242,12 +243,14 @@ def export(
     json_: JsonOption = False,
 ) -> None:
     """Export a solution as a verified file, measured on the holdout split."""
+    if id_ is not None and (pick is not None or max_drop is not None):
+        raise typer.BadParameter("--id names one solution; leave out --pick and --max-drop")
     from moeash import api
     from moeash.study.opening import open_study
 
     opened = open_study(study, storage)
     with keep_stdout(json_):
-        report = api.export(opened, to, pick=pick, max_drop=max_drop, id=id_)
+        report = api.export(opened, to, pick=pick or "smallest", max_drop=max_drop, id=id_)
     if json_:
         print_json(report.as_dict())
     else:

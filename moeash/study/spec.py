@@ -12,7 +12,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -37,6 +37,8 @@ from moeash.methods.registry import METHODS
 from moeash.names import nearest
 from moeash.networks.builtin import BUILTIN
 from moeash.searches.loop import Stop
+
+Model = TypeVar("Model", bound=BaseModel)
 
 BESIDE_IDENTITY = ("search.stop", "backend", "output", "network.checkpoint", "data.root")
 """What may change while a study is continued."""
@@ -285,10 +287,15 @@ def parse_spec(data: Mapping[str, Any], *, where: str = "spec") -> StudySpec:
     Raises:
         SpecError: one line a problem: where it is, what came, what was needed.
     """
+    return check_table(StudySpec, data, where=where)
+
+
+def check_table(model: type[Model], data: Mapping[str, Any], *, where: str) -> Model:
+    """Check plain values against one model; as :func:`parse_spec`."""
     try:
-        return StudySpec.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        lines = [_explain(problem, model) for problem in error.errors()]
         raise SpecError(f"{where}: " + "; ".join(lines)) from error
     except InputError as error:
         raise SpecError(f"{where}: {error}") from error
@@ -331,19 +338,18 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     here[last] = value
 
 
-def _explain(problem: Any) -> str:
+def _explain(problem: Any, root: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in problem["loc"]) or "spec"
     if problem["type"] == "extra_forbidden":
         *tables, key = problem["loc"]
-        return f"unknown key {place!r}; {nearest(str(key), _fields(tables))}"
+        return f"unknown key {place!r}; {nearest(str(key), _fields(root, tables))}"
     if problem["type"] == "missing":
         return f"{place!r} is missing"
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{place}: {message[:1].lower() + message[1:]}"
 
 
-def _fields(tables: Sequence[Any]) -> list[str]:
-    model: type[BaseModel] = StudySpec
+def _fields(model: type[BaseModel], tables: Sequence[Any]) -> list[str]:
     for table in tables:
         annotation = model.model_fields[str(table)].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
