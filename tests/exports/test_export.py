@@ -1,5 +1,7 @@
 import dataclasses
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -7,10 +9,13 @@ import torch
 
 from moeash import api
 from moeash.codec import container
+from moeash.data.arrays import digits_source
 from moeash.errors import ContainerError, ExportError, InputError, RebuildMismatchError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.holdout import wilson_interval
 from moeash.exports import export as exports
+from moeash.exports.files import load_into
+from moeash.networks.sources import load_network
 from moeash.study.opening import open_study
 from moeash.study.plan import task_of
 
@@ -55,11 +60,8 @@ def test_the_file_decodes_to_the_weights_that_were_measured(study, evaluator, ta
 def test_the_holdout_is_measured_on_the_decoded_file(study, evaluator, target):
     report = exports.export_solution(evaluator, study.pick("smallest"), target)
     split = evaluator.splits["holdout"]
-    from moeash.networks.sources import load_network
-
     module = load_network("digits-cnn").eval()
-    api_loaded = exports.load_into
-    api_loaded(module, container.read_arrays(target))
+    load_into(module, target)
     with torch.inference_mode():
         right = sum(int((module(x).argmax(1) == y).sum()) for x, y in split.batches(100))
     assert report.holdout is not None
@@ -110,7 +112,9 @@ def test_a_failing_holdout_keeps_the_existing_file(study, target):
     assert kept(target)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:50] + b"\0" + b[51:]])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b[:50] + bytes([b[50] ^ 1]) + b[51:]]
+)
 def test_bytes_the_disk_altered_never_get_the_name(study, evaluator, target, monkeypatch, damage):
     read = Path.read_bytes
 
@@ -129,13 +133,13 @@ def test_the_holdout_is_not_touched_before_the_export(tmp_path, monkeypatch):
     read: list[tuple[str, int]] = []
 
     class Recorded:
+        """The digits, writing down which part images are read from."""
+
         name = "recorded"
         parts = ("search", "holdout")
         n_classes = 10
 
         def __init__(self):
-            from moeash.data.arrays import digits_source
-
             self._digits = digits_source()
 
         def labels(self, part):
@@ -147,9 +151,6 @@ def test_the_holdout_is_not_touched_before_the_export(tmp_path, monkeypatch):
 
         def files(self, part, indices):
             return None
-
-    import sys
-    from types import ModuleType
 
     module = ModuleType("recorded_source")
     module.make = Recorded

@@ -253,8 +253,8 @@ def _border(url: str) -> Iterator[None]:
             hint = f"; another process kept writing for {BUSY_TIMEOUT_S:.0f} s, try again"
         elif "not a database" in cause:
             hint = "; that file is something else, use another --storage"
-        elif "full" in cause:
-            hint = "; free some space, everything stored so far is safe, then run again"
+        elif "full" in cause or "disk I/O" in cause:
+            hint = "; is the disk full? everything stored so far is safe, run again when it is not"
         elif "readonly" in cause or "unable to open" in cause:
             hint = "; check the permissions of the file and its folder"
         raise StorageError(f"database {url}: {cause}{hint}") from error
