@@ -1,7 +1,6 @@
 """The Python interface: everything ``import moeash`` offers."""
 
 import json
-import os
 import shutil
 import tempfile
 import weakref
@@ -26,6 +25,7 @@ from moeash.evaluation.task import NetworkTask, Task, available_cores
 from moeash.exports.export import ExportReport, export_solution
 from moeash.methods.base import Preparation
 from moeash.searches.loop import Stop
+from moeash.study.opening import DEFAULT_STORAGE, open_storage
 from moeash.study.plan import Plan, task_of
 from moeash.study.progress import Progress, Silent
 from moeash.study.run import run as run_plan
@@ -43,26 +43,7 @@ from moeash.study.spec import (
     parse_table,
 )
 from moeash.study.storage.base import Storage
-from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
-
-DEFAULT_STORAGE = "moeash.db"
-
-
-def open_storage(storage: str | Storage | None = None) -> Storage:
-    """Return storage: as given, from ``MOEASH_STORAGE``, or ``./moeash.db``."""
-    if storage is None:
-        storage = os.environ.get("MOEASH_STORAGE") or DEFAULT_STORAGE
-    return SqlStorage(storage) if isinstance(storage, str) else storage
-
-
-def open_study(name: str, storage: str | Storage | None = None) -> Study:
-    """Return a stored study.
-
-    Raises:
-        StudyNotFoundError: there is none of that name.
-    """
-    return Study(open_storage(storage), name)
 
 
 def run(
@@ -205,19 +186,19 @@ def search(
         max_drop=max_drop,
         seed=seed,
     )
-    folder = None
-    if storage is None:
-        folder = tempfile.mkdtemp(prefix="moeash-")
-        storage = str(Path(folder) / DEFAULT_STORAGE)
-    try:
+    if storage is not None:
         study = run_plan(plan, open_storage(storage), InProcessBackend, progress or Silent())
+        study.task = task
+        return study
+    folder = tempfile.mkdtemp(prefix="moeash-")
+    try:
+        store = open_storage(str(Path(folder) / DEFAULT_STORAGE))
+        study = run_plan(plan, store, InProcessBackend, progress or Silent())
     except BaseException:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     study.task = task
-    if folder is not None:
-        weakref.finalize(study, shutil.rmtree, folder, ignore_errors=True)
+    weakref.finalize(study, shutil.rmtree, folder, ignore_errors=True)
     return study
 
 
@@ -284,12 +265,14 @@ def export(
         to: target file.
         pick: which solution of the front, unless ``id`` names one.
         max_drop: only solutions at most this far below the float network.
-        id: a solution's number.
+        id: a solution's number, instead of ``pick`` and ``max_drop``.
         evaluator: a loaded evaluator of the study, to save loading it again.
 
     Returns:
         What was written and how the decoded network measures on the holdout split.
     """
+    if id is not None and max_drop is not None:
+        raise InputError("id names one solution, so max_drop has no use beside it; leave one out")
     solution = study.solution(id) if id is not None else study.pick(pick, max_drop=max_drop)
     if evaluator is not None:
         return export_solution(evaluator, solution, to)

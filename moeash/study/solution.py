@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from moeash.core.objectives import as_minimised
 from moeash.core.pareto import knee, non_dominated
 from moeash.errors import InputError
+from moeash.names import nearest
 from moeash.study.storage.records import EvaluationRecord, StudyFacts
 
 Pick = Literal["smallest", "knee", "best"]
@@ -126,16 +127,18 @@ def pick(front: Sequence[Solution], how: Pick, *, max_drop: float | None = None)
         max_drop: only solutions at most this far below the float network.
 
     Raises:
-        InputError: no solution is within ``max_drop``; names the nearest.
+        InputError: no solution is within ``max_drop``; names the nearest. Or ``how`` is no pick.
     """
+    if how not in get_args(Pick):
+        raise InputError(f"no pick {how!r}; {nearest(how, get_args(Pick))}")
     if not front:
         raise InputError("the study has no complete evaluation yet, so there is nothing to pick")
     eligible = [s for s in front if s.metric >= floor_of(s.facts.baseline, max_drop)]
     if not eligible:
-        nearest = min(front, key=lambda s: s.drop)
+        closest = min(front, key=lambda s: s.drop)
         raise InputError(
-            f"no solution within a drop of {max_drop}; the best one, id {nearest.id}, "
-            f"drops {nearest.drop:.4f} at {nearest.size_bytes:,} bytes"
+            f"no solution within a drop of {max_drop}; the best one, id {closest.id}, "
+            f"drops {closest.drop:.4f} at {closest.size_bytes:,} bytes"
         )
     if how == "knee":
         return eligible[knee(minimised(eligible))]

@@ -29,11 +29,14 @@ from moeash.codec.pools import Coder
 from moeash.core.codebook import KeptPrecision
 from moeash.core.merge import MergeCost
 from moeash.core.objectives import SizeName
+from moeash.data.sources import SOURCES
 from moeash.errors import SpecError
+from moeash.evaluation.metrics import METRICS
 from moeash.evaluation.task import DataTask, NetworkTask, Task
 from moeash.methods.base import Method
 from moeash.methods.registry import METHODS
 from moeash.names import nearest
+from moeash.networks.builtin import BUILTIN
 from moeash.searches.loop import Stop
 
 T = TypeVar("T", bound=BaseModel)
@@ -48,7 +51,9 @@ class _Table(BaseModel):
 class NetworkTable(_Table):
     """``[network]``: which network, and which of its parameters are shared."""
 
-    source: str = Field(description="built-in name, torchvision:NAME or package.module:factory")
+    source: str = Field(
+        description=f"{', '.join(BUILTIN)}, torchvision:NAME or package.module:factory"
+    )
     checkpoint: str | None = Field(None, description="safetensors or torch file")
     weights: str | None = Field(None, description="torchvision weights enum name")
     options: dict[str, Any] = Field({}, description="keyword arguments of the factory")
@@ -60,7 +65,7 @@ class NetworkTable(_Table):
 class DataTable(_Table):
     """``[data]``: which images, and how they are split."""
 
-    source: str = Field(description="mnist, cifar10, imagefolder, npz, digits, package.module:f")
+    source: str = Field(description=f"{', '.join(SOURCES)} or package.module:factory")
     root: str | None = Field(None, description="folder the images are in")
     options: dict[str, Any] = Field({}, description="options of the source")
     splits: dict[str, dict[str, Any]] = Field(
@@ -71,7 +76,9 @@ class DataTable(_Table):
 class EvaluationTable(_Table):
     """``[evaluation]``: what is measured, and how."""
 
-    metric: str = Field("top1", description="top1, macro_f1, neg_cross_entropy, agreement or p.m:f")
+    metric: str = Field(
+        "top1", description=f"{', '.join(METRICS)} or package.module:function; higher is better"
+    )
     batch_size: int = Field(500, ge=1, description="images a forward pass")
     max_drop: float | None = Field(
         None, ge=0, description="solutions further below the float network are not wanted"
@@ -83,9 +90,9 @@ class EvaluationTable(_Table):
 class StopTable(_Table):
     """``[search.stop]``: the first rule that holds ends the search."""
 
-    generations: int | None = Field(None, ge=1)
+    generations: int | None = Field(None, ge=1, description="generations of candidates")
     evaluations: int | None = Field(None, ge=1, description="distinct candidates")
-    wall_time_s: float | None = Field(None, gt=0)
+    wall_time_s: float | None = Field(None, gt=0, description="seconds of this process")
     no_gain: int | None = Field(None, ge=1, description="generations without hypervolume gain")
 
     @model_validator(mode="after")
@@ -98,7 +105,9 @@ class StopTable(_Table):
 class SearchTable(_Table):
     """``[search]``: how candidates are proposed."""
 
-    algorithm: Literal["nsga2", "exhaustive", "random"] = "nsga2"
+    algorithm: Literal["nsga2", "exhaustive", "random"] = Field(
+        "nsga2", description="exhaustive tries everything, the oracle for one integer"
+    )
     population: int = Field(20, ge=2, description="candidates a generation")
     initial: Literal["linear", "log", "random"] = Field(
         "linear", description="first population of NSGA-II; linear is the paper's Algorithm 1"
@@ -122,7 +131,7 @@ class SearchTable(_Table):
 class MergeTable(_Table):
     """``[merge]``: the neighbour-bin merge pass over the front."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="run the pass after the search")
     cost: MergeCost = Field("sse", description="order of pairs: SSE rise, or bits saved per SSE")
     floor: Literal["own", "baseline"] = Field(
         "own", description="a merge is kept while the metric stays at its solution's, or the float"
@@ -144,23 +153,30 @@ class CodecTable(_Table):
 class BackendTable(_Table):
     """``[backend]``: where candidates are evaluated."""
 
-    kind: Literal["inprocess"] = "inprocess"
+    kind: Literal["inprocess"] = Field("inprocess", description="one process, this one")
 
 
 class OutputTable(_Table):
     """``[output]``: what ``moeash run`` writes when the study is finished."""
 
     folder: str = Field(description="folder for the front (JSON, PNG) and the exported file")
-    pick: Literal["smallest", "knee", "best"] = "smallest"
+    pick: Literal["smallest", "knee", "best"] = Field(
+        "smallest", description="which solution of the front is exported"
+    )
     max_drop: float | None = Field(None, ge=0, description="only solutions within this drop")
 
 
 class StudySpec(_Table):
     """A whole study."""
 
-    version: Literal[1] = 1
-    name: str = Field(min_length=1, max_length=200, pattern=r"^[\w.+-]+$")
-    seed: int = Field(0, ge=0, lt=2**32)
+    version: Literal[1] = Field(1, description="of this format")
+    name: str = Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\w.+-]+$",
+        description="of the study in its storage: letters, digits, _ . + -",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of the search and the method")
     network: NetworkTable
     data: DataTable
     evaluation: EvaluationTable = EvaluationTable()
@@ -290,7 +306,9 @@ def build_method(table: Mapping[str, Any]) -> Method:
     try:
         method: Method = adapter.validate_python(options)
     except ValidationError as error:
-        raise ValueError("; ".join(_explain(problem) for problem in error.errors())) from error
+        raise ValueError(
+            "; ".join(_explain(problem, StudySpec) for problem in error.errors())
+        ) from error
     return method
 
 
@@ -353,19 +371,18 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     here[last] = value
 
 
-def _explain(problem: Any, model: type[BaseModel] | None = None) -> str:
+def _explain(problem: Any, root: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in problem["loc"]) or "spec"
     if problem["type"] == "extra_forbidden":
         *tables, key = problem["loc"]
-        return f"unknown key {place!r}; {nearest(str(key), _fields(model, tables))}"
+        return f"unknown key {place!r}; {nearest(str(key), _fields(root, tables))}"
     if problem["type"] == "missing":
         return f"{place!r} is missing"
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{place}: {message[:1].lower() + message[1:]}"
 
 
-def _fields(model: type[BaseModel] | None, tables: Sequence[Any]) -> list[str]:
-    assert model is not None  # only tables forbid extra keys
+def _fields(model: type[BaseModel], tables: Sequence[Any]) -> list[str]:
     for table in tables:
         annotation = model.model_fields[str(table)].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moeash.errors import InputError
-from moeash.evaluation.task import Task
 from moeash.study.solution import Pick, Solution, floor_of, front_of, pick
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
@@ -16,6 +15,8 @@ from moeash.study.storage.records import (
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from moeash.evaluation.task import Task
 
 
 class Study:
@@ -57,9 +58,14 @@ class Study:
 
         Wanted means within ``evaluation.max_drop`` of the baseline where the spec sets one.
         """
-        max_drop = self.facts.spec.get("evaluation", {}).get("max_drop")
-        floor = floor_of(self.facts.baseline, max_drop)
+        floor = self.wanted_floor
         return front_of([s for s in self.solutions() if s.metric >= floor])
+
+    @property
+    def wanted_floor(self) -> float:
+        """Lowest metric a wanted solution has; -inf without ``evaluation.max_drop``."""
+        max_drop = self.facts.spec.get("evaluation", {}).get("max_drop")
+        return floor_of(self.facts.baseline, max_drop)
 
     def solution(self, number: int) -> Solution:
         """Return one complete evaluation by its id.

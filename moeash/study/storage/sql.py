@@ -35,21 +35,30 @@ BUSY_TIMEOUT_S = 10.0
 class SqlStorage:
     """Studies in a SQL database."""
 
-    def __init__(self, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, *, create: bool = True, busy_timeout_s: float = BUSY_TIMEOUT_S
+    ) -> None:
         """Open the database, creating or upgrading its schema.
 
         Args:
             url: an SQLAlchemy URL, or a path to an SQLite file.
+            create: make a database that does not exist.
             busy_timeout_s: how long a write waits for another process's write.
 
         Raises:
             StorageError: it cannot be opened.
+            StudyNotFoundError: it does not exist and is not to be created.
             SchemaError: it is newer than this moeash, or not moeash's.
         """
         self.url = url if "://" in url else f"sqlite:///{url}"
         self._busy_timeout_s = busy_timeout_s
         with self._border():
             self._database = _database_of(self.url)
+            if not create and not self._database.exists():
+                raise StudyNotFoundError(
+                    f"there is no database {self._database}; run a study first, "
+                    "or say where it is with --storage or MOEASH_STORAGE"
+                )
             self._engine = _engine(self._database, busy_timeout_s)
             with self._reading() as connection:
                 current = is_current(connection)
@@ -73,8 +82,8 @@ class SqlStorage:
                 hint = f"; another process kept writing for {self._busy_timeout_s:g} s, try again"
             elif "not a database" in cause:
                 hint = "; that file is something else, use another --storage"
-            elif "full" in cause:
-                hint = "; free some space, everything stored so far is safe, then run again"
+            elif "full" in cause or "disk I/O" in cause:
+                hint = "; is the disk full? everything stored so far is safe, run again later"
             elif "readonly" in cause or "unable to open" in cause:
                 hint = "; check the permissions of the file and its folder"
             raise StorageError(f"database {self.url}: {cause}{hint}") from error
