@@ -126,7 +126,6 @@ def search(
     if not isinstance(module, nn.Module):
         raise InputError(f"search needs a torch.nn.Module, got {type(module).__name__}")
     table = _method_table(method or {"name": "uniform"})
-    built = build_method(table)
     search_table = parse_table(
         SearchTable,
         {

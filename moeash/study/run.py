@@ -62,6 +62,8 @@ def run(plan: Plan, storage: Storage, make_backend: MakeBackend, progress: Progr
         try:
             baseline = backend.open()
             record = _open_study(storage, plan, task, stored, baseline, progress)
+            for note in baseline.notes:
+                progress.note(note)
             with _status_on_error(storage, record):
                 _Runner(plan, storage, backend, progress, record).run()
         finally:
