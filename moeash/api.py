@@ -254,6 +254,7 @@ def export(
     *,
     pick: Pick = "smallest",
     max_drop: float | None = None,
+    max_bytes: int | None = None,
     id: int | None = None,
     evaluator: Evaluator | None = None,
 ) -> ExportReport:
@@ -264,15 +265,19 @@ def export(
         to: target file.
         pick: which solution of the front, unless ``id`` names one.
         max_drop: only solutions at most this far below the float network.
-        id: a solution's number, instead of ``pick`` and ``max_drop``.
+        max_bytes: only solutions of at most so many bytes.
+        id: a solution's number, instead of ``pick`` and its limits.
         evaluator: a loaded evaluator of the study, to save loading it again.
 
     Returns:
         What was written and how the decoded network measures on the holdout split.
     """
-    if id is not None and max_drop is not None:
-        raise InputError("id names one solution, so max_drop has no use beside it; leave one out")
-    solution = study.solution(id) if id is not None else study.pick(pick, max_drop=max_drop)
+    if id is not None and (max_drop is not None or max_bytes is not None):
+        raise InputError("id names one solution, so limits have no use beside it; leave one out")
+    if id is not None:
+        solution = study.solution(id)
+    else:
+        solution = study.pick(pick, max_drop=max_drop, max_bytes=max_bytes)
     if evaluator is not None:
         return export_solution(evaluator, solution, to)
     evaluator = Evaluator(task_of(study))

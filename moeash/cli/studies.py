@@ -238,19 +238,25 @@ def export(
     max_drop: Annotated[
         float | None, typer.Option(help="Only solutions at most this far below the float network.")
     ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(help="Only solutions of at most so many bytes.")
+    ] = None,
     id_: Annotated[int | None, typer.Option("--id", help="A solution's id instead.")] = None,
     storage: StorageOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Export a solution as a verified file, measured on the holdout split."""
-    if id_ is not None and (pick is not None or max_drop is not None):
-        raise typer.BadParameter("--id names one solution; leave out --pick and --max-drop")
+    limits = (pick, max_drop, max_bytes)
+    if id_ is not None and any(limit is not None for limit in limits):
+        raise typer.BadParameter("--id names one solution; leave out --pick and its limits")
     from moeash import api
     from moeash.study.opening import open_study
 
     opened = open_study(study, storage)
     with keep_stdout(json_):
-        report = api.export(opened, to, pick=pick or "smallest", max_drop=max_drop, id=id_)
+        report = api.export(
+            opened, to, pick=pick or "smallest", max_drop=max_drop, max_bytes=max_bytes, id=id_
+        )
     if json_:
         print_json(report.as_dict())
     else:

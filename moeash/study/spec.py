@@ -164,6 +164,7 @@ class OutputTable(_Table):
         "smallest", description="which solution of the front is exported"
     )
     max_drop: float | None = Field(None, ge=0, description="only solutions within this drop")
+    max_bytes: int | None = Field(None, ge=1, description="only solutions of at most these bytes")
 
 
 class StudySpec(_Table):

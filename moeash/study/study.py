@@ -83,9 +83,15 @@ class Study:
                 return Solution(self.facts, record)
         raise InputError(f"study {self.name!r} has no evaluation {number}; see `moeash front`")
 
-    def pick(self, how: Pick = "smallest", *, max_drop: float | None = None) -> Solution:
+    def pick(
+        self,
+        how: Pick = "smallest",
+        *,
+        max_drop: float | None = None,
+        max_bytes: int | None = None,
+    ) -> Solution:
         """Choose a solution of the front."""
-        return pick(self.front(), how, max_drop=max_drop)
+        return pick(self.front(), how, max_drop=max_drop, max_bytes=max_bytes)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """Return one row an evaluation, with ``on_front`` and the candidate's values as columns."""
