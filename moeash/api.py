@@ -9,6 +9,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from moeash.backends.inprocess import InProcessBackend
@@ -22,7 +23,7 @@ from moeash.errors import InputError, SpecError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.task import NetworkTask, Task, available_cores
 from moeash.exports.export import ExportReport, export_solution
-from moeash.methods.base import Method, Preparation
+from moeash.methods.base import Preparation
 from moeash.searches.loop import Stop
 from moeash.study.opening import DEFAULT_STORAGE, open_storage
 from moeash.study.plan import Plan, task_of
@@ -30,13 +31,16 @@ from moeash.study.progress import Progress, Silent
 from moeash.study.run import run as run_plan
 from moeash.study.solution import Pick
 from moeash.study.spec import (
+    CodecTable,
+    EvaluationTable,
     MergeTable,
     SearchTable,
     StudySpec,
     build_method,
-    check_table,
     load_spec,
+    method_table,
     parse_spec,
+    parse_table,
 )
 from moeash.study.storage.base import Storage
 from moeash.study.study import Study
@@ -121,9 +125,8 @@ def search(
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"search needs a torch.nn.Module, got {type(module).__name__}")
-    table = dict(method or {"name": "uniform"})
-    built = _method(table)
-    search_table = check_table(
+    table = _method_table(method or {"name": "uniform"})
+    search_table = parse_table(
         SearchTable,
         {
             "population": population,
@@ -132,14 +135,16 @@ def search(
         },
         where="search",
     )
-    merge_table = check_table(MergeTable, merge or {}, where="search: merge")
+    merge_table = parse_table(MergeTable, merge or {}, where="merge")
+    codec_table = parse_table(CodecTable, {"coder": coder, "kept": kept}, where="codec")
+    parse_table(EvaluationTable, {"max_drop": max_drop}, where="evaluation")
     identity = {
         "module": type(module).__qualname__,
         "method": table,
         "search": search_table.model_dump(mode="json", exclude={"stop"}),
         "merge": merge_table.model_dump(mode="json"),
         "evaluation": {"max_drop": max_drop},
-        "codec": {"coder": coder, "kept": kept},
+        "codec": codec_table.model_dump(mode="json"),
         "network": {
             "include": None if include is None else list(include),
             "exclude": None if exclude is None else list(exclude),
@@ -157,13 +162,13 @@ def search(
         data=None,
         evaluate=evaluate,
         metric=getattr(evaluate, "__name__", "evaluate"),
-        method=built,
+        method=build_method(table),
         objectives=tuple(objectives),
         coder=coder,
         kept_precision=kept,
         notes={},
         batch_size=1,
-        n_threads=None,
+        n_threads=torch.get_num_threads(),
         device=_device_of(module),
         seed=seed,
     )
@@ -226,7 +231,7 @@ def compress(
     Returns:
         The size of the file and where it goes.
     """
-    built = _method(dict(method or {"name": "uniform"}))
+    built = build_method(_method_table(method or {"name": "uniform"}))
     names = {variable.name for variable in built.space()}
     if names != set(candidate):
         raise InputError(f"candidate has {sorted(candidate)}, the method needs {sorted(names)}")
@@ -274,12 +279,12 @@ def export(
     try:
         return export_solution(evaluator, solution, to)
     finally:
-        evaluator.restore()
+        evaluator.close()
 
 
-def _method(table: Mapping[str, Any]) -> Method:
+def _method_table(table: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return build_method(table)
+        return method_table(table)
     except ValueError as error:
         raise SpecError(f"method: {error}") from error
 

@@ -24,6 +24,7 @@ def describe(evaluator: Evaluator) -> Baseline:
         n_kept=counts.kept_elements,
         network_fingerprint=network_fingerprint(evaluator.network.state),
         data_fingerprint=search.fingerprint() if search is not None else "function",
+        notes=tuple(evaluator.task.method.notes(evaluator.prepared)),
     )
 
 
@@ -55,6 +56,7 @@ class InProcessBackend:
         return self.evaluator.build(job)
 
     def close(self) -> None:
-        """Put the float weights back."""
+        """Put the user's module and torch's threads back as they were."""
         if self._evaluator is not None:
-            self._evaluator.restore()
+            self._evaluator.close()
+            self._evaluator = None

@@ -30,6 +30,11 @@ from moeash.methods.assign_feedback import (
 )
 from moeash.methods.gram import NORM_TYPES, CurvatureKind, measure_curvature
 
+
+class RescalingError(InputError):
+    """Something beside the BatchNorm reads a layer, so its rows cannot be rescaled."""
+
+
 SAME_FUNCTION = 1e-3
 """How far float32 rounding may move outputs, relative to the largest, when rows are rescaled."""
 
@@ -255,7 +260,7 @@ def _check_same_function(
         state[name].copy_(value.reshape(state[name].shape))
     moved = float((twin(batch) - expected).abs().max())
     if not moved <= SAME_FUNCTION * float(expected.abs().max()):
-        raise InputError(
+        raise RescalingError(
             f"rescaling rows in front of BatchNorms moved the outputs by {moved:.3g}; something "
             "else reads those layers: pass through_norms=False"
         )

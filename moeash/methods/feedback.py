@@ -29,9 +29,11 @@ from moeash.core.codebook import (
     share,
 )
 from moeash.core.variables import Integer, Real, Variable
+from moeash.data.splits import Split
 from moeash.errors import InputError
 from moeash.methods import error_feedback
 from moeash.methods.base import Preparation
+from moeash.methods.error_feedback import RescalingError
 from moeash.methods.gram import CurvatureKind
 
 
@@ -114,24 +116,16 @@ class Feedback:
                 "entry; add [data.splits.calibration] (unlabelled images suffice)"
             ]
         else:
-            order = np.arange(min(self.images, len(split)))
-            device = next(network.module.parameters()).device
-            batches = (x.to(device) for x, _ in split.batches(self.batch_size, order=order))
-            prepared = error_feedback.prepare(
-                network.module,
-                batches,
-                shared=shared,
-                kind=self.curvature,
-                sketches=self.sketches,
-                temperature=self.temperature,
-                damping=self.damping,
-                balance=self.balance,
-                seed=preparation.seed,
-            )
-            notes = [
+            try:
+                prepared = self._measure(preparation, split, shared, through_norms=True)
+                notes = []
+            except RescalingError as error:
+                prepared = self._measure(preparation, split, shared, through_norms=False)
+                notes = [f"rows are not balanced: {error}"]
+            notes.append(
                 f"{prepared.n_calibrated:,} weights in {len(prepared.factors)} layers are assigned "
-                f"with feedback from {len(order):,} calibration images"
-            ]
+                f"with feedback from {min(self.images, len(split)):,} calibration images"
+            )
             for name, reason in prepared.reasons.items():
                 notes.append(f"{name} goes to its nearest entries: {reason}")
         return FeedbackPrepared(
@@ -141,6 +135,29 @@ class Feedback:
             kept_precision=preparation.kept_precision,
             notes=tuple(notes),
         )
+
+    def _measure(
+        self, preparation: Preparation, split: Split, shared: list[str], *, through_norms: bool
+    ) -> error_feedback.Prepared:
+        module = preparation.network.module
+        device = next(module.parameters()).device
+        order = np.arange(min(self.images, len(split)))
+        return error_feedback.prepare(
+            module,
+            (x.to(device) for x, _ in split.batches(self.batch_size, order=order)),
+            shared=shared,
+            kind=self.curvature,
+            sketches=self.sketches,
+            temperature=self.temperature,
+            damping=self.damping,
+            balance=self.balance if through_norms else 0.0,
+            through_norms=through_norms,
+            seed=preparation.seed,
+        )
+
+    def notes(self, prepared: FeedbackPrepared) -> Sequence[str]:
+        """Return how many weights are assigned with feedback, and which are not and why."""
+        return prepared.notes
 
     def compress(self, prepared: FeedbackPrepared, candidate: Candidate) -> SharedWeights:
         """Return the shared weights of ``(k, rate)``."""

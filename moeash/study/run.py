@@ -8,7 +8,8 @@ last process ended. Nothing is evaluated twice and there is no pickled optimiser
 import dataclasses
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from moeash.backends.base import Backend, Baseline
 from moeash.core.merge import MergePass
 from moeash.core.objectives import as_minimised
-from moeash.errors import SpecError, StudyExistsError, StudyNotFoundError
+from moeash.errors import SpecError, StorageError, StudyExistsError, StudyNotFoundError
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task, available_cores
 from moeash.searches.base import Search, Told
@@ -28,8 +29,8 @@ from moeash.searches.nsga2 import Nsga2Search
 from moeash.searches.space import Space
 from moeash.study.plan import Plan
 from moeash.study.progress import Progress
-from moeash.study.solution import Solution, front_of
-from moeash.study.spec import BESIDE_IDENTITY
+from moeash.study.solution import Solution, floor_of, front_of
+from moeash.study.spec import identity_of
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
     EvaluationRecord,
@@ -61,14 +62,26 @@ def run(plan: Plan, storage: Storage, make_backend: MakeBackend, progress: Progr
         try:
             baseline = backend.open()
             record = _open_study(storage, plan, task, stored, baseline, progress)
-            _Runner(plan, storage, backend, progress, record).run()
-        except KeyboardInterrupt:
-            if stored is not None or _stored(storage, plan) is not None:
-                storage.set_status(storage.study(plan.name).id, "interrupted")
-            raise
+            for note in baseline.notes:
+                progress.note(note)
+            with _status_on_error(storage, record):
+                _Runner(plan, storage, backend, progress, record).run()
         finally:
             backend.close()
     return Study(storage, plan.name)
+
+
+@contextmanager
+def _status_on_error(storage: Storage, record: StudyRecord) -> Iterator[None]:
+    """Record that a study was interrupted, or failed; the error itself goes on."""
+    try:
+        yield
+    except BaseException as error:
+        # When it is the database that fails, the first error is the one to report.
+        with suppress(StorageError):
+            interrupted = isinstance(error, KeyboardInterrupt)
+            storage.set_status(record.id, "interrupted" if interrupted else "failed")
+        raise
 
 
 def _stored(storage: Storage, plan: Plan) -> StudyRecord | None:
@@ -78,9 +91,10 @@ def _stored(storage: Storage, plan: Plan) -> StudyRecord | None:
     except StudyNotFoundError:
         return None
     if record.facts.fingerprint != plan.fingerprint:
+        differences = _differences(identity_of(record.facts.spec), identity_of(plan.spec))
         raise StudyExistsError(
             f"study {plan.name!r} exists with another specification ("
-            + "; ".join(_differences(record.facts.spec, plan.spec))
+            + "; ".join(differences)
             + "); give this one another name"
         )
     return record
@@ -94,9 +108,8 @@ def _differences(old: Any, new: Any, place: str = "") -> list[str]:
             for key in keys
             for line in _differences(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
         ]
-    if old == new or place.startswith(BESIDE_IDENTITY):
-        return []
-    return [f"{place}: stored {old!r}, now {new!r}"]
+    old, new = (list(v) if isinstance(v, tuple) else v for v in (old, new))
+    return [] if old == new else [f"{place}: stored {old!r}, now {new!r}"]
 
 
 def _open_study(
@@ -190,10 +203,8 @@ class _Runner:
         self._numbers = {r.number for r in self._known.values()}
         self._proposed: dict[str, int] = {}
         self._searched: dict[str, EvaluationRecord] = {}
-        self._generation = 0
         self._objectives = plan.task.objectives
-        floor = None if plan.max_drop is None else self._facts.baseline - plan.max_drop
-        self._floor = float("-inf") if floor is None else floor
+        self._floor = floor_of(self._facts.baseline, plan.max_drop)
         reference = np.array(self._facts.reference)
         self._reference = as_minimised(reference[:1], reference[1:])[0]
 
@@ -229,7 +240,6 @@ class _Runner:
 
     def _evaluate_generation(self, index: int, candidates: Sequence[Any]) -> GenerationResult:
         started = time.perf_counter()
-        self._generation = index
         jobs = [Job(candidate, floor=self._floor) for candidate in candidates]
         n_new = len({j.key for j in jobs} - self._known.keys())
         self._progress.generation_started(index, n_candidates=len(jobs), n_new=n_new)
@@ -237,7 +247,7 @@ class _Runner:
         archive = Archive.of(
             self._objectives, [r.outcome for r in self._searched.values() if self._wanted(r)]
         )
-        records = self._answer(jobs, archive, stage="search", parent=None)
+        records = self._answer(jobs, archive, stage="search", generation=index, parent=None)
         self._searched |= {record.job.key: record for record in records}
         front = front_of(self._wanted_solutions(self._searched.values()))
         volume = self._hypervolume(front)
@@ -300,7 +310,13 @@ class _Runner:
     # ------------------------------------------------------------------ answering jobs
 
     def _answer(
-        self, jobs: Sequence[Job], archive: Archive, *, stage: Stage, parent: int | None
+        self,
+        jobs: Sequence[Job],
+        archive: Archive,
+        *,
+        stage: Stage,
+        generation: int,
+        parent: int | None,
     ) -> list[EvaluationRecord]:
         """Return the record of every job, from storage or newly evaluated, in the jobs' order."""
         for job in jobs:
@@ -315,7 +331,7 @@ class _Runner:
                 self._study.id,
                 number=self._proposed[job.key],
                 stage=stage,
-                generation=self._generation,
+                generation=generation,
                 parent=parent,
                 job=job,
                 outcome=outcome,
@@ -346,8 +362,7 @@ class _Runner:
         solutions = []
         for solution in front_of(self._wanted_solutions(self._searched.values())):
             floor = (baseline if table.floor == "baseline" else solution.metric) - table.tolerance
-            drop_ok = table.max_drop is None or solution.drop <= table.max_drop + 1e-12
-            if drop_ok and solution.metric >= floor:
+            if solution.metric >= floor_of(baseline, table.max_drop) and solution.metric >= floor:
                 solutions.append((solution.record, floor))
         for position, (record, floor) in enumerate(solutions, start=1):
             self._progress.merge_started(record, position=position, total=len(solutions))
@@ -370,7 +385,13 @@ class _Runner:
         while trials != self._plan.merge.max_trials and (next_runs := merge.proposals(1)):
             runs = next_runs[0]
             job = Job(parent.candidate, runs, floor)
-            (record,) = self._answer([job], nothing_known, stage="merged", parent=parent.number)
+            (record,) = self._answer(
+                [job],
+                nothing_known,
+                stage="merged",
+                generation=parent.generation,
+                parent=parent.number,
+            )
             trials += 1
             metric = record.outcome.metric
             if metric is not None and metric >= floor:

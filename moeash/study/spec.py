@@ -6,6 +6,7 @@ says how long to run or where (``search.stop``, ``backend``, ``output``) does no
 continued with a larger budget or on other machines.
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -29,7 +30,7 @@ from moeash.core.codebook import KeptPrecision
 from moeash.core.merge import MergeCost
 from moeash.core.objectives import SizeName
 from moeash.data.sources import SOURCES
-from moeash.errors import InputError, SpecError
+from moeash.errors import SpecError
 from moeash.evaluation.metrics import METRICS
 from moeash.evaluation.task import DataTask, NetworkTask, Task
 from moeash.methods.base import Method
@@ -38,10 +39,7 @@ from moeash.names import nearest
 from moeash.networks.builtin import BUILTIN
 from moeash.searches.loop import Stop
 
-Model = TypeVar("Model", bound=BaseModel)
-
-BESIDE_IDENTITY = ("search.stop", "backend", "output", "network.checkpoint", "data.root")
-"""What may change while a study is continued."""
+T = TypeVar("T", bound=BaseModel)
 
 
 class _Table(BaseModel):
@@ -192,8 +190,7 @@ class StudySpec(_Table):
     @field_validator("method")
     @classmethod
     def _known_method(cls, value: dict[str, Any]) -> dict[str, Any]:
-        build_method(value)
-        return value
+        return method_table(value)
 
     def build_method(self) -> Method:
         """Return the method with its options."""
@@ -239,13 +236,9 @@ class StudySpec(_Table):
             defaults: include values that are left at their default.
         """
         plain = self.model_dump(mode="json", exclude_defaults=not defaults)
-        for path in BESIDE_IDENTITY:
-            *tables, key = path.split(".")
-            table = plain
-            for name in tables:
-                table = table.get(name, {})
-            table.pop(key, None)
-        return plain
+        if not defaults:
+            plain["method"] = _chosen_options(self.method)
+        return identity_of(plain)
 
     def fingerprint(self) -> str:
         """Return 32 hex digits over :meth:`identity`.
@@ -254,6 +247,43 @@ class StudySpec(_Table):
         """
         canonical = json.dumps(self.identity(defaults=False), sort_keys=True)
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def identity_of(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain spec values without those that do not identify a study."""
+    identity: dict[str, Any] = copy.deepcopy(dict(plain))
+    for *tables, key in (
+        ("backend",),
+        ("output",),
+        ("search", "stop"),
+        ("network", "checkpoint"),
+        ("data", "root"),
+    ):
+        here = identity
+        for table in tables:
+            here = here.get(table, {})
+        here.pop(key, None)
+    return identity
+
+
+def method_table(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``[method]`` with every option spelt out, so that equal methods have equal tables.
+
+    Raises:
+        ValueError: as :func:`build_method`.
+    """
+    method = build_method(table)
+    assert dataclasses.is_dataclass(method) and not isinstance(method, type)
+    return {"name": method.name, **dataclasses.asdict(method)}
+
+
+def _chosen_options(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a method's name and the options that are not at their default."""
+    method = build_method(table)
+    assert dataclasses.is_dataclass(method) and not isinstance(method, type)
+    options = dataclasses.asdict(method)
+    defaults = {f.name: f.default for f in dataclasses.fields(method)}
+    return {"name": method.name} | {k: v for k, v in options.items() if v != defaults[k]}
 
 
 def build_method(table: Mapping[str, Any]) -> Method:
@@ -273,7 +303,12 @@ def build_method(table: Mapping[str, Any]) -> Method:
         if key not in fields:
             raise ValueError(f"method {name!r} has no option {key!r}; {nearest(key, fields)}")
     adapter: TypeAdapter[Any] = TypeAdapter(build)
-    method: Method = adapter.validate_python(options)
+    try:
+        method: Method = adapter.validate_python(options)
+    except ValidationError as error:
+        raise ValueError(
+            "; ".join(_explain(problem, StudySpec) for problem in error.errors())
+        ) from error
     return method
 
 
@@ -287,18 +322,16 @@ def parse_spec(data: Mapping[str, Any], *, where: str = "spec") -> StudySpec:
     Raises:
         SpecError: one line a problem: where it is, what came, what was needed.
     """
-    return check_table(StudySpec, data, where=where)
+    return parse_table(StudySpec, data, where=where)
 
 
-def check_table(model: type[Model], data: Mapping[str, Any], *, where: str) -> Model:
-    """Check plain values against one model; as :func:`parse_spec`."""
+def parse_table(table: type[T], data: Mapping[str, Any], *, where: str) -> T:
+    """Check the plain values of one table; as :func:`parse_spec`."""
     try:
-        return model.model_validate(data)
+        return table.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(problem, model) for problem in error.errors()]
+        lines = [_explain(problem, table) for problem in error.errors()]
         raise SpecError(f"{where}: " + "; ".join(lines)) from error
-    except InputError as error:
-        raise SpecError(f"{where}: {error}") from error
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moeash.errors import InputError
-from moeash.study.solution import Pick, Solution, front_of, pick
+from moeash.study.solution import Pick, Solution, floor_of, front_of, pick
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
     EvaluationRecord,
@@ -58,8 +58,14 @@ class Study:
 
         Wanted means within ``evaluation.max_drop`` of the baseline where the spec sets one.
         """
-        floor = wanted_floor(self.facts)
+        floor = self.wanted_floor
         return front_of([s for s in self.solutions() if s.metric >= floor])
+
+    @property
+    def wanted_floor(self) -> float:
+        """Lowest metric a wanted solution has; -inf without ``evaluation.max_drop``."""
+        max_drop = self.facts.spec.get("evaluation", {}).get("max_drop")
+        return floor_of(self.facts.baseline, max_drop)
 
     def solution(self, number: int) -> Solution:
         """Return one complete evaluation by its id.
@@ -113,9 +119,3 @@ class Study:
                 }
             )
         return pd.DataFrame(rows)
-
-
-def wanted_floor(facts: StudyFacts) -> float:
-    """Return the lowest metric a wanted solution has: baseline minus ``max_drop``, or -inf."""
-    max_drop = facts.spec.get("evaluation", {}).get("max_drop")
-    return float("-inf") if max_drop is None else facts.baseline - max_drop

@@ -1,12 +1,12 @@
 """Storage on SQLAlchemy: SQLite in WAL mode by default."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, create_engine, event, insert, select, update
+from sqlalchemy import URL, Connection, Engine, Row, create_engine, event, insert, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -35,12 +35,15 @@ BUSY_TIMEOUT_S = 10.0
 class SqlStorage:
     """Studies in a SQL database."""
 
-    def __init__(self, url: str, *, create: bool = True) -> None:
+    def __init__(
+        self, url: str, *, create: bool = True, busy_timeout_s: float = BUSY_TIMEOUT_S
+    ) -> None:
         """Open the database, creating or upgrading its schema.
 
         Args:
             url: an SQLAlchemy URL, or a path to an SQLite file.
             create: make a database that does not exist.
+            busy_timeout_s: how long a write waits for another process's write.
 
         Raises:
             StorageError: it cannot be opened.
@@ -48,15 +51,15 @@ class SqlStorage:
             SchemaError: it is newer than this moeash, or not moeash's.
         """
         self.url = url if "://" in url else f"sqlite:///{url}"
-        with _border(self.url):
-            self._engine = _engine(self.url)
-            database = self._engine.url.database
-            assert database is not None
-            if not create and not Path(database).exists():
+        self._busy_timeout_s = busy_timeout_s
+        with self._border():
+            self._database = _database_of(self.url)
+            if not create and not self._database.exists():
                 raise StudyNotFoundError(
-                    f"there is no database {database}; run a study first, "
+                    f"there is no database {self._database}; run a study first, "
                     "or say where it is with --storage or MOEASH_STORAGE"
                 )
+            self._engine = _engine(self._database, busy_timeout_s)
             with self._reading() as connection:
                 current = is_current(connection)
             if not current:
@@ -64,14 +67,36 @@ class SqlStorage:
                     upgrade(connection)
 
     @contextmanager
+    def _border(self) -> Iterator[None]:
+        """Driver errors stop here."""
+        try:
+            yield
+        except ArgumentError as error:
+            raise StorageError(
+                f"storage {self.url!r} is neither a path nor a database URL"
+            ) from error
+        except SQLAlchemyError as error:
+            cause = str(getattr(error, "orig", error)).splitlines()[0]
+            hint = ""
+            if "locked" in cause:
+                hint = f"; another process kept writing for {self._busy_timeout_s:g} s, try again"
+            elif "not a database" in cause:
+                hint = "; that file is something else, use another --storage"
+            elif "full" in cause or "disk I/O" in cause:
+                hint = "; is the disk full? everything stored so far is safe, run again later"
+            elif "readonly" in cause or "unable to open" in cause:
+                hint = "; check the permissions of the file and its folder"
+            raise StorageError(f"database {self.url}: {cause}{hint}") from error
+
+    @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with _border(self.url), self._engine.begin() as connection:
+        with self._border(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         with (
-            _border(self.url),
+            self._border(),
             self._engine.connect() as connection,
             connection.execution_options(moeash_writes=True).begin(),
         ):
@@ -142,10 +167,10 @@ class SqlStorage:
                     parent=parent,
                     candidate=job.candidate.as_dict(),
                     runs=list(job.runs),
-                    floor=None if job.floor == float("-inf") else job.floor,
+                    floor=job.floor,
                     status=outcome.status,
                     metric=outcome.metric,
-                    bound=_finite(outcome.bound),
+                    bound=outcome.bound,
                     size_bytes=None if sizes is None else sizes.size_bytes,
                     entries=None if sizes is None else sizes.entries,
                     bits_per_weight=None if sizes is None else sizes.bits_per_weight,
@@ -195,31 +220,44 @@ class SqlStorage:
                 for row in connection.execute(query)
             ]
 
-    def lock(self, study: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def lock(self, study: str) -> Iterator[None]:
         """Hold a study for writing."""
-        database = self._engine.url.database
-        assert database is not None
-        return file_lock(Path(database), study)
+        with file_lock(self._database, study):
+            with self._border():
+                # An idle connection: without any, SQLite would fold its log into the database
+                # after every commit, which more than doubles the time of one.
+                idle = self._engine.connect()
+            with idle:
+                yield
 
     def close(self) -> None:
         """Release connections."""
         self._engine.dispose()
 
 
-def _engine(url: str) -> Engine:
+def _database_of(url: str) -> Path:
+    """Return the SQLite file of a URL: absolute and without links, so that a lock is one lock."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         raise StorageError(
             f"storage {parsed.render_as_string(hide_password=True)!r} is not supported; "
             "use a path to an SQLite file or sqlite:///PATH"
         )
-    if parsed.database is None or parsed.database in ("", ":memory:"):
+    if not parsed.database or parsed.database == ":memory:":
         raise StorageError("storage in memory would forget the study; name a file")
-    folder = Path(parsed.database).absolute().parent
-    if not folder.is_dir():
-        raise StorageError(f"the folder {folder} of the database does not exist; create it first")
+    path = Path(parsed.database).resolve()
+    if not path.parent.is_dir():
+        raise StorageError(
+            f"the folder {path.parent} of the database does not exist; create it first"
+        )
+    return path
+
+
+def _engine(database: Path, busy_timeout_s: float) -> Engine:
+    url = URL.create("sqlite", database=str(database))
     # One short connection a transaction: safe across threads and forks, and cheap on SQLite.
-    engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": busy_timeout_s})
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, record: Any) -> None:
@@ -239,34 +277,8 @@ def _engine(url: str) -> Engine:
     return engine
 
 
-@contextmanager
-def _border(url: str) -> Iterator[None]:
-    """Driver errors stop here."""
-    try:
-        yield
-    except ArgumentError as error:
-        raise StorageError(f"storage {url!r} is neither a path nor a database URL") from error
-    except SQLAlchemyError as error:
-        cause = str(getattr(error, "orig", error)).splitlines()[0]
-        hint = ""
-        if "locked" in cause:
-            hint = f"; another process kept writing for {BUSY_TIMEOUT_S:.0f} s, try again"
-        elif "not a database" in cause:
-            hint = "; that file is something else, use another --storage"
-        elif "full" in cause or "disk I/O" in cause:
-            hint = "; is the disk full? everything stored so far is safe, run again when it is not"
-        elif "readonly" in cause or "unable to open" in cause:
-            hint = "; check the permissions of the file and its folder"
-        raise StorageError(f"database {url}: {cause}{hint}") from error
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _finite(value: float | None) -> float | None:
-    # SQL has no infinity that every database shares; NULL says "no bound".
-    return None if value is None or value in (float("inf"), float("-inf")) else value
 
 
 def _study(row: Row[Any]) -> StudyRecord:
@@ -282,9 +294,6 @@ def _evaluation(row: Row[Any]) -> EvaluationRecord:
     sizes = None
     if v["size_bytes"] is not None:
         sizes = Sizes(v["size_bytes"], v["entries"], v["bits_per_weight"])
-    bound = v["bound"]
-    if bound is None and v["status"] == "stopped":
-        bound = float("inf")
     return EvaluationRecord(
         number=v["number"],
         stage=v["stage"],
@@ -293,12 +302,12 @@ def _evaluation(row: Row[Any]) -> EvaluationRecord:
         job=Job(
             Candidate.of(v["candidate"]),
             tuple(v["runs"]),
-            float("-inf") if v["floor"] is None else v["floor"],
+            v["floor"],
         ),
         outcome=Outcome(
             status=v["status"],
             metric=v["metric"],
-            bound=bound,
+            bound=v["bound"],
             sizes=sizes,
             fingerprint=v["fingerprint"],
             n_batches=v["n_batches"],
