@@ -304,7 +304,7 @@ def test_a_newer_container_is_named_as_such(moeash, tiny, tmp_path):
 def test_a_locked_database_is_a_clear_refusal(moeash, tiny, tmp_path, monkeypatch):
     from moeash.study.storage import sql
 
-    monkeypatch.setattr(sql, "BUSY_TIMEOUT_S", 0.2)
+    monkeypatch.setitem(sql.SqlStorage.__init__.__kwdefaults__, "busy_timeout_s", 0.2)
     assert moeash("run", tiny.spec, "--set", "name=first").code == 0
     with sqlite3.connect(tmp_path / "moeash.db", isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -337,7 +337,7 @@ def test_a_newer_database_is_left_alone(moeash, tiny, tmp_path):
     [
         ({"population": 1}, "search: population: "),
         ({"generations": 0}, "search: stop.generations: "),
-        ({"merge": {"cots": "sse"}}, "search: merge: unknown key 'cots'; nearest: 'cost'"),
+        ({"merge": {"cots": "sse"}}, "merge: unknown key 'cots'; nearest: 'cost'"),
         ({"method": {"name": "unifrom"}}, "no method 'unifrom'; nearest: 'uniform'"),
         ({"objectives": ("bytes",)}, "search: objectives.0: "),
     ],

@@ -34,7 +34,7 @@ def test_the_version_is_the_packages(moeash):
         (["export", "x", "--to", "y", "--id", "1", "--pick", "knee"], "--id names one solution"),
         (["plot", "a", "b", "--to", "p.png", "--kind", "bytes"], "--kind bytes draws one study"),
         (["run", "nope.toml"], "cannot read nope.toml: No such file or directory"),
-        (["front", "x"], "there is no database moeash.db; run a study first"),
+        (["front", "x"], "moeash.db; run a study first"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(moeash, arguments, message):
