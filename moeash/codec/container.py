@@ -1,0 +1,278 @@
+"""The ``.moeash`` file, version 1: a network with shared weights, exactly.
+
+All integers are little-endian. *varint* is LEB128 in its shortest form, below 2**63. A reader MUST
+refuse a file that breaks any rule below; the sections follow each other without a hole and fill
+the file, so nothing can hide in it and no two readers can see two files. Nothing is ever executed.
+
+File::
+
+    4   magic      8D 4D 53 48 ("MSH"; the high bit shows transfers that are not 8-bit clean)
+    2   version    u16, 1; a reader MUST refuse newer ones, whatever follows
+    1   coder      0 ANS, 1 Huffman
+    1   salt       initial state of the ANS coder, 0 for Huffman
+    .   D, M, P    three varints: bytes of directory, model, payload
+    D   directory  names, kinds, dtypes, shapes, notes
+    M   model      codebooks and frequency tables, a bit string
+    P   payload    indices and kept bytes, one coded stream
+    8   checksum   BLAKE2b with a digest of 8 bytes over everything before it
+
+**Directory.** One byte, 0 or 1, then the following plain or as one bzip2 stream (whichever is
+smaller). Columns, because equal things next to each other compress well:
+
+* varint number of notes; for each, sorted by key: key, value (varint bytes, UTF-8);
+* varint number of tensors T, in the order of the network's state;
+* T bytes of kinds: 0 tied, 1 shared, 2 + c kept and stored with dtype c;
+* for every tensor not tied, one byte: its dtype in the network. Dtypes are numbered by
+  :data:`moeash.codec.directory.DTYPES`; shared ones MUST be floats; bfloat16 MUST NOT be stored
+  (it travels as float32);
+* names, UTF-8, each as bytes shared with the front of the name before, bytes shared with its back,
+  new bytes between: three columns of T varints (front, back, new), then all the new bytes;
+* not tied: T varints of dimensions, then all their sizes;
+* shared: varint position of the codebook;
+* tied: varint position of an earlier tensor with the same memory.
+
+**Model.** Most significant bit first, padded with zeros to a byte. ``EGk(u)`` is the Exp-Golomb
+code of order k: with ``v = u + 2**k`` of ``b`` bits, ``b - 1 - k`` zeros and then ``v``. Signed
+values are zigzagged (0, -1, 1, -2, ... are 0, 1, 2, 3, ...).
+
+* ``EG0`` number of codebooks; for each ``EG4(entries - 1)`` and one bit. 0: entries as 32 bits of
+  float32. 1: five bits k, then per entry ``EGk`` of its signed distance, in representable float32
+  values, from a prediction: 0, the entry before, then ``2 * e[i-1] - e[i-2]`` in float64, clipped
+  to finite float32 and rounded. Entries MUST be finite and strictly increasing.
+* Then the tables of every pool. A pool is the sources over one alphabet: the shared tensors of one
+  codebook (not empty, in order), codebook by codebook; then, for every stored dtype by number and
+  every byte of its elements from the lowest, the kept tensors, grouped by the last part of their
+  names in order of appearance, each group one source of 256 symbols. A pool without sources has
+  no bits. A pool of several begins with one bit: whether a table for the whole pool follows.
+  Then every source: with a pool table 0 uses it, 10 own table, 110 flat, 111 constant; without one
+  0 own table, 10 flat, 11 constant. A constant is followed by its symbol in ``ceil(log2 alphabet)``
+  bits and takes no payload. A flat table has all symbols at level 1 (in Huffman the first
+  ``2**ceil(log2 alphabet) - alphabet`` at level 2).
+* A table: ANS only, two bits resolution r; one bit predictor p; two bits order k; first and last
+  present symbol in ``ceil(log2 alphabet)`` bits each; one bit whether symbols between are missing,
+  and if so alternately ``EG1(present - 1)`` and ``EG1(missing - 1)`` until the last is reached.
+  Levels, 1 to 512, of present symbols: ``EG3(level - 1)``, then ``EGk`` of each signed step, less
+  half the step before it (rounded down) if p is 1.
+
+**Payload.** All symbols of the first source, then of the next, as ranks among the present symbols
+of its table; a table with a single symbol takes no payload. ANS: frequencies out of 2**24 as in :func:`moeash.codec.ans.frequencies`, a 64-bit
+state, 32-bit words; the words little-endian, last zeros cut, then padded with zeros to P. Decoding
+MUST end in the initial state: empty, or the one word ``salt`` if that is not zero. Huffman:
+canonical codes, most significant bit first, zero-padded to a byte.
+
+Kept elements are little-endian; a group's elements are those of its tensors, one after another.
+"""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from moeash.codec import codebooks, directory, streams
+from moeash.codec.bits import BitReader, BitWriter
+from moeash.codec.plan import CHECKSUM_BYTES, PREFIX_BYTES, plan
+from moeash.codec.pools import CODERS, coding_of
+from moeash.core.codebook import SharedWeights
+from moeash.errors import (
+    ContainerError,
+    ContainerVersionError,
+    CorruptContainerError,
+    ExportError,
+)
+
+MAGIC = b"\x8dMSH"
+VERSION = 1
+SUFFIX = ".moeash"
+
+DEFAULT_MAX_BYTES = 256 << 20
+DEFAULT_MAX_EXPANSION = 1024
+
+_NO_LIMIT = 1 << 62
+
+
+@dataclass(frozen=True, eq=False)
+class Container:
+    """A decoded file.
+
+    Attributes:
+        shared: the network.
+        notes: short texts stored along.
+        coder: ``"ans"`` or ``"huffman"``.
+        version: format version of the file.
+        sizes: bytes of the file by section: header, model, payload, checksum.
+    """
+
+    shared: SharedWeights
+    notes: Mapping[str, str]
+    coder: str
+    version: int
+    sizes: Mapping[str, int]
+
+
+def encode(
+    shared: SharedWeights, *, coder: str = "ans", notes: Mapping[str, str] | None = None
+) -> bytes:
+    """Return the file of a network. The same input gives the same bytes.
+
+    Args:
+        shared: the network.
+        coder: ``"ans"`` (smallest) or ``"huffman"`` (the published method's).
+        notes: short texts to store along, such as the network's name; counted in the size.
+
+    Raises:
+        InputError: counts differ from indices, or a limit of the format is exceeded.
+        ExportError: the indices do not fit their reserved bytes (see :mod:`moeash.codec.ans`).
+    """
+    layout = plan(shared, coder=coder, notes=notes)
+    bits = BitWriter()
+    codebooks.write_all(bits, shared.codebooks)
+    assert bits.n_bits == layout.codebook_bits
+    sources = streams.write_tables(bits, layout)
+    model = bits.to_bytes()
+    assert len(model) == layout.model_bytes
+    payload, salt = layout.coding.encode(sources, layout.payload_bytes)
+    head = MAGIC + VERSION.to_bytes(2, "little") + bytes([CODERS.index(coder), salt])
+    body = b"".join([head, layout.lengths, layout.directory, model, payload])
+    data = body + _checksum(body)
+    assert len(data) == layout.total_bytes
+    return data
+
+
+def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Container:
+    """Read a file.
+
+    Args:
+        data: the whole file.
+        max_bytes: most bytes the decoded arrays may take; default the larger of 256 MiB and 1,024
+            times the file. A file of a few bytes can describe a huge constant network.
+
+    Raises:
+        CorruptContainerError: the bytes break a rule of the format.
+        ContainerVersionError: the file was written by a newer moeash.
+    """
+    data = memoryview(data).cast("B")
+    coder, salt = _check_prefix(data)
+    if max_bytes is None:
+        max_bytes = max(DEFAULT_MAX_BYTES, DEFAULT_MAX_EXPANSION * len(data))
+    cursor = directory.Cursor(data[PREFIX_BYTES:-CHECKSUM_BYTES])
+    sections = [cursor.varint() for _ in range(3)]
+    if sum(sections) != cursor.remaining:
+        raise CorruptContainerError(
+            f"the file says {sum(sections)} bytes follow its header, but {cursor.remaining} do"
+        )
+    packed, model, payload = (cursor.take(size) for size in sections)
+    entries, notes = directory.unpack(packed)
+    bits = BitReader(model)
+    books = codebooks.read_all(bits, limit=directory.MAX_CODEBOOKS)
+    streams.check_sizes(entries, books, max_bytes)
+    coding = coding_of(coder)
+    arrays = streams.read_tables(bits, entries, books, coding)
+    bits.finish()
+    arrays.fill(coding, payload, salt)
+    shared = streams.assemble(entries, books, arrays)
+    sizes = {
+        "header": len(data) - CHECKSUM_BYTES - len(model) - len(payload),
+        "model": len(model),
+        "payload": len(payload),
+        "checksum": CHECKSUM_BYTES,
+    }
+    return Container(shared, dict(notes), coder, VERSION, sizes)
+
+
+def write(
+    path: str | os.PathLike[str],
+    shared: SharedWeights,
+    *,
+    coder: str = "ans",
+    notes: Mapping[str, str] | None = None,
+) -> int:
+    """Write a file, verified: it appears under its name only after it decoded to the same network.
+
+    The bytes go to a temporary file in the same folder, are flushed to the device, read back,
+    decoded and compared; then the file is renamed. On any failure an existing file is untouched
+    and no other file is left.
+
+    Returns:
+        Bytes of the file.
+
+    Raises:
+        InputError: as :func:`encode`.
+        ExportError: the folder cannot be written, or the bytes read back are not the network.
+    """
+    path = Path(path)
+    data = encode(shared, coder=coder, notes=notes)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            _verify(temporary, shared)
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as exc:
+        raise ExportError(f"cannot write {str(path)!r}: {exc.strerror or exc}") from exc
+    return len(data)
+
+
+def read(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Container:
+    """Read a file from disk; see :func:`decode`.
+
+    Raises:
+        ContainerError: the file cannot be read, or what :func:`decode` raises.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as exc:
+        raise ContainerError(f"cannot read {str(path)!r}: {exc.strerror or exc}") from exc
+    return decode(data, max_bytes=max_bytes)
+
+
+def _checksum(body: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(body, digest_size=CHECKSUM_BYTES).digest()
+
+
+def _check_prefix(data: memoryview) -> tuple[str, int]:
+    """Check magic, version and checksum; return coder and salt."""
+    if bytes(data[: len(MAGIC)]) != MAGIC:
+        raise CorruptContainerError("this is no .moeash file: it does not begin with its mark")
+    if len(data) < PREFIX_BYTES + 3 + CHECKSUM_BYTES:
+        raise CorruptContainerError(f"the file is truncated: it has {len(data)} bytes")
+    version = int.from_bytes(data[4:6], "little")
+    if version > VERSION:
+        raise ContainerVersionError(
+            f"the file has format version {version}, this moeash reads up to {VERSION}; upgrade it"
+        )
+    if _checksum(data[:-CHECKSUM_BYTES]) != bytes(data[-CHECKSUM_BYTES:]):
+        raise CorruptContainerError("the checksum does not match; the file is damaged or truncated")
+    if version != VERSION:
+        raise CorruptContainerError(f"there is no format version {version}")
+    coder, salt = data[6], data[7]
+    if coder >= len(CODERS):
+        raise CorruptContainerError(f"the file names the unknown coder {coder}")
+    return CODERS[coder], salt
+
+
+def _verify(path: Path, shared: SharedWeights) -> None:
+    """Read a file just written and compare it with what it should hold."""
+    try:
+        decoded = decode(path.read_bytes(), max_bytes=_NO_LIMIT).shared
+    except ContainerError as exc:
+        raise ExportError(f"the file written does not decode: {exc}") from exc
+    if decoded.fingerprint() != shared.fingerprint():
+        raise ExportError("the file written does not decode to the same network")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,137 @@
+"""The exact size of a file, from counts, with what each part and tensor costs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from moeash.codec.plan import CHECKSUM_BYTES, Plan, plan
+from moeash.codec.pools import KIND_NAMES, PoolPlan
+from moeash.codec.tables import FRACTION_BITS
+from moeash.core.codebook import SharedWeights
+
+
+@dataclass(frozen=True)
+class TensorSize:
+    """What one tensor, or one group of kept tensors, costs.
+
+    Attributes:
+        name: the tensor's name; for kept tensors the last part they share.
+        role: ``"shared"`` or ``"kept"``.
+        n_elements: number of elements.
+        bits: payload and own tables; the pool's table belongs to no tensor.
+        table: ``"own"``, ``"global"``, ``"flat"`` or ``"constant"``; one per byte plane if kept.
+    """
+
+    name: str
+    role: Literal["shared", "kept"]
+    n_elements: int
+    bits: float
+    table: str
+
+    @property
+    def size_bytes(self) -> float:
+        """Bytes; a fraction, as tensors share one stream."""
+        return self.bits / 8
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits per element."""
+        return self.bits / self.n_elements
+
+
+@dataclass(frozen=True)
+class SizeReport:
+    """The exact size of a file and where it goes; the parts sum to ``total``.
+
+    Attributes:
+        total: bytes of the file.
+        header: bytes of prefix, section lengths and directory.
+        codebooks: bytes of the codebooks.
+        tables: bytes of the shared tensors' tables.
+        indices: bytes of the coded indices, with the stream's slack and padding.
+        kept: bytes of the kept tensors, with their tables.
+        checksum: bytes of the checksum.
+        tensors: what each shared tensor, then each group of kept tensors costs.
+        n_shared: number of shared weights.
+    """
+
+    total: int
+    header: int
+    codebooks: int
+    tables: int
+    indices: int
+    kept: int
+    checksum: int
+    tensors: tuple[TensorSize, ...]
+    n_shared: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of indices and their tables per shared weight; 0 without shared weights."""
+        return 8 * (self.tables + self.indices) / self.n_shared if self.n_shared else 0.0
+
+
+def size(
+    shared: SharedWeights, *, coder: str = "ans", notes: Mapping[str, str] | None = None
+) -> SizeReport:
+    """Return the exact size of the file :func:`moeash.codec.container.encode` makes.
+
+    Only counts are read, never indices: cost does not grow with the number of weights.
+
+    Args:
+        shared: the network.
+        coder: ``"ans"`` or ``"huffman"``.
+        notes: as given to ``encode``.
+
+    Raises:
+        InputError: as ``encode``.
+    """
+    layout = plan(shared, coder=coder, notes=notes)
+    n_shared = shared.n_shared
+    kept_payload = layout.kept.payload >> FRACTION_BITS
+    kept_stream = kept_payload // 8 if n_shared else layout.payload_bytes
+    codebooks = layout.codebook_bits // 8
+    kept_tables = layout.kept.table_bits // 8
+    return SizeReport(
+        total=layout.total_bytes,
+        header=layout.header_bytes,
+        codebooks=codebooks,
+        tables=layout.model_bytes - codebooks - kept_tables,
+        indices=layout.payload_bytes - kept_stream,
+        kept=kept_stream + kept_tables,
+        checksum=CHECKSUM_BYTES,
+        tensors=(*_shared_sizes(layout), *_kept_sizes(layout)),
+        n_shared=n_shared,
+    )
+
+
+def _shared_sizes(layout: Plan) -> list[TensorSize]:
+    sizes = []
+    for positions, pool in zip(layout.sources, layout.pools, strict=True):
+        if pool is None:
+            continue
+        bits = _bits(pool)
+        for source, position in enumerate(positions):
+            entry = layout.entries[position]
+            kind = KIND_NAMES[pool.kinds[source]]
+            sizes.append(TensorSize(entry.name, "shared", entry.size, bits[source], kind))
+    return sizes
+
+
+def _kept_sizes(layout: Plan) -> list[TensorSize]:
+    sizes = []
+    for groups, planes in zip(layout.kept.groups, layout.kept.pools, strict=True):
+        by_plane = [_bits(pool) for pool in planes]
+        for source, group in enumerate(groups):
+            n = sum(layout.entries[position].size for position in group.positions)
+            leaf = layout.entries[group.positions[0]].leaf
+            kinds = "/".join(KIND_NAMES[pool.kinds[source]] for pool in planes)
+            bits = sum(plane[source] for plane in by_plane)
+            sizes.append(TensorSize(leaf, "kept", n, bits, kinds))
+    return sizes
+
+
+def _bits(pool: PoolPlan) -> list[float]:
+    bits = pool.payload / (1 << FRACTION_BITS) + pool.table_bits
+    out: list[float] = bits.tolist()
+    return out

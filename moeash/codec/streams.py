@@ -1,0 +1,216 @@
+"""Between a plan and the bytes: the sources of a file, their tables, and the arrays they fill.
+
+Sources come in one order everywhere: the shared tensors codebook by codebook, then the byte planes
+of the kept tensors (specified in :mod:`moeash.codec.container`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeash.codec import directory
+from moeash.codec.bits import BitReader, BitWriter
+from moeash.codec.plan import KeptGroup, Plan, group_bytes, kept_sources, shared_sources
+from moeash.codec.pools import Coding, Pool
+from moeash.codec.tables import Table
+from moeash.core.codebook import (
+    Codebook,
+    KeptTensor,
+    SharedTensor,
+    SharedWeights,
+    Tensor,
+    TiedTensor,
+    index_dtype,
+)
+from moeash.errors import CorruptContainerError, InputError
+
+_CHUNK = 1 << 22
+
+Source = tuple[Callable[[], NDArray[np.int32]], Table]
+
+
+def write_tables(bits: BitWriter, layout: Plan) -> list[Source]:
+    """Write all tables and return what the payload is coded from.
+
+    Raises:
+        InputError: a tensor's counts are not those of its indices.
+    """
+    shared, coding = layout.shared, layout.coding
+    with_resolution = len(coding.RESOLUTIONS) > 1
+    sources: list[Source] = []
+    for positions, pool_plan in zip(layout.sources, layout.pools, strict=True):
+        if pool_plan is None:
+            continue
+        pool = pool_plan.build(coding)
+        pool.write(bits, with_resolution=with_resolution)
+        for source, position in enumerate(positions):
+            tensor = shared.tensors[position]
+            assert isinstance(tensor, SharedTensor)
+            _check_counts(tensor)
+            table = pool.table(source)
+            if table is not None:
+                sources.append((_ranker(tensor.indices, table), table))
+    for groups, planes in zip(layout.kept.groups, layout.kept.pools, strict=True):
+        rows = [group_bytes(shared, group) for group in groups]
+        for plane, pool_plan in enumerate(planes):
+            pool = pool_plan.build(coding)
+            pool.write(bits, with_resolution=with_resolution)
+            for source, row in enumerate(rows):
+                table = pool.table(source)
+                if table is not None:
+                    sources.append((_ranker(row[:, plane], table), table))
+    return sources
+
+
+def _ranker(symbols: NDArray[Any], table: Table) -> Callable[[], NDArray[np.int32]]:
+    def ranks() -> NDArray[np.int32]:
+        rank = np.full(table.alphabet, -1, dtype=np.int32)
+        rank[table.symbols] = np.arange(table.symbols.size, dtype=np.int32)
+        return np.take(rank, symbols)
+
+    return ranks
+
+
+def _check_counts(tensor: SharedTensor) -> None:
+    # The size promised was computed from counts; indices that do not have them cannot keep it.
+    if not np.array_equal(_histogram(tensor.indices, tensor.counts.size), tensor.counts):
+        raise InputError(f"{tensor.name!r} has counts that are not those of its indices")
+
+
+def _histogram(indices: NDArray[Any], n_entries: int) -> NDArray[np.int64]:
+    counts = np.zeros(n_entries, dtype=np.int64)
+    for begin in range(0, indices.size, _CHUNK):
+        part = np.bincount(indices[begin : begin + _CHUNK], minlength=n_entries)
+        if part.size > n_entries:
+            return part
+        counts += part
+    return counts
+
+
+def check_sizes(entries: directory.Entries, books: tuple[Codebook, ...], max_bytes: int) -> None:
+    """Refuse before allocating: the sizes are claims so far."""
+    total = 0
+    for entry in entries:
+        if entry.kind == "shared":
+            if entry.codebook >= len(books):
+                raise CorruptContainerError(
+                    f"{entry.name!r} uses codebook {entry.codebook} of {len(books)}"
+                )
+            n_entries = len(books[entry.codebook])
+            total += entry.size * index_dtype(n_entries).itemsize + 8 * n_entries
+        elif entry.kind == "kept":
+            total += entry.size * directory.numpy_dtype(entry.stored).itemsize
+    if total > max_bytes:
+        raise CorruptContainerError(
+            f"the file claims {total} bytes of arrays, above the limit of {max_bytes}; "
+            f"if you trust it, read it with max_bytes={total}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """The arrays of a file being read, by position in the directory.
+
+    Attributes:
+        indices: ``(n,)`` of every shared tensor with weights.
+        groups: groups of kept tensors and their bytes, ``(elements, n_planes)``.
+        targets: in file order, the table and the array of every source that is coded.
+    """
+
+    indices: dict[int, NDArray[Any]] = field(default_factory=dict)
+    groups: list[tuple[KeptGroup, NDArray[np.uint8]]] = field(default_factory=list)
+    targets: list[tuple[Table, NDArray[Any]]] = field(default_factory=list)
+
+    def add(self, pool: Pool, source: int, out: NDArray[Any]) -> None:
+        """Let a source of a pool fill ``out``; a source of one symbol is filled at once."""
+        table = pool.table(source)
+        if table is None:
+            out[:] = pool.constants[source]
+        else:
+            self.targets.append((table, out))
+
+    def fill(self, coding: Coding, payload: bytes, salt: int) -> None:
+        """Decode the payload into the arrays.
+
+        Raises:
+            CorruptContainerError: the payload is no stream of these tables.
+        """
+        filled = [0] * len(self.targets)
+        sizes = [(table, out.size) for table, out in self.targets]
+        for position, ranks in coding.decode(payload, salt, sizes):
+            table, out = self.targets[position]
+            begin = filled[position]
+            filled[position] += ranks.size
+            out[begin : begin + ranks.size] = table.symbols.astype(out.dtype)[ranks]
+
+
+def read_tables(
+    bits: BitReader, entries: directory.Entries, books: tuple[Codebook, ...], coding: Coding
+) -> Arrays:
+    """Read all tables and allocate the arrays; sizes were checked by :func:`check_sizes`.
+
+    Raises:
+        CorruptContainerError: the bits are no such tables.
+    """
+    arrays = Arrays()
+    for codebook, positions in enumerate(shared_sources(entries, len(books))):
+        if not positions:
+            continue
+        sizes = [entries[position].size for position in positions]
+        n_entries = len(books[codebook])
+        pool = Pool.read(bits, n_entries, sizes, coding)
+        for source, position in enumerate(positions):
+            out = np.empty(sizes[source], dtype=index_dtype(n_entries))
+            arrays.indices[position] = out
+            arrays.add(pool, source, out)
+    for groups in kept_sources(entries):
+        sizes = [sum(entries[position].size for position in group.positions) for group in groups]
+        rows = [np.empty((size, groups[0].n_planes), dtype=np.uint8) for size in sizes]
+        for plane in range(groups[0].n_planes):
+            pool = Pool.read(bits, 256, sizes, coding)
+            for source, row in enumerate(rows):
+                arrays.add(pool, source, row[:, plane])
+        arrays.groups.extend(zip(groups, rows, strict=True))
+    return arrays
+
+
+def assemble(
+    entries: directory.Entries, books: tuple[Codebook, ...], arrays: Arrays
+) -> SharedWeights:
+    """Return the network the arrays hold.
+
+    Raises:
+        CorruptContainerError: names repeat, or values that no array of their dtype holds.
+    """
+    values: dict[int, NDArray[Any]] = {}
+    for group, row in arrays.groups:
+        little = row.reshape(-1).view(directory.numpy_dtype(group.stored))
+        if group.stored == "bool" and row.max() > 1:
+            raise CorruptContainerError("a kept bool is neither 0 nor 1; the file is damaged")
+        flat = little.astype(np.dtype(group.stored), copy=False)
+        begin = 0
+        for position in group.positions:
+            entry = entries[position]
+            values[position] = flat[begin : begin + entry.size].reshape(entry.shape)
+            begin += entry.size
+    tensors: list[Tensor] = []
+    for position, entry in enumerate(entries):
+        if entry.kind == "tied":
+            tensors.append(TiedTensor(entry.name, entries[entry.target].name))
+        elif entry.kind == "kept":
+            array = values.get(position, np.empty(entry.shape, dtype=np.dtype(entry.stored)))
+            tensors.append(KeptTensor(entry.name, entry.shape, entry.dtype, array))
+        else:
+            n_entries = len(books[entry.codebook])
+            indices = arrays.indices.get(position, np.empty(0, dtype=index_dtype(n_entries)))
+            counts = _histogram(indices, n_entries)
+            tensors.append(
+                SharedTensor(entry.name, entry.shape, entry.dtype, entry.codebook, indices, counts)
+            )
+    try:
+        return SharedWeights(books, tuple(tensors))
+    except InputError as exc:
+        raise CorruptContainerError(f"the file holds no valid network: {exc}") from exc
