@@ -1,0 +1,102 @@
+"""``moeash doctor``: is everything here that a study needs?"""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from moeash.cli.show import JsonOption, StorageOption, print_json
+
+Check = Callable[[], str]
+
+PACKAGES = ("numpy", "torch", "torchvision", "pymoo", "constriction", "bitarray", "sqlalchemy")
+
+
+def doctor(storage: StorageOption = None, json_: JsonOption = False) -> None:
+    """Check the installation and say what to do about what is wrong."""
+    checks: list[tuple[str, Check]] = [
+        ("python", _python),
+        ("kernels", _kernels),
+        *((name, lambda name=name: _package(name)) for name in PACKAGES),  # type: ignore[misc]
+        ("torch device", _device),
+        ("entropy coder", _coder),
+        ("storage", lambda: _storage(storage)),
+    ]
+    results: list[dict[str, Any]] = []
+    for name, check in checks:
+        try:
+            results.append({"check": name, "ok": True, "detail": check()})
+        except Exception as error:
+            results.append({"check": name, "ok": False, "detail": f"{type(error).__name__}: {error}"})
+    healthy = all(result["ok"] for result in results)
+    if json_:
+        print_json({"ok": healthy, "checks": results})
+    else:
+        for result in results:
+            print(f"{'ok  ' if result['ok'] else 'FAIL'}  {result['check']}: {result['detail']}")
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _python() -> str:
+    if sys.version_info < (3, 11):
+        raise RuntimeError(f"Python {platform.python_version()}; 3.11 or newer is needed")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{platform.python_version()} on {platform.machine()}, {cores} cores"
+
+
+def _package(name: str) -> str:
+    importlib.import_module(name)
+    return importlib.metadata.version(name)
+
+
+def _kernels() -> str:
+    import numpy as np
+
+    from moeash.core.bins import Grid, assign_bins, assign_bins_reference
+
+    weights = np.linspace(-1, 1, 10_001, dtype=np.float32)
+    grid = Grid.spanning(-1.0, 1.0, 37)
+    if not np.array_equal(assign_bins(weights, grid), assign_bins_reference(weights, grid)):
+        raise RuntimeError("the compiled kernel disagrees with its definition; reinstall moeash")
+    return "compiled, equal to their definition"
+
+
+def _device() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"cpu, {torch.get_num_threads()} threads"
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+
+
+def _coder() -> str:
+    import numpy as np
+
+    from moeash.codec.container import decode, encode
+    from moeash.core.codebook import Codebook, SharedTensor, SharedWeights
+
+    indices = np.random.default_rng(0).integers(0, 5, 1000).astype(np.uint8)
+    tensor = SharedTensor("w", (1000,), "float32", 0, indices, np.bincount(indices, minlength=5))
+    shared = SharedWeights((Codebook(np.arange(5, dtype=np.float32)),), (tensor,))
+    if decode(encode(shared)).shared.fingerprint() != shared.fingerprint():
+        raise RuntimeError("a file does not decode to what was encoded; reinstall constriction")
+    return "round trip exact"
+
+
+def _storage(storage: str | None) -> str:
+    from moeash.study.storage.sql import SqlStorage
+
+    if storage is None and not Path("moeash.db").exists():
+        with tempfile.TemporaryDirectory() as folder:
+            SqlStorage(str(Path(folder) / "moeash.db")).close()
+        return "SQLite works; ./moeash.db does not exist yet"
+    store = SqlStorage(storage or "moeash.db")
+    return f"{store.url}: {len(store.studies())} studies"

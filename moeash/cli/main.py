@@ -1,0 +1,70 @@
+"""The ``moeash`` command: parse, call, explain.
+
+Exit codes: 0 ok, 1 failed, 2 bad usage or spec, 130 interrupted. Errors are one line on stderr;
+``--debug`` shows the traceback. Every command has ``--json``: then stdout holds one JSON document
+and nothing else. Heavy imports happen inside the commands, so that ``--help`` is instant.
+"""
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from moeash.cli import doctor, files, studies
+from moeash.errors import InputError, MoeashError, StudyExistsError, StudyNotFoundError
+
+app = typer.Typer(
+    name="moeash",
+    help="Search how few shared weights a trained network needs, and export it as a small, "
+    "verified file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("run")(studies.run)
+app.command("list")(studies.list_studies)
+app.command("status")(studies.status)
+app.command("front")(studies.front)
+app.command("plot")(studies.plot)
+app.command("export")(studies.export)
+app.command("verify")(files.verify)
+app.command("inspect")(files.inspect)
+app.command("decompress")(files.decompress)
+app.command("doctor")(doctor.doctor)
+
+USAGE_ERRORS = (InputError, StudyNotFoundError, StudyExistsError)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    try:
+        app(arguments, standalone_mode=True)
+    except KeyboardInterrupt:
+        _complain("interrupted; everything evaluated is stored, run the same command to continue")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader left; that is its right
+        sys.exit(0)
+    except MoeashError as error:
+        if debug:
+            raise
+        _complain(str(error))
+        sys.exit(2 if isinstance(error, USAGE_ERRORS) else 1)
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"{type(error).__name__}: {error} (a bug? --debug shows where)")
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _complain(message: str) -> None:
+    print(f"moeash: {' '.join(message.split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""How values look in a terminal, and how a command answers in JSON."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from moeash.study.solution import Solution
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON document.")]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        envvar="MOEASH_STORAGE",
+        help="SQLite file or database URL; default ./moeash.db.",
+        show_default=False,
+    ),
+]
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document. Infinities and NaN have no place in JSON and are an error."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def bytes_text(n: int) -> str:
+    """Return bytes with thousands separators."""
+    return f"{n:,} B"
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction as percent with two decimals."""
+    return f"{100 * fraction:.2f} %"
+
+
+def table(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; columns are (heading, "left" or "right").
+
+    On a terminal rich draws it; elsewhere it is plain aligned text that survives a log.
+    """
+    if not sys.stdout.isatty():
+        _plain_table(title, columns, rows)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left", header_style="bold")
+    for heading, side in columns:
+        drawn.add_column(heading, justify="right" if side == "right" else "left")
+    for row in rows:
+        drawn.add_row(*row)
+    Console().print(drawn)
+
+
+def _plain_table(
+    title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]
+) -> None:
+    widths = [
+        max([len(heading), *(len(row[i]) for row in rows)]) for i, (heading, _) in enumerate(columns)
+    ]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(
+            cell.rjust(width) if side == "right" else cell.ljust(width)
+            for cell, width, (_, side) in zip(cells, widths, columns, strict=True)
+        ).rstrip()
+
+    print(title)
+    print(line([heading for heading, _ in columns]))
+    for row in rows:
+        print(line(row))
+
+
+def front_table(title: str, front: Sequence["Solution"]) -> None:
+    """Print a front, smallest first."""
+    table(
+        title,
+        [
+            ("id", "right"),
+            ("candidate", "left"),
+            ("stage", "left"),
+            ("bytes", "right"),
+            ("ratio", "right"),
+            ("entries", "right"),
+            ("bits/weight", "right"),
+            (front[0].facts.metric_name if front else "metric", "right"),
+            ("drop", "right"),
+        ],
+        [
+            [
+                str(s.id),
+                str(s.record.candidate),
+                s.record.stage,
+                f"{s.size_bytes:,}",
+                f"{s.ratio:.2f}",
+                str(s.entries),
+                f"{s.bits_per_weight:.3f}",
+                f"{s.metric:.4f}",
+                f"{s.drop:+.4f}",
+            ]
+            for s in front
+        ],
+    )

@@ -1,0 +1,263 @@
+"""Commands about studies: run, list, status, front, plot, export."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from moeash.cli.show import (
+    JsonOption,
+    StorageOption,
+    bytes_text,
+    front_table,
+    percent,
+    print_json,
+    table,
+)
+
+if TYPE_CHECKING:
+    from moeash.export.export import ExportReport
+    from moeash.study.study import Study
+
+StudyArgument = Annotated[str, typer.Argument(help="Name of a stored study.", metavar="STUDY")]
+PickName = Literal["smallest", "knee", "best"]
+
+
+def run(
+    spec: Annotated[Path, typer.Argument(help="TOML file of the study.", metavar="SPEC")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a spec value, e.g. seed=1."),
+    ] = None,
+    storage: StorageOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Run a study, or continue it; write its front, plots and picked file."""
+    from moeash import api
+    from moeash.cli.progress import for_terminal
+    from moeash.export.output import write_output
+    from moeash.study.spec import load_spec
+
+    checked = load_spec(spec, overrides or [])
+    store = api.open_storage(storage)
+    progress = for_terminal(checked.search.stop.generations)
+    try:
+        study = api.run(checked, storage=store, progress=progress)
+    finally:
+        progress.close()
+    report, paths = None, list[str]()
+    if checked.output is not None:
+        report, paths = write_output(study, checked.output)
+    solutions = study.front()
+    if json_:
+        print_json(
+            {
+                "study": study.name,
+                "ending": study.record.ending,
+                "front": [s.as_dict() for s in solutions],
+                "exported": None if report is None else report.as_dict(),
+                "files": paths,
+            }
+        )
+        return
+    front_table(f"front of {study.name}", solutions)
+    if report is not None:
+        show_export(report)
+    for path in paths:
+        print(f"wrote {path}")
+
+
+def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> None:
+    """List the stored studies."""
+    from moeash import api
+
+    store = api.open_storage(storage)
+    rows: list[dict[str, Any]] = []
+    for record in store.studies():
+        evaluations = store.evaluations(record.id)
+        rows.append(
+            {
+                "name": record.facts.name,
+                "status": record.status,
+                "ending": record.ending,
+                "evaluations": len(evaluations),
+                "metric_name": record.facts.metric_name,
+                "baseline": record.facts.baseline,
+                "created_at": record.created_at,
+                "updated_at": record.updated_at,
+            }
+        )
+    if json_:
+        print_json(rows)
+        return
+    table(
+        f"studies in {store.url}",
+        [
+            ("name", "left"),
+            ("status", "left"),
+            ("evaluations", "right"),
+            ("metric", "left"),
+            ("float", "right"),
+            ("updated (UTC)", "left"),
+        ],
+        [
+            [
+                row["name"],
+                row["status"],
+                str(row["evaluations"]),
+                row["metric_name"],
+                f"{row['baseline']:.4f}",
+                row["updated_at"][:19].replace("T", " "),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOption = False) -> None:
+    """Show where a study stands."""
+    from moeash import api
+    from moeash.search.loop import ENDINGS
+
+    opened = api.open_study(study, storage)
+    evaluations, generations = opened.evaluations(), opened.generations()
+    by_status = {
+        name: sum(r.outcome.status == name for r in evaluations)
+        for name in ("complete", "stopped", "failed")
+    }
+    batches = sum(r.outcome.n_batches for r in evaluations)
+    full = len(evaluations) * opened.facts.n_batches
+    facts = opened.facts
+    summary = {
+        "name": facts.name,
+        "status": opened.record.status,
+        "ending": opened.record.ending,
+        "baseline": facts.baseline,
+        "metric_name": facts.metric_name,
+        "n_shared": facts.n_shared,
+        "n_kept": facts.n_kept,
+        "original_bytes": facts.original_bytes,
+        "evaluations": len(evaluations),
+        **by_status,
+        "generations": len(generations),
+        "hypervolume": generations[-1].hypervolume if generations else None,
+        "front": len(opened.front()),
+        "forward_batches": batches,
+        "forward_batches_of_full_evaluations": full,
+        "evaluation_seconds": sum(r.outcome.duration_s for r in evaluations),
+        "environment": dict(facts.environment),
+        "errors": [
+            {"id": r.number, "candidate": r.candidate.as_dict(), "error": r.outcome.error}
+            for r in evaluations
+            if r.outcome.status == "failed"
+        ],
+    }
+    if json_:
+        print_json(summary)
+        return
+    ending = opened.record.ending
+    print(f"study {facts.name}: {opened.record.status}" + (f", {ENDINGS[ending]}" if ending else ""))  # type: ignore[index]
+    print(
+        f"{facts.n_shared:,} weights shared, {facts.n_kept:,} kept; "
+        f"{facts.original_bytes:,} B as float32; float {facts.metric_name} {facts.baseline:.4f}"
+    )
+    print(
+        f"{len(generations)} generations, {len(evaluations)} evaluations: "
+        + ", ".join(f"{count} {name}" for name, count in by_status.items())
+    )
+    if full:
+        print(f"forward batches: {batches:,} of {full:,} ({percent(batches / full)})")
+    if generations:
+        print(f"hypervolume {generations[-1].hypervolume:.6f}, front of {summary['front']}")
+    for failure in summary["errors"][:5]:  # type: ignore[index]
+        print(f"failed: {failure['id']} {failure['candidate']}: {failure['error']}")
+
+
+def front(study: StudyArgument, storage: StorageOption = None, json_: JsonOption = False) -> None:
+    """Print the Pareto front, smallest file first."""
+    from moeash import api
+
+    solutions = api.open_study(study, storage).front()
+    if json_:
+        print_json([s.as_dict() for s in solutions])
+        return
+    if not solutions:
+        print(f"study {study} has no complete evaluation yet")
+        return
+    front_table(f"front of {study}", solutions)
+
+
+def plot(
+    studies: Annotated[list[str], typer.Argument(help="Studies to draw.", metavar="STUDY...")],
+    to: Annotated[Path, typer.Option("--to", help="PNG or SVG file to write.")],
+    kind: Annotated[
+        Literal["front", "hypervolume", "codebook", "bytes"],
+        typer.Option("--kind", help="What to draw."),
+    ] = "front",
+    id_: Annotated[
+        int | None, typer.Option("--id", help="Solution for codebook and bytes, or marked in front.")
+    ] = None,
+    storage: StorageOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Draw the front, the hypervolume history, a codebook, or bytes per tensor."""
+    from moeash import api
+    from moeash.export import output, plots
+
+    opened = [api.open_study(name, storage) for name in studies]
+    if kind == "front":
+        figure = plots.plot_front(opened, chosen=id_)
+    elif kind == "hypervolume":
+        figure = plots.plot_hypervolume(opened)
+    else:
+        if len(opened) != 1:
+            raise typer.BadParameter(f"--kind {kind} draws one study", param_hint="STUDY")
+        figure = output.solution_figure(opened[0], kind, id_)
+    plots.save(figure, to)
+    print_json({"wrote": str(to)}) if json_ else print(f"wrote {to}")
+
+
+def export(
+    study: StudyArgument,
+    to: Annotated[Path, typer.Option("--to", help="File to write.")],
+    pick: Annotated[PickName, typer.Option(help="Which solution of the front.")] = "smallest",
+    max_drop: Annotated[
+        float | None, typer.Option(help="Only solutions at most this far below the float network.")
+    ] = None,
+    id_: Annotated[int | None, typer.Option("--id", help="A solution's id instead.")] = None,
+    storage: StorageOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Export a solution as a verified file, measured on the holdout split."""
+    from moeash import api
+
+    opened = api.open_study(study, storage)
+    report = api.export(opened, to, pick=pick, max_drop=max_drop, id=id_)
+    if json_:
+        print_json(report.as_dict())
+    else:
+        show_export(report)
+
+
+def show_export(report: "ExportReport") -> None:
+    """Print what was exported."""
+    solution = report.solution
+    print(
+        f"exported solution {solution['id']} to {report.path}: {bytes_text(report.size_bytes)}, "
+        f"ratio {report.ratio:.2f}, {solution['bits_per_weight']:.3f} bits/weight, "
+        f"{solution['entries']} entries; decoded and compared bit for bit"
+    )
+    holdout, exact = report.holdout, report.holdout_float
+    if holdout is None or exact is None:
+        print("no holdout split, so the exported network was not measured on unseen images")
+        return
+    print(
+        f"holdout ({holdout.n_images:,} images): top-1 {percent(holdout.top1)} "
+        f"[95 %: {percent(holdout.top1_low)} to {percent(holdout.top1_high)}], "
+        f"float {percent(exact.top1)}, drop {exact.top1 - holdout.top1:+.4f}"
+    )
+    if holdout.metric_name != "top1":
+        print(
+            f"holdout {holdout.metric_name}: {holdout.metric:.4f}, float {exact.metric:.4f}, "
+            f"drop {exact.metric - holdout.metric:+.4f}"
+        )
