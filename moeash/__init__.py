@@ -7,16 +7,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moeash.api import export, open_storage, open_study, run, search
+    from moeash.api import compress, export, open_storage, open_study, run, search
     from moeash.codec.container import read_arrays as read
-    from moeash.export.files import decompress, load_into
+    from moeash.exports.files import decompress, load_into
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "decompress": "moeash.export.files",
+    "compress": "moeash.api",
+    "decompress": "moeash.exports.files",
     "export": "moeash.api",
-    "load_into": "moeash.export.files",
+    "load_into": "moeash.exports.files",
     "open_storage": "moeash.api",
     "open_study": "moeash.api",
     "read": "moeash.codec.container:read_arrays",
@@ -25,6 +26,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "compress",
     "decompress",
     "export",
     "load_into",

@@ -13,15 +13,19 @@ from typing import Any
 from torch import nn
 
 from moeash.backends.inprocess import InProcessBackend
-from moeash.codec.plan import Coder
+from moeash.codec.container import write
+from moeash.codec.pools import Coder
+from moeash.codec.size import SizeReport, size
+from moeash.core.candidate import Candidate, Value
 from moeash.core.codebook import KeptPrecision
 from moeash.core.objectives import SizeName
 from moeash.errors import InputError, SpecError
 from moeash.evaluation.evaluate import Evaluator
-from moeash.evaluation.task import NetworkTask, Task
-from moeash.export.export import ExportReport, export_solution
-from moeash.search.loop import Stop
-from moeash.study.plan import Plan
+from moeash.evaluation.task import NetworkTask, Task, available_cores
+from moeash.exports.export import ExportReport, export_solution
+from moeash.methods.base import Method, Preparation
+from moeash.searches.loop import Stop
+from moeash.study.plan import Plan, task_of
 from moeash.study.progress import Progress, Silent
 from moeash.study.run import run as run_plan
 from moeash.study.solution import Pick
@@ -132,15 +136,12 @@ def search(
         progress: receives the events.
 
     Returns:
-        The finished study. Export with ``moeash.export(study, path, module=module)``.
+        The finished study. Export with ``moeash.export(study, path)``.
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"search needs a torch.nn.Module, got {type(module).__name__}")
     table = dict(method or {"name": "uniform"})
-    try:
-        built = build_method(table)
-    except ValueError as error:
-        raise SpecError(f"method: {error}") from error
+    built = _method(table)
     search_table = SearchTable(
         population=population,
         objectives=tuple(objectives),
@@ -187,7 +188,6 @@ def search(
         fingerprint=blake2b(
             json.dumps(identity, sort_keys=True).encode(), digest_size=16
         ).hexdigest(),
-        identity=identity,
         task=task,
         search=search_table,
         merge=merge_table,
@@ -204,6 +204,53 @@ def search(
     if folder is not None:
         weakref.finalize(study, shutil.rmtree, folder, ignore_errors=True)
     return study
+
+
+def compress(
+    module: nn.Module,
+    to: str | Path,
+    *,
+    candidate: Mapping[str, Value],
+    method: Mapping[str, Any] | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    share_all: bool = False,
+    coder: Coder = "ans",
+    kept: KeptPrecision = "float16",
+    seed: int = 0,
+) -> SizeReport:
+    """Write one compressed network to a verified file, without search or evaluation.
+
+    Args:
+        module: a trained module; it is not changed.
+        to: target file.
+        candidate: the point of the method's space, e.g. ``{"k": 64}``.
+        method: as ``[method]`` in a spec, default ``{"name": "uniform"}``.
+        include: patterns of parameters to share.
+        exclude: patterns of parameters to keep.
+        share_all: share 1-D float parameters too.
+        coder: entropy coder of the file.
+        kept: precision of kept float parameters.
+        seed: of the method's random draws.
+
+    Returns:
+        The size of the file and where it goes.
+    """
+    built = _method(dict(method or {"name": "uniform"}))
+    names = {variable.name for variable in built.space()}
+    if names != set(candidate):
+        raise InputError(f"candidate has {sorted(candidate)}, the method needs {sorted(names)}")
+    task = NetworkTask(
+        source=module,
+        include=None if include is None else tuple(include),
+        exclude=None if exclude is None else tuple(exclude),
+        share_all=share_all,
+    )
+    prepared = built.prepare(Preparation(task.load(), {}, kept, seed, available_cores()))
+    shared = built.compress(prepared, Candidate.of(candidate))
+    del prepared  # two copies of the weights that encoding does without
+    write(to, shared, coder=coder)
+    return size(shared, coder=coder)
 
 
 def export(
@@ -238,25 +285,11 @@ def export(
         evaluator.restore()
 
 
-def task_of(study: Study) -> Task:
-    """Return the task of a study, from the module it was searched with or from its stored spec.
-
-    Raises:
-        InputError: the study was made by :func:`search` in another process, so that only its
-            caller has the module.
-    """
-    if study.task is not None:
-        return study.task
-    if "network" not in study.facts.spec or "source" not in study.facts.spec["network"]:
-        raise InputError(
-            f"study {study.name!r} was searched from Python and its module is not stored; "
-            "call moeash.search again with the same name and storage (nothing is evaluated "
-            "twice) and export the study it returns"
-        )
-    from dataclasses import replace
-
-    task = parse_spec(study.facts.spec, where=f"stored spec of {study.name!r}").task()
-    return replace(task, n_threads=study.facts.environment["threads"])
+def _method(table: Mapping[str, Any]) -> Method:
+    try:
+        return build_method(table)
+    except ValueError as error:
+        raise SpecError(f"method: {error}") from error
 
 
 def _device_of(module: nn.Module) -> str:

@@ -3,26 +3,26 @@
 from collections.abc import Sequence
 
 from moeash.backends.base import Baseline, Outcomes
-from moeash.core.codebook import SharedWeights, float32_bytes
+from moeash.core.codebook import SharedWeights
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
 from moeash.evaluation.task import Task
+from moeash.networks.parameters import describe as count_parameters
 from moeash.networks.parameters import network_fingerprint
 
 
 def describe(evaluator: Evaluator) -> Baseline:
     """Return the facts of a loaded task."""
-    state = evaluator.network.state
-    stored = [p for p in state if p.values is not None]
+    counts = count_parameters(evaluator.network.state)
     search = evaluator.splits.get("search")
     return Baseline(
         metric=evaluator.assessment.baseline,
         reference=evaluator.assessment.reference,
         n_batches=evaluator.assessment.n_batches,
-        original_bytes=sum(float32_bytes(p.dtype, p.values.size) for p in stored),  # type: ignore[union-attr]
-        n_shared=sum(p.values.size for p in stored if p.role == "shared"),  # type: ignore[union-attr]
-        n_kept=sum(p.values.size for p in stored if p.role == "kept"),  # type: ignore[union-attr]
-        network_fingerprint=network_fingerprint(state),
+        original_bytes=counts.original_bytes,
+        n_shared=counts.shared_weights,
+        n_kept=counts.kept_elements,
+        network_fingerprint=network_fingerprint(evaluator.network.state),
         data_fingerprint=search.fingerprint() if search is not None else "function",
     )
 

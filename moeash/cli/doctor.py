@@ -4,9 +4,9 @@ import importlib
 import importlib.metadata
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def doctor(storage: StorageOption = None, json_: JsonOption = False) -> None:
     checks: list[tuple[str, Check]] = [
         ("python", _python),
         ("kernels", _kernels),
-        *((name, lambda name=name: _package(name)) for name in PACKAGES),  # type: ignore[misc]
+        *((name, partial(_package, name)) for name in PACKAGES),
         ("torch device", _device),
         ("entropy coder", _coder),
         ("storage", lambda: _storage(storage)),
@@ -34,7 +34,9 @@ def doctor(storage: StorageOption = None, json_: JsonOption = False) -> None:
         try:
             results.append({"check": name, "ok": True, "detail": check()})
         except Exception as error:
-            results.append({"check": name, "ok": False, "detail": f"{type(error).__name__}: {error}"})
+            results.append(
+                {"check": name, "ok": False, "detail": f"{type(error).__name__}: {error}"}
+            )
     healthy = all(result["ok"] for result in results)
     if json_:
         print_json({"ok": healthy, "checks": results})
@@ -46,8 +48,6 @@ def doctor(storage: StorageOption = None, json_: JsonOption = False) -> None:
 
 
 def _python() -> str:
-    if sys.version_info < (3, 11):
-        raise RuntimeError(f"Python {platform.python_version()}; 3.11 or newer is needed")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{platform.python_version()} on {platform.machine()}, {cores} cores"
 
@@ -70,8 +70,7 @@ def _kernels() -> str:
 
 
 def _device() -> str:
-    import torch
-
+    torch = importlib.import_module("torch")
     if not torch.cuda.is_available():
         return f"cpu, {torch.get_num_threads()} threads"
     return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))

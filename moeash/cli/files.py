@@ -7,6 +7,8 @@ import typer
 
 from moeash.cli.show import JsonOption, StorageOption, bytes_text, percent, print_json, table
 
+PARTS = ("header", "codebooks", "tables", "indices", "kept", "checksum")
+
 FileArgument = Annotated[Path, typer.Argument(help="A .moeash file.", metavar="FILE")]
 
 
@@ -77,8 +79,18 @@ def inspect(file: FileArgument, json_: JsonOption = False) -> None:
         "n_kept": shared.n_kept,
         "entries": shared.n_entries,
         "bits_per_weight": report.bits_per_weight,
-        "parts": report.parts(),
-        "tensors": report.tensor_rows(),
+        "parts": {name: getattr(report, name) for name in PARTS},
+        "tensors": [
+            {
+                "name": tensor.name,
+                "role": tensor.role,
+                "elements": tensor.n_elements,
+                "bytes": tensor.size_bytes,
+                "bits_per_element": tensor.bits_per_weight if tensor.n_elements else None,
+                "table": tensor.table,
+            }
+            for tensor in report.tensors
+        ],
     }
     if json_:
         print_json(summary)
@@ -99,7 +111,7 @@ def inspect(file: FileArgument, json_: JsonOption = False) -> None:
         "tensors",
         [
             ("name", "left"),
-            ("kind", "left"),
+            ("role", "left"),
             ("elements", "right"),
             ("bytes", "right"),
             ("bits/element", "right"),
@@ -108,11 +120,11 @@ def inspect(file: FileArgument, json_: JsonOption = False) -> None:
         [
             [
                 row["name"],
-                row["kind"],
-                f"{row['size']:,}",
+                row["role"],
+                f"{row['elements']:,}",
                 f"{row['bytes']:,.1f}",
-                f"{8 * row['bytes'] / row['size']:.3f}" if row["size"] else "-",
-                row["table"] or "-",
+                f"{row['bits_per_element']:.3f}" if row["elements"] else "-",
+                row["table"],
             ]
             for row in summary["tensors"]
         ],
@@ -125,7 +137,7 @@ def decompress(
     json_: JsonOption = False,
 ) -> None:
     """Write the decoded network as a safetensors checkpoint."""
-    from moeash.export.files import decompress as write_decoded
+    from moeash.exports.files import decompress as write_decoded
 
     arrays = write_decoded(file, to)
     size_bytes = to.stat().st_size

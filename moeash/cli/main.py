@@ -6,10 +6,11 @@ and nothing else. Heavy imports happen inside the commands, so that ``--help`` i
 """
 
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from moeash import __version__
 from moeash.cli import doctor, files, studies
 from moeash.errors import InputError, MoeashError, StudyExistsError, StudyNotFoundError
 
@@ -18,10 +19,25 @@ app = typer.Typer(
     help="Search how few shared weights a trained network needs, and export it as a small, "
     "verified file.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Handle what all commands share; ``--debug`` is read by :func:`main`, anywhere in the line."""
+    if version:
+        print(f"moeash {__version__}")
+        raise typer.Exit()
+
 
 app.command("run")(studies.run)
 app.command("list")(studies.list_studies)
@@ -41,6 +57,8 @@ def main() -> NoReturn:
     """Run the command line and exit."""
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    # A spec may name package.module:factory from where the person stands, as python -m would find.
+    sys.path.insert(0, "")
     try:
         app(arguments, standalone_mode=True)
     except KeyboardInterrupt:

@@ -40,9 +40,8 @@ class Best:
             return f"no solution within {self.TOLERABLE_DROP} yet"
         outcome = self._best.outcome
         assert outcome.metric is not None and outcome.sizes is not None
-        return (
-            f"best {outcome.sizes.size_bytes:,} B at drop {self._facts.baseline - outcome.metric:+.4f}"
-        )
+        drop = self._facts.baseline - outcome.metric
+        return f"best {outcome.sizes.size_bytes:,} B at drop {drop:+.4f}"
 
 
 def headline(facts: StudyFacts, n_stored: int) -> str:
@@ -125,8 +124,14 @@ class LiveProgress:
 
     def __init__(self, generations: int | None) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self._console = Console(stderr=True)
         self._bar = Progress(
@@ -183,7 +188,9 @@ class LiveProgress:
     def search_ended(self, reason: str) -> None:
         """Say why the search ended."""
         self._console.print(f"search ended: {reason}", highlight=False)
-        self._task = None if self._task is None else self._bar.remove_task(self._task)
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
 
     def merge_started(self, parent: EvaluationRecord, *, position: int, total: int) -> None:
         """Show a bar of unknown length: how many trials a pass takes is not known before."""

@@ -60,7 +60,8 @@ def _plain_table(
     title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]
 ) -> None:
     widths = [
-        max([len(heading), *(len(row[i]) for row in rows)]) for i, (heading, _) in enumerate(columns)
+        max([len(heading), *(len(row[i]) for row in rows)])
+        for i, (heading, _) in enumerate(columns)
     ]
 
     def line(cells: Sequence[str]) -> str:

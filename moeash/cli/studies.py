@@ -16,8 +16,7 @@ from moeash.cli.show import (
 )
 
 if TYPE_CHECKING:
-    from moeash.export.export import ExportReport
-    from moeash.study.study import Study
+    from moeash.exports.export import ExportReport
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a stored study.", metavar="STUDY")]
 PickName = Literal["smallest", "knee", "best"]
@@ -35,7 +34,7 @@ def run(
     """Run a study, or continue it; write its front, plots and picked file."""
     from moeash import api
     from moeash.cli.progress import for_terminal
-    from moeash.export.output import write_output
+    from moeash.exports.output import write_output
     from moeash.study.spec import load_spec
 
     checked = load_spec(spec, overrides or [])
@@ -117,7 +116,7 @@ def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> No
 def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOption = False) -> None:
     """Show where a study stands."""
     from moeash import api
-    from moeash.search.loop import ENDINGS
+    from moeash.searches.loop import ENDINGS
 
     opened = api.open_study(study, storage)
     evaluations, generations = opened.evaluations(), opened.generations()
@@ -128,7 +127,7 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
     batches = sum(r.outcome.n_batches for r in evaluations)
     full = len(evaluations) * opened.facts.n_batches
     facts = opened.facts
-    summary = {
+    summary: dict[str, Any] = {
         "name": facts.name,
         "status": opened.record.status,
         "ending": opened.record.ending,
@@ -156,7 +155,9 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         print_json(summary)
         return
     ending = opened.record.ending
-    print(f"study {facts.name}: {opened.record.status}" + (f", {ENDINGS[ending]}" if ending else ""))  # type: ignore[index]
+    print(
+        f"study {facts.name}: {opened.record.status}" + (f", {ENDINGS[ending]}" if ending else "")
+    )
     print(
         f"{facts.n_shared:,} weights shared, {facts.n_kept:,} kept; "
         f"{facts.original_bytes:,} B as float32; float {facts.metric_name} {facts.baseline:.4f}"
@@ -169,7 +170,7 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         print(f"forward batches: {batches:,} of {full:,} ({percent(batches / full)})")
     if generations:
         print(f"hypervolume {generations[-1].hypervolume:.6f}, front of {summary['front']}")
-    for failure in summary["errors"][:5]:  # type: ignore[index]
+    for failure in summary["errors"][:5]:
         print(f"failed: {failure['id']} {failure['candidate']}: {failure['error']}")
 
 
@@ -195,14 +196,15 @@ def plot(
         typer.Option("--kind", help="What to draw."),
     ] = "front",
     id_: Annotated[
-        int | None, typer.Option("--id", help="Solution for codebook and bytes, or marked in front.")
+        int | None,
+        typer.Option("--id", help="Solution for codebook and bytes, or marked in front."),
     ] = None,
     storage: StorageOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Draw the front, the hypervolume history, a codebook, or bytes per tensor."""
     from moeash import api
-    from moeash.export import output, plots
+    from moeash.exports import output, plots
 
     opened = [api.open_study(name, storage) for name in studies]
     if kind == "front":

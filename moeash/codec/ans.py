@@ -19,8 +19,9 @@ the state ``s`` to about ``s * 2**24 / F``, off by less than ``2**24 - F`` eithe
   its slot in [0, 1]), at most 2**-15.7; fixed-point costs add 2**-17: 2**-15 bits per symbol;
 * what is left is a random walk of steps below 2**-10, some bits after ten million symbols.
 
-An order that needs more is retried from another initial state (the salt, one byte in the file);
-the walk then takes another path.
+An order that needs more is retried with the slots of all symbols in another order, rotated by the
+salt, one byte in the file. (Another initial state would not do: encoding is monotone in the state,
+so a larger one never ends smaller, but where a symbol's slot lies decides which way a step is off.)
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -97,12 +98,12 @@ def payload_bytes(cost: int, n_symbols: int) -> int:
     return -(-bits // 8)
 
 
-def _model(table: Table) -> "constriction.stream.model.Categorical | None":
+def _model(table: Table, salt: int) -> "constriction.stream.model.Categorical | None":
     """Return the model of a table, ``None`` if its only symbol needs none."""
     if table.symbols.size == 1:
         return None
     rows = Rows(table.alphabet, table.symbols, table.levels, np.zeros(1, dtype=np.int64))
-    shares = frequencies(rows, table.levels, table.resolution) - 1
+    shares = np.roll(frequencies(rows, table.levels, table.resolution) - 1, salt)
     return constriction.stream.model.Categorical(shares.astype(np.float32), perfect=False)
 
 
@@ -117,18 +118,19 @@ def encode(
         reserved: from :func:`payload_bytes`.
 
     Raises:
-        ExportError: no initial state makes the stream fit.
+        ExportError: no salt makes the stream fit.
     """
-    models = {id(table): _model(table) for table in {id(t): t for _, t in sources}.values()}
+    tables = {id(table): table for _, table in sources}
     for salt in range(MAX_SALT + 1):
-        coder = constriction.stream.stack.AnsCoder(*_initial(salt))
+        models = {key: _model(table, salt) for key, table in tables.items()}
+        coder = constriction.stream.stack.AnsCoder()
         for ranks, table in reversed(sources):
             if models[id(table)] is not None:
-                coder.encode_reverse(ranks(), models[id(table)])
+                coder.encode_reverse(_rotated(ranks(), table, salt), models[id(table)])
         words = coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
         if len(words) <= reserved:
             return words.ljust(reserved, b"\0"), salt
-    raise ExportError(f"no initial state fits the indices into {reserved} bytes")
+    raise ExportError(f"no order of slots fits the indices into {reserved} bytes")
 
 
 def decode(
@@ -137,25 +139,30 @@ def decode(
     """Yield the position of a source and a run of its ranks, in order, runs of bounded length.
 
     Raises:
-        CorruptContainerError: the stream does not end where it was started.
+        CorruptContainerError: the stream does not lead back to the empty state.
     """
     words = np.frombuffer(_whole_words(payload), dtype="<u4").astype(np.uint32)
     coder = constriction.stream.stack.AnsCoder(words)
     models: dict[int, constriction.stream.model.Categorical | None] = {}
     for position, (table, n) in enumerate(sources):
         if id(table) not in models:
-            models[id(table)] = _model(table)
+            models[id(table)] = _model(table, salt)
         model = models[id(table)]
         for begin in range(0, n, CHUNK):
             size = min(CHUNK, n - begin)
-            yield position, coder.decode(model, size) if model else np.zeros(size, dtype=np.int32)
-    left = coder.get_compressed()
-    if not np.array_equal(left, _initial(salt)[0] if salt else []):
+            if model is None:
+                yield position, np.zeros(size, dtype=np.int32)
+            else:
+                yield position, _rotated(coder.decode(model, size), table, -salt)
+    if not coder.is_empty():
         raise CorruptContainerError("the coded indices do not end where they began")
 
 
-def _initial(salt: int) -> tuple[NDArray[np.uint32], ...]:
-    return (np.array([salt], dtype=np.uint32),) if salt else ()
+def _rotated(ranks: NDArray[np.int32], table: Table, salt: int) -> NDArray[np.int32]:
+    if salt == 0:
+        return ranks
+    rotated: NDArray[np.int32] = (ranks + np.int32(salt)) % np.int32(table.symbols.size)
+    return rotated
 
 
 def _whole_words(payload: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The ``.moeash`` file, version 1: a network with shared weights, exactly.
+"""The ``.moeash`` file, versions 1 and 2: a network with shared weights, exactly.
 
 All integers are little-endian. *varint* is LEB128 in its shortest form, below 2**63. A reader MUST
 refuse a file that breaks any rule below; the sections follow each other without a hole and fill
@@ -7,13 +7,14 @@ the file, so nothing can hide in it and no two readers can see two files. Nothin
 File::
 
     4   magic      8D 4D 53 48 ("MSH"; the high bit shows transfers that are not 8-bit clean)
-    2   version    u16, 1; a reader MUST refuse newer ones, whatever follows
-    1   coder      0 ANS, 1 Huffman
-    1   salt       initial state of the ANS coder, 0 for Huffman
-    .   D, M, P    three varints: bytes of directory, model, payload
+    2   version    u16; a reader MUST refuse newer ones than it knows, whatever follows
+    1   coder      0 ANS and 1 Huffman (version 1), 2 adaptive beside ANS (version 2)
+    1   salt       rotation of the ANS coder's slots, 0 for Huffman
+    .   D, M, P    three varints: bytes of directory, model, payload; version 2: a fourth, A
     D   directory  names, kinds, dtypes, shapes, notes
     M   model      codebooks and frequency tables, a bit string
     P   payload    indices and kept bytes, one coded stream
+    A   adaptive   version 2: indices the adaptive coder took, one stream a codebook
     8   checksum   BLAKE2b with a digest of 8 bytes over everything before it
 
 **Directory.** One byte, 0 or 1, then the following plain or as one bzip2 stream (whichever is
@@ -55,20 +56,31 @@ values are zigzagged (0, -1, 1, -2, ... are 0, 1, 2, 3, ...).
   half the step before it (rounded down) if p is 1.
 
 **Payload.** All symbols of the first source, then of the next, as ranks among the present symbols
-of its table; a table with a single symbol takes no payload. ANS: frequencies out of 2**24 as in :func:`moeash.codec.ans.frequencies`, a 64-bit
-state, 32-bit words; the words little-endian, last zeros cut, then padded with zeros to P. Decoding
-MUST end in the initial state: empty, or the one word ``salt`` if that is not zero. Huffman:
-canonical codes, most significant bit first, zero-padded to a byte.
+of its table; a table with a single symbol takes no payload. ANS: frequencies out of 2**24 as in
+:func:`moeash.codec.ans.frequencies`, a 64-bit state, 32-bit words; the words little-endian, last
+zeros cut, then padded with zeros to P. A symbol's slot lies behind those of the ranks before it,
+after all P ranks of its table were rotated: rank r comes at place ``(r + salt) % P``. Decoding MUST
+end in the empty state. Huffman: canonical codes, most significant bit first, zero-padded to a byte.
+
+**Adaptive** (version 2). In the model, between the codebooks and the tables of each codebook's
+pool, every shared tensor with weights has one bit: 1 is coded adaptively, 0 is a source of the
+pool. The section holds, for every codebook with such tensors, a varint of bytes and the stream of
+their indices as :mod:`moeash.codec.adaptive` specifies it, with the entry nearest 0 (of two, the
+lower) as zero.
 
 Kept elements are little-endian; a group's elements are those of its tensors, one after another.
 """
 
+import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from moeash.codec import codebooks, directory, streams
 from moeash.codec.bits import BitReader, BitWriter
@@ -83,7 +95,10 @@ from moeash.errors import (
 )
 
 MAGIC = b"\x8dMSH"
-VERSION = 1
+VERSION = 2
+VERSION_OF = {"ans": 1, "huffman": 1, "adaptive": 2}
+"""A file states the oldest version that has what it uses, so that older readers read it."""
+
 SUFFIX = ".moeash"
 
 DEFAULT_MAX_BYTES = 256 << 20
@@ -133,8 +148,10 @@ def encode(
     model = bits.to_bytes()
     assert len(model) == layout.model_bytes
     payload, salt = layout.coding.encode(sources, layout.payload_bytes)
-    head = MAGIC + VERSION.to_bytes(2, "little") + bytes([CODERS.index(coder), salt])
-    body = b"".join([head, layout.lengths, layout.directory, model, payload])
+    version = VERSION_OF[coder].to_bytes(2, "little")
+    head = MAGIC + version + bytes([CODERS.index(coder), salt])
+    sections = (layout.lengths, layout.directory, model, payload, layout.adaptive_section)
+    body = head + b"".join(sections)
     data = body + _checksum(body)
     assert len(data) == layout.total_bytes
     return data
@@ -157,28 +174,31 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
     if max_bytes is None:
         max_bytes = max(DEFAULT_MAX_BYTES, DEFAULT_MAX_EXPANSION * len(data))
     cursor = directory.Cursor(data[PREFIX_BYTES:-CHECKSUM_BYTES])
-    sections = [cursor.varint() for _ in range(3)]
+    sections = [cursor.varint() for _ in range(4 if coder == "adaptive" else 3)]
     if sum(sections) != cursor.remaining:
         raise CorruptContainerError(
             f"the file says {sum(sections)} bytes follow its header, but {cursor.remaining} do"
         )
-    packed, model, payload = (cursor.take(size) for size in sections)
+    packed, model, payload, *more = (cursor.take(size) for size in sections)
     entries, notes = directory.unpack(packed)
     bits = BitReader(model)
     books = codebooks.read_all(bits, limit=directory.MAX_CODEBOOKS)
     streams.check_sizes(entries, books, max_bytes)
     coding = coding_of(coder)
-    arrays = streams.read_tables(bits, entries, books, coding)
+    arrays = streams.read_tables(bits, entries, books, coding, with_adaptive=coder == "adaptive")
     bits.finish()
     arrays.fill(coding, payload, salt)
+    for section in more:
+        arrays.fill_adaptive(directory.Cursor(section), entries, books)
     shared = streams.assemble(entries, books, arrays)
+    n_payload = len(payload) + sum(map(len, more))
     sizes = {
-        "header": len(data) - CHECKSUM_BYTES - len(model) - len(payload),
+        "header": len(data) - CHECKSUM_BYTES - len(model) - n_payload,
         "model": len(model),
-        "payload": len(payload),
+        "payload": n_payload,
         "checksum": CHECKSUM_BYTES,
     }
-    return Container(shared, dict(notes), coder, VERSION, sizes)
+    return Container(shared, dict(notes), coder, VERSION_OF[coder], sizes)
 
 
 def write(
@@ -187,12 +207,21 @@ def write(
     *,
     coder: str = "ans",
     notes: Mapping[str, str] | None = None,
+    check: Callable[[Container], None] | None = None,
 ) -> int:
     """Write a file, verified: it appears under its name only after it decoded to the same network.
 
     The bytes go to a temporary file in the same folder, are flushed to the device, read back,
     decoded and compared; then the file is renamed. On any failure an existing file is untouched
     and no other file is left.
+
+    Args:
+        path: target.
+        shared: the network.
+        coder: as :func:`encode`.
+        notes: as :func:`encode`.
+        check: called with the decoded file before it gets its name, e.g. to measure the network
+            that was read back; whatever it raises stops the export.
 
     Returns:
         Bytes of the file.
@@ -210,7 +239,9 @@ def write(
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            _verify(temporary, shared)
+            container = _verify(temporary, shared)
+            if check is not None:
+                check(container)
             temporary.replace(path)
             _sync_folder(path.parent)
         finally:
@@ -233,6 +264,19 @@ def read(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Conta
     return decode(data, max_bytes=max_bytes)
 
 
+def read_arrays(
+    path: str | os.PathLike[str], *, max_bytes: int | None = None
+) -> dict[str, NDArray[Any]]:
+    """Return every tensor of a file by name, in state order; tied names share one array.
+
+    bfloat16 tensors come as float32.
+
+    Raises:
+        ContainerError: as :func:`read`.
+    """
+    return read(path, max_bytes=max_bytes).shared.decoded()
+
+
 def _checksum(body: bytes | memoryview) -> bytes:
     return hashlib.blake2b(body, digest_size=CHECKSUM_BYTES).digest()
 
@@ -250,27 +294,31 @@ def _check_prefix(data: memoryview) -> tuple[str, int]:
         )
     if _checksum(data[:-CHECKSUM_BYTES]) != bytes(data[-CHECKSUM_BYTES:]):
         raise CorruptContainerError("the checksum does not match; the file is damaged or truncated")
-    if version != VERSION:
-        raise CorruptContainerError(f"there is no format version {version}")
     coder, salt = data[6], data[7]
     if coder >= len(CODERS):
         raise CorruptContainerError(f"the file names the unknown coder {coder}")
+    if version != VERSION_OF[CODERS[coder]]:
+        raise CorruptContainerError(
+            f"the file has format version {version} and coder {CODERS[coder]!r}, which differ"
+        )
     return CODERS[coder], salt
 
 
-def _verify(path: Path, shared: SharedWeights) -> None:
-    """Read a file just written and compare it with what it should hold."""
+def _verify(path: Path, shared: SharedWeights) -> Container:
+    """Read a file just written, compare it with what it should hold, return it decoded."""
     try:
-        decoded = decode(path.read_bytes(), max_bytes=_NO_LIMIT).shared
+        container = decode(path.read_bytes(), max_bytes=_NO_LIMIT)
     except ContainerError as exc:
         raise ExportError(f"the file written does not decode: {exc}") from exc
-    if decoded.fingerprint() != shared.fingerprint():
+    if container.shared.fingerprint() != shared.fingerprint():
         raise ExportError("the file written does not decode to the same network")
+    return container
 
 
 def _sync_folder(folder: Path) -> None:
     """Make the rename itself survive a power cut, where the system can."""
-    if os.name == "posix":
+    # The file is complete and named by now: a folder that cannot be flushed is no failure.
+    with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -9,9 +9,9 @@ it makes the result smaller. The layout is specified in :mod:`moeash.codec.conta
 import bz2
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -50,8 +50,7 @@ _TIED, _SHARED, _KEPT = 0, 1, 2  # a kept tensor's kind is _KEPT + the code of i
 _PLAIN, _BZIP2 = b"\0", b"\1"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """What the directory says about one tensor.
 
     Attributes:
@@ -102,7 +101,7 @@ def entries_of(shared: SharedWeights) -> Entries:
                 tensor.name, "shared", tensor.shape, tensor.dtype, codebook=tensor.codebook
             )
         elif isinstance(tensor, KeptTensor):
-            stored = tensor.values.dtype.name
+            stored = _name(tensor.values.dtype)
             entry = Entry(tensor.name, "kept", tensor.shape, tensor.dtype, stored)
         else:
             entry = Entry(tensor.name, "tied", target=positions[tensor.target])
@@ -211,6 +210,11 @@ class Cursor:
     def text(self) -> str:
         """Read a length and that many bytes of UTF-8."""
         return self.take(self.varint()).decode()
+
+
+@lru_cache(maxsize=64)
+def _name(dtype: "np.dtype[Any]") -> str:
+    return dtype.name  # NumPy makes the name anew each time, at the cost of all the rest
 
 
 def _problem(entries: Entries, notes: Notes) -> str | None:

@@ -6,7 +6,7 @@ all kept tensors of one dtype. Everything is decided from counts.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,9 @@ KIND_BITS_WITHOUT = np.array([0, 1, 2, 2])
 BLOCK = 1 << 21
 REFITS = 3
 
-CODERS = ("ans", "huffman")
+Coder = Literal["ans", "huffman", "adaptive"]
+CODERS: tuple[Coder, ...] = get_args(Coder)
+"""By their number in the file. ``adaptive`` codes what it does not take over as ``ans`` does."""
 
 
 class Coding(Protocol):
@@ -59,12 +61,12 @@ class Coding(Protocol):
 
 
 def coding_of(coder: str) -> Coding:
-    """Return the module of a coder by name; bitarray is imported only for ``"huffman"``.
+    """Return the table coder of a coder by name; bitarray is imported only for ``"huffman"``.
 
     Raises:
         InputError: there is no such coder.
     """
-    if coder == "ans":
+    if coder in ("ans", "adaptive"):
         return cast(Coding, ans)
     if coder == "huffman":
         from moeash.codec import huffman
@@ -328,10 +330,9 @@ def plan_pool(coder: str, counts: Sequence[NDArray[np.int64]]) -> PoolPlan:
     if len(counts) == 1:
         return best
     members = np.ones(len(counts), dtype=np.bool_)
-    for _ in range(REFITS):
-        merged = np.zeros(alphabet, dtype=np.int64)
-        for source in np.flatnonzero(members).tolist():
-            merged += counts[source]
+    for attempt in range(1 + REFITS):
+        # First every source has the same say, or one large outlier would keep the others away.
+        merged = _merge(counts, members, equal=attempt == 0)
         rows = Rows.of(merged[np.newaxis])
         merged_fit = fit(coding, rows)
         resolution = int(merged_fit.resolution[0])
@@ -345,10 +346,26 @@ def plan_pool(coder: str, counts: Sequence[NDArray[np.int64]]) -> PoolPlan:
         cost = int(total.sum()) + (pool_bits << FRACTION_BITS)
         if cost < best_cost:
             best, best_cost = planned(kinds, pool_bits, merged, merged_fit), cost
-        if not (kinds == GLOBAL).any() or np.array_equal(members, kinds == GLOBAL):
+        users = kinds == GLOBAL
+        if attempt and np.array_equal(members, users):
             break
-        members = kinds == GLOBAL
+        if not users.any():
+            # Nobody gains as it is: try the half that loses least, which excludes outliers.
+            loss = payloads[GLOBAL] - payloads[OWN]
+            users = loss <= np.median(loss)
+        members = users
     return best
+
+
+def _merge(
+    counts: Sequence[NDArray[np.int64]], members: NDArray[np.bool_], *, equal: bool
+) -> NDArray[np.int64]:
+    merged = np.zeros(counts[0].size, dtype=np.int64)
+    for source in np.flatnonzero(members).tolist():
+        one = counts[source]
+        # Integer shares of about 2**20, and never 0 for a symbol that occurs.
+        merged += -(-(one << 20) // one.sum()) if equal else one
+    return merged
 
 
 def _columns(fit: Fit) -> tuple[NDArray[np.int64], ...]:

@@ -193,8 +193,8 @@ def bin_weights(
     """Return the bin of each weight, and how many weights each bin holds and their sum.
 
     Sums are added in an order that depends on the number of weights and bins only: within a block
-    of weights, element i adds to lane ``i % n_lanes`` of its bin; then lanes are added in order, and
-    blocks in order.
+    of weights, element i adds to lane ``i % n_lanes`` of its bin; then lanes are added in order,
+    and blocks in order.
 
     Args:
         weights: as for :func:`assign_bins`.

@@ -290,7 +290,7 @@ def keep(parameter: Parameter, precision: KeptPrecision) -> KeptTensor:
         raise InputError(f"{parameter.name!r} is tied; only its target is stored")
     values = np.asarray(parameter.values)
     if parameter.dtype in FLOAT_NAMES and parameter.dtype != "float64":
-        values = values.astype(np.float32)
+        values = values.astype(np.float32, copy=False)
         if parameter.dtype == "float16" or (precision == "float16" and fits_float16(values)):
             values = values.astype(np.float16)
     return KeptTensor(parameter.name, parameter.shape, parameter.dtype, values)

@@ -201,10 +201,10 @@ def thresholds(grid: Grid, dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
     begins = begins + (lost - half_gap)
     begins = _smallest(begins, lambda w: w - origin >= distance)
     with np.errstate(over="ignore"):
-        rounded = begins.astype(dtype)
+        rounded: NDArray[np.floating[Any]] = begins.astype(dtype)
         below = rounded.astype(POSITION_DTYPE) < begins
-        above: NDArray[np.floating[Any]] = np.nextafter(rounded, dtype.type(np.inf))
-        return np.where(below, above, rounded)
+        rounded[below] = np.nextafter(rounded[below], dtype.type(np.inf))
+        return rounded
 
 
 def _smallest(guess: NDArray[np.float64], holds: Any) -> NDArray[np.float64]:
@@ -219,8 +219,8 @@ def _smallest(guess: NDArray[np.float64], holds: Any) -> NDArray[np.float64]:
 def _sorted(tensor: NDArray[np.floating[Any]], name: str) -> NDArray[np.floating[Any]]:
     if tensor.dtype.kind != "f" or tensor.dtype.itemsize > 8:
         raise InputError(f"{name!r} is {tensor.dtype}, needed float16, float32 or float64")
-    dtype = np.float64 if tensor.dtype.itemsize == 8 else np.float32
-    weights = np.array(tensor, dtype=dtype).reshape(-1)
+    dtype = np.dtype(np.float64 if tensor.dtype.itemsize == 8 else np.float32)
+    weights: NDArray[np.floating[Any]] = np.array(tensor, dtype=dtype, order="C").reshape(-1)
     weights.sort()
     if weights.size and not (np.isfinite(weights[0]) and np.isfinite(weights[-1])):
         count = int((~np.isfinite(weights)).sum())

@@ -123,10 +123,6 @@ def index_tar(location: Path) -> Folder:
                 files[str(path)] = (member.size, member.offset_data)
     except (tarfile.TarError, OSError, EOFError) as exc:
         raise DataError(f"{str(location)!r} is not a readable uncompressed .tar: {exc}") from exc
-    size = location.stat().st_size
-    late = [name for name, (length, offset) in files.items() if offset + length > size]
-    if late:
-        raise DataError(f"{str(location)!r} is cut short: {late[0]!r} ends beyond the file")
     depth = _wrapping(list(files), str(location))
     found = [
         (PurePosixPath(*PurePosixPath(name).parts[depth:]).as_posix(), length, offset)

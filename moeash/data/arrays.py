@@ -1,6 +1,5 @@
 """Evaluation sets that are arrays: torchvision's small ones, ``.npz``, scikit-learn's digits."""
 
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -216,9 +215,11 @@ def npz_source(
         raise DataError("npz needs root, the .npz file")
     path = Path(root)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because np.load leaves the file of a damaged archive open.
+        with path.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as exc:
+    except Exception as exc:
+        # A damaged archive surfaces as almost any type: BadZipFile, NotImplementedError, ...
         raise DataError(f"{str(path)!r} is not a readable .npz file: {exc}") from exc
     parts = {("all" if key == "x" else key[2:]): key for key in arrays if key[:2] in ("x", "x_")}
     missing = ["y" + key[1:] for key in parts.values() if "y" + key[1:] not in arrays]

@@ -74,10 +74,9 @@ class Normalisation:
                     f"images have {channels} channels, but {len(values)} values of mean or std "
                     f"were given; give 1 or {channels}"
                 )
-        x = x.div_(self.scale) if x.is_floating_point() else x
         mean = torch.tensor(self.mean).view(-1, 1, 1)
         std = torch.tensor(self.std).view(-1, 1, 1)
-        return x.sub_(mean).div_(std)
+        return x.div_(self.scale).sub_(mean).div_(std)
 
 
 def normalisation(

@@ -2,7 +2,6 @@
 
 import io
 import os
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,7 +56,6 @@ class PictureSource:
         self._n_expected = n_classes
         self._folders: dict[str, Folder] = {}
         self._labels: dict[str, NDArray[np.int64]] = {}
-        self._indexing = threading.Lock()
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -121,13 +119,12 @@ class PictureSource:
             ) from exc
 
     def _folder(self, part: str) -> Folder:
-        with self._indexing:
-            if part not in self._folders:
-                self._folders[part] = self._index(part)
-                self._labels[part] = np.array(
-                    [picture.label for picture in self._folders[part].pictures], dtype=np.int64
-                )
-            return self._folders[part]
+        if part not in self._folders:
+            self._folders[part] = self._index(part)
+            self._labels[part] = np.array(
+                [picture.label for picture in self._folders[part].pictures], dtype=np.int64
+            )
+        return self._folders[part]
 
     def _index(self, part: str) -> Folder:
         location = self._locations[part]
@@ -208,7 +205,7 @@ def imagenet_source(
         "imagenet",
         find_parts("imagenet", root),
         normalisation("imagenet", mean=mean, std=std, resize=resize, crop=crop),
-        n_threads=len(os.sched_getaffinity(0)) if n_threads is None else n_threads,
+        n_threads=(os.cpu_count() or 1) if n_threads is None else n_threads,
         n_classes=N_IMAGENET,
     )
 

@@ -86,7 +86,7 @@ class Split:
         """
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, got {batch_size}")
-        positions = np.arange(len(self)) if order is None else np.asarray(order, dtype=np.int64)
+        positions = np.arange(len(self)) if order is None else np.array(order, dtype=np.int64)
         if positions.size and not (positions.min() >= 0 and positions.max() < len(self)):
             raise DataError(f"order leaves the positions 0..{len(self) - 1} of {self._what}")
         chunks = [

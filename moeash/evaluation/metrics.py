@@ -37,9 +37,15 @@ class Tally(Protocol):
 class Metric(Protocol):
     """A metric over outputs and targets."""
 
-    name: str
-    reference: float
-    """Worst value that counts: the default hypervolume reference."""
+    @property
+    def name(self) -> str:
+        """What specs call it."""
+        ...
+
+    @property
+    def reference(self) -> float:
+        """Worst value that counts: the default hypervolume reference."""
+        ...
 
     def targets(self, labels: NDArray[np.int64], float_outputs: Tensor) -> NDArray[np.int64]:
         """Return what outputs are compared with: the labels, or the float network's classes."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from moeash.codec.plan import Coder
+from moeash.codec.pools import Coder
 from moeash.core.codebook import KeptPrecision
 from moeash.core.objectives import SizeName
 from moeash.data.sources import load_source
@@ -64,7 +64,7 @@ class NetworkTask:
             module,
             include=self.include,
             exclude=self.exclude,
-            share_all=self.share_all,
+            all=self.share_all,
         )
         return Network(module, state, name)
 

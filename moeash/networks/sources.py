@@ -1,6 +1,7 @@
 """Finding a network by name: built-in, torchvision's, or made by a user's function."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -118,7 +119,9 @@ def _build(source: str, factory: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            return factory()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # about initial weights, replaced
+                return factory()
         except (TypeError, ValueError) as exc:
             raise InputError(f"{source!r} refuses its options: {exc}") from exc
 

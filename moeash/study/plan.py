@@ -1,12 +1,14 @@
 """A plan: everything the runner needs, whether it came from a TOML spec or from Python."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from moeash.errors import InputError
 from moeash.evaluation.task import Task
-from moeash.search.loop import Stop
-from moeash.study.spec import MergeTable, SearchTable, StudySpec
+from moeash.searches.loop import Stop
+from moeash.study.spec import MergeTable, SearchTable, StudySpec, parse_spec
+from moeash.study.study import Study
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,6 @@ class Plan:
         name: of the study.
         spec: plain JSON values that describe it, stored with it.
         fingerprint: digest of what identifies it beside network and data.
-        identity: the plain values behind ``fingerprint``, to list differences.
         task: what candidates are evaluated on.
         search: how candidates are proposed.
         merge: the merge pass.
@@ -29,7 +30,6 @@ class Plan:
     name: str
     spec: Mapping[str, Any]
     fingerprint: str
-    identity: Mapping[str, Any]
     task: Task
     search: SearchTable
     merge: MergeTable
@@ -44,7 +44,6 @@ class Plan:
             name=spec.name,
             spec=spec.model_dump(mode="json"),
             fingerprint=spec.fingerprint(),
-            identity=spec.identity(),
             task=spec.task(),
             search=spec.search,
             merge=spec.merge,
@@ -52,3 +51,22 @@ class Plan:
             max_drop=spec.evaluation.max_drop,
             seed=spec.seed,
         )
+
+
+def task_of(study: Study) -> Task:
+    """Return the task of a study, from the module it was searched with or from its stored spec.
+
+    Raises:
+        InputError: the study was made by :func:`search` in another process, so that only its
+            caller has the module.
+    """
+    if study.task is not None:
+        return study.task
+    if "network" not in study.facts.spec or "source" not in study.facts.spec["network"]:
+        raise InputError(
+            f"study {study.name!r} was searched from Python and its module is not stored; "
+            "call moeash.search again with the same name and storage (nothing is evaluated "
+            "twice) and export the study it returns"
+        )
+    task = parse_spec(study.facts.spec, where=f"stored spec of {study.name!r}").task()
+    return replace(task, n_threads=study.facts.environment["threads"])

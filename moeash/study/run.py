@@ -9,6 +9,7 @@ import dataclasses
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,16 @@ from moeash.core.objectives import as_minimised
 from moeash.errors import SpecError, StudyExistsError, StudyNotFoundError
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task, available_cores
-from moeash.search.base import Search, Told
-from moeash.search.enumerate import ExhaustiveSearch, RandomSearch
-from moeash.search.hypervolume import hypervolume
-from moeash.search.loop import ENDINGS, GenerationResult, optimise
-from moeash.search.nsga2 import Nsga2Search
-from moeash.search.space import Space
+from moeash.searches.base import Search, Told
+from moeash.searches.enumerate import ExhaustiveSearch, RandomSearch
+from moeash.searches.hypervolume import hypervolume
+from moeash.searches.loop import ENDINGS, GenerationResult, optimise
+from moeash.searches.nsga2 import Nsga2Search
+from moeash.searches.space import Space
 from moeash.study.plan import Plan
 from moeash.study.progress import Progress
 from moeash.study.solution import Solution, front_of
+from moeash.study.spec import BESIDE_IDENTITY
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
     EvaluationRecord,
@@ -76,27 +78,12 @@ def _stored(storage: Storage, plan: Plan) -> StudyRecord | None:
     except StudyNotFoundError:
         return None
     if record.facts.fingerprint != plan.fingerprint:
-        differences = _differences(_identity_of(record.facts, plan), dict(plan.identity))
         raise StudyExistsError(
             f"study {plan.name!r} exists with another specification ("
-            + "; ".join(differences)
+            + "; ".join(_differences(record.facts.spec, plan.spec))
             + "); give this one another name"
         )
     return record
-
-
-def _identity_of(facts: StudyFacts, plan: Plan) -> dict[str, Any]:
-    """Return the stored spec restricted to the keys that identify a study."""
-
-    def restrict(stored: Any, like: Any) -> Any:
-        if isinstance(stored, Mapping) and isinstance(like, Mapping):
-            free = ("stop", "checkpoint", "root", "backend", "output")
-            return {k: restrict(v, like.get(k)) for k, v in stored.items() if k not in free}
-        return stored
-
-    restricted = restrict(dict(facts.spec), plan.identity)
-    assert isinstance(restricted, dict)
-    return restricted
 
 
 def _differences(old: Any, new: Any, place: str = "") -> list[str]:
@@ -107,8 +94,9 @@ def _differences(old: Any, new: Any, place: str = "") -> list[str]:
             for key in keys
             for line in _differences(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
         ]
-    old, new = (list(v) if isinstance(v, tuple) else v for v in (old, new))
-    return [] if old == new else [f"{place}: stored {old!r}, now {new!r}"]
+    if old == new or place.startswith(BESIDE_IDENTITY):
+        return []
+    return [f"{place}: stored {old!r}, now {new!r}"]
 
 
 def _open_study(
@@ -172,15 +160,9 @@ def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:
 
 def environment(task: Task) -> dict[str, Any]:
     """Return what the numbers of a study were measured with."""
-    import numpy
-    import pymoo
-    import torch
-
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "pymoo": pymoo.__version__,
+        **{name: version(name) for name in ("torch", "numpy", "pymoo")},
         "machine": platform.machine(),
         "device": task.device,
         "threads": task.n_threads,

@@ -24,18 +24,19 @@ from pydantic import (
     model_validator,
 )
 
-from moeash.codec.plan import Coder
+from moeash.codec.pools import Coder
 from moeash.core.codebook import KeptPrecision
-from moeash.core.merge import Cost
+from moeash.core.merge import MergeCost
 from moeash.core.objectives import SizeName
 from moeash.errors import InputError, SpecError
 from moeash.evaluation.task import DataTask, NetworkTask, Task
 from moeash.methods.base import Method
 from moeash.methods.registry import METHODS
 from moeash.names import nearest
-from moeash.search.loop import Stop
+from moeash.searches.loop import Stop
 
-SPEC_VERSION = 1
+BESIDE_IDENTITY = ("search.stop", "backend", "output", "network.checkpoint", "data.root")
+"""What may change while a study is continued."""
 
 
 class _Table(BaseModel):
@@ -122,7 +123,7 @@ class MergeTable(_Table):
     """``[merge]``: the neighbour-bin merge pass over the front."""
 
     enabled: bool = True
-    cost: Cost = Field("sse", description="order of pairs: SSE rise, or bits saved per SSE")
+    cost: MergeCost = Field("sse", description="order of pairs: SSE rise, or bits saved per SSE")
     floor: Literal["own", "baseline"] = Field(
         "own", description="a merge is kept while the metric stays at its solution's, or the float"
     )
@@ -157,7 +158,7 @@ class OutputTable(_Table):
 class StudySpec(_Table):
     """A whole study."""
 
-    version: Literal[1] = SPEC_VERSION
+    version: Literal[1] = 1
     name: str = Field(min_length=1, max_length=200, pattern=r"^[\w.+-]+$")
     seed: int = Field(0, ge=0, lt=2**32)
     network: NetworkTable
@@ -211,19 +212,29 @@ class StudySpec(_Table):
             seed=self.seed,
         )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, *, defaults: bool = True) -> dict[str, Any]:
         """Return what identifies the study: everything but budget, place, and paths.
 
         Paths are left out because the network's and the data's content are fingerprinted.
+
+        Args:
+            defaults: include values that are left at their default.
         """
-        plain = self.model_dump(mode="json")
-        del plain["backend"], plain["output"], plain["search"]["stop"]
-        del plain["network"]["checkpoint"], plain["data"]["root"]
+        plain = self.model_dump(mode="json", exclude_defaults=not defaults)
+        for path in BESIDE_IDENTITY:
+            *tables, key = path.split(".")
+            table = plain
+            for name in tables:
+                table = table.get(name, {})
+            table.pop(key, None)
         return plain
 
     def fingerprint(self) -> str:
-        """Return 32 hex digits over :meth:`identity`."""
-        canonical = json.dumps(self.identity(), sort_keys=True)
+        """Return 32 hex digits over :meth:`identity`.
+
+        Defaults are left out, so that a later moeash with more options continues this study.
+        """
+        canonical = json.dumps(self.identity(defaults=False), sort_keys=True)
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
@@ -243,7 +254,8 @@ def build_method(table: Mapping[str, Any]) -> Method:
     for key in options:
         if key not in fields:
             raise ValueError(f"method {name!r} has no option {key!r}; {nearest(key, fields)}")
-    method: Method = TypeAdapter(build).validate_python(options)
+    adapter: TypeAdapter[Any] = TypeAdapter(build)
+    method: Method = adapter.validate_python(options)
     return method
 
 

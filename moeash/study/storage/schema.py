@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, inspect, text
 
 from moeash.errors import SchemaError
@@ -17,6 +15,11 @@ def current_revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+
+def is_current(connection: Connection) -> bool:
+    """Tell whether the database has this moeash's schema already."""
+    return current_revision(connection) == HEAD
 
 
 def upgrade(connection: Connection) -> None:
@@ -39,6 +42,9 @@ def upgrade(connection: Connection) -> None:
             f"the database holds tables that are not moeash's ({', '.join(sorted(foreign)[:3])}); "
             "use another --storage"
         )
+    from alembic import command  # a third of a second that only a schema change needs
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
     config.attributes["connection"] = connection

@@ -25,7 +25,7 @@ from moeash.study.storage.records import (
     StudyRecord,
     StudyStatus,
 )
-from moeash.study.storage.schema import upgrade
+from moeash.study.storage.schema import is_current, upgrade
 from moeash.study.storage.tables import EVALUATIONS, GENERATIONS, STUDIES
 
 BUSY_TIMEOUT_S = 10.0
@@ -48,16 +48,24 @@ class SqlStorage:
         self.url = url if "://" in url else f"sqlite:///{url}"
         with _border(self.url):
             self._engine = _engine(self.url)
-            with self._engine.connect() as connection:
-                # SQLite upgrades a read lock to a write lock only on luck; begin with a write lock.
-                if self._engine.dialect.name == "sqlite":
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
-                upgrade(connection)
-                connection.commit()
+            with self._reading() as connection:
+                current = is_current(connection)
+            if not current:
+                with self._writing() as connection:
+                    upgrade(connection)
 
     @contextmanager
-    def _begin(self) -> Iterator[Connection]:
+    def _reading(self) -> Iterator[Connection]:
         with _border(self.url), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with (
+            _border(self.url),
+            self._engine.connect() as connection,
+            connection.execution_options(moeash_writes=True).begin(),
+        ):
             yield connection
 
     def create_study(self, facts: StudyFacts) -> StudyRecord:
@@ -66,7 +74,7 @@ class SqlStorage:
         values = {name: getattr(facts, name) for name in facts.__dataclass_fields__}
         values |= {"objectives": list(facts.objectives), "reference": list(facts.reference)}
         try:
-            with self._begin() as connection:
+            with self._writing() as connection:
                 connection.execute(
                     insert(STUDIES).values(
                         **values, status="running", ending=None, created_at=now, updated_at=now
@@ -80,7 +88,7 @@ class SqlStorage:
 
     def study(self, name: str) -> StudyRecord:
         """Return a study by name."""
-        with self._begin() as connection:
+        with self._reading() as connection:
             row = connection.execute(select(STUDIES).where(STUDIES.c.name == name)).one_or_none()
             if row is None:
                 names = connection.execute(select(STUDIES.c.name)).scalars().all()
@@ -89,7 +97,7 @@ class SqlStorage:
 
     def studies(self) -> Sequence[StudyRecord]:
         """Return all studies, oldest first."""
-        with self._begin() as connection:
+        with self._reading() as connection:
             return [_study(r) for r in connection.execute(select(STUDIES).order_by(STUDIES.c.id))]
 
     def set_status(self, study_id: int, status: StudyStatus, ending: str | None = None) -> None:
@@ -97,7 +105,7 @@ class SqlStorage:
         values: dict[str, Any] = {"status": status, "updated_at": _now()}
         if ending is not None:
             values["ending"] = ending
-        with self._begin() as connection:
+        with self._writing() as connection:
             connection.execute(update(STUDIES).where(STUDIES.c.id == study_id).values(**values))
 
     def add_evaluation(
@@ -114,7 +122,7 @@ class SqlStorage:
         """Store one evaluation."""
         now = _now()
         sizes = outcome.sizes
-        with self._begin() as connection:
+        with self._writing() as connection:
             connection.execute(
                 insert(EVALUATIONS).values(
                     study_id=study_id,
@@ -151,7 +159,7 @@ class SqlStorage:
             .where(EVALUATIONS.c.study_id == study_id)
             .order_by(EVALUATIONS.c.number)
         )
-        with self._begin() as connection:
+        with self._reading() as connection:
             return [_evaluation(row) for row in connection.execute(query)]
 
     def put_generation(self, study_id: int, generation: GenerationRecord) -> None:
@@ -160,7 +168,7 @@ class SqlStorage:
             GENERATIONS.c.study_id == study_id, GENERATIONS.c.index == generation.index
         )
         values = {name: getattr(generation, name) for name in generation.__dataclass_fields__}
-        with self._begin() as connection:
+        with self._writing() as connection:
             if connection.execute(known).one_or_none() is None:
                 connection.execute(insert(GENERATIONS).values(study_id=study_id, **values))
 
@@ -172,7 +180,7 @@ class SqlStorage:
             .order_by(GENERATIONS.c.index)
         )
         names = GenerationRecord.__dataclass_fields__
-        with self._begin() as connection:
+        with self._reading() as connection:
             return [
                 GenerationRecord(**{name: row._mapping[name] for name in names})
                 for row in connection.execute(query)
@@ -215,8 +223,9 @@ def _engine(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        if not connection.info.get("began"):
-            connection.exec_driver_sql("BEGIN")
+        # A read lock becomes a write lock only with luck; who will write says so at once.
+        writes = connection.get_execution_options().get("moeash_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
 

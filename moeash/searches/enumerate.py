@@ -8,8 +8,8 @@ import numpy as np
 from moeash.core.candidate import Candidate
 from moeash.core.variables import Integer, Real
 from moeash.errors import InputError
-from moeash.search.base import Told
-from moeash.search.space import Space
+from moeash.searches.base import Told
+from moeash.searches.space import Space
 
 
 class ExhaustiveSearch:

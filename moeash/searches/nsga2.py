@@ -25,8 +25,8 @@ from pymoo.operators.mutation.pm import PM
 from pymoo.problems.static import StaticProblem
 
 from moeash.core.candidate import Candidate
-from moeash.search.base import Told
-from moeash.search.space import Space
+from moeash.searches.base import Told
+from moeash.searches.space import Space
 
 Initial = Literal["linear", "log", "random"]
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from moeash.core.candidate import Candidate
-from moeash.search.base import Search, Told
+from moeash.searches.base import Search, Told
 
 Ending = Literal["generations", "evaluations", "wall_time", "no_gain", "exhausted"]
 
-ENDINGS: dict[Ending, str] = {
+ENDINGS: dict[str, str] = {
     "generations": "reached the number of generations",
     "evaluations": "reached the number of evaluations",
     "wall_time": "reached the wall time",

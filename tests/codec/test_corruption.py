@@ -1,0 +1,217 @@
+"""Damaged and hostile files: refused with our error, in bounded memory and time."""
+
+import bz2
+import hashlib
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moeash.codec import container, directory
+from moeash.codec.bits import BitWriter
+from moeash.core.codebook import Codebook, SharedTensor, SharedWeights
+from moeash.errors import ContainerError, CorruptContainerError
+
+REAL = (Path(__file__).parent / "assets" / "v1.moeash").read_bytes()
+
+
+def damage(data, rng):
+    """Return the data after a flip, cut, insertion, zeroed range or swap; never unchanged."""
+    out = bytearray(data)
+    at = int(rng.integers(0, len(out)))
+    kind = rng.integers(0, 5)
+    if kind == 0:
+        out[at] ^= 1 << int(rng.integers(8))
+    elif kind == 1:
+        del out[at:]
+    elif kind == 2:
+        out[at:at] = bytes(rng.integers(0, 256, int(rng.integers(1, 50)), dtype=np.uint8))
+    elif kind == 3:
+        out[at : at + 64] = bytes(len(out[at : at + 64]))
+    else:
+        del out[at : at + int(rng.integers(1, 50))]
+    return damage(data, rng) if out == data else bytes(out)
+
+
+def test_two_thousand_random_corruptions_are_all_refused():
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        with pytest.raises(ContainerError):
+            container.decode(damage(REAL, rng))
+
+
+def test_a_file_cut_at_any_length_is_refused(zoo):
+    data = container.encode(zoo)
+    for length in range(len(data)):
+        with pytest.raises(CorruptContainerError):
+            container.decode(data[:length])
+
+
+def test_a_flip_of_any_bit_is_refused(zoo):
+    data = container.encode(zoo)
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ContainerError):
+            container.decode(bytes(flipped))
+
+
+def sections(data):
+    """Return the first eight bytes, directory (plain), model, payload and what more there is."""
+    cursor = directory.Cursor(memoryview(data)[8:-8])
+    sizes = [cursor.varint() for _ in range(4 if data[6] == 2 else 3)]
+    packed, *others = (cursor.take(size) for size in sizes)
+    if packed[:1] == b"\1":
+        packed = b"\0" + bz2.decompress(packed[1:])
+    return data[:8], packed, *others
+
+
+def sealed(head, *parts):
+    """Return a file of these sections with lengths and checksum that fit."""
+    body = head + b"".join(directory.varint(len(p)) for p in parts) + b"".join(parts)
+    return body + hashlib.blake2b(body, digest_size=8).digest()
+
+
+def refused_or_read(data):
+    """Decode; any error but ours escapes. Return whether it was refused."""
+    try:
+        container.decode(data)
+    except ContainerError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("coder", ["ans", "huffman", "adaptive"])
+def test_a_valid_checksum_over_damage_raises_nothing_else_and_stays_small(zoo, coder):
+    head, *parts = sections(container.encode(zoo, coder=coder, notes={"a": "b"}))
+    assert not refused_or_read(sealed(head, *parts))
+    rng = np.random.default_rng(1)
+    refused = 0
+    tracemalloc.start()
+    try:
+        for turn in range(900):
+            changed = list(parts)
+            which = turn % len(parts)
+            changed[which] = damage(parts[which], rng)
+            refused += refused_or_read(sealed(head, *changed))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert refused > 300
+    assert peak < 16 << 20
+
+
+def hostile(entries, notes=(), *, model=b"\x80", payload=b""):
+    """Return a file with a directory that the writer would refuse to make."""
+    plain = directory._plain(tuple(entries), tuple(notes))
+    return sealed(b"\x8dMSH\1\0\0\0", b"\0" + plain, model, payload)
+
+
+def entry(**kwargs):
+    fields = {"name": "w", "kind": "kept", "shape": (2,), "dtype": "float32", "stored": "float32"}
+    return directory.Entry(**{**fields, **kwargs})
+
+
+@pytest.mark.parametrize(
+    "entries, message",
+    [
+        ([entry(shape=(2**39, 2))], "max_bytes"),
+        ([entry(shape=(2**39, 3))], "above 1099511627776 elements"),
+        ([entry(shape=(2**41,))], "where 1099511627776 is the limit"),
+        ([entry(shape=(0, 2**40, 2))], "above 1099511627776 elements"),
+        ([entry(shape=(1,) * 33)], "where 32 is the limit"),
+        ([entry(name="x" * 1025)], "where 1024 is the limit"),
+        ([entry(name="x" * 1000), entry(name="x" * 1000 + "y" * 1000)], "more than 1024 bytes"),
+        ([entry(shape=(0,)), entry(shape=(0,))], "twice"),
+        ([entry(kind="shared", stored="", shape=(5,))], "uses codebook 0 of 0"),
+        ([entry(kind="shared", stored="", dtype="int64")], "only floats are shared"),
+        ([entry(stored="bfloat16")], "travels as float32"),
+        ([entry(kind="tied", shape=(), dtype="", stored="")], "tied to a tensor after it"),
+    ],
+)
+def test_absurd_directories_are_refused_without_allocating(entries, message):
+    data = hostile(entries)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptContainerError, match=message):
+            container.decode(data)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "plain, message",
+    [
+        (b"\0" + directory.varint(2**30), "claims 1073741824 tensors"),
+        (directory.varint(65), "claims 65 notes"),
+        (b"\0" + directory.varint(60_000), "60000 bytes follow"),
+        (b"\0\1\xff", "directory is too short|bytes follow"),
+        (b"\0\1\x02\x0f", "unknown dtype 15"),
+        (b"\1\1a\1", "bytes follow"),
+        (b"\1\1\xff\1a\0", "not UTF-8"),
+        (b"\2\1b\1x\1a\1y\0", "not sorted"),
+        (b"\0\x80\0", "shortest form"),
+        (b"\0\0more", "4 stray bytes"),
+    ],
+)
+def test_absurd_columns_are_refused(plain, message):
+    with pytest.raises(CorruptContainerError, match=message):
+        container.decode(sealed(b"\x8dMSH\1\0\0\0", b"\0" + plain, b"\x80", b""))
+
+
+def test_a_directory_that_decompresses_without_end_is_refused_in_bounded_memory():
+    bomb = b"\1" + bz2.compress(bytes(40 << 20))
+    data = sealed(b"\x8dMSH\1\0\0\0", bomb, b"\x80", b"")
+    assert len(data) < 1000
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptContainerError, match="above 16777216 bytes"):
+            container.decode(data)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_absurd_codebooks_are_refused():
+    for count, message in [(5000, "5000 codebooks"), (1, "entries, more than the file")]:
+        bits = BitWriter()
+        bits.golomb(count, 0)
+        bits.golomb(2**30, 4)
+        with pytest.raises(CorruptContainerError, match=message):
+            container.decode(sealed(b"\x8dMSH\1\0\0\0", b"\0\0\0", bits.to_bytes(), b""))
+
+
+def test_lengths_that_leave_a_hole_or_overlap_are_refused(zoo):
+    head, *parts = sections(container.encode(zoo))
+    whole = sealed(head, *parts)
+    body = whole[:-8] + b"hidden"
+    with pytest.raises(CorruptContainerError, match="bytes follow its header"):
+        container.decode(body + hashlib.blake2b(body, digest_size=8).digest())
+
+
+def test_unknown_coders_and_version_0_are_refused(zoo):
+    head, *parts = sections(container.encode(zoo))
+    with pytest.raises(CorruptContainerError, match="unknown coder 3"):
+        container.decode(sealed(head[:6] + b"\3\0", *parts))
+    with pytest.raises(CorruptContainerError, match="version 0 and coder 'ans', which differ"):
+        container.decode(sealed(head[:4] + b"\0\0" + head[6:], *parts))
+
+
+def test_something_else_is_no_container():
+    for data in (b"", b"PK\3\4" + bytes(100), b"\x8dMSH"):
+        with pytest.raises(CorruptContainerError):
+            container.decode(data)
+
+
+def test_a_huge_constant_network_needs_the_reader_to_agree():
+    n = 300 << 20
+    indices = np.broadcast_to(np.uint8(0), (n,))
+    tensor = SharedTensor("w", (n,), "float32", 0, indices, np.array([n]))
+    data = container.encode(SharedWeights((Codebook(np.array([1.0])),), (tensor,)))
+    assert len(data) < 60
+    with pytest.raises(CorruptContainerError, match=f"max_bytes={n + 8}"):
+        container.decode(data)
+    with pytest.raises(CorruptContainerError, match=f"above the limit of {n}"):
+        container.decode(data, max_bytes=n)

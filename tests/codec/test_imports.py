@@ -1,0 +1,26 @@
+import subprocess
+import sys
+from pathlib import Path
+
+READ = """
+import sys
+from moeash.codec import container
+container.read(sys.argv[1])
+heavy = {"torch", "pandas", "scipy", "bitarray", "matplotlib", "pymoo", "sqlalchemy"}
+print(sorted(heavy & set(sys.modules)))
+"""
+
+
+def imported_to_read(name):
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", READ, str(here / "assets" / name)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=here.parents[1], check=True)
+    return done.stdout.strip()
+
+
+def test_reading_needs_numpy_and_constriction_only():
+    assert imported_to_read("v1.moeash") == "[]"
+
+
+def test_bitarray_is_imported_for_huffman_only():
+    assert imported_to_read("v1-huffman.moeash") == "['bitarray']"
