@@ -279,7 +279,7 @@ def test_a_temporary_storage_leaves_with_its_study():
         ({"population": 1}, "search: population: .*greater than or equal to 2"),
         ({"objectives": ["bytes"]}, "search: objectives.0"),
         ({"merge": {"floors": 1}}, "merge: unknown key 'floors'; nearest: 'floor'"),
-        ({"coder": "zip"}, "codec: coder: .*'ans' or 'huffman'"),
+        ({"coder": "zip"}, "codec: coder: .*'ans', 'huffman' or 'adaptive'"),
         ({"max_drop": -1}, "evaluation: max_drop"),
         ({"method": {"name": "unifrom"}}, "method: no method 'unifrom'; nearest: 'uniform'"),
         ({"method": {"k": [3, 2]}}, "method: .*low <= high"),

@@ -82,7 +82,9 @@ class SqlStorage:
                 hint = f"; another process kept writing for {self._busy_timeout_s:g} s, try again"
             elif "not a database" in cause:
                 hint = "; that file is something else, use another --storage"
-            elif "full" in cause or "disk I/O" in cause:
+            elif "full" in cause:
+                hint = "; free some space, everything stored so far is safe, then run again"
+            elif "disk I/O" in cause:
                 hint = "; is the disk full? everything stored so far is safe, run again later"
             elif "readonly" in cause or "unable to open" in cause:
                 hint = "; check the permissions of the file and its folder"
