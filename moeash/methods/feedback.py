@@ -67,7 +67,8 @@ class Feedback:
         curvature: ``gradients`` of the output, or ``inputs`` of each layer.
         sketches: random sketches of the output per calibration image.
         temperature: of the softmax whose Hessian weighs the outputs.
-        damping: added to the diagonal, relative to its mean.
+        damping: added to the diagonal, relative to its mean. Default: 0.01 from 1,000 images on,
+            inversely more for fewer, whose curvature is mostly noise.
         balance: exponent of the row balancing in front of BatchNorms; 0 switches it off.
         images: calibration images used, at most.
         batch_size: calibration images a pass.
@@ -78,7 +79,7 @@ class Feedback:
     curvature: CurvatureKind = "gradients"
     sketches: int = 4
     temperature: float = 4.0
-    damping: float = 0.01
+    damping: float | None = None
     balance: float = 0.25
     images: int = 5000
     batch_size: int = 100
@@ -142,6 +143,7 @@ class Feedback:
         module = preparation.network.module
         device = next(module.parameters()).device
         order = np.arange(min(self.images, len(split)))
+        damping = 0.01 * max(1.0, 1000 / len(order)) if self.damping is None else self.damping
         return error_feedback.prepare(
             module,
             (x.to(device) for x, _ in split.batches(self.batch_size, order=order)),
@@ -149,7 +151,7 @@ class Feedback:
             kind=self.curvature,
             sketches=self.sketches,
             temperature=self.temperature,
-            damping=self.damping,
+            damping=damping,
             balance=self.balance if through_norms else 0.0,
             through_norms=through_norms,
             seed=preparation.seed,
