@@ -149,7 +149,8 @@ def test_every_complete_evaluation_is_drawn_once_by_its_stage_and_stopped_ones_a
 
 
 def test_a_line_joins_a_parent_and_its_smallest_merge_on_the_front(make_study):
-    segments = artist(plot_front([make_study(POINTS)]), "study: merges").get_segments()
+    study = make_study([*POINTS, (0.90, 115_000, 5)])  # on the front, but larger than number 10
+    segments = artist(plot_front([study]), "study: merges").get_segments()
     ends = {tuple(map(tuple, segment.tolist())) for segment in segments}
     assert ends == {((80, 0.85), (70, 0.87)), ((120, 0.91), (110, 0.895))}
 
@@ -285,8 +286,13 @@ def test_weights_far_outside_do_not_squeeze_the_histogram_and_are_counted():
     assert len(artist(figure, "entries").get_xdata()) == 2
 
 
-def test_equal_weights_and_an_unused_entry_are_drawn(tmp_path):
-    shared, state = network([0.5] * 9, [0.5, 0.75])
+def test_an_unused_entry_has_no_stem():
+    shared, state = network([0.0, 1.0, 1.0], [0.0, 0.5, 1.0])
+    assert artist(plot_codebook(shared, state), "entries").get_xydata().tolist() == [[0, 1], [1, 2]]
+
+
+def test_equal_weights_are_drawn(tmp_path):
+    shared, state = network([0.5] * 9, [0.5])
     figure = plot_codebook(shared, state)
     assert artist(figure, "entries").get_xydata().tolist() == [[0.5, 9]]
     save(figure, tmp_path / "equal.png")
@@ -318,6 +324,13 @@ def test_bars_are_sorted_the_rest_summed_and_parts_of_no_tensor_kept_apart():
     assert list(widths.values()) == pytest.approx([120, 100, 80, 120, 500])
     assert figure.axes[0].get_title(loc="left") == "920 bytes"
     assert legend(figure) == ["indices", "table"]
+
+
+def test_the_parts_of_a_bar_touch_and_do_not_overlap():
+    sizes = {"indices": 30.0, "table": 20.0, "kept": 10.0}
+    figure = plot_bytes([("t", part, n_bytes) for part, n_bytes in sizes.items()])
+    spans = [(1e3 * p.get_x(), 1e3 * (p.get_x() + p.get_width())) for p in figure.axes[0].patches]
+    np.testing.assert_allclose(spans, [(0, 30), (30, 50), (50, 60)])
 
 
 def test_a_single_tensor_beyond_the_largest_keeps_its_name():
