@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import nn
 
-from moeash.backends.inprocess import InProcessBackend
 from moeash.codec.pools import Coder
 from moeash.core.codebook import KeptPrecision
 from moeash.core.objectives import SizeName
@@ -82,9 +81,8 @@ def run(
         spec = load_spec(spec)
     elif not isinstance(spec, StudySpec):
         spec = parse_spec(spec)
-    return run_plan(
-        Plan.from_spec(spec), open_storage(storage), InProcessBackend, progress or Silent()
-    )
+    plan = Plan.from_spec(spec)
+    return run_plan(plan, open_storage(storage), plan.make_backend, progress or Silent())
 
 
 def search(
@@ -198,7 +196,7 @@ def search(
     if storage is None:
         folder = tempfile.mkdtemp(prefix="moeash-")
         storage = str(Path(folder) / DEFAULT_STORAGE)
-    study = run_plan(plan, open_storage(storage), InProcessBackend, progress or Silent())
+    study = run_plan(plan, open_storage(storage), plan.make_backend, progress or Silent())
     study.task = task
     if folder is not None:
         weakref.finalize(study, shutil.rmtree, folder, ignore_errors=True)

@@ -1,6 +1,6 @@
 """Where jobs are evaluated: the contract of a backend."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,15 +33,49 @@ class Baseline:
     data_fingerprint: str
 
 
+Notify = Callable[[str], None]
+"""Receives one line for everything that went wrong and was mended."""
+
+
+def ignore(text: str) -> None:
+    """Notify nobody."""
+
+
 class Backend(Protocol):
     """Evaluates jobs somewhere. Results never depend on where, in which order, or beside whom."""
 
-    def open(self) -> Baseline:
-        """Load the task; must be called first, once."""
+    def open(self, notify: Notify = ignore) -> Baseline:
+        """Load the task; must be called first, once.
+
+        Raises:
+            BackendError: the place to evaluate cannot be reached, or cannot load the task.
+        """
+        ...
+
+    @property
+    def n_slots(self) -> int:
+        """How many jobs it makes sense to have submitted at a time."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """Workers that live at the moment."""
         ...
 
     def map(self, jobs: Sequence[Job], archive: Archive) -> Iterable[tuple[int, Outcome]]:
         """Yield ``(position, outcome)`` as jobs finish; a failed job is an outcome."""
+        ...
+
+    def submit(self, job: Job, archive: Archive) -> int:
+        """Queue one job and return its ticket. Earlier ones begin first."""
+        ...
+
+    def next(self) -> tuple[int, Outcome]:
+        """Return a ticket and its outcome as soon as there is one."""
+        ...
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a ticket: :meth:`next` will not return it."""
         ...
 
     def build(self, job: Job) -> SharedWeights:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from moeash.backends.base import Baseline, Outcomes
+from moeash.backends.base import Baseline, Notify, Outcomes, ignore
 from moeash.core.codebook import SharedWeights
 from moeash.evaluation.evaluate import Evaluator
-from moeash.evaluation.outcome import Archive, Job
+from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task
 from moeash.networks.parameters import describe as count_parameters
 from moeash.networks.parameters import network_fingerprint
@@ -30,9 +30,14 @@ def describe(evaluator: Evaluator) -> Baseline:
 class InProcessBackend:
     """One evaluator in this process."""
 
+    n_slots = 1
+    workers = 1
+
     def __init__(self, task: Task) -> None:
         self._task = task
         self._evaluator: Evaluator | None = None
+        self._n_tickets = 0
+        self._queue: dict[int, tuple[Job, Archive]] = {}
 
     @property
     def evaluator(self) -> Evaluator:
@@ -40,7 +45,7 @@ class InProcessBackend:
         assert self._evaluator is not None
         return self._evaluator
 
-    def open(self) -> Baseline:
+    def open(self, notify: Notify = ignore) -> Baseline:
         """Load the task."""
         self._evaluator = Evaluator(self._task)
         return describe(self._evaluator)
@@ -49,6 +54,21 @@ class InProcessBackend:
         """Yield outcomes in the order of the jobs."""
         for position, job in enumerate(jobs):
             yield position, self.evaluator.evaluate(job, archive)
+
+    def submit(self, job: Job, archive: Archive) -> int:
+        """Queue one job; nothing begins before :meth:`next` is called."""
+        self._n_tickets += 1
+        self._queue[self._n_tickets] = job, archive
+        return self._n_tickets
+
+    def next(self) -> tuple[int, Outcome]:
+        """Evaluate the oldest queued job."""
+        ticket = next(iter(self._queue))
+        return ticket, self.evaluator.evaluate(*self._queue.pop(ticket))
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a queued job."""
+        self._queue.pop(ticket, None)
 
     def build(self, job: Job) -> SharedWeights:
         """Return the shared weights of a job."""

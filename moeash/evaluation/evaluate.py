@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import threadpoolctl
 import torch
 
 from moeash.codec.size import size
@@ -12,7 +13,13 @@ from moeash.core.merge import merge_runs
 from moeash.core.objectives import Sizes
 from moeash.data.splits import Split
 from moeash.errors import SpecError
-from moeash.evaluation.assess import Assessment, FunctionAssessment, SplitAssessment
+from moeash.evaluation.assess import (
+    Assessment,
+    FloatPass,
+    FunctionAssessment,
+    Precision,
+    SplitAssessment,
+)
 from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task, available_cores
@@ -28,22 +35,28 @@ class Evaluator:
     float weights back.
     """
 
-    def __init__(self, task: Task, *, prepared: Any = None) -> None:
+    def __init__(
+        self, task: Task, *, prepared: Any = None, float_pass: FloatPass | None = None
+    ) -> None:
         """Load everything once.
 
         Args:
             task: what to evaluate.
             prepared: the method's prepared arrays when another evaluator of the same task made
-                them already.
+                them already; may be read-only.
+            float_pass: what that evaluator's float network measured.
         """
         n_threads = task.n_threads or available_cores()
         if task.n_threads is not None:
             torch.set_num_threads(task.n_threads)
+            # Methods multiply matrices in NumPy, whose sums depend on BLAS's threads as well.
+            threadpoolctl.threadpool_limits(task.n_threads)
+        _set_precision(task.precision)
         self.task = task
         self.network: Network = task.network.load()
         self.network.module.to(task.device)
         self.splits: Mapping[str, Split] = task.data.load() if task.data is not None else {}
-        self.assessment = self._assessment()
+        self.assessment = self._assessment(float_pass)
         self.prepared = prepared
         if prepared is None:
             self.prepared = task.method.prepare(
@@ -57,7 +70,12 @@ class Evaluator:
             )
         self._writer = WeightWriter(self.network.module, self.network.state)
 
-    def _assessment(self) -> Assessment:
+    @property
+    def float_pass(self) -> FloatPass | None:
+        """What the float network measured; None when a function measures."""
+        return self.assessment.float_pass
+
+    def _assessment(self, float_pass: FloatPass | None) -> Assessment:
         module = self.network.module
         if self.task.evaluate is not None:
             return FunctionAssessment(module, self.task.evaluate)
@@ -72,6 +90,8 @@ class Evaluator:
             load_metric(self.task.metric),
             batch_size=self.task.batch_size,
             device=self.task.device,
+            precision=self.task.precision,
+            float_pass=float_pass,
         )
 
     def build(self, job: Job) -> SharedWeights:
@@ -125,3 +145,9 @@ class Evaluator:
     def restore(self) -> None:
         """Put the float weights back into the module."""
         self._writer.restore()
+
+
+def _set_precision(precision: Precision) -> None:
+    # cuDNN rounds convolutions to TF32 unless told not to; an objective must not depend on that.
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"

@@ -18,7 +18,7 @@ from moeash.core.merge import MergePass
 from moeash.core.objectives import as_minimised
 from moeash.errors import SpecError, StudyExistsError, StudyNotFoundError
 from moeash.evaluation.outcome import Archive, Job, Outcome
-from moeash.evaluation.task import Task, available_cores
+from moeash.evaluation.task import Task
 from moeash.searches.base import Search, Told
 from moeash.searches.enumerate import ExhaustiveSearch, RandomSearch
 from moeash.searches.hypervolume import hypervolume
@@ -52,7 +52,7 @@ def run(plan: Plan, storage: Storage, make_backend: MakeBackend, progress: Progr
     """
     with storage.lock(plan.name):
         stored = _stored(storage, plan)
-        n_threads = plan.task.n_threads or available_cores()
+        n_threads = plan.task.n_threads or plan.default_threads
         if stored is not None:
             n_threads = stored.facts.environment["threads"]  # same thread count, same numbers
         task = dataclasses.replace(plan.task, n_threads=n_threads)
