@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from moeash.backends.base import Backend, Baseline
-from moeash.core.merge import MergePass
 from moeash.core.objectives import as_minimised
 from moeash.errors import SpecError, StudyExistsError, StudyNotFoundError
 from moeash.evaluation.outcome import Archive, Job, Outcome
@@ -25,6 +24,8 @@ from moeash.searches.hypervolume import hypervolume
 from moeash.searches.loop import ENDINGS, GenerationResult, optimise
 from moeash.searches.nsga2 import Nsga2Search
 from moeash.searches.space import Space
+from moeash.study.ledger import Ledger
+from moeash.study.merging import FrontMerging
 from moeash.study.plan import Plan
 from moeash.study.progress import Progress
 from moeash.study.solution import Solution, front_of
@@ -33,7 +34,6 @@ from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
     EvaluationRecord,
     GenerationRecord,
-    Stage,
     StudyFacts,
     StudyRecord,
 )
@@ -58,9 +58,12 @@ def run(plan: Plan, storage: Storage, make_backend: MakeBackend, progress: Progr
         task = dataclasses.replace(plan.task, n_threads=n_threads)
         backend = make_backend(task)
         try:
-            baseline = backend.open()
+            watch = _Watch(storage, backend, progress)
+            baseline = backend.open(watch.notify)
             record = _open_study(storage, plan, task, stored, baseline, progress)
-            _Runner(plan, storage, backend, progress, record).run()
+            watch.begin(record.id)
+            _Runner(plan, storage, backend, progress, record, watch).run()
+            watch.end()
         except KeyboardInterrupt:
             if stored is not None or _stored(storage, plan) is not None:
                 storage.set_status(storage.study(plan.name).id, "interrupted")
@@ -184,16 +187,16 @@ class _Runner:
         backend: Backend,
         progress: Progress,
         study: StudyRecord,
+        watch: "_Watch",
     ) -> None:
+        self._watch = watch
         self._plan = plan
         self._storage = storage
         self._backend = backend
         self._progress = progress
         self._study = study
         self._facts = study.facts
-        self._known = {r.job.key: r for r in storage.evaluations(study.id)}
-        self._numbers = {r.number for r in self._known.values()}
-        self._proposed: dict[str, int] = {}
+        self._ledger = Ledger(storage, study.id, progress)
         self._searched: dict[str, EvaluationRecord] = {}
         self._generation = 0
         self._objectives = plan.task.objectives
@@ -203,7 +206,7 @@ class _Runner:
         self._reference = as_minimised(reference[:1], reference[1:])[0]
 
     def run(self) -> None:
-        self._progress.started(self._facts, n_stored=len(self._known))
+        self._progress.started(self._facts, n_stored=len(self._ledger.known))
         space = Space(tuple(self._plan.task.method.space()))
         ending = None
         for generation in optimise(
@@ -236,13 +239,13 @@ class _Runner:
         started = time.perf_counter()
         self._generation = index
         jobs = [Job(candidate, floor=self._floor) for candidate in candidates]
-        n_new = len({j.key for j in jobs} - self._known.keys())
+        n_new = len({j.key for j in jobs} - self._ledger.known.keys())
         self._progress.generation_started(index, n_candidates=len(jobs), n_new=n_new)
         # Fixed for the whole generation, so that no outcome depends on the order of evaluation.
         archive = Archive.of(
             self._objectives, [r.outcome for r in self._searched.values() if self._wanted(r)]
         )
-        records = self._answer(jobs, archive, stage="search", parent=None)
+        records = self._answer(jobs, archive)
         self._searched |= {record.job.key: record for record in records}
         front = front_of(self._wanted_solutions(self._searched.values()))
         volume = self._hypervolume(front)
@@ -304,43 +307,16 @@ class _Runner:
 
     # ------------------------------------------------------------------ answering jobs
 
-    def _answer(
-        self, jobs: Sequence[Job], archive: Archive, *, stage: Stage, parent: int | None
-    ) -> list[EvaluationRecord]:
+    def _answer(self, jobs: Sequence[Job], archive: Archive) -> list[EvaluationRecord]:
         """Return the record of every job, from storage or newly evaluated, in the jobs' order."""
-        for job in jobs:
-            if job.key not in self._proposed:
-                self._proposed[job.key] = self._number(job.key)
-            if job.key in self._known:
-                self._progress.evaluated(self._known[job.key], stored_before=True)
-        new = list({job.key: job for job in jobs if job.key not in self._known}.values())
-        for position, outcome in self._backend.map(new, archive):
-            job = new[position]
-            record = self._storage.add_evaluation(
-                self._study.id,
-                number=self._proposed[job.key],
-                stage=stage,
-                generation=self._generation,
-                parent=parent,
-                job=job,
-                outcome=outcome,
+        new = {job.key: job for job in jobs if self._ledger.propose(job) is None}
+        missing = list(new.values())
+        for position, outcome in self._backend.map(missing, archive):
+            self._ledger.record(
+                missing[position], outcome, stage="search", generation=self._generation, parent=None
             )
-            self._known[job.key] = record
-            self._progress.evaluated(record, stored_before=False)
-        return [self._known[job.key] for job in jobs]
-
-    def _number(self, key: str) -> int:
-        """Return the stored number of a job, or the next one.
-
-        Numbers follow the order of proposal, which replay repeats, not the order of completion.
-        """
-        if key in self._known:
-            return self._known[key].number
-        number = len(self._proposed) + 1
-        if number in self._numbers:  # the study is being continued beyond an earlier merge pass
-            number = max(self._numbers) + 1
-        self._numbers.add(number)
-        return number
+            self._watch.look()
+        return [self._ledger.known[job.key] for job in jobs]
 
     # ------------------------------------------------------------------ merging
 
@@ -354,35 +330,54 @@ class _Runner:
             drop_ok = table.max_drop is None or solution.drop <= table.max_drop + 1e-12
             if drop_ok and solution.metric >= floor:
                 solutions.append((solution.record, floor))
-        for position, (record, floor) in enumerate(solutions, start=1):
-            self._progress.merge_started(record, position=position, total=len(solutions))
-            entries, trials = self._merge(record, floor)
-            self._progress.merge_ended(record, entries=entries, trials=trials)
+        FrontMerging(
+            self._backend,
+            self._ledger,
+            self._progress,
+            archive=Archive(self._objectives),
+            cost=table.cost,
+            max_trials=table.max_trials,
+        ).run(solutions)
 
-    def _merge(self, parent: EvaluationRecord, floor: float) -> tuple[int, int]:
-        """Run one solution's merge pass; return the entries left and the trials spent."""
-        shared = self._backend.build(Job(parent.candidate))
-        if len(shared.codebooks) != 1:
-            self._progress.note(
-                f"evaluation {parent.number} has {len(shared.codebooks)} codebooks; "
-                "only one global codebook can be merged"
-            )
-            return shared.n_entries, 0
-        counts = np.sum([t.counts for t in shared.shared], axis=0)
-        merge = MergePass(shared.codebooks[0].entries, counts, cost=self._plan.merge.cost)
-        trials = 0
-        nothing_known = Archive(self._objectives)
-        while trials != self._plan.merge.max_trials and (next_runs := merge.proposals(1)):
-            runs = next_runs[0]
-            job = Job(parent.candidate, runs, floor)
-            (record,) = self._answer([job], nothing_known, stage="merged", parent=parent.number)
-            trials += 1
-            metric = record.outcome.metric
-            if metric is not None and metric >= floor:
-                merge.accept(runs)
-            else:
-                merge.reject(runs)
-        return len(merge.runs), trials
+
+class _Watch:
+    """Tells storage and people what happens to the workers."""
+
+    def __init__(self, storage: Storage, backend: Backend, progress: Progress) -> None:
+        self._storage = storage
+        self._backend = backend
+        self._progress = progress
+        self._study_id: int | None = None
+        self._early: list[str] = []
+        self._workers: int | None = None
+
+    def notify(self, text: str) -> None:
+        """Pass on one event; those before the study exists are stored when it does."""
+        self._progress.note(text)
+        if self._study_id is None:
+            self._early.append(text)
+        else:
+            self._storage.add_event(self._study_id, text)
+            self.look()
+
+    def begin(self, study_id: int) -> None:
+        """Start to write to a study."""
+        self._study_id = study_id
+        for text in self._early:
+            self._storage.add_event(study_id, text)
+        self.look()
+
+    def look(self) -> None:
+        """Store the number of workers when it has changed."""
+        workers = self._backend.workers
+        if self._study_id is not None and workers != self._workers:
+            self._workers = workers
+            self._storage.set_workers(self._study_id, workers)
+
+    def end(self) -> None:
+        """Store that nobody works on the study any more."""
+        if self._study_id is not None:
+            self._storage.set_workers(self._study_id, 0)
 
 
 def _sizes(outcome: Outcome) -> Any:

@@ -59,6 +59,7 @@ class StudyRecord:
         ending: why its search ended, once it did.
         created_at: UTC, ISO 8601.
         updated_at: UTC, ISO 8601, of the last write.
+        workers: that live, as far as its process last said; None before it said anything.
     """
 
     id: int
@@ -67,6 +68,7 @@ class StudyRecord:
     ending: str | None
     created_at: str
     updated_at: str
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -116,3 +118,16 @@ class GenerationRecord:
     n_front: int
     n_batches: int
     elapsed_s: float
+
+
+@dataclass(frozen=True)
+class EventRecord:
+    """Something that happened to a study's workers, and was dealt with.
+
+    Attributes:
+        created_at: UTC, ISO 8601.
+        text: one line.
+    """
+
+    created_at: str
+    text: str

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, inspect, text
 
 from moeash.errors import SchemaError
 
-HEAD = "0001"
+HEAD = "0002"
 """Newest revision; a test compares it with the migrations folder."""
 
 

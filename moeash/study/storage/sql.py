@@ -1,12 +1,23 @@
 """Storage on SQLAlchemy: SQLite in WAL mode by default."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, create_engine, event, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -19,6 +30,7 @@ from moeash.names import nearest
 from moeash.study.storage.lock import file_lock
 from moeash.study.storage.records import (
     EvaluationRecord,
+    EventRecord,
     GenerationRecord,
     Stage,
     StudyFacts,
@@ -26,7 +38,7 @@ from moeash.study.storage.records import (
     StudyStatus,
 )
 from moeash.study.storage.schema import is_current, upgrade
-from moeash.study.storage.tables import EVALUATIONS, GENERATIONS, STUDIES
+from moeash.study.storage.tables import EVALUATIONS, EVENTS, GENERATIONS, STUDIES
 
 BUSY_TIMEOUT_S = 10.0
 """How long a write waits for another process's write before it is refused."""
@@ -121,30 +133,23 @@ class SqlStorage:
     ) -> EvaluationRecord:
         """Store one evaluation."""
         now = _now()
-        sizes = outcome.sizes
         with self._writing() as connection:
+            connection.execute(
+                delete(EVALUATIONS).where(
+                    EVALUATIONS.c.study_id == study_id,
+                    EVALUATIONS.c.key == job.key,
+                    EVALUATIONS.c.number < 0,
+                )
+            )
             connection.execute(
                 insert(EVALUATIONS).values(
                     study_id=study_id,
                     number=number,
-                    key=job.key,
                     stage=stage,
                     generation=generation,
                     parent=parent,
-                    candidate=job.candidate.as_dict(),
-                    runs=list(job.runs),
-                    floor=None if job.floor == float("-inf") else job.floor,
-                    status=outcome.status,
-                    metric=outcome.metric,
-                    bound=_finite(outcome.bound),
-                    size_bytes=None if sizes is None else sizes.size_bytes,
-                    entries=None if sizes is None else sizes.entries,
-                    bits_per_weight=None if sizes is None else sizes.bits_per_weight,
-                    fingerprint=outcome.fingerprint,
-                    n_batches=outcome.n_batches,
-                    duration_s=outcome.duration_s,
-                    error=outcome.error,
                     created_at=now,
+                    **_values(job, outcome),
                 )
             )
             connection.execute(
@@ -152,11 +157,47 @@ class SqlStorage:
             )
         return EvaluationRecord(number, stage, generation, parent, job, outcome, now)
 
+    def hold(self, study_id: int, job: Job, outcome: Outcome) -> None:
+        """Keep an outcome under a negative number, which no reader is shown."""
+        lowest = select(func.coalesce(func.min(EVALUATIONS.c.number), 0)).where(
+            EVALUATIONS.c.study_id == study_id, EVALUATIONS.c.number < 0
+        )
+        with self._writing() as connection:
+            number = connection.execute(lowest).scalar_one() - 1
+            connection.execute(
+                insert(EVALUATIONS).values(
+                    study_id=study_id,
+                    number=number,
+                    stage="held",
+                    generation=0,
+                    parent=None,
+                    created_at=_now(),
+                    **_values(job, outcome),
+                )
+            )
+
+    def held(self, study_id: int) -> Mapping[str, Outcome]:
+        """Return the outcomes held, by key."""
+        query = select(EVALUATIONS).where(
+            EVALUATIONS.c.study_id == study_id, EVALUATIONS.c.number < 0
+        )
+        with self._reading() as connection:
+            return {row.key: _evaluation(row).outcome for row in connection.execute(query)}
+
+    def drop_held(self, study_id: int) -> None:
+        """Forget the outcomes held."""
+        with self._writing() as connection:
+            connection.execute(
+                delete(EVALUATIONS).where(
+                    EVALUATIONS.c.study_id == study_id, EVALUATIONS.c.number < 0
+                )
+            )
+
     def evaluations(self, study_id: int) -> Sequence[EvaluationRecord]:
         """Return all evaluations of a study by number."""
         query = (
             select(EVALUATIONS)
-            .where(EVALUATIONS.c.study_id == study_id)
+            .where(EVALUATIONS.c.study_id == study_id, EVALUATIONS.c.number > 0)
             .order_by(EVALUATIONS.c.number)
         )
         with self._reading() as connection:
@@ -185,6 +226,26 @@ class SqlStorage:
                 GenerationRecord(**{name: row._mapping[name] for name in names})
                 for row in connection.execute(query)
             ]
+
+    def set_workers(self, study_id: int, n_workers: int | None) -> None:
+        """Record how many workers live."""
+        with self._writing() as connection:
+            connection.execute(
+                update(STUDIES).where(STUDIES.c.id == study_id).values(workers=n_workers)
+            )
+
+    def add_event(self, study_id: int, text: str) -> None:
+        """Record what happened to a study's workers."""
+        with self._writing() as connection:
+            connection.execute(
+                insert(EVENTS).values(study_id=study_id, created_at=_now(), text=_text(text))
+            )
+
+    def events(self, study_id: int) -> Sequence[EventRecord]:
+        """Return the events of a study, oldest first."""
+        query = select(EVENTS).where(EVENTS.c.study_id == study_id).order_by(EVENTS.c.id)
+        with self._reading() as connection:
+            return [EventRecord(row.created_at, row.text) for row in connection.execute(query)]
 
     def lock(self, study: str) -> AbstractContextManager[None]:
         """Hold a study for writing."""
@@ -255,6 +316,31 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+def _text(text: str) -> str:
+    return text.replace("\0", "\\0")  # the one character PostgreSQL's text cannot hold
+
+
+def _values(job: Job, outcome: Outcome) -> dict[str, Any]:
+    """Return the columns that a job and its outcome fill."""
+    sizes = outcome.sizes
+    return {
+        "key": job.key,
+        "candidate": job.candidate.as_dict(),
+        "runs": list(job.runs),
+        "floor": None if job.floor == float("-inf") else job.floor,
+        "status": outcome.status,
+        "metric": outcome.metric,
+        "bound": _finite(outcome.bound),
+        "size_bytes": None if sizes is None else sizes.size_bytes,
+        "entries": None if sizes is None else sizes.entries,
+        "bits_per_weight": None if sizes is None else sizes.bits_per_weight,
+        "fingerprint": outcome.fingerprint,
+        "n_batches": outcome.n_batches,
+        "duration_s": outcome.duration_s,
+        "error": None if outcome.error is None else _text(outcome.error),
+    }
+
+
 def _finite(value: float | None) -> float | None:
     # SQL has no infinity that every database shares; NULL says "no bound".
     return None if value is None or value in (float("inf"), float("-inf")) else value
@@ -264,7 +350,10 @@ def _study(row: Row[Any]) -> StudyRecord:
     values = dict(row._mapping)
     facts = {name: values[name] for name in StudyFacts.__dataclass_fields__}
     facts |= {"objectives": tuple(facts["objectives"]), "reference": tuple(facts["reference"])}
-    own = {name: values[name] for name in ("id", "status", "ending", "created_at", "updated_at")}
+    own = {
+        name: values[name]
+        for name in ("id", "status", "ending", "created_at", "updated_at", "workers")
+    }
     return StudyRecord(facts=StudyFacts(**facts), **own)
 
 
