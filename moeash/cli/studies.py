@@ -1,5 +1,6 @@
 """Commands about studies: run, list, status, front, plot, export."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,6 +29,27 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a spec value, e.g. seed=1."),
     ] = None,
+    backend: Annotated[
+        Literal["inprocess", "ray"] | None,
+        typer.Option("--backend", help="Where to evaluate; the options below imply ray."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Workers on Ray.", show_default=False)
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option("--gpus-per-worker", min=0, help="GPUs reserved; 0.5: two share one."),
+    ] = None,
+    cpus_per_worker: Annotated[
+        float | None, typer.Option("--cpus-per-worker", min=0, help="CPUs reserved for a worker.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="auto or HOST:PORT of a Ray head; default: its own Ray."),
+    ] = None,
+    release_idle: Annotated[
+        bool, typer.Option("--release-idle", help="End idle workers between generations.")
+    ] = False,
     storage: StorageOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -37,7 +59,15 @@ def run(
     from moeash.exports.output import write_output
     from moeash.study.spec import load_spec
 
-    checked = load_spec(spec, overrides or [])
+    flags = backend_overrides(
+        backend,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        cpus_per_worker=cpus_per_worker,
+        address=address,
+        release_idle=release_idle or None,
+    )
+    checked = load_spec(spec, [*(overrides or []), *flags])
     store = api.open_storage(storage)
     progress = for_terminal(checked.search.stop.generations)
     try:
@@ -64,6 +94,15 @@ def run(
         show_export(report)
     for path in paths:
         print(f"wrote {path}")
+
+
+def backend_overrides(kind: str | None, **values: Any) -> list[str]:
+    """Return the flags of a backend as ``--set`` would say them."""
+    given = {name: value for name, value in values.items() if value is not None}
+    if kind is None and given:
+        kind = "ray"
+    overrides = [] if kind is None else [f'backend.kind="{kind}"']
+    return overrides + [f"backend.{name}={json.dumps(value)}" for name, value in given.items()]
 
 
 def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> None:
