@@ -99,10 +99,14 @@ def run(
 def backend_overrides(kind: str | None, **values: Any) -> list[str]:
     """Return the flags of a backend as ``--set`` would say them."""
     given = {name: value for name, value in values.items() if value is not None}
-    if kind is None and given:
-        kind = "ray"
-    overrides = [] if kind is None else [f'backend.kind="{kind}"']
-    return overrides + [f"backend.{name}={json.dumps(value)}" for name, value in given.items()]
+    if kind == "inprocess":  # whatever the file says of workers is about Ray
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise typer.BadParameter(f"{flags} need --backend ray", param_hint="--backend")
+        return ['backend={kind="inprocess"}']
+    if kind is None and not given:
+        return []
+    return ['backend.kind="ray"'] + [f"backend.{name}={json.dumps(value)}" for name, value in given.items()]
 
 
 def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> None:
