@@ -7,13 +7,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moeash.api import export, open_storage, open_study, run, search
+    from moeash.api import compress, export, open_storage, open_study, run, search
     from moeash.codec.container import read_arrays as read
     from moeash.exports.files import decompress, load_into
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "compress": "moeash.api",
     "decompress": "moeash.exports.files",
     "export": "moeash.api",
     "load_into": "moeash.exports.files",
@@ -25,6 +26,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "compress",
     "decompress",
     "export",
     "load_into",

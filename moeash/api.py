@@ -12,13 +12,17 @@ from typing import Any
 
 from torch import nn
 
+from moeash.codec.container import write
 from moeash.codec.pools import Coder
+from moeash.codec.size import SizeReport, size
+from moeash.core.candidate import Candidate, Value
 from moeash.core.codebook import KeptPrecision
 from moeash.core.objectives import SizeName
 from moeash.errors import InputError, SpecError
 from moeash.evaluation.evaluate import Evaluator
-from moeash.evaluation.task import NetworkTask, Task
+from moeash.evaluation.task import NetworkTask, Task, available_cores
 from moeash.exports.export import ExportReport, export_solution
+from moeash.methods.base import Method, Preparation
 from moeash.searches.loop import Stop
 from moeash.study.plan import Plan, task_of
 from moeash.study.progress import Progress, Silent
@@ -135,10 +139,7 @@ def search(
     if not isinstance(module, nn.Module):
         raise InputError(f"search needs a torch.nn.Module, got {type(module).__name__}")
     table = dict(method or {"name": "uniform"})
-    try:
-        built = build_method(table)
-    except ValueError as error:
-        raise SpecError(f"method: {error}") from error
+    built = _method(table)
     search_table = SearchTable(
         population=population,
         objectives=tuple(objectives),
@@ -203,6 +204,53 @@ def search(
     return study
 
 
+def compress(
+    module: nn.Module,
+    to: str | Path,
+    *,
+    candidate: Mapping[str, Value],
+    method: Mapping[str, Any] | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    share_all: bool = False,
+    coder: Coder = "ans",
+    kept: KeptPrecision = "float16",
+    seed: int = 0,
+) -> SizeReport:
+    """Write one compressed network to a verified file, without search or evaluation.
+
+    Args:
+        module: a trained module; it is not changed.
+        to: target file.
+        candidate: the point of the method's space, e.g. ``{"k": 64}``.
+        method: as ``[method]`` in a spec, default ``{"name": "uniform"}``.
+        include: patterns of parameters to share.
+        exclude: patterns of parameters to keep.
+        share_all: share 1-D float parameters too.
+        coder: entropy coder of the file.
+        kept: precision of kept float parameters.
+        seed: of the method's random draws.
+
+    Returns:
+        The size of the file and where it goes.
+    """
+    built = _method(dict(method or {"name": "uniform"}))
+    names = {variable.name for variable in built.space()}
+    if names != set(candidate):
+        raise InputError(f"candidate has {sorted(candidate)}, the method needs {sorted(names)}")
+    task = NetworkTask(
+        source=module,
+        include=None if include is None else tuple(include),
+        exclude=None if exclude is None else tuple(exclude),
+        share_all=share_all,
+    )
+    prepared = built.prepare(Preparation(task.load(), {}, kept, seed, available_cores()))
+    shared = built.compress(prepared, Candidate.of(candidate))
+    del prepared  # two copies of the weights that encoding does without
+    write(to, shared, coder=coder)
+    return size(shared, coder=coder)
+
+
 def export(
     study: Study,
     to: str | Path,
@@ -233,6 +281,13 @@ def export(
         return export_solution(evaluator, solution, to)
     finally:
         evaluator.restore()
+
+
+def _method(table: Mapping[str, Any]) -> Method:
+    try:
+        return build_method(table)
+    except ValueError as error:
+        raise SpecError(f"method: {error}") from error
 
 
 def _device_of(module: nn.Module) -> str:

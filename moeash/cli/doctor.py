@@ -70,8 +70,7 @@ def _kernels() -> str:
 
 
 def _device() -> str:
-    import torch
-
+    torch = importlib.import_module("torch")
     if not torch.cuda.is_available():
         return f"cpu, {torch.get_num_threads()} threads"
     return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))

@@ -9,6 +9,7 @@ import dataclasses
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -162,15 +163,9 @@ def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:
 
 def environment(task: Task) -> dict[str, Any]:
     """Return what the numbers of a study were measured with."""
-    import numpy
-    import pymoo
-    import torch
-
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "pymoo": pymoo.__version__,
+        **{name: version(name) for name in ("torch", "numpy", "pymoo")},
         "machine": platform.machine(),
         "device": task.device,
         "threads": task.n_threads,

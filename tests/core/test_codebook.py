@@ -19,6 +19,7 @@ from moeash.core.codebook import (
     float32_bytes,
     index_dtype,
     keep,
+    keep_all,
     share,
 )
 from moeash.core.entropy import entropy_bits
@@ -186,10 +187,10 @@ def test_share_assembles_the_state_in_its_order():
         Parameter("steps", (), "int64", "kept", np.array(7)),
     )
     assigned = {"w": (0, w.indices, w.counts)}
-    got = share(state, expected.codebooks, assigned, kept_precision="float16")
+    got = share(state, expected.codebooks, assigned, keep_all(state, "float16"))
     assert got.fingerprint() == expected.fingerprint()
     with pytest.raises(InputError, match="'w' was given no indices"):
-        share(state, expected.codebooks, {}, kept_precision="float16")
+        share(state, expected.codebooks, {}, keep_all(state, "float16"))
 
 
 def huffman_bits(counts):

@@ -1,0 +1,36 @@
+import numpy as np
+from numpy.typing import NDArray
+
+def layout() -> tuple[int, ...]: ...
+def run_rows(
+    decoding: bool,
+    stream: NDArray[np.uint8],
+    output: NDArray[np.uint8],
+    state: NDArray[np.uint64],
+    values: NDArray[np.int32],
+    pad: int,
+    first_row: int,
+    last_row: int,
+    n_channels: int,
+    n_taps: int,
+    tap_width: int,
+    negative_limit: int,
+    positive_limit: int,
+    stretch: NDArray[np.int16],
+    squash: NDArray[np.int32],
+    logs: NDArray[np.int16],
+    learning: NDArray[np.int32],
+    reciprocal: NDArray[np.int32],
+    counting: NDArray[np.int32],
+    slots: NDArray[np.uint32],
+    weights: NDArray[np.int32],
+    refinements: NDArray[np.int32],
+    steps: NDArray[np.int32],
+    escapes: NDArray[np.uint32],
+    column_mean: NDArray[np.int32],
+    column_sign: NDArray[np.int32],
+    column_drift: NDArray[np.int32],
+    channel_mean: NDArray[np.int32],
+    channel_prior: NDArray[np.int32],
+    tensor_mean: NDArray[np.int32],
+) -> bool: ...

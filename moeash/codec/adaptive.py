@@ -1,0 +1,443 @@
+"""An adaptive coder for the indices of shared weights: about a tenth below order-0 tables.
+
+Indices of one tensor are not independent: filters, input channels and kernel positions differ in
+scale, neighbours resemble each other, and some columns are all zero. The coder predicts every
+index from what it has already coded, in the tensor's own geometry: axis 0 are rows (filters), axis
+1 input channels, all further axes together the taps of a kernel. Nothing is sent but the coded
+decisions; encoder and decoder learn alike.
+
+**Decisions.** With m the distance of an index from the zero entry: is m above 0? is the index above
+zero? is m above 1, 2, ..., 7? The rest follows in Elias' gamma code with an adaptive probability
+per length and for its two leading bits. What the alphabet forces is not coded.
+
+**Prediction.** Seven contexts, each a number computed from coded neighbours or running means, look
+up how often the decision was taken there (probability of 22 bits, moved by 1 / (count + 1.5)
+until the count reaches 250). Their stretched probabilities ln(p / (1 - p)) and five running
+statistics enter a logistic mixture whose weights learn online, one set per decision. A last stage
+corrects the mixture by column scale, interpolated in 33 steps. The model is carried from tensor to
+tensor; only one tensor-local context, the running means and the learning rate start anew. The row
+means of one tensor are a statistic of the next one's input channels when their numbers divide: a
+filter that is all zero leaves an input nobody reads.
+
+**Coding.** A binary range coder with a 64-bit interval. The stream ends with the fewest bytes that
+name a number in the last interval whatever its lower end: what is decoded has one length, and a
+stream of another is refused.
+
+Everything is integer arithmetic; tables come from integer recurrences, never from the platform's
+``exp``. Every number below is part of the file format.
+
+Source: the technique is that of lossless data compression: adaptive binary contexts (Rissanen and
+Langdon, 1981), online logistic mixing and secondary estimation (Mahoney, PAQ, 2005). The contexts
+are our own, chosen by measured bytes on six feedback and three nearest-bin index files.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeash.codec import _adaptive
+from moeash.core.codebook import index_dtype
+from moeash.errors import CorruptContainerError, InputError
+
+N_CONTEXTS = 7
+N_STATISTICS = 5
+N_INPUTS = N_CONTEXTS + N_STATISTICS + 1
+CONTEXT_SLOTS = 1024
+UNARY = 8
+"""Magnitudes below this are coded by modelled decisions alone."""
+
+N_DECISIONS = UNARY + 1
+LOCAL = 5
+"""The context that forgets at every tensor."""
+
+KNOTS = 33
+COLUMN_SCALES = 16
+COUNT_LIMIT = 250
+STEP_LIMIT = 5801
+RESTART_STEPS = 100
+"""Learning steps a mixture keeps at a new tensor: fewer means a higher learning rate."""
+
+MIN_PROBABILITY = 24
+ESCAPE_LENGTHS = 32
+MAX_ENTRIES = 1 << 24
+
+WORST_BYTES = 64
+"""No weight takes more: 9 decisions of at most 11.5 bits, 25 of 7, 2 of 7, 22 of 1."""
+
+WEIGHTS_PER_BYTE = 16_000
+"""No stream holds more: every weight costs a decision of at least -log2(1 - 24 / 65536) bits."""
+
+Shape = tuple[int, ...]
+Tensor = tuple[NDArray[np.unsignedinteger[Any]], Shape]
+
+assert _adaptive.layout() == (
+    N_CONTEXTS,
+    N_STATISTICS,
+    CONTEXT_SLOTS,
+    UNARY,
+    LOCAL,
+    KNOTS,
+    COUNT_LIMIT,
+    STEP_LIMIT,
+    MIN_PROBABILITY,
+    ESCAPE_LENGTHS,
+), "the adaptive kernel was built from another version; rebuild the extension"
+
+
+class Tables(NamedTuple):
+    """The functions of the model, tabulated.
+
+    Attributes:
+        stretch: ``(4096,)`` int16, 256 ln(p / (1 - p)) of the middle of p's twelve leading bits.
+        squash: ``(4096,)`` int32, its inverse at ``x + 2048``, in 1/65536.
+        logs: ``(8192,)`` int16, 256 ln(mean + 1/64) of a mean magnitude: below 4 in steps of
+            1/1024, then to 256 in steps of 1/16.
+        learning: ``(STEP_LIMIT + 1,)`` int32, learning rate of a mixture by its steps.
+        reciprocal: ``(4096,)`` int32, 65536 / n rounded down.
+        counting: ``(COUNT_LIMIT + 1,)`` int32, 65536 / (n + 1.5) rounded down.
+    """
+
+    stretch: NDArray[np.int16]
+    squash: NDArray[np.int32]
+    logs: NDArray[np.int16]
+    learning: NDArray[np.int32]
+    reciprocal: NDArray[np.int32]
+    counting: NDArray[np.int32]
+
+
+_ONE = 1 << 62
+_DECAY = 4593706758521714574  # 2**62 exp(-1 / 256), rounded
+
+
+@lru_cache(maxsize=1)
+def tables() -> Tables:
+    """Return the tables, computed once from integers alone."""
+    positive = []  # squash at 0, 1, ..., 2047
+    power = _ONE
+    for _ in range(2048):
+        positive.append((_ONE << 16) // (_ONE + power))
+        power = power * _DECAY >> 62
+    squash = [65536 - p for p in [*positive[:0:-1]]]
+    squash = [squash[0], *squash, *positive]
+
+    stretch = []
+    x = -2047
+    for leading in range(4096):
+        while x < 2047 and squash[x + 2048] < 16 * leading + 8:
+            x += 1
+        stretch.append(x)
+
+    exponent, power = -1100, _ONE
+    for _ in range(1100):
+        power = power * _DECAY >> 62
+    logs = []
+    means = [(2 * i + 1, 2048) for i in range(4096)] + [(2 * i + 1, 32) for i in range(4096)]
+    for i, (numerator, denominator) in enumerate(means):
+        if i == 4096:
+            exponent, power = -1100, _ONE
+            for _ in range(1100):
+                power = power * _DECAY >> 62
+        mean = _ONE * numerator // denominator + _ONE // 64
+        while (power << 62) // _DECAY <= mean:
+            power = (power << 62) // _DECAY
+            exponent += 1
+        logs.append(exponent)
+
+    return Tables(
+        stretch=np.array(stretch, dtype=np.int16),
+        squash=np.array(squash, dtype=np.int32),
+        logs=np.array(logs, dtype=np.int16),
+        learning=np.array([3 + 6000 // (200 + n) for n in range(STEP_LIMIT + 1)], dtype=np.int32),
+        reciprocal=np.array([65536 // max(n, 1) for n in range(4096)], dtype=np.int32),
+        counting=np.array([131072 // (2 * n + 3) for n in range(COUNT_LIMIT + 1)], dtype=np.int32),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What is learned and carried from tensor to tensor; 280 kB whatever is coded.
+
+    Attributes:
+        slots: uint32, probability (22 bits) and count (10 bits) per context and decision; first
+            those of the magnitude, ``(N_CONTEXTS, CONTEXT_SLOTS, UNARY)``, then those of the sign,
+            ``(N_CONTEXTS, CONTEXT_SLOTS)``; flat.
+        weights: int32, ``(N_DECISIONS, N_INPUTS)`` flat, 65536 is one.
+        refinements: int32, ``(COLUMN_SCALES, N_DECISIONS, KNOTS)`` flat, probabilities of 30 bits.
+        steps: ``(N_DECISIONS,)`` int32, learning steps of each mixture.
+        escapes: uint32, probabilities of 32 bits: by length, then by length and leading bits.
+        tensor_mean: ``(2,)`` int32, running mean magnitude (16 fraction bits) and its count.
+    """
+
+    slots: NDArray[np.uint32]
+    weights: NDArray[np.int32]
+    refinements: NDArray[np.int32]
+    steps: NDArray[np.int32]
+    escapes: NDArray[np.uint32]
+    tensor_mean: NDArray[np.int32]
+
+    @classmethod
+    def new(cls) -> "Model":
+        """Return a model that has seen nothing."""
+        weights = np.zeros((N_DECISIONS, N_INPUTS), dtype=np.int32)
+        weights[:, :N_CONTEXTS] = 14043  # 1.5 / 7
+        squash = tables().squash
+        knots = squash[np.minimum(np.arange(KNOTS) * 128, 4095)].astype(np.int32) << 14
+        return cls(
+            slots=np.full(N_CONTEXTS * CONTEXT_SLOTS * (UNARY + 1), 1 << 31, dtype=np.uint32),
+            weights=weights.ravel(),
+            refinements=np.tile(knots, COLUMN_SCALES * N_DECISIONS),
+            steps=np.zeros(N_DECISIONS, dtype=np.int32),
+            escapes=np.full(ESCAPE_LENGTHS * 5, 1 << 31, dtype=np.uint32),
+            tensor_mean=np.array([1 << 15, 0], dtype=np.int32),
+        )
+
+    def start_tensor(self) -> None:
+        """Forget what belongs to the last tensor alone."""
+        size = CONTEXT_SLOTS * UNARY
+        self.slots[LOCAL * size : (LOCAL + 1) * size] = 1 << 31
+        sign = N_CONTEXTS * size + LOCAL * CONTEXT_SLOTS
+        self.slots[sign : sign + CONTEXT_SLOTS] = 1 << 31
+        np.minimum(self.steps, RESTART_STEPS, out=self.steps)
+        self.tensor_mean[1] = 0
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A tensor as the coder walks it: rows of input channels of kernel taps."""
+
+    rows: int
+    channels: int
+    taps: int
+    tap_width: int
+
+    @classmethod
+    def of(cls, shape: Shape) -> "Geometry":
+        """Return the geometry of a shape; a flat tensor is one row."""
+        if len(shape) < 2:
+            return cls(1, math.prod(shape), 1, 1)
+        return cls(shape[0], shape[1], math.prod(shape[2:]), shape[-1] if len(shape) > 2 else 1)
+
+    @property
+    def row_size(self) -> int:
+        """Weights per row."""
+        return self.channels * self.taps
+
+    @property
+    def pad(self) -> int:
+        """Zeros before the first weight, so that every neighbour exists."""
+        return self.row_size + 2
+
+
+_NOTHING = np.empty(0, dtype=np.uint8)
+
+
+class _Pass:
+    """One walk over all tensors, encoding or decoding."""
+
+    def __init__(self, n_entries: int, zero: int, stream: NDArray[np.uint8] | None) -> None:
+        self.decoding = stream is not None
+        self.stream = _NOTHING if stream is None else stream
+        self.output = _NOTHING if self.decoding else np.empty(1 << 12, dtype=np.uint8)
+        self.limits = zero, n_entries - 1 - zero
+        self.model = Model.new()
+        self.state = np.array([(1 << 64) - 1, 0, 0], dtype=np.uint64)
+        self.row_logs = np.zeros(1, dtype=np.int32)
+        self.used = False
+
+    def _rows_at_once(self, geometry: Geometry) -> int:
+        if self.decoding:
+            return geometry.rows
+        worst = geometry.row_size * WORST_BYTES
+        return max(1, (1 << 16) // worst)
+
+    def tensor(self, geometry: Geometry, values: NDArray[np.int32]) -> bool:
+        """Code one tensor and return whether the stream can be its own.
+
+        Args:
+            geometry: its geometry, at least one weight.
+            values: ``(pad + n,)`` int32, index minus zero after ``pad`` zeros; read or written.
+        """
+        self.used = True
+        self.model.start_tensor()
+        model, table, row_size = self.model, tables(), geometry.row_size
+        mean = int(model.tensor_mean[0])
+        column_mean = np.full(row_size + 2, mean, dtype=np.int32)
+        column_sign = np.zeros(row_size, dtype=np.int32)
+        column_drift = np.zeros(row_size + 2, dtype=np.int32)
+        channel_mean = np.full(geometry.channels, mean, dtype=np.int32)
+        channel_prior = self._channel_prior(geometry)
+        step = self._rows_at_once(geometry)
+        for first in range(0, geometry.rows, step):
+            last = min(first + step, geometry.rows)
+            if not self.decoding:
+                self._reserve((last - first) * row_size * WORST_BYTES)
+            possible = _adaptive.run_rows(
+                self.decoding,
+                self.stream,
+                self.output,
+                self.state,
+                values,
+                geometry.pad,
+                first,
+                last,
+                geometry.channels,
+                geometry.taps,
+                geometry.tap_width,
+                *self.limits,
+                table.stretch,
+                table.squash,
+                table.logs,
+                table.learning,
+                table.reciprocal,
+                table.counting,
+                model.slots,
+                model.weights,
+                model.refinements,
+                model.steps,
+                model.escapes,
+                column_mean,
+                column_sign,
+                column_drift,
+                channel_mean,
+                channel_prior,
+                model.tensor_mean,
+            )
+            if not possible:
+                return False
+        self._remember_rows(values[geometry.pad :].reshape(geometry.rows, row_size))
+        return True
+
+    def _channel_prior(self, geometry: Geometry) -> NDArray[np.int32]:
+        """Return ``(channels,)`` int32: what the last tensor's rows say about these channels."""
+        rows = self.row_logs.size
+        if rows < 2 or geometry.channels % rows:
+            return np.zeros(geometry.channels, dtype=np.int32)
+        return np.repeat(self.row_logs, geometry.channels // rows)
+
+    def _remember_rows(self, values: NDArray[np.int32]) -> None:
+        rows, row_size = values.shape
+        totals = np.minimum(np.abs(values), 255).sum(axis=1, dtype=np.int64)
+        means = np.append((totals << 16) // row_size, int(self.model.tensor_mean[0]))
+        slot = np.where(means < 1 << 18, means >> 6, 4096 + (means >> 12))
+        logs = tables().logs[slot].astype(np.int32)
+        self.row_logs = np.clip(logs[:rows] - logs[rows], -2047, 2047)
+
+    def _reserve(self, more: int) -> None:
+        needed = int(self.state[2]) + more
+        if needed > self.output.size:
+            grown = np.empty(max(needed, 2 * self.output.size), dtype=np.uint8)
+            grown[: self.output.size] = self.output
+            self.output = grown
+
+    def tail_bytes(self) -> int:
+        """Return the fewest bytes that name a number in the interval, whatever its lower end."""
+        return next(k for k in range(1, 9) if 1 << (64 - 8 * k) <= int(self.state[0]))
+
+
+def _check_alphabet(n_entries: int, zero: int) -> None:
+    if not 1 <= n_entries <= MAX_ENTRIES:
+        raise InputError(f"{n_entries} entries; the adaptive coder takes 1 to {MAX_ENTRIES}")
+    if not 0 <= zero < n_entries:
+        raise InputError(f"zero is entry {zero}, outside the {n_entries} entries")
+
+
+def encode(tensors: Sequence[Tensor], n_entries: int, zero: int) -> bytes:
+    """Return the coded indices of all tensors, in order, as one stream.
+
+    Args:
+        tensors: per tensor its indices, ``(n,)`` unsigned integers below ``n_entries`` in C order,
+            and its shape; related tensors are best given in the order of the network.
+        n_entries: entries of the codebook all tensors use.
+        zero: the entry nearest 0, where magnitudes are counted from.
+
+    Raises:
+        InputError: the alphabet is refused, or a tensor's indices do not fit it or their shape.
+    """
+    _check_alphabet(n_entries, zero)
+    coder = _Pass(n_entries, zero, None)
+    for position, (indices, shape) in enumerate(tensors):
+        size = math.prod(shape)
+        if indices.ndim != 1 or indices.size != size:
+            raise InputError(
+                f"tensor {position} has indices of shape {indices.shape}, needed ({size},) "
+                f"for its shape {shape}"
+            )
+        if size == 0:
+            continue
+        if not np.issubdtype(indices.dtype, np.integer):
+            raise InputError(f"tensor {position} has indices of dtype {indices.dtype}")
+        low, high = int(indices.min()), int(indices.max())
+        if low < 0 or high >= n_entries:
+            raise InputError(
+                f"tensor {position} has indices from {low} to {high}, outside {n_entries} entries"
+            )
+        if n_entries == 1:
+            continue
+        geometry = Geometry.of(shape)
+        values = np.zeros(geometry.pad + size, dtype=np.int32)
+        np.subtract(indices, zero, out=values[geometry.pad :], dtype=np.int64, casting="unsafe")
+        coder.tensor(geometry, values)
+    return _finish(coder) if coder.used else b""
+
+
+def _finish(coder: _Pass) -> bytes:
+    tail = coder.tail_bytes()
+    unit = 1 << (64 - 8 * tail)
+    end = (int(coder.state[1]) + unit - 1) // unit * unit
+    head = coder.output[: int(coder.state[2])].tobytes()
+    if end >> 64:  # a carry into what is written
+        head = (int.from_bytes(head, "big") + 1).to_bytes(len(head), "big")
+        end -= 1 << 64
+    return head + end.to_bytes(8, "big")[:tail]
+
+
+def size(tensors: Sequence[Tensor], n_entries: int, zero: int) -> int:
+    """Return the bytes :func:`encode` gives, exactly; it takes as long."""
+    return len(encode(tensors, n_entries, zero))
+
+
+def decode(
+    data: bytes, shapes: Sequence[Shape], n_entries: int, zero: int
+) -> list[NDArray[np.unsignedinteger[Any]]]:
+    """Return the indices of every tensor: ``(n,)`` of the narrowest dtype, all below ``n_entries``.
+
+    Time and memory are bounded by the number of weights in ``shapes``, and that number by the bytes
+    of ``data`` before anything is allocated; only an alphabet of one entry takes no bytes, and
+    there the caller vouches for the shapes.
+
+    Raises:
+        CorruptContainerError: no tensors of these shapes are coded as ``data``.
+        InputError: the alphabet is refused.
+    """
+    _check_alphabet(n_entries, zero)
+    dtype = index_dtype(n_entries)
+    sizes = [math.prod(shape) for shape in shapes]
+    if any(extent < 0 for shape in shapes for extent in shape):
+        raise CorruptContainerError("a shape has a negative extent")
+    if n_entries == 1 or not any(sizes):
+        if data:
+            raise CorruptContainerError(f"{len(data)} bytes of indices where none are needed")
+        return [np.zeros(n, dtype=dtype) for n in sizes]
+    if sum(sizes) > WEIGHTS_PER_BYTE * (len(data) + 8):
+        raise CorruptContainerError(f"{len(data)} bytes cannot hold {sum(sizes)} indices")
+    coder = _Pass(n_entries, zero, np.frombuffer(data, dtype=np.uint8))
+    code = int.from_bytes(data[:8].ljust(8, b"\0"), "big")
+    if code >= int(coder.state[0]):
+        raise CorruptContainerError("the coded indices begin outside the coder's interval")
+    coder.state[1:] = code, 8
+    arrays = []
+    for shape, n in zip(shapes, sizes, strict=True):
+        geometry = Geometry.of(shape)
+        values = np.zeros(geometry.pad + n, dtype=np.int32)
+        if n and not coder.tensor(geometry, values):
+            raise CorruptContainerError("the coded indices end early or leave their alphabet")
+        arrays.append((values[geometry.pad :] + zero).astype(dtype))
+    needed = int(coder.state[2]) - 8 + coder.tail_bytes()
+    if needed != len(data):
+        raise CorruptContainerError(f"the coded indices take {needed} bytes, not {len(data)}")
+    return arrays

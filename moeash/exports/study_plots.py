@@ -1,0 +1,448 @@
+"""Pictures of studies: what sizes were reached at what metric, and how the search got there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axes._secondary_axes import SecondaryAxis
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+
+from moeash.core.pareto import non_dominated
+from moeash.errors import InputError
+from moeash.exports.canvas import (
+    COLOURS,
+    INK,
+    MUTED,
+    PAGE_WIDTH,
+    STYLE,
+    legend_below,
+    new_figure,
+    nice_ticks,
+)
+from moeash.study.solution import Solution, front_of, pick
+from moeash.study.study import Study, wanted_floor
+
+_LINES = ("-", (0, (4, 1.2)), (0, (1, 1)))
+"""A seventh study shares the first one's colour, but not its line."""
+
+
+@dataclass(frozen=True)
+class _View:
+    """One reading of a study, which may still be running.
+
+    Attributes:
+        study: where it was read.
+        colour: its colour in the picture.
+        line: its line style.
+        solutions: complete evaluations by number.
+        front: the wanted ones nobody dominates, smallest first.
+    """
+
+    study: Study
+    colour: str
+    line: Any
+    solutions: list[Solution]
+    front: list[Solution]
+
+    @property
+    def baseline(self) -> float:
+        return self.study.facts.baseline
+
+    def staged(self, stage: str) -> list[Solution]:
+        return [s for s in self.solutions if s.record.stage == stage]
+
+
+def plot_front(
+    studies: Sequence[Study],
+    *,
+    chosen: int | None = None,
+    max_drop: float | None = None,
+    logx: bool = False,
+    title: str | None = None,
+    width: float = PAGE_WIDTH,
+) -> Figure:
+    """Draw the metric on the search split over the size of the file.
+
+    The step line is the metric attained at a size: the best of the front that is no larger. It
+    belongs to the two axes drawn, so a front over other sizes may have points below it. Stopped
+    evaluations are left out: all that is known of them is a bound, which lies just under the front
+    by the very rule that stopped them, and so would look like results.
+
+    Args:
+        studies: one or more, with the same metric.
+        chosen: number of a solution to point out; for one study only.
+        max_drop: how far below the baseline the picture reaches. By default as far as the study's
+            own ``max_drop``, else to the lower quartile of the front. What lies below is marked
+            at the edge.
+        logx: draw sizes on a logarithmic axis.
+        title: above the axes.
+        width: inches.
+
+    Raises:
+        InputError: there is nothing to draw, metrics differ, or ``chosen`` is not to be had.
+    """
+    views = _read(studies)
+    picked = _chosen(studies, chosen)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(width, 0.42 * width + 1.3)
+        low = min(_lowest(view, max_drop) for view in views)
+        if picked is not None:
+            low = min(low, picked.metric)
+        _limits(axes, views, low, logx=logx)
+        for view in views:
+            _draw_points(axes, view)
+            _draw_staircase(axes, view)
+        n_below = _mark_below(axes, views)
+        _draw_baselines(axes, views)
+        handles = _front_legend(views, n_below)
+        if len(views) == 1 and views[0].front:
+            handles.append(_point_out(axes, "knee", pick(views[0].front, "knee"), "s"))
+        if picked is not None:
+            handles.append(_point_out(axes, "chosen", picked, "o"))
+        axes.set_xlabel("size of the file (kB)")
+        axes.set_ylabel(f"{studies[0].facts.metric_name} on the search split")
+        _ratio_axis(axes, {view.study.facts.original_bytes for view in views}, logx=logx)
+        if title is not None:
+            axes.set_title(title)
+        legend_below(figure, handles)
+    return figure
+
+
+def plot_hypervolume(
+    studies: Sequence[Study], *, title: str | None = None, width: float = PAGE_WIDTH
+) -> Figure:
+    """Draw the hypervolume of the front after each generation.
+
+    The number of distinct candidates is on the upper axis for one study, in the legend for several.
+
+    Raises:
+        InputError: a study has no generation yet, or the studies minimise different sizes.
+    """
+    _check(studies, "objectives", "minimise different sizes, so their hypervolumes do not compare")
+    histories = [study.generations() for study in studies]
+    for study, history in zip(studies, histories, strict=True):
+        if not history:
+            raise InputError(
+                f"study {study.name!r} has finished no generation yet; nothing to draw"
+            )
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(width, 0.36 * width + (1.0 if len(studies) > 1 else 0.6))
+        handles = []
+        for position, (study, history) in enumerate(zip(studies, histories, strict=True)):
+            colour, line = _look(position)
+            (drawn,) = axes.plot(
+                [g.index for g in history],
+                [g.hypervolume for g in history],
+                drawstyle="steps-post",
+                color=colour,
+                linestyle=line,
+                linewidth=1.2,
+                label=f"{study.name} ({history[-1].n_evaluations:,} evaluations)",
+            )
+            axes.plot(history[-1].index, history[-1].hypervolume, "o", color=colour, markersize=3.5)
+            handles.append(drawn)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+        axes.margins(x=0.03, y=0.08)
+        axes.set_xlabel("generation")
+        axes.set_ylabel("hypervolume of the front")
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.5)
+        axes.set_axisbelow(True)
+        if title is not None:
+            axes.set_title(title)
+        if len(studies) > 1:
+            legend_below(figure, handles)
+        else:
+            evaluations = {g.index: g.n_evaluations for g in histories[0]}
+            ticks = [int(t) for t in axes.get_xticks() if t in evaluations]
+            top = _top_axis(axes, ticks, [f"{evaluations[t]:,}" for t in ticks])
+            top.set_xlabel("distinct candidates")
+    return figure
+
+
+def staircase(solutions: Sequence[Solution]) -> list[Solution]:
+    """Return the solutions of which none is smaller and as good, nor better and as small.
+
+    They are the corners of the attained metric over the size of the file, smallest first.
+    """
+    if not solutions:
+        return []
+    f = np.array([(s.size_bytes, -s.metric) for s in solutions], dtype=np.float64)
+    corners = {
+        (s.size_bytes, s.metric): s
+        for s, keep in reversed(list(zip(solutions, non_dominated(f), strict=True)))
+        if keep
+    }
+    return [corners[key] for key in sorted(corners)]
+
+
+def _look(position: int) -> tuple[str, Any]:
+    return COLOURS[position % len(COLOURS)], _LINES[position // len(COLOURS) % len(_LINES)]
+
+
+def _check(studies: Sequence[Study], fact: str, complaint: str) -> None:
+    if not studies:
+        raise InputError("name at least one study to draw")
+    first = getattr(studies[0].facts, fact)
+    for study in studies[1:]:
+        other = getattr(study.facts, fact)
+        if other != first:
+            raise InputError(
+                f"studies {studies[0].name!r} ({first}) and {study.name!r} ({other}) {complaint}"
+            )
+
+
+def _read(studies: Sequence[Study]) -> list[_View]:
+    _check(studies, "metric_name", "have different metrics; draw them one by one")
+    views = []
+    for position, study in enumerate(studies):
+        solutions = study.solutions()
+        if not solutions:
+            raise InputError(
+                f"study {study.name!r} has no complete evaluation yet; nothing to draw"
+            )
+        floor = wanted_floor(study.facts)
+        front = front_of([s for s in solutions if s.metric >= floor])
+        views.append(_View(study, *_look(position), solutions, front))
+    return views
+
+
+def _chosen(studies: Sequence[Study], number: int | None) -> Solution | None:
+    if number is None:
+        return None
+    if len(studies) > 1:
+        raise InputError(f"solution {number} could be of any of {len(studies)} studies; draw one")
+    return studies[0].solution(number)
+
+
+def _lowest(view: _View, max_drop: float | None) -> float:
+    """Return the lowest metric worth seeing."""
+    if max_drop is not None:
+        return view.baseline - max_drop
+    floor = wanted_floor(view.study.facts)
+    if np.isfinite(floor):
+        return floor
+    metrics = [s.metric for s in view.front]
+    return min(float(np.quantile(metrics, 0.25)), pick(view.front, "knee").metric)
+
+
+def _limits(axes: Axes, views: Sequence[_View], low: float, *, logx: bool) -> None:
+    metrics = [s.metric for view in views for s in view.solutions]
+    high = max([*metrics, *(view.baseline for view in views)])
+    low = min(low, high, *(view.baseline for view in views))
+    span = high - low or 0.02 * abs(high) or 1.0
+    axes.set_ylim(low - 0.06 * span, high + 0.12 * span)
+    sizes = np.array([s.size_bytes for view in views for s in view.solutions]) / 1e3
+    smallest, largest = float(sizes.min()), float(sizes.max())
+    if logx:
+        axes.set_xscale("log")
+        factor = max((largest / smallest) ** 0.04, 1.02)
+        axes.set_xlim(smallest / factor, largest * factor)
+    else:
+        pad = 0.04 * (largest - smallest) or 0.05 * largest
+        # A file has at least one byte; zero would put the ratio's axis at infinity.
+        axes.set_xlim(max(smallest - pad, 0.5 * smallest), largest + pad)
+
+
+def _draw_points(axes: Axes, view: _View) -> None:
+    on_front = {s.id for s in view.front}
+    for stage, marker, area in (("search", "o", 9.0), ("merged", "D", 9.0)):
+        solutions = view.staged(stage)
+        for front in (False, True):
+            shown = [s for s in solutions if (s.id in on_front) == front]
+            axes.scatter(
+                [s.size_bytes / 1e3 for s in shown],
+                [s.metric for s in shown],
+                s=1.9 * area if front else area,
+                marker=marker,
+                facecolors=view.colour if front else "none",
+                edgecolors="white" if front else view.colour,
+                linewidths=0.4 if front else 0.5,
+                alpha=1.0 if front else 0.35,
+                zorder=4 if front else 2,
+                label=f"{view.study.name}: {stage}{' on front' if front else ''}",
+            )
+    by_id = {s.id: s for s in view.solutions}
+    best: dict[int, Solution] = {}
+    for solution in view.front:  # smallest first
+        parent = solution.record.parent
+        if parent is not None and parent in by_id:
+            best.setdefault(parent, solution)
+    axes.add_collection(
+        LineCollection(
+            [
+                [(s.size_bytes / 1e3, s.metric) for s in (by_id[parent], child)]
+                for parent, child in best.items()
+            ],
+            colors=view.colour,
+            linewidths=0.5,
+            alpha=0.6,
+            zorder=3,
+            label=f"{view.study.name}: merges",
+        ),
+        autolim=False,
+    )
+
+
+def _draw_staircase(axes: Axes, view: _View) -> None:
+    corners = staircase(view.front)
+    if not corners:
+        return
+    x = [s.size_bytes / 1e3 for s in corners]
+    y = [s.metric for s in corners]
+    axes.plot(
+        [*x, axes.get_xlim()[1]],  # what is attained stays attained at larger sizes
+        [*y, y[-1]],
+        drawstyle="steps-post",
+        color=view.colour,
+        linestyle=view.line,
+        linewidth=1.1,
+        zorder=3.5,
+        label=f"{view.study.name}: front",
+    )
+
+
+def _mark_below(axes: Axes, views: Sequence[_View]) -> int:
+    """Mark solutions below the picture at its lower edge; return how many there are."""
+    bottom = axes.get_ylim()[0]
+    n_below = 0
+    for view in views:
+        x = [s.size_bytes / 1e3 for s in view.solutions if s.metric < bottom]
+        n_below += len(x)
+        axes.scatter(
+            x,
+            [0.018] * len(x),
+            s=9,
+            marker="v",
+            facecolors="none",
+            edgecolors=view.colour,
+            linewidths=0.5,
+            alpha=0.5,
+            transform=axes.get_xaxis_transform(),
+            label=f"{view.study.name}: below",
+        )
+    return n_below
+
+
+def _draw_baselines(axes: Axes, views: Sequence[_View]) -> None:
+    by_value: dict[float, list[_View]] = {}
+    for view in views:
+        by_value.setdefault(view.baseline, []).append(view)
+    for value, sharing in by_value.items():
+        colour = INK if len(views) == len(sharing) else sharing[0].colour
+        axes.axhline(
+            value,
+            color=colour,
+            linestyle=(0, (5, 2.5)),
+            linewidth=0.8,
+            zorder=1.5,
+            label="baseline",
+        )
+    if len(by_value) == 1:  # several are told in the legend: their labels could overlap
+        axes.annotate(
+            f"float network {views[0].baseline:.4g}",
+            # At the left no file is large enough to come near the baseline.
+            (0.0, views[0].baseline),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(3, 2),
+            textcoords="offset points",
+            fontsize=7,
+        )
+
+
+def _point_out(axes: Axes, what: str, solution: Solution, marker: str) -> Line2D:
+    (ring,) = axes.plot(
+        solution.size_bytes / 1e3,
+        solution.metric,
+        linestyle="none",
+        marker=marker,
+        markersize=8 if marker == "s" else 10,
+        markerfacecolor="none",
+        markeredgecolor=INK,
+        markeredgewidth=0.9,
+        zorder=5,
+        label=(
+            f"{what}: id {solution.id}, {solution.entries:,} entries, "
+            f"{solution.size_bytes / 1e3:,.4g} kB ({solution.ratio:.3g}x), "
+            f"drop {solution.drop:.4f}"
+        ),
+    )
+    return ring
+
+
+def _front_legend(views: Sequence[_View], n_below: int) -> list[Any]:
+    one = len(views) == 1
+    tint = views[0].colour if one else MUTED
+
+    def dots(marker: str, label: str, *, filled: bool) -> Line2D:
+        return Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker=marker,
+            markersize=4,
+            markerfacecolor=tint if filled else "none",
+            markeredgecolor=tint,
+            markeredgewidth=0.5,
+            label=label,
+        )
+
+    same_baseline = len({view.baseline for view in views}) == 1
+    handles = []
+    for view in views:
+        label = f"front ({len(view.front):,})"
+        if not one:
+            label = f"{view.study.name}, {label}"
+        if not same_baseline:
+            label += f", float network {view.baseline:.4g}"
+        handles.append(
+            Line2D([], [], color=view.colour, linestyle=view.line, linewidth=1.3, label=label)
+        )
+    n_search = sum(len(view.staged("search")) for view in views)
+    n_merged = sum(len(view.staged("merged")) for view in views)
+    if n_search:
+        handles.append(dots("o", f"search ({n_search:,})", filled=False))
+    if n_merged:
+        handles.append(dots("D", f"merged ({n_merged:,})", filled=False))
+    if n_below:
+        handles.append(dots("v", f"below the axis ({n_below:,})", filled=False))
+    return handles
+
+
+def _ratio_axis(axes: Axes, original_bytes: set[int], *, logx: bool) -> None:
+    """Show float32 bytes over file bytes at the top, when it is one scale for all studies."""
+    if len(original_bytes) != 1:
+        return
+    kilobytes = original_bytes.pop() / 1e3
+    left, right = axes.get_xlim()
+
+    def place(x: float) -> float:
+        if logx:
+            return float(np.log(x / left) / np.log(right / left))
+        return (x - left) / (right - left)
+
+    inches = axes.get_figure(root=True).get_size_inches()[0]  # type: ignore[union-attr]
+    gap = 0.5 / inches
+    ratios = nice_ticks(
+        kilobytes / right, kilobytes / left, lambda r: place(kilobytes / r), gap=gap
+    )
+    top = _top_axis(axes, [kilobytes / r for r in ratios], [f"{r:.4g}x" for r in ratios])
+    top.set_xlabel("ratio to float32")
+    if logx:  # decades are rare in the range of a front
+        ticks = nice_ticks(left, right, place, gap=gap)
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_major_formatter(FixedFormatter([f"{t:.4g}" for t in ticks]))
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _top_axis(axes: Axes, ticks: Sequence[float], labels: Sequence[str]) -> SecondaryAxis:
+    top = axes.secondary_xaxis("top")
+    top.spines["top"].set_visible(True)
+    top.set_xticks(list(ticks), list(labels))
+    top.xaxis.set_minor_locator(NullLocator())
+    return top
