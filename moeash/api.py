@@ -29,13 +29,16 @@ from moeash.study.progress import Progress, Silent
 from moeash.study.run import run as run_plan
 from moeash.study.solution import Pick
 from moeash.study.spec import (
+    CodecTable,
+    EvaluationTable,
     MergeTable,
     SearchTable,
-    StopTable,
     StudySpec,
     build_method,
     load_spec,
+    method_table,
     parse_spec,
+    parse_table,
 )
 from moeash.study.storage.base import Storage
 from moeash.study.storage.sql import SqlStorage
@@ -138,21 +141,29 @@ def search(
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"search needs a torch.nn.Module, got {type(module).__name__}")
-    table = dict(method or {"name": "uniform"})
-    built = _method(table)
-    search_table = SearchTable(
-        population=population,
-        objectives=tuple(objectives),
-        stop=StopTable(generations=generations),
+    try:
+        table = method_table(method or {"name": "uniform"})
+    except ValueError as error:
+        raise SpecError(f"method: {error}") from error
+    search_table = parse_table(
+        SearchTable,
+        {
+            "population": population,
+            "objectives": tuple(objectives),
+            "stop": {"generations": generations},
+        },
+        where="search",
     )
-    merge_table = MergeTable(**(merge or {}))
+    merge_table = parse_table(MergeTable, merge or {}, where="merge")
+    codec_table = parse_table(CodecTable, {"coder": coder, "kept": kept}, where="codec")
+    parse_table(EvaluationTable, {"max_drop": max_drop}, where="evaluation")
     identity = {
         "module": type(module).__qualname__,
         "method": table,
         "search": search_table.model_dump(mode="json", exclude={"stop"}),
         "merge": merge_table.model_dump(mode="json"),
         "evaluation": {"max_drop": max_drop},
-        "codec": {"coder": coder, "kept": kept},
+        "codec": codec_table.model_dump(mode="json"),
         "network": {
             "include": None if include is None else list(include),
             "exclude": None if exclude is None else list(exclude),
@@ -170,7 +181,7 @@ def search(
         data=None,
         evaluate=evaluate,
         metric=getattr(evaluate, "__name__", "evaluate"),
-        method=built,
+        method=build_method(table),
         objectives=tuple(objectives),
         coder=coder,
         kept_precision=kept,
@@ -197,7 +208,12 @@ def search(
     if storage is None:
         folder = tempfile.mkdtemp(prefix="moeash-")
         storage = str(Path(folder) / DEFAULT_STORAGE)
-    study = run_plan(plan, open_storage(storage), plan.make_backend, progress or Silent())
+    try:
+        study = run_plan(plan, open_storage(storage), plan.make_backend, progress or Silent())
+    except BaseException:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     study.task = task
     if folder is not None:
         weakref.finalize(study, shutil.rmtree, folder, ignore_errors=True)
@@ -280,7 +296,7 @@ def export(
     try:
         return export_solution(evaluator, solution, to)
     finally:
-        evaluator.restore()
+        evaluator.close()
 
 
 def _method(table: Mapping[str, Any]) -> Method:

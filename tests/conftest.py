@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("tests.contracts")
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

@@ -75,6 +75,7 @@ class InProcessBackend:
         return self.evaluator.build(job)
 
     def close(self) -> None:
-        """Put the float weights back."""
+        """Put the user's module and torch's threads back as they were."""
         if self._evaluator is not None:
-            self._evaluator.restore()
+            self._evaluator.close()
+            self._evaluator = None

@@ -106,7 +106,9 @@ def backend_overrides(kind: str | None, **values: Any) -> list[str]:
         return ['backend={kind="inprocess"}']
     if kind is None and not given:
         return []
-    return ['backend.kind="ray"'] + [f"backend.{name}={json.dumps(value)}" for name, value in given.items()]
+    return ['backend.kind="ray"'] + [
+        f"backend.{name}={json.dumps(value)}" for name, value in given.items()
+    ]
 
 
 def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> None:

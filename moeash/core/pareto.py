@@ -21,13 +21,15 @@ def non_dominated(f: NDArray[Any]) -> NDArray[np.bool_]:
         ``(n,)`` bool. Cost is O(n log n) for m <= 2 and O(n * front) above.
 
     Raises:
-        InputError: not two-dimensional, or NaN.
+        InputError: not two-dimensional, without objectives, or a value is not finite.
     """
     f = np.asarray(f, dtype=np.float64)
-    if f.ndim != 2:
+    if f.ndim != 2 or f.shape[1] == 0:
         raise InputError(f"expected (n, m) objective values, got shape {f.shape}")
-    if np.isnan(f).any():
-        raise InputError("an objective value is NaN; failed evaluations have no place on a front")
+    if not np.isfinite(f).all():
+        raise InputError(
+            "an objective value is NaN or infinite; failed evaluations have no place on a front"
+        )
     n = f.shape[0]
     keep = np.zeros(n, dtype=np.bool_)
     if n == 0:

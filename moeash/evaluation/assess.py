@@ -5,7 +5,7 @@ network makes its mistakes early and a hopeless one is found out after few batch
 with it every batch, is fixed for the study, so numbers do not depend on where a pass stops.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -97,13 +97,13 @@ class SplitAssessment:
         self.order = known.order
         self._targets = known.targets[self.order]
         self.n_batches = -(-len(split) // batch_size)
-        self._held: Sequence[Tensor] | None = None
+        self._held: list[Tensor] = []
 
     def _measure_float(self) -> FloatPass:
         split = self._split
         outputs = torch.cat(
             [
-                _forward(self._module, x, self._device, self._precision).cpu()
+                _first_forward(self._module, x, self._device, self._precision).cpu()
                 for x, _ in split.batches(self._batch_size)
             ]
         )
@@ -125,22 +125,24 @@ class SplitAssessment:
         return FloatPass(tally.value(), hardest_first(outputs, targets), targets)
 
     def _batches(self) -> Iterator[Tensor]:
-        if self._held is not None:
-            yield from self._held
+        if not self._split.in_memory:
+            for x, _ in self._split.batches(self._batch_size, order=self.order):
+                yield x
             return
-        held = []
-        for x, _ in self._split.batches(self._batch_size, order=self.order):
-            if self._split.in_memory:
+        for position in range(self.n_batches):
+            if position == len(self._held):
                 # Reordered once, then reused: a pass over the images costs no copy any more.
-                x = x.to(self._device)
-                held.append(x)
-            yield x
-        if self._split.in_memory:
-            self._held = held
+                start = position * self._batch_size
+                chosen = self.order[start : start + self._batch_size]
+                ((x, _),) = self._split.batches(self._batch_size, order=chosen)
+                self._held.append(x.to(self._device))
+            yield self._held[position]
 
     def measure(self, hopeless: Hopeless) -> Measurement:
-        """Measure, stopping after the batch at which the result became hopeless."""
+        """Measure, stopping before the first batch that can no longer make a difference."""
         tally = self._metric.start(self._targets)
+        if hopeless(tally.upper_bound()):  # some metrics have a best value, and it may be taken
+            return Measurement(None, tally.upper_bound(), 0)
         n_batches = 0
         for x in self._batches():
             tally.add(_forward(self._module, x, self._device, self._precision))
@@ -181,9 +183,21 @@ def hardest_first(outputs: Tensor, targets: NDArray[np.int64]) -> NDArray[np.int
     rows = np.arange(len(targets))
     own = scores[rows, targets].copy()
     scores[rows, targets] = -np.inf
-    margin = own - scores.max(axis=1) if scores.shape[1] > 1 else own
+    with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, which sorts first
+        margin = own - scores.max(axis=1) if scores.shape[1] > 1 else own
     margin[(targets < 0) | np.isnan(margin)] = -np.inf
     return np.argsort(margin, kind="stable").astype(np.int64)
+
+
+def _first_forward(module: nn.Module, x: Tensor, device: str, precision: Precision) -> Tensor:
+    """Forward the float network, so that images it cannot take are reported as just that."""
+    try:
+        return _forward(module, x, device, precision)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise EvaluationError(
+            f"{type(module).__name__} cannot take images of shape {tuple(x.shape)}: "
+            f"{' '.join(str(error).split())}; the network or the data is the wrong one"
+        ) from error
 
 
 def _forward(module: nn.Module, x: Tensor, device: str, precision: Precision) -> Tensor:

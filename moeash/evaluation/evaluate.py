@@ -31,8 +31,8 @@ from moeash.networks.network import Network
 class Evaluator:
     """A loaded task: the network, the prepared arrays and the search split, ready for jobs.
 
-    While an evaluator lives its module holds the weights of the last job; :meth:`restore` puts the
-    float weights back.
+    While an evaluator lives its module is in eval mode and holds the weights of the last job;
+    :meth:`restore` puts the float weights back, :meth:`close` everything it has changed.
     """
 
     def __init__(
@@ -47,14 +47,28 @@ class Evaluator:
             float_pass: what that evaluator's float network measured.
         """
         n_threads = task.n_threads or available_cores()
-        if task.n_threads is not None:
-            torch.set_num_threads(task.n_threads)
-            # Methods multiply matrices in NumPy, whose sums depend on BLAS's threads as well.
-            threadpoolctl.threadpool_limits(task.n_threads)
-        _set_precision(task.precision)
         self.task = task
         self.network: Network = task.network.load()
-        self.network.module.to(task.device)
+        module = self.network.module
+        module.to(task.device)
+        self._training = {part: part.training for part in module.modules()}
+        self._torch_threads = torch.get_num_threads()
+        self._blas_threads: Any = None
+        try:
+            module.eval()
+            if task.n_threads is not None:
+                torch.set_num_threads(task.n_threads)
+                # Methods multiply in NumPy, whose sums depend on BLAS's threads as well.
+                self._blas_threads = threadpoolctl.threadpool_limits(task.n_threads)
+            _set_precision(task.precision)
+            self._load(prepared, float_pass, n_threads)
+        except BaseException:
+            self._hand_back()
+            raise
+
+    def _load(self, prepared: Any, float_pass: FloatPass | None, n_threads: int) -> None:
+        task = self.task
+        self._writer = WeightWriter(self.network.module, self.network.state)
         self.splits: Mapping[str, Split] = task.data.load() if task.data is not None else {}
         self.assessment = self._assessment(float_pass)
         self.prepared = prepared
@@ -68,7 +82,6 @@ class Evaluator:
                     n_threads=n_threads,
                 )
             )
-        self._writer = WeightWriter(self.network.module, self.network.state)
 
     @property
     def float_pass(self) -> FloatPass | None:
@@ -114,6 +127,9 @@ class Evaluator:
             def hopeless(bound: float) -> bool:
                 return bound < job.floor or archive.rules_out(bound, known)
 
+            if self.task.evaluate is not None:
+                # A user's function may write to the module, say BatchNorm statistics: start clean.
+                self._writer.restore()
             self._writer.write(shared)
             measured = self.assessment.measure(hopeless)
         except Exception as error:
@@ -145,6 +161,18 @@ class Evaluator:
     def restore(self) -> None:
         """Put the float weights back into the module."""
         self._writer.restore()
+
+    def close(self) -> None:
+        """Put back what was changed: the float weights, the module's modes, threads."""
+        self.restore()
+        self._hand_back()
+
+    def _hand_back(self) -> None:
+        for part, training in self._training.items():
+            part.training = training
+        torch.set_num_threads(self._torch_threads)
+        if self._blas_threads is not None:
+            self._blas_threads.restore_original_limits()
 
 
 def _set_precision(precision: Precision) -> None:

@@ -68,10 +68,13 @@ class _Top1Tally:
         self._targets = targets
         self._seen = 0
         self._right = 0
+        # Where the float network's own output is broken (agreement) nothing can be right.
+        self._possible = int((targets >= 0).sum())
 
     def add(self, outputs: Tensor) -> None:
         now = self._targets[self._seen : self._seen + len(outputs)]
-        self._right += int((predicted(outputs) == now).sum())
+        self._right += int(((predicted(outputs) == now) & (now >= 0)).sum())
+        self._possible -= int((now >= 0).sum())
         self._seen += len(outputs)
 
     def value(self) -> float:
@@ -79,7 +82,7 @@ class _Top1Tally:
         return self._right / len(self._targets)
 
     def upper_bound(self) -> float:
-        return (self._right + len(self._targets) - self._seen) / len(self._targets)
+        return (self._right + self._possible) / len(self._targets)
 
 
 @dataclass(frozen=True)
@@ -170,14 +173,37 @@ class MacroF1:
         return _MacroF1Tally(targets)
 
 
+class _Mean:
+    """A mean of scores that arrive in batches, with a bound that rounding cannot break.
+
+    Scores not seen yet stand at the best one. Value and bound are then one sum over one array, and
+    a sum in a fixed order never falls in floating point when an addend rises.
+    """
+
+    def __init__(self, n: int, best: float) -> None:
+        self._scores = np.full(n, best)
+        self._seen = 0
+
+    def add(self, scores: Tensor) -> None:
+        self._scores[self._seen : self._seen + len(scores)] = scores.cpu().numpy()
+        self._seen += len(scores)
+
+    def value(self) -> float:
+        assert self._seen == len(self._scores)
+        return self.upper_bound()
+
+    def upper_bound(self) -> float:
+        return float(self._scores.sum()) / len(self._scores)
+
+
 class _NegativeCrossEntropyTally:
     def __init__(self, targets: NDArray[np.int64]) -> None:
         self._targets = targets
         self._seen = 0
-        self._loss = 0.0
+        self._mean = _Mean(len(targets), 0.0)
 
     def add(self, outputs: Tensor) -> None:
-        now = torch.from_numpy(self._targets[self._seen : self._seen + len(outputs)])
+        now = torch.tensor(self._targets[self._seen : self._seen + len(outputs)])
         losses = torch.nn.functional.cross_entropy(
             outputs.double(), now.to(outputs.device), reduction="none"
         )
@@ -186,15 +212,14 @@ class _NegativeCrossEntropyTally:
                 "the network's outputs are not finite, so they have no cross-entropy; "
                 "use metric = 'top1', which counts them as wrong"
             )
-        self._loss += float(losses.sum())
+        self._mean.add(-losses)
         self._seen += len(outputs)
 
     def value(self) -> float:
-        assert self._seen == len(self._targets)
-        return -self._loss / len(self._targets)
+        return self._mean.value()
 
     def upper_bound(self) -> float:
-        return -self._loss / len(self._targets)  # the remaining losses are at least 0
+        return self._mean.upper_bound()
 
 
 @dataclass(frozen=True)
@@ -221,10 +246,10 @@ class _MeanScoreTally:
         self._best = best
         self._targets = targets
         self._seen = 0
-        self._sum = 0.0
+        self._mean = _Mean(len(targets), best)
 
     def add(self, outputs: Tensor) -> None:
-        now = torch.from_numpy(self._targets[self._seen : self._seen + len(outputs)])
+        now = torch.tensor(self._targets[self._seen : self._seen + len(outputs)])
         scores = torch.as_tensor(self._score(outputs, now.to(outputs.device))).double()
         if scores.shape != (len(outputs),) or not bool(torch.isfinite(scores).all()):
             raise EvaluationError(
@@ -236,18 +261,14 @@ class _MeanScoreTally:
                 f"the metric function returned {float(scores.max())}, above its stated best "
                 f"{self._best}; set the attribute 'best' on the function"
             )
-        self._sum += float(scores.sum())
+        self._mean.add(scores)
         self._seen += len(outputs)
 
     def value(self) -> float:
-        assert self._seen == len(self._targets)
-        return self._sum / len(self._targets)
+        return self._mean.value()
 
     def upper_bound(self) -> float:
-        left = len(self._targets) - self._seen
-        if left == 0:
-            return self._sum / len(self._targets)
-        return (self._sum + left * self._best) / len(self._targets)
+        return self._mean.upper_bound()
 
 
 @dataclass(frozen=True)

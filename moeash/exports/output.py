@@ -48,7 +48,7 @@ def write_output(study: Study, table: OutputTable) -> tuple[ExportReport, list[s
             "bytes.png": _draw(evaluator, study, solution.id, "bytes"),
         }
     finally:
-        evaluator.restore()
+        evaluator.close()
     for name, figure in figures.items():
         plots.save(figure, folder / name)
     summary = json.dumps(summarise(study, report), indent=2, allow_nan=False) + "\n"
@@ -92,7 +92,7 @@ def solution_figure(study: Study, kind: Literal["codebook", "bytes"], number: in
         chosen = study.pick("knee").id if number is None else number
         return _draw(evaluator, study, chosen, kind)
     finally:
-        evaluator.restore()
+        evaluator.close()
 
 
 def _draw(

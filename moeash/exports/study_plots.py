@@ -26,7 +26,7 @@ from moeash.exports.canvas import (
     nice_ticks,
 )
 from moeash.study.solution import Solution, front_of, pick
-from moeash.study.study import Study, wanted_floor
+from moeash.study.study import Study
 
 _LINES = ("-", (0, (4, 1.2)), (0, (1, 1)))
 """A seventh study shares the first one's colour, but not its line."""
@@ -206,7 +206,7 @@ def _read(studies: Sequence[Study]) -> list[_View]:
             raise InputError(
                 f"study {study.name!r} has no complete evaluation yet; nothing to draw"
             )
-        floor = wanted_floor(study.facts)
+        floor = study.wanted_floor
         front = front_of([s for s in solutions if s.metric >= floor])
         views.append(_View(study, *_look(position), solutions, front))
     return views
@@ -224,7 +224,7 @@ def _lowest(view: _View, max_drop: float | None) -> float:
     """Return the lowest metric worth seeing."""
     if max_drop is not None:
         return view.baseline - max_drop
-    floor = wanted_floor(view.study.facts)
+    floor = view.study.wanted_floor
     if np.isfinite(floor):
         return floor
     metrics = [s.metric for s in view.front]

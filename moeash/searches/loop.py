@@ -19,8 +19,14 @@ ENDINGS: dict[str, str] = {
     "evaluations": "reached the number of evaluations",
     "wall_time": "reached the wall time",
     "no_gain": "hypervolume stopped growing",
-    "exhausted": "every point of the search space was evaluated",
+    "exhausted": "nothing new was left to try",
 }
+
+STALE_GENERATIONS = 100
+"""So many generations in a row without a new candidate, and the space counts as exhausted.
+
+Evolution may propose known points for ever, and a budget of evaluations would never be reached.
+"""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ def optimise(
     """Run a search, yielding each generation as it ends; the last one names why it was the last."""
     started = clock()
     best, stalled, index = float("-inf"), 0, 0
+    n_evaluations, stale = 0, 0
     candidates = search.ask()
     while candidates:
         index += 1
@@ -92,6 +99,8 @@ def optimise(
             best, stalled = result.hypervolume, 0
         else:
             stalled += 1
+        stale = 0 if result.n_evaluations > n_evaluations else stale + 1
+        n_evaluations = result.n_evaluations
         ending: Ending | None = None
         if space_size is not None and result.n_evaluations >= space_size:
             ending = "exhausted"
@@ -105,7 +114,7 @@ def optimise(
             ending = "wall_time"
         else:
             candidates = search.ask()
-            if not candidates:
+            if not candidates or stale >= STALE_GENERATIONS:
                 ending = "exhausted"
         yield Generation(index, result, ending)
         if ending is not None:

@@ -25,6 +25,7 @@ from pymoo.operators.mutation.pm import PM
 from pymoo.problems.static import StaticProblem
 
 from moeash.core.candidate import Candidate
+from moeash.errors import InputError
 from moeash.searches.base import Told
 from moeash.searches.space import Space
 
@@ -122,7 +123,12 @@ def initial_population(
     low, high = float(space.lower[0]), float(space.upper[0])
     if initial == "linear":
         x[:, 0] = np.linspace(low, high, population)
-    elif initial == "log" and low > 0:
+    elif initial == "log":
+        if low <= 0:
+            raise InputError(
+                f"initial = 'log' needs a first variable above 0, but "
+                f"{space.variables[0].name!r} starts at {low:g}; use 'linear' or 'random'"
+            )
         x[:, 0] = np.geomspace(low, high, population)
     x[:, space.is_integer] = np.rint(x[:, space.is_integer])
     _, first = np.unique(x, axis=0, return_index=True)

@@ -55,7 +55,11 @@ class Space:
             if isinstance(variable, Integer):
                 values[variable.name] = min(max(round(float(coded)), variable.low), variable.high)
             else:
-                value = exp(float(coded)) if variable.log else float(coded)
+                # Clipped in code first: the exponential of a stray value overflows.
+                value = min(
+                    max(float(coded), _code(variable, variable.low)), _code(variable, variable.high)
+                )
+                value = exp(value) if variable.log else value
                 values[variable.name] = min(max(value, variable.low), variable.high)
         return Candidate.of(values)
 

@@ -8,7 +8,8 @@ last process ended. Nothing is evaluated twice and there is no pickled optimiser
 import dataclasses
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from moeash.backends.base import Backend, Baseline
 from moeash.core.objectives import as_minimised
-from moeash.errors import SpecError, StudyExistsError, StudyNotFoundError
+from moeash.errors import SpecError, StorageError, StudyExistsError, StudyNotFoundError
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task
 from moeash.searches.base import Search, Told
@@ -29,7 +30,7 @@ from moeash.study.ledger import Ledger
 from moeash.study.merging import FrontMerging
 from moeash.study.plan import Plan
 from moeash.study.progress import Progress
-from moeash.study.solution import Solution, front_of
+from moeash.study.solution import Solution, floor_of, front_of
 from moeash.study.spec import BESIDE_IDENTITY
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
@@ -63,15 +64,25 @@ def run(plan: Plan, storage: Storage, make_backend: MakeBackend, progress: Progr
             baseline = backend.open(watch.notify)
             record = _open_study(storage, plan, task, stored, baseline, progress)
             watch.begin(record.id)
-            _Runner(plan, storage, backend, progress, record, watch).run()
+            with _status_on_error(storage, record):
+                _Runner(plan, storage, backend, progress, record, watch).run()
             watch.end()
-        except KeyboardInterrupt:
-            if stored is not None or _stored(storage, plan) is not None:
-                storage.set_status(storage.study(plan.name).id, "interrupted")
-            raise
         finally:
             backend.close()
     return Study(storage, plan.name)
+
+
+@contextmanager
+def _status_on_error(storage: Storage, record: StudyRecord) -> Iterator[None]:
+    """Record that a study was interrupted, or failed; the error itself goes on."""
+    try:
+        yield
+    except BaseException as error:
+        # When it is the database that fails, the first error is the one to report.
+        with suppress(StorageError):
+            interrupted = isinstance(error, KeyboardInterrupt)
+            storage.set_status(record.id, "interrupted" if interrupted else "failed")
+        raise
 
 
 def _stored(storage: Storage, plan: Plan) -> StudyRecord | None:
@@ -193,10 +204,8 @@ class _Runner:
         self._facts = study.facts
         self._ledger = Ledger(storage, study.id, progress)
         self._searched: dict[str, EvaluationRecord] = {}
-        self._generation = 0
         self._objectives = plan.task.objectives
-        floor = None if plan.max_drop is None else self._facts.baseline - plan.max_drop
-        self._floor = float("-inf") if floor is None else floor
+        self._floor = floor_of(self._facts.baseline, plan.max_drop)
         reference = np.array(self._facts.reference)
         self._reference = as_minimised(reference[:1], reference[1:])[0]
 
@@ -232,7 +241,6 @@ class _Runner:
 
     def _evaluate_generation(self, index: int, candidates: Sequence[Any]) -> GenerationResult:
         started = time.perf_counter()
-        self._generation = index
         jobs = [Job(candidate, floor=self._floor) for candidate in candidates]
         n_new = len({j.key for j in jobs} - self._ledger.known.keys())
         self._progress.generation_started(index, n_candidates=len(jobs), n_new=n_new)
@@ -240,7 +248,7 @@ class _Runner:
         archive = Archive.of(
             self._objectives, [r.outcome for r in self._searched.values() if self._wanted(r)]
         )
-        records = self._answer(jobs, archive)
+        records = self._answer(jobs, archive, generation=index)
         self._searched |= {record.job.key: record for record in records}
         front = front_of(self._wanted_solutions(self._searched.values()))
         volume = self._hypervolume(front)
@@ -302,13 +310,15 @@ class _Runner:
 
     # ------------------------------------------------------------------ answering jobs
 
-    def _answer(self, jobs: Sequence[Job], archive: Archive) -> list[EvaluationRecord]:
+    def _answer(
+        self, jobs: Sequence[Job], archive: Archive, *, generation: int
+    ) -> list[EvaluationRecord]:
         """Return the record of every job, from storage or newly evaluated, in the jobs' order."""
         new = {job.key: job for job in jobs if self._ledger.propose(job) is None}
         missing = list(new.values())
         for position, outcome in self._backend.map(missing, archive):
             self._ledger.record(
-                missing[position], outcome, stage="search", generation=self._generation, parent=None
+                missing[position], outcome, stage="search", generation=generation, parent=None
             )
             self._watch.look()
         return [self._ledger.known[job.key] for job in jobs]
@@ -322,8 +332,7 @@ class _Runner:
         solutions = []
         for solution in front_of(self._wanted_solutions(self._searched.values())):
             floor = (baseline if table.floor == "baseline" else solution.metric) - table.tolerance
-            drop_ok = table.max_drop is None or solution.drop <= table.max_drop + 1e-12
-            if drop_ok and solution.metric >= floor:
+            if solution.metric >= floor_of(baseline, table.max_drop) and solution.metric >= floor:
                 solutions.append((solution.record, floor))
         FrontMerging(
             self._backend,

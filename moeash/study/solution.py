@@ -80,6 +80,14 @@ class Solution:
         }
 
 
+def floor_of(baseline: float, max_drop: float | None) -> float:
+    """Return the lowest metric within ``max_drop`` of the baseline; -inf for None.
+
+    A drop of exactly ``max_drop`` is within, whatever the last bit of a subtraction says.
+    """
+    return float("-inf") if max_drop is None else baseline - max_drop - 1e-12
+
+
 def minimised(solutions: Sequence[Solution]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return ``F`` of solutions of one study, ``(n, 1 + m)``."""
     metric = np.array([s.metric for s in solutions])
@@ -122,8 +130,7 @@ def pick(front: Sequence[Solution], how: Pick, *, max_drop: float | None = None)
     """
     if not front:
         raise InputError("the study has no complete evaluation yet, so there is nothing to pick")
-    # A drop of exactly max_drop must pass whatever the last bit of a subtraction says.
-    eligible = [s for s in front if max_drop is None or s.drop <= max_drop + 1e-12]
+    eligible = [s for s in front if s.metric >= floor_of(s.facts.baseline, max_drop)]
     if not eligible:
         nearest = min(front, key=lambda s: s.drop)
         raise InputError(

@@ -12,7 +12,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -28,7 +28,7 @@ from moeash.codec.pools import Coder
 from moeash.core.codebook import KeptPrecision
 from moeash.core.merge import MergeCost
 from moeash.core.objectives import SizeName
-from moeash.errors import InputError, SpecError
+from moeash.errors import SpecError
 from moeash.evaluation.assess import Precision
 from moeash.evaluation.task import DataTask, NetworkTask, Task
 from moeash.methods.base import Method
@@ -38,6 +38,7 @@ from moeash.searches.loop import Stop
 
 BESIDE_IDENTITY = ("search.stop", "backend", "output", "network.checkpoint", "data.root")
 """What may change while a study is continued."""
+T = TypeVar("T", bound=BaseModel)
 
 
 class _Table(BaseModel):
@@ -209,8 +210,7 @@ class StudySpec(_Table):
     @field_validator("method")
     @classmethod
     def _known_method(cls, value: dict[str, Any]) -> dict[str, Any]:
-        build_method(value)
-        return value
+        return method_table(value)
 
     def build_method(self) -> Method:
         """Return the method with its options."""
@@ -274,6 +274,17 @@ class StudySpec(_Table):
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
+def method_table(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``[method]`` with every option spelt out, so that equal methods have equal tables.
+
+    Raises:
+        ValueError: as :func:`build_method`.
+    """
+    method = build_method(table)
+    assert dataclasses.is_dataclass(method) and not isinstance(method, type)
+    return {"name": method.name, **dataclasses.asdict(method)}
+
+
 def build_method(table: Mapping[str, Any]) -> Method:
     """Return a method from ``[method]``.
 
@@ -291,7 +302,10 @@ def build_method(table: Mapping[str, Any]) -> Method:
         if key not in fields:
             raise ValueError(f"method {name!r} has no option {key!r}; {nearest(key, fields)}")
     adapter: TypeAdapter[Any] = TypeAdapter(build)
-    method: Method = adapter.validate_python(options)
+    try:
+        method: Method = adapter.validate_python(options)
+    except ValidationError as error:
+        raise ValueError("; ".join(_explain(problem) for problem in error.errors())) from error
     return method
 
 
@@ -305,13 +319,16 @@ def parse_spec(data: Mapping[str, Any], *, where: str = "spec") -> StudySpec:
     Raises:
         SpecError: one line a problem: where it is, what came, what was needed.
     """
+    return parse_table(StudySpec, data, where=where)
+
+
+def parse_table(table: type[T], data: Mapping[str, Any], *, where: str) -> T:
+    """Check the plain values of one table; as :func:`parse_spec`."""
     try:
-        return StudySpec.model_validate(data)
+        return table.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        lines = [_explain(problem, table) for problem in error.errors()]
         raise SpecError(f"{where}: " + "; ".join(lines)) from error
-    except InputError as error:
-        raise SpecError(f"{where}: {error}") from error
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
@@ -351,19 +368,19 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     here[last] = value
 
 
-def _explain(problem: Any) -> str:
+def _explain(problem: Any, model: type[BaseModel] | None = None) -> str:
     place = ".".join(str(part) for part in problem["loc"]) or "spec"
     if problem["type"] == "extra_forbidden":
         *tables, key = problem["loc"]
-        return f"unknown key {place!r}; {nearest(str(key), _fields(tables))}"
+        return f"unknown key {place!r}; {nearest(str(key), _fields(model, tables))}"
     if problem["type"] == "missing":
         return f"{place!r} is missing"
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{place}: {message[:1].lower() + message[1:]}"
 
 
-def _fields(tables: Sequence[Any]) -> list[str]:
-    model: type[BaseModel] = StudySpec
+def _fields(model: type[BaseModel] | None, tables: Sequence[Any]) -> list[str]:
+    assert model is not None  # only tables forbid extra keys
     for table in tables:
         annotation = model.model_fields[str(table)].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]

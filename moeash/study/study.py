@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from moeash.errors import InputError
 from moeash.evaluation.task import Task
-from moeash.study.solution import Pick, Solution, front_of, pick
+from moeash.study.solution import Pick, Solution, floor_of, front_of, pick
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
     EvaluationRecord,
@@ -52,13 +52,17 @@ class Study:
             if record.outcome.status == "complete"
         ]
 
+    @property
+    def wanted_floor(self) -> float:
+        """The lowest metric a wanted solution has: baseline minus ``max_drop``, or -inf."""
+        return floor_of(self.facts.baseline, self.facts.spec.get("evaluation", {}).get("max_drop"))
+
     def front(self) -> list[Solution]:
         """Return the wanted solutions nobody dominates, smallest first.
 
         Wanted means within ``evaluation.max_drop`` of the baseline where the spec sets one.
         """
-        floor = wanted_floor(self.facts)
-        return front_of([s for s in self.solutions() if s.metric >= floor])
+        return front_of([s for s in self.solutions() if s.metric >= self.wanted_floor])
 
     def solution(self, number: int) -> Solution:
         """Return one complete evaluation by its id.
@@ -112,9 +116,3 @@ class Study:
                 }
             )
         return pd.DataFrame(rows)
-
-
-def wanted_floor(facts: StudyFacts) -> float:
-    """Return the lowest metric a wanted solution has: baseline minus ``max_drop``, or -inf."""
-    max_drop = facts.spec.get("evaluation", {}).get("max_drop")
-    return float("-inf") if max_drop is None else facts.baseline - max_drop

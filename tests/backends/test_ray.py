@@ -32,8 +32,11 @@ def local_ray(ray_environment):
     """One Ray for the module, with four made-up GPUs and a memory monitor that is easily upset."""
     import ray
 
-    os.environ["RAY_memory_usage_threshold"] = f"{used_fraction(MARGIN_BYTES):.3f}"
-    os.environ["RAY_memory_monitor_refresh_ms"] = "100"
+    touchy = {
+        "RAY_memory_usage_threshold": f"{used_fraction(MARGIN_BYTES):.3f}",
+        "RAY_memory_monitor_refresh_ms": "100",
+    }
+    os.environ.update(touchy)
     ray.init(
         num_cpus=4,
         num_gpus=4,
@@ -44,7 +47,8 @@ def local_ray(ray_environment):
     )
     yield
     ray.shutdown()
-    del os.environ["RAY_memory_usage_threshold"], os.environ["RAY_memory_monitor_refresh_ms"]
+    for name in touchy:
+        del os.environ[name]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +97,9 @@ def test_every_fault_in_one_study_is_accounted_for(local_ray, tmp_path):
     )
     fates = {3: "poison", 5: "hang", 7: "raise", 9: "flaky", 11: "hog"}
     faulty = Faulty(k=(2, 13), folder=str(tmp_path), fates=fates)
-    study = run_study(tmp_path, linear | {"backend": on_ray(timeout_s=8.0, max_tries=2)}, method=faulty)
+    study = run_study(
+        tmp_path, linear | {"backend": on_ray(timeout_s=8.0, max_tries=2)}, method=faulty
+    )
     (tmp_path / "clean").mkdir()
     clean = run_study(tmp_path / "clean", linear)
 

@@ -38,6 +38,8 @@ def file_lock(database: Path, study: str) -> Iterator[None]:
                 f"study {study!r} is being worked on by {owner}; wait for it to end, "
                 "or give this study another name"
             ) from None
+        except OSError as error:
+            raise StorageError(f"cannot lock {path}: {error.strerror}") from error
         handle.seek(0)
         handle.truncate()
         handle.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -5,9 +5,12 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, text
 
 from moeash.errors import SchemaError
+from moeash.study.storage.tables import METADATA
 
-HEAD = "0002"
-"""Newest revision; a test compares it with the migrations folder."""
+REVISIONS = ("0001", "0002")
+"""All revisions, oldest first; a test compares them with the migrations folder."""
+
+HEAD = REVISIONS[-1]
 
 
 def current_revision(connection: Connection) -> str | None:
@@ -31,13 +34,14 @@ def upgrade(connection: Connection) -> None:
     revision = current_revision(connection)
     if revision == HEAD:
         return
-    if revision is not None and revision > HEAD:
+    tables = set(inspect(connection).get_table_names())
+    if revision not in (None, *REVISIONS) and set(METADATA.tables) <= tables:
         raise SchemaError(
             f"the database has schema {revision}, this moeash knows up to {HEAD}; "
             "install a newer moeash or use another --storage"
         )
-    foreign = set(inspect(connection).get_table_names()) - {"alembic_version"}
-    if revision is None and foreign:
+    foreign = tables - {"alembic_version"}
+    if foreign and revision not in REVISIONS:
         raise SchemaError(
             f"the database holds tables that are not moeash's ({', '.join(sorted(foreign)[:3])}); "
             "use another --storage"
@@ -46,6 +50,7 @@ def upgrade(connection: Connection) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    migrations = str(Path(__file__).with_name("migrations"))
+    config.set_main_option("script_location", migrations.replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, HEAD)

@@ -1,12 +1,13 @@
 """Storage on SQLAlchemy: SQLite in WAL mode by default."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    URL,
     Connection,
     Engine,
     Row,
@@ -47,19 +48,22 @@ BUSY_TIMEOUT_S = 10.0
 class SqlStorage:
     """Studies in a SQL database."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         """Open the database, creating or upgrading its schema.
 
         Args:
             url: an SQLAlchemy URL, or a path to an SQLite file.
+            busy_timeout_s: how long a write waits for another process's write.
 
         Raises:
             StorageError: it cannot be opened.
             SchemaError: it is newer than this moeash, or not moeash's.
         """
         self.url = url if "://" in url else f"sqlite:///{url}"
-        with _border(self.url):
-            self._engine = _engine(self.url)
+        self._busy_timeout_s = busy_timeout_s
+        with self._border():
+            self._database = _database_of(self.url)
+            self._engine = _engine(self._database, busy_timeout_s)
             with self._reading() as connection:
                 current = is_current(connection)
             if not current:
@@ -67,14 +71,36 @@ class SqlStorage:
                     upgrade(connection)
 
     @contextmanager
+    def _border(self) -> Iterator[None]:
+        """Driver errors stop here."""
+        try:
+            yield
+        except ArgumentError as error:
+            raise StorageError(
+                f"storage {self.url!r} is neither a path nor a database URL"
+            ) from error
+        except SQLAlchemyError as error:
+            cause = str(getattr(error, "orig", error)).splitlines()[0]
+            hint = ""
+            if "locked" in cause:
+                hint = f"; another process kept writing for {self._busy_timeout_s:g} s, try again"
+            elif "not a database" in cause:
+                hint = "; that file is something else, use another --storage"
+            elif "full" in cause:
+                hint = "; free some space, everything stored so far is safe, then run again"
+            elif "readonly" in cause or "unable to open" in cause:
+                hint = "; check the permissions of the file and its folder"
+            raise StorageError(f"database {self.url}: {cause}{hint}") from error
+
+    @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with _border(self.url), self._engine.begin() as connection:
+        with self._border(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         with (
-            _border(self.url),
+            self._border(),
             self._engine.connect() as connection,
             connection.execution_options(moeash_writes=True).begin(),
         ):
@@ -247,31 +273,44 @@ class SqlStorage:
         with self._reading() as connection:
             return [EventRecord(row.created_at, row.text) for row in connection.execute(query)]
 
-    def lock(self, study: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def lock(self, study: str) -> Iterator[None]:
         """Hold a study for writing."""
-        database = self._engine.url.database
-        assert database is not None
-        return file_lock(Path(database), study)
+        with file_lock(self._database, study):
+            with self._border():
+                # An idle connection: without any, SQLite would fold its log into the database
+                # after every commit, which more than doubles the time of one.
+                idle = self._engine.connect()
+            with idle:
+                yield
 
     def close(self) -> None:
         """Release connections."""
         self._engine.dispose()
 
 
-def _engine(url: str) -> Engine:
+def _database_of(url: str) -> Path:
+    """Return the SQLite file of a URL: absolute and without links, so that a lock is one lock."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         raise StorageError(
             f"storage {parsed.render_as_string(hide_password=True)!r} is not supported; "
             "use a path to an SQLite file or sqlite:///PATH"
         )
-    if parsed.database is None or parsed.database in ("", ":memory:"):
+    if not parsed.database or parsed.database == ":memory:":
         raise StorageError("storage in memory would forget the study; name a file")
-    folder = Path(parsed.database).absolute().parent
-    if not folder.is_dir():
-        raise StorageError(f"the folder {folder} of the database does not exist; create it first")
+    path = Path(parsed.database).resolve()
+    if not path.parent.is_dir():
+        raise StorageError(
+            f"the folder {path.parent} of the database does not exist; create it first"
+        )
+    return path
+
+
+def _engine(database: Path, busy_timeout_s: float) -> Engine:
+    url = URL.create("sqlite", database=str(database))
     # One short connection a transaction: safe across threads and forks, and cheap on SQLite.
-    engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": busy_timeout_s})
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, record: Any) -> None:
@@ -291,27 +330,6 @@ def _engine(url: str) -> Engine:
     return engine
 
 
-@contextmanager
-def _border(url: str) -> Iterator[None]:
-    """Driver errors stop here."""
-    try:
-        yield
-    except ArgumentError as error:
-        raise StorageError(f"storage {url!r} is neither a path nor a database URL") from error
-    except SQLAlchemyError as error:
-        cause = str(getattr(error, "orig", error)).splitlines()[0]
-        hint = ""
-        if "locked" in cause:
-            hint = f"; another process kept writing for {BUSY_TIMEOUT_S:.0f} s, try again"
-        elif "not a database" in cause:
-            hint = "; that file is something else, use another --storage"
-        elif "full" in cause:
-            hint = "; free some space, everything stored so far is safe, then run again"
-        elif "readonly" in cause or "unable to open" in cause:
-            hint = "; check the permissions of the file and its folder"
-        raise StorageError(f"database {url}: {cause}{hint}") from error
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
@@ -327,10 +345,10 @@ def _values(job: Job, outcome: Outcome) -> dict[str, Any]:
         "key": job.key,
         "candidate": job.candidate.as_dict(),
         "runs": list(job.runs),
-        "floor": None if job.floor == float("-inf") else job.floor,
+        "floor": job.floor,
         "status": outcome.status,
         "metric": outcome.metric,
-        "bound": _finite(outcome.bound),
+        "bound": outcome.bound,
         "size_bytes": None if sizes is None else sizes.size_bytes,
         "entries": None if sizes is None else sizes.entries,
         "bits_per_weight": None if sizes is None else sizes.bits_per_weight,
@@ -339,11 +357,6 @@ def _values(job: Job, outcome: Outcome) -> dict[str, Any]:
         "duration_s": outcome.duration_s,
         "error": None if outcome.error is None else _text(outcome.error),
     }
-
-
-def _finite(value: float | None) -> float | None:
-    # SQL has no infinity that every database shares; NULL says "no bound".
-    return None if value is None or value in (float("inf"), float("-inf")) else value
 
 
 def _study(row: Row[Any]) -> StudyRecord:
@@ -362,9 +375,6 @@ def _evaluation(row: Row[Any]) -> EvaluationRecord:
     sizes = None
     if v["size_bytes"] is not None:
         sizes = Sizes(v["size_bytes"], v["entries"], v["bits_per_weight"])
-    bound = v["bound"]
-    if bound is None and v["status"] == "stopped":
-        bound = float("inf")
     return EvaluationRecord(
         number=v["number"],
         stage=v["stage"],
@@ -373,12 +383,12 @@ def _evaluation(row: Row[Any]) -> EvaluationRecord:
         job=Job(
             Candidate.of(v["candidate"]),
             tuple(v["runs"]),
-            float("-inf") if v["floor"] is None else v["floor"],
+            v["floor"],
         ),
         outcome=Outcome(
             status=v["status"],
             metric=v["metric"],
-            bound=bound,
+            bound=v["bound"],
             sizes=sizes,
             fingerprint=v["fingerprint"],
             n_batches=v["n_batches"],

@@ -53,7 +53,7 @@ EVALUATIONS = Table(
     Column("parent", Integer),
     Column("candidate", JSON, nullable=False),
     Column("runs", JSON, nullable=False),
-    Column("floor", Float(53)),
+    Column("floor", Float(53), nullable=False),
     Column("status", String(10), nullable=False),
     Column("metric", Float(53)),
     Column("bound", Float(53)),

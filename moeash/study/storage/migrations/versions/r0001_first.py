@@ -44,7 +44,7 @@ def upgrade() -> None:
         sa.Column("parent", sa.Integer),
         sa.Column("candidate", sa.JSON, nullable=False),
         sa.Column("runs", sa.JSON, nullable=False),
-        sa.Column("floor", sa.Float(53)),
+        sa.Column("floor", sa.Float(53), nullable=False),
         sa.Column("status", sa.String(10), nullable=False),
         sa.Column("metric", sa.Float(53)),
         sa.Column("bound", sa.Float(53)),

@@ -1,0 +1,94 @@
+"""What every backend must do. Subclass it and supply ``make_backend``."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from moeash.core.candidate import Candidate
+from moeash.core.objectives import Sizes
+from moeash.evaluation.evaluate import Evaluator
+from moeash.evaluation.outcome import Archive, Job, Outcome
+from tests.digits import digits_spec
+
+
+def jobs(*ks, **options):
+    return [Job(Candidate.of({"k": k}), **options) for k in ks]
+
+
+def timeless(outcome):
+    return replace(outcome, duration_s=0.0)
+
+
+NOTHING = Archive(("size_bytes",))
+TASK = digits_spec(method={"k": [1, 64]}).task()
+
+
+class BackendContract:
+    """Results never depend on where, in which order, or beside whom."""
+
+    @pytest.fixture
+    def make_backend(self):
+        """Return a function from a task to a backend."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def backend(self, make_backend):
+        made = make_backend(TASK)
+        self.baseline = made.open()
+        yield made
+        made.close()
+
+    @pytest.fixture
+    def reference(self):
+        """An evaluator in this process, with nothing in between."""
+        evaluator = Evaluator(TASK)
+        yield evaluator
+        evaluator.close()
+
+    def test_opening_tells_the_facts_of_the_task(self, backend, reference):
+        baseline = self.baseline
+        assert baseline.metric == reference.assessment.baseline
+        assert (baseline.n_batches, baseline.reference) == (5, 0.0)
+        shared = reference.build(jobs(8)[0])
+        assert (baseline.n_shared, baseline.n_kept) == (shared.n_shared, shared.n_kept)
+        assert baseline.original_bytes == shared.original_bytes
+        assert baseline.data_fingerprint == reference.splits["search"].fingerprint()
+
+    def test_every_job_gets_the_outcome_of_the_reference(self, backend, reference):
+        wanted = jobs(3, 17, 64, 5)
+        got = dict(backend.map(wanted, NOTHING))
+        assert sorted(got) == [0, 1, 2, 3]
+        for position, job in enumerate(wanted):
+            assert timeless(got[position]) == timeless(reference.evaluate(job, NOTHING))
+            assert got[position].status == "complete" and got[position].duration_s > 0
+
+    def test_outcomes_do_not_depend_on_the_order_of_jobs(self, backend):
+        member = Outcome("complete", 0.97, 0.97, Sizes(9000, 10, 1.0), "f", 1, 0.0)
+        archive = Archive.of(("size_bytes",), [member])
+        wanted = jobs(*range(2, 30, 3), floor=0.5)
+        rng = np.random.default_rng(0)
+        seen = []
+        for _ in range(3):
+            order = rng.permutation(len(wanted))
+            got = dict(backend.map([wanted[i] for i in order], archive))
+            seen.append({wanted[i].key: timeless(got[p]) for p, i in enumerate(order)})
+        assert seen[0] == seen[1] == seen[2]
+        assert {o.status for o in seen[0].values()} == {"complete", "stopped"}
+
+    def test_a_failed_job_is_an_outcome_and_the_next_one_is_unharmed(self, backend, reference):
+        broken = Job(Candidate.of({"q": 3}))
+        got = dict(backend.map([broken, *jobs(9)], NOTHING))
+        assert (got[0].status, got[0].metric, got[0].n_batches) == ("failed", None, 0)
+        assert "'k'" in got[0].error and "\n" not in got[0].error
+        assert timeless(got[1]) == timeless(reference.evaluate(jobs(9)[0], NOTHING))
+
+    def test_no_jobs_have_no_outcomes(self, backend):
+        assert list(backend.map([], NOTHING)) == []
+
+    def test_build_gives_the_weights_that_were_measured(self, backend):
+        for job in [*jobs(6), Job(Candidate.of({"k": 6}), (2, 1, 1, 1, 1))]:
+            ((_, outcome),) = backend.map([job], NOTHING)
+            shared = backend.build(job)
+            assert shared.fingerprint() == outcome.fingerprint
+            assert shared.n_entries == outcome.sizes.entries

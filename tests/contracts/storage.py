@@ -1,0 +1,202 @@
+"""What every storage must do. Subclass it and supply ``open_storage``."""
+
+import math
+import threading
+from dataclasses import replace
+
+import pytest
+
+from moeash.core.candidate import Candidate
+from moeash.core.objectives import Sizes
+from moeash.errors import StorageError, StudyExistsError, StudyLockedError, StudyNotFoundError
+from moeash.evaluation.outcome import Job, Outcome
+from moeash.study.storage.records import GenerationRecord, StudyFacts
+
+FACTS = StudyFacts(
+    name="digits",
+    spec={"name": "digits", "method": {"k": [2, 256], "clip": None}, "Ünïcode": "ключ 鍵 🔑"},
+    fingerprint="0" * 32,
+    network_fingerprint="1" * 32,
+    data_fingerprint="2" * 32,
+    environment={"threads": 1, "torch": "2.0"},
+    metric_name="top1",
+    baseline=0.1 + 0.2,
+    original_bytes=2**40,
+    n_shared=2**33,
+    n_kept=300,
+    n_batches=10,
+    objectives=("size_bytes", "entries"),
+    reference=(0.0, 1e9, 256.0),
+)
+COMPLETE = Outcome("complete", 1 / 3, 1 / 3, Sizes(2**40, 7, 2.1), "ab" * 16, 10, 0.25)
+STOPPED = Outcome("stopped", None, 0.7, Sizes(100, 7, 2.1), None, 3, 0.1)
+FAILED = Outcome("failed", None, None, None, None, 0, 0.1, "ValueError: ключ 'k'")
+
+
+def add(storage, study, number, *, outcome=COMPLETE, job=None, **options):
+    job = job or Job(Candidate.of({"k": number}))
+    options = {"stage": "search", "generation": 1, "parent": None, **options}
+    return storage.add_evaluation(study.id, number=number, job=job, outcome=outcome, **options)
+
+
+class StorageContract:
+    """Everything that is stored comes back as it was, or the caller is told."""
+
+    @pytest.fixture
+    def open_storage(self):
+        """Return a function that opens the same, at first empty, storage again and again."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def storage(self, open_storage):
+        opened = open_storage()
+        yield opened
+        opened.close()
+
+    # ------------------------------------------------------------------ studies
+
+    def test_a_study_comes_back_as_it_was(self, storage, open_storage):
+        created = storage.create_study(FACTS)
+        assert created.facts == FACTS and (created.status, created.ending) == ("running", None)
+        assert open_storage().study("digits") == created
+        assert created.created_at == created.updated_at and created.created_at.endswith("+00:00")
+
+    def test_a_name_is_given_once(self, storage):
+        storage.create_study(FACTS)
+        with pytest.raises(StudyExistsError, match="'digits' exists already"):
+            storage.create_study(replace(FACTS, fingerprint="9" * 32))
+        assert storage.study("digits").facts == FACTS
+
+    def test_studies_are_listed_oldest_first(self, storage):
+        assert list(storage.studies()) == []
+        for name in ("zebra", "ärger", "a b/c'\";--"):
+            storage.create_study(replace(FACTS, name=name))
+        assert [r.facts.name for r in storage.studies()] == ["zebra", "ärger", "a b/c'\";--"]
+
+    def test_an_unknown_study_is_not_found_and_near_names_are_given(self, storage):
+        with pytest.raises(StudyNotFoundError, match="there are none"):
+            storage.study("digits")
+        storage.create_study(FACTS)
+        with pytest.raises(StudyNotFoundError, match=r"no study 'digit' in .*nearest: 'digits'"):
+            storage.study("digit")
+
+    def test_a_status_is_kept_and_an_ending_stays(self, storage):
+        study = storage.create_study(FACTS)
+        storage.set_status(study.id, "finished", "no_gain")
+        storage.set_status(study.id, "running")
+        record = storage.study("digits")
+        assert (record.status, record.ending) == ("running", "no_gain")
+
+    # ------------------------------------------------------------------ evaluations
+
+    @pytest.mark.parametrize("outcome", [COMPLETE, STOPPED, FAILED])
+    @pytest.mark.parametrize(
+        "job",
+        [
+            Job(Candidate.of({"k": 37, "rate": 0.1 + 0.2, "mode": "größe"})),
+            Job(Candidate.of({"k": 2**31}), (1, 2, 3), 1 / 3),
+        ],
+    )
+    def test_an_evaluation_comes_back_as_it_was(self, storage, open_storage, outcome, job):
+        study = storage.create_study(FACTS)
+        record = add(storage, study, 4, outcome=outcome, job=job, stage="merged", parent=2)
+        assert open_storage().evaluations(study.id) == [record]
+        assert (record.number, record.parent, record.stage) == (4, 2, "merged")
+        assert (record.job, record.outcome, record.candidate) == (job, outcome, job.candidate)
+
+    @pytest.mark.parametrize("bound", [math.inf, -math.inf, 5e-324, 1.7e308, -0.1])
+    def test_bounds_and_floors_of_any_size_come_back(self, storage, bound):
+        study = storage.create_study(FACTS)
+        job = Job(Candidate.of({"k": 1}), floor=bound)
+        add(storage, study, 1, outcome=replace(STOPPED, bound=bound), job=job)
+        (record,) = storage.evaluations(study.id)
+        assert record.outcome.bound == bound and record.job.floor == bound
+
+    def test_evaluations_are_listed_by_number_and_study(self, storage):
+        one = storage.create_study(FACTS)
+        two = storage.create_study(replace(FACTS, name="two"))
+        for number in (3, 1, 2):
+            add(storage, one, number)
+        add(storage, two, 1)
+        assert [r.number for r in storage.evaluations(one.id)] == [1, 2, 3]
+        assert [r.number for r in storage.evaluations(two.id)] == [1]
+        assert storage.evaluations(10**6) == []
+
+    def test_a_number_and_a_network_are_stored_once(self, storage):
+        study = storage.create_study(FACTS)
+        first = add(storage, study, 1)
+        with pytest.raises(StorageError):
+            add(storage, study, 1, job=Job(Candidate.of({"k": 99})))
+        with pytest.raises(StorageError):
+            add(storage, study, 2, job=replace(first.job, floor=0.5))
+        assert storage.evaluations(study.id) == [first]
+
+    def test_an_evaluation_of_no_study_is_refused(self, storage):
+        study = storage.create_study(FACTS)
+        with pytest.raises(StorageError):
+            add(storage, replace(study, id=study.id + 1), 1)
+
+    def test_an_evaluation_touches_its_study(self, storage):
+        study = storage.create_study(FACTS)
+        record = add(storage, study, 1)
+        assert storage.study("digits").updated_at == record.created_at
+
+    # ------------------------------------------------------------------ generations
+
+    def test_the_first_story_of_a_generation_stays(self, storage):
+        study = storage.create_study(FACTS)
+        one, two = (GenerationRecord(i, 0.1 * i, 20 * i, 5, 33, 1.5) for i in (1, 2))
+        storage.put_generation(study.id, two)
+        storage.put_generation(study.id, one)
+        storage.put_generation(study.id, replace(one, elapsed_s=0.0))
+        assert storage.generations(study.id) == [one, two]
+
+    # ------------------------------------------------------------------ company
+
+    def test_readers_see_whole_evaluations_while_one_writes(self, storage, open_storage):
+        study = storage.create_study(FACTS)
+        problems, done = [], threading.Event()
+
+        def read():
+            reader = open_storage()
+            seen = 0
+            while not done.is_set():
+                records = reader.evaluations(study.id)
+                numbers = [r.number for r in records]
+                if numbers != list(range(1, len(numbers) + 1)) or len(numbers) < seen:
+                    problems.append(numbers)
+                if any(r.outcome != COMPLETE for r in records):
+                    problems.append(records)
+                seen = len(numbers)
+
+        readers = [threading.Thread(target=read) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        for number in range(1, 16):
+            add(storage, study, number)
+        done.set()
+        for reader in readers:
+            reader.join()
+        assert not problems
+
+    def test_two_may_write_different_studies(self, storage, open_storage):
+        other = open_storage()
+        with storage.lock("one"), other.lock("two"):
+            one = storage.create_study(replace(FACTS, name="one"))
+            two = other.create_study(replace(FACTS, name="two"))
+            add(storage, one, 1)
+            add(other, two, 1)
+        assert [len(storage.evaluations(s.id)) for s in (one, two)] == [1, 1]
+
+    def test_a_study_is_held_by_one(self, storage, open_storage):
+        refused = pytest.raises(StudyLockedError, match="'digits' is being worked on by")
+        with storage.lock("digits"), refused, open_storage().lock("digits"):
+            pass
+        with open_storage().lock("digits"):
+            pass
+
+    def test_an_error_while_holding_a_study_frees_it(self, storage, open_storage):
+        with pytest.raises(ZeroDivisionError), storage.lock("digits"):
+            raise ZeroDivisionError
+        with open_storage().lock("digits"):
+            pass

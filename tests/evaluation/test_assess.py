@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from torch import nn
+
+from moeash.data.sources import load_source
+from moeash.data.splits import draw_splits
+from moeash.errors import EvaluationError
+from moeash.evaluation.assess import FunctionAssessment, SplitAssessment, hardest_first
+from moeash.evaluation.metrics import load_metric
+from moeash.networks.sources import load_network
+
+
+def split(*, memory_limit_bytes=2**31):
+    rule = {"search": {"part": "all", "count": 100, "seed": 0}}
+    return draw_splits(load_source("digits"), rule, memory_limit_bytes=memory_limit_bytes)["search"]
+
+
+@pytest.fixture
+def module():
+    return load_network("digits-cnn")
+
+
+def assessment(module, *, batch_size=30, metric="top1", **options):
+    return SplitAssessment(
+        module, split(**options), load_metric(metric), batch_size=batch_size, device="cpu"
+    )
+
+
+def never(bound):
+    return False
+
+
+def test_images_are_visited_by_ascending_margin_of_the_target():
+    outputs = torch.tensor([[3.0, 1.0], [2.0, 2.5], [9.0, 0.0], [torch.nan, 0.0], [1.0, 1.0]])
+    targets = np.array([0, 0, 0, 1, -1])
+    assert_array_equal(hardest_first(outputs, targets), [3, 4, 1, 0, 2])
+
+
+@pytest.mark.parametrize("memory_limit_bytes", [2**31, 0])
+def test_every_measurement_visits_each_image_once_in_one_order(module, memory_limit_bytes):
+    one = assessment(module, memory_limit_bytes=memory_limit_bytes)
+    seen = []
+    module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    # Stopped first, so that whatever is kept between measurements is incomplete.
+    assert one.measure(lambda bound: len(seen) == 2).n_batches == 2
+    del seen[:]
+    measured = one.measure(never)
+    assert (measured.n_batches, one.n_batches) == (4, 4)
+    first, seen[:] = torch.cat(seen), []
+    assert one.measure(never) == measured
+    assert torch.equal(first, torch.cat(seen))
+    expected = torch.cat([x for x, _ in split().batches(7, order=one.order)])
+    assert torch.equal(first, expected)
+    assert measured.metric == one.baseline == measured.bound
+
+
+def test_a_measurement_ends_with_the_first_hopeless_bound(module):
+    one = assessment(module)
+    with torch.no_grad():
+        next(module.parameters()).zero_()
+    bounds = []
+    measured = one.measure(lambda bound: bounds.append(bound) or bound < 0.9)
+    assert measured.metric is None and measured.n_batches == len(bounds) - 1 < 4
+    assert measured.bound == bounds[-1] < 0.9 and bounds[0] == 1.0
+
+
+def test_a_hopeless_candidate_costs_no_forward_pass(module):
+    one = assessment(module)
+    module.register_forward_hook(lambda *_: pytest.fail("measured"))
+    measured = one.measure(lambda bound: bound <= 1.0)
+    assert (measured.metric, measured.bound, measured.n_batches) == (None, 1.0, 0)
+
+
+def test_a_measurement_that_is_complete_is_not_called_stopped(module):
+    one = assessment(module)
+    calls = []
+    measured = one.measure(lambda bound: calls.append(bound) or len(calls) > 4)
+    assert measured.metric is not None and len(calls) == 4
+
+
+class Wrong(nn.Module):
+    def __init__(self, forward):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 2))
+        self._forward = forward
+
+    def forward(self, x):
+        return self._forward(x)
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda x: x, r"outputs of shape \(100, 1, 8, 8\)"),
+        (lambda x: x.flatten(1)[:, :4], "label 9 but the network has only 4 outputs"),
+        (lambda x: (x,), "returns tuple"),
+        (lambda x: nn.Linear(3, 2)(x), r"cannot take images of shape \(30, 1, 8, 8\)"),
+    ],
+)
+def test_a_network_that_is_no_classifier_of_these_images_is_refused(forward, message):
+    with pytest.raises(EvaluationError, match=message):
+        assessment(Wrong(forward))
+
+
+def test_a_function_is_measured_as_it_is():
+    def evaluate(module):
+        return float(module.weight.detach().sum())
+
+    evaluate.reference = -5.0
+    one = FunctionAssessment(Wrong(None), evaluate)
+    assert (one.baseline, one.reference, one.n_batches) == (4.0, -5.0, 1)
+    assert one.measure(lambda bound: True).metric == 4.0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_function_without_a_finite_value_is_refused(value):
+    with pytest.raises(EvaluationError, match="must be a finite number"):
+        FunctionAssessment(Wrong(None), lambda module: value)

@@ -1,0 +1,186 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from moeash.codec.container import encode
+from moeash.core.candidate import Candidate
+from moeash.core.objectives import Sizes
+from moeash.errors import EvaluationError, SpecError
+from moeash.evaluation.evaluate import Evaluator
+from moeash.evaluation.outcome import Archive, Job, Outcome
+from moeash.evaluation.task import NetworkTask
+from moeash.networks.sources import load_network
+from tests.digits import digits_spec
+
+NOTHING = Archive(("size_bytes",))
+
+
+def task(module=None, **changes):
+    made = digits_spec(**changes).task()
+    return made if module is None else replace(made, network=NetworkTask(source=module))
+
+
+def function_task(module, evaluate):
+    made = task(module)
+    return replace(made, data=None, evaluate=evaluate, metric="mine", n_threads=None)
+
+
+def job(k, **options):
+    return Job(Candidate.of({"k": k}), **options)
+
+
+def state_of(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("coder", ["ans", "huffman"])
+@pytest.mark.parametrize("kept", ["float16", "float32"])
+def test_the_size_told_is_that_of_the_file(coder, kept):
+    evaluator = Evaluator(task(codec={"coder": coder, "kept": kept}))
+    for one in (job(3), job(40), job(6, runs=(1, 3, 2))):
+        outcome = evaluator.evaluate(one, NOTHING)
+        shared = evaluator.build(one)
+        notes = evaluator.task.notes
+        assert outcome.sizes.size_bytes == len(encode(shared, coder=coder, notes=notes))
+    evaluator.close()
+
+
+def test_what_is_measured_is_the_network_that_was_built():
+    module = load_network("digits-cnn")
+    evaluator = Evaluator(task(module))
+    outcome = evaluator.evaluate(job(7), NOTHING)
+    decoded = evaluator.build(job(7)).decoded()
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, torch.tensor(decoded[name])), name
+    split = evaluator.splits["search"]
+    right = sum(int((module(x).argmax(1) == y).sum()) for x, y in split.batches(11))
+    assert outcome.metric == right / len(split)
+    evaluator.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_closing_hands_back_weights_modes_and_threads(threads):
+    module = load_network("digits-cnn").train()
+    next(module.children()).eval()
+    modes = [part.training for part in module.modules()]
+    before, n_threads = state_of(module), torch.get_num_threads()
+    evaluator = Evaluator(task(module, evaluation={"threads": threads}))
+    assert not any(part.training for part in module.modules())
+    assert torch.get_num_threads() == threads
+    evaluator.evaluate(job(2), NOTHING)
+    assert not same(state_of(module), before)
+    evaluator.close()
+    assert same(state_of(module), before)
+    assert [part.training for part in module.modules()] == modes
+    assert torch.get_num_threads() == n_threads
+
+
+def test_a_task_that_cannot_be_loaded_leaves_the_module_as_it_was():
+    module = load_network("digits-cnn").train()
+    with pytest.raises(EvaluationError, match="returned nan"):
+        Evaluator(function_task(module, lambda module: np.nan))
+    assert all(part.training for part in module.modules())
+
+
+def test_a_raising_candidate_is_a_failed_outcome():
+    module = load_network("digits-cnn")
+    calls = 0
+
+    def evaluate(module):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise ValueError("first line\nsecond line")
+        return np.nan if calls == 4 else 1.0
+
+    evaluator = Evaluator(function_task(module, evaluate))
+    outcomes = [evaluator.evaluate(job(k), NOTHING) for k in (4, 5, 6, 7)]
+    evaluator.close()
+    assert [o.status for o in outcomes] == ["complete", "failed", "failed", "complete"]
+    assert outcomes[1].error == "ValueError: first line"
+    assert "returned nan" in outcomes[2].error
+    assert outcomes[1].sizes is not None and outcomes[1].fingerprint is None
+
+
+def test_a_candidate_that_outputs_nan_fails_or_counts_as_wrong():
+    class Breaks(nn.Module):
+        """Gives NaN as soon as its weights are not its own."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner = load_network("digits-cnn")
+            self.float = state_of(self.inner)
+
+        def forward(self, x):
+            broken = not same(state_of(self.inner), self.float)
+            return self.inner(x) * (torch.nan if broken else 1.0)
+
+    entropy = Evaluator(task(Breaks(), evaluation={"metric": "neg_cross_entropy"}))
+    outcome = entropy.evaluate(job(8), NOTHING)
+    assert outcome.status == "failed" and "not finite" in outcome.error
+    top1 = Evaluator(task(Breaks()))
+    assert top1.evaluate(job(8), NOTHING).metric == 0.0
+
+
+def test_a_function_that_writes_to_the_module_spoils_neither_the_next_candidate_nor_the_user():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.linear = nn.Linear(8, 8)
+            self.bn = nn.BatchNorm1d(8)
+
+    module = Net()
+    before = state_of(module)
+
+    def recalibrates(module):
+        mean = float(module.bn.running_mean.sum())
+        module.bn.running_mean += 1
+        with torch.no_grad():
+            module.linear.bias += 1
+        return mean
+
+    evaluator = Evaluator(function_task(module, recalibrates))
+    assert [evaluator.evaluate(job(k), NOTHING).metric for k in (3, 4, 3)] == [0.0, 0.0, 0.0]
+    evaluator.close()
+    assert same(state_of(module), before)
+
+
+def test_stopping_needs_a_reason():
+    evaluator = Evaluator(task())
+    full = evaluator.evaluate(job(4), NOTHING)
+    assert full.status == "complete" and full.n_batches == 5
+    better = Outcome("complete", 0.99, 0.99, replace(full.sizes, size_bytes=1), "f", 5, 0.0)
+    stopped = evaluator.evaluate(job(4), Archive.of(("size_bytes",), [better]))
+    assert stopped.status == "stopped" and stopped.n_batches < 5
+    assert stopped.metric is None and stopped.fingerprint is None
+    assert full.metric <= stopped.bound < 0.99 and stopped.sizes == full.sizes
+    larger = Outcome("complete", 0.99, 0.99, replace(full.sizes, size_bytes=10**6), "f", 5, 0.0)
+    assert evaluator.evaluate(job(4), Archive.of(("size_bytes",), [larger])).status == "complete"
+    below = evaluator.evaluate(job(4, floor=0.95), NOTHING)
+    assert below.status == "stopped" and full.metric <= below.bound < 0.95
+    assert evaluator.evaluate(job(4, floor=full.metric), NOTHING).status == "complete"
+    evaluator.close()
+
+
+def test_a_task_measures_images_or_a_function():
+    with pytest.raises(SpecError, match="either images"):
+        replace(task(), evaluate=lambda module: 1.0)
+    with pytest.raises(SpecError, match=r"no search split; add \[data.splits.search\]"):
+        Evaluator(task(data={"splits": {"search": None}}))
+
+
+def test_sizes_are_what_the_objectives_name():
+    evaluator = Evaluator(task())
+    shared = evaluator.build(job(9))
+    sizes = evaluator.sizes(shared)
+    assert isinstance(sizes, Sizes) and sizes.entries == shared.n_entries <= 9
+    assert 0 < sizes.bits_per_weight < np.log2(9) + 0.2
+    evaluator.close()

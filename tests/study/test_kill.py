@@ -1,0 +1,150 @@
+"""A study killed at any moment is continued, not repeated. Real processes, real kill -9."""
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from moeash.backends.inprocess import InProcessBackend
+from moeash.errors import StudyLockedError
+from moeash.study.progress import Silent
+from moeash.study.run import run
+from moeash.study.storage.sql import SqlStorage
+from moeash.study.study import Study
+from tests.digits import BASE, digits_plan, merged
+
+CHANGES = {"merge": {"enabled": True, "max_trials": 12}, "search": {"stop": {"generations": 3}}}
+
+CHILD = textwrap.dedent("""
+    import json, sys
+    print("begun", flush=True)
+    import moeash
+    from moeash.study.progress import Silent
+
+    class Telling(Silent):
+        def started(self, facts, *, n_stored):
+            print("started", n_stored, flush=True)
+
+        def evaluated(self, record, *, stored_before):
+            print("known" if stored_before else "new", record.job.key, flush=True)
+
+    moeash.run(json.loads(sys.argv[1]), storage=sys.argv[2], progress=Telling())
+    print("finished", flush=True)
+""")
+
+
+def start(path):
+    """Run the study in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, json.dumps(merged(BASE, CHANGES)), str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def read_until(child, word, count):
+    """Return the lines up to the ``count``-th that begins with ``word``, or to the end."""
+    lines = []
+    for line in child.stdout:
+        lines.append(line.strip())
+        count -= line.startswith(word)
+        if count <= 0:
+            break
+    return lines
+
+
+def story(study):
+    return (
+        [
+            replace(r, created_at="", outcome=replace(r.outcome, duration_s=0.0))
+            for r in study.evaluations()
+        ],
+        [replace(g, elapsed_s=0.0) for g in study.generations()],
+        [s.as_dict() for s in study.front()],
+        (study.record.status, study.record.ending),
+    )
+
+
+def run_here(path, make_backend=InProcessBackend):
+    return run(digits_plan(**CHANGES), SqlStorage(str(path)), make_backend, Silent())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return run_here(tmp_path_factory.mktemp("whole") / "a.db")
+
+
+def stored(path):
+    storage = SqlStorage(str(path))
+    return {r.number: r for s in storage.studies() for r in storage.evaluations(s.id)}
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_nothing(tmp_path, uninterrupted):
+    path = tmp_path / "a.db"
+    rng = np.random.default_rng(20)
+    total = len(uninterrupted.evaluations())
+    # Four while everything is loaded, sixteen spread over search and merges, each a moment of
+    # chance after an evaluation: during the next one or during its commit.
+    n_kills, told = 20, 0
+    loading = set(rng.choice(n_kills, 4, replace=False).tolist())
+    for kill in range(n_kills):
+        before = stored(path) if path.exists() else {}
+        child = start(path)
+        if kill in loading:
+            read_until(child, "begun", 1)
+            time.sleep(float(rng.uniform(0, 1.5)))
+        else:
+            lines = read_until(child, "new", int(rng.integers(1, 2 * total // 16)))
+            assert "finished" not in lines, "the study ended before it could be killed often enough"
+            told += sum(line.startswith("new") for line in lines)
+            time.sleep(float(rng.uniform(0, 0.03)))
+        child.kill()
+        rest, _ = child.communicate()
+        told += sum(line.startswith("new") for line in rest.splitlines())
+        assert child.returncode == -signal.SIGKILL
+        after = stored(path)
+        # Nothing that was stored is lost, changed or evaluated again.
+        assert {n: after[n] for n in before} == before
+        # And whoever was told of an evaluation finds it; one may be stored and not yet told.
+        assert told <= len(after) <= told + kill + 1
+    done = run_here(path)
+    assert story(done) == story(uninterrupted)
+    assert {n: r for n, r in stored(path).items() if n in after} == after
+    keys = [r.job.key for r in done.evaluations()]
+    assert len(keys) == len(set(keys)) == total
+
+
+@pytest.mark.slow
+def test_an_interrupt_is_recorded_and_the_study_continues(tmp_path, uninterrupted):
+    path = tmp_path / "a.db"
+    child = start(path)
+    read_until(child, "new", 10)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate()
+    assert child.returncode != 0 and "KeyboardInterrupt" in err
+    study = Study(SqlStorage(str(path)), "digits")
+    assert study.record.status == "interrupted" and len(study.evaluations()) >= 10
+    assert story(run_here(path)) == story(uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_second_process_on_one_study_is_refused_while_the_first_one_lives(
+    tmp_path, uninterrupted
+):
+    path = tmp_path / "a.db"
+    child = start(path)
+    read_until(child, "new", 3)
+    child.send_signal(signal.SIGSTOP)  # alive, holding the study
+    with pytest.raises(StudyLockedError, match=f"worked on by process {child.pid} on"):
+        run_here(path)
+    child.kill()
+    child.communicate()
+    assert story(run_here(path)) == story(uninterrupted)

@@ -1,0 +1,359 @@
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from moeash.backends.inprocess import InProcessBackend
+from moeash.core.merge import merge_runs
+from moeash.errors import SpecError, StorageError, StudyExistsError
+from moeash.evaluation.evaluate import Evaluator
+from moeash.evaluation.outcome import Archive, Job
+from moeash.networks.sources import load_network
+from moeash.study.plan import task_of
+from moeash.study.progress import Silent
+from moeash.study.run import run
+from moeash.study.storage.sql import SqlStorage
+from tests.digits import digits_plan
+
+MERGING = {"merge": {"enabled": True, "max_trials": 12}, "search": {"stop": {"generations": 3}}}
+
+
+class Recorder(Silent):
+    """Counts what happens, and may act at the n-th evaluation."""
+
+    def __init__(self, *, at=None, act=None):
+        self.new, self.known, self.notes, self.endings = [], [], [], []
+        self.at, self.act = at, act
+
+    def evaluated(self, record, *, stored_before):
+        (self.known if stored_before else self.new).append(record.job.key)
+        if not stored_before and len(self.new) == self.at:
+            self.act()
+
+    def note(self, message):
+        self.notes.append(message)
+
+    def search_ended(self, reason):
+        self.endings.append(reason)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return SqlStorage(str(tmp_path / "a.db"))
+
+
+def study(storage, progress=None, make_backend=InProcessBackend, **changes):
+    return run(digits_plan(**changes), storage, make_backend, progress or Silent())
+
+
+def timeless(record):
+    return replace(record, created_at="", outcome=replace(record.outcome, duration_s=0.0))
+
+
+def story(study):
+    """Everything a study remembers except when and how long."""
+    return (
+        [timeless(r) for r in study.evaluations()],
+        [replace(g, elapsed_s=0.0) for g in study.generations()],
+        [s.as_dict() for s in study.front()],
+        (study.record.status, study.record.ending),
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return study(SqlStorage(str(tmp_path_factory.mktemp("whole") / "a.db")), **MERGING)
+
+
+# ------------------------------------------------------------------ resume is replay
+
+
+def test_a_study_interrupted_again_and_again_is_the_uninterrupted_one(storage, uninterrupted):
+    rng = np.random.default_rng(0)
+    n_new = 0
+    for _ in range(60):
+        progress = Recorder(at=int(rng.integers(1, 12)), act=interrupt)
+        try:
+            finished = study(storage, progress, **MERGING)
+        except KeyboardInterrupt:
+            n_new += len(progress.new)
+            assert storage.study("digits").status == "interrupted"
+            assert len(storage.evaluations(1)) == n_new
+        else:
+            n_new += len(progress.new)
+            break
+    assert story(finished) == story(uninterrupted)
+    assert n_new == len(uninterrupted.evaluations())
+    assert {r.stage for r in finished.evaluations()} == {"search", "merged"}
+
+
+def test_a_finished_study_answers_without_a_forward_pass(storage):
+    forwards = []
+
+    class Counting(InProcessBackend):
+        def open(self):
+            baseline = super().open()
+            self.evaluator.network.module.register_forward_hook(lambda *_: forwards.append(1))
+            return baseline
+
+    first = study(storage, Recorder(), Counting, **MERGING)
+    assert len(forwards) == sum(r.outcome.n_batches for r in first.evaluations()) > 0
+    keys = Counter(r.job.key for r in first.evaluations())
+    assert set(keys.values()) == {1}
+    del forwards[:]
+    again = Recorder()
+    assert story(study(storage, again, Counting, **MERGING)) == story(first)
+    assert forwards == [] and again.new == [] and set(again.known) == set(keys)
+
+
+def test_the_replayed_story_of_a_generation_keeps_its_times(storage):
+    first = study(storage).generations()
+    assert study(storage).generations() == first and first[0].elapsed_s > 0
+
+
+@pytest.mark.parametrize("algorithm", ["nsga2", "random", "exhaustive"])
+def test_a_larger_budget_continues_a_study_as_if_it_had_been_given_at_once(tmp_path, algorithm):
+    def grown(path, *budgets):
+        for generations in budgets:
+            table = {"algorithm": algorithm, "stop": {"generations": generations}}
+            out = study(SqlStorage(str(tmp_path / path)), search=table)
+        return out
+
+    steps, once = grown("a.db", 2, 3, 5), grown("b.db", 5)
+    assert story(steps)[:3] == story(once)[:3]
+    assert len(steps.generations()) == 5
+
+
+def test_a_study_continued_beyond_its_merges_finds_what_a_longer_one_finds(storage, uninterrupted):
+    longer = {**MERGING, "search": {"stop": {"generations": 5}}}
+    short = study(storage, **MERGING)
+    n_short = len(short.evaluations())
+    grown = study(storage, **longer)
+    fresh = study(SqlStorage(storage.url.replace("a.db", "b.db")), **longer)
+
+    def searched(one):
+        return {r.job.key: r.outcome.metric for r in one.evaluations() if r.stage == "search"}
+
+    assert searched(grown) == searched(fresh)
+    assert searched(grown).keys() > searched(uninterrupted).keys()
+    numbers = [r.number for r in grown.evaluations()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert [timeless(r) for r in grown.evaluations()[:n_short]] == story(short)[0][:n_short]
+    assert story(study(storage, **longer)) == story(grown)
+
+
+def test_a_smaller_budget_leaves_what_is_stored(storage):
+    before = study(storage).evaluations()
+    study(storage, search={"stop": {"generations": 1}})
+    assert storage.evaluations(1) == before
+
+
+# ------------------------------------------------------------------ who may continue it
+
+
+def test_another_spec_under_the_same_name_is_refused_with_the_differences(storage):
+    first = story(study(storage))
+    with pytest.raises(StudyExistsError) as caught:
+        study(storage, seed=3, search={"population": 9}, method={"k": [2, 65]})
+    message = str(caught.value)
+    for difference in (
+        "seed: stored 0, now 3",
+        "search.population: stored 8, now 9",
+        "method.k: stored [2, 64], now [2, 65]",
+    ):
+        assert difference in message
+    assert message.count("stored ") == 3
+    assert story(study(storage)) == first
+
+
+def test_other_weights_or_images_are_refused(storage, tmp_path):
+    from safetensors.torch import save_file
+
+    first = story(study(storage))
+    state = load_network("digits-cnn").state_dict()
+    name = next(iter(state))
+    state[name] = state[name] * 1.001
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(StudyExistsError, match="another network's weights"):
+        study(storage, network={"checkpoint": str(tmp_path / "other.safetensors")})
+    assert story(study(storage)) == first  # its status above all
+
+
+def test_another_evaluation_set_is_refused(storage, tmp_path):
+    rng = np.random.default_rng(0)
+    table = {"source": "npz", "splits": {"search": {"part": "all", "count": 40}, "holdout": None}}
+    for brightness in (1.0, 0.5):
+        pictures = (rng.random((60, 8, 8)) * 255 * brightness).astype(np.uint8)
+        np.savez(
+            tmp_path / f"{brightness}.npz",
+            x=pictures,
+            y=np.arange(60) % 10,
+        )
+    options = {"network": {"source": "digits-cnn"}, "search": {"stop": {"generations": 1}}}
+    study(storage, data={**table, "root": str(tmp_path / "1.0.npz")}, **options)
+    with pytest.raises(StudyExistsError, match="another search split"):
+        study(storage, data={**table, "root": str(tmp_path / "0.5.npz")}, **options)
+
+
+def test_the_thread_count_of_the_first_run_stays(storage, monkeypatch):
+    monkeypatch.setattr("moeash.study.run.available_cores", lambda: 1)
+    first = study(storage, evaluation={"threads": None}, search={"stop": {"generations": 1}})
+    assert first.facts.environment["threads"] == 1
+    monkeypatch.setattr("moeash.study.run.available_cores", lambda: 64)
+    tasks = []
+
+    def make_backend(task):
+        tasks.append(task)
+        return InProcessBackend(task)
+
+    more = {"evaluation": {"threads": None}, "search": {"stop": {"generations": 2}}}
+    study(storage, make_backend=make_backend, **more)
+    assert [task.n_threads for task in tasks] == [1]
+
+
+# ------------------------------------------------------------------ trouble
+
+
+def test_a_study_whose_storage_fails_says_so_and_continues_later(storage, uninterrupted):
+    class Full(SqlStorage):
+        n_left = 13
+
+        def add_evaluation(self, *args, **options):
+            self.n_left -= 1
+            if self.n_left < 0:
+                raise StorageError("database is full")
+            return super().add_evaluation(*args, **options)
+
+    with pytest.raises(StorageError, match="is full"):
+        study(Full(storage.url), **MERGING)
+    assert storage.study("digits").status == "failed"
+    assert len(storage.evaluations(1)) == 13
+    assert story(study(storage, **MERGING)) == story(uninterrupted)
+
+
+def test_failed_candidates_stay_off_the_front_and_do_not_end_the_study(storage):
+    class Failing(InProcessBackend):
+        def open(self):
+            baseline = super().open()
+            evaluator = self.evaluator
+            write = evaluator._writer.write
+
+            def broken(shared):
+                if shared.n_entries % 2:
+                    raise RuntimeError("an odd codebook")
+                write(shared)
+
+            evaluator._writer.write = broken
+            return baseline
+
+    done = study(storage, make_backend=Failing)
+    failed = [r for r in done.evaluations() if r.outcome.status == "failed"]
+    assert failed and all(r.outcome.error == "RuntimeError: an odd codebook" for r in failed)
+    assert done.record.status == "finished" and len(done.generations()) == 4
+    assert done.front() and all(s.entries % 2 == 0 for s in done.front())
+    assert done.to_dataframe().status.value_counts()["failed"] == len(failed)
+
+
+def test_a_reference_for_an_unknown_objective_is_refused(storage):
+    with pytest.raises(SpecError, match="reference has 'entries'"):
+        study(storage, search={"reference": {"entries": 3.0}})
+    assert list(storage.studies()) == []
+
+
+def test_the_reference_of_the_spec_is_the_one_used(storage):
+    done = study(storage, search={"reference": {"metric": 0.5, "size_bytes": 20_000.0}})
+    assert done.facts.reference == (0.5, 20_000.0)
+    rows = sorted((s.size_bytes / 20_000, s.metric - 0.5) for s in done.front())
+    inside = [(x, y) for x, y in rows if x < 1 and y > 0]
+    ends = [x for x, _ in inside[1:]] + [1.0]
+    area = sum((end - x) * y for (x, y), end in zip(inside, ends, strict=True))
+    assert done.generations()[-1].hypervolume == pytest.approx(area, rel=1e-12)
+
+
+def test_an_exhausted_space_is_a_finished_study(storage):
+    progress = Recorder()
+    done = study(storage, progress, method={"k": [2, 9]}, search={"stop": {"generations": 50}})
+    assert (done.record.status, done.record.ending) == ("finished", "exhausted")
+    assert len(done.evaluations()) == 8 and progress.endings == ["nothing new was left to try"]
+
+
+# ------------------------------------------------------------------ merging
+
+
+def chains(study):
+    """Return for every merged parent its trials in order."""
+    by_parent = {}
+    for record in study.evaluations():
+        if record.stage == "merged":
+            by_parent.setdefault(record.parent, []).append(record)
+    return by_parent
+
+
+@pytest.mark.parametrize(
+    "merge",
+    [
+        {"floor": "own"},
+        {"floor": "own", "cost": "bits_per_sse", "tolerance": 0.02},
+        {"floor": "baseline", "tolerance": 0.03},
+        {"floor": "own", "max_drop": 0.05},
+    ],
+)
+def test_accepted_merges_hold_their_floor_and_shrink(storage, merge):
+    done = study(storage, merge={"enabled": True, **merge}, search={"stop": {"generations": 3}})
+    records = {r.number: r for r in done.evaluations()}
+    baseline, tolerance = done.facts.baseline, merge.get("tolerance", 0.0)
+    n_accepted = 0
+    for parent, trials in chains(done).items():
+        own = records[parent].outcome
+        assert records[parent].stage == "search" and own.status == "complete"
+        if "max_drop" in merge:
+            assert own.metric >= baseline - merge["max_drop"] - 1e-9
+        floor = (baseline if merge["floor"] == "baseline" else own.metric) - tolerance
+        size, runs = own.sizes, (1,) * own.sizes.entries
+        for trial in trials:
+            assert trial.job.floor == floor and trial.candidate == records[parent].candidate
+            assert trial.generation == records[parent].generation
+            # One pair more than the last accepted state, never anything else.
+            assert len(trial.job.runs) == len(runs) - 1 and sum(trial.job.runs) == own.sizes.entries
+            outcome = trial.outcome
+            assert outcome.sizes.entries == len(trial.job.runs)
+            if outcome.status == "complete" and outcome.metric >= floor:
+                assert outcome.sizes.size_bytes <= size.size_bytes
+                size, runs = outcome.sizes, trial.job.runs
+                n_accepted += 1
+            else:
+                assert outcome.bound < floor or outcome.metric < floor
+    assert n_accepted >= 3
+    merged = [s for s in done.front() if s.record.stage == "merged"]
+    assert merged and all(s.as_dict()["parent"] in records for s in merged)
+
+
+def test_every_solution_of_the_front_is_offered_to_the_merge_pass(storage):
+    done = study(storage, merge={"enabled": True, "max_trials": 2})
+    searched = [r for r in done.evaluations() if r.stage == "search"]
+    from moeash.study.solution import Solution, front_of
+
+    complete = [Solution(done.facts, r) for r in searched if r.outcome.status == "complete"]
+    front = {s.id for s in front_of(complete) if s.entries > 1}
+    assert set(chains(done)) == front
+    assert max(map(len, chains(done).values())) == 2
+
+
+def test_a_merged_solution_rebuilds_from_its_candidate_and_runs(uninterrupted):
+    evaluator = Evaluator(task_of(uninterrupted))
+    merged = [s for s in uninterrupted.solutions() if s.record.stage == "merged"]
+    assert merged
+    for solution in merged:
+        job = solution.record.job
+        shared = evaluator.build(job)
+        assert shared.fingerprint() == solution.record.outcome.fingerprint
+        again = merge_runs(evaluator.build(Job(job.candidate)), job.runs)
+        assert again.fingerprint() == shared.fingerprint()
+        measured = evaluator.evaluate(job, Archive(("size_bytes",)))
+        assert (measured.metric, measured.sizes) == (solution.metric, solution.record.outcome.sizes)
+    evaluator.close()
