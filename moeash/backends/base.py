@@ -88,3 +88,38 @@ class Backend(Protocol):
 
 
 Outcomes = Iterator[tuple[int, Outcome]]
+
+
+class OneAtATime:
+    """The queue of a backend that evaluates one job after the other, in this process."""
+
+    n_slots = 1
+    workers = 1
+
+    def __init__(self) -> None:
+        self._n_tickets = 0
+        self._queue: dict[int, tuple[Job, Archive]] = {}
+
+    def evaluate(self, job: Job, archive: Archive) -> Outcome:
+        """Evaluate one job."""
+        raise NotImplementedError
+
+    def map(self, jobs: Sequence[Job], archive: Archive) -> Outcomes:
+        """Yield outcomes in the order of the jobs."""
+        for position, job in enumerate(jobs):
+            yield position, self.evaluate(job, archive)
+
+    def submit(self, job: Job, archive: Archive) -> int:
+        """Queue one job; nothing begins before :meth:`next` is called."""
+        self._n_tickets += 1
+        self._queue[self._n_tickets] = job, archive
+        return self._n_tickets
+
+    def next(self) -> tuple[int, Outcome]:
+        """Evaluate the oldest queued job."""
+        ticket = next(iter(self._queue))
+        return ticket, self.evaluate(*self._queue.pop(ticket))
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a queued job."""
+        self._queue.pop(ticket, None)

@@ -1,8 +1,6 @@
 """Evaluate in this process, one job after the other: the reference every backend must equal."""
 
-from collections.abc import Sequence
-
-from moeash.backends.base import Baseline, Notify, Outcomes, ignore
+from moeash.backends.base import Baseline, Notify, OneAtATime, ignore
 from moeash.core.codebook import SharedWeights
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
@@ -27,17 +25,13 @@ def describe(evaluator: Evaluator) -> Baseline:
     )
 
 
-class InProcessBackend:
+class InProcessBackend(OneAtATime):
     """One evaluator in this process."""
 
-    n_slots = 1
-    workers = 1
-
     def __init__(self, task: Task) -> None:
+        super().__init__()
         self._task = task
         self._evaluator: Evaluator | None = None
-        self._n_tickets = 0
-        self._queue: dict[int, tuple[Job, Archive]] = {}
 
     @property
     def evaluator(self) -> Evaluator:
@@ -50,25 +44,9 @@ class InProcessBackend:
         self._evaluator = Evaluator(self._task)
         return describe(self._evaluator)
 
-    def map(self, jobs: Sequence[Job], archive: Archive) -> Outcomes:
-        """Yield outcomes in the order of the jobs."""
-        for position, job in enumerate(jobs):
-            yield position, self.evaluator.evaluate(job, archive)
-
-    def submit(self, job: Job, archive: Archive) -> int:
-        """Queue one job; nothing begins before :meth:`next` is called."""
-        self._n_tickets += 1
-        self._queue[self._n_tickets] = job, archive
-        return self._n_tickets
-
-    def next(self) -> tuple[int, Outcome]:
-        """Evaluate the oldest queued job."""
-        ticket = next(iter(self._queue))
-        return ticket, self.evaluator.evaluate(*self._queue.pop(ticket))
-
-    def cancel(self, ticket: int) -> None:
-        """Forget a queued job."""
-        self._queue.pop(ticket, None)
+    def evaluate(self, job: Job, archive: Archive) -> Outcome:
+        """Evaluate one job."""
+        return self.evaluator.evaluate(job, archive)
 
     def build(self, job: Job) -> SharedWeights:
         """Return the shared weights of a job."""

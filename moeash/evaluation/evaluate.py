@@ -59,7 +59,7 @@ class Evaluator:
             if task.n_threads is not None:
                 torch.set_num_threads(task.n_threads)
                 # Methods multiply in NumPy, whose sums depend on BLAS's threads as well.
-                self._blas_threads = threadpoolctl.threadpool_limits(task.n_threads)
+                self._blas_threads = threadpoolctl.threadpool_limits(task.n_threads, "blas")
             _set_precision(task.precision)
             self._load(prepared, float_pass, n_threads)
         except BaseException:

@@ -170,7 +170,7 @@ class BackendTable(_Table):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.kind == "inprocess":
-            named = sorted(self.model_fields_set - {"kind"})
+            named = sorted(self.model_dump(exclude_defaults=True, exclude={"kind"}))
             if named:
                 raise ValueError(f"{', '.join(named)} need kind = 'ray'")
         if self.workers is not None and self.max_workers is not None:
