@@ -57,9 +57,9 @@ class Evaluator:
         try:
             module.eval()
             if task.n_threads is not None:
-                torch.set_num_threads(task.n_threads)
                 # Methods multiply in NumPy, whose sums depend on BLAS's threads as well.
                 self._blas_threads = threadpoolctl.threadpool_limits(task.n_threads, "blas")
+                torch.set_num_threads(task.n_threads)
             _set_precision(task.precision)
             self._load(prepared, float_pass, n_threads)
         except BaseException:
@@ -170,9 +170,9 @@ class Evaluator:
     def _hand_back(self) -> None:
         for part, training in self._training.items():
             part.training = training
-        torch.set_num_threads(self._torch_threads)
         if self._blas_threads is not None:
             self._blas_threads.restore_original_limits()
+        torch.set_num_threads(self._torch_threads)
 
 
 def _set_precision(precision: Precision) -> None:

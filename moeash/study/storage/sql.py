@@ -1,4 +1,4 @@
-"""Storage on SQLAlchemy: SQLite in WAL mode by default."""
+"""Storage on SQLAlchemy: one code for SQLite and PostgreSQL; what differs has its own module."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,13 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
-    URL,
     Connection,
-    Engine,
     Row,
-    create_engine,
     delete,
-    event,
     func,
     insert,
     select,
@@ -21,7 +17,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from moeash.core.candidate import Candidate
 from moeash.core.objectives import Sizes
@@ -29,6 +24,7 @@ from moeash.errors import StorageError, StudyExistsError, StudyNotFoundError
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.names import nearest
 from moeash.study.storage.lock import file_lock
+from moeash.study.storage.postgres import advisory_lock, lock_schema, postgres_engine
 from moeash.study.storage.records import (
     EvaluationRecord,
     EventRecord,
@@ -39,6 +35,7 @@ from moeash.study.storage.records import (
     StudyStatus,
 )
 from moeash.study.storage.schema import is_current, upgrade
+from moeash.study.storage.sqlite import database_of, sqlite_engine
 from moeash.study.storage.tables import EVALUATIONS, EVENTS, GENERATIONS, STUDIES
 
 BUSY_TIMEOUT_S = 10.0
@@ -62,12 +59,20 @@ class SqlStorage:
         self.url = url if "://" in url else f"sqlite:///{url}"
         self._busy_timeout_s = busy_timeout_s
         with self._border():
-            self._database = _database_of(self.url)
-            self._engine = _engine(self._database, busy_timeout_s)
+            parsed = make_url(self.url)
+            self.url = parsed.render_as_string(hide_password=True)
+            self._database: Path | None = None
+            if parsed.get_backend_name() == "postgresql":
+                self._engine = postgres_engine(parsed)
+            else:
+                self._database = database_of(parsed)
+                self._engine = sqlite_engine(self._database, busy_timeout_s)
             with self._reading() as connection:
                 current = is_current(connection)
             if not current:
                 with self._writing() as connection:
+                    if self._database is None:
+                        lock_schema(connection)
                     upgrade(connection)
 
     @contextmanager
@@ -88,6 +93,8 @@ class SqlStorage:
                 hint = "; that file is something else, use another --storage"
             elif "full" in cause:
                 hint = "; free some space, everything stored so far is safe, then run again"
+            elif "connection" in cause and self._database is None:
+                hint = "; is the server running, and may this user connect?"
             elif "readonly" in cause or "unable to open" in cause:
                 hint = "; check the permissions of the file and its folder"
             raise StorageError(f"database {self.url}: {cause}{hint}") from error
@@ -276,6 +283,10 @@ class SqlStorage:
     @contextmanager
     def lock(self, study: str) -> Iterator[None]:
         """Hold a study for writing."""
+        if self._database is None:
+            with self._border(), advisory_lock(self._engine, study):
+                yield
+            return
         with file_lock(self._database, study):
             with self._border():
                 # An idle connection: without any, SQLite would fold its log into the database
@@ -287,47 +298,6 @@ class SqlStorage:
     def close(self) -> None:
         """Release connections."""
         self._engine.dispose()
-
-
-def _database_of(url: str) -> Path:
-    """Return the SQLite file of a URL: absolute and without links, so that a lock is one lock."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        raise StorageError(
-            f"storage {parsed.render_as_string(hide_password=True)!r} is not supported; "
-            "use a path to an SQLite file or sqlite:///PATH"
-        )
-    if not parsed.database or parsed.database == ":memory:":
-        raise StorageError("storage in memory would forget the study; name a file")
-    path = Path(parsed.database).resolve()
-    if not path.parent.is_dir():
-        raise StorageError(
-            f"the folder {path.parent} of the database does not exist; create it first"
-        )
-    return path
-
-
-def _engine(database: Path, busy_timeout_s: float) -> Engine:
-    url = URL.create("sqlite", database=str(database))
-    # One short connection a transaction: safe across threads and forks, and cheap on SQLite.
-    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": busy_timeout_s})
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: Any, record: Any) -> None:
-        connection.isolation_level = None  # we begin transactions ourselves
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        # A read lock becomes a write lock only with luck; who will write says so at once.
-        writes = connection.get_execution_options().get("moeash_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
 
 
 def _now() -> str:
