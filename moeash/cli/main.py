@@ -5,13 +5,14 @@ Exit codes: 0 ok, 1 failed, 2 bad usage or spec, 130 interrupted. Errors are one
 and nothing else. Heavy imports happen inside the commands, so that ``--help`` is instant.
 """
 
+import signal
 import sys
 from typing import Annotated, NoReturn
 
 import typer
 
 from moeash import __version__
-from moeash.cli import doctor, files, studies
+from moeash.cli import cluster, doctor, files, studies
 from moeash.errors import InputError, MoeashError, StudyExistsError, StudyNotFoundError
 
 app = typer.Typer(
@@ -40,6 +41,9 @@ def options(
 
 
 app.command("run")(studies.run)
+app.command("submit")(cluster.submit)
+app.command("stop")(cluster.stop)
+app.command("logs")(cluster.logs)
 app.command("list")(studies.list_studies)
 app.command("status")(studies.status)
 app.command("front")(studies.front)
@@ -59,6 +63,8 @@ def main() -> NoReturn:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     # A spec may name package.module:factory from where the person stands, as python -m would find.
     sys.path.insert(0, "")
+    # Schedulers and `moeash stop` end a process this way: like Ctrl-C, so that the study says so.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(arguments, standalone_mode=True)
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from moeash.cli.show import (
     JsonOption,
     StorageOption,
     bytes_text,
+    duration_text,
     front_table,
     percent,
     print_json,
@@ -162,6 +163,7 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
     """Show where a study stands."""
     from moeash import api
     from moeash.searches.loop import ENDINGS
+    from moeash.study.pace import Pace, pace_of
 
     opened = api.open_study(study, storage)
     evaluations, generations = opened.evaluations(), opened.generations()
@@ -169,6 +171,9 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         name: sum(r.outcome.status == name for r in evaluations)
         for name in ("complete", "stopped", "failed")
     }
+    running = opened.record.status == "running"
+    pace = pace_of(opened.facts.spec, evaluations, generations) if running else Pace(None, None)
+    events = opened.storage.events(opened.record.id)
     batches = sum(r.outcome.n_batches for r in evaluations)
     full = len(evaluations) * opened.facts.n_batches
     facts = opened.facts
@@ -186,6 +191,9 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         "generations": len(generations),
         "hypervolume": generations[-1].hypervolume if generations else None,
         "front": len(opened.front()),
+        "workers": opened.record.workers if running else 0,
+        "evaluations_per_minute": pace.per_minute,
+        "search_left_s": pace.search_left_s,
         "forward_batches": batches,
         "forward_batches_of_full_evaluations": full,
         "evaluation_seconds": sum(r.outcome.duration_s for r in evaluations),
@@ -195,6 +203,7 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
             for r in evaluations
             if r.outcome.status == "failed"
         ],
+        "events": [{"at": event.created_at, "text": event.text} for event in events],
     }
     if json_:
         print_json(summary)
@@ -215,6 +224,13 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         print(f"forward batches: {batches:,} of {full:,} ({percent(batches / full)})")
     if generations:
         print(f"hypervolume {generations[-1].hypervolume:.6f}, front of {summary['front']}")
+    if running:
+        rate = "" if pace.per_minute is None else f", {pace.per_minute:.1f} evaluations a minute"
+        left = pace.search_left_s
+        eta = "" if left is None else f", search ends in about {duration_text(left)}"
+        print(f"workers: {opened.record.workers or 0}{rate}{eta}")
+    for event in events[-5:]:
+        print(f"{event.created_at[:19].replace('T', ' ')} {event.text}")
     for failure in summary["errors"][:5]:
         print(f"failed: {failure['id']} {failure['candidate']}: {failure['error']}")
 
