@@ -18,7 +18,7 @@ from moeash.backends.base import Baseline
 from moeash.backends.pool import Answered, Cause, Event, Lost, Raised, Ready, StartFailed
 from moeash.backends.ray_settings import WAIT_STEP_S, worker_environment
 from moeash.backends.worker import Call, Common, EvaluationWorker, Place, versions
-from moeash.errors import BackendError, MoeashError
+from moeash.errors import BackendError, InputError, MoeashError
 from moeash.evaluation.outcome import Archive
 from moeash.evaluation.task import Task
 
@@ -188,6 +188,8 @@ class RayCrew:
             baseline, place = ray.get(reference)
         except ray_errors.RayTaskError as error:
             reason, fatal = cause_line(error), isinstance(error.cause, MoeashError)
+            if isinstance(error.cause, InputError):
+                reason += "; every node must see the same files and modules under the same names"
             return StartFailed(worker, reason, fatal or missing_module(error) is not None)
         except (ray_errors.RayError, RuntimeError) as error:
             module = missing_module(error)

@@ -16,7 +16,7 @@ from tests.backends.studies import Faulty, Notes, front, pids, run_study, sequen
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
 
-MARGIN_BYTES = 6 << 30  # what a hog may take before the memory monitor acts
+MARGIN_BYTES = 4 << 30  # what a hog may take before the memory monitor acts
 
 
 def used_fraction(extra):
@@ -98,7 +98,7 @@ def test_every_fault_in_one_study_is_accounted_for(local_ray, tmp_path):
     fates = {3: "poison", 5: "hang", 7: "raise", 9: "flaky", 11: "hog"}
     faulty = Faulty(k=(2, 13), folder=str(tmp_path), fates=fates)
     study = run_study(
-        tmp_path, linear | {"backend": on_ray(timeout_s=8.0, max_tries=2)}, method=faulty
+        tmp_path, linear | {"backend": on_ray(timeout_s=12.0, max_tries=2)}, method=faulty
     )
     (tmp_path / "clean").mkdir()
     clean = run_study(tmp_path / "clean", linear)
@@ -108,7 +108,7 @@ def test_every_fault_in_one_study_is_accounted_for(local_ray, tmp_path):
     errors = {k: o.error for k, o in got.items() if o.status == "failed"}
     assert sorted(errors) == [3, 5, 7, 11]
     assert errors[3].startswith("gave up after 2 tries: ") and errors[3].count("died") == 2
-    assert errors[5] == "gave up after 2 tries: no answer within 8 s (2 times)"
+    assert errors[5] == "gave up after 2 tries: no answer within 12 s (2 times)"
     assert errors[7] == "ValueError: this candidate raises"
     assert "ran out of memory" in errors[11]
     assert (tries(tmp_path, 3), tries(tmp_path, 7), tries(tmp_path, 9)) == (2, 1, 2)
@@ -135,7 +135,8 @@ def test_half_a_gpu_puts_two_workers_on_one(local_ray):
     try:
         backend.open()
         backend.pool.ensure(3)
-        assert sorted(place.gpus for place in backend.crew.places.values()) == ["0", "0", "1"]
+        gpus = [place.gpus for place in backend.crew.places.values()]
+        assert sorted(gpus.count(gpu) for gpu in set(gpus)) == [1, 2]
     finally:
         backend.close()
 
@@ -145,7 +146,8 @@ def test_a_whole_gpu_puts_each_worker_on_its_own(local_ray):
     try:
         backend.open()
         backend.pool.ensure(2)
-        assert sorted(place.gpus for place in backend.crew.places.values()) == ["0", "1"]
+        gpus = [place.gpus for place in backend.crew.places.values()]
+        assert len(set(gpus)) == 2 and set(gpus) < {"0", "1", "2", "3"}
     finally:
         backend.close()
 
