@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from moeash.backends.base import Backend, Baseline
+from moeash.core.candidate import Candidate
 from moeash.core.objectives import as_minimised
 from moeash.errors import SpecError, StorageError, StudyExistsError, StudyNotFoundError
 from moeash.evaluation.outcome import Archive, Job, Outcome
@@ -23,15 +24,17 @@ from moeash.evaluation.task import Task
 from moeash.searches.base import Search, Told
 from moeash.searches.enumerate import ExhaustiveSearch, RandomSearch
 from moeash.searches.hypervolume import hypervolume
-from moeash.searches.loop import ENDINGS, GenerationResult, optimise
+from moeash.searches.loop import ENDINGS, Ending, GenerationResult, optimise
 from moeash.searches.nsga2 import Nsga2Search
 from moeash.searches.space import Space
+from moeash.searches.steady import SteadyNsga2
 from moeash.study.ledger import Ledger
 from moeash.study.merging import FrontMerging
 from moeash.study.plan import Plan
 from moeash.study.progress import Progress
 from moeash.study.solution import Solution, floor_of, front_of
 from moeash.study.spec import BESIDE_IDENTITY
+from moeash.study.steady import run_steady
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
     EvaluationRecord,
@@ -204,7 +207,9 @@ class _Runner:
         self._facts = study.facts
         self._ledger = Ledger(storage, study.id, progress)
         self._searched: dict[str, EvaluationRecord] = {}
+        self._elite: list[Outcome] = []
         self._objectives = plan.task.objectives
+        self.archive = Archive(self._objectives)
         self._floor = floor_of(self._facts.baseline, plan.max_drop)
         reference = np.array(self._facts.reference)
         self._reference = as_minimised(reference[:1], reference[1:])[0]
@@ -212,11 +217,18 @@ class _Runner:
     def run(self) -> None:
         self._progress.started(self._facts, n_stored=len(self._ledger.known))
         space = Space(tuple(self._plan.task.method.space()))
-        ending = None
-        for generation in optimise(
-            self._search(space), self._evaluate_generation, self._plan.stop, space_size=space.size
-        ):
-            ending = generation.ending
+        ending: Ending | None = None
+        if self._plan.search.mode == "steady":
+            ending = self._run_steady(space)
+        else:
+            rounds = optimise(
+                self._search(space),
+                self._evaluate_generation,
+                self._plan.stop,
+                space_size=space.size,
+            )
+            for generation in rounds:
+                ending = generation.ending
         if ending is not None:
             self._progress.search_ended(ENDINGS[ending])
         if self._plan.merge.enabled:
@@ -236,6 +248,47 @@ class _Runner:
             seed=self._plan.seed,
             initial=table.initial,
         )
+
+    # ------------------------------------------------------------------ steady state
+
+    def _run_steady(self, space: Space) -> Ending:
+        table = self._plan.search
+        search = SteadyNsga2(
+            space,
+            n_objectives=1 + len(self._objectives),
+            population=table.population,
+            seed=self._plan.seed,
+            initial=table.initial,
+        )
+        return run_steady(
+            search,
+            self._backend,
+            self._ledger,
+            self,
+            self._plan.stop,
+            population=table.population,
+            look=self._watch.look,
+        )
+
+    def job_of(self, candidate: Candidate) -> Job:
+        return Job(candidate, floor=self._floor)
+
+    def see(self, record: EvaluationRecord) -> Told:
+        self._searched[record.job.key] = record
+        if self._wanted(record):
+            elite = [*self._elite, record.outcome]
+            self.archive = Archive.of(self._objectives, elite)
+            self._elite = [o for o in elite if not self.archive.rules_out(_metric(o), _sizes(o))]
+        return self._told(record)
+
+    def begin_block(self, index: int, n: int) -> None:
+        self._progress.generation_started(index, n_candidates=n, n_new=n)
+
+    def end_block(self, index: int, elapsed_s: float) -> float:
+        front = front_of(self._wanted_solutions(self._searched.values()))
+        volume = self._hypervolume(front)
+        self._end_generation(index, volume, len(front), self._searched.values(), elapsed_s)
+        return volume
 
     # ------------------------------------------------------------------ generations
 
@@ -382,6 +435,11 @@ class _Watch:
         """Store that nobody works on the study any more."""
         if self._study_id is not None:
             self._storage.set_workers(self._study_id, 0)
+
+
+def _metric(outcome: Outcome) -> float:
+    assert outcome.metric is not None
+    return outcome.metric
 
 
 def _sizes(outcome: Outcome) -> Any:

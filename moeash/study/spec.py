@@ -104,6 +104,11 @@ class SearchTable(_Table):
     """``[search]``: how candidates are proposed."""
 
     algorithm: Literal["nsga2", "exhaustive", "random"] = "nsga2"
+    mode: Literal["generational", "steady"] = Field(
+        "generational",
+        description="steady: a free worker gets the next child at once; with several workers the "
+        "search is then not reproducible bit by bit",
+    )
     population: int = Field(20, ge=2, description="candidates a generation")
     initial: Literal["linear", "log", "random"] = Field(
         "linear", description="first population of NSGA-II; linear is the paper's Algorithm 1"
@@ -115,6 +120,12 @@ class SearchTable(_Table):
         {}, description="hypervolume reference point; default: worst metric, float32 bytes"
     )
     stop: StopTable = StopTable(generations=15)
+
+    @model_validator(mode="after")
+    def _steady_evolves(self) -> Self:
+        if self.mode == "steady" and self.algorithm != "nsga2":
+            raise ValueError(f"mode = 'steady' needs algorithm = 'nsga2', not {self.algorithm!r}")
+        return self
 
     @field_validator("objectives")
     @classmethod
