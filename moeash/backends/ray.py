@@ -256,5 +256,8 @@ def _why_not_connected(address: str | None, error: Exception) -> str:
             "RAY_AUTH_TOKEN_PATH to the cluster's token file"
         )
     if address is not None:
-        return f"cannot connect to {where}: {text[:300]}; is it a head node's address?"
+        return (
+            f"cannot connect to {where}: {text[:300]}; is it the port of a head node, and has this "
+            "process the cluster's token (RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH)?"
+        )
     return f"{where} did not start: {text[:300]}"

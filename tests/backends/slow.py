@@ -2,10 +2,11 @@
 
 import os
 import time
+from pathlib import Path
 
 
 def slow_top1(outputs, labels):
-    time.sleep(float(os.environ.get("MOEASH_TEST_SLOW_S", "0.05")))
+    time.sleep(float(Path(os.environ["MOEASH_TEST_SLOW_FILE"]).read_text()))
     return (outputs.argmax(1) == labels).float()
 
 

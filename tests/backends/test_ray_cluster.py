@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -40,9 +41,22 @@ def environment(loopback_only, tmp_path_factory):
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "200",
+        "MOEASH_TEST_SLOW_FILE": str(token.with_name("slow")),
     }
+
+
+@pytest.fixture(autouse=True)
+def slow(environment):
+    """Seconds a batch takes, from now on, everywhere."""
+
+    def slow(seconds):
+        Path(environment["MOEASH_TEST_SLOW_FILE"]).write_text(str(seconds))
+
+    slow(0.02)
+    return slow
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +73,8 @@ SLOW = {"evaluation__metric": "tests.backends.slow:slow_top1", "merge__max_trial
 def serial(tmp_path_factory, environment):
     """The reference: the same study, in one process of its own."""
     folder = tmp_path_factory.mktemp("serial")
-    return run(folder, environment | {"MOEASH_TEST_SLOW_S": "0"}, "--backend", "inprocess")
+    Path(environment["MOEASH_TEST_SLOW_FILE"]).write_text("0")
+    return run(folder, environment, "--backend", "inprocess")
 
 
 def start(folder, environment, *arguments, command="run"):
@@ -98,20 +113,23 @@ def on(cluster, workers=2):
 
 
 def test_a_killed_driver_leaves_a_study_that_continues_on_the_same_cluster(
-    cluster, environment, serial, tmp_path
+    cluster, environment, serial, slow, tmp_path
 ):
+    slow(0.2)
     first = start(tmp_path, environment, *on(cluster, 1))
     wait_until(lambda: count(tmp_path) >= 5, 120)
     first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.communicate()
+    slow(0)
     n = count(tmp_path)
     assert 5 <= n < len(serial.evaluations())
     assert sequence(run(tmp_path, environment, *on(cluster, 1))) == sequence(serial)
 
 
 def test_a_node_that_joins_is_used_and_one_that_dies_costs_nothing(
-    cluster, environment, serial, tmp_path
+    cluster, environment, serial, slow, tmp_path
 ):
+    slow(0.5)
     process = start(tmp_path, environment, *on(cluster, 2))  # room for one worker as yet
     wait_until(lambda: count(tmp_path) >= 2, 120)
     node = cluster.add_node()
@@ -119,21 +137,22 @@ def test_a_node_that_joins_is_used_and_one_that_dies_costs_nothing(
     n = count(tmp_path)
     wait_until(lambda: count(tmp_path) >= n + 2, 60)
     node.kill()
+    slow(0)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert sequence(stored(tmp_path)) == sequence(serial)
 
 
 def test_a_job_is_submitted_once_followed_stopped_and_continued(
-    cluster, environment, serial, tmp_path
+    cluster, environment, serial, slow, tmp_path
 ):
-    slow = environment | {"MOEASH_TEST_SLOW_S": "0.3"}
+    slow(0.3)
     address = ("--address", cluster.dashboard)
 
     def moeash(*arguments, code=0):
         done = subprocess.run(
             [sys.executable, "-m", "moeash.cli.main", *arguments],
-            env=slow | {"MOEASH_STORAGE": str(tmp_path / "a.db")},
+            env=environment | {"MOEASH_STORAGE": str(tmp_path / "a.db")},
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -156,6 +175,7 @@ def test_a_job_is_submitted_once_followed_stopped_and_continued(
     wait_until(lambda: stored(tmp_path).record.status == "interrupted", 10)
     n = count(tmp_path)
     assert n < len(serial.evaluations())
+    slow(0)
     assert "front of digits" in moeash(*command, "--follow")
     assert "front of digits" in moeash("logs", "digits", *address)
     assert sequence(stored(tmp_path)) == sequence(serial)
