@@ -131,7 +131,7 @@ class EvaluationWorker:
 
     def adopt(self, common: Common) -> None:
         """Use the shared copy of what this worker made, and let its own go."""
-        self._evaluator.prepared = common.prepared
+        self._evaluator.adopt(common.prepared)
 
     def answer(self, kind: str, job: "Job", archive: "Archive") -> Any:
         """Evaluate a job to its outcome, or build its shared weights."""

@@ -9,7 +9,6 @@ import torch
 
 from moeash.codec.size import size
 from moeash.core.codebook import SharedWeights
-from moeash.core.merge import merge_runs
 from moeash.core.objectives import Sizes
 from moeash.data.splits import Split
 from moeash.errors import SpecError
@@ -22,8 +21,9 @@ from moeash.evaluation.assess import (
 )
 from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.outcome import Archive, Job, Outcome
+from moeash.evaluation.placing import DevicePlacing, HostPlacing, build
 from moeash.evaluation.task import Task, available_cores
-from moeash.methods.base import Preparation
+from moeash.methods.base import GridMethod, Preparation
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 
@@ -36,7 +36,12 @@ class Evaluator:
     """
 
     def __init__(
-        self, task: Task, *, prepared: Any = None, float_pass: FloatPass | None = None
+        self,
+        task: Task,
+        *,
+        prepared: Any = None,
+        float_pass: FloatPass | None = None,
+        on_device: bool | None = None,
     ) -> None:
         """Load everything once.
 
@@ -45,6 +50,8 @@ class Evaluator:
             prepared: the method's prepared arrays when another evaluator of the same task made
                 them already; may be read-only.
             float_pass: what that evaluator's float network measured.
+            on_device: let candidates come about where the network is, if the method can; default:
+                where that is not the host.
         """
         n_threads = task.n_threads or available_cores()
         self.task = task
@@ -54,6 +61,9 @@ class Evaluator:
         self._training = {part: part.training for part in module.modules()}
         self._torch_threads = torch.get_num_threads()
         self._blas_threads: Any = None
+        self._on_device = (
+            torch.device(task.device).type != "cpu" if on_device is None else on_device
+        )
         try:
             module.eval()
             if task.n_threads is not None:
@@ -82,6 +92,17 @@ class Evaluator:
                     n_threads=n_threads,
                 )
             )
+        self.adopt(self.prepared)
+
+    def adopt(self, prepared: Any) -> None:
+        """Work from now on with an equal copy of the prepared arrays, perhaps a shared one."""
+        method = self.task.method
+        self.prepared = prepared
+        self._placing: HostPlacing | DevicePlacing
+        if self._on_device and self.task.evaluate is None and isinstance(method, GridMethod):
+            self._placing = DevicePlacing(method, prepared, self.network)
+        else:
+            self._placing = HostPlacing(method, prepared, self._writer)
 
     @property
     def float_pass(self) -> FloatPass | None:
@@ -109,8 +130,7 @@ class Evaluator:
 
     def build(self, job: Job) -> SharedWeights:
         """Return the shared weights of a job: compressed, then merged."""
-        shared = self.task.method.compress(self.prepared, job.candidate)
-        return merge_runs(shared, job.runs) if job.runs else shared
+        return build(self.task.method, self.prepared, job)
 
     def evaluate(self, job: Job, archive: Archive) -> Outcome:
         """Measure a job, stopping as soon as it is below its floor or certainly dominated.
@@ -120,8 +140,8 @@ class Evaluator:
         started = time.perf_counter()
         sizes: Sizes | None = None
         try:
-            shared = self.build(job)
-            sizes = self.sizes(shared)
+            placed = self._placing.place(job)
+            sizes = self.sizes(placed.outline)
             known = sizes
 
             def hopeless(bound: float) -> bool:
@@ -130,7 +150,8 @@ class Evaluator:
             if self.task.evaluate is not None:
                 # A user's function may write to the module, say BatchNorm statistics: start clean.
                 self._writer.restore()
-            self._writer.write(shared)
+                self._placing.forget()
+            placed.write()
             measured = self.assessment.measure(hopeless)
         except Exception as error:
             return Outcome(
@@ -148,7 +169,7 @@ class Evaluator:
             metric=measured.metric,
             bound=measured.bound,
             sizes=sizes,
-            fingerprint=None if measured.metric is None else shared.fingerprint(),
+            fingerprint=None if measured.metric is None else placed.fingerprint(),
             n_batches=measured.n_batches,
             duration_s=time.perf_counter() - started,
         )
@@ -161,6 +182,7 @@ class Evaluator:
     def restore(self) -> None:
         """Put the float weights back into the module."""
         self._writer.restore()
+        self._placing.forget()
 
     def close(self) -> None:
         """Put back what was changed: the float weights, the module's modes, threads."""
