@@ -58,6 +58,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def n_ready(self) -> int:
+        """Outcomes that :meth:`next` and :meth:`map` return without waiting."""
+        ...
+
+    @property
     def workers(self) -> int:
         """Workers that live at the moment."""
         ...
@@ -94,6 +99,7 @@ class OneAtATime:
     """The queue of a backend that evaluates one job after the other, in this process."""
 
     n_slots = 1
+    n_ready = 0
     workers = 1
 
     def __init__(self) -> None:

@@ -231,6 +231,11 @@ class Pool(Generic[Payload, Result]):
         return len(self._starting)
 
     @property
+    def n_ready(self) -> int:
+        """Results that :meth:`next` returns without waiting."""
+        return sum(number in self._tickets for number, _ in self._done)
+
+    @property
     def usage(self) -> Usage:
         """Return how the workers' time was spent so far."""
         now = self._crew.now()

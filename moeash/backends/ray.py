@@ -78,6 +78,11 @@ class RayBackend:
         return self.pool.n_alive or self._limits.max_workers
 
     @property
+    def n_ready(self) -> int:
+        """Outcomes that are here."""
+        return self.pool.n_ready
+
+    @property
     def workers(self) -> int:
         """Workers that live."""
         return self.pool.n_alive

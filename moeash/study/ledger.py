@@ -1,9 +1,11 @@
 """The evaluations of a running study: numbered in the order of proposal, stored once."""
 
+from collections.abc import Sequence
+
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.study.progress import Progress
 from moeash.study.storage.base import Storage
-from moeash.study.storage.records import EvaluationRecord, Stage
+from moeash.study.storage.records import EvaluationRecord, Stage, now
 
 
 class Ledger:
@@ -38,19 +40,29 @@ class Ledger:
         self, job: Job, outcome: Outcome, *, stage: Stage, generation: int, parent: int | None
     ) -> EvaluationRecord:
         """Store the outcome of a proposed job."""
-        record = self._storage.add_evaluation(
-            self._study_id,
-            number=self._proposed[job.key],
-            stage=stage,
-            generation=generation,
-            parent=parent,
-            job=job,
-            outcome=outcome,
-        )
-        self.known[job.key] = record
-        self._held.pop(job.key, None)
-        self._progress.evaluated(record, stored_before=False)
+        (record,) = self.record_all([(job, outcome)], stage, generation, parent)
         return record
+
+    def record_all(
+        self,
+        answers: Sequence[tuple[Job, Outcome]],
+        stage: Stage,
+        generation: int,
+        parent: int | None,
+    ) -> list[EvaluationRecord]:
+        """Store the outcomes of proposed jobs that are there at the same time, in one commit."""
+        records = [
+            EvaluationRecord(
+                self._proposed[job.key], stage, generation, parent, job, outcome, now()
+            )
+            for job, outcome in answers
+        ]
+        self._storage.add_evaluations(self._study_id, records)
+        for record in records:
+            self.known[record.job.key] = record
+            self._held.pop(record.job.key, None)
+            self._progress.evaluated(record, stored_before=False)
+        return records
 
     def outcome(self, key: str) -> Outcome | None:
         """Return the outcome of a job that is stored or held."""

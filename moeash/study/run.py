@@ -369,11 +369,14 @@ class _Runner:
         """Return the record of every job, from storage or newly evaluated, in the jobs' order."""
         new = {job.key: job for job in jobs if self._ledger.propose(job) is None}
         missing = list(new.values())
+        answers: list[tuple[Job, Outcome]] = []
         for position, outcome in self._backend.map(missing, archive):
-            self._ledger.record(
-                missing[position], outcome, stage="search", generation=generation, parent=None
-            )
-            self._watch.look()
+            answers.append((missing[position], outcome))
+            # A commit waits for the disk. What has arrived meanwhile shares the next one.
+            if not self._backend.n_ready:
+                self._ledger.record_all(answers, "search", generation, None)
+                answers.clear()
+                self._watch.look()
         return [self._ledger.known[job.key] for job in jobs]
 
     # ------------------------------------------------------------------ merging

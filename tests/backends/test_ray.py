@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moeash.backends.inprocess import InProcessBackend
-from moeash.backends.ray import RayBackend, RayOptions
+from moeash.backends.ray import RayBackend, RayOptions, check_address
 from moeash.errors import BackendError
 from moeash.evaluation.outcome import Archive, Job
 from tests.backends.studies import Faulty, Notes, front, pids, run_study, sequence, spec, tries
@@ -261,6 +261,27 @@ def _candidate(k):
     from moeash.core.candidate import Candidate
 
     return Candidate.of({"k": k})
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        (
+            "127.0.0.1:9",
+            r"no Ray answers at 127\.0\.0\.1:9 \(Connection refused\); start one there",
+        ),
+        ("no-such-host.invalid:6379", "no Ray answers at no-such-host"),
+        ("nowhere", "is not auto and not HOST:PORT"),
+        ("ray://127.0.0.1:10001", "is a URL; give HOST:PORT"),
+        ("127.0.0.1:99999", "no Ray answers"),
+    ],
+)
+def test_a_wrong_address_is_one_line_within_seconds(address, message):
+    started = time.monotonic()
+    with pytest.raises(BackendError, match=message) as caught:
+        check_address(address)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - started < 10
 
 
 def test_threads_are_part_of_the_numbers_so_both_backends_pin_them(local_ray):

@@ -17,6 +17,7 @@ from moeash.evaluation.outcome import Archive, Job
 from moeash.evaluation.task import NetworkTask, Task
 from moeash.methods.uniform import Uniform
 from moeash.study.spec import load_spec
+from moeash.study.storage.records import EvaluationRecord
 from moeash.study.storage.sql import SqlStorage
 from tests.backends.crew import Ok, SimulatedCrew
 from tests.backends.studies import front, run_study, spec
@@ -49,18 +50,14 @@ def test_the_driver_keeps_up_with_a_thousand_workers(tmp_path, capsys):
             started = time.perf_counter()
             for payload in range(n):
                 pool.submit(payload)
+            records = []
             for number in range(1, n + 1):
-                _, payload = pool.next()
-                if stored:
-                    storage.add_evaluation(
-                        study.id,
-                        number=number,
-                        stage="search",
-                        generation=1,
-                        parent=None,
-                        job=Job(Candidate.of({"k": payload})),
-                        outcome=COMPLETE,
-                    )
+                ticket, _ = pool.next()
+                job = Job(Candidate.of({"k": ticket}))
+                records.append(EvaluationRecord(number, "search", 1, None, job, COMPLETE, "now"))
+                if stored and not pool.n_ready:
+                    storage.add_evaluations(study.id, records)
+                    records.clear()
             rate = n / (time.perf_counter() - started)
         lines.append(f"{'with storage' if stored else 'scheduling alone'} {rate:,.0f}")
         assert pool.n_alive == 1000

@@ -10,7 +10,7 @@ from moeash.core.candidate import Candidate
 from moeash.core.objectives import Sizes
 from moeash.errors import StorageError, StudyExistsError, StudyLockedError, StudyNotFoundError
 from moeash.evaluation.outcome import Job, Outcome
-from moeash.study.storage.records import GenerationRecord, StudyFacts
+from moeash.study.storage.records import EvaluationRecord, GenerationRecord, StudyFacts
 
 FACTS = StudyFacts(
     name="digits",
@@ -246,3 +246,18 @@ class StorageContract:
         assert study.workers is None
         storage.set_workers(study.id, 3)
         assert open_storage().study("digits").workers == 3
+
+    def test_several_evaluations_are_stored_at_once_or_not_at_all(self, storage, open_storage):
+        study = storage.create_study(FACTS)
+        jobs = [Job(Candidate.of({"k": k})) for k in range(3)]
+        storage.hold(study.id, jobs[1], FAILED)
+        records = [
+            EvaluationRecord(n, "search", 1, None, job, COMPLETE, "2026-01-01T00:00:00.000+00:00")
+            for n, job in enumerate(jobs, start=1)
+        ]
+        storage.add_evaluations(study.id, records[:2])
+        assert list(open_storage().evaluations(study.id)) == records[:2]
+        assert storage.held(study.id) == {}
+        with pytest.raises(StorageError):
+            storage.add_evaluations(study.id, [records[2], records[0]])
+        assert list(open_storage().evaluations(study.id)) == records[:2]

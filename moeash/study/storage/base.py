@@ -55,6 +55,10 @@ class Storage(Protocol):
         """Store one evaluation; a second one with the same key or number is a StorageError."""
         ...
 
+    def add_evaluations(self, study_id: int, records: Sequence[EvaluationRecord]) -> None:
+        """Store several evaluations, all or none; errors as :meth:`add_evaluation`."""
+        ...
+
     def hold(self, study_id: int, job: Job, outcome: Outcome) -> None:
         """Keep an outcome whose number is not known yet; :meth:`evaluations` does not show it.
 

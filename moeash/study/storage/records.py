@@ -2,10 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from moeash.core.candidate import Candidate
 from moeash.evaluation.outcome import Job, Outcome
+
+
+def now() -> str:
+    """Return this moment: UTC, ISO 8601, in milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
 
 Stage = Literal["search", "merged"]
 StudyStatus = Literal["running", "interrupted", "failed", "finished"]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from moeash.study.storage.records import (
     StudyFacts,
     StudyRecord,
     StudyStatus,
+    now,
 )
 from moeash.study.storage.schema import is_current, upgrade
 from moeash.study.storage.sqlite import database_of, sqlite_engine
@@ -115,14 +115,18 @@ class SqlStorage:
 
     def create_study(self, facts: StudyFacts) -> StudyRecord:
         """Store a new study."""
-        now = _now()
+        created = now()
         values = {name: getattr(facts, name) for name in facts.__dataclass_fields__}
         values |= {"objectives": list(facts.objectives), "reference": list(facts.reference)}
         try:
             with self._writing() as connection:
                 connection.execute(
                     insert(STUDIES).values(
-                        **values, status="running", ending=None, created_at=now, updated_at=now
+                        **values,
+                        status="running",
+                        ending=None,
+                        created_at=created,
+                        updated_at=created,
                     )
                 )
         except StorageError as error:
@@ -147,7 +151,7 @@ class SqlStorage:
 
     def set_status(self, study_id: int, status: StudyStatus, ending: str | None = None) -> None:
         """Record where a study stands."""
-        values: dict[str, Any] = {"status": status, "updated_at": _now()}
+        values: dict[str, Any] = {"status": status, "updated_at": now()}
         if ending is not None:
             values["ending"] = ending
         with self._writing() as connection:
@@ -165,30 +169,39 @@ class SqlStorage:
         outcome: Outcome,
     ) -> EvaluationRecord:
         """Store one evaluation."""
-        now = _now()
+        record = EvaluationRecord(number, stage, generation, parent, job, outcome, now())
+        self.add_evaluations(study_id, [record])
+        return record
+
+    def add_evaluations(self, study_id: int, records: Sequence[EvaluationRecord]) -> None:
+        """Store several evaluations, all or none, for the price of one."""
+        keys = [record.job.key for record in records]
         with self._writing() as connection:
             connection.execute(
                 delete(EVALUATIONS).where(
                     EVALUATIONS.c.study_id == study_id,
-                    EVALUATIONS.c.key == job.key,
                     EVALUATIONS.c.number < 0,
+                    EVALUATIONS.c.key.in_(keys),
                 )
             )
             connection.execute(
-                insert(EVALUATIONS).values(
-                    study_id=study_id,
-                    number=number,
-                    stage=stage,
-                    generation=generation,
-                    parent=parent,
-                    created_at=now,
-                    **_values(job, outcome),
-                )
+                insert(EVALUATIONS),
+                [
+                    {
+                        "study_id": study_id,
+                        "number": r.number,
+                        "stage": r.stage,
+                        "generation": r.generation,
+                        "parent": r.parent,
+                        "created_at": r.created_at,
+                        **_values(r.job, r.outcome),
+                    }
+                    for r in records
+                ],
             )
             connection.execute(
-                update(STUDIES).where(STUDIES.c.id == study_id).values(updated_at=now)
+                update(STUDIES).where(STUDIES.c.id == study_id).values(updated_at=now())
             )
-        return EvaluationRecord(number, stage, generation, parent, job, outcome, now)
 
     def hold(self, study_id: int, job: Job, outcome: Outcome) -> None:
         """Keep an outcome under a negative number, which no reader is shown."""
@@ -204,7 +217,7 @@ class SqlStorage:
                     stage="held",
                     generation=0,
                     parent=None,
-                    created_at=_now(),
+                    created_at=now(),
                     **_values(job, outcome),
                 )
             )
@@ -271,7 +284,7 @@ class SqlStorage:
         """Record what happened to a study's workers."""
         with self._writing() as connection:
             connection.execute(
-                insert(EVENTS).values(study_id=study_id, created_at=_now(), text=_text(text))
+                insert(EVENTS).values(study_id=study_id, created_at=now(), text=_text(text))
             )
 
     def events(self, study_id: int) -> Sequence[EventRecord]:
@@ -298,10 +311,6 @@ class SqlStorage:
     def close(self) -> None:
         """Release connections."""
         self._engine.dispose()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _text(text: str) -> str:
