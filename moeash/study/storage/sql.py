@@ -200,7 +200,9 @@ class SqlStorage:
                 ],
             )
             connection.execute(
-                update(STUDIES).where(STUDIES.c.id == study_id).values(updated_at=now())
+                update(STUDIES)
+                .where(STUDIES.c.id == study_id)
+                .values(updated_at=records[-1].created_at)
             )
 
     def hold(self, study_id: int, job: Job, outcome: Outcome) -> None:
