@@ -83,7 +83,9 @@ def _status_on_error(storage: Storage, record: StudyRecord) -> Iterator[None]:
     except BaseException as error:
         # When it is the database that fails, the first error is the one to report.
         with suppress(StorageError):
-            interrupted = isinstance(error, KeyboardInterrupt)
+            interrupted = isinstance(
+                error, KeyboardInterrupt | SystemExit
+            )  # Ray ends so on SIGTERM
             storage.set_status(record.id, "interrupted" if interrupted else "failed")
         raise
 
