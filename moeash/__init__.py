@@ -7,9 +7,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moeash.api import compress, export, open_storage, open_study, run, search
+    from moeash.api import compress, export, run, search
     from moeash.codec.container import read_arrays as read
     from moeash.exports.files import decompress, load_into
+    from moeash.study.opening import open_storage, open_study
 
 __version__ = "0.1.0"
 
@@ -18,8 +19,8 @@ _HOMES = {
     "decompress": "moeash.exports.files",
     "export": "moeash.api",
     "load_into": "moeash.exports.files",
-    "open_storage": "moeash.api",
-    "open_study": "moeash.api",
+    "open_storage": "moeash.study.opening",
+    "open_study": "moeash.study.opening",
     "read": "moeash.codec.container:read_arrays",
     "run": "moeash.api",
     "search": "moeash.api",

@@ -1,7 +1,6 @@
 """The Python interface: everything ``import moeash`` offers."""
 
 import json
-import os
 import shutil
 import tempfile
 import weakref
@@ -10,6 +9,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from moeash.codec.container import write
@@ -22,8 +22,9 @@ from moeash.errors import InputError, SpecError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.task import NetworkTask, Task, available_cores
 from moeash.exports.export import ExportReport, export_solution
-from moeash.methods.base import Method, Preparation
+from moeash.methods.base import Preparation
 from moeash.searches.loop import Stop
+from moeash.study.opening import DEFAULT_STORAGE, open_storage
 from moeash.study.plan import Plan, task_of
 from moeash.study.progress import Progress, Silent
 from moeash.study.run import run as run_plan
@@ -41,26 +42,7 @@ from moeash.study.spec import (
     parse_table,
 )
 from moeash.study.storage.base import Storage
-from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
-
-DEFAULT_STORAGE = "moeash.db"
-
-
-def open_storage(storage: str | Storage | None = None) -> Storage:
-    """Return storage: as given, from ``MOEASH_STORAGE``, or ``./moeash.db``."""
-    if storage is None:
-        storage = os.environ.get("MOEASH_STORAGE") or DEFAULT_STORAGE
-    return SqlStorage(storage) if isinstance(storage, str) else storage
-
-
-def open_study(name: str, storage: str | Storage | None = None) -> Study:
-    """Return a stored study.
-
-    Raises:
-        StudyNotFoundError: there is none of that name.
-    """
-    return Study(open_storage(storage), name)
 
 
 def run(
@@ -141,10 +123,7 @@ def search(
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"search needs a torch.nn.Module, got {type(module).__name__}")
-    try:
-        table = method_table(method or {"name": "uniform"})
-    except ValueError as error:
-        raise SpecError(f"method: {error}") from error
+    table = _method_table(method or {"name": "uniform"})
     search_table = parse_table(
         SearchTable,
         {
@@ -187,7 +166,7 @@ def search(
         kept_precision=kept,
         notes={},
         batch_size=1,
-        n_threads=None,
+        n_threads=torch.get_num_threads(),
         device=_device_of(module),
         seed=seed,
     )
@@ -204,19 +183,19 @@ def search(
         max_drop=max_drop,
         seed=seed,
     )
-    folder = None
-    if storage is None:
-        folder = tempfile.mkdtemp(prefix="moeash-")
-        storage = str(Path(folder) / DEFAULT_STORAGE)
-    try:
+    if storage is not None:
         study = run_plan(plan, open_storage(storage), plan.make_backend, progress or Silent())
+        study.task = task
+        return study
+    folder = tempfile.mkdtemp(prefix="moeash-")
+    try:
+        store = open_storage(str(Path(folder) / DEFAULT_STORAGE))
+        study = run_plan(plan, store, plan.make_backend, progress or Silent())
     except BaseException:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     study.task = task
-    if folder is not None:
-        weakref.finalize(study, shutil.rmtree, folder, ignore_errors=True)
+    weakref.finalize(study, shutil.rmtree, folder, ignore_errors=True)
     return study
 
 
@@ -250,7 +229,7 @@ def compress(
     Returns:
         The size of the file and where it goes.
     """
-    built = _method(dict(method or {"name": "uniform"}))
+    built = build_method(_method_table(method or {"name": "uniform"}))
     names = {variable.name for variable in built.space()}
     if names != set(candidate):
         raise InputError(f"candidate has {sorted(candidate)}, the method needs {sorted(names)}")
@@ -273,6 +252,7 @@ def export(
     *,
     pick: Pick = "smallest",
     max_drop: float | None = None,
+    max_bytes: int | None = None,
     id: int | None = None,
     evaluator: Evaluator | None = None,
 ) -> ExportReport:
@@ -283,13 +263,19 @@ def export(
         to: target file.
         pick: which solution of the front, unless ``id`` names one.
         max_drop: only solutions at most this far below the float network.
-        id: a solution's number.
+        max_bytes: only solutions of at most so many bytes.
+        id: a solution's number, instead of ``pick`` and its limits.
         evaluator: a loaded evaluator of the study, to save loading it again.
 
     Returns:
         What was written and how the decoded network measures on the holdout split.
     """
-    solution = study.solution(id) if id is not None else study.pick(pick, max_drop=max_drop)
+    if id is not None and (max_drop is not None or max_bytes is not None):
+        raise InputError("id names one solution, so limits have no use beside it; leave one out")
+    if id is not None:
+        solution = study.solution(id)
+    else:
+        solution = study.pick(pick, max_drop=max_drop, max_bytes=max_bytes)
     if evaluator is not None:
         return export_solution(evaluator, solution, to)
     evaluator = Evaluator(task_of(study))
@@ -299,9 +285,9 @@ def export(
         evaluator.close()
 
 
-def _method(table: Mapping[str, Any]) -> Method:
+def _method_table(table: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return build_method(table)
+        return method_table(table)
     except ValueError as error:
         raise SpecError(f"method: {error}") from error
 

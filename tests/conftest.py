@@ -1,9 +1,14 @@
 """What every test may ask for."""
 
 import ctypes
+import json
 import os
 import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +38,96 @@ def loopback_only() -> None:
     links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True)
     if links.stdout.count("\n") > 1 and ctypes.CDLL(None).unshare(CLONE_NEWNET) == 0:
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+TINY = """
+name = "tiny"
+[network]
+source = "digits-cnn"
+[data]
+source = "digits"
+[data.splits]
+search = { part = "all", range = [0, 60] }
+holdout = { part = "all", range = [60, 160] }
+[evaluation]
+batch_size = 30
+threads = 1
+[method]
+k = [6, 16]
+[search]
+algorithm = "exhaustive"
+population = 4
+[merge]
+max_drop = 0.02
+max_trials = 2
+[output]
+folder = "results"
+"""
+"""A study of a real network that takes a second."""
+
+
+@dataclass(frozen=True)
+class TinyStudy:
+    """A finished study: its folder holds tiny.toml, moeash.db and results/."""
+
+    folder: Path
+
+    @property
+    def spec(self) -> Path:
+        return self.folder / "tiny.toml"
+
+    @property
+    def storage(self) -> str:
+        return str(self.folder / "moeash.db")
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "results" / "tiny.moeash"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> TinyStudy:
+    """A finished study with its output, to be read and never changed."""
+    from moeash import api
+    from moeash.exports.output import write_output
+    from moeash.study.spec import load_spec
+
+    study = TinyStudy(tmp_path_factory.mktemp("tiny"))
+    study.spec.write_text(TINY)
+    spec = load_spec(study.spec, [f'output.folder="{study.folder / "results"}"'])
+    assert spec.output is not None
+    write_output(api.run(spec, storage=study.storage), spec.output)
+    return study
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one document on stdout."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def moeash(monkeypatch, capsys, tmp_path) -> Callable[..., Answer]:
+    """The command line, in this process and in an empty folder."""
+    from moeash.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def call(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["moeash", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return Answer(ended.value.code, out, err)
+
+    return call

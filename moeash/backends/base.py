@@ -21,6 +21,7 @@ class Baseline:
         n_kept: kept elements.
         network_fingerprint: of the float state and the roles of its parameters.
         data_fingerprint: of the search split; of nothing when a function measures.
+        notes: what the method's preparation wants people to know.
     """
 
     metric: float
@@ -31,6 +32,7 @@ class Baseline:
     n_kept: int
     network_fingerprint: str
     data_fingerprint: str
+    notes: tuple[str, ...] = ()
 
 
 Notify = Callable[[str], None]

@@ -22,6 +22,7 @@ def describe(evaluator: Evaluator) -> Baseline:
         n_kept=counts.kept_elements,
         network_fingerprint=network_fingerprint(evaluator.network.state),
         data_fingerprint=search.fingerprint() if search is not None else "function",
+        notes=tuple(evaluator.task.method.notes(evaluator.prepared)),
     )
 
 

@@ -91,11 +91,14 @@ def _coder() -> str:
 
 
 def _storage(storage: str | None) -> str:
-    from moeash.study.storage.sql import SqlStorage
+    from moeash.errors import StudyNotFoundError
+    from moeash.study.opening import open_storage
 
-    if storage is None and not Path("moeash.db").exists():
-        with tempfile.TemporaryDirectory() as folder:
-            SqlStorage(str(Path(folder) / "moeash.db")).close()
-        return "SQLite works; ./moeash.db does not exist yet"
-    store = SqlStorage(storage or "moeash.db")
-    return f"{store.url}: {len(store.studies())} studies"
+    with tempfile.TemporaryDirectory() as folder:
+        open_storage(str(Path(folder) / "moeash.db")).close()
+    try:
+        store = open_storage(storage, create=False)
+    except StudyNotFoundError:
+        return "SQLite works; no study was run here yet"
+    n = len(store.studies())
+    return f"{store.url}: {n} {'study' if n == 1 else 'studies'}"

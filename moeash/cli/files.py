@@ -1,5 +1,6 @@
 """Commands about ``.moeash`` files: verify, inspect, decompress."""
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,9 +36,9 @@ def verify(
     fingerprint = container.shared.fingerprint()
     matches: list[int] = []
     if study is not None:
-        from moeash import api
+        from moeash.study.opening import open_study
 
-        solutions = api.open_study(study, storage).solutions()
+        solutions = open_study(study, storage).solutions()
         matches = [s.id for s in solutions if s.record.outcome.fingerprint == fingerprint]
         if not matches:
             raise ContainerError(
@@ -124,11 +125,17 @@ def inspect(file: FileArgument, json_: JsonOption = False) -> None:
                 f"{row['elements']:,}",
                 f"{row['bytes']:,.1f}",
                 f"{row['bits_per_element']:.3f}" if row["elements"] else "-",
-                row["table"],
+                _together(row["table"]),
             ]
             for row in summary["tensors"]
         ],
     )
+
+
+def _together(kinds: str) -> str:
+    """Shorten the kinds of a kept group's byte planes: ``own/own/flat`` to ``2 own, flat``."""
+    runs = [(kind, len(list(run))) for kind, run in itertools.groupby(kinds.split("/"))]
+    return ", ".join(kind if n == 1 else f"{n} {kind}" for kind, n in runs)
 
 
 def decompress(

@@ -5,21 +5,22 @@ Exit codes: 0 ok, 1 failed, 2 bad usage or spec, 130 interrupted. Errors are one
 and nothing else. Heavy imports happen inside the commands, so that ``--help`` is instant.
 """
 
+import os
 import signal
 import sys
+import traceback
 from typing import Annotated, NoReturn
 
 import typer
 
 from moeash import __version__
-from moeash.cli import cluster, doctor, files, studies
+from moeash.cli import cluster, doctor, files, spec, studies
 from moeash.errors import InputError, MoeashError, StudyExistsError, StudyNotFoundError
 
 app = typer.Typer(
     name="moeash",
     help="Search how few shared weights a trained network needs, and export it as a small, "
     "verified file.",
-    no_args_is_help=True,
     invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -52,9 +53,14 @@ app.command("export")(studies.export)
 app.command("verify")(files.verify)
 app.command("inspect")(files.inspect)
 app.command("decompress")(files.decompress)
+app.command("spec")(spec.spec)
 app.command("doctor")(doctor.doctor)
 
 USAGE_ERRORS = (InputError, StudyNotFoundError, StudyExistsError)
+PARSER_ERRORS: type[Exception] = typer.BadParameter.__mro__[1]
+"""What the parser refuses. Typer keeps this class private and exports only one below it."""
+
+OK, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main() -> NoReturn:
@@ -66,24 +72,46 @@ def main() -> NoReturn:
     # Schedulers and `moeash stop` end a process this way: like Ctrl-C, so that the study says so.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app(arguments, standalone_mode=True)
-    except KeyboardInterrupt:
-        _complain("interrupted; everything evaluated is stored, run the same command to continue")
-        sys.exit(130)
+        code = _run(arguments)
+        sys.stdout.flush()
     except BrokenPipeError:
-        sys.stderr.close()  # the reader left; that is its right
-        sys.exit(0)
-    except MoeashError as error:
-        if debug:
-            raise
-        _complain(str(error))
-        sys.exit(2 if isinstance(error, USAGE_ERRORS) else 1)
+        # The reader left, as head does. Python would complain once more while it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
     except Exception as error:
         if debug:
-            raise
-        _complain(f"{type(error).__name__}: {error} (a bug? --debug shows where)")
-        sys.exit(1)
-    sys.exit(0)
+            traceback.print_exc()
+        code = _explain(error)
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    try:
+        # Without a command the help is what the person needs; the usage was wrong all the same.
+        returned = app(arguments or ["--help"], prog_name="moeash", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        returned = INTERRUPTED
+    code = returned if isinstance(returned, int) else OK
+    if code == INTERRUPTED:
+        stored = "; everything evaluated is stored, run the same command to continue"
+        _complain("interrupted" + (stored if arguments[:1] == ["run"] else ""))
+    return code if arguments else BAD_USAGE
+
+
+def _explain(error: Exception) -> int:
+    """Say in one line what went wrong, and return the exit code for it."""
+    if isinstance(error, PARSER_ERRORS):
+        context = getattr(error, "ctx", None)
+        command = "moeash" if context is None else context.command_path
+        text = getattr(error, "format_message", error.__str__)().replace("Value error, ", "")
+        _complain(f"{text[:1].lower()}{text[1:].rstrip('.')} (see {command} --help)")
+        return BAD_USAGE
+    if isinstance(error, MoeashError):
+        _complain(str(error))
+        return BAD_USAGE if isinstance(error, USAGE_ERRORS) else FAILED
+    _complain(f"{type(error).__name__}: {error} (a bug? --debug shows where)")
+    return FAILED
 
 
 def _complain(message: str) -> None:

@@ -2,56 +2,67 @@
 
 import sys
 import time
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from moeash.study.storage.records import EvaluationRecord, GenerationRecord, StudyFacts
+if TYPE_CHECKING:  # the bar is on screen before these are loaded
+    from moeash.study.storage.records import EvaluationRecord, GenerationRecord, StudyFacts
+
+TOLERABLE_DROP = 0.01
+"""The drop up to which the progress line looks for the best solution unless a spec says."""
 
 
 class Best:
     """The smallest solution so far within a tolerable drop, for the progress line."""
 
-    TOLERABLE_DROP = 0.01
-
-    def __init__(self) -> None:
+    def __init__(self, tolerable_drop: float = TOLERABLE_DROP) -> None:
+        self._tolerable_drop = tolerable_drop
         self._facts: StudyFacts | None = None
-        self._best: EvaluationRecord | None = None
+        self._size_bytes: int | None = None
+        self._drop = 0.0
 
-    def start(self, facts: StudyFacts) -> None:
+    def start(self, facts: "StudyFacts") -> None:
         """Begin a study."""
-        self._facts, self._best = facts, None
+        self._facts, self._size_bytes = facts, None
 
-    def see(self, record: EvaluationRecord) -> None:
+    def see(self, record: "EvaluationRecord") -> None:
         """Take an evaluation into account."""
         outcome = record.outcome
         if self._facts is None or outcome.metric is None or outcome.sizes is None:
             return
-        if self._facts.baseline - outcome.metric > self.TOLERABLE_DROP:
+        drop = self._facts.baseline - outcome.metric
+        # As when a solution is picked: a drop of exactly so much passes whatever its last bit says.
+        if drop > self._tolerable_drop + 1e-12:
             return
-        best = self._best
-        if (
-            best is None
-            or best.outcome.sizes is None
-            or outcome.sizes.size_bytes < best.outcome.sizes.size_bytes
-        ):
-            self._best = record
+        if self._size_bytes is None or outcome.sizes.size_bytes < self._size_bytes:
+            self._size_bytes, self._drop = outcome.sizes.size_bytes, drop
 
     def __str__(self) -> str:
-        if self._facts is None or self._best is None or self._best.outcome.sizes is None:
-            return f"no solution within {self.TOLERABLE_DROP} yet"
-        outcome = self._best.outcome
-        assert outcome.metric is not None and outcome.sizes is not None
-        drop = self._facts.baseline - outcome.metric
-        return f"best {outcome.sizes.size_bytes:,} B at drop {drop:+.4f}"
+        if self._facts is None or self._size_bytes is None:
+            return f"nothing within a drop of {self._tolerable_drop:g} yet"
+        ratio = self._facts.original_bytes / self._size_bytes
+        return f"best {self._size_bytes:,} B (ratio {ratio:.1f}) at drop {self._drop:+.4f}"
 
 
-def headline(facts: StudyFacts, n_stored: int) -> str:
+def headline(facts: "StudyFacts", n_stored: int) -> str:
     """Return the first line of a study: what is shared, what is measured."""
     text = (
         f"study {facts.name}: {facts.n_shared:,} weights shared, {facts.n_kept:,} kept, "
         f"{facts.original_bytes:,} B as float32; "
         f"float network {facts.metric_name} {facts.baseline:.4f} on the search split"
     )
-    return text + (f"; continuing after {n_stored} stored evaluations" if n_stored else "")
+    return text + (f"; continuing after {n_stored:,} stored evaluations" if n_stored else "")
+
+
+def _merged(parent: "EvaluationRecord", entries: int, trials: int) -> str:
+    before = parent.outcome.sizes.entries if parent.outcome.sizes else 0
+    return (
+        f"merged solution {parent.number} ({parent.candidate}): {before} -> {entries} entries "
+        f"in {trials} trials"
+    )
+
+
+def _failure(record: "EvaluationRecord") -> str:
+    return f"evaluation {record.number} ({record.candidate}) failed: {record.outcome.error}"
 
 
 class PlainProgress:
@@ -64,13 +75,16 @@ class PlainProgress:
         self._best = Best()
         self._started = self._last = time.monotonic()
         self._new = 0
-        self._trials = 0
+
+    def expect(self, *, generations: int | None, tolerable_drop: float) -> None:
+        """Say before the study starts how far it goes and which drop is tolerable."""
+        self._best = Best(tolerable_drop)
 
     def _say(self, text: str) -> None:
         self._last = time.monotonic()
         print(text, file=self._stream, flush=True)
 
-    def started(self, facts: StudyFacts, *, n_stored: int) -> None:
+    def started(self, facts: "StudyFacts", *, n_stored: int) -> None:
         """Say what is searched."""
         self._best.start(facts)
         self._started = time.monotonic()
@@ -79,17 +93,17 @@ class PlainProgress:
     def generation_started(self, index: int, *, n_candidates: int, n_new: int) -> None:
         """Stay silent: the end of a generation says more."""
 
-    def evaluated(self, record: EvaluationRecord, *, stored_before: bool) -> None:
+    def evaluated(self, record: "EvaluationRecord", *, stored_before: bool) -> None:
         """Count; speak up only when nothing was said for a while."""
         self._best.see(record)
         self._new += not stored_before
         if record.outcome.status == "failed" and not stored_before:
-            self._say(f"evaluation {record.number} ({record.candidate}): {record.outcome.error}")
+            self._say(_failure(record))
         elif time.monotonic() - self._last > self.EVERY_S:
             rate = self._new / max(time.monotonic() - self._started, 1e-9)
             self._say(f"  {self._new} evaluations, {rate:.2f}/s, {self._best}")
 
-    def generation_ended(self, generation: GenerationRecord) -> None:
+    def generation_ended(self, generation: "GenerationRecord") -> None:
         """Report a generation."""
         self._say(
             f"generation {generation.index}: {generation.n_evaluations} evaluated, "
@@ -100,120 +114,141 @@ class PlainProgress:
         """Say why the search ended."""
         self._say(f"search ended: {reason}")
 
-    def merge_started(self, parent: EvaluationRecord, *, position: int, total: int) -> None:
+    def merge_started(self, parent: "EvaluationRecord", *, position: int, total: int) -> None:
         """Stay silent: the end of a merge pass says more."""
 
-    def merge_ended(self, parent: EvaluationRecord, *, entries: int, trials: int) -> None:
+    def merge_ended(self, parent: "EvaluationRecord", *, entries: int, trials: int) -> None:
         """Report a merge pass."""
-        before = parent.outcome.sizes.entries if parent.outcome.sizes else 0
-        self._say(
-            f"merged solution {parent.number} ({parent.candidate}): {before} -> {entries} entries "
-            f"in {trials} trials, {self._best}"
-        )
+        self._say(f"{_merged(parent, entries, trials)}, {self._best}")
 
     def note(self, message: str) -> None:
         """Pass on a message."""
         self._say(f"note: {message}")
+
+    def exporting(self) -> None:
+        """Stay silent: what was exported is the command's answer."""
 
     def close(self) -> None:
         """Nothing to release."""
 
 
 class LiveProgress:
-    """A bar with rate, time left and best so far, for a terminal."""
+    """A bar with rate and time left, and the best so far below it, for a terminal.
 
-    def __init__(self, generations: int | None) -> None:
-        from rich.console import Console
+    It appears when it is made, before the heavy imports, so that nobody looks at a dead terminal.
+    """
+
+    def __init__(self) -> None:
+        from rich.console import Console, Group
+        from rich.live import Live
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
             Progress,
+            SpinnerColumn,
             TextColumn,
-            TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.text import Text
 
         self._console = Console(stderr=True)
         self._bar = Progress(
+            SpinnerColumn("line"),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
+            TimeRemainingColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[best]}"),
             console=self._console,
-            transient=True,
         )
-        self._generations = generations
+
+        def picture() -> Group:
+            best = Text(f"  {self._best}" if self._started else "", overflow="ellipsis")
+            best.no_wrap = True
+            return Group(self._bar, best)
+
         self._best = Best()
+        self._started = False
+        self._generations: int | None = None
         self._task: Any = None
         self._since = time.monotonic()
         self._new = 0
+        self._begin("loading", None)
+        self._live = Live(
+            console=self._console, get_renderable=picture, transient=True, refresh_per_second=8
+        )
+        self._live.start()
+
+    def expect(self, *, generations: int | None, tolerable_drop: float) -> None:
+        """Say before the study starts how far it goes and which drop is tolerable."""
+        self._generations = generations
+        self._best = Best(tolerable_drop)
 
     def _begin(self, description: str, total: int | None) -> None:
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(description, total=total, rate="", best=str(self._best))
+        self._task = self._bar.add_task(description, total=total, rate="")
 
-    def started(self, facts: StudyFacts, *, n_stored: int) -> None:
-        """Show what is searched and start the bar."""
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
+
+    def started(self, facts: "StudyFacts", *, n_stored: int) -> None:
+        """Show what is searched."""
         self._best.start(facts)
-        self._console.print(headline(facts, n_stored), highlight=False)
+        self._started = True
+        self._print(headline(facts, n_stored))
         self._since = time.monotonic()
-        self._bar.start()
 
     def generation_started(self, index: int, *, n_candidates: int, n_new: int) -> None:
-        """Begin the bar, or extend it by one generation."""
+        """Begin the bar, or move it to where this generation begins."""
         of = f" of {self._generations}" if self._generations else ""
-        if self._task is None:
+        if index == 1:
             total = None if self._generations is None else self._generations * n_candidates
-            self._begin(f"generation {index}{of}", total)
-        else:
-            self._bar.update(self._task, description=f"generation {index}{of}")
+            self._begin("", total)
+        self._bar.update(
+            self._task,
+            description=f"generation {index}{of}",
+            completed=(index - 1) * n_candidates,
+        )
 
-    def evaluated(self, record: EvaluationRecord, *, stored_before: bool) -> None:
+    def evaluated(self, record: "EvaluationRecord", *, stored_before: bool) -> None:
         """Advance."""
         self._best.see(record)
         self._new += not stored_before
         rate = self._new / max(time.monotonic() - self._since, 1e-9)
-        self._bar.update(self._task, advance=1, rate=f"{rate:.2f}/s", best=str(self._best))
+        self._bar.update(self._task, advance=1, rate=f"{rate:.1f}/s")
         if record.outcome.status == "failed" and not stored_before:
-            self.note(f"evaluation {record.number} ({record.candidate}): {record.outcome.error}")
+            self.note(_failure(record))
 
-    def generation_ended(self, generation: GenerationRecord) -> None:
+    def generation_ended(self, generation: "GenerationRecord") -> None:
         """Leave the bar: the next generation continues it."""
 
     def search_ended(self, reason: str) -> None:
         """Say why the search ended."""
-        self._console.print(f"search ended: {reason}", highlight=False)
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None
+        self._print(f"search ended: {reason}")
 
-    def merge_started(self, parent: EvaluationRecord, *, position: int, total: int) -> None:
+    def merge_started(self, parent: "EvaluationRecord", *, position: int, total: int) -> None:
         """Show a bar of unknown length: how many trials a pass takes is not known before."""
         self._begin(f"merging {position} of {total} ({parent.candidate})", None)
 
-    def merge_ended(self, parent: EvaluationRecord, *, entries: int, trials: int) -> None:
+    def merge_ended(self, parent: "EvaluationRecord", *, entries: int, trials: int) -> None:
         """Report a merge pass."""
-        before = parent.outcome.sizes.entries if parent.outcome.sizes else 0
-        self._console.print(
-            f"merged solution {parent.number} ({parent.candidate}): {before} -> {entries} entries "
-            f"in {trials} trials",
-            highlight=False,
-        )
+        self._print(_merged(parent, entries, trials))
 
     def note(self, message: str) -> None:
         """Print above the bar."""
-        self._console.print(f"note: {message}", highlight=False)
+        self._print(f"note: {message}")
+
+    def exporting(self) -> None:
+        """Show that the picked solution is verified and measured."""
+        self._begin("exporting, verifying, measuring on the holdout split, drawing", None)
 
     def close(self) -> None:
         """Take the bar away."""
-        self._bar.stop()
+        self._live.stop()
 
 
-def for_terminal(generations: int | None) -> PlainProgress | LiveProgress:
+def for_terminal() -> PlainProgress | LiveProgress:
     """Return the progress that fits where stderr goes."""
-    return LiveProgress(generations) if sys.stderr.isatty() else PlainProgress()
+    return LiveProgress() if sys.stderr.isatty() else PlainProgress()

@@ -1,14 +1,17 @@
 """How values look in a terminal, and how a command answers in JSON."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from moeash.study.solution import Solution
+    from moeash.study.storage.records import StudyFacts
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON document.")]
 StorageOption = Annotated[
@@ -25,6 +28,11 @@ StorageOption = Annotated[
 def print_json(value: Any) -> None:
     """Print one JSON document. Infinities and NaN have no place in JSON and are an error."""
     print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def keep_stdout(json_: bool) -> AbstractContextManager[object]:
+    """Send what a user's own function prints to stderr while stdout belongs to a JSON document."""
+    return contextlib.redirect_stdout(sys.stderr) if json_ else contextlib.nullcontext()
 
 
 def bytes_text(n: int) -> str:
@@ -59,12 +67,13 @@ def table(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequenc
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    drawn = Table(title=title, title_justify="left", header_style="bold")
+    drawn = Table(title=Text(title), title_justify="left", header_style="bold")
     for heading, side in columns:
         drawn.add_column(heading, justify="right" if side == "right" else "left")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*(Text(cell) for cell in row))
     Console().print(drawn)
 
 
@@ -88,8 +97,15 @@ def _plain_table(
         print(line(row))
 
 
-def front_table(title: str, front: Sequence["Solution"]) -> None:
-    """Print a front, smallest first."""
+def front_table(facts: "StudyFacts", front: Sequence["Solution"]) -> None:
+    """Print a front, smallest first, below what it is measured against."""
+    title = (
+        f"front of {facts.name}; the float network: {facts.original_bytes:,} B, "
+        f"{facts.metric_name} {facts.baseline:.4f} on the search split"
+    )
+    if not front:
+        print(f"{title}\nno wanted solution yet")
+        return
     table(
         title,
         [
@@ -100,7 +116,7 @@ def front_table(title: str, front: Sequence["Solution"]) -> None:
             ("ratio", "right"),
             ("entries", "right"),
             ("bits/weight", "right"),
-            (front[0].facts.metric_name if front else "metric", "right"),
+            (facts.metric_name, "right"),
             ("drop", "right"),
         ],
         [

@@ -12,6 +12,7 @@ from moeash.cli.show import (
     bytes_text,
     duration_text,
     front_table,
+    keep_stdout,
     percent,
     print_json,
     table,
@@ -55,10 +56,7 @@ def run(
     json_: JsonOption = False,
 ) -> None:
     """Run a study, or continue it; write its front, plots and picked file."""
-    from moeash import api
-    from moeash.cli.progress import for_terminal
-    from moeash.exports.output import write_output
-    from moeash.study.spec import load_spec
+    from moeash.cli.progress import TOLERABLE_DROP, for_terminal
 
     flags = backend_overrides(
         backend,
@@ -68,16 +66,26 @@ def run(
         address=address,
         release_idle=release_idle or None,
     )
-    checked = load_spec(spec, [*(overrides or []), *flags])
-    store = api.open_storage(storage)
-    progress = for_terminal(checked.search.stop.generations)
+    progress = for_terminal()
     try:
-        study = api.run(checked, storage=store, progress=progress)
+        from moeash import api
+        from moeash.exports.output import write_output
+        from moeash.study.spec import load_spec
+
+        checked = load_spec(spec, [*(overrides or []), *flags])
+        drop = checked.output.max_drop if checked.output is not None else None
+        progress.expect(
+            generations=checked.search.stop.generations,
+            tolerable_drop=TOLERABLE_DROP if drop is None else drop,
+        )
+        report, paths = None, list[str]()
+        with keep_stdout(json_):
+            study = api.run(checked, storage=storage, progress=progress)
+            if checked.output is not None:
+                progress.exporting()
+                report, paths = write_output(study, checked.output)
     finally:
         progress.close()
-    report, paths = None, list[str]()
-    if checked.output is not None:
-        report, paths = write_output(study, checked.output)
     solutions = study.front()
     if json_:
         print_json(
@@ -90,7 +98,7 @@ def run(
             }
         )
         return
-    front_table(f"front of {study.name}", solutions)
+    front_table(study.facts, solutions)
     if report is not None:
         show_export(report)
     for path in paths:
@@ -114,9 +122,9 @@ def backend_overrides(kind: str | None, **values: Any) -> list[str]:
 
 def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> None:
     """List the stored studies."""
-    from moeash import api
+    from moeash.study.opening import open_storage
 
-    store = api.open_storage(storage)
+    store = open_storage(storage, create=False)
     rows: list[dict[str, Any]] = []
     for record in store.studies():
         evaluations = store.evaluations(record.id)
@@ -161,11 +169,11 @@ def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> No
 
 def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOption = False) -> None:
     """Show where a study stands."""
-    from moeash import api
     from moeash.searches.loop import ENDINGS
+    from moeash.study.opening import open_study
     from moeash.study.pace import Pace, pace_of
 
-    opened = api.open_study(study, storage)
+    opened = open_study(study, storage)
     evaluations, generations = opened.evaluations(), opened.generations()
     by_status = {
         name: sum(r.outcome.status == name for r in evaluations)
@@ -237,16 +245,14 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
 
 def front(study: StudyArgument, storage: StorageOption = None, json_: JsonOption = False) -> None:
     """Print the Pareto front, smallest file first."""
-    from moeash import api
+    from moeash.study.opening import open_study
 
-    solutions = api.open_study(study, storage).front()
+    opened = open_study(study, storage)
+    solutions = opened.front()
     if json_:
         print_json([s.as_dict() for s in solutions])
         return
-    if not solutions:
-        print(f"study {study} has no complete evaluation yet")
-        return
-    front_table(f"front of {study}", solutions)
+    front_table(opened.facts, solutions)
 
 
 def plot(
@@ -264,17 +270,20 @@ def plot(
     json_: JsonOption = False,
 ) -> None:
     """Draw the front, the hypervolume history, a codebook, or bytes per tensor."""
-    from moeash import api
-    from moeash.exports import output, plots
+    from moeash.exports import plots
+    from moeash.study.opening import open_study
 
-    opened = [api.open_study(name, storage) for name in studies]
+    one_only = kind in ("codebook", "bytes")
+    if one_only and len(studies) != 1:
+        raise typer.BadParameter(f"--kind {kind} draws one study, got {len(studies)}")
+    opened = [open_study(name, storage) for name in studies]
     if kind == "front":
         figure = plots.plot_front(opened, chosen=id_)
     elif kind == "hypervolume":
         figure = plots.plot_hypervolume(opened)
     else:
-        if len(opened) != 1:
-            raise typer.BadParameter(f"--kind {kind} draws one study", param_hint="STUDY")
+        from moeash.exports import output
+
         figure = output.solution_figure(opened[0], kind, id_)
     plots.save(figure, to)
     print_json({"wrote": str(to)}) if json_ else print(f"wrote {to}")
@@ -283,19 +292,32 @@ def plot(
 def export(
     study: StudyArgument,
     to: Annotated[Path, typer.Option("--to", help="File to write.")],
-    pick: Annotated[PickName, typer.Option(help="Which solution of the front.")] = "smallest",
+    pick: Annotated[
+        PickName | None,
+        typer.Option(help="Which solution of the front; default smallest.", show_default=False),
+    ] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="Only solutions at most this far below the float network.")
+    ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(help="Only solutions of at most so many bytes.")
     ] = None,
     id_: Annotated[int | None, typer.Option("--id", help="A solution's id instead.")] = None,
     storage: StorageOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Export a solution as a verified file, measured on the holdout split."""
+    limits = (pick, max_drop, max_bytes)
+    if id_ is not None and any(limit is not None for limit in limits):
+        raise typer.BadParameter("--id names one solution; leave out --pick and its limits")
     from moeash import api
+    from moeash.study.opening import open_study
 
-    opened = api.open_study(study, storage)
-    report = api.export(opened, to, pick=pick, max_drop=max_drop, id=id_)
+    opened = open_study(study, storage)
+    with keep_stdout(json_):
+        report = api.export(
+            opened, to, pick=pick or "smallest", max_drop=max_drop, max_bytes=max_bytes, id=id_
+        )
     if json_:
         print_json(report.as_dict())
     else:

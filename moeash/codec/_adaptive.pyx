@@ -13,8 +13,8 @@ from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 # Numbers of the format; adaptive.py holds the same ones under the same names, see check_layout().
 cdef enum:
-    N_CONTEXTS = 7
-    N_STATISTICS = 5
+    N_CONTEXTS = 8
+    N_STATISTICS = 6
     N_INPUTS = N_CONTEXTS + N_STATISTICS + 1
     CONTEXT_SLOTS = 1024
     UNARY = 8
@@ -47,6 +47,7 @@ cdef struct RangeCoder:
     Py_ssize_t length         # bytes there are to read
     const uint8_t* stream
     uint8_t* output
+
 
 def layout():
     """Return the numbers this kernel was built with, for adaptive.py to compare with its own."""
@@ -191,7 +192,8 @@ def run_rows(
         int32_t inputs[N_INPUTS]
         int32_t where[N_CONTEXTS]
         int32_t row_mean, row_recent, row_sign, row_drift, kernel_sum
-        int32_t value, m, left, left2, up, same_tap, line, kernel_tap
+        int32_t value, m, left, left2, up, same_tap, line, diagonal, antidiagonal
+        int32_t kernel_tap, kernel_column, kernel_total
         int32_t log_row, log_column, log_beside, log_channel, log_tensor, base
         int32_t row_tilt, drift, beside, kernel_tilt
         int32_t node, decision, first_context, first_input, bit, sign, limit, width
@@ -214,6 +216,8 @@ def run_rows(
             row_sign = 0
             row_drift = 0
             kernel_sum = 0
+            kernel_total = 0
+            kernel_column = 0
             channel = 0
             tap = 0
             for column in range(row_size):
@@ -226,6 +230,15 @@ def run_rows(
                 kernel_tap = <int32_t> tap if tap < 31 else 31
                 if tap == 0:
                     kernel_sum = 0
+                    kernel_total = 0
+                    kernel_column = 0
+                diagonal = 0
+                antidiagonal = 0
+                if tap >= tap_width:
+                    if kernel_column > 0:
+                        diagonal = values[i - tap_width - 1]
+                    if kernel_column < tap_width - 1:
+                        antidiagonal = values[i - tap_width + 1]
 
                 # What is known about the magnitude.
                 log_row = logs[log_slot(row_mean)]
@@ -249,6 +262,7 @@ def run_rows(
                 at[6] = (
                     (capped(left, 2) * 3 + capped(same_tap, 2)) * 3 + capped(line, 2)
                 ) * 32 + kernel_tap
+                at[7] = clamp(kernel_tap, 0, 11) * 16 + clamp(kernel_total, 0, 15)
                 given[0] = clamp(log_row - log_tensor, -STRETCH_LIMIT, STRETCH_LIMIT)
                 given[1] = clamp(log_channel - log_tensor, -STRETCH_LIMIT, STRETCH_LIMIT)
                 given[2] = clamp(log_beside - log_tensor, -STRETCH_LIMIT, STRETCH_LIMIT)
@@ -256,6 +270,7 @@ def run_rows(
                     logs[log_slot(row_recent)] - log_tensor, -STRETCH_LIMIT, STRETCH_LIMIT
                 )
                 given[4] = channel_prior[channel]
+                given[5] = clamp(log_column - log_tensor, -STRETCH_LIMIT, STRETCH_LIMIT)
                 place = clamp((log_column + 1024) >> 7, 0, 15) * N_DECISIONS
                 for j in range(N_CONTEXTS):
                     at[j] = (<int32_t> j * CONTEXT_SLOTS + at[j]) * UNARY
@@ -340,26 +355,38 @@ def run_rows(
                                 (column_drift[column] + column_drift[column + 2]) >> 9, -4, 4
                             ) + 4
                             kernel_tilt = clamp(kernel_sum, -4, 4) + 4
-                            at[7] = (sign3(left) * 3 + sign3(left2)) * 3 + sign3(up)
-                            at[8] = (kernel_tap * 3 + sign3(left)) * 3 + sign3(line)
-                            at[9] = row_tilt * 9 + clamp(column_sign[column] >> 9, -4, 4) + 4
-                            at[10] = (
+                            at[N_CONTEXTS] = (
+                                (
+                                    (clamp(kernel_tap, 0, 11) * 3 + sign3(left)) * 3 + sign3(line)
+                                ) * 3 + sign3(diagonal)
+                            ) * 3 + sign3(antidiagonal)
+                            at[N_CONTEXTS + 1] = (
+                                kernel_tap * 3 + sign3(left)
+                            ) * 3 + sign3(line)
+                            at[N_CONTEXTS + 2] = row_tilt * 9 + clamp(
+                                column_sign[column] >> 9, -4, 4
+                            ) + 4
+                            at[N_CONTEXTS + 3] = (
                                 (sign3(left) * 3 + sign3(line)) * 3 + sign3(same_tap)
                             ) * 3 + sign3(up)
-                            at[11] = drift * 9 + beside
-                            at[7 + LOCAL] = kernel_tap
-                            at[13] = (
+                            at[N_CONTEXTS + 4] = drift * 9 + beside
+                            at[N_CONTEXTS + LOCAL] = kernel_tap
+                            at[N_CONTEXTS + 6] = (
                                 kernel_tilt * 9 + drift
                             ) * 9 + clamp(row_drift >> 8, -4, 4) + 4
+                            at[N_CONTEXTS + 7] = (
+                                sign3(left) * 3 + sign3(left2)
+                            ) * 3 + sign3(up)
                             for j in range(N_CONTEXTS):
-                                at[7 + j] += (
+                                at[N_CONTEXTS + j] += (
                                     N_CONTEXTS * CONTEXT_SLOTS * UNARY + <int32_t> j * CONTEXT_SLOTS
                                 )
-                            given[5] = clamp(left, -6, 6) * 128
-                            given[6] = clamp(left2, -6, 6) * 128
-                            given[7] = clamp(line, -6, 6) * 128
-                            given[8] = column_drift[column + 1] >> 2
-                            given[9] = row_drift >> 1
+                            given[N_STATISTICS] = clamp(left, -6, 6) * 128
+                            given[N_STATISTICS + 1] = clamp(left2, -6, 6) * 128
+                            given[N_STATISTICS + 2] = clamp(line, -6, 6) * 128
+                            given[N_STATISTICS + 3] = clamp(diagonal, -6, 6) * 128
+                            given[N_STATISTICS + 4] = clamp(antidiagonal, -6, 6) * 128
+                            given[N_STATISTICS + 5] = column_drift[column + 1] >> 2
                             continue
                         sign = positive_limit > 0
                         decision = SIGN
@@ -429,11 +456,15 @@ def run_rows(
                 if tensor_mean[1] < 4000:
                     tensor_mean[1] += 1
                 kernel_sum = clamp(kernel_sum + value, -64, 64)
+                kernel_total = clamp(kernel_total + m, 0, 64)
                 vote = 4096 if value > 0 else (-4096 if value < 0 else 0)
                 row_sign += (vote - row_sign) >> 4
                 row_drift += (vote - row_drift) >> 7
                 column_sign[column] += (vote - column_sign[column]) >> 3
                 column_drift[column + 1] += ((vote - column_drift[column + 1]) * 3) >> 7
+                kernel_column += 1
+                if kernel_column == tap_width:
+                    kernel_column = 0
                 tap += 1
                 if tap == n_taps:
                     tap = 0

@@ -10,9 +10,9 @@ decisions; encoder and decoder learn alike.
 zero? is m above 1, 2, ..., 7? The rest follows in Elias' gamma code with an adaptive probability
 per length and for its two leading bits. What the alphabet forces is not coded.
 
-**Prediction.** Seven contexts, each a number computed from coded neighbours or running means, look
+**Prediction.** Eight contexts, each a number computed from coded neighbours or running means, look
 up how often the decision was taken there (probability of 22 bits, moved by 1 / (count + 1.5)
-until the count reaches 250). Their stretched probabilities ln(p / (1 - p)) and five running
+until the count reaches 250). Their stretched probabilities ln(p / (1 - p)) and six running
 statistics enter a logistic mixture whose weights learn online, one set per decision. A last stage
 corrects the mixture by column scale, interpolated in 33 steps. The model is carried from tensor to
 tensor; only one tensor-local context, the running means and the learning rate start anew. The row
@@ -44,8 +44,8 @@ from moeash.codec import _adaptive
 from moeash.core.codebook import index_dtype
 from moeash.errors import CorruptContainerError, InputError
 
-N_CONTEXTS = 7
-N_STATISTICS = 5
+N_CONTEXTS = 8
+N_STATISTICS = 6
 N_INPUTS = N_CONTEXTS + N_STATISTICS + 1
 CONTEXT_SLOTS = 1024
 UNARY = 8
@@ -160,7 +160,7 @@ def tables() -> Tables:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What is learned and carried from tensor to tensor; 280 kB whatever is coded.
+    """What is learned and carried from tensor to tensor; 320 kB whatever is coded.
 
     Attributes:
         slots: uint32, probability (22 bits) and count (10 bits) per context and decision; first
@@ -184,7 +184,7 @@ class Model:
     def new(cls) -> "Model":
         """Return a model that has seen nothing."""
         weights = np.zeros((N_DECISIONS, N_INPUTS), dtype=np.int32)
-        weights[:, :N_CONTEXTS] = 14043  # 1.5 / 7
+        weights[:, :N_CONTEXTS] = 12288  # 1.5 / 8
         squash = tables().squash
         knots = squash[np.minimum(np.arange(KNOTS) * 128, 4095)].astype(np.int32) << 14
         return cls(
@@ -346,8 +346,26 @@ def _check_alphabet(n_entries: int, zero: int) -> None:
         raise InputError(f"zero is entry {zero}, outside the {n_entries} entries")
 
 
+class Stream(NamedTuple):
+    """A coded stream and where its bytes went.
+
+    Attributes:
+        data: the stream.
+        tensor_bytes: bytes that were complete after each tensor, less those before it; the last
+            few bytes of the stream belong to no tensor.
+    """
+
+    data: bytes
+    tensor_bytes: tuple[int, ...]
+
+
 def encode(tensors: Sequence[Tensor], n_entries: int, zero: int) -> bytes:
-    """Return the coded indices of all tensors, in order, as one stream.
+    """Return the coded indices of all tensors as one stream; see :func:`encode_stream`."""
+    return encode_stream(tensors, n_entries, zero).data
+
+
+def encode_stream(tensors: Sequence[Tensor], n_entries: int, zero: int) -> Stream:
+    """Code the indices of all tensors, in order, as one stream.
 
     Args:
         tensors: per tensor its indices, ``(n,)`` unsigned integers below ``n_entries`` in C order,
@@ -360,6 +378,7 @@ def encode(tensors: Sequence[Tensor], n_entries: int, zero: int) -> bytes:
     """
     _check_alphabet(n_entries, zero)
     coder = _Pass(n_entries, zero, None)
+    ends = []
     for position, (indices, shape) in enumerate(tensors):
         size = math.prod(shape)
         if indices.ndim != 1 or indices.size != size:
@@ -368,6 +387,7 @@ def encode(tensors: Sequence[Tensor], n_entries: int, zero: int) -> bytes:
                 f"for its shape {shape}"
             )
         if size == 0:
+            ends.append(int(coder.state[2]))
             continue
         if not np.issubdtype(indices.dtype, np.integer):
             raise InputError(f"tensor {position} has indices of dtype {indices.dtype}")
@@ -377,12 +397,15 @@ def encode(tensors: Sequence[Tensor], n_entries: int, zero: int) -> bytes:
                 f"tensor {position} has indices from {low} to {high}, outside {n_entries} entries"
             )
         if n_entries == 1:
+            ends.append(0)
             continue
         geometry = Geometry.of(shape)
         values = np.zeros(geometry.pad + size, dtype=np.int32)
         np.subtract(indices, zero, out=values[geometry.pad :], dtype=np.int64, casting="unsafe")
         coder.tensor(geometry, values)
-    return _finish(coder) if coder.used else b""
+        ends.append(int(coder.state[2]))
+    data = _finish(coder) if coder.used else b""
+    return Stream(data, tuple(np.diff(ends, prepend=0).tolist()))
 
 
 def _finish(coder: _Pass) -> bytes:

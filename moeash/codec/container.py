@@ -1,4 +1,4 @@
-"""The ``.moeash`` file, version 1: a network with shared weights, exactly.
+"""The ``.moeash`` file, versions 1 and 2: a network with shared weights, exactly.
 
 All integers are little-endian. *varint* is LEB128 in its shortest form, below 2**63. A reader MUST
 refuse a file that breaks any rule below; the sections follow each other without a hole and fill
@@ -7,13 +7,14 @@ the file, so nothing can hide in it and no two readers can see two files. Nothin
 File::
 
     4   magic      8D 4D 53 48 ("MSH"; the high bit shows transfers that are not 8-bit clean)
-    2   version    u16, 1; a reader MUST refuse newer ones, whatever follows
-    1   coder      0 ANS, 1 Huffman
+    2   version    u16; a reader MUST refuse newer ones than it knows, whatever follows
+    1   coder      0 ANS and 1 Huffman (version 1), 2 adaptive beside ANS (version 2)
     1   salt       rotation of the ANS coder's slots, 0 for Huffman
-    .   D, M, P    three varints: bytes of directory, model, payload
+    .   D, M, P    three varints: bytes of directory, model, payload; version 2: a fourth, A
     D   directory  names, kinds, dtypes, shapes, notes
     M   model      codebooks and frequency tables, a bit string
     P   payload    indices and kept bytes, one coded stream
+    A   adaptive   version 2: indices the adaptive coder took, one stream a codebook
     8   checksum   BLAKE2b with a digest of 8 bytes over everything before it
 
 **Directory.** One byte, 0 or 1, then the following plain or as one bzip2 stream (whichever is
@@ -61,6 +62,12 @@ zeros cut, then padded with zeros to P. A symbol's slot lies behind those of the
 after all P ranks of its table were rotated: rank r comes at place ``(r + salt) % P``. Decoding MUST
 end in the empty state. Huffman: canonical codes, most significant bit first, zero-padded to a byte.
 
+**Adaptive** (version 2). In the model, between the codebooks and the tables of each codebook's
+pool, every shared tensor with weights has one bit: 1 is coded adaptively, 0 is a source of the
+pool. The section holds, for every codebook with such tensors, a varint of bytes and the stream of
+their indices as :mod:`moeash.codec.adaptive` specifies it, with the entry nearest 0 (of two, the
+lower) as zero.
+
 Kept elements are little-endian; a group's elements are those of its tensors, one after another.
 """
 
@@ -88,7 +95,10 @@ from moeash.errors import (
 )
 
 MAGIC = b"\x8dMSH"
-VERSION = 1
+VERSION = 2
+VERSION_OF = {"ans": 1, "huffman": 1, "adaptive": 2}
+"""A file states the oldest version that has what it uses, so that older readers read it."""
+
 SUFFIX = ".moeash"
 
 DEFAULT_MAX_BYTES = 256 << 20
@@ -138,8 +148,10 @@ def encode(
     model = bits.to_bytes()
     assert len(model) == layout.model_bytes
     payload, salt = layout.coding.encode(sources, layout.payload_bytes)
-    head = MAGIC + VERSION.to_bytes(2, "little") + bytes([CODERS.index(coder), salt])
-    body = b"".join([head, layout.lengths, layout.directory, model, payload])
+    version = VERSION_OF[coder].to_bytes(2, "little")
+    head = MAGIC + version + bytes([CODERS.index(coder), salt])
+    sections = (layout.lengths, layout.directory, model, payload, layout.adaptive_section)
+    body = head + b"".join(sections)
     data = body + _checksum(body)
     assert len(data) == layout.total_bytes
     return data
@@ -162,28 +174,31 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
     if max_bytes is None:
         max_bytes = max(DEFAULT_MAX_BYTES, DEFAULT_MAX_EXPANSION * len(data))
     cursor = directory.Cursor(data[PREFIX_BYTES:-CHECKSUM_BYTES])
-    sections = [cursor.varint() for _ in range(3)]
+    sections = [cursor.varint() for _ in range(4 if coder == "adaptive" else 3)]
     if sum(sections) != cursor.remaining:
         raise CorruptContainerError(
             f"the file says {sum(sections)} bytes follow its header, but {cursor.remaining} do"
         )
-    packed, model, payload = (cursor.take(size) for size in sections)
+    packed, model, payload, *more = (cursor.take(size) for size in sections)
     entries, notes = directory.unpack(packed)
     bits = BitReader(model)
     books = codebooks.read_all(bits, limit=directory.MAX_CODEBOOKS)
     streams.check_sizes(entries, books, max_bytes)
     coding = coding_of(coder)
-    arrays = streams.read_tables(bits, entries, books, coding)
+    arrays = streams.read_tables(bits, entries, books, coding, with_adaptive=coder == "adaptive")
     bits.finish()
     arrays.fill(coding, payload, salt)
+    for section in more:
+        arrays.fill_adaptive(directory.Cursor(section), entries, books)
     shared = streams.assemble(entries, books, arrays)
+    n_payload = len(payload) + sum(map(len, more))
     sizes = {
-        "header": len(data) - CHECKSUM_BYTES - len(model) - len(payload),
+        "header": len(data) - CHECKSUM_BYTES - len(model) - n_payload,
         "model": len(model),
-        "payload": len(payload),
+        "payload": n_payload,
         "checksum": CHECKSUM_BYTES,
     }
-    return Container(shared, dict(notes), coder, VERSION, sizes)
+    return Container(shared, dict(notes), coder, VERSION_OF[coder], sizes)
 
 
 def write(
@@ -279,11 +294,13 @@ def _check_prefix(data: memoryview) -> tuple[str, int]:
         )
     if _checksum(data[:-CHECKSUM_BYTES]) != bytes(data[-CHECKSUM_BYTES:]):
         raise CorruptContainerError("the checksum does not match; the file is damaged or truncated")
-    if version != VERSION:
-        raise CorruptContainerError(f"there is no format version {version}")
     coder, salt = data[6], data[7]
     if coder >= len(CODERS):
         raise CorruptContainerError(f"the file names the unknown coder {coder}")
+    if version != VERSION_OF[CODERS[coder]]:
+        raise CorruptContainerError(
+            f"the file has format version {version} and coder {CODERS[coder]!r}, which differ"
+        )
     return CODERS[coder], salt
 
 

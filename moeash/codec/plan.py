@@ -1,8 +1,9 @@
-"""Everything about a file that follows from counts: sections, tables, and its exact size.
+"""Everything that decides a file's size: sections, tables, streams.
 
-Encoding and sizing go through the same :class:`Plan`, so that they cannot disagree. A study plans
-thousands of candidates of one network: what does not change between them (the directory, the
-kept tensors) is planned once and remembered by content.
+Encoding and sizing go through the same :class:`Plan`, so that they cannot disagree. With tables it
+follows from counts alone; the adaptive coder has to run to know its size. A study plans thousands
+of candidates of one network: what does not change between them (the directory, the kept tensors)
+is planned once and remembered by content.
 """
 
 import hashlib
@@ -15,9 +16,10 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.codec import codebooks, directory
+from moeash.codec import adaptive, codebooks, directory
 from moeash.codec.pools import Coding, PoolPlan, coding_of, plan_pool
-from moeash.core.codebook import KeptTensor, SharedTensor, SharedWeights
+from moeash.codec.tables import FRACTION_BITS
+from moeash.core.codebook import Codebook, KeptTensor, SharedTensor, SharedWeights
 from moeash.errors import InputError
 
 PREFIX_BYTES = 8
@@ -130,6 +132,24 @@ def _pool_table_bits(pool: PoolPlan) -> int:
 
 
 @dataclass(frozen=True, eq=False)
+class AdaptivePlan:
+    """The shared tensors of one codebook that the adaptive coder takes.
+
+    Attributes:
+        positions: their positions in the directory, in order.
+        stream: their coded indices.
+    """
+
+    positions: tuple[int, ...]
+    stream: adaptive.Stream
+
+    @property
+    def section(self) -> bytes:
+        """The stream as the file holds it, after its length."""
+        return directory.varint(len(self.stream.data)) + self.stream.data
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     """The layout of the file of one :class:`SharedWeights`.
 
@@ -139,8 +159,9 @@ class Plan:
         entries: its directory.
         directory: the packed directory.
         codebook_bits: bits of all codebooks.
-        sources: per codebook, positions of its shared tensors with weights.
+        sources: per codebook, positions of its shared tensors with weights that use tables.
         pools: per codebook with such tensors, its pool; ``None`` for the others.
+        adaptive: per codebook, what the adaptive coder takes; ``None`` for nothing.
         kept: the pools of the kept tensors.
     """
 
@@ -151,6 +172,7 @@ class Plan:
     codebook_bits: int
     sources: list[list[int]]
     pools: list[PoolPlan | None]
+    adaptive: list[AdaptivePlan | None]
     kept: KeptPlan
 
     @property
@@ -164,9 +186,23 @@ class Plan:
         return sum(_pool_table_bits(pool) for pool in self.pools if pool)
 
     @cached_property
+    def choice_bits(self) -> int:
+        """Bits that say which shared tensors the adaptive coder takes."""
+        if self.coder != "adaptive":
+            return 0
+        taken = sum(len(part.positions) for part in self.adaptive if part)
+        return taken + sum(map(len, self.sources))
+
+    @cached_property
     def model_bytes(self) -> int:
         """Bytes of the section with codebooks and tables."""
-        return -(-(self.codebook_bits + self.shared_table_bits + self.kept.table_bits) // 8)
+        tables = self.shared_table_bits + self.kept.table_bits
+        return -(-(self.codebook_bits + self.choice_bits + tables) // 8)
+
+    @cached_property
+    def adaptive_section(self) -> bytes:
+        """The adaptive coder's streams, codebook by codebook."""
+        return b"".join(part.section for part in self.adaptive if part)
 
     @cached_property
     def payload_bytes(self) -> int:
@@ -178,8 +214,10 @@ class Plan:
 
     @property
     def lengths(self) -> bytes:
-        """The three section lengths as the file states them."""
-        sections = (len(self.directory), self.model_bytes, self.payload_bytes)
+        """The section lengths as the file states them."""
+        sections = [len(self.directory), self.model_bytes, self.payload_bytes]
+        if self.coder == "adaptive":
+            sections.append(len(self.adaptive_section))
         return b"".join(map(directory.varint, sections))
 
     @property
@@ -190,17 +228,18 @@ class Plan:
     @property
     def total_bytes(self) -> int:
         """Bytes of the file."""
-        return self.header_bytes + self.model_bytes + self.payload_bytes + CHECKSUM_BYTES
+        coded = self.payload_bytes + len(self.adaptive_section)
+        return self.header_bytes + self.model_bytes + coded + CHECKSUM_BYTES
 
 
 def plan(
     shared: SharedWeights, *, coder: str = "ans", notes: Mapping[str, str] | None = None
 ) -> Plan:
-    """Return the layout of a file, without looking at an index.
+    """Return the layout of a file; without looking at an index unless the coder is adaptive.
 
     Args:
-        shared: the network; only names, shapes, counts, codebooks and kept values are read.
-        coder: ``"ans"`` or ``"huffman"``.
+        shared: the network.
+        coder: ``"ans"``, ``"huffman"`` or ``"adaptive"``.
         notes: short texts stored along, such as the network's name.
 
     Raises:
@@ -215,6 +254,14 @@ def plan(
     ordered = directory.notes_of(notes)
     packed = _DIRECTORIES.get((entries, ordered), lambda: directory.pack(entries, ordered))
     sources = shared_sources(entries, len(shared.codebooks))
+    pools = [_plan_shared(coder, shared, positions) for positions in sources]
+    taken: list[AdaptivePlan | None] = [None] * len(sources)
+    if coder == "adaptive":
+        for codebook, pool in enumerate(pools):
+            if pool is not None:
+                sources[codebook], pools[codebook], taken[codebook] = _choose_adaptive(
+                    shared, sources[codebook], pool
+                )
     return Plan(
         coder,
         shared,
@@ -222,7 +269,8 @@ def plan(
         packed,
         codebooks.count_bits(shared.codebooks),
         sources,
-        [_plan_shared(coder, shared, positions) for positions in sources],
+        pools,
+        taken,
         _plan_kept(coder, shared, entries),
     )
 
@@ -242,6 +290,55 @@ def _plan_shared(coder: str, shared: SharedWeights, positions: list[int]) -> Poo
             raise InputError(f"{tensor.name!r} has negative counts")
         counts.append(tensor.counts)
     return plan_pool(coder, counts)
+
+
+def zero_entry(codebook: Codebook) -> int:
+    """Return the entry nearest 0, the lower of two: where the adaptive coder counts from."""
+    return int(np.abs(codebook.entries).argmin())
+
+
+def _choose_adaptive(
+    shared: SharedWeights, positions: list[int], pool: PoolPlan
+) -> tuple[list[int], PoolPlan | None, AdaptivePlan | None]:
+    """Return who keeps tables, their pool, and what the adaptive coder takes.
+
+    Three ways are compared by their exact bits: all tables, all adaptive, and tables for just those
+    tensors that cost the adaptive coder more.
+    """
+    everyone = _adaptive(shared, positions)
+    table_bits = pool.payload / (1 << FRACTION_BITS) + pool.table_bits
+    cheaper = table_bits < 8 * np.array(everyone.stream.tensor_bytes)
+    ways: list[tuple[list[int], PoolPlan | None, AdaptivePlan | None]] = [
+        ([], None, everyone),
+        (positions, pool, None),
+    ]
+    if cheaper.any() and not cheaper.all():
+        losers = [p for p, lost in zip(positions, cheaper, strict=True) if lost]
+        rest = [p for p, lost in zip(positions, cheaper, strict=True) if not lost]
+        ways.append((losers, _plan_shared("adaptive", shared, losers), _adaptive(shared, rest)))
+
+    def bits(way: tuple[list[int], PoolPlan | None, AdaptivePlan | None]) -> float:
+        _, tables, part = way
+        total = 8.0 * len(part.section) if part else 0.0
+        if tables:
+            payload = int(tables.payload.sum()) / (1 << FRACTION_BITS)
+            total += payload + _pool_table_bits(tables)
+        return total
+
+    return min(ways, key=bits)
+
+
+def _adaptive(shared: SharedWeights, positions: list[int]) -> AdaptivePlan:
+    tensors = []
+    codebook = 0
+    for position in positions:
+        tensor = shared.tensors[position]
+        assert isinstance(tensor, SharedTensor)
+        codebook = tensor.codebook
+        tensors.append((tensor.indices, tensor.shape))
+    book = shared.codebooks[codebook]
+    stream = adaptive.encode_stream(tensors, len(book), zero_entry(book))
+    return AdaptivePlan(tuple(positions), stream)
 
 
 def _plan_kept(coder: str, shared: SharedWeights, entries: directory.Entries) -> KeptPlan:

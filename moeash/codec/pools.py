@@ -26,8 +26,9 @@ KIND_BITS_WITHOUT = np.array([0, 1, 2, 2])
 BLOCK = 1 << 21
 REFITS = 3
 
-Coder = Literal["ans", "huffman"]
+Coder = Literal["ans", "huffman", "adaptive"]
 CODERS: tuple[Coder, ...] = get_args(Coder)
+"""By their number in the file. ``adaptive`` codes what it does not take over as ``ans`` does."""
 
 
 class Coding(Protocol):
@@ -60,12 +61,12 @@ class Coding(Protocol):
 
 
 def coding_of(coder: str) -> Coding:
-    """Return the module of a coder by name; bitarray is imported only for ``"huffman"``.
+    """Return the table coder of a coder by name; bitarray is imported only for ``"huffman"``.
 
     Raises:
         InputError: there is no such coder.
     """
-    if coder == "ans":
+    if coder in ("ans", "adaptive"):
         return cast(Coding, ans)
     if coder == "huffman":
         from moeash.codec import huffman

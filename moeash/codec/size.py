@@ -19,7 +19,8 @@ class TensorSize:
         role: ``"shared"`` or ``"kept"``.
         n_elements: number of elements.
         bits: payload and own tables; the pool's table belongs to no tensor.
-        table: ``"own"``, ``"global"``, ``"flat"`` or ``"constant"``; one per byte plane if kept.
+        table: ``"own"``, ``"global"``, ``"flat"``, ``"constant"``, or ``"adaptive"`` without one;
+            one per byte plane if kept.
     """
 
     name: str
@@ -76,11 +77,12 @@ def size(
 ) -> SizeReport:
     """Return the exact size of the file :func:`moeash.codec.container.encode` makes.
 
-    Only counts are read, never indices: cost does not grow with the number of weights.
+    Only counts are read, never indices: cost does not grow with the number of weights. The adaptive
+    coder alone has to run, at some 5 million weights a second.
 
     Args:
         shared: the network.
-        coder: ``"ans"`` or ``"huffman"``.
+        coder: ``"ans"``, ``"huffman"`` or ``"adaptive"``.
         notes: as given to ``encode``.
 
     Raises:
@@ -97,7 +99,7 @@ def size(
         header=layout.header_bytes,
         codebooks=codebooks,
         tables=layout.model_bytes - codebooks - kept_tables,
-        indices=layout.payload_bytes - kept_stream,
+        indices=layout.payload_bytes - kept_stream + len(layout.adaptive_section),
         kept=kept_stream + kept_tables,
         checksum=CHECKSUM_BYTES,
         tensors=(*_shared_sizes(layout), *_kept_sizes(layout)),
@@ -106,16 +108,18 @@ def size(
 
 
 def _shared_sizes(layout: Plan) -> list[TensorSize]:
-    sizes = []
+    found: dict[int, tuple[float, str]] = {}
     for positions, pool in zip(layout.sources, layout.pools, strict=True):
-        if pool is None:
-            continue
-        bits = _bits(pool)
-        for source, position in enumerate(positions):
-            entry = layout.entries[position]
-            kind = KIND_NAMES[pool.kinds[source]]
-            sizes.append(TensorSize(entry.name, "shared", entry.size, bits[source], kind))
-    return sizes
+        if pool is not None:
+            kinds = [KIND_NAMES[kind] for kind in pool.kinds]
+            found.update(zip(positions, zip(_bits(pool), kinds, strict=True), strict=True))
+    for part in filter(None, layout.adaptive):
+        for position, n_bytes in zip(part.positions, part.stream.tensor_bytes, strict=True):
+            found[position] = 8.0 * n_bytes, "adaptive"
+    return [
+        TensorSize(layout.entries[p].name, "shared", layout.entries[p].size, *found[p])
+        for p in sorted(found)
+    ]
 
 
 def _kept_sizes(layout: Plan) -> list[TensorSize]:

@@ -11,9 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.codec import directory
+from moeash.codec import adaptive, directory
 from moeash.codec.bits import BitReader, BitWriter
-from moeash.codec.plan import KeptGroup, Plan, group_bytes, kept_sources, shared_sources
+from moeash.codec.plan import (
+    KeptGroup,
+    Plan,
+    group_bytes,
+    kept_sources,
+    shared_sources,
+    zero_entry,
+)
 from moeash.codec.pools import Coding, Pool
 from moeash.codec.tables import Table
 from moeash.core.codebook import (
@@ -41,7 +48,17 @@ def write_tables(bits: BitWriter, layout: Plan) -> list[Source]:
     shared, coding = layout.shared, layout.coding
     with_resolution = len(coding.RESOLUTIONS) > 1
     sources: list[Source] = []
-    for positions, pool_plan in zip(layout.sources, layout.pools, strict=True):
+    for positions, pool_plan, part in zip(
+        layout.sources, layout.pools, layout.adaptive, strict=True
+    ):
+        taken = part.positions if part else ()
+        if layout.coder == "adaptive":
+            for position in sorted([*positions, *taken]):
+                bits.fixed(int(position in taken), 1)
+        for position in taken:
+            tensor = shared.tensors[position]
+            assert isinstance(tensor, SharedTensor)
+            _check_counts(tensor)
         if pool_plan is None:
             continue
         pool = pool_plan.build(coding)
@@ -118,11 +135,13 @@ class Arrays:
         indices: ``(n,)`` of every shared tensor with weights.
         groups: groups of kept tensors and their bytes, ``(elements, n_planes)``.
         targets: in file order, the table and the array of every source that is coded.
+        adaptive: per codebook that the adaptive coder serves: codebook, positions of its tensors.
     """
 
     indices: dict[int, NDArray[Any]] = field(default_factory=dict)
     groups: list[tuple[KeptGroup, NDArray[np.uint8]]] = field(default_factory=list)
     targets: list[tuple[Table, NDArray[Any]]] = field(default_factory=list)
+    adaptive: list[tuple[int, list[int]]] = field(default_factory=list)
 
     def add(self, pool: Pool, source: int, out: NDArray[Any]) -> None:
         """Let a source of a pool fill ``out``; a source of one symbol is filled at once."""
@@ -146,9 +165,31 @@ class Arrays:
             filled[position] += ranks.size
             out[begin : begin + ranks.size] = table.symbols.astype(out.dtype)[ranks]
 
+    def fill_adaptive(
+        self, section: directory.Cursor, entries: directory.Entries, books: tuple[Codebook, ...]
+    ) -> None:
+        """Decode the adaptive coder's section.
+
+        Raises:
+            CorruptContainerError: it is not the streams of these tensors.
+        """
+        for codebook, positions in self.adaptive:
+            stream = bytes(section.take(section.varint()))
+            shapes = [entries[position].shape for position in positions]
+            book = books[codebook]
+            decoded = adaptive.decode(stream, shapes, len(book), zero_entry(book))
+            self.indices.update(zip(positions, decoded, strict=True))
+        if section.remaining:
+            raise CorruptContainerError(f"{section.remaining} bytes follow the adaptive streams")
+
 
 def read_tables(
-    bits: BitReader, entries: directory.Entries, books: tuple[Codebook, ...], coding: Coding
+    bits: BitReader,
+    entries: directory.Entries,
+    books: tuple[Codebook, ...],
+    coding: Coding,
+    *,
+    with_adaptive: bool,
 ) -> Arrays:
     """Read all tables and allocate the arrays; sizes were checked by :func:`check_sizes`.
 
@@ -157,6 +198,11 @@ def read_tables(
     """
     arrays = Arrays()
     for codebook, positions in enumerate(shared_sources(entries, len(books))):
+        if with_adaptive:
+            taken = [position for position in positions if bits.fixed(1)]
+            if taken:
+                arrays.adaptive.append((codebook, taken))
+            positions = [position for position in positions if position not in set(taken)]
         if not positions:
             continue
         sizes = [entries[position].size for position in positions]

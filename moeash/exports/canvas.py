@@ -5,7 +5,8 @@ list of open figures, and nothing to close.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from moeash.errors import InputError
 from moeash.exports.files import replace_file
@@ -25,6 +27,8 @@ MUTED = "#767676"
 
 COLUMN_WIDTH = 3.3
 PAGE_WIDTH = 6.8
+
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
@@ -82,16 +86,44 @@ def save(figure: Figure, path: str | Path) -> None:
         raise InputError(f"cannot draw to {path.name!r}; name a file that ends in .png or .svg")
     buffer = io.BytesIO()
     # Ticks are made while drawing and look up their style then.
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), _settled(figure):
         figure.savefig(buffer, format=suffix[1:], dpi=200, metadata=_METADATA[suffix])
     replace_file(path, buffer.getvalue())
 
 
+@contextmanager
+def _settled(figure: Figure) -> Iterator[None]:
+    """Hold the layout still at rounded positions.
+
+    How many ticks fit depends on the layout and it on them, so it takes a few rounds; and its last
+    bits never settle, which would make every drawing of one figure another file.
+    """
+    engine = figure.get_layout_engine()
+    before: list[NDArray[Any]] = []
+    for _ in range(10):
+        figure.draw_without_rendering()
+        after = [np.round(axes.get_position().bounds, 6) for axes in figure.axes]
+        if np.array_equal(after, before):
+            break
+        before = after
+    figure.set_layout_engine("none")
+    try:
+        for axes, bounds in zip(figure.axes, after, strict=True):
+            left, bottom, width, height = bounds.tolist()
+            axes.set_position((left, bottom, width, height))
+        yield
+    finally:
+        for axes in figure.axes:
+            axes.set_in_layout(True)  # set_position took them out
+        if engine is not None:
+            figure.set_layout_engine(engine)
+
+
 def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
-    """Put a legend below the axes, where it hides no point, in as many columns as fit."""
-    longest = max(len(handle.get_label()) for handle in handles)
-    column = 4.2 * longest + 30  # points: letters of size 7, the handle and the gap
-    columns = int(np.clip(72 * figure.get_figwidth() // column, 1, len(handles)))
+    """Put a legend below the axes, where it hides no point, and make the figure taller by it."""
+    labels = [str(handle.get_label()) for handle in handles]
+    columns = _columns(labels, 72 * figure.get_figwidth())
+    figure.set_figheight(figure.get_figheight() + 0.14 * -(-len(labels) // columns) + 0.12)
     figure.legend(
         handles=list(handles),
         loc="outside lower center",
@@ -101,6 +133,16 @@ def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
         columnspacing=1.4,
         labelspacing=0.35,
     )
+
+
+def _columns(labels: Sequence[str], points: float) -> int:
+    """Return how many columns of a legend fit, filled as matplotlib fills them: down, then on."""
+    for columns in range(len(labels), 1, -1):
+        filled = np.array_split(np.array([len(label) for label in labels]), columns)
+        # A letter of size 7 is 4 points wide on average; a handle and its gaps are 28.
+        if sum(4.0 * int(lengths.max()) + 28 for lengths in filled) <= points:
+            return columns
+    return 1
 
 
 def nice_ticks(
@@ -116,7 +158,8 @@ def nice_ticks(
         place: where on the axis a value lies, 0 to 1.
         gap: least distance between two ticks, as a fraction of the axis.
     """
-    steps = ((1.0,), (2.0, 5.0), (3.0, 7.0), (1.5, 4.0, 6.0, 8.0), (1.2, 2.5, 9.0), (1.1, 1.3, 1.7))
+    tenths = tuple(tenth / 10 for tenth in range(10, 100))
+    steps = ((1.0,), (2.0, 5.0), (3.0, 7.0), (1.5, 4.0, 6.0, 8.0), (1.2, 2.5, 9.0), tenths)
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     ticks: list[float] = []
     for mantissas in steps:

@@ -37,7 +37,7 @@ def write_output(study: Study, table: OutputTable) -> tuple[ExportReport, list[s
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ExportError(f"cannot create {folder}: {error.strerror}") from error
-    solution = study.pick(table.pick, max_drop=table.max_drop)
+    solution = study.pick(table.pick, max_drop=table.max_drop, max_bytes=table.max_bytes)
     evaluator = Evaluator(task_of(study))
     try:
         report = export_solution(evaluator, solution, folder / f"{study.name}.moeash")

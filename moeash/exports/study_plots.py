@@ -21,6 +21,7 @@ from moeash.exports.canvas import (
     MUTED,
     PAGE_WIDTH,
     STYLE,
+    TIMES,
     legend_below,
     new_figure,
     nice_ticks,
@@ -78,8 +79,8 @@ def plot_front(
         studies: one or more, with the same metric.
         chosen: number of a solution to point out; for one study only.
         max_drop: how far below the baseline the picture reaches. By default as far as the study's
-            own ``max_drop``, else to the lower quartile of the front. What lies below is marked
-            at the edge.
+            own ``max_drop``, else to the median of the front. What lies below is marked at the
+            edge.
         logx: draw sizes on a logarithmic axis.
         title: above the axes.
         width: inches.
@@ -90,7 +91,7 @@ def plot_front(
     views = _read(studies)
     picked = _chosen(studies, chosen)
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(width, 0.42 * width + 1.3)
+        figure, axes = new_figure(width, 0.42 * width + 0.75)
         low = min(_lowest(view, max_drop) for view in views)
         if picked is not None:
             low = min(low, picked.metric)
@@ -132,7 +133,7 @@ def plot_hypervolume(
                 f"study {study.name!r} has finished no generation yet; nothing to draw"
             )
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(width, 0.36 * width + (1.0 if len(studies) > 1 else 0.6))
+        figure, axes = new_figure(width, 0.36 * width + 0.6)
         handles = []
         for position, (study, history) in enumerate(zip(studies, histories, strict=True)):
             colour, line = _look(position)
@@ -150,7 +151,7 @@ def plot_hypervolume(
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         axes.margins(x=0.03, y=0.08)
         axes.set_xlabel("generation")
-        axes.set_ylabel("hypervolume of the front")
+        axes.set_ylabel("hypervolume")
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.5)
         axes.set_axisbelow(True)
         if title is not None:
@@ -227,8 +228,7 @@ def _lowest(view: _View, max_drop: float | None) -> float:
     floor = view.study.wanted_floor
     if np.isfinite(floor):
         return floor
-    metrics = [s.metric for s in view.front]
-    return min(float(np.quantile(metrics, 0.25)), pick(view.front, "knee").metric)
+    return float(np.median([s.metric for s in view.front]))
 
 
 def _limits(axes: Axes, views: Sequence[_View], low: float, *, logx: bool) -> None:
@@ -356,9 +356,11 @@ def _draw_baselines(axes: Axes, views: Sequence[_View]) -> None:
 
 
 def _point_out(axes: Axes, what: str, solution: Solution, marker: str) -> Line2D:
+    bottom = axes.get_ylim()[0]
+    below = solution.metric < bottom
     (ring,) = axes.plot(
         solution.size_bytes / 1e3,
-        solution.metric,
+        bottom if below else solution.metric,
         linestyle="none",
         marker=marker,
         markersize=8 if marker == "s" else 10,
@@ -366,9 +368,10 @@ def _point_out(axes: Axes, what: str, solution: Solution, marker: str) -> Line2D
         markeredgecolor=INK,
         markeredgewidth=0.9,
         zorder=5,
+        clip_on=False,
         label=(
-            f"{what}: id {solution.id}, {solution.entries:,} entries, "
-            f"{solution.size_bytes / 1e3:,.4g} kB ({solution.ratio:.3g}x), "
+            f"{what}{' (below)' if below else ''}: id {solution.id}, {solution.entries:,} entries, "
+            f"{solution.size_bytes / 1e3:,.4g} kB ({solution.ratio:.3g}{TIMES}), "
             f"drop {solution.drop:.4f}"
         ),
     )
@@ -431,7 +434,7 @@ def _ratio_axis(axes: Axes, original_bytes: set[int], *, logx: bool) -> None:
     ratios = nice_ticks(
         kilobytes / right, kilobytes / left, lambda r: place(kilobytes / r), gap=gap
     )
-    top = _top_axis(axes, [kilobytes / r for r in ratios], [f"{r:.4g}x" for r in ratios])
+    top = _top_axis(axes, [kilobytes / r for r in ratios], [f"{r:.4g}{TIMES}" for r in ratios])
     top.set_xlabel("ratio to float32")
     if logx:  # decades are rare in the range of a front
         ticks = nice_ticks(left, right, place, gap=gap)

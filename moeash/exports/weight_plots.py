@@ -1,6 +1,6 @@
 """Pictures of one compressed network: where its entries lie, and where its bytes go."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import matplotlib
@@ -54,7 +54,7 @@ def plot_codebook(
     n = shared.n_shared
 
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(width, 0.36 * width + 1.0)
+        figure, axes = new_figure(width, 0.36 * width + 0.6)
         axes.set_yscale("log")
         # Half a weight lies below every count, so that a single one is visible.
         axes.set_ylim(0.5, 2.5 * max(bars.max(), counts.max()))
@@ -83,7 +83,7 @@ def plot_codebook(
         share = axes.secondary_yaxis(
             "right", functions=(lambda y: np.divide(y, n), lambda y: np.multiply(y, n))
         )
-        share.set_ylabel("share of shared weights")
+        share.set_ylabel("share of weights")
         share.spines["right"].set_visible(True)
         for axis in (axes.yaxis, share.yaxis):
             axis.set_major_locator(LogLocator(numticks=8))
@@ -108,9 +108,8 @@ def rows_of(report: SizeReport) -> list[Row]:
         for t in report.tensors
     ]
     rows += [
-        (None, "header", report.header),
+        (None, "header, checksum", report.header + report.checksum),
         (None, "codebook", report.codebooks),
-        (None, "checksum", report.checksum),
     ]
     rest = report.total - sum(n_bytes for _, _, n_bytes in rows)
     return [*rows, (None, "common tables, padding", rest)]
@@ -143,9 +142,9 @@ def plot_bytes(
     total = sum(sum(values.values()) for _, values in bars)
     if not total > 0:
         raise InputError("there are no bytes to draw")
-    palette = _part_palette(parts)
+    palette = _part_palette(parts, {name for name, _ in bars})
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(width, 0.8 + 0.155 * len(bars))
+        figure, axes = new_figure(width, 0.5 + 0.155 * len(bars))
         for position, (_, values) in enumerate(bars):
             left = 0.0
             for part in parts:
@@ -177,7 +176,9 @@ def plot_bytes(
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("kB")
         axes.set_title(f"{title + ': ' if title else ''}{total:,.0f} bytes", loc="left")
-        legend_below(figure, [Patch(color=palette[part], label=part) for part in parts])
+        named = [Patch(color=palette[part], label=part) for part in parts if palette[part] != MUTED]
+        if named:
+            legend_below(figure, named)
     return figure
 
 
@@ -216,9 +217,9 @@ def _range(weights: Sequence[NDArray[Any]]) -> tuple[float, float]:
     high = float(max(w.max(initial=-np.inf) for w in weights))
     lower, upper = np.quantile(sample, [_TAIL, 1 - _TAIL])
     pad = 0.15 * (upper - lower) or 0.05 * abs(upper) or 1.0
-    # A cut must gain room: an end that is near anyway is shown.
-    left = low if lower - low <= 3 * pad else lower - pad
-    right = high if high - upper <= 3 * pad else upper + pad
+    # A cut must gain room: an end no further away than the bulk is wide is shown.
+    left = low if lower - low <= max(upper - lower, pad) else lower - pad
+    right = high if high - upper <= max(upper - lower, pad) else upper + pad
     margin = 0.02 * (right - left) or pad
     return float(left - margin), float(right + margin)
 
@@ -265,6 +266,8 @@ def _codebook_legend(
                 [],
                 linestyle="none",
                 marker="$\\leftrightarrow$",
+                markersize=8,
+                markeredgewidth=0,
                 color=MUTED,
                 label=(
                     f"outside: {n_outside:,} weights, {e_outside:,} entries "
@@ -313,10 +316,14 @@ def _stack(
     return bars, [part for part in parts if part in seen]
 
 
-def _part_palette(parts: Sequence[str]) -> dict[str, str]:
-    spare = [c for c in (*COLOURS, MUTED, INK) if c not in _PART_COLOURS.values()]
-    unknown = [part for part in parts if part not in _PART_COLOURS]
-    return _PART_COLOURS | {p: spare[i % len(spare)] for i, p in enumerate(unknown)}
+def _part_palette(parts: Sequence[str], bars: Collection[str]) -> dict[str, str]:
+    """Give every part a colour; those whose bar bears their name need none to be told apart."""
+    spare = [c for c in COLOURS if c not in _PART_COLOURS.values()]
+    palette = dict(_PART_COLOURS)
+    for part in parts:
+        if part not in palette:
+            palette[part] = MUTED if part in bars else spare[len(palette) % len(spare)]
+    return palette
 
 
 def _short(name: str, characters: int) -> str:

@@ -54,6 +54,10 @@ class Method(Protocol):
         """Return the picklable arrays every candidate needs: the work of once per study."""
         ...
 
+    def notes(self, prepared: Any) -> Sequence[str]:
+        """Return what people should know about the preparation, one line each."""
+        ...
+
     def compress(self, prepared: Any, candidate: Candidate) -> SharedWeights:
         """Return the shared weights of a candidate; never touches the network."""
         ...

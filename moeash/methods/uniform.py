@@ -80,6 +80,10 @@ class Uniform:
             n_threads=preparation.n_threads,
         )
 
+    def notes(self, prepared: UniformPrepared) -> Sequence[str]:
+        """Return nothing: every weight goes to its bin."""
+        return ()
+
     def grid(self, prepared: UniformPrepared, k: int) -> Grid:
         """Return the bins of k over the clipping range or all weights."""
         low, high = self.clip or (prepared.statistics.low, prepared.statistics.high)

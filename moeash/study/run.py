@@ -33,7 +33,7 @@ from moeash.study.merging import FrontMerging
 from moeash.study.plan import Plan
 from moeash.study.progress import Progress
 from moeash.study.solution import Solution, floor_of, front_of
-from moeash.study.spec import BESIDE_IDENTITY
+from moeash.study.spec import identity_of
 from moeash.study.steady import run_steady
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
@@ -67,6 +67,8 @@ def run(plan: Plan, storage: Storage, make_backend: MakeBackend, progress: Progr
             baseline = backend.open(watch.notify)
             record = _open_study(storage, plan, task, stored, baseline, progress)
             watch.begin(record.id)
+            for note in baseline.notes:
+                progress.note(note)
             with _status_on_error(storage, record):
                 _Runner(plan, storage, backend, progress, record, watch).run()
             watch.end()
@@ -97,9 +99,10 @@ def _stored(storage: Storage, plan: Plan) -> StudyRecord | None:
     except StudyNotFoundError:
         return None
     if record.facts.fingerprint != plan.fingerprint:
+        differences = _differences(identity_of(record.facts.spec), identity_of(plan.spec))
         raise StudyExistsError(
             f"study {plan.name!r} exists with another specification ("
-            + "; ".join(_differences(record.facts.spec, plan.spec))
+            + "; ".join(differences)
             + "); give this one another name"
         )
     return record
@@ -113,9 +116,8 @@ def _differences(old: Any, new: Any, place: str = "") -> list[str]:
             for key in keys
             for line in _differences(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
         ]
-    if old == new or place.startswith(BESIDE_IDENTITY):
-        return []
-    return [f"{place}: stored {old!r}, now {new!r}"]
+    old, new = (list(v) if isinstance(v, tuple) else v for v in (old, new))
+    return [] if old == new else [f"{place}: stored {old!r}, now {new!r}"]
 
 
 def _open_study(

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from moeash.core.objectives import as_minimised
 from moeash.core.pareto import knee, non_dominated
 from moeash.errors import InputError
+from moeash.names import nearest
 from moeash.study.storage.records import EvaluationRecord, StudyFacts
 
 Pick = Literal["smallest", "knee", "best"]
@@ -117,25 +118,42 @@ def front_of(solutions: Sequence[Solution]) -> list[Solution]:
     return sorted(front, key=lambda s: (s.size_bytes, -s.metric))
 
 
-def pick(front: Sequence[Solution], how: Pick, *, max_drop: float | None = None) -> Solution:
+def pick(
+    front: Sequence[Solution],
+    how: Pick,
+    *,
+    max_drop: float | None = None,
+    max_bytes: int | None = None,
+) -> Solution:
     """Choose one solution of a front.
 
     Args:
         front: from :func:`front_of`.
         how: ``smallest`` in bytes, ``best`` in metric (ties: smaller), or the ``knee``.
         max_drop: only solutions at most this far below the float network.
+        max_bytes: only solutions of at most so many bytes.
 
     Raises:
-        InputError: no solution is within ``max_drop``; names the nearest.
+        InputError: no solution is within the limits; names the nearest. Or ``how`` is no pick.
     """
+    if how not in get_args(Pick):
+        raise InputError(f"no pick {how!r}; {nearest(how, get_args(Pick))}")
     if not front:
         raise InputError("the study has no complete evaluation yet, so there is nothing to pick")
-    eligible = [s for s in front if s.metric >= floor_of(s.facts.baseline, max_drop)]
-    if not eligible:
-        nearest = min(front, key=lambda s: s.drop)
+    small = [s for s in front if max_bytes is None or s.size_bytes <= max_bytes]
+    if not small:
+        least = min(front, key=lambda s: s.size_bytes)
         raise InputError(
-            f"no solution within a drop of {max_drop}; the best one, id {nearest.id}, "
-            f"drops {nearest.drop:.4f} at {nearest.size_bytes:,} bytes"
+            f"no solution within {max_bytes:,} bytes; the smallest one, id {least.id}, takes "
+            f"{least.size_bytes:,} at a drop of {least.drop:.4f}"
+        )
+    eligible = [s for s in small if s.metric >= floor_of(s.facts.baseline, max_drop)]
+    if not eligible:
+        front = small
+        closest = min(front, key=lambda s: s.drop)
+        raise InputError(
+            f"no solution within a drop of {max_drop}; the best one, id {closest.id}, "
+            f"drops {closest.drop:.4f} at {closest.size_bytes:,} bytes"
         )
     if how == "knee":
         return eligible[knee(minimised(eligible))]

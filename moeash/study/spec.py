@@ -6,6 +6,7 @@ says how long to run or where (``search.stop``, ``backend``, ``output``) does no
 continued with a larger budget or on other machines.
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -28,16 +29,17 @@ from moeash.codec.pools import Coder
 from moeash.core.codebook import KeptPrecision
 from moeash.core.merge import MergeCost
 from moeash.core.objectives import SizeName
+from moeash.data.sources import SOURCES
 from moeash.errors import SpecError
 from moeash.evaluation.assess import Precision
+from moeash.evaluation.metrics import METRICS
 from moeash.evaluation.task import DataTask, NetworkTask, Task
 from moeash.methods.base import Method
 from moeash.methods.registry import METHODS
 from moeash.names import nearest
+from moeash.networks.builtin import BUILTIN
 from moeash.searches.loop import Stop
 
-BESIDE_IDENTITY = ("search.stop", "backend", "output", "network.checkpoint", "data.root")
-"""What may change while a study is continued."""
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -50,7 +52,9 @@ class _Table(BaseModel):
 class NetworkTable(_Table):
     """``[network]``: which network, and which of its parameters are shared."""
 
-    source: str = Field(description="built-in name, torchvision:NAME or package.module:factory")
+    source: str = Field(
+        description=f"{', '.join(BUILTIN)}, torchvision:NAME or package.module:factory"
+    )
     checkpoint: str | None = Field(None, description="safetensors or torch file")
     weights: str | None = Field(None, description="torchvision weights enum name")
     options: dict[str, Any] = Field({}, description="keyword arguments of the factory")
@@ -62,7 +66,7 @@ class NetworkTable(_Table):
 class DataTable(_Table):
     """``[data]``: which images, and how they are split."""
 
-    source: str = Field(description="mnist, cifar10, imagefolder, npz, digits, package.module:f")
+    source: str = Field(description=f"{', '.join(SOURCES)} or package.module:factory")
     root: str | None = Field(None, description="folder the images are in")
     options: dict[str, Any] = Field({}, description="options of the source")
     splits: dict[str, dict[str, Any]] = Field(
@@ -73,7 +77,9 @@ class DataTable(_Table):
 class EvaluationTable(_Table):
     """``[evaluation]``: what is measured, and how."""
 
-    metric: str = Field("top1", description="top1, macro_f1, neg_cross_entropy, agreement or p.m:f")
+    metric: str = Field(
+        "top1", description=f"{', '.join(METRICS)} or package.module:function; higher is better"
+    )
     batch_size: int = Field(500, ge=1, description="images a forward pass")
     max_drop: float | None = Field(
         None, ge=0, description="solutions further below the float network are not wanted"
@@ -88,9 +94,9 @@ class EvaluationTable(_Table):
 class StopTable(_Table):
     """``[search.stop]``: the first rule that holds ends the search."""
 
-    generations: int | None = Field(None, ge=1)
+    generations: int | None = Field(None, ge=1, description="generations of candidates")
     evaluations: int | None = Field(None, ge=1, description="distinct candidates")
-    wall_time_s: float | None = Field(None, gt=0)
+    wall_time_s: float | None = Field(None, gt=0, description="seconds of this process")
     no_gain: int | None = Field(None, ge=1, description="generations without hypervolume gain")
 
     @model_validator(mode="after")
@@ -103,7 +109,9 @@ class StopTable(_Table):
 class SearchTable(_Table):
     """``[search]``: how candidates are proposed."""
 
-    algorithm: Literal["nsga2", "exhaustive", "random"] = "nsga2"
+    algorithm: Literal["nsga2", "exhaustive", "random"] = Field(
+        "nsga2", description="exhaustive tries everything, the oracle for one integer"
+    )
     mode: Literal["generational", "steady"] = Field(
         "generational",
         description="steady: a free worker gets the next child at once; with several workers the "
@@ -138,7 +146,7 @@ class SearchTable(_Table):
 class MergeTable(_Table):
     """``[merge]``: the neighbour-bin merge pass over the front."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="run the pass after the search")
     cost: MergeCost = Field("sse", description="order of pairs: SSE rise, or bits saved per SSE")
     floor: Literal["own", "baseline"] = Field(
         "own", description="a merge is kept while the metric stays at its solution's, or the float"
@@ -160,7 +168,9 @@ class CodecTable(_Table):
 class BackendTable(_Table):
     """``[backend]``: where candidates are evaluated."""
 
-    kind: Literal["inprocess", "ray"] = "inprocess"
+    kind: Literal["inprocess", "ray"] = Field(
+        "inprocess", description="this one process, or workers on Ray"
+    )
     address: str | None = Field(
         None, description="auto or HOST:PORT of a Ray head; default: a Ray of the study's own"
     )
@@ -198,16 +208,24 @@ class OutputTable(_Table):
     """``[output]``: what ``moeash run`` writes when the study is finished."""
 
     folder: str = Field(description="folder for the front (JSON, PNG) and the exported file")
-    pick: Literal["smallest", "knee", "best"] = "smallest"
+    pick: Literal["smallest", "knee", "best"] = Field(
+        "smallest", description="which solution of the front is exported"
+    )
     max_drop: float | None = Field(None, ge=0, description="only solutions within this drop")
+    max_bytes: int | None = Field(None, ge=1, description="only solutions of at most these bytes")
 
 
 class StudySpec(_Table):
     """A whole study."""
 
-    version: Literal[1] = 1
-    name: str = Field(min_length=1, max_length=200, pattern=r"^[\w.+-]+$")
-    seed: int = Field(0, ge=0, lt=2**32)
+    version: Literal[1] = Field(1, description="of this format")
+    name: str = Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\w.+-]+$",
+        description="of the study in its storage: letters, digits, _ . + -",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of the search and the method")
     network: NetworkTable
     data: DataTable
     evaluation: EvaluationTable = EvaluationTable()
@@ -268,13 +286,9 @@ class StudySpec(_Table):
             defaults: include values that are left at their default.
         """
         plain = self.model_dump(mode="json", exclude_defaults=not defaults)
-        for path in BESIDE_IDENTITY:
-            *tables, key = path.split(".")
-            table = plain
-            for name in tables:
-                table = table.get(name, {})
-            table.pop(key, None)
-        return plain
+        if not defaults:
+            plain["method"] = _chosen_options(self.method)
+        return identity_of(plain)
 
     def fingerprint(self) -> str:
         """Return 32 hex digits over :meth:`identity`.
@@ -283,6 +297,23 @@ class StudySpec(_Table):
         """
         canonical = json.dumps(self.identity(defaults=False), sort_keys=True)
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def identity_of(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain spec values without those that do not identify a study."""
+    identity: dict[str, Any] = copy.deepcopy(dict(plain))
+    for *tables, key in (
+        ("backend",),
+        ("output",),
+        ("search", "stop"),
+        ("network", "checkpoint"),
+        ("data", "root"),
+    ):
+        here = identity
+        for table in tables:
+            here = here.get(table, {})
+        here.pop(key, None)
+    return identity
 
 
 def method_table(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,6 +325,15 @@ def method_table(table: Mapping[str, Any]) -> dict[str, Any]:
     method = build_method(table)
     assert dataclasses.is_dataclass(method) and not isinstance(method, type)
     return {"name": method.name, **dataclasses.asdict(method)}
+
+
+def _chosen_options(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a method's name and the options that are not at their default."""
+    method = build_method(table)
+    assert dataclasses.is_dataclass(method) and not isinstance(method, type)
+    options = dataclasses.asdict(method)
+    defaults = {f.name: f.default for f in dataclasses.fields(method)}
+    return {"name": method.name} | {k: v for k, v in options.items() if v != defaults[k]}
 
 
 def build_method(table: Mapping[str, Any]) -> Method:
@@ -316,7 +356,9 @@ def build_method(table: Mapping[str, Any]) -> Method:
     try:
         method: Method = adapter.validate_python(options)
     except ValidationError as error:
-        raise ValueError("; ".join(_explain(problem) for problem in error.errors())) from error
+        raise ValueError(
+            "; ".join(_explain(problem, StudySpec) for problem in error.errors())
+        ) from error
     return method
 
 
@@ -379,19 +421,18 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     here[last] = value
 
 
-def _explain(problem: Any, model: type[BaseModel] | None = None) -> str:
+def _explain(problem: Any, root: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in problem["loc"]) or "spec"
     if problem["type"] == "extra_forbidden":
         *tables, key = problem["loc"]
-        return f"unknown key {place!r}; {nearest(str(key), _fields(model, tables))}"
+        return f"unknown key {place!r}; {nearest(str(key), _fields(root, tables))}"
     if problem["type"] == "missing":
         return f"{place!r} is missing"
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{place}: {message[:1].lower() + message[1:]}"
 
 
-def _fields(model: type[BaseModel] | None, tables: Sequence[Any]) -> list[str]:
-    assert model is not None  # only tables forbid extra keys
+def _fields(model: type[BaseModel], tables: Sequence[Any]) -> list[str]:
     for table in tables:
         annotation = model.model_fields[str(table)].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moeash.errors import InputError
-from moeash.evaluation.task import Task
 from moeash.study.solution import Pick, Solution, floor_of, front_of, pick
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
@@ -16,6 +15,8 @@ from moeash.study.storage.records import (
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from moeash.evaluation.task import Task
 
 
 class Study:
@@ -52,17 +53,19 @@ class Study:
             if record.outcome.status == "complete"
         ]
 
-    @property
-    def wanted_floor(self) -> float:
-        """The lowest metric a wanted solution has: baseline minus ``max_drop``, or -inf."""
-        return floor_of(self.facts.baseline, self.facts.spec.get("evaluation", {}).get("max_drop"))
-
     def front(self) -> list[Solution]:
         """Return the wanted solutions nobody dominates, smallest first.
 
         Wanted means within ``evaluation.max_drop`` of the baseline where the spec sets one.
         """
-        return front_of([s for s in self.solutions() if s.metric >= self.wanted_floor])
+        floor = self.wanted_floor
+        return front_of([s for s in self.solutions() if s.metric >= floor])
+
+    @property
+    def wanted_floor(self) -> float:
+        """Lowest metric a wanted solution has; -inf without ``evaluation.max_drop``."""
+        max_drop = self.facts.spec.get("evaluation", {}).get("max_drop")
+        return floor_of(self.facts.baseline, max_drop)
 
     def solution(self, number: int) -> Solution:
         """Return one complete evaluation by its id.
@@ -80,9 +83,15 @@ class Study:
                 return Solution(self.facts, record)
         raise InputError(f"study {self.name!r} has no evaluation {number}; see `moeash front`")
 
-    def pick(self, how: Pick = "smallest", *, max_drop: float | None = None) -> Solution:
+    def pick(
+        self,
+        how: Pick = "smallest",
+        *,
+        max_drop: float | None = None,
+        max_bytes: int | None = None,
+    ) -> Solution:
         """Choose a solution of the front."""
-        return pick(self.front(), how, max_drop=max_drop)
+        return pick(self.front(), how, max_drop=max_drop, max_bytes=max_bytes)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """Return one row an evaluation, with ``on_front`` and the candidate's values as columns."""

@@ -97,7 +97,7 @@ class Model:
         self.below, self.above = zero, n_entries - 1 - zero
         self.slots = {}  # (decision, context, value) -> [probability of 22 bits, count]
         self.weights = [
-            [14043] * adaptive.N_CONTEXTS + [0] * (adaptive.N_STATISTICS + 1)
+            [12288] * adaptive.N_CONTEXTS + [0] * (adaptive.N_STATISTICS + 1)
             for _ in range(adaptive.N_DECISIONS)
         ]
         self.refinements = {}
@@ -171,21 +171,27 @@ class Model:
             prior = [self.row_logs[c // share] for c in range(channels)]
 
         out = []
-        lags = 1, 2, row_size, (taps if taps > 1 else 2), (shape[-1] if taps > 1 else 2)
+        tap_width = shape[-1] if len(shape) > 2 else 1
+        lags = 1, 2, row_size, (taps if taps > 1 else 2), (tap_width if taps > 1 else 2)
         column_mean = [self.mean] * (row_size + 2)
         column_sign, column_drift = [0] * row_size, [0] * (row_size + 2)
         channel_mean = [self.mean] * channels
         seen = 0
         for row in range(rows):
             row_mean = recent = self.mean
-            row_sign = row_drift = kernel_sum = 0
+            row_sign = row_drift = kernel_sum = kernel_total = 0
             for column in range(row_size):
                 channel, tap = divmod(column, taps)
                 kernel_tap = min(tap, 31)
                 if tap == 0:
-                    kernel_sum = 0
+                    kernel_sum = kernel_total = 0
                 neighbours = [out[-lag] if lag <= len(out) else 0 for lag in lags]
                 left, left2, up, same_tap, line = neighbours
+                kernel_line, kernel_column = divmod(tap, tap_width)
+                inside = kernel_line > 0 and kernel_column > 0
+                diagonal = out[-tap_width - 1] if inside else 0
+                inside = kernel_line > 0 and kernel_column < tap_width - 1
+                antidiagonal = out[-tap_width + 1] if inside else 0
 
                 log_row, log_column = log(row_mean), log(column_mean[column + 1])
                 log_beside = log((column_mean[column] + column_mean[column + 2]) >> 1)
@@ -200,12 +206,13 @@ class Model:
                     (coarse(log_column), coarse(log_beside)),
                     (kernel_tap, min(near[0], 2)),
                     (min(near[0], 2), min(near[3], 2), min(abs(line), 2), kernel_tap),
+                    (min(tap, 11), min(kernel_total, 15)),
                 ]
                 statistics = [
                     clamp(x - log_tensor, -2047, 2047)
                     for x in (log_row, log_channel, log_beside, log(recent))
                 ]
-                statistics.append(prior[channel])
+                statistics += [prior[channel], clamp(log_column - log_tensor, -2047, 2047)]
                 scale = clamp((log_column + 1024) >> 7, 0, 15)
 
                 value = 0 if values is None else values[len(out)]
@@ -222,23 +229,22 @@ class Model:
                         kernel_tilt = clamp(kernel_sum, -4, 4)
                         drifts = (kernel_tilt, drift_tilt, clamp(row_drift >> 8, -4, 4))
                         signs = [sign3(v) for v in neighbours]
+                        diagonals = sign3(diagonal), sign3(antidiagonal)
+                        signed = left, left2, line, diagonal, antidiagonal
                         sign = self.decide(
                             SIGN,
                             int(value > 0),
                             [
-                                (signs[0], signs[1], signs[2]),
+                                (min(tap, 11), signs[0], signs[4], *diagonals),
                                 (kernel_tap, signs[0], signs[4]),
                                 (row_tilt, column_tilt),
                                 (signs[0], signs[4], signs[3], signs[2]),
                                 (drift_tilt, beside_tilt),
                                 kernel_tap,
                                 drifts,
+                                (signs[0], signs[1], signs[2]),
                             ],
-                            [
-                                *(clamp(v, -6, 6) * 128 for v in (left, left2, line)),
-                                drift >> 2,
-                                row_drift >> 1,
-                            ],
+                            [*(clamp(v, -6, 6) * 128 for v in signed), drift >> 2],
                             scale,
                         )
                     limit = self.above if sign else self.below
@@ -263,6 +269,7 @@ class Model:
                 self.mean = toward(self.mean, size, seen + 50)
                 seen = min(seen + 1, 4000)
                 kernel_sum = clamp(kernel_sum + value, -64, 64)
+                kernel_total = min(kernel_total + m, 64)
                 size = 4096 * ((value > 0) - (value < 0))
                 row_sign += (size - row_sign) >> 4
                 row_drift += (size - row_drift) >> 7

@@ -31,7 +31,7 @@ def load_module(name, path):
 twin = load_module("adaptive_twin", Path(__file__).with_name("adaptive_twin.py"))
 
 ALPHABETS = [1, 2, 3, 41, 300, 5_000]
-GOLDEN = "c39f0d53fd9bf42e8044"
+GOLDEN = "c666a7f8471924bf94bd"
 
 
 def draw_tensor(rng, shape, n_entries, zero, scale):
@@ -121,7 +121,7 @@ def test_kernel_and_twin_agree_after_every_limit_of_the_counters():
     # 1,000 columns, 250 observations of a context, 31 taps: each limit is passed once.
     rng = np.random.default_rng(5)
     tensors = [
-        draw_tensor(rng, (310, 2, 7), 41, 20, 1.5),
+        draw_tensor(rng, (900, 2, 7), 41, 20, 1.5),
         draw_tensor(rng, (4, 1100), 41, 20, 0.7),
         draw_tensor(rng, (20, 4, 6, 6), 41, 20, 3.0),
         draw_tensor(rng, (3, 500), 41, 20, 0.02),
@@ -142,7 +142,7 @@ def test_the_tables_are_those_of_the_real_functions():
 
 
 def test_the_kernel_is_built_from_this_version():
-    assert _adaptive.layout()[:4] == (7, 5, 1024, 8)
+    assert _adaptive.layout()[:4] == (8, 6, 1024, 8)
 
 
 # --- round trips ----------------------------------------------------------------------------
@@ -161,6 +161,13 @@ def test_every_alphabet_and_length_comes_back(n_entries, length, spread):
 def test_every_number_of_axes_comes_back(shape):
     rng = np.random.default_rng(1)
     assert_round_trip([draw_tensor(rng, shape, 300, 120, 9.0)] * 3, 300, 120)
+
+
+def test_streams_that_end_with_a_carry_come_back():
+    # One in some hundreds does: its last bytes round up into those already written.
+    rng = np.random.default_rng(10)
+    for _ in range(3000):
+        assert_round_trip([draw_tensor(rng, (30,), 41, 20, 5.0)], 41, 20)
 
 
 def test_the_largest_alphabet_comes_back():

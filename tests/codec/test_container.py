@@ -1,3 +1,4 @@
+import hashlib
 import os
 import subprocess
 import sys
@@ -18,10 +19,16 @@ from moeash.core.codebook import (
     TiedTensor,
     index_dtype,
 )
-from moeash.errors import ContainerError, ContainerVersionError, ExportError, InputError
+from moeash.errors import (
+    ContainerError,
+    ContainerVersionError,
+    CorruptContainerError,
+    ExportError,
+    InputError,
+)
 
 ASSETS = Path(__file__).parent / "assets"
-CODERS = ["ans", "huffman"]
+CODERS = ["ans", "huffman", "adaptive"]
 
 
 def same(a, b):
@@ -43,7 +50,7 @@ def test_a_network_with_everything_comes_back(zoo, coder):
     decoded = container.decode(data)
     same(decoded.shared, zoo)
     assert decoded.notes == {"a": "ü", "network": "zoo"}
-    assert (decoded.coder, decoded.version) == (coder, 1)
+    assert (decoded.coder, decoded.version) == (coder, container.VERSION_OF[coder])
     assert sum(decoded.sizes.values()) == len(data)
     again = container.encode(decoded.shared, coder=decoded.coder, notes=decoded.notes)
     assert again == data
@@ -142,6 +149,15 @@ def test_version_1_files_are_written_as_ever():
         assert container.encode(decoded.shared, coder=decoded.coder, notes=decoded.notes) == data
 
 
+def test_version_2_files_are_read_and_written_for_ever():
+    data = (ASSETS / "v2.moeash").read_bytes()
+    decoded = container.decode(data)
+    assert (decoded.coder, decoded.version) == ("adaptive", 2)
+    assert decoded.shared.fingerprint() == (ASSETS / "v2.fingerprint").read_text().strip()
+    assert len(data) < 0.97 * len(container.encode(decoded.shared, notes=decoded.notes))
+    assert container.encode(decoded.shared, coder="adaptive", notes=decoded.notes) == data
+
+
 def tiny():
     book = Codebook(np.array([-1.0, 0.5, 2.0]))
     indices = np.array([0, 1, 1, 2, 1, 1], dtype=np.uint8)
@@ -183,8 +199,24 @@ def test_an_unknown_coder_is_refused(zoo):
 
 def test_a_newer_version_is_refused_by_name(zoo):
     data = bytearray(container.encode(zoo))
-    data[4] = 2
-    with pytest.raises(ContainerVersionError, match="version 2"):
+    data[4] = 3
+    with pytest.raises(ContainerVersionError, match="version 3"):
+        container.decode(bytes(data))
+
+
+def test_a_file_states_the_oldest_version_that_holds_it(zoo):
+    versions = {
+        coder: container.decode(container.encode(zoo, coder=coder)).version for coder in CODERS
+    }
+    assert versions == {"ans": 1, "huffman": 1, "adaptive": 2}
+
+
+@pytest.mark.parametrize(("coder", "version"), [("ans", 2), ("adaptive", 1)])
+def test_a_version_that_does_not_have_the_coder_is_refused(zoo, coder, version):
+    data = bytearray(container.encode(zoo, coder=coder))
+    data[4] = version
+    data[-8:] = hashlib.blake2b(data[:-8], digest_size=8).digest()
+    with pytest.raises(CorruptContainerError, match="which differ"):
         container.decode(bytes(data))
 
 

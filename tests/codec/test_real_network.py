@@ -54,7 +54,7 @@ def test_indices_and_tables_are_within_a_percent_of_the_entropy_of_each_tensor(k
     assert Counter(t.role for t in report.tensors)["shared"] == 20
 
 
-@pytest.mark.parametrize("coder", ["ans", "huffman"])
+@pytest.mark.parametrize("coder", ["ans", "huffman", "adaptive"])
 def test_the_file_decodes_to_the_same_network(coder):
     shared = uniform_bins(64)
     data = container.encode(shared, coder=coder, notes={"network": "resnet20"})

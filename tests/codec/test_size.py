@@ -9,7 +9,7 @@ from moeash.core.codebook import KeptTensor, SharedWeights, TiedTensor
 from moeash.core.entropy import entropy_bits
 
 
-@pytest.mark.parametrize("coder", ["ans", "huffman"])
+@pytest.mark.parametrize("coder", ["ans", "huffman", "adaptive"])
 def test_parts_sum_to_the_total_and_the_total_is_the_file(zoo, layers, coder):
     kept_only = SharedWeights((), zoo.kept)
     for shared in (zoo, layers([5000, 300, 1, 20_000], 60), kept_only, SharedWeights((), ())):

@@ -102,7 +102,7 @@ def test_twenty_kills_change_nothing(tmp_path, uninterrupted):
             read_until(child, "begun", 1)
             time.sleep(float(rng.uniform(0, 1.5)))
         else:
-            lines = read_until(child, "new", int(rng.integers(1, 2 * total // 16)))
+            lines = read_until(child, "new", int(rng.integers(1, total // 12)))
             assert "finished" not in lines, "the study ended before it could be killed often enough"
             told += sum(line.startswith("new") for line in lines)
             time.sleep(float(rng.uniform(0, 0.03)))

@@ -60,7 +60,7 @@ def test_unknown_keys_are_refused_with_the_nearest_name(changes, message):
         ({"search": {"stop": {"generations": None}}}, "search.stop: at least one of generations"),
         ({"search": {"algorithm": "sga"}}, "search.algorithm: .*'nsga2'"),
         ({"evaluation": {"max_drop": -0.1}}, "evaluation.max_drop: .*greater than or equal to 0"),
-        ({"codec": {"coder": "zip"}}, "codec.coder: .*'ans' or 'huffman'"),
+        ({"codec": {"coder": "zip"}}, "codec.coder: .*'ans', 'huffman' or 'adaptive'"),
         ({"data": {"splits": [1]}}, "data.splits: input should be a valid dictionary"),
         ({"method": {"k": [5, 2]}}, r"method: .*1 <= low <= high, got \(5, 2\)"),
         ({"method": {"k": [2, 3.5]}}, "method: k.1: input should be a valid integer"),

@@ -45,15 +45,19 @@ BUSY_TIMEOUT_S = 10.0
 class SqlStorage:
     """Studies in a SQL database."""
 
-    def __init__(self, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, *, create: bool = True, busy_timeout_s: float = BUSY_TIMEOUT_S
+    ) -> None:
         """Open the database, creating or upgrading its schema.
 
         Args:
             url: an SQLAlchemy URL, or a path to an SQLite file.
+            create: make a database that does not exist.
             busy_timeout_s: how long a write waits for another process's write.
 
         Raises:
             StorageError: it cannot be opened.
+            StudyNotFoundError: it does not exist and is not to be created.
             SchemaError: it is newer than this moeash, or not moeash's.
         """
         self.url = url if "://" in url else f"sqlite:///{url}"
@@ -66,6 +70,11 @@ class SqlStorage:
                 self._engine = postgres_engine(parsed)
             else:
                 self._database = database_of(parsed)
+                if not create and not self._database.exists():
+                    raise StudyNotFoundError(
+                        f"there is no database {self._database}; run a study first, "
+                        "or say where it is with --storage or MOEASH_STORAGE"
+                    )
                 self._engine = sqlite_engine(self._database, busy_timeout_s)
             with self._reading() as connection:
                 current = is_current(connection)
@@ -95,6 +104,8 @@ class SqlStorage:
                 hint = "; free some space, everything stored so far is safe, then run again"
             elif "connection" in cause and self._database is None:
                 hint = "; is the server running, and may this user connect?"
+            elif "disk I/O" in cause:
+                hint = "; is the disk full? everything stored so far is safe, run again later"
             elif "readonly" in cause or "unable to open" in cause:
                 hint = "; check the permissions of the file and its folder"
             raise StorageError(f"database {self.url}: {cause}{hint}") from error

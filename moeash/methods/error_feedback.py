@@ -1,0 +1,266 @@
+"""Second-order feedback for a whole network: prepare once per study, compress per candidate.
+
+:func:`prepare` runs the calibration images through the network, balances the rows in front of
+BatchNorms and factorises every curvature. :func:`compress` turns ``(k, rate)`` into indices on one
+global codebook, and into the new values of the kept tensors that make up for it at no cost in
+bytes: biases and BatchNorm statistics.
+"""
+
+import copy
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from moeash.errors import InputError
+from moeash.methods.assign_feedback import (
+    PASSES,
+    Factor,
+    assign_feedback,
+    balancing_scales,
+    nearest,
+    output_shift,
+    prepare_feedback,
+    rate_weight,
+    rescaled,
+    rescaled_statistics,
+    safe_scales,
+    zero_aligned_entries,
+)
+from moeash.methods.gram import NORM_TYPES, CurvatureKind, measure_curvature
+
+
+class RescalingError(InputError):
+    """Something beside the BatchNorm reads a layer, so its rows cannot be rescaled."""
+
+
+SAME_FUNCTION = 1e-3
+"""How far float32 rounding may move outputs, relative to the largest, when rows are rescaled."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Everything about a network that does not depend on the candidate.
+
+    Attributes:
+        factors: the layers with a curvature, in execution order, rows already balanced.
+        plain: shared weights without a curvature, by ``state_dict`` key; nearest entries for them.
+        reasons: why, by the same keys.
+        kept: values of kept tensors, by key: the biases and running statistics that belong to
+            ``factors``. With them the balanced float weights are the same function as the network.
+    """
+
+    factors: tuple[Factor, ...]
+    plain: dict[str, Tensor]
+    reasons: dict[str, str]
+    kept: dict[str, Tensor]
+
+    @property
+    def n_calibrated(self) -> int:
+        """Number of weights assigned with feedback."""
+        return sum(factor.weight.numel() for factor in self.factors)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Smallest and largest shared weight, or 0 where that reaches further."""
+        weights = [*(factor.weight for factor in self.factors), *self.plain.values()]
+        if not weights:
+            raise InputError("the network has no weight to share")
+        low = min(float(weight.min()) for weight in weights)
+        high = max(float(weight.max()) for weight in weights)
+        return min(low, 0.0), max(high, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """One candidate's network.
+
+    Attributes:
+        entries: ``(n_entries,)`` float32, strictly increasing: the entries in use.
+        indices: by ``state_dict`` key, int64 in the shape of the weight.
+        kept: new values of kept tensors by key; tensors not named keep theirs.
+    """
+
+    entries: Tensor
+    indices: dict[str, Tensor]
+    kept: dict[str, Tensor]
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """Every changed tensor of the ``state_dict``, by key."""
+        return {name: self.entries[i] for name, i in self.indices.items()} | self.kept
+
+
+def prepare(
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    *,
+    shared: Collection[str] | None = None,
+    kind: CurvatureKind = "gradients",
+    sketches: int = 4,
+    temperature: float = 4.0,
+    damping: float = 0.01,
+    act_order: bool = True,
+    balance: float = 0.25,
+    through_norms: bool = True,
+    seed: int = 0,
+) -> Prepared:
+    """Measure and factorise a network.
+
+    Args:
+        network: the float network, left as it is.
+        batches: unlabelled calibration images ``(batch, ...)``, iterated once.
+        shared: ``state_dict`` keys to share; by default every linear and convolution weight the
+            network calls. Keys without a curvature get nearest entries and a reason.
+        kind: see :mod:`moeash.methods.gram`.
+        sketches: see :func:`moeash.methods.gram.measure_curvature`.
+        temperature: likewise.
+        damping: see :func:`moeash.methods.assign_feedback.prepare_feedback`.
+        act_order: likewise.
+        balance: exponent of :func:`moeash.methods.assign_feedback.balancing_scales`; 0 leaves the
+            rows as they are.
+        through_norms: let BatchNorms behind a layer undo its rescaling and take up constant
+            changes. Right when nothing else reads the layer, which is checked on the first batch.
+        seed: of the sketches.
+
+    Raises:
+        InputError: ``shared`` names no parameter, or an argument is out of range.
+        DataError: there are no images.
+    """
+    state = network.state_dict()
+    unknown = sorted(set(shared or ()) - set(state))
+    if unknown:
+        raise InputError(f"the network has no parameter {', '.join(map(repr, unknown))}")
+    fixed = set(shared or ())
+    if not through_norms:
+        fixed |= {name for name in state if name.endswith("running_mean")}
+    first: Tensor | None = None
+
+    def watched() -> Iterator[Tensor]:
+        nonlocal first
+        for batch in batches:
+            if first is None:
+                first = batch
+            yield batch
+
+    curvature = measure_curvature(
+        network,
+        watched(),
+        kind=kind,
+        sketches=sketches,
+        temperature=temperature,
+        fixed=fixed,
+        seed=seed,
+    )
+    layers = [c for c in curvature.layers if shared is None or c.name in shared]
+    factors = [prepare_feedback(c, damping=damping, act_order=act_order) for c in layers]
+    plain, reasons = {}, {}
+    for name in sorted(set(shared or ()) - {factor.name for factor in factors}):
+        plain[name] = state[name].detach().float().clone()
+        reasons[name] = curvature.left_out.get(name, "it is not the weight of a layer")
+    kept = {
+        factor.absorber: state[factor.absorber].detach().clone()
+        for factor in factors
+        if factor.absorber is not None
+    }
+    if through_norms:
+        assert first is not None
+        # Unbalanced factors are probed too: a running mean may absorb only what it alone reads.
+        probed, undone = _balanced(network, factors, balance or 0.25)
+        _check_same_function(network, probed, kept | undone, first)
+        if balance:
+            factors, kept = probed, kept | undone
+    return Prepared(tuple(factors), plain, reasons, kept)
+
+
+def nearest_only(network: nn.Module, shared: Collection[str]) -> Prepared:
+    """Return what :func:`compress` needs to send every weight to its nearest entry."""
+    state = network.state_dict()
+    plain = {name: state[name].detach().float().clone() for name in shared}
+    return Prepared((), plain, dict.fromkeys(plain, "there are no calibration images"), {})
+
+
+def compress(prepared: Prepared, k: int, rate: float, *, passes: int = PASSES) -> Compressed:
+    """Assign every shared weight to an entry of one global codebook.
+
+    Args:
+        prepared: from :func:`prepare`.
+        k: bins over the range of the shared weights; the grid is moved so that 0 is an entry.
+        rate: what a bit is worth, see :func:`moeash.methods.assign_feedback.rate_weight`.
+        passes: see :func:`moeash.methods.assign_feedback.assign_feedback`.
+
+    Raises:
+        InputError: k or the rate is out of range, or there is nothing to share.
+    """
+    if not rate >= 0:
+        raise InputError(f"got rate {rate}, needed at least 0")
+    low, high = prepared.span
+    entries = zero_aligned_entries(low, high, k)
+    price = rate_weight(prepared.factors, (high - low) / k, rate)
+    kept = dict(prepared.kept)
+    indices = {}
+    for factor in prepared.factors:
+        grid = entries.to(factor.weight.device)
+        chosen = assign_feedback(factor, grid, price=price, passes=passes)
+        indices[factor.name] = chosen
+        if factor.absorber is not None:
+            shift = output_shift(factor, chosen, grid).to(kept[factor.absorber])
+            sign = -1 if factor.absorber.endswith("running_mean") else 1
+            kept[factor.absorber] = kept[factor.absorber] + sign * shift
+    for name, weight in prepared.plain.items():
+        indices[name] = nearest(weight, entries.to(weight.device))
+    return _only_used(entries, indices, kept)
+
+
+def _only_used(entries: Tensor, indices: dict[str, Tensor], kept: dict[str, Tensor]) -> Compressed:
+    counts = torch.zeros(entries.numel(), dtype=torch.int64)
+    for chosen in indices.values():
+        counts += torch.bincount(chosen.flatten(), minlength=entries.numel()).cpu()
+    used = counts > 0
+    place = used.long().cumsum(0) - 1
+    renumbered = {name: place.to(chosen.device)[chosen] for name, chosen in indices.items()}
+    return Compressed(entries[used], renumbered, kept)
+
+
+def _balanced(
+    network: nn.Module, factors: list[Factor], exponent: float
+) -> tuple[list[Factor], dict[str, Tensor]]:
+    """Balance the rows in front of BatchNorms; return the factors and the tensors that undo it."""
+    norms, state = dict(network.named_modules()), network.state_dict()
+    scales = balancing_scales(factors, exponent)
+    balanced = []
+    undone = {}
+    for factor in factors:
+        if factor.name in scales:
+            norm = norms[str(factor.norm)]
+            assert isinstance(norm, NORM_TYPES)
+            mean, variance = norm.running_mean, norm.running_var
+            assert mean is not None and variance is not None
+            scale = safe_scales(scales[factor.name], variance, norm.eps)
+            factor = rescaled(factor, scale)
+            new_mean, new_variance = rescaled_statistics(mean, variance, norm.eps, scale.flatten())
+            undone[f"{factor.norm}.running_mean"] = new_mean
+            undone[f"{factor.norm}.running_var"] = new_variance
+            if factor.absorber is not None and factor.absorber != f"{factor.norm}.running_mean":
+                undone[factor.absorber] = state[factor.absorber] * scale.flatten()
+        balanced.append(factor)
+    return balanced, undone
+
+
+@torch.no_grad()
+def _check_same_function(
+    network: nn.Module, factors: list[Factor], kept: dict[str, Tensor], batch: Tensor
+) -> None:
+    """Refuse a network where something else than the BatchNorm reads a rescaled layer."""
+    twin = copy.deepcopy(network).eval()
+    expected = twin(batch)
+    state = dict(twin.state_dict())  # the twin's own memory: writing here changes the twin
+    for name, value in [(f.name, f.weight) for f in factors] + list(kept.items()):
+        state[name].copy_(value.reshape(state[name].shape))
+    moved = float((twin(batch) - expected).abs().max())
+    if not moved <= SAME_FUNCTION * float(expected.abs().max()):
+        raise RescalingError(
+            f"rescaling rows in front of BatchNorms moved the outputs by {moved:.3g}; something "
+            "else reads those layers: pass through_norms=False"
+        )

@@ -1,0 +1,186 @@
+"""Uniform bins of one global codebook, weights assigned with second-order error feedback.
+
+The house method. The codebook is the base method's: k uniform bins, zero-aligned. What changes is
+who goes where: rounding one weight moves the weights not yet rounded so that the network's outputs
+move least, as calibration images see it. No labels, no training.
+
+Source: methods.md section 6; GPTQ (arXiv 2210.17323) for the recursion. Differences are listed in
+:mod:`moeash.methods.error_feedback` and :mod:`moeash.methods.gram`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from moeash.core.candidate import Candidate
+from moeash.core.codebook import (
+    COUNT_DTYPE,
+    Codebook,
+    KeptPrecision,
+    KeptTensor,
+    Parameter,
+    SharedWeights,
+    State,
+    index_dtype,
+    keep,
+    keep_all,
+    share,
+)
+from moeash.core.variables import Integer, Real, Variable
+from moeash.data.splits import Split
+from moeash.errors import InputError
+from moeash.methods import error_feedback
+from moeash.methods.base import Preparation
+from moeash.methods.error_feedback import RescalingError
+from moeash.methods.gram import CurvatureKind
+
+
+@dataclass(frozen=True, eq=False)
+class FeedbackPrepared:
+    """What every candidate needs.
+
+    Attributes:
+        state: the float state.
+        network: factors of every calibrated layer, balanced, and what undoes the balancing.
+        kept: the kept parameters as stored, where a candidate does not move them.
+        kept_precision: how those it moves are stored.
+        notes: what people should know about the preparation.
+    """
+
+    state: State
+    network: error_feedback.Prepared
+    kept: dict[str, KeptTensor]
+    kept_precision: KeptPrecision
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Second-order error feedback on the one global codebook.
+
+    Attributes:
+        k: lowest and highest number of bins over the range of the balanced weights.
+        rate: what a bit is worth, lowest and highest; searched on a log scale. One value means the
+            same trade on every network; equal bounds fix it.
+        curvature: ``gradients`` of the output, or ``inputs`` of each layer.
+        sketches: random sketches of the output per calibration image.
+        temperature: of the softmax whose Hessian weighs the outputs.
+        damping: added to the diagonal, relative to its mean. Default: 0.01 from 1,000 images on,
+            inversely more for fewer, whose curvature is mostly noise.
+        balance: exponent of the row balancing in front of BatchNorms; 0 switches it off.
+        images: calibration images used, at most.
+        batch_size: calibration images a pass.
+    """
+
+    k: tuple[int, int] = (4, 128)
+    rate: tuple[float, float] = (0.02, 0.1)
+    curvature: CurvatureKind = "gradients"
+    sketches: int = 4
+    temperature: float = 4.0
+    damping: float | None = None
+    balance: float = 0.25
+    images: int = 5000
+    batch_size: int = 100
+
+    name = "feedback"
+    replayable = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k[0] <= self.k[1]:
+            raise InputError(f"method.k must be [low, high] with 1 <= low <= high, got {self.k}")
+        if not 0 < self.rate[0] <= self.rate[1]:
+            raise InputError(
+                f"method.rate must be [low, high] with 0 < low <= high, got {self.rate}"
+            )
+        if self.images < 1 or self.batch_size < 1:
+            raise InputError("method.images and method.batch_size must be at least 1")
+
+    def space(self) -> Sequence[Variable]:
+        """Return k and, unless its bounds are equal, the rate."""
+        k = Integer("k", *self.k)
+        return (k,) if self.rate[0] == self.rate[1] else (k, Real("rate", *self.rate, log=True))
+
+    def prepare(self, preparation: Preparation) -> FeedbackPrepared:
+        """Measure the curvature of every layer on the calibration split and factorise it.
+
+        Without a calibration split every weight goes to its nearest entry, and a note says so.
+        """
+        network = preparation.network
+        shared = [p.name for p in network.state if p.role == "shared"]
+        split = preparation.splits.get("calibration")
+        if split is None:
+            prepared = error_feedback.nearest_only(network.module, shared)
+            notes = [
+                "method feedback has no calibration split, so every weight goes to its nearest "
+                "entry; add [data.splits.calibration] (unlabelled images suffice)"
+            ]
+        else:
+            try:
+                prepared = self._measure(preparation, split, shared, through_norms=True)
+                notes = []
+            except RescalingError as error:
+                prepared = self._measure(preparation, split, shared, through_norms=False)
+                notes = [f"rows are not balanced: {error}"]
+            notes.append(
+                f"{prepared.n_calibrated:,} weights in {len(prepared.factors)} layers are assigned "
+                f"with feedback from {min(self.images, len(split)):,} calibration images"
+            )
+            for name, reason in prepared.reasons.items():
+                notes.append(f"{name} goes to its nearest entries: {reason}")
+        return FeedbackPrepared(
+            state=network.state,
+            network=prepared,
+            kept=keep_all(network.state, preparation.kept_precision),
+            kept_precision=preparation.kept_precision,
+            notes=tuple(notes),
+        )
+
+    def _measure(
+        self, preparation: Preparation, split: Split, shared: list[str], *, through_norms: bool
+    ) -> error_feedback.Prepared:
+        module = preparation.network.module
+        device = next(module.parameters()).device
+        order = np.arange(min(self.images, len(split)))
+        damping = 0.01 * max(1.0, 1000 / len(order)) if self.damping is None else self.damping
+        return error_feedback.prepare(
+            module,
+            (x.to(device) for x, _ in split.batches(self.batch_size, order=order)),
+            shared=shared,
+            kind=self.curvature,
+            sketches=self.sketches,
+            temperature=self.temperature,
+            damping=damping,
+            balance=self.balance if through_norms else 0.0,
+            through_norms=through_norms,
+            seed=preparation.seed,
+        )
+
+    def notes(self, prepared: FeedbackPrepared) -> Sequence[str]:
+        """Return how many weights are assigned with feedback, and which are not and why."""
+        return prepared.notes
+
+    def compress(self, prepared: FeedbackPrepared, candidate: Candidate) -> SharedWeights:
+        """Return the shared weights of ``(k, rate)``."""
+        values = candidate.as_dict()
+        rate = float(values.get("rate", self.rate[0]))
+        result = error_feedback.compress(prepared.network, int(values["k"]), rate)
+        codebook = Codebook(result.entries.cpu().numpy())
+        dtype = index_dtype(len(codebook))
+        assigned = {}
+        for name, chosen in result.indices.items():
+            indices = chosen.flatten().cpu().numpy().astype(dtype)
+            counts = np.bincount(indices, minlength=len(codebook)).astype(COUNT_DTYPE)
+            assigned[name] = (0, indices, counts)
+        kept = dict(prepared.kept)
+        for parameter in prepared.state:
+            moved = result.kept.get(parameter.name)
+            if moved is not None and parameter.role == "kept":
+                kept[parameter.name] = keep(_moved(parameter, moved), prepared.kept_precision)
+        return share(prepared.state, [codebook], assigned, kept)
+
+
+def _moved(parameter: Parameter, values: torch.Tensor) -> Parameter:
+    array = values.detach().cpu().float().numpy().reshape(parameter.shape)
+    return Parameter(parameter.name, parameter.shape, parameter.dtype, "kept", array)

@@ -1,0 +1,34 @@
+"""Open storage and stored studies. Light: who only reads a study does not load torch."""
+
+import os
+
+from moeash.study.storage.base import Storage
+from moeash.study.storage.sql import SqlStorage
+from moeash.study.study import Study
+
+DEFAULT_STORAGE = "moeash.db"
+
+
+def open_storage(storage: str | Storage | None = None, *, create: bool = True) -> Storage:
+    """Return storage: as given, from ``MOEASH_STORAGE``, or ``./moeash.db``.
+
+    Args:
+        storage: database URL, SQLite path, or storage that is open already.
+        create: make a database that does not exist; who only reads has nothing to find in it.
+
+    Raises:
+        StorageError: it cannot be opened.
+        StudyNotFoundError: it does not exist and is not to be created.
+    """
+    if storage is None:
+        storage = os.environ.get("MOEASH_STORAGE") or DEFAULT_STORAGE
+    return SqlStorage(storage, create=create) if isinstance(storage, str) else storage
+
+
+def open_study(name: str, storage: str | Storage | None = None) -> Study:
+    """Return a stored study.
+
+    Raises:
+        StudyNotFoundError: there is none of that name, or no database.
+    """
+    return Study(open_storage(storage, create=False), name)

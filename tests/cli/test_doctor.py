@@ -1,0 +1,12 @@
+def test_a_healthy_installation_passes_every_check(moeash, tiny):
+    answer = moeash("doctor", "--storage", tiny.storage, "--json")
+    assert answer.code == 0 and answer.json["ok"]
+    details = {check["check"]: check["detail"] for check in answer.json["checks"]}
+    assert details["storage"].endswith(": 1 study")
+    assert "equal to their definition" in details["kernels"]
+
+
+def test_a_database_that_is_none_fails_the_check(moeash, tiny):
+    answer = moeash("doctor", "--storage", tiny.spec)
+    assert answer.code == 1
+    assert "FAIL  storage: StorageError" in answer.out and "not a database" in answer.out

@@ -1,0 +1,162 @@
+import json
+
+import pytest
+
+FRONT_KEYS = {
+    "id",
+    "candidate",
+    "stage",
+    "metric",
+    "metric_name",
+    "drop",
+    "size_bytes",
+    "ratio",
+    "entries",
+    "bits_per_weight",
+}
+
+
+@pytest.fixture
+def stored(monkeypatch, tiny):
+    monkeypatch.setenv("MOEASH_STORAGE", tiny.storage)
+    return tiny
+
+
+def test_run_leaves_the_front_pictures_and_a_verified_file(stored):
+    names = {path.name for path in (stored.folder / "results").iterdir()}
+    assert names == {
+        "tiny.moeash",
+        "front.json",
+        "front.png",
+        "hypervolume.png",
+        "codebook.png",
+        "bytes.png",
+    }
+    summary = json.loads((stored.folder / "results" / "front.json").read_text())
+    assert summary["exported"]["size_bytes"] == stored.file.stat().st_size
+    assert summary["exported"]["holdout"]["n_images"] == 100
+
+
+def test_run_on_a_finished_study_evaluates_nothing_and_writes_its_output_again(moeash, stored):
+    before = moeash("status", "tiny", "--json").json
+    answer = moeash("run", stored.spec, "--json")
+    assert answer.code == 0
+    assert answer.json["study"] == "tiny" and answer.json["ending"] == before["ending"]
+    assert "continuing after" in answer.err and "evaluations" in answer.err
+    assert answer.json["exported"]["path"] == "results/tiny.moeash"
+    assert moeash("verify", "results/tiny.moeash", "--study", "tiny").code == 0
+    assert moeash("status", "tiny", "--json").json["evaluations"] == before["evaluations"]
+
+
+def test_front_has_the_promised_keys_smallest_first(moeash, stored):
+    front = moeash("front", "tiny", "--json").json
+    assert len(front) > 1
+    assert all(set(row) >= FRONT_KEYS for row in front)
+    assert all(row["stage"] in ("search", "merged") for row in front)
+    assert [r["size_bytes"] for r in front] == sorted(r["size_bytes"] for r in front)
+    assert [r["metric"] for r in front] == sorted(r["metric"] for r in front)
+
+
+def test_front_says_what_it_is_measured_against(moeash, stored):
+    title, heading, *rows = moeash("front", "tiny").out.splitlines()
+    assert "220,664 B" in title and "top1" in title
+    assert heading.split() == [
+        "id", "candidate", "stage", "bytes", "ratio", "entries", "bits/weight", "top1", "drop",
+    ]  # fmt: skip
+    assert len(rows) == len(moeash("front", "tiny", "--json").json)
+
+
+def test_list_names_every_study(moeash, stored):
+    (row,) = moeash("list", "--json").json
+    assert (row["name"], row["status"]) == ("tiny", "finished")
+    assert "tiny" in moeash("list").out
+
+
+def test_status_counts_add_up(moeash, stored):
+    status = moeash("status", "tiny", "--json").json
+    assert status["evaluations"] == status["complete"] + status["stopped"] + status["failed"]
+    assert status["forward_batches"] <= status["forward_batches_of_full_evaluations"]
+    assert status["front"] == len(moeash("front", "tiny", "--json").json)
+    text = moeash("status", "tiny").out
+    assert "54,864 weights shared, 300 kept" in text
+
+
+@pytest.mark.parametrize(
+    "options, chosen",
+    [
+        (["--pick", "smallest"], lambda front: front[0]),
+        (["--pick", "smallest", "--max-drop", "0"], None),
+        (["--pick", "best"], lambda front: front[-1]),
+        (["--id", "last"], lambda front: front[-1]),
+    ],
+)
+def test_export_writes_the_solution_that_was_asked_for(moeash, stored, options, chosen):
+    front = moeash("front", "tiny", "--json").json
+    options = [str(front[-1]["id"]) if option == "last" else option for option in options]
+    expected = (chosen or (lambda f: next(r for r in f if r["drop"] <= 1e-12)))(front)
+    report = moeash("export", "tiny", "--to", "x.moeash", *options, "--json").json
+    assert report["solution"] == expected
+    assert report["size_bytes"] == expected["size_bytes"]
+    assert moeash("inspect", "x.moeash", "--json").json["size_bytes"] == expected["size_bytes"]
+
+
+def test_export_prints_the_holdout_with_its_interval(moeash, stored):
+    answer = moeash("export", "tiny", "--to", "x.moeash", "--pick", "knee")
+    assert answer.code == 0
+    assert "holdout (100 images): top-1" in answer.out and "[95 %:" in answer.out
+
+
+def test_export_of_nothing_within_the_drop_names_the_nearest(moeash, stored, tmp_path):
+    answer = moeash("export", "tiny", "--to", "x.moeash", "--max-drop", "-1")
+    assert answer.code == 2
+    assert "no solution within a drop of -1.0; the best one, id" in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["front", "hypervolume", "codebook", "bytes"])
+def test_every_kind_of_plot_is_written_as_png_and_svg(moeash, stored, tmp_path, kind):
+    assert moeash("plot", "tiny", "--kind", kind, "--to", "p.svg").out == "wrote p.svg\n"
+    assert moeash("plot", "tiny", "--kind", kind, "--to", "p.png", "--json").json == {
+        "wrote": "p.png"
+    }
+    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
+    assert b"<svg" in (tmp_path / "p.svg").read_bytes()
+
+
+def test_another_spec_under_the_same_name_is_refused_with_the_difference(moeash, stored):
+    answer = moeash("run", stored.spec, "--set", "seed=7")
+    assert answer.code == 2
+    assert "seed: stored 0, now 7" in answer.err
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("foo", "--set 'foo' is not KEY.PATH=VALUE"),
+        ("search.populatoin=3", "unknown key 'search.populatoin'; nearest: 'population'"),
+        ("method.name=unifrom", "no method 'unifrom'; nearest: 'uniform'"),
+        ("evaluation.metric=top2", "no metric 'top2'; nearest: 'top1'"),
+        ("network.source=resnet21", "resnet20"),
+        ("seed.x=1", "'seed' is a value, not a table"),
+    ],
+)
+def test_overrides_that_say_nothing_valid_are_refused_with_the_way_out(
+    moeash, tiny, override, message
+):
+    answer = moeash("run", tiny.spec, "--set", "seed=0", "--set", override)
+    assert (answer.code, answer.out) == (2, "")
+    assert message in answer.err
+    assert answer.err.splitlines()[-1].startswith("moeash: ")
+
+
+def test_what_a_users_function_prints_stays_out_of_the_json(moeash, tiny, tmp_path):
+    (tmp_path / "chatty.py").write_text(
+        "def make():\n    print('hello from the factory')\n"
+        "    from moeash.networks.sources import load_network\n"
+        "    return load_network('digits-cnn')\n"
+    )
+    answer = moeash(
+        "run", tiny.spec, "--json", "--set", "network.source=chatty:make", "--set", "name=chatty"
+    )
+    assert answer.json["study"] == "chatty"
+    assert "hello from the factory" in answer.err

@@ -1,0 +1,204 @@
+"""What every method promises, whatever it does inside; and what sets each apart."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from moeash.codec.size import size
+from moeash.core.candidate import Candidate
+from moeash.core.codebook import keep_all
+from moeash.data.sources import load_source
+from moeash.data.splits import draw_splits
+from moeash.errors import InputError
+from moeash.methods.base import Preparation
+from moeash.methods.feedback import Feedback
+from moeash.methods.gpfq import Gpfq
+from moeash.methods.registry import METHODS
+from moeash.methods.uniform import Uniform
+from moeash.networks.inplace import WeightWriter
+from moeash.networks.network import Network
+from moeash.networks.parameters import read_state
+from moeash.networks.sources import load_network
+from moeash.recipes.digits import SPLITS
+from moeash.searches.space import Space
+
+SMALL = {
+    "uniform": Uniform(k=(2, 40)),
+    "feedback": Feedback(k=(2, 40), images=60, sketches=1, batch_size=30),
+    "gpfq": Gpfq(levels=(1, 8), images=60, batch_size=30),
+}
+
+
+@pytest.fixture(scope="module")
+def network():
+    module = load_network("digits-cnn")
+    return Network(module, read_state(module), "digits-cnn")
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return draw_splits(load_source("digits"), SPLITS)
+
+
+def prepared(method, network, splits, **changes):
+    given = {"kept_precision": "float32", "seed": 3, "n_threads": 1, **changes}
+    return method.prepare(Preparation(network=network, splits=splits, **given))
+
+
+def middle(method):
+    space = Space(tuple(method.space()))
+    return space.decode((space.lower + space.upper) / 2)
+
+
+def accuracy(network, shared, split):
+    writer = WeightWriter(network.module, network.state)
+    writer.write(shared)
+    with torch.inference_mode():
+        right = [(network.module(x).argmax(1) == y).float().mean() for x, y in split.batches(450)]
+    writer.restore()
+    return float(right[0])
+
+
+def test_every_registered_method_is_tested_here():
+    assert set(SMALL) == set(METHODS)
+
+
+@pytest.mark.parametrize("method", SMALL.values(), ids=SMALL)
+class TestEveryMethod:
+    """The contract of :class:`moeash.methods.base.Method`."""
+
+    def test_compressing_twice_gives_the_same_weights(self, method, network, splits):
+        ready = prepared(method, network, splits)
+        first = method.compress(ready, middle(method))
+        again = method.compress(prepared(method, network, splits), middle(method))
+        assert first.fingerprint() == again.fingerprint()
+
+    def test_prepared_arrays_survive_the_trip_to_a_worker(self, method, network, splits):
+        ready = prepared(method, network, splits)
+        there = pickle.loads(pickle.dumps(ready))
+        want = method.compress(ready, middle(method)).fingerprint()
+        assert method.compress(there, middle(method)).fingerprint() == want
+
+    def test_the_network_is_never_touched(self, method, network, splits):
+        before = copy.deepcopy(network.module.state_dict())
+        method.compress(prepared(method, network, splits), middle(method))
+        after = network.module.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_what_a_candidate_left_in_the_module_does_not_matter(self, method, network, splits):
+        ready = prepared(method, network, splits)
+        want = method.compress(ready, middle(method)).fingerprint()
+        writer = WeightWriter(network.module, network.state)
+        writer.write(method.compress(ready, Candidate.of(middle(method).as_dict())))
+        got = method.compress(ready, middle(method)).fingerprint()
+        writer.restore()
+        assert got == want
+
+    def test_every_weight_is_an_entry_and_every_entry_is_used(self, method, network, splits):
+        shared = method.compress(prepared(method, network, splits), middle(method))
+        assert shared.n_shared == 54864
+        used = [np.zeros(len(book), dtype=np.int64) for book in shared.codebooks]
+        for tensor in shared.shared:
+            counted = np.bincount(tensor.indices, minlength=len(tensor.counts))
+            assert (counted == tensor.counts).all()
+            used[tensor.codebook] += tensor.counts
+        assert all((counts > 0).all() for counts in used)
+
+    def test_more_symbols_come_closer_to_the_network(self, method, network, splits):
+        ready = prepared(method, network, splits)
+        space = Space(tuple(method.space()))
+        split = splits["search"]
+        coarse = accuracy(network, method.compress(ready, space.decode(space.lower)), split)
+        fine = accuracy(network, method.compress(ready, space.decode(space.upper)), split)
+        assert coarse < fine
+        assert fine > 0.97  # float: 0.9889
+
+
+def test_feedback_beats_nearest_bins_at_fewer_bytes(network, splits):
+    feedback, nearest = Feedback(k=(2, 40), images=100, batch_size=50), SMALL["uniform"]
+    ours = feedback.compress(
+        prepared(feedback, network, splits), Candidate.of({"k": 24, "rate": 0.03})
+    )
+    theirs = nearest.compress(prepared(nearest, network, splits), Candidate.of({"k": 9}))
+    split = splits["search"]
+    assert size(ours).total < size(theirs).total
+    assert accuracy(network, ours, split) > accuracy(network, theirs, split) + 0.02
+
+
+def test_feedback_without_calibration_goes_to_nearest_entries_and_says_so(network):
+    method = SMALL["feedback"]
+    ready = prepared(method, network, {})
+    (note,) = method.notes(ready)
+    assert "no calibration split" in note and "[data.splits.calibration]" in note
+    shared = method.compress(ready, Candidate.of({"k": 20, "rate": 0.05}))
+    entries = shared.codebooks[0].entries
+    for tensor in shared.shared:
+        (weights,) = [p.values for p in network.state if p.name == tensor.name]
+        distance = np.abs(weights.ravel()[:, None].astype(float) - entries[None].astype(float))
+        chosen = np.take_along_axis(distance, tensor.indices[:, None].astype(int), axis=1)[:, 0]
+        assert (chosen <= distance.min(axis=1) + 1e-7).all()
+
+
+def test_feedback_says_how_many_weights_it_assigns(network, splits):
+    method = SMALL["feedback"]
+    (note,) = method.notes(prepared(method, network, splits))
+    assert note.startswith("54,864 weights in 4 layers are assigned with feedback from 60 ")
+
+
+def test_feedback_moves_kept_tensors_and_keeps_their_precision(network, splits):
+    method = SMALL["feedback"]
+    ready = prepared(method, network, splits, kept_precision="float16")
+    shared = method.compress(ready, Candidate.of({"k": 12, "rate": 0.05}))
+    plain = keep_all(network.state, "float16")
+    moved = [t.name for t in shared.kept if not np.array_equal(t.values, plain[t.name].values)]
+    assert "fc2.bias" in moved
+    assert {str(t.values.dtype) for t in shared.kept if t.dtype == "float32"} == {"float16"}
+
+
+def test_gpfq_has_a_codebook_a_layer_and_needs_calibration(network, splits):
+    method = SMALL["gpfq"]
+    shared = method.compress(prepared(method, network, splits), Candidate.of({"levels": 2}))
+    assert len(shared.codebooks) == 4
+    assert all(len(book) <= 5 for book in shared.codebooks)
+    with pytest.raises(InputError, match="gpfq needs calibration images"):
+        prepared(method, network, {})
+
+
+def test_gpfq_names_what_it_keeps(splits):
+    module = load_network("digits-cnn")
+    module.register_parameter("scale", torch.nn.Parameter(torch.ones(2, 2)))
+    odd = Network(module, read_state(module), "odd")
+    method = SMALL["gpfq"]
+    ready = prepared(method, odd, splits)
+    assert any("scale is kept: it is no linear or convolution weight" in n for n in ready.notes)
+    shared = method.compress(ready, Candidate.of({"levels": 2}))
+    assert "scale" in [t.name for t in shared.kept]
+
+
+def test_gpfq_bias_correction_changes_biases_only(network, splits):
+    plain, corrected = SMALL["gpfq"], Gpfq(levels=(1, 8), images=60, bias_correction=True)
+    candidate = Candidate.of({"levels": 1})
+    one = plain.compress(prepared(plain, network, splits), candidate)
+    two = corrected.compress(prepared(corrected, network, splits), candidate)
+    pairs = zip(one.kept, two.kept, strict=True)
+    changed = [a.name for a, b in pairs if not np.array_equal(a.values, b.values)]
+    assert changed and all(name.endswith("bias") for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Feedback(k=(0, 3)), "k must be"),
+        (lambda: Feedback(rate=(0.0, 0.1)), "rate must be"),
+        (lambda: Feedback(images=0), "at least 1"),
+        (lambda: Gpfq(levels=(3, 2)), "levels must be"),
+        (lambda: Uniform(k=(5, 4)), "k must be"),
+        (lambda: Uniform(clip=(1.0, 1.0)), "clip must be"),
+    ],
+)
+def test_options_out_of_range_are_refused(build, message):
+    with pytest.raises(InputError, match=message):
+        build()

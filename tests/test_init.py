@@ -1,0 +1,58 @@
+import subprocess
+import sys
+
+import pytest
+
+import moeash
+
+HEAVY = ("torch", "torchvision", "pymoo", "pandas", "matplotlib", "scipy", "sqlalchemy", "rich")
+
+
+def loaded_after(code: str) -> set[str]:
+    """Return the top-level modules a fresh interpreter has loaded after running code."""
+    probe = f"{code}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, timeout=120, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_importing_moeash_loads_nothing_heavy():
+    assert not loaded_after("import moeash") & {*HEAVY, "numpy", "pydantic", "typer"}
+
+
+def test_reading_a_file_needs_numpy_and_the_entropy_coder_only(tiny):
+    modules = loaded_after(f"import moeash; moeash.read({str(tiny.file)!r})")
+    assert {"numpy", "constriction"} <= modules
+    assert not modules & {*HEAVY, "bitarray", "safetensors", "pydantic"}
+
+
+def test_reading_a_study_loads_no_torch(tiny):
+    modules = loaded_after(
+        f"import moeash; assert moeash.open_study('tiny', {tiny.storage!r}).front()"
+    )
+    assert "sqlalchemy" in modules
+    assert not modules & (set(HEAVY) - {"sqlalchemy"})
+
+
+def test_the_help_loads_nothing_heavy():
+    modules = loaded_after(
+        "import sys; sys.argv = ['moeash', '--help']\n"
+        "import moeash.cli.main as m\n"
+        "try: m.main()\nexcept SystemExit as end: assert end.code == 0"
+    )
+    assert "typer" in modules
+    assert not modules & (set(HEAVY) - {"rich"} | {"numpy", "pydantic"})
+
+
+def test_all_is_what_is_public_sorted_and_documented():
+    assert moeash.__all__ == sorted(moeash.__all__)
+    for name in moeash.__all__:
+        assert getattr(moeash, name).__doc__, name
+        assert name in dir(moeash)
+    assert set(moeash.__all__) == set(moeash._HOMES)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'moeash' has no attribute 'serach'"):
+        moeash.serach  # noqa: B018
