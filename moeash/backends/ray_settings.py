@@ -15,11 +15,8 @@ QUIET: dict[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # A disabled `ray start` still posts one "disabled" report; the discard port takes it.
     "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
-    # Without this an actor with num_gpus=0 loses CUDA_VISIBLE_DEVICES altogether; the future
-    # default, and silent about it.
+    # Ray would hide every GPU from actors that reserve none, and warn that it will stop doing so.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # The dashboard's progress lines fight with moeash's own.
-    "RAY_DEDUP_LOGS": "1",
 }
 """Set in the driver, and by docker/ on every node."""
 
@@ -77,12 +74,16 @@ def local_options(*, n_cpus: float, n_gpus: float) -> dict[str, object]:
     """Return the arguments of ``ray.init`` for a Ray that lives as long as one study."""
     options: dict[str, object] = {
         "num_cpus": max(1, -int(-n_cpus // 1)),  # workers as asked for, even on fewer cores
-        "include_dashboard": False,  # nobody looks at it, and it probes for cloud metadata
+        # Nobody looks at it. With ray[default] its process starts all the same and asks a cloud's
+        # metadata address, unless ~/ray_bootstrap_config.yaml exists; docker/ has that file, but
+        # a person's home is not ours to write to.
+        "include_dashboard": False,
         "log_to_driver": False,  # moeash reports what matters itself
         "logging_level": "ERROR",
         "object_store_memory": OBJECT_STORE_BYTES,
-        "_node_ip_address": "127.0.0.1",  # workers talk over loopback
     }
+    # Ray 2.60 listens on all interfaces whatever address it is given: the token of `prepare` is
+    # what keeps others out, and in tests a network namespace that has only loopback.
     if not n_gpus:
         options["num_gpus"] = 0  # do not even look for GPUs
     return options

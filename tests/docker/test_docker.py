@@ -53,7 +53,6 @@ def test_hadolint_has_nothing_to_say():
 def test_the_image_sets_every_ray_setting_that_the_driver_sets():
     environment = image_environment()
     wanted = ray_settings.QUIET | ray_settings.FAST_DETECTION | {"RAY_AUTH_MODE": "token"}
-    del wanted["RAY_DEDUP_LOGS"]  # Ray's own default
     assert {name: environment.get(name) for name in wanted} == wanted
 
 
