@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from moeash.backends.inprocess import InProcessBackend
 from moeash.codec.container import write
 from moeash.codec.pools import Coder
 from moeash.codec.size import SizeReport, size
@@ -71,9 +70,8 @@ def run(
         spec = load_spec(spec)
     elif not isinstance(spec, StudySpec):
         spec = parse_spec(spec)
-    return run_plan(
-        Plan.from_spec(spec), open_storage(storage), InProcessBackend, progress or Silent()
-    )
+    plan = Plan.from_spec(spec)
+    return run_plan(plan, open_storage(storage), plan.make_backend, progress or Silent())
 
 
 def search(
@@ -186,13 +184,13 @@ def search(
         seed=seed,
     )
     if storage is not None:
-        study = run_plan(plan, open_storage(storage), InProcessBackend, progress or Silent())
+        study = run_plan(plan, open_storage(storage), plan.make_backend, progress or Silent())
         study.task = task
         return study
     folder = tempfile.mkdtemp(prefix="moeash-")
     try:
         store = open_storage(str(Path(folder) / DEFAULT_STORAGE))
-        study = run_plan(plan, store, InProcessBackend, progress or Silent())
+        study = run_plan(plan, store, plan.make_backend, progress or Silent())
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

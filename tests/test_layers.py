@@ -48,6 +48,7 @@ HOME = {  # third parties that must stay at home: module prefix -> where it may 
     "typer": ("cli",),
     "rich": ("cli",),
     "sklearn": ("data",),
+    "ray": ("backends/ray", "cli/cluster"),
     "PIL": ("data",),
 }
 

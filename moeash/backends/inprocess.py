@@ -1,11 +1,9 @@
 """Evaluate in this process, one job after the other: the reference every backend must equal."""
 
-from collections.abc import Sequence
-
-from moeash.backends.base import Baseline, Outcomes
+from moeash.backends.base import Baseline, Notify, OneAtATime, ignore
 from moeash.core.codebook import SharedWeights
 from moeash.evaluation.evaluate import Evaluator
-from moeash.evaluation.outcome import Archive, Job
+from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task
 from moeash.networks.parameters import describe as count_parameters
 from moeash.networks.parameters import network_fingerprint
@@ -28,10 +26,11 @@ def describe(evaluator: Evaluator) -> Baseline:
     )
 
 
-class InProcessBackend:
+class InProcessBackend(OneAtATime):
     """One evaluator in this process."""
 
     def __init__(self, task: Task) -> None:
+        super().__init__()
         self._task = task
         self._evaluator: Evaluator | None = None
 
@@ -41,15 +40,14 @@ class InProcessBackend:
         assert self._evaluator is not None
         return self._evaluator
 
-    def open(self) -> Baseline:
+    def open(self, notify: Notify = ignore) -> Baseline:
         """Load the task."""
         self._evaluator = Evaluator(self._task)
         return describe(self._evaluator)
 
-    def map(self, jobs: Sequence[Job], archive: Archive) -> Outcomes:
-        """Yield outcomes in the order of the jobs."""
-        for position, job in enumerate(jobs):
-            yield position, self.evaluator.evaluate(job, archive)
+    def evaluate(self, job: Job, archive: Archive) -> Outcome:
+        """Evaluate one job."""
+        return self.evaluator.evaluate(job, archive)
 
     def build(self, job: Job) -> SharedWeights:
         """Return the shared weights of a job."""

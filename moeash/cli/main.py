@@ -6,6 +6,7 @@ and nothing else. Heavy imports happen inside the commands, so that ``--help`` i
 """
 
 import os
+import signal
 import sys
 import traceback
 from typing import Annotated, NoReturn
@@ -13,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from moeash import __version__
-from moeash.cli import doctor, files, spec, studies
+from moeash.cli import cluster, doctor, files, spec, studies
 from moeash.errors import InputError, MoeashError, StudyExistsError, StudyNotFoundError
 
 app = typer.Typer(
@@ -41,6 +42,9 @@ def options(
 
 
 app.command("run")(studies.run)
+app.command("submit")(cluster.submit)
+app.command("stop")(cluster.stop)
+app.command("logs")(cluster.logs)
 app.command("list")(studies.list_studies)
 app.command("status")(studies.status)
 app.command("front")(studies.front)
@@ -65,6 +69,8 @@ def main() -> NoReturn:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     # A spec may name package.module:factory from where the person stands, as python -m would find.
     sys.path.insert(0, "")
+    # Schedulers and `moeash stop` end a process this way: like Ctrl-C, so that the study says so.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = _run(arguments)
         sys.stdout.flush()

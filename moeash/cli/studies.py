@@ -1,5 +1,6 @@
 """Commands about studies: run, list, status, front, plot, export."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ from moeash.cli.show import (
     JsonOption,
     StorageOption,
     bytes_text,
+    duration_text,
     front_table,
     keep_stdout,
     percent,
@@ -29,19 +31,48 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a spec value, e.g. seed=1."),
     ] = None,
+    backend: Annotated[
+        Literal["inprocess", "ray"] | None,
+        typer.Option("--backend", help="Where to evaluate; the options below imply ray."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Workers on Ray.", show_default=False)
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option("--gpus-per-worker", min=0, help="GPUs reserved; 0.5: two share one."),
+    ] = None,
+    cpus_per_worker: Annotated[
+        float | None, typer.Option("--cpus-per-worker", min=0, help="CPUs reserved for a worker.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="auto or HOST:PORT of a Ray head; default: its own Ray."),
+    ] = None,
+    release_idle: Annotated[
+        bool, typer.Option("--release-idle", help="End idle workers between generations.")
+    ] = False,
     storage: StorageOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Run a study, or continue it; write its front, plots and picked file."""
     from moeash.cli.progress import TOLERABLE_DROP, for_terminal
 
+    flags = backend_overrides(
+        backend,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        cpus_per_worker=cpus_per_worker,
+        address=address,
+        release_idle=release_idle or None,
+    )
     progress = for_terminal()
     try:
         from moeash import api
         from moeash.exports.output import write_output
         from moeash.study.spec import load_spec
 
-        checked = load_spec(spec, overrides or [])
+        checked = load_spec(spec, [*(overrides or []), *flags])
         drop = checked.output.max_drop if checked.output is not None else None
         progress.expect(
             generations=checked.search.stop.generations,
@@ -72,6 +103,21 @@ def run(
         show_export(report)
     for path in paths:
         print(f"wrote {path}")
+
+
+def backend_overrides(kind: str | None, **values: Any) -> list[str]:
+    """Return the flags of a backend as ``--set`` would say them."""
+    given = {name: value for name, value in values.items() if value is not None}
+    if kind == "inprocess":  # whatever the file says of workers is about Ray
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise typer.BadParameter(f"{flags} need --backend ray", param_hint="--backend")
+        return ['backend={kind="inprocess"}']
+    if kind is None and not given:
+        return []
+    return ['backend.kind="ray"'] + [
+        f"backend.{name}={json.dumps(value)}" for name, value in given.items()
+    ]
 
 
 def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> None:
@@ -125,6 +171,7 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
     """Show where a study stands."""
     from moeash.searches.loop import ENDINGS
     from moeash.study.opening import open_study
+    from moeash.study.pace import Pace, pace_of
 
     opened = open_study(study, storage)
     evaluations, generations = opened.evaluations(), opened.generations()
@@ -132,6 +179,9 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         name: sum(r.outcome.status == name for r in evaluations)
         for name in ("complete", "stopped", "failed")
     }
+    running = opened.record.status == "running"
+    pace = pace_of(opened.facts.spec, evaluations, generations) if running else Pace(None, None)
+    events = opened.storage.events(opened.record.id)
     batches = sum(r.outcome.n_batches for r in evaluations)
     full = len(evaluations) * opened.facts.n_batches
     facts = opened.facts
@@ -149,6 +199,9 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         "generations": len(generations),
         "hypervolume": generations[-1].hypervolume if generations else None,
         "front": len(opened.front()),
+        "workers": opened.record.workers if running else 0,
+        "evaluations_per_minute": pace.per_minute,
+        "search_left_s": pace.search_left_s,
         "forward_batches": batches,
         "forward_batches_of_full_evaluations": full,
         "evaluation_seconds": sum(r.outcome.duration_s for r in evaluations),
@@ -158,6 +211,7 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
             for r in evaluations
             if r.outcome.status == "failed"
         ],
+        "events": [{"at": event.created_at, "text": event.text} for event in events],
     }
     if json_:
         print_json(summary)
@@ -178,6 +232,13 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         print(f"forward batches: {batches:,} of {full:,} ({percent(batches / full)})")
     if generations:
         print(f"hypervolume {generations[-1].hypervolume:.6f}, front of {summary['front']}")
+    if running:
+        rate = "" if pace.per_minute is None else f", {pace.per_minute:.1f} evaluations a minute"
+        left = pace.search_left_s
+        eta = "" if left is None else f", search ends in about {duration_text(left)}"
+        print(f"workers: {opened.record.workers or 0}{rate}{eta}")
+    for event in events[-5:]:
+        print(f"{event.created_at[:19].replace('T', ' ')} {event.text}")
     for failure in summary["errors"][:5]:
         print(f"failed: {failure['id']} {failure['candidate']}: {failure['error']}")
 

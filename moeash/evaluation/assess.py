@@ -7,7 +7,7 @@ with it every batch, is fixed for the study, so numbers do not depend on where a
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from moeash.data.splits import Split
 from moeash.errors import EvaluationError
 from moeash.evaluation.metrics import Metric
+
+Precision = Literal["float32", "tf32", "bf16"]
+"""Arithmetic of the forward pass. The last two are faster on GPUs and give other numbers."""
 
 Hopeless = Callable[[float], bool]
 """Tells from the highest metric still possible whether measuring on is pointless."""
@@ -31,6 +34,21 @@ class Measurement:
     n_batches: int
 
 
+@dataclass(frozen=True, eq=False)
+class FloatPass:
+    """What one pass of the float network over the split told; the same for all workers.
+
+    Attributes:
+        baseline: its metric.
+        order: ``(n,)`` int64 positions of the images, hardest first.
+        targets: ``(n,)`` int64 of the metric, in the split's own order.
+    """
+
+    baseline: float
+    order: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+
 class Assessment(Protocol):
     """Measures the module's present weights."""
 
@@ -43,6 +61,9 @@ class Assessment(Protocol):
     n_batches: int
     """Forward batches of a full measurement."""
 
+    float_pass: FloatPass | None
+    """What the float network measured on images; None when a function measures."""
+
     def measure(self, hopeless: Hopeless) -> Measurement:
         """Measure, stopping as soon as ``hopeless`` says so."""
         ...
@@ -52,13 +73,39 @@ class SplitAssessment:
     """A metric on a split of images, hardest first."""
 
     def __init__(
-        self, module: nn.Module, split: Split, metric: Metric, *, batch_size: int, device: str
+        self,
+        module: nn.Module,
+        split: Split,
+        metric: Metric,
+        *,
+        batch_size: int,
+        device: str,
+        precision: Precision = "float32",
+        float_pass: FloatPass | None = None,
     ) -> None:
+        """Measure the float network, unless ``float_pass`` says what another worker measured."""
         self._module = module
         self._metric = metric
         self._device = device
+        self._precision = precision
+        self._split = split
+        self._batch_size = batch_size
+        known = float_pass or self._measure_float()
+        self.float_pass: FloatPass | None = known
+        self.baseline = known.baseline
+        self.reference = metric.reference
+        self.order = known.order
+        self._targets = known.targets[self.order]
+        self.n_batches = -(-len(split) // batch_size)
+        self._held: list[Tensor] = []
+
+    def _measure_float(self) -> FloatPass:
+        split = self._split
         outputs = torch.cat(
-            [_first_forward(module, x, device).cpu() for x, _ in split.batches(batch_size)]
+            [
+                _first_forward(self._module, x, self._device, self._precision).cpu()
+                for x, _ in split.batches(self._batch_size)
+            ]
         )
         labels = split.labels
         if outputs.ndim != 2:
@@ -72,17 +119,10 @@ class SplitAssessment:
                 f"the search split has label {int(labels.max())} but the network has only "
                 f"{outputs.shape[1]} outputs; the network or the data is the wrong one"
             )
-        targets = metric.targets(labels, outputs)
-        tally = metric.start(targets)
+        targets = self._metric.targets(labels, outputs)
+        tally = self._metric.start(targets)
         tally.add(outputs)
-        self.baseline = tally.value()
-        self.reference = metric.reference
-        self.order = hardest_first(outputs, targets)
-        self._targets = targets[self.order]
-        self._split = split
-        self._batch_size = batch_size
-        self.n_batches = -(-len(split) // batch_size)
-        self._held: list[Tensor] = []
+        return FloatPass(tally.value(), hardest_first(outputs, targets), targets)
 
     def _batches(self) -> Iterator[Tensor]:
         if not self._split.in_memory:
@@ -105,7 +145,7 @@ class SplitAssessment:
             return Measurement(None, tally.upper_bound(), 0)
         n_batches = 0
         for x in self._batches():
-            tally.add(_forward(self._module, x, self._device))
+            tally.add(_forward(self._module, x, self._device, self._precision))
             n_batches += 1
             if n_batches < self.n_batches and hopeless(tally.upper_bound()):
                 return Measurement(None, tally.upper_bound(), n_batches)
@@ -116,6 +156,7 @@ class FunctionAssessment:
     """A user's ``evaluate(module) -> float``."""
 
     n_batches = 1
+    float_pass: FloatPass | None = None
 
     def __init__(self, module: nn.Module, evaluate: Callable[[nn.Module], float]) -> None:
         self._module = module
@@ -148,10 +189,10 @@ def hardest_first(outputs: Tensor, targets: NDArray[np.int64]) -> NDArray[np.int
     return np.argsort(margin, kind="stable").astype(np.int64)
 
 
-def _first_forward(module: nn.Module, x: Tensor, device: str) -> Tensor:
+def _first_forward(module: nn.Module, x: Tensor, device: str, precision: Precision) -> Tensor:
     """Forward the float network, so that images it cannot take are reported as just that."""
     try:
-        return _forward(module, x, device)
+        return _forward(module, x, device, precision)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise EvaluationError(
             f"{type(module).__name__} cannot take images of shape {tuple(x.shape)}: "
@@ -159,11 +200,12 @@ def _first_forward(module: nn.Module, x: Tensor, device: str) -> Tensor:
         ) from error
 
 
-def _forward(module: nn.Module, x: Tensor, device: str) -> Tensor:
-    with torch.inference_mode():
-        outputs = module(x.to(device))
+def _forward(module: nn.Module, x: Tensor, device: str, precision: Precision) -> Tensor:
+    x = x.to(device)
+    with torch.inference_mode(), torch.autocast(x.device.type, torch.bfloat16, precision == "bf16"):
+        outputs = module(x)
     if not isinstance(outputs, Tensor):
         raise EvaluationError(
             f"the network returns {type(outputs).__name__}; a tensor of class scores was needed"
         )
-    return outputs
+    return outputs.float() if precision == "bf16" else outputs

@@ -17,6 +17,7 @@ from moeash.core.objectives import SizeName
 from moeash.data.sources import load_source
 from moeash.data.splits import Split, draw_splits
 from moeash.errors import SpecError
+from moeash.evaluation.assess import Precision
 from moeash.methods.base import Method
 from moeash.networks.checkpoints import fit, load_checkpoint
 from moeash.networks.network import Network
@@ -102,6 +103,7 @@ class Task:
         n_threads: torch and kernel threads; None leaves torch as it is.
         device: torch device.
         seed: of the method's random draws.
+        precision: arithmetic of the forward pass.
     """
 
     network: NetworkTask
@@ -117,6 +119,7 @@ class Task:
     n_threads: int | None
     device: str
     seed: int
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.evaluate is None):

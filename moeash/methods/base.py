@@ -6,10 +6,14 @@ A method turns (network, candidate) into :class:`~moeash.core.codebook.SharedWei
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
+from moeash.core.bins import Grid, Indices
 from moeash.core.candidate import Candidate
-from moeash.core.codebook import KeptPrecision, SharedWeights
+from moeash.core.codebook import Codebook, KeptPrecision, SharedWeights
 from moeash.core.variables import Variable
 from moeash.data.splits import Split
 from moeash.networks.network import Network
@@ -56,6 +60,35 @@ class Method(Protocol):
 
     def compress(self, prepared: Any, candidate: Candidate) -> SharedWeights:
         """Return the shared weights of a candidate; never touches the network."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class GridAssignment:
+    """Shared weights of one codebook, told without looking at any weight.
+
+    Attributes:
+        grid: the bins.
+        lookup: ``(grid.n_bins,)`` unsigned, the entry of each bin.
+        codebook: the entries.
+        counts: ``(n_tensors, n_entries)`` int64, weights of each shared tensor per entry.
+    """
+
+    grid: Grid
+    lookup: Indices
+    codebook: Codebook
+    counts: NDArray[np.int64]
+
+
+@runtime_checkable
+class GridMethod(Protocol):
+    """A method that gives every weight the entry of its bin, so that a device can do it.
+
+    Its prepared arrays have ``state`` and ``kept``.
+    """
+
+    def assignment(self, prepared: Any, candidate: Candidate) -> GridAssignment:
+        """Return what ``compress`` would assign."""
         ...
 
 

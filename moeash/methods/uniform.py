@@ -18,7 +18,7 @@ from moeash.core.codebook import KeptTensor, SharedWeights, State, keep_all, sha
 from moeash.core.statistics import BinStatistics, uniform_codebook
 from moeash.core.variables import Integer, Variable
 from moeash.errors import InputError
-from moeash.methods.base import Preparation
+from moeash.methods.base import GridAssignment, Preparation
 
 Centre = Literal["mean", "midpoint"]
 
@@ -89,17 +89,22 @@ class Uniform:
         low, high = self.clip or (prepared.statistics.low, prepared.statistics.high)
         return Grid.spanning(low, high, k, zero_aligned=self.zero_aligned)
 
-    def compress(self, prepared: UniformPrepared, candidate: Candidate) -> SharedWeights:
-        """Return the shared weights for ``candidate["k"]`` bins. O(N)."""
+    def assignment(self, prepared: UniformPrepared, candidate: Candidate) -> GridAssignment:
+        """Return bins and entries for ``candidate["k"]`` bins. O(k log N)."""
         grid = self.grid(prepared, int(candidate["k"]))
         binning = uniform_codebook(prepared.statistics, grid, self.centre)
+        return GridAssignment(grid, binning.lookup, binning.codebook, binning.counts)
+
+    def compress(self, prepared: UniformPrepared, candidate: Candidate) -> SharedWeights:
+        """Return the shared weights for ``candidate["k"]`` bins. O(N)."""
+        binning = self.assignment(prepared, candidate)
         shared = [p for p in prepared.state if p.role == "shared"]
         assigned = {}
         for parameter, counts in zip(shared, binning.counts, strict=True):
             assert parameter.values is not None
             indices = assign_bins(
                 np.ravel(parameter.values),
-                grid,
+                binning.grid,
                 lookup=binning.lookup,
                 n_threads=prepared.n_threads,
             )

@@ -68,15 +68,12 @@ class Nsga2Search:
             xl=space.lower,
             xu=space.upper,
         )
-        repair = _RoundIntegers(space.is_integer)
         self._algorithm = NSGA2(
             pop_size=population,
             sampling=initial_population(space, population, seed, initial),
-            crossover=SBX(prob=0.9, eta=15, vtype=float, repair=repair),
-            mutation=PM(eta=20, vtype=float, repair=repair),
-            repair=repair,
             eliminate_duplicates=True,
             evaluator=Evaluator(),
+            **operators(space.is_integer),
         )
         # The study decides when to stop; the algorithm itself never does.
         self._algorithm.setup(self._problem, termination=("n_gen", 10**9), seed=seed)
@@ -92,18 +89,39 @@ class Nsga2Search:
     def tell(self, told: Sequence[Told]) -> None:
         """Report the last generation, in the order it was proposed."""
         assert self._asked is not None
-        n_objectives = self._problem.n_obj
-        f = np.full((len(told), n_objectives), 1e300)
-        g = np.zeros((len(told), 1))
-        for i, one in enumerate(told):
-            if one.minimised is None:
-                g[i] = FAILED_VIOLATION
-            else:
-                f[i] = one.minimised
-                g[i] = one.violation
+        f, g = as_values(told, self._problem.n_obj)
         problem = StaticProblem(self._problem, F=f, G=g)
         self._algorithm.evaluator.eval(problem, self._asked)
         self._algorithm.tell(infills=self._asked)
+
+
+def operators(is_integer: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the operators of variation, as arguments of pymoo's NSGA2."""
+    repair = _RoundIntegers(is_integer)
+    return {
+        "crossover": SBX(prob=0.9, eta=15, vtype=float, repair=repair),
+        "mutation": PM(eta=20, vtype=float, repair=repair),
+        "repair": repair,
+    }
+
+
+def as_values(
+    told: Sequence[Told], n_objectives: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return objectives ``(n, n_objectives)`` and violations ``(n, 1)`` as pymoo needs them.
+
+    A failed candidate has the worst violation and, as pymoo needs some number, objectives nobody
+    would take for a measurement.
+    """
+    f = np.full((len(told), n_objectives), 1e300)
+    g = np.zeros((len(told), 1))
+    for i, one in enumerate(told):
+        if one.minimised is None:
+            g[i] = FAILED_VIOLATION
+        else:
+            f[i] = one.minimised
+            g[i] = one.violation
+    return f, g
 
 
 def initial_population(

@@ -1,13 +1,16 @@
 """A plan: everything the runner needs, whether it came from a TOML spec or from Python."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from moeash.backends.base import Backend
+from moeash.backends.inprocess import InProcessBackend
+from moeash.backends.ray import RayBackend, RayOptions
 from moeash.errors import InputError
-from moeash.evaluation.task import Task
+from moeash.evaluation.task import Task, available_cores
 from moeash.searches.loop import Stop
-from moeash.study.spec import MergeTable, SearchTable, StudySpec, parse_spec
+from moeash.study.spec import BackendTable, MergeTable, SearchTable, StudySpec, parse_spec
 from moeash.study.study import Study
 
 
@@ -25,6 +28,7 @@ class Plan:
         stop: when the search ends.
         max_drop: solutions further below the baseline are not wanted; None keeps all.
         seed: of the search.
+        backend: where candidates are evaluated.
     """
 
     name: str
@@ -36,6 +40,34 @@ class Plan:
     stop: Stop
     max_drop: float | None
     seed: int
+    backend: BackendTable = field(default_factory=BackendTable)
+
+    @property
+    def default_threads(self) -> int:
+        """Threads of a study that does not say: all cores in process, a worker's CPUs on Ray."""
+        if self.backend.kind == "inprocess":
+            return available_cores()
+        return max(1, int(self.backend.cpus_per_worker or 1))
+
+    def make_backend(self, task: Task) -> Backend:
+        """Return where to evaluate ``task``."""
+        table = self.backend
+        if table.kind == "inprocess":
+            return InProcessBackend(task)
+        return RayBackend(
+            task,
+            RayOptions(
+                address=table.address,
+                min_workers=table.min_workers,
+                max_workers=table.workers or table.max_workers,
+                cpus_per_worker=table.cpus_per_worker,
+                gpus_per_worker=table.gpus_per_worker,
+                timeout_s=table.timeout_s,
+                max_tries=table.max_tries,
+                start_timeout_s=table.start_timeout_s,
+                release_idle=table.release_idle,
+            ),
+        )
 
     @classmethod
     def from_spec(cls, spec: StudySpec) -> "Plan":
@@ -50,6 +82,7 @@ class Plan:
             stop=spec.stop(),
             max_drop=spec.evaluation.max_drop,
             seed=spec.seed,
+            backend=spec.backend,
         )
 
 

@@ -16,26 +16,29 @@ from typing import Any
 import numpy as np
 
 from moeash.backends.base import Backend, Baseline
-from moeash.core.merge import MergePass
+from moeash.core.candidate import Candidate
 from moeash.core.objectives import as_minimised
 from moeash.errors import SpecError, StorageError, StudyExistsError, StudyNotFoundError
 from moeash.evaluation.outcome import Archive, Job, Outcome
-from moeash.evaluation.task import Task, available_cores
+from moeash.evaluation.task import Task
 from moeash.searches.base import Search, Told
 from moeash.searches.enumerate import ExhaustiveSearch, RandomSearch
 from moeash.searches.hypervolume import hypervolume
-from moeash.searches.loop import ENDINGS, GenerationResult, optimise
+from moeash.searches.loop import ENDINGS, Ending, GenerationResult, optimise
 from moeash.searches.nsga2 import Nsga2Search
 from moeash.searches.space import Space
+from moeash.searches.steady import SteadyNsga2
+from moeash.study.ledger import Ledger
+from moeash.study.merging import FrontMerging
 from moeash.study.plan import Plan
 from moeash.study.progress import Progress
 from moeash.study.solution import Solution, floor_of, front_of
 from moeash.study.spec import identity_of
+from moeash.study.steady import run_steady
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
     EvaluationRecord,
     GenerationRecord,
-    Stage,
     StudyFacts,
     StudyRecord,
 )
@@ -54,18 +57,21 @@ def run(plan: Plan, storage: Storage, make_backend: MakeBackend, progress: Progr
     """
     with storage.lock(plan.name):
         stored = _stored(storage, plan)
-        n_threads = plan.task.n_threads or available_cores()
+        n_threads = plan.task.n_threads or plan.default_threads
         if stored is not None:
             n_threads = stored.facts.environment["threads"]  # same thread count, same numbers
         task = dataclasses.replace(plan.task, n_threads=n_threads)
         backend = make_backend(task)
         try:
-            baseline = backend.open()
+            watch = _Watch(storage, backend, progress)
+            baseline = backend.open(watch.notify)
             record = _open_study(storage, plan, task, stored, baseline, progress)
+            watch.begin(record.id)
             for note in baseline.notes:
                 progress.note(note)
             with _status_on_error(storage, record):
-                _Runner(plan, storage, backend, progress, record).run()
+                _Runner(plan, storage, backend, progress, record, watch).run()
+            watch.end()
         finally:
             backend.close()
     return Study(storage, plan.name)
@@ -79,7 +85,9 @@ def _status_on_error(storage: Storage, record: StudyRecord) -> Iterator[None]:
     except BaseException as error:
         # When it is the database that fails, the first error is the one to report.
         with suppress(StorageError):
-            interrupted = isinstance(error, KeyboardInterrupt)
+            interrupted = isinstance(
+                error, KeyboardInterrupt | SystemExit
+            )  # Ray ends so on SIGTERM
             storage.set_status(record.id, "interrupted" if interrupted else "failed")
         raise
 
@@ -192,30 +200,39 @@ class _Runner:
         backend: Backend,
         progress: Progress,
         study: StudyRecord,
+        watch: "_Watch",
     ) -> None:
+        self._watch = watch
         self._plan = plan
         self._storage = storage
         self._backend = backend
         self._progress = progress
         self._study = study
         self._facts = study.facts
-        self._known = {r.job.key: r for r in storage.evaluations(study.id)}
-        self._numbers = {r.number for r in self._known.values()}
-        self._proposed: dict[str, int] = {}
+        self._ledger = Ledger(storage, study.id, progress)
         self._searched: dict[str, EvaluationRecord] = {}
+        self._elite: list[Outcome] = []
         self._objectives = plan.task.objectives
+        self.archive = Archive(self._objectives)
         self._floor = floor_of(self._facts.baseline, plan.max_drop)
         reference = np.array(self._facts.reference)
         self._reference = as_minimised(reference[:1], reference[1:])[0]
 
     def run(self) -> None:
-        self._progress.started(self._facts, n_stored=len(self._known))
+        self._progress.started(self._facts, n_stored=len(self._ledger.known))
         space = Space(tuple(self._plan.task.method.space()))
-        ending = None
-        for generation in optimise(
-            self._search(space), self._evaluate_generation, self._plan.stop, space_size=space.size
-        ):
-            ending = generation.ending
+        ending: Ending | None = None
+        if self._plan.search.mode == "steady":
+            ending = self._run_steady(space)
+        else:
+            rounds = optimise(
+                self._search(space),
+                self._evaluate_generation,
+                self._plan.stop,
+                space_size=space.size,
+            )
+            for generation in rounds:
+                ending = generation.ending
         if ending is not None:
             self._progress.search_ended(ENDINGS[ending])
         if self._plan.merge.enabled:
@@ -236,18 +253,59 @@ class _Runner:
             initial=table.initial,
         )
 
+    # ------------------------------------------------------------------ steady state
+
+    def _run_steady(self, space: Space) -> Ending:
+        table = self._plan.search
+        search = SteadyNsga2(
+            space,
+            n_objectives=1 + len(self._objectives),
+            population=table.population,
+            seed=self._plan.seed,
+            initial=table.initial,
+        )
+        return run_steady(
+            search,
+            self._backend,
+            self._ledger,
+            self,
+            self._plan.stop,
+            population=table.population,
+            look=self._watch.look,
+        )
+
+    def job_of(self, candidate: Candidate) -> Job:
+        return Job(candidate, floor=self._floor)
+
+    def see(self, record: EvaluationRecord) -> Told:
+        self._searched[record.job.key] = record
+        if self._wanted(record):
+            elite = [*self._elite, record.outcome]
+            self.archive = Archive.of(self._objectives, elite)
+            self._elite = [o for o in elite if not self.archive.rules_out(_metric(o), _sizes(o))]
+        return self._told(record)
+
+    def begin_block(self, index: int, n: int) -> None:
+        self._progress.generation_started(index, n_candidates=n, n_new=n)
+
+    def end_block(self, index: int, elapsed_s: float) -> float:
+        front = front_of(self._wanted_solutions(self._searched.values()))
+        volume = self._hypervolume(front)
+        self._end_generation(index, volume, len(front), self._searched.values(), elapsed_s)
+        return volume
+
     # ------------------------------------------------------------------ generations
 
     def _evaluate_generation(self, index: int, candidates: Sequence[Any]) -> GenerationResult:
         started = time.perf_counter()
         jobs = [Job(candidate, floor=self._floor) for candidate in candidates]
-        n_new = len({j.key for j in jobs} - self._known.keys())
+        n_new = len({j.key for j in jobs} - self._ledger.known.keys())
         self._progress.generation_started(index, n_candidates=len(jobs), n_new=n_new)
         # Fixed for the whole generation, so that no outcome depends on the order of evaluation.
         archive = Archive.of(
             self._objectives, [r.outcome for r in self._searched.values() if self._wanted(r)]
         )
-        records = self._answer(jobs, archive, stage="search", generation=index, parent=None)
+        records = self._answer(jobs, archive, generation=index)
         self._searched |= {record.job.key: record for record in records}
         front = front_of(self._wanted_solutions(self._searched.values()))
         volume = self._hypervolume(front)
@@ -310,48 +368,20 @@ class _Runner:
     # ------------------------------------------------------------------ answering jobs
 
     def _answer(
-        self,
-        jobs: Sequence[Job],
-        archive: Archive,
-        *,
-        stage: Stage,
-        generation: int,
-        parent: int | None,
+        self, jobs: Sequence[Job], archive: Archive, *, generation: int
     ) -> list[EvaluationRecord]:
         """Return the record of every job, from storage or newly evaluated, in the jobs' order."""
-        for job in jobs:
-            if job.key not in self._proposed:
-                self._proposed[job.key] = self._number(job.key)
-            if job.key in self._known:
-                self._progress.evaluated(self._known[job.key], stored_before=True)
-        new = list({job.key: job for job in jobs if job.key not in self._known}.values())
-        for position, outcome in self._backend.map(new, archive):
-            job = new[position]
-            record = self._storage.add_evaluation(
-                self._study.id,
-                number=self._proposed[job.key],
-                stage=stage,
-                generation=generation,
-                parent=parent,
-                job=job,
-                outcome=outcome,
-            )
-            self._known[job.key] = record
-            self._progress.evaluated(record, stored_before=False)
-        return [self._known[job.key] for job in jobs]
-
-    def _number(self, key: str) -> int:
-        """Return the stored number of a job, or the next one.
-
-        Numbers follow the order of proposal, which replay repeats, not the order of completion.
-        """
-        if key in self._known:
-            return self._known[key].number
-        number = len(self._proposed) + 1
-        if number in self._numbers:  # the study is being continued beyond an earlier merge pass
-            number = max(self._numbers) + 1
-        self._numbers.add(number)
-        return number
+        new = {job.key: job for job in jobs if self._ledger.propose(job) is None}
+        missing = list(new.values())
+        answers: list[tuple[Job, Outcome]] = []
+        for position, outcome in self._backend.map(missing, archive):
+            answers.append((missing[position], outcome))
+            # A commit waits for the disk. What has arrived meanwhile shares the next one.
+            if not self._backend.n_ready:
+                self._ledger.record_all(answers, "search", generation, None)
+                answers.clear()
+                self._watch.look()
+        return [self._ledger.known[job.key] for job in jobs]
 
     # ------------------------------------------------------------------ merging
 
@@ -364,41 +394,59 @@ class _Runner:
             floor = (baseline if table.floor == "baseline" else solution.metric) - table.tolerance
             if solution.metric >= floor_of(baseline, table.max_drop) and solution.metric >= floor:
                 solutions.append((solution.record, floor))
-        for position, (record, floor) in enumerate(solutions, start=1):
-            self._progress.merge_started(record, position=position, total=len(solutions))
-            entries, trials = self._merge(record, floor)
-            self._progress.merge_ended(record, entries=entries, trials=trials)
+        FrontMerging(
+            self._backend,
+            self._ledger,
+            self._progress,
+            archive=Archive(self._objectives),
+            cost=table.cost,
+            max_trials=table.max_trials,
+        ).run(solutions)
 
-    def _merge(self, parent: EvaluationRecord, floor: float) -> tuple[int, int]:
-        """Run one solution's merge pass; return the entries left and the trials spent."""
-        shared = self._backend.build(Job(parent.candidate))
-        if len(shared.codebooks) != 1:
-            self._progress.note(
-                f"evaluation {parent.number} has {len(shared.codebooks)} codebooks; "
-                "only one global codebook can be merged"
-            )
-            return shared.n_entries, 0
-        counts = np.sum([t.counts for t in shared.shared], axis=0)
-        merge = MergePass(shared.codebooks[0].entries, counts, cost=self._plan.merge.cost)
-        trials = 0
-        nothing_known = Archive(self._objectives)
-        while trials != self._plan.merge.max_trials and (next_runs := merge.proposals(1)):
-            runs = next_runs[0]
-            job = Job(parent.candidate, runs, floor)
-            (record,) = self._answer(
-                [job],
-                nothing_known,
-                stage="merged",
-                generation=parent.generation,
-                parent=parent.number,
-            )
-            trials += 1
-            metric = record.outcome.metric
-            if metric is not None and metric >= floor:
-                merge.accept(runs)
-            else:
-                merge.reject(runs)
-        return len(merge.runs), trials
+
+class _Watch:
+    """Tells storage and people what happens to the workers."""
+
+    def __init__(self, storage: Storage, backend: Backend, progress: Progress) -> None:
+        self._storage = storage
+        self._backend = backend
+        self._progress = progress
+        self._study_id: int | None = None
+        self._early: list[str] = []
+        self._workers: int | None = None
+
+    def notify(self, text: str) -> None:
+        """Pass on one event; those before the study exists are stored when it does."""
+        self._progress.note(text)
+        if self._study_id is None:
+            self._early.append(text)
+        else:
+            self._storage.add_event(self._study_id, text)
+            self.look()
+
+    def begin(self, study_id: int) -> None:
+        """Start to write to a study."""
+        self._study_id = study_id
+        for text in self._early:
+            self._storage.add_event(study_id, text)
+        self.look()
+
+    def look(self) -> None:
+        """Store the number of workers when it has changed."""
+        workers = self._backend.workers
+        if self._study_id is not None and workers != self._workers:
+            self._workers = workers
+            self._storage.set_workers(self._study_id, workers)
+
+    def end(self) -> None:
+        """Store that nobody works on the study any more."""
+        if self._study_id is not None:
+            self._storage.set_workers(self._study_id, 0)
+
+
+def _metric(outcome: Outcome) -> float:
+    assert outcome.metric is not None
+    return outcome.metric
 
 
 def _sizes(outcome: Outcome) -> Any:

@@ -31,6 +31,7 @@ from moeash.core.merge import MergeCost
 from moeash.core.objectives import SizeName
 from moeash.data.sources import SOURCES
 from moeash.errors import SpecError
+from moeash.evaluation.assess import Precision
 from moeash.evaluation.metrics import METRICS
 from moeash.evaluation.task import DataTask, NetworkTask, Task
 from moeash.methods.base import Method
@@ -84,7 +85,10 @@ class EvaluationTable(_Table):
         None, ge=0, description="solutions further below the float network are not wanted"
     )
     threads: int | None = Field(None, ge=1, description="torch threads; default: all cores")
-    device: str = Field("cpu", description="torch device")
+    device: str = Field("cpu", description="torch device; cuda is the GPU a worker is assigned")
+    precision: Precision = Field(
+        "float32", description="arithmetic of forward passes: float32, or on GPUs tf32 or bf16"
+    )
 
 
 class StopTable(_Table):
@@ -108,6 +112,11 @@ class SearchTable(_Table):
     algorithm: Literal["nsga2", "exhaustive", "random"] = Field(
         "nsga2", description="exhaustive tries everything, the oracle for one integer"
     )
+    mode: Literal["generational", "steady"] = Field(
+        "generational",
+        description="steady: a free worker gets the next child at once; with several workers the "
+        "search is then not reproducible bit by bit",
+    )
     population: int = Field(20, ge=2, description="candidates a generation")
     initial: Literal["linear", "log", "random"] = Field(
         "linear", description="first population of NSGA-II; linear is the paper's Algorithm 1"
@@ -119,6 +128,12 @@ class SearchTable(_Table):
         {}, description="hypervolume reference point; default: worst metric, float32 bytes"
     )
     stop: StopTable = StopTable(generations=15)
+
+    @model_validator(mode="after")
+    def _steady_evolves(self) -> Self:
+        if self.mode == "steady" and self.algorithm != "nsga2":
+            raise ValueError(f"mode = 'steady' needs algorithm = 'nsga2', not {self.algorithm!r}")
+        return self
 
     @field_validator("objectives")
     @classmethod
@@ -153,7 +168,40 @@ class CodecTable(_Table):
 class BackendTable(_Table):
     """``[backend]``: where candidates are evaluated."""
 
-    kind: Literal["inprocess"] = Field("inprocess", description="one process, this one")
+    kind: Literal["inprocess", "ray"] = Field(
+        "inprocess", description="this one process, or workers on Ray"
+    )
+    address: str | None = Field(
+        None, description="auto or HOST:PORT of a Ray head; default: a Ray of the study's own"
+    )
+    workers: int | None = Field(
+        None, ge=1, description="a fixed number of workers; default: as many as there is room for"
+    )
+    min_workers: int | None = Field(None, ge=0, description="workers kept even when idle")
+    max_workers: int | None = Field(None, ge=1, description="workers at most")
+    cpus_per_worker: float | None = Field(
+        None, gt=0, description="CPUs reserved for a worker; default: evaluation.threads, or 1"
+    )
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs reserved; 0.5: two share one")
+    timeout_s: float = Field(3600.0, gt=0, description="wall time of one try of a candidate")
+    max_tries: int = Field(3, ge=1, description="tries after which a candidate has failed")
+    start_timeout_s: float = Field(300.0, gt=0, description="time a worker has to start")
+    release_idle: bool = Field(False, description="end idle workers between generations")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "inprocess":
+            named = sorted(self.model_dump(exclude_defaults=True, exclude={"kind"}))
+            if named:
+                raise ValueError(f"{', '.join(named)} need kind = 'ray'")
+        if self.workers is not None and self.max_workers is not None:
+            raise ValueError("workers fixes the number; give either workers or max_workers")
+        most = self.workers or self.max_workers
+        if most is not None and self.min_workers is not None and self.min_workers > most:
+            raise ValueError(f"min_workers = {self.min_workers} is above the most, {most}")
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise ValueError(f"gpus_per_worker = {self.gpus_per_worker} above 1 must be whole")
+        return self
 
 
 class OutputTable(_Table):
@@ -226,6 +274,7 @@ class StudySpec(_Table):
             n_threads=evaluation.threads,
             device=evaluation.device,
             seed=self.seed,
+            precision=evaluation.precision,
         )
 
     def identity(self, *, defaults: bool = True) -> dict[str, Any]:

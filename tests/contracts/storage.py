@@ -10,7 +10,7 @@ from moeash.core.candidate import Candidate
 from moeash.core.objectives import Sizes
 from moeash.errors import StorageError, StudyExistsError, StudyLockedError, StudyNotFoundError
 from moeash.evaluation.outcome import Job, Outcome
-from moeash.study.storage.records import GenerationRecord, StudyFacts
+from moeash.study.storage.records import EvaluationRecord, GenerationRecord, StudyFacts
 
 FACTS = StudyFacts(
     name="digits",
@@ -200,3 +200,64 @@ class StorageContract:
             raise ZeroDivisionError
         with open_storage().lock("digits"):
             pass
+
+    # ------------------------------------------------------------------ what runs ahead, and events
+
+    def test_what_is_held_is_kept_but_not_shown(self, storage, open_storage):
+        study = storage.create_study(FACTS)
+        jobs = [Job(Candidate.of({"k": k}), (1, 2)) for k in (3, 4)]
+        storage.hold(study.id, jobs[0], COMPLETE)
+        storage.hold(study.id, jobs[1], FAILED)
+        add(storage, study, 1)
+        again = open_storage()
+        assert [r.number for r in again.evaluations(study.id)] == [1]
+        assert again.held(study.id) == {jobs[0].key: COMPLETE, jobs[1].key: FAILED}
+
+    def test_an_evaluation_takes_the_place_of_what_was_held(self, storage):
+        study = storage.create_study(FACTS)
+        job = Job(Candidate.of({"k": 3}), (1, 2))
+        storage.hold(study.id, job, COMPLETE)
+        storage.hold(study.id, replace(job, runs=(2, 1)), COMPLETE)
+        add(storage, study, 1, job=job, stage="merged")
+        assert [r.job for r in storage.evaluations(study.id)] == [job]
+        assert list(storage.held(study.id)) == [replace(job, runs=(2, 1)).key]
+        storage.drop_held(study.id)
+        assert storage.held(study.id) == {}
+        assert [r.job for r in storage.evaluations(study.id)] == [job]
+
+    def test_what_one_study_holds_is_none_of_the_others_business(self, storage):
+        one = storage.create_study(FACTS)
+        two = storage.create_study(replace(FACTS, name="two"))
+        job = Job(Candidate.of({"k": 3}))
+        storage.hold(one.id, job, COMPLETE)
+        storage.hold(two.id, job, FAILED)
+        storage.drop_held(two.id)
+        add(storage, two, 1, job=job)
+        assert storage.held(one.id) == {job.key: COMPLETE}
+
+    def test_events_come_back_in_order(self, storage, open_storage):
+        study = storage.create_study(FACTS)
+        for text in ("a worker died", "ключ \N{KEY}"):
+            storage.add_event(study.id, text)
+        assert [e.text for e in open_storage().events(study.id)] == ["a worker died", "ключ 🔑"]
+
+    def test_the_number_of_workers_is_remembered(self, storage, open_storage):
+        study = storage.create_study(FACTS)
+        assert study.workers is None
+        storage.set_workers(study.id, 3)
+        assert open_storage().study("digits").workers == 3
+
+    def test_several_evaluations_are_stored_at_once_or_not_at_all(self, storage, open_storage):
+        study = storage.create_study(FACTS)
+        jobs = [Job(Candidate.of({"k": k})) for k in range(3)]
+        storage.hold(study.id, jobs[1], FAILED)
+        records = [
+            EvaluationRecord(n, "search", 1, None, job, COMPLETE, "2026-01-01T00:00:00.000+00:00")
+            for n, job in enumerate(jobs, start=1)
+        ]
+        storage.add_evaluations(study.id, records[:2])
+        assert list(open_storage().evaluations(study.id)) == records[:2]
+        assert storage.held(study.id) == {}
+        with pytest.raises(StorageError):
+            storage.add_evaluations(study.id, [records[2], records[0]])
+        assert list(open_storage().evaluations(study.id)) == records[:2]

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from moeash.backends.base import Baseline
+from moeash.backends.base import Baseline, OneAtATime, ignore
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.objectives import Sizes
 from moeash.evaluation.evaluate import Evaluator
@@ -117,7 +117,7 @@ def test_every_algorithm_has_the_front_of_full_evaluations(tmp_path):
 # ------------------------------------------------------------------ synthetic tables
 
 
-class TableBackend:
+class TableBackend(OneAtATime):
     """Measures from a table of right answers a batch; sizes from another. No network at all.
 
     The tables are rougher than any network: neither metric nor sizes are monotone in k, ties
@@ -127,6 +127,7 @@ class TableBackend:
     N_BATCHES, BATCH = 6, 10
 
     def __init__(self, seed, *, order=None):
+        super().__init__()
         rng = np.random.default_rng(seed)
         rising = np.linspace(0.3, 0.97, 65)[:, None]
         self.right = rng.binomial(self.BATCH, rising, (65, self.N_BATCHES))
@@ -134,7 +135,7 @@ class TableBackend:
         self.entries = np.maximum(1, np.arange(65) - rng.integers(0, 6, 65))
         self.order = np.random.default_rng(order) if order is not None else None
 
-    def open(self):
+    def open(self, notify=ignore):
         return Baseline(0.95, 0.0, self.N_BATCHES, 10_000, 2500, 0, "network", "data")
 
     def evaluate(self, job, archive):

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from moeash.backends.base import ignore
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.merge import merge_runs
 from moeash.errors import SpecError, StorageError, StudyExistsError
@@ -96,8 +97,8 @@ def test_a_finished_study_answers_without_a_forward_pass(storage):
     forwards = []
 
     class Counting(InProcessBackend):
-        def open(self):
-            baseline = super().open()
+        def open(self, notify=ignore):
+            baseline = super().open(notify)
             self.evaluator.network.module.register_forward_hook(lambda *_: forwards.append(1))
             return baseline
 
@@ -201,10 +202,10 @@ def test_another_evaluation_set_is_refused(storage, tmp_path):
 
 
 def test_the_thread_count_of_the_first_run_stays(storage, monkeypatch):
-    monkeypatch.setattr("moeash.study.run.available_cores", lambda: 1)
+    monkeypatch.setattr("moeash.study.plan.available_cores", lambda: 1)
     first = study(storage, evaluation={"threads": None}, search={"stop": {"generations": 1}})
     assert first.facts.environment["threads"] == 1
-    monkeypatch.setattr("moeash.study.run.available_cores", lambda: 64)
+    monkeypatch.setattr("moeash.study.plan.available_cores", lambda: 64)
     tasks = []
 
     def make_backend(task):
@@ -238,8 +239,8 @@ def test_a_study_whose_storage_fails_says_so_and_continues_later(storage, uninte
 
 def test_failed_candidates_stay_off_the_front_and_do_not_end_the_study(storage):
     class Failing(InProcessBackend):
-        def open(self):
-            baseline = super().open()
+        def open(self, notify=ignore):
+            baseline = super().open(notify)
             evaluator = self.evaluator
             write = evaluator._writer.write
 

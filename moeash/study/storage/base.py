@@ -4,13 +4,14 @@ One process writes a study at a time, and holds its lock while it does; any numb
 write is durable when the call returns: whoever is killed afterwards loses nothing that was stored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.study.storage.records import (
     EvaluationRecord,
+    EventRecord,
     GenerationRecord,
     Stage,
     StudyFacts,
@@ -54,6 +55,25 @@ class Storage(Protocol):
         """Store one evaluation; a second one with the same key or number is a StorageError."""
         ...
 
+    def add_evaluations(self, study_id: int, records: Sequence[EvaluationRecord]) -> None:
+        """Store several evaluations, all or none; errors as :meth:`add_evaluation`."""
+        ...
+
+    def hold(self, study_id: int, job: Job, outcome: Outcome) -> None:
+        """Keep an outcome whose number is not known yet; :meth:`evaluations` does not show it.
+
+        :meth:`add_evaluation` of the same key takes its place.
+        """
+        ...
+
+    def held(self, study_id: int) -> Mapping[str, Outcome]:
+        """Return the outcomes held, by key."""
+        ...
+
+    def drop_held(self, study_id: int) -> None:
+        """Forget the outcomes held."""
+        ...
+
     def evaluations(self, study_id: int) -> Sequence[EvaluationRecord]:
         """Return all evaluations of a study by number."""
         ...
@@ -64,6 +84,18 @@ class Storage(Protocol):
 
     def generations(self, study_id: int) -> Sequence[GenerationRecord]:
         """Return all generations of a study by index."""
+        ...
+
+    def set_workers(self, study_id: int, n_workers: int | None) -> None:
+        """Record how many workers live."""
+        ...
+
+    def add_event(self, study_id: int, text: str) -> None:
+        """Record what happened to a study's workers."""
+        ...
+
+    def events(self, study_id: int) -> Sequence[EventRecord]:
+        """Return the events of a study, oldest first."""
         ...
 
     def lock(self, study: str) -> AbstractContextManager[None]:

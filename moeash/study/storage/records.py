@@ -2,10 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from moeash.core.candidate import Candidate
 from moeash.evaluation.outcome import Job, Outcome
+
+
+def now() -> str:
+    """Return this moment: UTC, ISO 8601, in milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
 
 Stage = Literal["search", "merged"]
 StudyStatus = Literal["running", "interrupted", "failed", "finished"]
@@ -59,6 +66,7 @@ class StudyRecord:
         ending: why its search ended, once it did.
         created_at: UTC, ISO 8601.
         updated_at: UTC, ISO 8601, of the last write.
+        workers: that live, as far as its process last said; None before it said anything.
     """
 
     id: int
@@ -67,6 +75,7 @@ class StudyRecord:
     ending: str | None
     created_at: str
     updated_at: str
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -116,3 +125,16 @@ class GenerationRecord:
     n_front: int
     n_batches: int
     elapsed_s: float
+
+
+@dataclass(frozen=True)
+class EventRecord:
+    """Something that happened to a study's workers, and was dealt with.
+
+    Attributes:
+        created_at: UTC, ISO 8601.
+        text: one line.
+    """
+
+    created_at: str
+    text: str

@@ -1,15 +1,21 @@
-"""Storage on SQLAlchemy: SQLite in WAL mode by default."""
+"""Storage on SQLAlchemy: one code for SQLite and PostgreSQL; what differs has its own module."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Row, create_engine, event, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from moeash.core.candidate import Candidate
 from moeash.core.objectives import Sizes
@@ -17,16 +23,20 @@ from moeash.errors import StorageError, StudyExistsError, StudyNotFoundError
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.names import nearest
 from moeash.study.storage.lock import file_lock
+from moeash.study.storage.postgres import advisory_lock, lock_schema, postgres_engine
 from moeash.study.storage.records import (
     EvaluationRecord,
+    EventRecord,
     GenerationRecord,
     Stage,
     StudyFacts,
     StudyRecord,
     StudyStatus,
+    now,
 )
 from moeash.study.storage.schema import is_current, upgrade
-from moeash.study.storage.tables import EVALUATIONS, GENERATIONS, STUDIES
+from moeash.study.storage.sqlite import database_of, sqlite_engine
+from moeash.study.storage.tables import EVALUATIONS, EVENTS, GENERATIONS, STUDIES
 
 BUSY_TIMEOUT_S = 10.0
 """How long a write waits for another process's write before it is refused."""
@@ -53,17 +63,25 @@ class SqlStorage:
         self.url = url if "://" in url else f"sqlite:///{url}"
         self._busy_timeout_s = busy_timeout_s
         with self._border():
-            self._database = _database_of(self.url)
-            if not create and not self._database.exists():
-                raise StudyNotFoundError(
-                    f"there is no database {self._database}; run a study first, "
-                    "or say where it is with --storage or MOEASH_STORAGE"
-                )
-            self._engine = _engine(self._database, busy_timeout_s)
+            parsed = make_url(self.url)
+            self.url = parsed.render_as_string(hide_password=True)
+            self._database: Path | None = None
+            if parsed.get_backend_name() == "postgresql":
+                self._engine = postgres_engine(parsed)
+            else:
+                self._database = database_of(parsed)
+                if not create and not self._database.exists():
+                    raise StudyNotFoundError(
+                        f"there is no database {self._database}; run a study first, "
+                        "or say where it is with --storage or MOEASH_STORAGE"
+                    )
+                self._engine = sqlite_engine(self._database, busy_timeout_s)
             with self._reading() as connection:
                 current = is_current(connection)
             if not current:
                 with self._writing() as connection:
+                    if self._database is None:
+                        lock_schema(connection)
                     upgrade(connection)
 
     @contextmanager
@@ -84,6 +102,8 @@ class SqlStorage:
                 hint = "; that file is something else, use another --storage"
             elif "full" in cause:
                 hint = "; free some space, everything stored so far is safe, then run again"
+            elif "connection" in cause and self._database is None:
+                hint = "; is the server running, and may this user connect?"
             elif "disk I/O" in cause:
                 hint = "; is the disk full? everything stored so far is safe, run again later"
             elif "readonly" in cause or "unable to open" in cause:
@@ -106,14 +126,18 @@ class SqlStorage:
 
     def create_study(self, facts: StudyFacts) -> StudyRecord:
         """Store a new study."""
-        now = _now()
+        created = now()
         values = {name: getattr(facts, name) for name in facts.__dataclass_fields__}
         values |= {"objectives": list(facts.objectives), "reference": list(facts.reference)}
         try:
             with self._writing() as connection:
                 connection.execute(
                     insert(STUDIES).values(
-                        **values, status="running", ending=None, created_at=now, updated_at=now
+                        **values,
+                        status="running",
+                        ending=None,
+                        created_at=created,
+                        updated_at=created,
                     )
                 )
         except StorageError as error:
@@ -138,7 +162,7 @@ class SqlStorage:
 
     def set_status(self, study_id: int, status: StudyStatus, ending: str | None = None) -> None:
         """Record where a study stands."""
-        values: dict[str, Any] = {"status": status, "updated_at": _now()}
+        values: dict[str, Any] = {"status": status, "updated_at": now()}
         if ending is not None:
             values["ending"] = ending
         with self._writing() as connection:
@@ -156,43 +180,83 @@ class SqlStorage:
         outcome: Outcome,
     ) -> EvaluationRecord:
         """Store one evaluation."""
-        now = _now()
-        sizes = outcome.sizes
+        record = EvaluationRecord(number, stage, generation, parent, job, outcome, now())
+        self.add_evaluations(study_id, [record])
+        return record
+
+    def add_evaluations(self, study_id: int, records: Sequence[EvaluationRecord]) -> None:
+        """Store several evaluations, all or none, for the price of one."""
+        keys = [record.job.key for record in records]
         with self._writing() as connection:
+            connection.execute(
+                delete(EVALUATIONS).where(
+                    EVALUATIONS.c.study_id == study_id,
+                    EVALUATIONS.c.number < 0,
+                    EVALUATIONS.c.key.in_(keys),
+                )
+            )
+            connection.execute(
+                insert(EVALUATIONS),
+                [
+                    {
+                        "study_id": study_id,
+                        "number": r.number,
+                        "stage": r.stage,
+                        "generation": r.generation,
+                        "parent": r.parent,
+                        "created_at": r.created_at,
+                        **_values(r.job, r.outcome),
+                    }
+                    for r in records
+                ],
+            )
+            connection.execute(
+                update(STUDIES)
+                .where(STUDIES.c.id == study_id)
+                .values(updated_at=records[-1].created_at)
+            )
+
+    def hold(self, study_id: int, job: Job, outcome: Outcome) -> None:
+        """Keep an outcome under a negative number, which no reader is shown."""
+        lowest = select(func.coalesce(func.min(EVALUATIONS.c.number), 0)).where(
+            EVALUATIONS.c.study_id == study_id, EVALUATIONS.c.number < 0
+        )
+        with self._writing() as connection:
+            number = connection.execute(lowest).scalar_one() - 1
             connection.execute(
                 insert(EVALUATIONS).values(
                     study_id=study_id,
                     number=number,
-                    key=job.key,
-                    stage=stage,
-                    generation=generation,
-                    parent=parent,
-                    candidate=job.candidate.as_dict(),
-                    runs=list(job.runs),
-                    floor=job.floor,
-                    status=outcome.status,
-                    metric=outcome.metric,
-                    bound=outcome.bound,
-                    size_bytes=None if sizes is None else sizes.size_bytes,
-                    entries=None if sizes is None else sizes.entries,
-                    bits_per_weight=None if sizes is None else sizes.bits_per_weight,
-                    fingerprint=outcome.fingerprint,
-                    n_batches=outcome.n_batches,
-                    duration_s=outcome.duration_s,
-                    error=outcome.error,
-                    created_at=now,
+                    stage="held",
+                    generation=0,
+                    parent=None,
+                    created_at=now(),
+                    **_values(job, outcome),
                 )
             )
+
+    def held(self, study_id: int) -> Mapping[str, Outcome]:
+        """Return the outcomes held, by key."""
+        query = select(EVALUATIONS).where(
+            EVALUATIONS.c.study_id == study_id, EVALUATIONS.c.number < 0
+        )
+        with self._reading() as connection:
+            return {row.key: _evaluation(row).outcome for row in connection.execute(query)}
+
+    def drop_held(self, study_id: int) -> None:
+        """Forget the outcomes held."""
+        with self._writing() as connection:
             connection.execute(
-                update(STUDIES).where(STUDIES.c.id == study_id).values(updated_at=now)
+                delete(EVALUATIONS).where(
+                    EVALUATIONS.c.study_id == study_id, EVALUATIONS.c.number < 0
+                )
             )
-        return EvaluationRecord(number, stage, generation, parent, job, outcome, now)
 
     def evaluations(self, study_id: int) -> Sequence[EvaluationRecord]:
         """Return all evaluations of a study by number."""
         query = (
             select(EVALUATIONS)
-            .where(EVALUATIONS.c.study_id == study_id)
+            .where(EVALUATIONS.c.study_id == study_id, EVALUATIONS.c.number > 0)
             .order_by(EVALUATIONS.c.number)
         )
         with self._reading() as connection:
@@ -222,9 +286,33 @@ class SqlStorage:
                 for row in connection.execute(query)
             ]
 
+    def set_workers(self, study_id: int, n_workers: int | None) -> None:
+        """Record how many workers live."""
+        with self._writing() as connection:
+            connection.execute(
+                update(STUDIES).where(STUDIES.c.id == study_id).values(workers=n_workers)
+            )
+
+    def add_event(self, study_id: int, text: str) -> None:
+        """Record what happened to a study's workers."""
+        with self._writing() as connection:
+            connection.execute(
+                insert(EVENTS).values(study_id=study_id, created_at=now(), text=_text(text))
+            )
+
+    def events(self, study_id: int) -> Sequence[EventRecord]:
+        """Return the events of a study, oldest first."""
+        query = select(EVENTS).where(EVENTS.c.study_id == study_id).order_by(EVENTS.c.id)
+        with self._reading() as connection:
+            return [EventRecord(row.created_at, row.text) for row in connection.execute(query)]
+
     @contextmanager
     def lock(self, study: str) -> Iterator[None]:
         """Hold a study for writing."""
+        if self._database is None:
+            with self._border(), advisory_lock(self._engine, study):
+                yield
+            return
         with file_lock(self._database, study):
             with self._border():
                 # An idle connection: without any, SQLite would fold its log into the database
@@ -238,56 +326,39 @@ class SqlStorage:
         self._engine.dispose()
 
 
-def _database_of(url: str) -> Path:
-    """Return the SQLite file of a URL: absolute and without links, so that a lock is one lock."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        raise StorageError(
-            f"storage {parsed.render_as_string(hide_password=True)!r} is not supported; "
-            "use a path to an SQLite file or sqlite:///PATH"
-        )
-    if not parsed.database or parsed.database == ":memory:":
-        raise StorageError("storage in memory would forget the study; name a file")
-    path = Path(parsed.database).resolve()
-    if not path.parent.is_dir():
-        raise StorageError(
-            f"the folder {path.parent} of the database does not exist; create it first"
-        )
-    return path
+def _text(text: str) -> str:
+    return text.replace("\0", "\\0")  # the one character PostgreSQL's text cannot hold
 
 
-def _engine(database: Path, busy_timeout_s: float) -> Engine:
-    url = URL.create("sqlite", database=str(database))
-    # One short connection a transaction: safe across threads and forks, and cheap on SQLite.
-    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": busy_timeout_s})
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: Any, record: Any) -> None:
-        connection.isolation_level = None  # we begin transactions ourselves
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        # A read lock becomes a write lock only with luck; who will write says so at once.
-        writes = connection.get_execution_options().get("moeash_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def _values(job: Job, outcome: Outcome) -> dict[str, Any]:
+    """Return the columns that a job and its outcome fill."""
+    sizes = outcome.sizes
+    return {
+        "key": job.key,
+        "candidate": job.candidate.as_dict(),
+        "runs": list(job.runs),
+        "floor": job.floor,
+        "status": outcome.status,
+        "metric": outcome.metric,
+        "bound": outcome.bound,
+        "size_bytes": None if sizes is None else sizes.size_bytes,
+        "entries": None if sizes is None else sizes.entries,
+        "bits_per_weight": None if sizes is None else sizes.bits_per_weight,
+        "fingerprint": outcome.fingerprint,
+        "n_batches": outcome.n_batches,
+        "duration_s": outcome.duration_s,
+        "error": None if outcome.error is None else _text(outcome.error),
+    }
 
 
 def _study(row: Row[Any]) -> StudyRecord:
     values = dict(row._mapping)
     facts = {name: values[name] for name in StudyFacts.__dataclass_fields__}
     facts |= {"objectives": tuple(facts["objectives"]), "reference": tuple(facts["reference"])}
-    own = {name: values[name] for name in ("id", "status", "ending", "created_at", "updated_at")}
+    own = {
+        name: values[name]
+        for name in ("id", "status", "ending", "created_at", "updated_at", "workers")
+    }
     return StudyRecord(facts=StudyFacts(**facts), **own)
 
 

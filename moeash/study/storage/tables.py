@@ -38,6 +38,7 @@ STUDIES = Table(
     Column("ending", String(20)),
     Column("created_at", String(40), nullable=False),
     Column("updated_at", String(40), nullable=False),
+    Column("workers", Integer),
 )
 
 EVALUATIONS = Table(
@@ -66,6 +67,15 @@ EVALUATIONS = Table(
     Column("created_at", String(40), nullable=False),
     UniqueConstraint("study_id", "number"),
     UniqueConstraint("study_id", "key"),
+)
+
+EVENTS = Table(
+    "events",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("study_id", ForeignKey("studies.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", String(40), nullable=False),
+    Column("text", Text, nullable=False),
 )
 
 GENERATIONS = Table(

@@ -156,7 +156,7 @@ def test_a_database_of_a_newer_moeash_is_refused(tmp_path):
         ("{}/no/such/folder/a.db", "folder .* does not exist; create it first"),
         ("sqlite://", "would forget the study"),
         ("sqlite:///:memory:", "would forget the study"),
-        ("postgresql://user:secret@host/db", r"postgresql://user:\*\*\*@host/db' is not supported"),
+        ("mysql://user:secret@host/db", r"mysql://user:\*\*\*@host/db' is not supported"),
         ("nonsense://x", "is not supported|neither a path nor"),
         ("{}", "unable to open"),
     ],

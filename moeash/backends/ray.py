@@ -1,0 +1,268 @@
+"""Evaluate on a Ray cluster, or on a Ray of our own: one actor per slot, the pool decides.
+
+The numbers are those of the in-process backend bit for bit, whatever happens to workers meanwhile.
+"""
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moeash.backends import ray_settings
+from moeash.backends.base import Baseline, Notify, Outcomes, ignore
+from moeash.backends.pool import Failure, Limits, Pool, Usage
+from moeash.backends.worker import Call
+from moeash.core.codebook import SharedWeights
+from moeash.errors import BackendError, EvaluationError
+from moeash.evaluation.outcome import Archive, Job, Outcome
+from moeash.evaluation.task import Task, available_cores
+
+if TYPE_CHECKING:
+    from moeash.backends.ray_crew import RayCrew
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Where to evaluate, on how much, and how long to wait for it.
+
+    Attributes:
+        address: ``auto``, or ``HOST:PORT`` of a head node; None starts a Ray of our own.
+        min_workers: kept and started at once; None: as many as ``max_workers``.
+        max_workers: None: as many as there is room for when the study starts.
+        cpus_per_worker: CPUs reserved for each; None: its threads.
+        gpus_per_worker: GPUs reserved for each; 0.5 puts two on one.
+        timeout_s: wall time of one try of a candidate.
+        max_tries: tries after which a candidate has failed.
+        start_timeout_s: time a worker has to start, queueing for room included.
+        release_idle: end idle workers beyond ``min_workers`` between generations.
+    """
+
+    address: str | None = None
+    min_workers: int | None = None
+    max_workers: int | None = None
+    cpus_per_worker: float | None = None
+    gpus_per_worker: float = 0.0
+    timeout_s: float = 3600.0
+    max_tries: int = 3
+    start_timeout_s: float = 300.0
+    release_idle: bool = False
+
+
+class RayBackend:
+    """Actors on Ray."""
+
+    def __init__(self, task: Task, options: RayOptions) -> None:
+        assert task.n_threads is not None, "threads are part of a study; the runner decides them"
+        self._task = task
+        self._options = options
+        self._cpus = options.cpus_per_worker or float(task.n_threads)
+        self._pool: Pool[Call, Outcome | SharedWeights] | None = None
+        self._crew: RayCrew | None = None
+        self._own_ray = False
+
+    @property
+    def pool(self) -> Pool[Call, Outcome | SharedWeights]:
+        """The pool; :meth:`open` must have been called."""
+        assert self._pool is not None
+        return self._pool
+
+    @property
+    def crew(self) -> "RayCrew":
+        """The actors; :meth:`open` must have been called."""
+        assert self._crew is not None
+        return self._crew
+
+    @property
+    def n_slots(self) -> int:
+        """Workers that live, or, before any does, how many may."""
+        return self.pool.n_alive or self._limits.max_workers
+
+    @property
+    def n_ready(self) -> int:
+        """Outcomes that are here."""
+        return self.pool.n_ready
+
+    @property
+    def workers(self) -> int:
+        """Workers that live."""
+        return self.pool.n_alive
+
+    @property
+    def usage(self) -> Usage:
+        """How the workers' time was spent."""
+        return self.pool.usage
+
+    def open(self, notify: Notify = ignore) -> Baseline:
+        """Connect, start the first worker, and share what it made with the others.
+
+        Raises:
+            BackendError: no cluster at the address, another Ray or Python there, or no worker
+                can load the task.
+        """
+        ray_settings.prepare(self._options.address)
+        n_local = self._connect()
+        from moeash.backends.ray_crew import RayCrew
+
+        options = self._options
+        self._crew = RayCrew(self._task, cpus=self._cpus, gpus=options.gpus_per_worker)
+        most = options.max_workers or n_local or self._room()
+        least = min(most, options.min_workers if options.min_workers is not None else most)
+        if options.release_idle and options.min_workers is None:
+            least = 0
+        self._limits = Limits(
+            least, most, options.timeout_s, options.max_tries, options.start_timeout_s
+        )
+        self._pool = Pool(self._crew, self._limits, notify=notify)
+        if not self._crew.fits():
+            notify(f"{self._crew.why_not_starting()}; waiting {options.start_timeout_s:g} s for it")
+        self._pool.limit_workers = 1
+        self._crew.begin_spares(least - 1)
+        self._pool.ensure(1)
+        self._crew.share_common()
+        self._pool.limit_workers = None
+        self._pool.ensure(0)
+        assert self._crew.baseline is not None
+        return self._crew.baseline
+
+    def map(self, jobs: Sequence[Job], archive: Archive) -> Outcomes:
+        """Yield outcomes as they come."""
+        tickets = {self.submit(job, archive): position for position, job in enumerate(jobs)}
+        while tickets:
+            ticket, outcome = self.next()
+            yield tickets.pop(ticket), outcome
+        if self._options.release_idle:
+            self.pool.release()
+
+    def submit(self, job: Job, archive: Archive) -> int:
+        """Queue one job."""
+        return self.pool.submit(Call("evaluate", job, archive))
+
+    def next(self) -> tuple[int, Outcome]:
+        """Return a ticket and its outcome as soon as there is one."""
+        ticket, result = self.pool.next()
+        if isinstance(result, Failure):
+            return ticket, failed(str(result))
+        assert isinstance(result, Outcome)
+        return ticket, result
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a ticket."""
+        self.pool.cancel(ticket)
+
+    def build(self, job: Job) -> SharedWeights:
+        """Have a worker build the shared weights of a job; nothing else may be submitted."""
+        self.pool.submit(Call("build", job, None))
+        _, result = self.pool.next()
+        if isinstance(result, Failure):
+            raise EvaluationError(f"{job.candidate} cannot be built: {result}")
+        assert isinstance(result, SharedWeights)
+        return result
+
+    def close(self) -> None:
+        """End the workers, and Ray if it is our own."""
+        if self._pool is not None:
+            self._pool.close()
+        if self._crew is not None:
+            self._crew.close()
+        if self._own_ray:
+            import ray
+
+            ray.shutdown()
+            self._own_ray = False
+
+    def _connect(self) -> int | None:
+        """Connect; return the number of workers of a Ray of our own, else None."""
+        try:
+            import ray
+        except ImportError as error:
+            raise BackendError(
+                "the ray backend needs Ray; install it with: pip install 'moeash[ray]'"
+            ) from error
+        if ray.is_initialized():
+            return None
+        address, options = self._options.address, self._options
+        if address is not None:
+            check_address(address)
+            arguments = ray_settings.cluster_options(address)
+            n_local = None
+        else:
+            n_local = options.max_workers or max(1, int(available_cores() // self._cpus))
+            arguments = ray_settings.local_options(
+                n_cpus=n_local * self._cpus, n_gpus=options.gpus_per_worker
+            )
+        try:
+            ray.init(**arguments)
+        except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+            raise BackendError(_why_not_connected(address, error)) from error
+        self._own_ray = True
+        return n_local
+
+    def _room(self) -> int:
+        import ray
+
+        n = 0
+        for node in (node["Resources"] for node in ray.nodes() if node["Alive"]):
+            fitting = node.get("CPU", 0.0) // self._cpus
+            if self._options.gpus_per_worker:
+                fitting = min(fitting, node.get("GPU", 0.0) // self._options.gpus_per_worker)
+            n += int(fitting)
+        return max(1, n)
+
+
+def failed(error: str) -> Outcome:
+    """Return the outcome of a job that no worker could finish."""
+    return Outcome(
+        status="failed",
+        metric=None,
+        bound=None,
+        sizes=None,
+        fingerprint=None,
+        n_batches=0,
+        duration_s=0.0,
+        error=error,
+    )
+
+
+def check_address(address: str) -> None:
+    """Refuse an address nobody answers at, before Ray spends half a minute on it.
+
+    Raises:
+        BackendError: what is wrong with it.
+    """
+    if address in ("auto", "local"):
+        return
+    if "://" in address:
+        raise BackendError(
+            f"address {address!r} is a URL; give HOST:PORT of the head node (usually port 6379), "
+            "or use `moeash submit --address http://HEAD:8265` to run on the cluster itself"
+        )
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise BackendError(f"address {address!r} is not auto and not HOST:PORT")
+    try:
+        with socket.create_connection((host, int(port)), ray_settings.CONNECT_TIMEOUT_S):
+            pass
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BackendError(
+            f"no Ray answers at {address} ({reason}); start one there with "
+            f"`ray start --head --port={port}`, or give the address it printed"
+        ) from error
+
+
+def _why_not_connected(address: str | None, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    where = "a local Ray" if address is None else f"the Ray at {address}"
+    if "ersion mismatch" in text:
+        return f"{where} runs other versions than this process: {text[:300]}; install the same"
+    if "authentication" in text.lower() or "token" in text.lower():
+        return (
+            f"{where} refused this process's token; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN_PATH to the cluster's token file"
+        )
+    if address is not None:
+        return (
+            f"cannot connect to {where}: {text[:300]}; is it the port of a head node, and has this "
+            "process the cluster's token (RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH)?"
+        )
+    return f"{where} did not start: {text[:300]}"

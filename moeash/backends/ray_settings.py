@@ -1,0 +1,106 @@
+"""Every Ray setting that matters to moeash, and why. Nothing else sets any.
+
+Ray reads its environment when it is imported or when a process of it starts, so :func:`prepare`
+must run before ``import ray``. What a person has set stays as it is: every value here is a default.
+"""
+
+import os
+import secrets
+from collections.abc import MutableMapping
+from pathlib import Path
+
+QUIET: dict[str, str] = {
+    # Ray reports usage to its makers unless told otherwise. A tool that runs on other people's
+    # clusters has no business doing that for them.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # A disabled `ray start` still posts one "disabled" report; the discard port takes it.
+    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
+    # Ray would hide every GPU from actors that reserve none, and warn that it will stop doing so.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""Set in the driver, and by docker/ on every node."""
+
+FAST_DETECTION: dict[str, str] = {
+    # Ray's own values notice a dead node after 14 s; these after about 1 s. They belong on every
+    # node (docker/ sets them); a local Ray has one node and does not need them.
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "4",
+}
+
+TOKEN_PLACES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+OBJECT_STORE_BYTES = 512 << 20
+"""Object store of a local Ray. It holds the prepared arrays once; it is memory, reserved lazily."""
+
+CONNECT_TIMEOUT_S = 5.0
+"""How long a head node may take to accept a connection before the address is called wrong."""
+
+WAIT_STEP_S = 1.0
+"""Longest single wait, so that Ctrl-C is answered even while nothing happens."""
+
+
+def prepare(address: str | None, environ: MutableMapping[str, str] | None = None) -> None:
+    """Set what is not set yet, before Ray is imported.
+
+    Args:
+        address: of a running cluster; None when moeash starts its own Ray.
+        environ: default: this process's.
+    """
+    environ = os.environ if environ is None else environ
+    for name, value in QUIET.items():
+        environ.setdefault(name, value)
+    # Whether an unset mode means "token" or "open" depends on what lies in the home folder, so the
+    # mode is always set.
+    if "RAY_AUTH_MODE" not in environ:
+        if address is None:
+            # Ray listens on every interface and runs whatever it is sent. A secret that only this
+            # process and its children know keeps the rest of the network out.
+            environ["RAY_AUTH_MODE"] = "token"
+            if not any(place in environ for place in TOKEN_PLACES):
+                environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        else:
+            environ["RAY_AUTH_MODE"] = "token" if has_token(environ) else "disabled"
+
+
+def has_token(environ: MutableMapping[str, str]) -> bool:
+    """Tell whether this user has a token for clusters."""
+    home = Path(environ.get("HOME", "~")).expanduser()
+    return any(place in environ for place in TOKEN_PLACES) or (home / ".ray/auth_token").is_file()
+
+
+def local_options(*, n_cpus: float, n_gpus: float) -> dict[str, object]:
+    """Return the arguments of ``ray.init`` for a Ray that lives as long as one study."""
+    options: dict[str, object] = {
+        "num_cpus": max(1, -int(-n_cpus // 1)),  # workers as asked for, even on fewer cores
+        # Nobody looks at it. With ray[default] its process starts all the same and asks a cloud's
+        # metadata address, unless ~/ray_bootstrap_config.yaml exists; docker/ has that file, but
+        # a person's home is not ours to write to.
+        "include_dashboard": False,
+        "log_to_driver": False,  # moeash reports what matters itself
+        "logging_level": "ERROR",
+        "object_store_memory": OBJECT_STORE_BYTES,
+    }
+    # Ray 2.60 listens on all interfaces whatever address it is given: the token of `prepare` is
+    # what keeps others out, and in tests a network namespace that has only loopback.
+    if not n_gpus:
+        options["num_gpus"] = 0  # do not even look for GPUs
+    return options
+
+
+def cluster_options(address: str) -> dict[str, object]:
+    """Return the arguments of ``ray.init`` for a running cluster."""
+    return {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+
+
+def worker_environment(n_threads: int) -> dict[str, str]:
+    """Return the environment of a worker process.
+
+    Threads are pinned for every library that brings its own, because sums in another order are
+    other numbers: a front must not depend on how many cores a node has.
+    """
+    return {
+        name: str(n_threads)
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    }

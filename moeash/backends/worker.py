@@ -1,0 +1,140 @@
+"""What a worker does: hold one evaluator and answer calls. Knows nothing of Ray.
+
+The arrays that every candidate needs are made once per study, by the first worker, and handed to
+the others, who see the same read-only memory. So are the float network's measurements, which order
+the images: every worker visits them in the very same order even where rounding differs.
+"""
+
+import importlib.metadata
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from moeash.errors import BackendError
+
+if TYPE_CHECKING:
+    from moeash.backends.base import Baseline
+    from moeash.evaluation.assess import FloatPass
+    from moeash.evaluation.outcome import Archive, Job
+    from moeash.evaluation.task import Task
+
+VERSIONED = ("moeash", "torch", "numpy")
+"""Packages whose versions must agree between the driver and its workers."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that numbers depend on; build tags as +cpu are left out."""
+    found = {name: importlib.metadata.version(name).partition("+")[0] for name in VERSIONED}
+    return found | {"python": ".".join(platform.python_version_tuple()[:2])}
+
+
+@dataclass(frozen=True)
+class Common:
+    """What the first worker makes and all share.
+
+    Attributes:
+        prepared: the method's arrays.
+        float_pass: the float network's measurements; None when a function measures.
+    """
+
+    prepared: Any
+    float_pass: "FloatPass | None"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker is.
+
+    Attributes:
+        host: of the node.
+        pid: of the process.
+        gpus: what ``CUDA_VISIBLE_DEVICES`` says; None when unset.
+    """
+
+    host: str
+    pid: int
+    gpus: str | None
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call to a worker.
+
+    Attributes:
+        kind: evaluate a job, or build its shared weights.
+        job: the job.
+        archive: what an evaluation has to beat; None to build.
+    """
+
+    kind: Literal["evaluate", "build"]
+    job: "Job"
+    archive: "Archive | None"
+
+    def __str__(self) -> str:
+        return str(self.job.candidate) + (" (merged)" if self.job.runs else "")
+
+
+class EvaluationWorker:
+    """One evaluator in a process of its own."""
+
+    def __init__(self, n_threads: int) -> None:
+        """Import what evaluations need and pin its threads, before torch starts any."""
+        import torch
+
+        torch.set_num_threads(n_threads)
+        torch.set_num_interop_threads(1)
+
+    def load(
+        self, task: "Task", common: Common | None, expected: Mapping[str, str]
+    ) -> tuple["Baseline", Place]:
+        """Load the task.
+
+        Args:
+            task: what to evaluate.
+            common: what another worker made; None for the first one.
+            expected: versions of the driver.
+
+        Raises:
+            BackendError: this worker has other versions.
+            MoeashError: the network, the data or the method refuse.
+        """
+        differing = [
+            f"{name} {expected[name]} (here {version})"
+            for name, version in versions().items()
+            if expected[name] != version
+        ]
+        if differing:
+            raise BackendError(
+                f"worker on {socket.gethostname()} needs {', '.join(differing)}; "
+                "install the same versions on every node"
+            )
+        from moeash.backends.inprocess import describe
+        from moeash.evaluation.evaluate import Evaluator
+
+        self._evaluator = Evaluator(
+            task,
+            prepared=None if common is None else common.prepared,
+            float_pass=None if common is None else common.float_pass,
+        )
+        place = Place(socket.gethostname(), os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return describe(self._evaluator), place
+
+    def common(self) -> Common:
+        """Return what the other workers need not make again."""
+        return Common(self._evaluator.prepared, self._evaluator.float_pass)
+
+    def adopt(self, common: Common) -> None:
+        """Use the shared copy of what this worker made, and let its own go."""
+        self._evaluator.adopt(common.prepared)
+
+    def answer(self, kind: str, job: "Job", archive: "Archive") -> Any:
+        """Evaluate a job to its outcome, or build its shared weights."""
+        if kind == "build":
+            return self._evaluator.build(job)
+        return self._evaluator.evaluate(job, archive)

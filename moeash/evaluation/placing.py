@@ -1,0 +1,134 @@
+"""How a candidate gets into the network: built on the host, or where the network lives.
+
+Both give the same weights, sizes and fingerprints; a method that is bins of one grid may take the
+second way, which moves no weights and, until a fingerprint is wanted, no indices.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeash.core.codebook import SharedWeights, share
+from moeash.core.merge import merge_runs
+from moeash.evaluation.outcome import Job
+from moeash.methods.base import GridAssignment, GridMethod, Method
+from moeash.networks.device import DeviceWriter
+from moeash.networks.inplace import WeightWriter
+from moeash.networks.network import Network
+
+
+class Placed(Protocol):
+    """One candidate, ready to be sized, written and, if it is worth it, identified."""
+
+    @property
+    def outline(self) -> SharedWeights:
+        """Shared weights with every count right; their indices may be left out."""
+        ...
+
+    def write(self) -> None:
+        """Write it into the network."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of its shared weights."""
+        ...
+
+
+def build(method: Method, prepared: Any, job: Job) -> SharedWeights:
+    """Return the shared weights of a job: compressed, then merged."""
+    shared = method.compress(prepared, job.candidate)
+    return merge_runs(shared, job.runs) if job.runs else shared
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedOnHost:
+    """Built on the host."""
+
+    outline: SharedWeights
+    writer: WeightWriter
+
+    def write(self) -> None:
+        """Write it into the network."""
+        self.writer.write(self.outline)
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of its shared weights."""
+        return self.outline.fingerprint()
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedOnDevice:
+    """Known by its grid and codebook; its indices live on the device."""
+
+    outline: SharedWeights
+    assignment: GridAssignment
+    lookup: NDArray[Any]
+    prepared: Any
+    writer: DeviceWriter
+
+    def write(self) -> None:
+        """Write it into the network."""
+        self.writer.write(self.assignment.grid, self.lookup, self.outline.codebooks[0])
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of its shared weights, fetching the indices."""
+        codebook = self.outline.codebooks[0]
+        indices = self.writer.indices(self.assignment.grid, self.lookup, len(codebook))
+        assigned = {t.name: (0, indices[t.name], t.counts) for t in self.outline.shared}
+        shared = share(self.prepared.state, [codebook], assigned, self.prepared.kept)
+        return shared.fingerprint()
+
+
+class HostPlacing:
+    """Builds candidates on the host."""
+
+    def __init__(self, method: Method, prepared: Any, writer: WeightWriter) -> None:
+        self._method = method
+        self._prepared = prepared
+        self._writer = writer
+
+    def place(self, job: Job) -> Placed:
+        """Return a candidate."""
+        return PlacedOnHost(build(self._method, self._prepared, job), self._writer)
+
+    def forget(self) -> None:
+        """Learn that somebody else has written to the network: the writer notices by itself."""
+
+
+class DevicePlacing:
+    """Lets candidates come about on the device."""
+
+    def __init__(self, method: GridMethod, prepared: Any, network: Network) -> None:
+        self._method = method
+        self._prepared = prepared
+        self._writer = DeviceWriter(network.module, network.state, prepared.kept)
+        # Zeros without memory stand in for indices: sizes need counts alone.
+        self._nothing: Mapping[str, NDArray[Any]] = {
+            p.name: np.broadcast_to(np.uint8(0), (int(np.prod(p.shape)),))
+            for p in prepared.state
+            if p.role == "shared"
+        }
+
+    def place(self, job: Job) -> Placed:
+        """Return a candidate."""
+        prepared = self._prepared
+        assignment = self._method.assignment(prepared, job.candidate)
+        assigned = {
+            name: (0, nothing, counts)
+            for (name, nothing), counts in zip(
+                self._nothing.items(), assignment.counts, strict=True
+            )
+        }
+        outline = share(prepared.state, [assignment.codebook], assigned, prepared.kept)
+        lookup = assignment.lookup
+        if job.runs:
+            outline = merge_runs(outline, job.runs)
+            lookup = np.repeat(np.arange(len(job.runs), dtype=np.uint32), job.runs)[lookup]
+        return PlacedOnDevice(outline, assignment, lookup, prepared, self._writer)
+
+    def forget(self) -> None:
+        """Learn that somebody else has written to the network."""
+        self._writer.forget()

@@ -1,0 +1,111 @@
+"""Steady-state NSGA-II: one child at a time, so no worker waits for the slowest of a generation.
+
+A child is bred from the population as it is when a worker becomes free, and enters it when it is
+measured. What is proposed therefore depends on the order in which evaluations end: with more than
+one worker a run is *not* reproducible bit by bit, though every measurement in it is.
+
+Source:
+    Durillo, Nebro, Luna, Alba: On the effect of the steady-state selection scheme in
+    multi-objective genetic algorithms, EMO 2009. Differs: several children are out at a time.
+"""
+
+from typing import Any
+
+import numpy as np
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.core.evaluator import Evaluator
+from pymoo.core.population import Population
+from pymoo.core.problem import Problem
+from pymoo.problems.static import StaticProblem
+
+from moeash.core.candidate import Candidate
+from moeash.searches.base import Told
+from moeash.searches.nsga2 import Initial, as_values, initial_population, operators
+from moeash.searches.space import Space
+
+MAX_MATINGS = 50
+"""Matings that may repeat known points before a point is drawn at random instead."""
+
+MAX_DRAWS = 1000
+
+
+class SteadyNsga2:
+    """Proposes one candidate whenever asked; learns of one whenever it is measured."""
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        n_objectives: int,
+        population: int,
+        seed: int,
+        initial: Initial = "linear",
+    ) -> None:
+        self._space = space
+        self._size = population
+        self._problem = Problem(
+            n_var=len(space.variables),
+            n_obj=n_objectives,
+            n_ieq_constr=1,
+            xl=space.lower,
+            xu=space.upper,
+        )
+        self._algorithm = NSGA2(
+            pop_size=population, eliminate_duplicates=True, **operators(space.is_integer)
+        )
+        self._algorithm.setup(self._problem, termination=("n_gen", 10**9), seed=seed)
+        self._rng = np.random.default_rng([seed, 0x57EA])
+        first = initial_population(space, population, seed, initial)
+        self._initial = [space.decode(x) for x in first][::-1]
+        self._population: Any = Population.empty()
+        self._known: set[Candidate] = set()
+
+    def propose(self) -> Candidate | None:
+        """Return a candidate that was never proposed or told; None when there is none left."""
+        while self._initial:
+            candidate = self._initial.pop()
+            if candidate not in self._known:
+                return self._take(candidate)
+        if self._space.size is not None and len(self._known) >= self._space.size:
+            return None
+        if len(self._population) >= 2:
+            for _ in range(MAX_MATINGS):
+                children = self._algorithm.mating(
+                    self._problem,
+                    self._population,
+                    1,
+                    algorithm=self._algorithm,
+                    random_state=self._rng,
+                )
+                for x in children.get("X"):
+                    candidate = self._space.decode(x)
+                    if candidate not in self._known:
+                        return self._take(candidate)
+        return self._draw()
+
+    def tell(self, candidate: Candidate, told: Told) -> None:
+        """Report one candidate, proposed here or known from storage."""
+        self._known.add(candidate)
+        f, g = as_values([told], self._problem.n_obj)
+        one = Population.new(X=self._space.encode(candidate)[None, :])
+        Evaluator().eval(StaticProblem(self._problem, F=f, G=g), one)
+        self._population = self._algorithm.survival.do(
+            self._problem,
+            Population.merge(self._population, one),
+            n_survive=self._size,
+            algorithm=self._algorithm,
+            random_state=self._rng,
+        )
+
+    def _take(self, candidate: Candidate) -> Candidate:
+        self._known.add(candidate)
+        return candidate
+
+    def _draw(self) -> Candidate | None:
+        half = np.where(self._space.is_integer, 0.5, 0.0)
+        for _ in range(MAX_DRAWS):
+            x = self._rng.uniform(self._space.lower - half, self._space.upper + half)
+            candidate = self._space.decode(x)
+            if candidate not in self._known:
+                return self._take(candidate)
+        return None

@@ -1,0 +1,54 @@
+"""What SQLite needs that PostgreSQL does not."""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.pool import NullPool
+
+from moeash.errors import StorageError
+
+
+def database_of(url: URL) -> Path:
+    """Return the SQLite file of a URL: absolute and without links, so that a lock is one lock.
+
+    Raises:
+        StorageError: it is another kind of database, in memory, or in a folder that is not there.
+    """
+    if url.get_backend_name() != "sqlite":
+        raise StorageError(
+            f"storage {url.render_as_string(hide_password=True)!r} is not supported; "
+            "use a path to an SQLite file, sqlite:///PATH or postgresql+psycopg://"
+        )
+    if not url.database or url.database == ":memory:":
+        raise StorageError("storage in memory would forget the study; name a file")
+    path = Path(url.database).resolve()
+    if not path.parent.is_dir():
+        raise StorageError(
+            f"the folder {path.parent} of the database does not exist; create it first"
+        )
+    return path
+
+
+def sqlite_engine(database: Path, busy_timeout_s: float) -> Engine:
+    """Return an engine for an SQLite file in WAL mode; every commit reaches the disk."""
+    url = URL.create("sqlite", database=str(database))
+    # One short connection a transaction: safe across threads and forks, and cheap on SQLite.
+    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": busy_timeout_s})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # we begin transactions ourselves
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A read lock becomes a write lock only with luck; who will write says so at once.
+        writes = connection.get_execution_options().get("moeash_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine

@@ -1,0 +1,108 @@
+"""Real nodes on this machine: `ray start --block` processes that can be killed like machines."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def ray_command():
+    """The ray command, which may live beside another interpreter that this one sees."""
+    return [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
+
+
+class Node:
+    """One `ray start --block`, and everything it started."""
+
+    def __init__(self, arguments, environment, prefix=()):
+        # A short path: sockets have at most 107 characters.
+        self.folder = Path(tempfile.mkdtemp(prefix="ray"))
+        self.log = (self.folder / "log").open("w")
+        command = [*ray_command(), "start", "--block", "--temp-dir", str(self.folder), *arguments]
+        self.process = subprocess.Popen(
+            [*prefix, *command],
+            env=environment,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def pids(self):
+        """Every process of the node: its descendants, by parent."""
+        parents = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = stat.read_text().rpartition(")")[2].split()
+                parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+        found, todo = [], [self.process.pid]
+        while todo:
+            pid = todo.pop()
+            found.append(pid)
+            todo += parents.get(pid, [])
+        return found
+
+    def kill(self):
+        """Pull the plug: every process at once."""
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+
+
+class Cluster:
+    """A head and further nodes; one CPU each."""
+
+    def __init__(self, environment, *, dashboard=False, head_cpus=1):
+        self.environment = environment
+        self.port, self.dashboard_port = free_port(), free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.dashboard = f"http://127.0.0.1:{self.dashboard_port}"
+        arguments = ["--head", f"--port={self.port}", f"--num-cpus={head_cpus}", "--num-gpus=0"]
+        arguments += ["--object-store-memory=134217728"]
+        arguments += (
+            ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard_port}"]
+            if dashboard
+            else ["--include-dashboard=false"]
+        )
+        self.nodes = [Node(arguments, environment)]
+        wait_until(lambda: _accepts(self.port), 60)
+
+    def add_node(self):
+        node = Node(
+            [f"--address={self.address}", "--num-cpus=1", "--object-store-memory=134217728"],
+            self.environment,
+        )
+        self.nodes.append(node)
+        return node
+
+    def close(self):
+        for node in reversed(self.nodes):
+            node.kill()
+
+
+def _accepts(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def wait_until(condition, timeout_s):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{condition} did not become true in {timeout_s} s"
+        time.sleep(0.1)

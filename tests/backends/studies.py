@@ -1,0 +1,133 @@
+"""A small real study, and methods that misbehave on purpose."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moeash.methods.uniform import Uniform
+from moeash.study.plan import Plan
+from moeash.study.progress import Silent
+from moeash.study.run import run
+from moeash.study.spec import parse_spec
+from moeash.study.storage.sql import SqlStorage
+
+
+def spec(name="digits", **changes):
+    """The digits study with a budget of seconds; ``search__population=4`` sets a nested key."""
+    plain = {
+        "name": name,
+        "network": {"source": "digits-cnn"},
+        "data": {
+            "source": "digits",
+            "splits": {"search": {"part": "all", "count": 200, "seed": 0}},
+        },
+        "evaluation": {"batch_size": 50, "threads": 1, "max_drop": 0.3},
+        "method": {"name": "uniform", "k": [2, 40]},
+        "search": {"population": 8, "stop": {"generations": 3}},
+        "merge": {"max_trials": 4, "tolerance": 0.01},
+    }
+    for key, value in changes.items():
+        *tables, last = key.split("__")
+        here = plain
+        for table in tables:
+            here = here.setdefault(table, {})
+        here[last] = value
+    return plain
+
+
+class Notes(Silent):
+    """Keeps what a person would be told, and calls ``at`` when so many evaluations are stored."""
+
+    def __init__(self, at=None):
+        self.notes = []
+        self.at = dict(at or {})
+        self.n = 0
+
+    def note(self, message):
+        self.notes.append(message)
+
+    def evaluated(self, record, *, stored_before):
+        self.n += not stored_before
+        if self.n in self.at:
+            self.at.pop(self.n)()
+
+
+def run_study(folder, plain, *, method=None, progress=None, make_backend=None):
+    """Run a study in a database of its own, optionally with another method."""
+    from dataclasses import replace
+
+    plan = Plan.from_spec(parse_spec(plain))
+    if method is not None:
+        plan = replace(plan, task=replace(plan.task, method=method))
+    storage = SqlStorage(str(Path(folder) / f"{plain['name']}.db"))
+    return run(plan, storage, make_backend or plan.make_backend, progress or Silent())
+
+
+def sequence(study):
+    """Everything of a study's evaluations that must not depend on where they ran."""
+    return [
+        (
+            r.number,
+            r.stage,
+            r.generation,
+            r.parent,
+            r.job,
+            r.outcome.status,
+            r.outcome.metric,
+            r.outcome.bound,
+            r.outcome.sizes,
+            r.outcome.fingerprint,
+            r.outcome.n_batches,
+        )
+        for r in study.evaluations()
+    ]
+
+
+def front(study):
+    return [(s.id, s.metric, s.size_bytes) for s in study.front()]
+
+
+@dataclass(frozen=True)
+class Faulty(Uniform):
+    """Uniform bins, but some k do something terrible to whoever compresses them."""
+
+    folder: str = ""
+    fates: dict[int, str] = field(default_factory=dict)
+    slow_s: float = 0.0
+
+    def compress(self, prepared, candidate):
+        k = int(candidate["k"])
+        (Path(self.folder) / f"pid-{os.getpid()}").touch()
+        marker = Path(self.folder) / f"tried-{k}"
+        tried = marker.exists()
+        with marker.open("a") as handle:
+            handle.write("x")
+        time.sleep(self.slow_s)
+        match self.fates.get(k):
+            case "poison":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                time.sleep(3600)
+            case "raise":
+                raise ValueError("this candidate raises")
+            case "flaky" if not tried:
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hog":
+                held = []
+                for _ in range(90):
+                    held.append(bytearray(b"x") * (100 << 20))
+                    time.sleep(0.02)
+                raise AssertionError("nine gigabytes, and the memory monitor did not act")
+        return super().compress(prepared, candidate)
+
+
+def pids(folder):
+    """The processes that compressed something."""
+    return [int(p.name.removeprefix("pid-")) for p in Path(folder).glob("pid-*")]
+
+
+def tries(folder, k):
+    path = Path(folder) / f"tried-{k}"
+    return len(path.read_text()) if path.exists() else 0

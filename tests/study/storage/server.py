@@ -1,0 +1,59 @@
+"""A PostgreSQL server of a test session's own, on a socket in a folder of its own."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+def _binary(name):
+    found = shutil.which(name) or shutil.which("initdb")
+    if found is None:
+        pytest.skip("no PostgreSQL server here: initdb is not on the path")
+    return str(Path(found).resolve().with_name(name))
+
+
+@contextmanager
+def postgres_server():
+    """Yield the URL of an empty server that does without durability."""
+    initdb, control = _binary("initdb"), _binary("pg_ctl")
+    as_server = []
+    folder = Path(tempfile.mkdtemp(prefix="moeash-pg-"))
+    if os.geteuid() == 0:  # initdb refuses to be root
+        try:
+            user = pwd.getpwnam("postgres")
+        except KeyError:
+            pytest.skip("running as root without a user postgres to start the server as")
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        as_server = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    options = {
+        "listen_addresses": "",  # the socket alone: nobody else gets in, in any namespace
+        "unix_socket_directories": folder,
+        "fsync": "off",
+        "synchronous_commit": "off",
+        "full_page_writes": "off",
+    }
+    run = {
+        "check": True,
+        "capture_output": True,
+        "cwd": "/",
+        "env": os.environ | {"LC_ALL": "C.UTF-8"},
+    }
+    try:
+        arguments = ["-U", "app", "--auth=trust", "-E", "UTF8", "--no-sync", "--no-instructions"]
+        subprocess.run([*as_server, initdb, "-D", folder / "data", *arguments], **run)
+        flags = " ".join(f"-c {name}={value}" for name, value in options.items())
+        flags = flags.replace("listen_addresses=", "listen_addresses=''")
+        pg_ctl = [*as_server, control, "-D", folder / "data", "-w"]
+        subprocess.run([*pg_ctl, "-t", "60", "-l", folder / "log", "-o", flags, "start"], **run)
+        try:
+            yield f"postgresql+psycopg://app@/postgres?host={folder}"
+        finally:
+            subprocess.run([*pg_ctl, "-m", "immediate", "stop"], **run)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,55 @@
+import pytest
+
+from moeash.errors import SpecError
+from moeash.study.spec import parse_spec
+from tests.backends.studies import run_study, spec
+from tests.study.test_merging import ManySlots
+
+WIDE = {"method": {"name": "uniform", "k": [2, 256]}, "merge": {"enabled": False}}
+
+
+def steady(**changes):
+    return spec(search__mode="steady", **{**WIDE, **changes})
+
+
+def test_a_budget_of_evaluations_is_kept_exactly_whatever_is_out(tmp_path):
+    plain = steady(search__stop={"evaluations": 30})
+    study = run_study(tmp_path, plain, make_backend=ManySlots)
+    assert len(study.evaluations()) == 30
+    assert study.record.ending == "evaluations"
+    assert [r.number for r in study.evaluations()] == list(range(1, 31))
+    assert [g.n_evaluations for g in study.generations()] == [8, 16, 24, 30]
+
+
+def test_a_larger_budget_continues_without_repeating(tmp_path):
+    run_study(tmp_path, steady(search__stop={"evaluations": 20}), make_backend=ManySlots)
+    made = []
+
+    def make(task):
+        made.append(ManySlots(task))
+        return made[0]
+
+    study = run_study(tmp_path, steady(search__stop={"evaluations": 33}), make_backend=make)
+    assert len(study.evaluations()) == 33
+    assert sum(made[0].evaluated.values()) == 13
+    assert len({r.job.key for r in study.evaluations()}) == 33
+
+
+def test_an_interrupted_study_keeps_what_was_measured(tmp_path):
+    plain = steady(search__stop={"evaluations": 30})
+    with pytest.raises(KeyboardInterrupt):
+        run_study(tmp_path, plain, make_backend=lambda task: ManySlots(task, die_after=11))
+    study = run_study(tmp_path, plain, make_backend=ManySlots)
+    assert len(study.evaluations()) == 30 and study.record.status == "finished"
+
+
+def test_generations_count_populations(tmp_path):
+    study = run_study(tmp_path, steady(search__stop={"generations": 3}))
+    assert (len(study.evaluations()), study.record.ending) == (24, "generations")
+    volumes = [g.hypervolume for g in study.generations()]
+    assert volumes == sorted(volumes) and len(volumes) == 3
+
+
+def test_steady_needs_evolution():
+    with pytest.raises(SpecError, match=r"steady.*needs algorithm = 'nsga2'"):
+        parse_spec(steady(search__algorithm="random"))
