@@ -271,5 +271,5 @@ def death_line(text: str) -> str:
 
 def memory_line(error: BaseException) -> str:
     """Return how full the node was, out of Ray's several lines."""
-    found = re.search(r"Memory on the node .*? was ([^,;]+?)[,;]", str(error))
+    found = re.search(r"Memory on the node .*? was ([^,;\n]+)", str(error))
     return f"the node was at {found.group(1)}" if found else first_line(error)
