@@ -1,6 +1,7 @@
 """What every test may ask for."""
 
 import ctypes
+import importlib.util
 import json
 import os
 import subprocess
@@ -13,6 +14,22 @@ from typing import Any
 import pytest
 
 pytest.register_assert_rewrite("tests.contracts")
+
+
+NEEDS = {
+    "ray": ("ray", "Ray is not installed; pip install -e '.[test,ray]'"),
+    "postgres": ("psycopg", "psycopg is not installed; pip install -e '.[test,postgres]'"),
+}
+"""What a marked test needs beyond the test extra, and how to get it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what the installed packages cannot run."""
+    for marker, (package, reason) in NEEDS.items():
+        if importlib.util.find_spec(package) is None:
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
