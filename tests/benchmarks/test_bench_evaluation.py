@@ -24,7 +24,7 @@ from moeash.study.spec import parse_spec
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.slow, pytest.mark.realdata]
 
-N_IMAGES = int(os.environ.get("MOEASH_BENCH_IMAGES", "500"))
+N_IMAGES = int(os.environ.get("MOEASH_BENCH_IMAGES", "250"))
 """Search images; the figures of issue 2 are asked for 5,000."""
 
 NOTHING = Archive(("size_bytes",))
