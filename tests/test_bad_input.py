@@ -240,7 +240,7 @@ def test_a_full_disk_keeps_the_existing_file(tiny, tmp_path, command):
 
 def test_a_full_disk_ends_a_study_that_continues_later(moeash, tiny, tmp_path):
     flags = ["--set", "name=full", "--set", "method.k=[6,40]", "--set", "merge.enabled=false"]
-    with full_disk(45_056):  # room for the schema and some evaluations
+    with full_disk(65_536):  # room for the schema and some evaluations
         answer = moeash("run", tiny.spec, *flags)
     assert answer.code == 1
     line = answer.err.splitlines()[-1]
@@ -366,7 +366,13 @@ def test_ctrl_c_keeps_what_was_evaluated_and_the_next_run_continues(moeash, tiny
     flags = ["--set", "method.k=[6,40]", "--set", "merge.enabled=false", "--set", "name=long"]
     command = [sys.executable, "-m", "moeash.cli.main", "run", str(tiny.spec), *flags]
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever starts the tests in the background has Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert any(line.startswith("generation 2") for line in process.stderr)
         process.send_signal(signal.SIGINT)
