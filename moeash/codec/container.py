@@ -71,10 +71,8 @@ lower) as zero.
 Kept elements are little-endian; a group's elements are those of its tensors, one after another.
 """
 
-import contextlib
 import hashlib
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +84,7 @@ from moeash.codec import codebooks, directory, streams
 from moeash.codec.bits import BitReader, BitWriter
 from moeash.codec.plan import CHECKSUM_BYTES, PREFIX_BYTES, plan
 from moeash.codec.pools import CODERS, coding_of
+from moeash.codec.replace import replace_file
 from moeash.core.codebook import SharedWeights
 from moeash.errors import (
     ContainerError,
@@ -232,22 +231,13 @@ def write(
     """
     path = Path(path)
     data = encode(shared, coder=coder, notes=notes)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            container = _verify(temporary, shared)
-            if check is not None:
-                check(container)
-            temporary.replace(path)
-            _sync_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as exc:
-        raise ExportError(f"cannot write {str(path)!r}: {exc.strerror or exc}") from exc
+
+    def verified(temporary: Path) -> None:
+        container = _verify(temporary, shared)
+        if check is not None:
+            check(container)
+
+    replace_file(path, data, check=verified)
     return len(data)
 
 
@@ -313,14 +303,3 @@ def _verify(path: Path, shared: SharedWeights) -> Container:
     if container.shared.fingerprint() != shared.fingerprint():
         raise ExportError("the file written does not decode to the same network")
     return container
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut, where the system can."""
-    # The file is complete and named by now: a folder that cannot be flushed is no failure.
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

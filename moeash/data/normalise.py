@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as transforms
 
 from moeash.errors import DataError
 from moeash.names import nearest
@@ -50,6 +48,8 @@ class Normalisation:
         """Return ``(b, c, h, w)`` float32 of stored pixels of that shape and any real dtype."""
         x = pixels.to(torch.float32)
         if self.resize is not None:
+            from torchvision.transforms import functional as transforms  # takes a second to load
+
             x = transforms.resize(x, [self.resize], antialias=True)
         return self._finish(x)
 
@@ -58,14 +58,16 @@ class Normalisation:
 
         The picture is resized as bytes, as the published evaluations of networks do.
         """
+        from torchvision.transforms import functional as transforms  # takes a second to load
+
         if self.resize is not None:
-            picture = transforms.resize(
-                picture, [self.resize], interpolation=InterpolationMode.BILINEAR
-            )
+            picture = transforms.resize(picture, [self.resize])
         return self._finish(transforms.pil_to_tensor(picture).to(torch.float32))
 
     def _finish(self, x: Tensor) -> Tensor:
         if self.crop is not None:
+            from torchvision.transforms import functional as transforms  # takes a second to load
+
             x = transforms.center_crop(x, [self.crop, self.crop])
         channels = x.shape[-3]
         for values in (self.mean, self.std):

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from moeash.codec.replace import replace_file
 from moeash.errors import InputError
-from moeash.exports.files import replace_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito, "Color Universal Design" (2008), without yellow, which is faint on white."""

@@ -1,7 +1,5 @@
 """Read ``.moeash`` files back into arrays, torch modules and safetensors."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from moeash.codec.container import read as read_container
-from moeash.errors import ExportError
+from moeash.codec.replace import replace_file
 from moeash.networks.inplace import load_into as load_arrays
 
 
@@ -38,32 +36,3 @@ def decompress(path: str | Path, to: str | Path) -> dict[str, NDArray[Any]]:
     arrays = read_container(path).shared.decoded()
     replace_file(Path(to), save({name: array.copy() for name, array in arrays.items()}))
     return arrays
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file by way of a temporary one beside it.
-
-    Raises:
-        ExportError: it cannot be written; an existing file is kept.
-    """
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise ExportError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
+from moeash.codec.replace import replace_file
 from moeash.codec.size import size
 from moeash.errors import ExportError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.exports import plots
 from moeash.exports.export import ExportReport, export_solution
-from moeash.exports.files import replace_file
 from moeash.study.plan import task_of
 from moeash.study.spec import OutputTable
 from moeash.study.study import Study

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 from moeash.errors import CheckpointError, InputError
@@ -62,6 +61,8 @@ def load_network(
                 f"{source!r} returned {type(module).__name__}, needed a torch.nn.Module"
             )
     else:
+        import torchvision  # takes a second to load
+
         known = [*BUILTIN, *(TORCHVISION + name for name in torchvision.models.list_models())]
         raise InputError(
             f"no network is called {source!r}; {nearest(source, known)}; "
@@ -90,6 +91,8 @@ def _builtin(
 def _torchvision(
     source: str, checkpoint: str | Path | None, weights: str | None, options: dict[str, Any]
 ) -> nn.Module:
+    import torchvision  # takes a second to load
+
     name = source.removeprefix(TORCHVISION)
     names = torchvision.models.list_models()
     if name not in names:

@@ -4,8 +4,7 @@ import torch
 from torch import nn
 
 import moeash
-from moeash.errors import CheckpointError, ExportError
-from moeash.exports.files import replace_file
+from moeash.errors import CheckpointError
 from moeash.networks.sources import load_network
 
 
@@ -37,18 +36,3 @@ def test_tied_tensors_are_decompressed_under_both_names(tmp_path):
     arrays = load_file(tmp_path / "x.safetensors")
     assert list(arrays) == ["0.weight", "1.weight"]
     np.testing.assert_array_equal(arrays["0.weight"], arrays["1.weight"])
-
-
-def test_replacing_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(ExportError, match=r"cannot write .*folder: Is a directory"):
-        replace_file(tmp_path / "folder", b"x")
-    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
-
-
-def test_a_replaced_file_has_the_permissions_of_a_new_one(tmp_path):
-    (tmp_path / "ordinary").touch()
-    replace_file(tmp_path / "x", b"1")
-    replace_file(tmp_path / "x", b"2")
-    assert (tmp_path / "x").read_bytes() == b"2"
-    assert (tmp_path / "x").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
