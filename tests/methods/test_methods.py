@@ -173,7 +173,10 @@ def test_gpfq_names_what_it_keeps(splits):
     odd = Network(module, read_state(module), "odd")
     method = SMALL["gpfq"]
     ready = prepared(method, odd, splits)
-    assert any("scale is kept: it is no linear or convolution weight" in n for n in ready.notes)
+    assert any(
+        "scale is kept: DigitsCNN does not multiply with it as a layer does" in n
+        for n in ready.notes
+    )
     shared = method.compress(ready, Candidate.of({"levels": 2}))
     assert "scale" in [t.name for t in shared.kept]
 
