@@ -22,17 +22,13 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from moeash.errors import DataError, InputError
+from moeash.methods.passes import Call, Part, Passes
 from moeash.methods.patches import LinearMap, images_per_piece, patches, per_row, rows_of
-from moeash.methods.uses import Use, Watched, tiles, why_unused
+from moeash.methods.uses import tiles, why_unused
 
 CurvatureKind = Literal["gradients", "inputs"]
-NORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-Part = tuple[str, int, int, int]
-"""What sums belong to: the weight's name, its first row, its number of rows, its groups."""
-
 CURVATURE_KINDS: tuple[str, ...] = get_args(CurvatureKind)
 
 
@@ -133,54 +129,22 @@ def measure_curvature(
         raise InputError(f"got {sketches} sketches, needed at least 1")
     if not temperature > 0:
         raise InputError(f"got temperature {temperature}, needed a positive number")
-    recorder = _Recorder()
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    generator = torch.Generator().manual_seed(seed)
+    run = Passes(network, sketches=sketches, temperature=temperature, seed=seed)
     sums: dict[Part, _Sums] = {}
-    images = 0
-    modes = {module: module.training for module in network.modules()}
-    frozen = [p for p in network.parameters() if p.is_floating_point() and not p.requires_grad]
-    watcher = _NormWatcher(recorder, {module: name for name, module in network.named_modules()})
-    handles = [
-        module.register_forward_pre_hook(watcher)
-        for module in network.modules()
-        if isinstance(module, NORM_TYPES) and module.track_running_stats
-    ]
-    try:
-        network.eval()
-        for parameter in frozen:  # so that every output is differentiable
-            parameter.requires_grad_(True)
-        watched = Watched(network, recorder)
-        for batch in batches:
-            recorder.calls.clear()
-            gradients = _sketched_gradients(
-                network, batch.to(device), watched, recorder, sketches, temperature, generator
-            )
-            images += batch.shape[0]
-            for i, call in enumerate(recorder.calls):
-                if call.part not in sums:
-                    sums[call.part] = _Sums(call.use.map, kind)
-                sums[call.part].add(call, [g[i] for g in gradients], batch.shape[0])
-    finally:
-        recorder.calls.clear()
-        for handle in handles:
-            handle.remove()
-        for module, training in modes.items():
-            module.training = training
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-    if images == 0:
+    for call, gradients, n_images in run.over(batches):
+        if call.part not in sums:
+            sums[call.part] = _Sums(call.use.map, kind)
+        sums[call.part].add(call, gradients, n_images)
+    if run.images == 0:
         raise DataError("calibration needs at least one image, got none")
-    layers, left_out = _finished(network, sums, watcher, images, sketches, fixed)
-    return Curvature(tuple(layers), left_out | _unseen(network, recorder, layers, left_out), images)
+    layers, left_out = _finished(network, sums, run, fixed)
+    return Curvature(tuple(layers), left_out | _unseen(network, run, layers, left_out), run.images)
 
 
 def _finished(
     network: nn.Module,
     sums: dict[Part, "_Sums"],
-    watcher: "_NormWatcher",
-    images: int,
-    sketches: int,
+    run: Passes,
     fixed: Collection[str],
 ) -> tuple[list[LayerCurvature], dict[str, str]]:
     """Return the curvature of every weight whose parts are all its rows, and why others are not.
@@ -203,7 +167,7 @@ def _finished(
             continue
         absorber, norm = None, None
         if not any(part.rows_are_inputs for part in parts):
-            norm = watcher.norm_of(name, sum(part.uses for part in parts))
+            norm = run.norm_of(name, sum(part.uses for part in parts))
             if others or (bias is not None and not _own(bias, readers, parameters, name)):
                 norm = None  # a bias, but none of its own: nothing may be moved or rescaled
             elif bias is not None:
@@ -212,7 +176,7 @@ def _finished(
                 absorber = f"{norm}.running_mean"
         if absorber in fixed:
             absorber, norm = None, None
-        finished = [part.finish(name, images, sketches, absorber, norm) for part in parts]
+        finished = [part.finish(name, run, absorber, norm) for part in parts]
         layers.append(_joined(finished, tuple(parameters[name].shape)))
     return layers, left_out
 
@@ -241,7 +205,7 @@ def _joined(parts: list[LayerCurvature], shape: tuple[int, ...]) -> LayerCurvatu
 
 def _unseen(
     network: nn.Module,
-    recorder: "_Recorder",
+    run: Passes,
     layers: list[LayerCurvature],
     left_out: dict[str, str],
 ) -> dict[str, str]:
@@ -252,81 +216,8 @@ def _unseen(
         for name, parameter in network.named_parameters()
         if parameter.ndim >= 2 and parameter.is_floating_point() and name not in known
     ]
-    blind = dict.fromkeys(recorder.blind, "the network computes with it without gradients")
+    blind = dict.fromkeys(run.blind, "the network computes with it without gradients")
     return why_unused(network, unseen) | {name: blind[name] for name in unseen if name in blind}
-
-
-@dataclass(eq=False)
-class _Call:
-    use: Use
-    inputs: Tensor
-    outputs: Tensor
-    edge: GradientEdge
-
-    @property
-    def part(self) -> Part:
-        """What its sums belong to."""
-        map_ = self.use.map
-        return self.use.name, self.use.rows.start, len(self.use.rows), map_.groups
-
-
-class _Recorder:
-    """Writes down every use of a weight."""
-
-    def __init__(self) -> None:
-        self.calls: list[_Call] = []
-        self.blind: set[str] = set()
-
-    def __call__(self, use: Use, inputs: Tensor, outputs: Tensor) -> None:
-        if outputs.requires_grad:
-            # The edge now: an activation in place would put its own in the tensor's place.
-            edge = get_gradient_edge(outputs)
-            self.calls.append(_Call(use, inputs.detach(), outputs, edge))
-        else:
-            self.blind.add(use.name)
-
-
-def _sketched_gradients(
-    network: nn.Module,
-    batch: Tensor,
-    watched: Watched,
-    recorder: _Recorder,
-    sketches: int,
-    temperature: float,
-    generator: torch.Generator,
-) -> list[list[Tensor]]:
-    """Return, per sketch, the gradient of its scalar in the output of every recorded call."""
-    with torch.enable_grad():
-        with watched:
-            logits = network(batch)
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(f"calibration needs logits of shape (batch, classes), got {shape}")
-        if not logits.requires_grad:
-            raise InputError("the network's outputs have no gradient; it detaches them somewhere")
-        p = (logits.detach().float() / temperature).softmax(1)
-        if not recorder.calls:
-            return [[] for _ in range(sketches)]
-        edges = [call.edge for call in recorder.calls]
-        gradients = []
-        for i in range(sketches):
-            signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
-            root = p.sqrt() * signs
-            sketch = root - p * root.sum(1, keepdim=True)
-            found = torch.autograd.grad(
-                logits,
-                edges,
-                sketch.to(logits.dtype),
-                retain_graph=i + 1 < sketches,
-                allow_unused=True,
-            )
-            gradients.append(
-                [
-                    torch.zeros_like(call.outputs) if gradient is None else gradient
-                    for call, gradient in zip(recorder.calls, found, strict=True)
-                ]
-            )
-    return gradients
 
 
 class _Sums:
@@ -348,7 +239,7 @@ class _Sums:
         self.biases: set[str | None] = set()
 
     @torch.no_grad()
-    def add(self, call: _Call, gradients: list[Tensor], images: int) -> None:
+    def add(self, call: Call, gradients: list[Tensor], images: int) -> None:
         """Add one use of the weight by one batch.
 
         Args:
@@ -418,15 +309,15 @@ class _Sums:
         self.gram += (left.transpose(1, 2) @ right).double()
 
     def finish(
-        self, name: str, images: int, sketches: int, absorber: str | None, norm: str | None
+        self, name: str, run: Passes, absorber: str | None, norm: str | None
     ) -> LayerCurvature:
         """Return the averages, with the absorber eliminated."""
-        energy = self.energy / (images * sketches)
+        energy = self.energy / (run.images * run.sketches)
         if self.kind == "inputs":
             gram, sensitivity = self.gram / self.positions, energy
         else:
             # gram: mean over rows. The sensitivities say how the rows share its trace.
-            gram = self.gram / (images * sketches * self.energy.shape[1])
+            gram = self.gram / (run.images * run.sketches * self.energy.shape[1])
             gram = (gram + gram.transpose(1, 2)) / 2  # X'(KX) is symmetric up to rounding only
             trace = gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
             sensitivity = energy / torch.where(trace > 0, trace, 1.0)
@@ -446,26 +337,3 @@ class _Sums:
             norm,
             self.positions,
         )
-
-
-class _NormWatcher:
-    """Finds the BatchNorm behind every layer: the one that is handed the layer's own output."""
-
-    def __init__(self, recorder: _Recorder, names: dict[nn.Module, str]) -> None:
-        self.recorder = recorder
-        self.names = names
-        self.reads: Counter[tuple[str, str]] = Counter()  # (weight, BatchNorm)
-        self.calls: Counter[str] = Counter()
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.calls[self.names[module]] += 1
-        for call in self.recorder.calls:
-            if call.outputs is args[0]:
-                self.reads[call.use.name, self.names[module]] += 1
-
-    def norm_of(self, name: str, uses: int) -> str | None:
-        """Return the BatchNorm that reads every use of a weight, and nothing but that weight."""
-        for (weight, norm), reads in self.reads.items():
-            if weight == name and reads == uses == self.calls[norm]:
-                return norm
-        return None
