@@ -101,6 +101,11 @@ class Gpfq:
         """Return the one variable, the number of positive symbols."""
         return (Integer("levels", *self.levels),)
 
+    @property
+    def calibration_images(self) -> int:
+        """Images looked at, at most."""
+        return self.images
+
     def prepare(self, preparation: Preparation) -> GpfqPrepared:
         """Copy the network and hold the calibration images.
 
@@ -110,8 +115,8 @@ class Gpfq:
         split = preparation.splits.get("calibration")
         if split is None:
             raise InputError(
-                "method gpfq needs calibration images; add [data.splits.calibration] "
-                "(unlabelled images suffice)"
+                "method gpfq needs calibration images; add [data.splits.calibration], or "
+                "calibration= from Python (unlabelled images suffice)"
             )
         network = preparation.network
         module = copy.deepcopy(network.module)
