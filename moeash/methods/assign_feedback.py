@@ -25,6 +25,7 @@ from torch import Tensor
 from moeash.errors import InputError
 from moeash.methods.gram import LayerCurvature
 from moeash.methods.recursion import BLOCK, recurse
+from moeash.methods.travelling import Travelling
 
 PASSES = 2
 """Passes over a layer: one with the code lengths of nearest entries, one with those it gave."""
@@ -35,7 +36,7 @@ without a division by zero."""
 
 
 @dataclass(frozen=True, eq=False)
-class Factor:
+class Factor(Travelling):
     """One layer, ready to be assigned.
 
     Attributes:

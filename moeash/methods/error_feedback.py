@@ -30,6 +30,7 @@ from moeash.methods.assign_feedback import (
 )
 from moeash.methods.gram import CurvatureKind, measure_curvature
 from moeash.methods.passes import NORM_TYPES
+from moeash.methods.travelling import Travelling
 
 
 class RescalingError(InputError):
@@ -41,7 +42,7 @@ SAME_FUNCTION = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class Prepared(Travelling):
     """Everything about a network that does not depend on the candidate.
 
     Attributes:
