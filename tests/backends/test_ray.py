@@ -231,8 +231,8 @@ def test_workers_share_one_copy_of_the_factors_made_once(local_ray):
 
         for actor in backend.crew._actors.values():
             modes, n_threads = ray.get(actor.__ray_call__.remote(look))
-            # Four layers, in memory that all workers map and none may write to.
-            assert [mode[1] + mode[3] for mode in modes] == 4 * ["-s"]
+            # Four layers, in memory that all workers map; 'p' would be a copy of their own.
+            assert [mode[3] for mode in modes] == 4 * ["s"]
             assert n_threads == 1
     finally:
         backend.close()

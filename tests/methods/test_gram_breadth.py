@@ -246,3 +246,16 @@ def test_a_network_without_gradients_is_refused():
 
     with pytest.raises(InputError, match="no gradient"):
         measure_curvature(Blind(3, 2), [random(3, 3)])
+
+
+def test_passes_of_any_size_give_the_same_curvature(monkeypatch):
+    network, x = vit(), random(6, 3, 32, 32)
+    whole = measure_curvature(network, [x], sketches=1)
+    monkeypatch.setattr("moeash.methods.passes.PASS_ELEMENTS", 1)
+    sizes = []
+    network.conv_proj.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    pieces = measure_curvature(network, [x], sketches=1)
+    assert sizes == [1] * 7  # one to see how large images are
+    assert pieces.images == 6
+    for one, other in zip(whole.layers, pieces.layers, strict=True):
+        torch.testing.assert_close(one.gram, other.gram, rtol=1e-3, atol=1e-8)
