@@ -20,8 +20,8 @@ Part = tuple[str, int, int, int]
 """What sums belong to: the weight's name, its first row, its number of rows, its groups."""
 
 
-PASS_ELEMENTS = 1 << 26
-"""Outputs of all layers that one pass may hold, 256 MiB in float32; autograd holds a few times
+PASS_ELEMENTS = 1 << 25
+"""Outputs of all layers that one pass may hold, 128 MiB in float32; autograd holds a few times
 that. A batch of large images is passed in pieces."""
 
 
