@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
@@ -18,11 +19,12 @@ from moeash.codec.size import SizeReport, size
 from moeash.core.candidate import Candidate, Value
 from moeash.core.codebook import KeptPrecision
 from moeash.core.objectives import SizeName
+from moeash.data.unlabelled import Given, Unlabelled
 from moeash.errors import InputError, SpecError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.task import NetworkTask, Task, available_cores
 from moeash.exports.export import ExportReport, export_solution
-from moeash.methods.base import Preparation
+from moeash.methods.base import Method, Preparation
 from moeash.searches.loop import Stop
 from moeash.study.opening import DEFAULT_STORAGE, open_storage
 from moeash.study.plan import Plan, task_of
@@ -81,6 +83,7 @@ def search(
     name: str | None = None,
     storage: str | Storage | None = None,
     method: Mapping[str, Any] | None = None,
+    calibration: Given | None = None,
     objectives: Sequence[SizeName] = ("size_bytes",),
     population: int = 20,
     generations: int = 15,
@@ -105,6 +108,9 @@ def search(
         storage: database URL or SQLite path; default: a temporary one that lives as long as the
             returned study.
         method: as ``[method]`` in a spec, default ``{"name": "uniform"}``.
+        calibration: unlabelled inputs for methods that look at some: a tensor ``(n, ...)``, a
+            dataset, or batches such as a ``DataLoader`` gives; labels are ignored. The first ones
+            are taken, as many as the method's ``images``.
         objectives: sizes to minimise.
         population: candidates a generation.
         generations: at most so many.
@@ -124,6 +130,8 @@ def search(
     if not isinstance(module, nn.Module):
         raise InputError(f"search needs a torch.nn.Module, got {type(module).__name__}")
     table = _method_table(method or {"name": "uniform"})
+    built = build_method(table)
+    inputs = _calibration(built, calibration)
     search_table = parse_table(
         SearchTable,
         {
@@ -150,6 +158,8 @@ def search(
         },
         "seed": seed,
     }
+    if inputs is not None:
+        identity["calibration"] = inputs.fingerprint()
     task = Task(
         network=NetworkTask(
             source=module,
@@ -160,7 +170,7 @@ def search(
         data=None,
         evaluate=evaluate,
         metric=getattr(evaluate, "__name__", "evaluate"),
-        method=build_method(table),
+        method=built,
         objectives=tuple(objectives),
         coder=coder,
         kept_precision=kept,
@@ -169,6 +179,7 @@ def search(
         n_threads=torch.get_num_threads(),
         device=_device_of(module),
         seed=seed,
+        calibration=inputs,
     )
     plan = Plan(
         name=name or type(module).__name__,
@@ -205,12 +216,14 @@ def compress(
     *,
     candidate: Mapping[str, Value],
     method: Mapping[str, Any] | None = None,
+    calibration: Given | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     share_all: bool = False,
     coder: Coder = "ans",
     kept: KeptPrecision = "float16",
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> SizeReport:
     """Write one compressed network to a verified file, without search or evaluation.
 
@@ -219,12 +232,14 @@ def compress(
         to: target file.
         candidate: the point of the method's space, e.g. ``{"k": 64}``.
         method: as ``[method]`` in a spec, default ``{"name": "uniform"}``.
+        calibration: as in :func:`search`.
         include: patterns of parameters to share.
         exclude: patterns of parameters to keep.
         share_all: share 1-D float parameters too.
         coder: entropy coder of the file.
         kept: precision of kept float parameters.
         seed: of the method's random draws.
+        progress: its ``note`` receives what the method's preparation wants people to know.
 
     Returns:
         The size of the file and where it goes.
@@ -233,13 +248,17 @@ def compress(
     names = {variable.name for variable in built.space()}
     if names != set(candidate):
         raise InputError(f"candidate has {sorted(candidate)}, the method needs {sorted(names)}")
+    inputs = _calibration(built, calibration)
     task = NetworkTask(
         source=module,
         include=None if include is None else tuple(include),
         exclude=None if exclude is None else tuple(exclude),
         share_all=share_all,
     )
-    prepared = built.prepare(Preparation(task.load(), {}, kept, seed, available_cores()))
+    splits = {} if inputs is None else {"calibration": inputs}
+    prepared = built.prepare(Preparation(task.load(), splits, kept, seed, available_cores()))
+    for note in built.notes(prepared):
+        (progress or Silent()).note(note)
     shared = built.compress(prepared, Candidate.of(candidate))
     del prepared  # two copies of the weights that encoding does without
     write(to, shared, coder=coder)
@@ -290,6 +309,21 @@ def _method_table(table: Mapping[str, Any]) -> dict[str, Any]:
         return method_table(table)
     except ValueError as error:
         raise SpecError(f"method: {error}") from error
+
+
+def _calibration(method: Method, given: Given | None) -> Unlabelled | None:
+    """Return the inputs a method may look at; say so where it does without, or has no use for."""
+    if given is not None:
+        if not method.calibration_images:
+            raise InputError(f"method {method.name} looks at no inputs; leave calibration out")
+        return Unlabelled(given, at_most=method.calibration_images)
+    if method.calibration_images:
+        warnings.warn(
+            f"method {method.name} has no calibration inputs and does not know what the network "
+            "computes with; pass calibration=, unlabelled inputs suffice",
+            stacklevel=3,
+        )
+    return None
 
 
 def _device_of(module: nn.Module) -> str:

@@ -23,7 +23,7 @@ from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.placing import DevicePlacing, HostPlacing, build
 from moeash.evaluation.task import Task, available_cores
-from moeash.methods.base import GridMethod, Preparation
+from moeash.methods.base import GridMethod, Images, Preparation
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 
@@ -86,13 +86,17 @@ class Evaluator:
             self.prepared = task.method.prepare(
                 Preparation(
                     network=self.network,
-                    splits=self.splits,
+                    splits=self._for_method(),
                     kept_precision=task.kept_precision,
                     seed=task.seed,
                     n_threads=n_threads,
                 )
             )
         self.adopt(self.prepared)
+
+    def _for_method(self) -> Mapping[str, Images]:
+        given = self.task.calibration
+        return self.splits if given is None else {**self.splits, "calibration": given}
 
     def adopt(self, prepared: Any) -> None:
         """Work from now on with an equal copy of the prepared arrays, perhaps a shared one."""

@@ -16,6 +16,7 @@ from moeash.core.codebook import KeptPrecision
 from moeash.core.objectives import SizeName
 from moeash.data.sources import load_source
 from moeash.data.splits import Split, draw_splits
+from moeash.data.unlabelled import Unlabelled
 from moeash.errors import SpecError
 from moeash.evaluation.assess import Precision
 from moeash.methods.base import Method
@@ -104,6 +105,7 @@ class Task:
         device: torch device.
         seed: of the method's random draws.
         precision: arithmetic of the forward pass.
+        calibration: inputs for the method, where they do not come with ``data``.
     """
 
     network: NetworkTask
@@ -120,6 +122,7 @@ class Task:
     device: str
     seed: int
     precision: Precision = "float32"
+    calibration: Unlabelled | None = None
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.evaluate is None):

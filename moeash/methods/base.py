@@ -4,19 +4,31 @@ A method turns (network, candidate) into :class:`~moeash.core.codebook.SharedWei
 (size, accuracy, merging, export, plots) is common to all methods and never asks which one it was.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from moeash.core.bins import Grid, Indices
 from moeash.core.candidate import Candidate
 from moeash.core.codebook import Codebook, KeptPrecision, SharedWeights
 from moeash.core.variables import Variable
-from moeash.data.splits import Split
 from moeash.networks.network import Network
+
+
+class Images(Protocol):
+    """What a method reads images from: a split of the study, or unlabelled inputs."""
+
+    def __len__(self) -> int: ...
+
+    def batches(
+        self, batch_size: int, order: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images and labels; a method that calibrates ignores the labels."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class Preparation:
     """
 
     network: Network
-    splits: Mapping[str, Split]
+    splits: Mapping[str, Images]
     kept_precision: KeptPrecision
     seed: int
     n_threads: int
@@ -48,6 +60,11 @@ class Method(Protocol):
 
     def space(self) -> Sequence[Variable]:
         """Return the variables a candidate has; the first is k."""
+        ...
+
+    @property
+    def calibration_images(self) -> int:
+        """How many images of a calibration split it looks at, at most; 0: it needs none."""
         ...
 
     def prepare(self, preparation: Preparation) -> Any:

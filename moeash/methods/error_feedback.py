@@ -28,7 +28,9 @@ from moeash.methods.assign_feedback import (
     safe_scales,
     zero_aligned_entries,
 )
-from moeash.methods.gram import NORM_TYPES, CurvatureKind, measure_curvature
+from moeash.methods.gram import CurvatureKind, measure_curvature
+from moeash.methods.passes import NORM_TYPES
+from moeash.methods.travelling import Travelling
 
 
 class RescalingError(InputError):
@@ -40,7 +42,7 @@ SAME_FUNCTION = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class Prepared(Travelling):
     """Everything about a network that does not depend on the candidate.
 
     Attributes:
@@ -154,11 +156,15 @@ def prepare(
         seed=seed,
     )
     layers = [c for c in curvature.layers if shared is None or c.name in shared]
-    factors = [prepare_feedback(c, damping=damping, act_order=act_order) for c in layers]
+    left_out = curvature.left_out
+    del curvature  # its matrices are twice as large as the factors: each goes when it is factorised
+    factors = []
+    while layers:
+        factors.append(prepare_feedback(layers.pop(0), damping=damping, act_order=act_order))
     plain, reasons = {}, {}
     for name in sorted(set(shared or ()) - {factor.name for factor in factors}):
         plain[name] = state[name].detach().float().clone()
-        reasons[name] = curvature.left_out.get(name, "it is not the weight of a layer")
+        reasons[name] = left_out.get(name, "it is not the weight of a layer")
     kept = {
         factor.absorber: state[factor.absorber].detach().clone()
         for factor in factors

@@ -29,10 +29,9 @@ from moeash.core.codebook import (
     share,
 )
 from moeash.core.variables import Integer, Real, Variable
-from moeash.data.splits import Split
 from moeash.errors import InputError
 from moeash.methods import error_feedback
-from moeash.methods.base import Preparation
+from moeash.methods.base import Images, Preparation
 from moeash.methods.error_feedback import RescalingError
 from moeash.methods.gram import CurvatureKind
 
@@ -102,6 +101,11 @@ class Feedback:
         k = Integer("k", *self.k)
         return (k,) if self.rate[0] == self.rate[1] else (k, Real("rate", *self.rate, log=True))
 
+    @property
+    def calibration_images(self) -> int:
+        """Images looked at, at most."""
+        return self.images
+
     def prepare(self, preparation: Preparation) -> FeedbackPrepared:
         """Measure the curvature of every layer on the calibration split and factorise it.
 
@@ -114,7 +118,8 @@ class Feedback:
             prepared = error_feedback.nearest_only(network.module, shared)
             notes = [
                 "method feedback has no calibration split, so every weight goes to its nearest "
-                "entry; add [data.splits.calibration] (unlabelled images suffice)"
+                "entry; add [data.splits.calibration], or calibration= from Python (unlabelled "
+                "images suffice)"
             ]
         else:
             try:
@@ -138,7 +143,7 @@ class Feedback:
         )
 
     def _measure(
-        self, preparation: Preparation, split: Split, shared: list[str], *, through_norms: bool
+        self, preparation: Preparation, split: Images, shared: list[str], *, through_norms: bool
     ) -> error_feedback.Prepared:
         module = preparation.network.module
         device = next(module.parameters()).device

@@ -34,11 +34,11 @@ from moeash.methods.assign_gpfq import (
     VARIANTS,
     GpfqLayer,
     Variant,
+    quantisable,
     quantise_gpfq,
     symmetric_alphabet,
 )
 from moeash.methods.base import Preparation
-from moeash.methods.patches import find_layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +101,11 @@ class Gpfq:
         """Return the one variable, the number of positive symbols."""
         return (Integer("levels", *self.levels),)
 
+    @property
+    def calibration_images(self) -> int:
+        """Images looked at, at most."""
+        return self.images
+
     def prepare(self, preparation: Preparation) -> GpfqPrepared:
         """Copy the network and hold the calibration images.
 
@@ -110,21 +115,21 @@ class Gpfq:
         split = preparation.splits.get("calibration")
         if split is None:
             raise InputError(
-                "method gpfq needs calibration images; add [data.splits.calibration] "
-                "(unlabelled images suffice)"
+                "method gpfq needs calibration images; add [data.splits.calibration], or "
+                "calibration= from Python (unlabelled images suffice)"
             )
         network = preparation.network
         module = copy.deepcopy(network.module)
-        names = find_layers(module)
         order = np.arange(min(self.images, len(split)))
         batches = tuple(x.clone() for x, _ in split.batches(self.batch_size, order=order))
+        names, reasons = quantisable(module, batches)
         left = [p.name for p in network.state if p.role == "shared" and p.name not in names]
         state = tuple(replace(p, role="kept") if p.name in left else p for p in network.state)
         n_quantised = sum(
             p.values.size for p in state if p.role == "shared" and p.values is not None
         )
         notes = [f"{n_quantised:,} weights are quantised by GPFQ from {len(order):,} images"]
-        notes += [f"{name} is kept: it is no linear or convolution weight" for name in left]
+        notes += [f"{name} is kept: {reasons.get(name, 'it is no weight')}" for name in left]
         return GpfqPrepared(
             state, module, batches, preparation.kept_precision, preparation.seed, tuple(notes)
         )

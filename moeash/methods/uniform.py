@@ -69,6 +69,11 @@ class Uniform:
         """Return the one variable, k."""
         return (Integer("k", *self.k),)
 
+    @property
+    def calibration_images(self) -> int:
+        """None: weights alone decide."""
+        return 0
+
     def prepare(self, preparation: Preparation) -> UniformPrepared:
         """Sort the shared weights once."""
         state = preparation.network.state
