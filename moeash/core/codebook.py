@@ -144,7 +144,8 @@ class KeptTensor:
         dtype = array_dtype(self.dtype)
         if self.exponent:
             # An integer of 16 bits times a power of two is exact wherever float32 is normal.
-            return np.ldexp(self.values.astype(np.float64), self.exponent).astype(dtype)
+            exact = np.ldexp(self.values.astype(np.float64), self.exponent)
+            return np.asarray(exact, dtype=dtype)  # NumPy makes scalars of 0-d arrays
         return self.values.astype(dtype, copy=False)
 
 

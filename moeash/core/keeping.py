@@ -178,7 +178,7 @@ def in_steps(tensor: KeptTensor, exponent: int) -> KeptTensor | None:
         )
     if tensor.dtype not in STEPPED_DTYPES or not np.isfinite(tensor.values).all():
         return None
-    counts = np.rint(np.ldexp(tensor.values.astype(np.float64), -exponent))
+    counts = np.asarray(np.rint(np.ldexp(tensor.values.astype(np.float64), -exponent)))
     most = float(np.abs(counts).max(initial=0))
     for dtype in (np.int8, np.int16):
         if most <= np.iinfo(dtype).max:

@@ -40,7 +40,7 @@ SAME_FUNCTION = 1e-3
 IMAGES = 250
 """Images of the search split a decision looks at, evenly spread."""
 
-PROBES = 48
+PROBES = 24
 """Most tensors, or groups of consecutive tensors of one kind, measured one by one."""
 
 PROBE_BITS = 7
