@@ -119,7 +119,8 @@ def search(
         coder: entropy coder of the file.
         kept: precision of kept float parameters.
         norms: ``"two_vectors"`` stores a BatchNorm as the scale and shift it comes down to, which
-            is the same function in eval mode; ``"as_they_are"`` keeps what training needs.
+            is the same function in eval mode unless somebody else reads its statistics;
+            ``"as_they_are"`` keeps them, for that and for training.
         seed: of the search.
         progress: receives the events.
 
@@ -234,7 +235,8 @@ def compress(
         coder: entropy coder of the file.
         kept: precision of kept float parameters.
         norms: ``"two_vectors"`` stores a BatchNorm as the scale and shift it comes down to, which
-            is the same function in eval mode; ``"as_they_are"`` keeps what training needs.
+            is the same function in eval mode unless somebody else reads its statistics;
+            ``"as_they_are"`` keeps them, for that and for training.
         seed: of the method's random draws.
 
     Returns:

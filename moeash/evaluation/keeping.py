@@ -8,7 +8,7 @@ after. Top-1 is too coarse to see a bias rounded. No labels are used.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, floor, inf, log2
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,8 +25,6 @@ from moeash.networks.norms import find_norms
 KeptChoice = Literal["float32", "float16", "auto"]
 """Precision of kept floats; ``auto`` measures how coarse each tensor may be."""
 
-KEPT_CHOICES: tuple[KeptChoice, ...] = get_args(KeptChoice)
-
 NormsChoice = Literal["two_vectors", "as_they_are"]
 """Whether a BatchNorm is stored as the two vectors it comes down to."""
 
@@ -41,7 +39,8 @@ IMAGES = 250
 """Images of the search split a decision looks at, evenly spread."""
 
 PROBES = 24
-"""Most tensors, or groups of consecutive tensors of one kind, measured one by one."""
+"""Tensors measured one by one. Where there are more, about so many groups are measured, each of
+consecutive tensors of one kind."""
 
 PROBE_BITS = 7
 """Bits of the integers, sign included, at which a tensor's effect is measured."""
@@ -145,7 +144,7 @@ def decide_keeping(
             found, notes = _confirmed(probe, found, keep_all(network.state))
         if kept != "auto":
             return Stored(Keeping(kept, found), notes)
-        chosen = choose_precision(probe, typical(), found, coder=coder)
+        chosen = choose_precision(probe, typical(), found, coder=coder, tolerance=TOLERANCE)
         return replace(chosen, notes=notes + chosen.notes)
     finally:
         writer.restore()
@@ -189,7 +188,7 @@ def choose_precision(
     norms: tuple[Norm, ...],
     *,
     coder: str,
-    tolerance: float = TOLERANCE,
+    tolerance: float,
 ) -> Stored:
     """Choose a precision for every kept tensor of a study.
 
@@ -290,7 +289,7 @@ def _may_step(tensor: KeptTensor) -> bool:
 
 
 def _groups(tensors: Mapping[str, KeptTensor]) -> list[tuple[str, ...]]:
-    """Divide names into at most about :data:`PROBES` groups of consecutive names of one kind."""
+    """Divide names into about :data:`PROBES` groups of consecutive names of one kind."""
     kinds: dict[str, list[str]] = {}
     for name in tensors:
         kinds.setdefault(name.rpartition(".")[2], []).append(name)
