@@ -272,8 +272,11 @@ def _ladder(
     price = 2.0**10
     while at(price)[1] > start:
         price /= 2
+    last: dict[str, int] | None = None
     while exponents := at(price)[0]:
-        yield exponents
+        if exponents != last:
+            yield exponents
+        last = exponents
         price /= 2
     yield {}
 

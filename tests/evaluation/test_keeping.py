@@ -18,8 +18,10 @@ from moeash.errors import SpecError
 from moeash.evaluation import keeping as module_under_test
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.keeping import (
-    PROBES,
+    MAX_BITS,
+    MIN_BITS,
     OutputProbe,
+    _ladder,
     choose_precision,
     decide_keeping,
     divergence,
@@ -139,12 +141,12 @@ def test_divergence_is_that_of_the_softmax():
 
 
 @pytest.mark.parametrize("tolerance", [0.001, 0.01, 0.1])
-def test_the_effect_is_within_the_tolerance(loaded, tolerance):
+def test_the_effect_is_within_the_tolerance_and_uses_it(loaded, tolerance):
     keeping = loaded.choose(tolerance)
     assert keeping.exponents
     rounding, sharing = loaded.cost(keeping)
     # All search images are the ones looked at, so nothing but summation order differs.
-    assert rounding <= tolerance * sharing * (1 + 1e-6)
+    assert tolerance / 6 * sharing < rounding <= tolerance * sharing * (1 + 1e-6)
 
 
 def test_a_higher_tolerance_never_gives_a_larger_file(loaded):
@@ -177,7 +179,17 @@ def test_the_choice_is_the_same_every_time_and_leaves_the_float_network(loaded):
 def test_only_a_few_passes_are_made(loaded):
     probe = loaded.probe()
     choose_precision(probe, loaded.shared, loaded.norms, coder="ans", tolerance=0.01)
-    assert probe.n_passes <= PROBES + 12
+    assert probe.n_passes <= 6 + 8  # tensors, and around them
+
+
+def test_no_steps_are_measured_twice(loaded):
+    """The first prices are so high that every tensor has its fewest bits at all of them."""
+    tensors = Keeping("float32", loaded.norms).stored({t.name: t for t in loaded.shared.kept})
+    rules = [((name,), 1e-9) for name in ("bn.weight", "fc.bias")]
+    ladder = list(_ladder(rules, tensors, start=1.0))
+    assert ladder[-1] == {} and {} not in ladder[:-1]
+    assert all(one != other for one, other in pairwise(ladder))
+    assert len(ladder) <= 2 * (MAX_BITS - MIN_BITS) + 1
 
 
 def test_many_tensors_are_measured_in_groups_of_one_kind(loaded, monkeypatch):
