@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -17,14 +17,16 @@ from moeash.codec.container import write
 from moeash.codec.pools import Coder
 from moeash.codec.size import SizeReport, size
 from moeash.core.candidate import Candidate, Value
-from moeash.core.codebook import KeptPrecision
+from moeash.core.keeping import Keeping, KeptPrecision
 from moeash.core.objectives import SizeName
 from moeash.data.unlabelled import Given, Unlabelled
 from moeash.errors import InputError, SpecError
 from moeash.evaluation.evaluate import Evaluator
+from moeash.evaluation.keeping import NormsChoice
 from moeash.evaluation.task import NetworkTask, Task, available_cores
 from moeash.exports.export import ExportReport, export_solution
 from moeash.methods.base import Method, Preparation
+from moeash.networks.norms import find_norms
 from moeash.searches.loop import Stop
 from moeash.study.opening import DEFAULT_STORAGE, open_storage
 from moeash.study.plan import Plan, task_of
@@ -94,6 +96,7 @@ def search(
     share_all: bool = False,
     coder: Coder = "ans",
     kept: KeptPrecision = "float16",
+    norms: NormsChoice = "two_vectors",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Study:
@@ -121,6 +124,9 @@ def search(
         share_all: share 1-D float parameters too.
         coder: entropy coder of the file.
         kept: precision of kept float parameters.
+        norms: ``"two_vectors"`` stores a BatchNorm as the scale and shift it comes down to, which
+            is the same function in eval mode unless somebody else reads its statistics;
+            ``"as_they_are"`` keeps them, for that and for training.
         seed: of the search.
         progress: receives the events.
 
@@ -142,7 +148,9 @@ def search(
         where="search",
     )
     merge_table = parse_table(MergeTable, merge or {}, where="merge")
-    codec_table = parse_table(CodecTable, {"coder": coder, "kept": kept}, where="codec")
+    codec_table = parse_table(
+        CodecTable, {"coder": coder, "kept": kept, "norms": norms}, where="codec"
+    )
     parse_table(EvaluationTable, {"max_drop": max_drop}, where="evaluation")
     identity = {
         "module": type(module).__qualname__,
@@ -173,7 +181,8 @@ def search(
         method=built,
         objectives=tuple(objectives),
         coder=coder,
-        kept_precision=kept,
+        kept=kept,
+        norms=norms,
         notes={},
         batch_size=1,
         n_threads=torch.get_num_threads(),
@@ -222,6 +231,7 @@ def compress(
     share_all: bool = False,
     coder: Coder = "ans",
     kept: KeptPrecision = "float16",
+    norms: NormsChoice = "two_vectors",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> SizeReport:
@@ -238,6 +248,9 @@ def compress(
         share_all: share 1-D float parameters too.
         coder: entropy coder of the file.
         kept: precision of kept float parameters.
+        norms: ``"two_vectors"`` stores a BatchNorm as the scale and shift it comes down to, which
+            is the same function in eval mode unless somebody else reads its statistics;
+            ``"as_they_are"`` keeps them, for that and for training.
         seed: of the method's random draws.
         progress: its ``note`` receives what the method's preparation wants people to know.
 
@@ -255,11 +268,18 @@ def compress(
         exclude=None if exclude is None else tuple(exclude),
         share_all=share_all,
     )
+    if kept not in get_args(KeptPrecision):
+        raise InputError(
+            f"kept is {kept!r}; without a search split to measure on, choose from "
+            f"{', '.join(get_args(KeptPrecision))}"
+        )
+    network = task.load()
+    found = find_norms(module, network.state) if norms == "two_vectors" else ()
     splits = {} if inputs is None else {"calibration": inputs}
-    prepared = built.prepare(Preparation(task.load(), splits, kept, seed, available_cores()))
+    prepared = built.prepare(Preparation(network, splits, seed, available_cores()))
     for note in built.notes(prepared):
         (progress or Silent()).note(note)
-    shared = built.compress(prepared, Candidate.of(candidate))
+    shared = Keeping(kept, found).apply(built.compress(prepared, Candidate.of(candidate)))
     del prepared  # two copies of the weights that encoding does without
     write(to, shared, coder=coder)
     return size(shared, coder=coder)

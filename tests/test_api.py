@@ -97,7 +97,7 @@ def test_an_export_that_fails_keeps_the_existing_file(study, tmp_path):
     )
     from moeash.core.codebook import keep_all
 
-    object.__setattr__(evaluator.prepared, "kept", keep_all(state, "float32"))
+    object.__setattr__(evaluator.prepared, "kept", keep_all(state))
     with pytest.raises(RebuildMismatchError, match="rebuilds to other weights than were measured"):
         moeash.export(study, path, evaluator=evaluator)
     evaluator.close()
@@ -379,3 +379,39 @@ def test_a_method_that_looks_at_no_inputs_refuses_some():
     module, closeness = likeness()
     with pytest.raises(InputError, match="uniform looks at no inputs; leave calibration out"):
         search(module, closeness, calibration=module.x)
+
+
+# ------------------------------------------------------------------ kept tensors
+
+
+@pytest.mark.parametrize("norms", ["two_vectors", "as_they_are"])
+def test_a_compressed_network_is_the_same_function_with_two_vectors(tmp_path, norms):
+    module = load_network("digits-cnn").eval()
+    x = torch.rand(5, 1, 8, 8)
+    path = tmp_path / "x.moeash"
+    moeash.compress(module, path, candidate={"k": 4096}, kept="float32", norms=norms)
+    decoded = moeash.read(path)
+    rewritten = [name for name in decoded if name.endswith("running_mean")]
+    assert all(decoded[name].any() == (norms == "as_they_are") for name in rewritten)
+    assert rewritten
+    expected = module(x)
+    moeash.load_into(module, path)
+    assert (module(x) - expected).abs().max() < 1e-2 * expected.abs().max()
+
+
+def test_two_vectors_make_the_file_smaller(tmp_path):
+    module = load_network("digits-cnn")
+    sizes = [
+        moeash.compress(module, tmp_path / "x.moeash", candidate={"k": 16}, norms=norms).total
+        for norms in ("two_vectors", "as_they_are")
+    ]
+    assert sizes[0] < sizes[1] - 90  # of 192 float16 values 96 are constants now
+
+
+def test_without_images_nothing_can_be_measured(tmp_path):
+    module = load_network("digits-cnn")
+    with pytest.raises(InputError, match=r"kept is 'auto'; .* choose from float32, float16"):
+        moeash.compress(module, tmp_path / "x.moeash", candidate={"k": 4}, kept="auto")
+    with pytest.raises(SpecError, match="kept = 'auto' measures"):
+        moeash.search(module, evaluate=lambda module: 0.0, kept="auto")
+    assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,8 @@ def describe(evaluator: Evaluator) -> Baseline:
         n_kept=counts.kept_elements,
         network_fingerprint=network_fingerprint(evaluator.network.state),
         data_fingerprint=search.fingerprint() if search is not None else "function",
-        notes=tuple(evaluator.task.method.notes(evaluator.prepared)),
+        keeping=evaluator.stored.keeping,
+        notes=(*evaluator.task.method.notes(evaluator.prepared), *evaluator.stored.notes),
     )
 
 

@@ -18,6 +18,7 @@ from moeash.errors import BackendError
 if TYPE_CHECKING:
     from moeash.backends.base import Baseline
     from moeash.evaluation.assess import FloatPass
+    from moeash.evaluation.keeping import Stored
     from moeash.evaluation.outcome import Archive, Job
     from moeash.evaluation.task import Task
 
@@ -38,10 +39,12 @@ class Common:
     Attributes:
         prepared: the method's arrays.
         float_pass: the float network's measurements; None when a function measures.
+        stored: how kept tensors are stored.
     """
 
     prepared: Any
     float_pass: "FloatPass | None"
+    stored: "Stored"
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,15 @@ class EvaluationWorker:
             task,
             prepared=None if common is None else common.prepared,
             float_pass=None if common is None else common.float_pass,
+            stored=None if common is None else common.stored,
         )
         place = Place(socket.gethostname(), os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"))
         return describe(self._evaluator), place
 
     def common(self) -> Common:
         """Return what the other workers need not make again."""
-        return Common(self._evaluator.prepared, self._evaluator.float_pass)
+        evaluator = self._evaluator
+        return Common(evaluator.prepared, evaluator.float_pass, evaluator.stored)
 
     def adopt(self, common: Common) -> None:
         """Use the shared copy of what this worker made, and let its own go."""

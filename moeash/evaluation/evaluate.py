@@ -10,6 +10,7 @@ import torch
 from moeash.codec.size import size
 from moeash.core.codebook import SharedWeights
 from moeash.core.objectives import Sizes
+from moeash.core.variables import middle
 from moeash.data.splits import Split
 from moeash.errors import SpecError
 from moeash.evaluation.assess import (
@@ -19,6 +20,7 @@ from moeash.evaluation.assess import (
     Precision,
     SplitAssessment,
 )
+from moeash.evaluation.keeping import Stored, decide_keeping
 from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.placing import DevicePlacing, HostPlacing, build
@@ -41,6 +43,7 @@ class Evaluator:
         *,
         prepared: Any = None,
         float_pass: FloatPass | None = None,
+        stored: Stored | None = None,
         on_device: bool | None = None,
     ) -> None:
         """Load everything once.
@@ -50,6 +53,7 @@ class Evaluator:
             prepared: the method's prepared arrays when another evaluator of the same task made
                 them already; may be read-only.
             float_pass: what that evaluator's float network measured.
+            stored: how that evaluator decided to store kept tensors.
             on_device: let candidates come about where the network is, if the method can; default:
                 where that is not the host.
         """
@@ -71,12 +75,18 @@ class Evaluator:
                 self._blas_threads = threadpoolctl.threadpool_limits(task.n_threads, "blas")
                 torch.set_num_threads(task.n_threads)
             _set_precision(task.precision)
-            self._load(prepared, float_pass, n_threads)
+            self._load(prepared, float_pass, stored, n_threads)
         except BaseException:
             self._hand_back()
             raise
 
-    def _load(self, prepared: Any, float_pass: FloatPass | None, n_threads: int) -> None:
+    def _load(
+        self,
+        prepared: Any,
+        float_pass: FloatPass | None,
+        stored: Stored | None,
+        n_threads: int,
+    ) -> None:
         task = self.task
         self._writer = WeightWriter(self.network.module, self.network.state)
         self.splits: Mapping[str, Split] = task.data.load() if task.data is not None else {}
@@ -87,16 +97,32 @@ class Evaluator:
                 Preparation(
                     network=self.network,
                     splits=self._for_method(),
-                    kept_precision=task.kept_precision,
                     seed=task.seed,
                     n_threads=n_threads,
                 )
             )
+        self.stored = self._decide() if stored is None else stored
         self.adopt(self.prepared)
 
     def _for_method(self) -> Mapping[str, Images]:
         given = self.task.calibration
         return self.splits if given is None else {**self.splits, "calibration": given}
+
+    def _decide(self) -> Stored:
+        task = self.task
+        if task.keeping is not None:
+            return Stored(task.keeping)
+        return decide_keeping(
+            self.network,
+            self._writer,
+            self.splits.get("search"),
+            kept=task.kept,
+            norms=task.norms,
+            typical=lambda: task.method.compress(self.prepared, middle(task.method.space())),
+            coder=task.coder,
+            batch_size=task.batch_size,
+            device=task.device,
+        )
 
     def adopt(self, prepared: Any) -> None:
         """Work from now on with an equal copy of the prepared arrays, perhaps a shared one."""
@@ -104,9 +130,9 @@ class Evaluator:
         self.prepared = prepared
         self._placing: HostPlacing | DevicePlacing
         if self._on_device and self.task.evaluate is None and isinstance(method, GridMethod):
-            self._placing = DevicePlacing(method, prepared, self.network)
+            self._placing = DevicePlacing(method, prepared, self.stored.keeping, self.network)
         else:
-            self._placing = HostPlacing(method, prepared, self._writer)
+            self._placing = HostPlacing(method, prepared, self.stored.keeping, self._writer)
 
     @property
     def float_pass(self) -> FloatPass | None:
@@ -134,7 +160,7 @@ class Evaluator:
 
     def build(self, job: Job) -> SharedWeights:
         """Return the shared weights of a job: compressed, then merged."""
-        return build(self.task.method, self.prepared, job)
+        return build(self.task.method, self.prepared, self.stored.keeping, job)
 
     def evaluate(self, job: Job, archive: Archive) -> Outcome:
         """Measure a job, stopping as soon as it is below its floor or certainly dominated.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moeash.core.bins import Grid, Indices
 from moeash.core.candidate import Candidate
-from moeash.core.codebook import Codebook, KeptPrecision, SharedWeights
+from moeash.core.codebook import Codebook, SharedWeights
 from moeash.core.variables import Variable
 from moeash.networks.network import Network
 
@@ -39,14 +39,12 @@ class Preparation:
         network: the float network.
         splits: the study's splits by name; a method may use ``calibration`` and ``train``, never
             ``search`` or ``holdout``.
-        kept_precision: how kept floats are stored.
         seed: of every random draw the method makes.
         n_threads: threads it may use; they change the time, never the result.
     """
 
     network: Network
     splits: Mapping[str, Images]
-    kept_precision: KeptPrecision
     seed: int
     n_threads: int
 
@@ -76,7 +74,11 @@ class Method(Protocol):
         ...
 
     def compress(self, prepared: Any, candidate: Candidate) -> SharedWeights:
-        """Return the shared weights of a candidate; never touches the network."""
+        """Return the shared weights of a candidate; never touches the network.
+
+        Kept tensors come in the network's own precision. How the file stores them is the study's
+        choice, not the method's.
+        """
         ...
 
 

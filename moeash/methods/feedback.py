@@ -18,7 +18,6 @@ from moeash.core.candidate import Candidate
 from moeash.core.codebook import (
     COUNT_DTYPE,
     Codebook,
-    KeptPrecision,
     KeptTensor,
     Parameter,
     SharedWeights,
@@ -43,15 +42,13 @@ class FeedbackPrepared:
     Attributes:
         state: the float state.
         network: factors of every calibrated layer, balanced, and what undoes the balancing.
-        kept: the kept parameters as stored, where a candidate does not move them.
-        kept_precision: how those it moves are stored.
+        kept: the kept parameters, where a candidate does not move them.
         notes: what people should know about the preparation.
     """
 
     state: State
     network: error_feedback.Prepared
     kept: dict[str, KeptTensor]
-    kept_precision: KeptPrecision
     notes: tuple[str, ...]
 
 
@@ -137,8 +134,7 @@ class Feedback:
         return FeedbackPrepared(
             state=network.state,
             network=prepared,
-            kept=keep_all(network.state, preparation.kept_precision),
-            kept_precision=preparation.kept_precision,
+            kept=keep_all(network.state),
             notes=tuple(notes),
         )
 
@@ -182,7 +178,7 @@ class Feedback:
         for parameter in prepared.state:
             moved = result.kept.get(parameter.name)
             if moved is not None and parameter.role == "kept":
-                kept[parameter.name] = keep(_moved(parameter, moved), prepared.kept_precision)
+                kept[parameter.name] = keep(_moved(parameter, moved))
         return share(prepared.state, [codebook], assigned, kept)
 
 

@@ -21,7 +21,6 @@ from moeash.core.candidate import Candidate
 from moeash.core.codebook import (
     COUNT_DTYPE,
     Codebook,
-    KeptPrecision,
     SharedWeights,
     State,
     index_dtype,
@@ -49,7 +48,6 @@ class GpfqPrepared:
         state: the float state; what GPFQ cannot quantise is kept in it.
         module: a copy of the float network.
         batches: calibration images.
-        kept_precision: how kept floats are stored.
         seed: of the stochastic variant.
         notes: what was quantised, and what was kept and why.
     """
@@ -57,7 +55,6 @@ class GpfqPrepared:
     state: State
     module: nn.Module
     batches: tuple[Tensor, ...]
-    kept_precision: KeptPrecision
     seed: int
     notes: tuple[str, ...]
 
@@ -130,9 +127,7 @@ class Gpfq:
         )
         notes = [f"{n_quantised:,} weights are quantised by GPFQ from {len(order):,} images"]
         notes += [f"{name} is kept: {reasons.get(name, 'it is no weight')}" for name in left]
-        return GpfqPrepared(
-            state, module, batches, preparation.kept_precision, preparation.seed, tuple(notes)
-        )
+        return GpfqPrepared(state, module, batches, preparation.seed, tuple(notes))
 
     def notes(self, prepared: GpfqPrepared) -> Sequence[str]:
         """Return how many weights are quantised, and what is kept and why."""
@@ -165,7 +160,7 @@ class Gpfq:
                 codebook, indices, counts = _used(layers[parameter.name])
                 assigned[parameter.name] = (len(codebooks), indices, counts)
                 codebooks.append(codebook)
-        return share(state, codebooks, assigned, keep_all(state, prepared.kept_precision))
+        return share(state, codebooks, assigned, keep_all(state))
 
 
 def _used(layer: GpfqLayer) -> tuple[Codebook, NDArray[Any], NDArray[np.int64]]:

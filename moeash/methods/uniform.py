@@ -30,7 +30,7 @@ class UniformPrepared:
     Attributes:
         state: the float state.
         statistics: the shared weights, sorted once per tensor, in state order.
-        kept: the kept parameters as stored.
+        kept: the kept parameters.
         n_threads: threads of the assignment kernel.
     """
 
@@ -81,7 +81,7 @@ class Uniform:
         return UniformPrepared(
             state=state,
             statistics=BinStatistics.from_tensors(shared),
-            kept=keep_all(state, preparation.kept_precision),
+            kept=keep_all(state),
             n_threads=preparation.n_threads,
         )
 
