@@ -69,7 +69,8 @@ class Feedback:
         temperature: of the softmax whose Hessian weighs the outputs.
         damping: added to the diagonal, relative to its mean. Default: 0.01 from 1,000 images on,
             inversely more for fewer, whose curvature is mostly noise.
-        balance: exponent of the row balancing in front of BatchNorms; 0 switches it off.
+        balance: exponent of the balancing of rows in front of BatchNorms and between layers with
+            only ReLUs and pooling between them; 0 switches it off.
         images: calibration images used, at most.
         batch_size: calibration images a pass.
     """
@@ -118,10 +119,10 @@ class Feedback:
             ]
         else:
             try:
-                prepared = self._measure(preparation, split, shared, through_norms=True)
+                prepared = self._measure(preparation, split, shared, rescale=True)
                 notes = []
             except RescalingError as error:
-                prepared = self._measure(preparation, split, shared, through_norms=False)
+                prepared = self._measure(preparation, split, shared, rescale=False)
                 notes = [f"rows are not balanced: {error}"]
             notes.append(
                 f"{prepared.n_calibrated:,} weights in {len(prepared.factors)} layers are assigned "
@@ -138,7 +139,7 @@ class Feedback:
         )
 
     def _measure(
-        self, preparation: Preparation, split: Split, shared: list[str], *, through_norms: bool
+        self, preparation: Preparation, split: Split, shared: list[str], *, rescale: bool
     ) -> error_feedback.Prepared:
         module = preparation.network.module
         device = next(module.parameters()).device
@@ -152,8 +153,8 @@ class Feedback:
             sketches=self.sketches,
             temperature=self.temperature,
             damping=damping,
-            balance=self.balance if through_norms else 0.0,
-            through_norms=through_norms,
+            balance=self.balance if rescale else 0.0,
+            through_norms=rescale,
             seed=preparation.seed,
         )
 
