@@ -67,7 +67,7 @@ class Feedback:
         curvature: ``gradients`` of the output, or ``inputs`` of each layer.
         sketches: random sketches of the output per calibration image.
         temperature: of the softmax whose Hessian weighs the outputs.
-        damping: added to the diagonal, relative to its mean. Default: 0.01 from 1,000 images on,
+        damping: added to the diagonal, relative to its mean. Default: 0.03 from 1,000 images on,
             inversely more for fewer, whose curvature is mostly noise.
         balance: exponent of the balancing of rows in front of BatchNorms and between layers with
             only ReLUs and pooling between them; 0 switches it off.
@@ -144,7 +144,7 @@ class Feedback:
         module = preparation.network.module
         device = next(module.parameters()).device
         order = np.arange(min(self.images, len(split)))
-        damping = 0.01 * max(1.0, 1000 / len(order)) if self.damping is None else self.damping
+        damping = 0.03 * max(1.0, 1000 / len(order)) if self.damping is None else self.damping
         return error_feedback.prepare(
             module,
             (x.to(device) for x, _ in split.batches(self.batch_size, order=order)),
