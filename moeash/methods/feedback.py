@@ -63,9 +63,10 @@ class Feedback:
         curvature: ``gradients`` of the output, or ``inputs`` of each layer.
         sketches: random sketches of the output per calibration image.
         temperature: of the softmax whose Hessian weighs the outputs.
-        damping: added to the diagonal, relative to its mean. Default: 0.01 from 1,000 images on,
+        damping: added to the diagonal, relative to its mean. Default: 0.03 from 1,000 images on,
             inversely more for fewer, whose curvature is mostly noise.
-        balance: exponent of the row balancing in front of BatchNorms; 0 switches it off.
+        balance: exponent of the balancing of rows in front of BatchNorms and between layers with
+            only ReLUs and pooling between them; 0 switches it off.
         images: calibration images used, at most.
         batch_size: calibration images a pass.
     """
@@ -120,10 +121,10 @@ class Feedback:
             ]
         else:
             try:
-                prepared = self._measure(preparation, split, shared, through_norms=True)
+                prepared = self._measure(preparation, split, shared, rescale=True)
                 notes = []
             except RescalingError as error:
-                prepared = self._measure(preparation, split, shared, through_norms=False)
+                prepared = self._measure(preparation, split, shared, rescale=False)
                 notes = [f"rows are not balanced: {error}"]
             notes.append(
                 f"{prepared.n_calibrated:,} weights in {len(prepared.factors)} layers are assigned "
@@ -139,12 +140,12 @@ class Feedback:
         )
 
     def _measure(
-        self, preparation: Preparation, split: Images, shared: list[str], *, through_norms: bool
+        self, preparation: Preparation, split: Images, shared: list[str], *, rescale: bool
     ) -> error_feedback.Prepared:
         module = preparation.network.module
         device = next(module.parameters()).device
         order = np.arange(min(self.images, len(split)))
-        damping = 0.01 * max(1.0, 1000 / len(order)) if self.damping is None else self.damping
+        damping = 0.03 * max(1.0, 1000 / len(order)) if self.damping is None else self.damping
         return error_feedback.prepare(
             module,
             (x.to(device) for x, _ in split.batches(self.batch_size, order=order)),
@@ -153,8 +154,8 @@ class Feedback:
             sketches=self.sketches,
             temperature=self.temperature,
             damping=damping,
-            balance=self.balance if through_norms else 0.0,
-            through_norms=through_norms,
+            balance=self.balance if rescale else 0.0,
+            through_norms=rescale,
             seed=preparation.seed,
         )
 

@@ -84,6 +84,8 @@ CASES = [
             ("macro_f1", 7, OBJECTIVES[2], 0.05),
             ("neg_cross_entropy", 40, OBJECTIVES[0], None),
             ("neg_cross_entropy", 7, OBJECTIVES[1], 0.1),
+            ("neg_divergence", 40, OBJECTIVES[0], None),
+            ("neg_divergence", 7, OBJECTIVES[1], 0.1),
             ("agreement", 40, OBJECTIVES[0], None),
             ("agreement", 7, OBJECTIVES[2], 0.02),
         ]
