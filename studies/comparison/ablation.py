@@ -233,6 +233,7 @@ class Row:
 
 ROWS = (
     Row("feedback"),
+    Row("another seed", prepare={"seed": 1}),
     Row("nearest entries", assign=nearest, bins=2.0),
     Row("GPFQ's rule on the global codebook", assign=gpfq, bins=1.4, every=2),
     Row("GPTQ: X'X, one scale, no rate", prepare={"kind": "inputs", "absorb": False}, rate=0.0),

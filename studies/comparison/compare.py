@@ -55,7 +55,7 @@ class Series:
     Attributes:
         label: in the table and the legend.
         peer: of the rows.
-        has: settings have this in them.
+        has: settings have all of these words in them.
         lacks: and none of these.
         colour: of the marks; None for what is in the table only.
         marker: filled for moeash, hollow for peers.
@@ -63,7 +63,7 @@ class Series:
 
     label: str
     peer: str
-    has: str = ""
+    has: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     colour: str | None = None
     marker: str = "o"
@@ -80,21 +80,23 @@ class Series:
             for row in rows
             if row["network"] == network
             and row["peer"] == self.peer
-            and self.has in row["setting"]
+            and all(word in row["setting"] for word in self.has)
             and not any(word in row["setting"] for word in self.lacks)
         ]
 
 
 SERIES = (
     Series("moeash feedback", "moeash feedback", colour=COLOURS[0], marker="o"),
-    Series("moeash uniform, merged", "moeash uniform", colour=COLOURS[5], marker="D"),
+    Series("moeash uniform", "moeash uniform", colour=COLOURS[5], marker="D"),
     Series("moeash gpfq", "moeash gpfq", colour=COLOURS[2], marker="s"),
     Series("NNCodec", "NNCodec", colour=COLOURS[1], marker="^"),
-    Series("coremltools k-means", "coremltools", "kmeans", ("norms",), COLOURS[3], "v"),
-    Series("coremltools k-means, norms kept", "coremltools", "kmeans", (), COLOURS[3], "P"),
-    Series("coremltools uniform", "coremltools", "uniform", ("norms",)),
-    Series("int8, per channel", "int8", "per channel", ("zip",), INK, "x"),
-    Series("int8, per tensor, zipped", "int8", "tensor, zip", (), COLOURS[4], "+"),
+    Series("coremltools k-means", "coremltools", ("kmeans",), ("norms",), COLOURS[3], "v"),
+    Series(
+        "coremltools k-means, norms kept", "coremltools", ("kmeans", "norms"), (), COLOURS[3], "P"
+    ),
+    Series("coremltools uniform", "coremltools", ("uniform",), ("norms",)),
+    Series("int8, per channel", "int8", ("per channel",), ("zipped",), INK, "x"),
+    Series("int8, per tensor, zipped", "int8", ("per tensor", "zipped"), (), COLOURS[4], "+"),
 )
 
 
