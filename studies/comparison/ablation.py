@@ -301,15 +301,16 @@ def main() -> None:
     """Run the rows of one network."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("spec", type=Path, help="of a study with the feedback method")
-    parser.add_argument("--only", nargs="+", help="rows to run anew; the others stay as they are")
+    parser.add_argument("--only", nargs="*", help="rows to run anew; the others stay as they are")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(arguments.spec)
     has_norms = any(isinstance(module, _BatchNorm) for module in bench.module.modules())
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    known = result.get(bench.name, {}) if arguments.only else {}
+    only = arguments.only
+    known = {} if only is None else result.get(bench.name, {})
     for row in ROWS:
-        if (arguments.only and row.name not in arguments.only) or (row.norms and not has_norms):
+        if (only is not None and row.name not in only) or (row.norms and not has_norms):
             continue
         started = time.perf_counter()
         known[row.name] = run(bench, row)
