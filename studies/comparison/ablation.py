@@ -57,7 +57,7 @@ class Scale:
     """How a network is compared.
 
     Attributes:
-        bins: tried; chosen so that the KL of the first row spans ``kl``.
+        bins: tried, each row a slice of them; chosen so that the KL of a row spans ``kl``.
         kl: at which bytes are compared, in nats an image.
         calibration: images.
         measured: search images the KL is the mean of.
@@ -70,8 +70,12 @@ class Scale:
 
 
 SCALES = {
-    "resnet20": Scale((36, 42, 49, 57, 66), kl=0.05, calibration=1000, measured=2000),
-    "lenet300": Scale((8, 10, 12, 15, 18), kl=0.006, calibration=5000, measured=5000),
+    "resnet20": Scale(
+        (36, 42, 49, 57, 66, 77, 90, 105, 122), kl=0.03, calibration=1000, measured=2000
+    ),
+    "lenet300": Scale(
+        (8, 10, 12, 15, 18, 22, 27, 33, 40), kl=0.006, calibration=5000, measured=5000
+    ),
 }
 
 
@@ -213,8 +217,7 @@ class Row:
         rate: what a bit is worth.
         coder: of the file.
         kept: precision of kept floats.
-        bins: factor on the network's bins.
-        every: 2 to try every second of them only.
+        bins: start, stop and step of the slice of the network's bins that is tried.
         norms: only for networks with BatchNorms.
     """
 
@@ -226,16 +229,15 @@ class Row:
     rate: float = 0.02
     coder: str = "adaptive"
     kept: KeptPrecision = "float16"
-    bins: float = 1.0
-    every: int = 1
+    bins: tuple[int, int, int] = (0, 5, 1)
     norms: bool = False
 
 
 ROWS = (
     Row("feedback"),
     Row("another seed", prepare={"seed": 1}),
-    Row("nearest entries", assign=nearest, bins=2.0),
-    Row("GPFQ's rule on the global codebook", assign=gpfq, bins=1.4, every=2),
+    Row("nearest entries", assign=nearest, bins=(4, 9, 1)),
+    Row("GPFQ's rule on the global codebook", assign=gpfq, bins=(2, 7, 2)),
     Row("GPTQ: X'X, one scale, no rate", prepare={"kind": "inputs", "absorb": False}, rate=0.0),
     # the codebook
     Row("grid not aligned to zero", assign=unaligned),
@@ -268,11 +270,14 @@ ROWS = (
 )
 
 
+RULES = tuple(row.name for row in ROWS[:5])
+"""Rows that differ in how weights are assigned; all of them try one k."""
+
+
 def run(bench: Bench, row: Row) -> list[dict[str, float]]:
     """Return a row's points, smallest k first."""
     points = []
-    for bins in bench.scale.bins[:: row.every]:
-        k = round(bins * row.bins)
+    for k in bench.scale.bins[slice(*row.bins)]:
         made = row.assign(bench, row, k)
         shared = made if isinstance(made, SharedWeights) else bench.pack(made, row.kept)
         points.append({"k": k} | bench.measure(shared, row.coder))
@@ -294,6 +299,18 @@ def table(name: str, rows: Mapping[str, list[dict[str, float]]]) -> str:
         against = "" if row == reference else reference
         mark = "" if inside else " (extrapolated)"
         lines.append(f"| {row} | {n_bytes:,.0f}{mark} | {against} | {change} |")
+    return "\n".join(lines)
+
+
+def table_at(k: int, rows: Mapping[str, list[dict[str, float]]]) -> str:
+    """Return the Markdown table of the rules of assignment at one k."""
+    lines = [f"| k = {k} | bytes | entries | KL |", "|---|---|---|---|"]
+    for row in ROWS:
+        if row.name in RULES:
+            for point in rows.get(row.name, []):
+                if point["k"] == k:
+                    values = f"{point['size_bytes']:,} | {point['entries']} | {point['kl']:.4f}"
+                    lines.append(f"| {row.name} | {values} |")
     return "\n".join(lines)
 
 
@@ -319,7 +336,9 @@ def main() -> None:
         # Written after every row: an hour of other people's load must not cost what is done.
         result[bench.name] = {row.name: known[row.name] for row in ROWS if row.name in known}
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    put_table(f"ablation {bench.name}", table(bench.name, result[bench.name]))
+    rows = result[bench.name]
+    tables = (table_at(bench.scale.bins[4], rows), table(bench.name, rows))
+    put_table(f"ablation {bench.name}", "\n\n".join(tables))
 
 
 if __name__ == "__main__":
