@@ -74,7 +74,7 @@ SCALES = {
         (36, 42, 49, 57, 66, 77, 90, 105, 122), kl=0.03, calibration=1000, measured=2000
     ),
     "lenet300": Scale(
-        (8, 10, 12, 15, 18, 22, 27, 33, 40), kl=0.006, calibration=5000, measured=5000
+        (8, 10, 12, 15, 18, 22, 27, 33, 40), kl=0.004, calibration=5000, measured=5000
     ),
 }
 
@@ -99,7 +99,9 @@ class Bench:
 
     @staticmethod
     def _images(split: Any, count: int, batch: int) -> list[Tensor]:
-        return [x.clone() for x, _ in split.batches(batch, order=np.arange(count))]
+        # Splits may be sorted by class: neither the images nor a batch may be of a few classes.
+        order = np.random.default_rng(0).permutation(len(split))[:count]
+        return [x.clone() for x, _ in split.batches(batch, order=order)]
 
     def _outputs(self, module: nn.Module) -> Tensor:
         with torch.inference_mode():
@@ -294,7 +296,7 @@ def table(name: str, rows: Mapping[str, list[dict[str, float]]]) -> str:
     lines = [f"| {name} | bytes at KL {SCALES[name].kl} | against | |", "|---|---|---|---|"]
     for row in rows:
         n_bytes, inside = sizes[row]
-        reference = under[row] if under[row] in sizes else "feedback"
+        reference = next((r for r in (under[row], "feedback") if r in sizes), row)
         change = "" if row == reference else f"{n_bytes / sizes[reference][0] - 1:+.1%}"
         against = "" if row == reference else reference
         mark = "" if inside else " (extrapolated)"

@@ -46,10 +46,12 @@ class Bench:
         self.name = str(task.network.source)
         self.module = task.network.load().module.eval()
         self.splits = task.data.load()
-        order = np.arange(images)
+        # Splits may be sorted by class.
+        draw = np.random.default_rng(0)
+        order = draw.permutation(len(self.splits["calibration"]))[:images]
         batches = self.splits["calibration"].batches(100, order=order)
         self.calibration = [x.clone() for x, _ in batches]
-        self.search = np.arange(min(search_images, len(self.splits["search"])))
+        self.search = draw.permutation(len(self.splits["search"]))[:search_images]
 
     def gpfq(self, symbols: int, scale: float) -> Values:
         """Return every layer's weights along the greedy path."""
