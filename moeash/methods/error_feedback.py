@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from moeash.core.trellis import States
 from moeash.errors import InputError
 from moeash.methods.assign_feedback import (
     PASSES,
@@ -28,6 +29,7 @@ from moeash.methods.assign_feedback import (
     safe_scales,
     zero_aligned_entries,
 )
+from moeash.methods.assign_trellis import assign_trellis, nearest_path
 from moeash.methods.gram import NORM_TYPES, CurvatureKind, measure_curvature
 
 
@@ -77,7 +79,8 @@ class Compressed:
     """One candidate's network.
 
     Attributes:
-        entries: ``(n_entries,)`` float32, strictly increasing: the entries in use.
+        entries: ``(n_entries,)`` float32, strictly increasing: the entries in use; with a trellis
+            also the unused ones between them, so that an entry's position tells its parity.
         indices: by ``state_dict`` key, int64 in the shape of the weight.
         kept: new values of kept tensors by key; tensors not named keep theirs.
     """
@@ -102,6 +105,7 @@ def prepare(
     temperature: float = 4.0,
     damping: float = 0.01,
     act_order: bool = True,
+    common_order: bool = False,
     balance: float = 0.25,
     through_norms: bool = True,
     seed: int = 0,
@@ -118,6 +122,7 @@ def prepare(
         temperature: likewise.
         damping: see :func:`moeash.methods.assign_feedback.prepare_feedback`.
         act_order: likewise.
+        common_order: likewise.
         balance: exponent of :func:`moeash.methods.assign_feedback.balancing_scales`; 0 leaves the
             rows as they are.
         through_norms: let BatchNorms behind a layer undo its rescaling and take up constant
@@ -154,7 +159,10 @@ def prepare(
         seed=seed,
     )
     layers = [c for c in curvature.layers if shared is None or c.name in shared]
-    factors = [prepare_feedback(c, damping=damping, act_order=act_order) for c in layers]
+    factors = [
+        prepare_feedback(c, damping=damping, act_order=act_order, common_order=common_order)
+        for c in layers
+    ]
     plain, reasons = {}, {}
     for name in sorted(set(shared or ()) - {factor.name for factor in factors}):
         plain[name] = state[name].detach().float().clone()
@@ -181,7 +189,9 @@ def nearest_only(network: nn.Module, shared: Collection[str]) -> Prepared:
     return Prepared((), plain, dict.fromkeys(plain, "there are no calibration images"), {})
 
 
-def compress(prepared: Prepared, k: int, rate: float, *, passes: int = PASSES) -> Compressed:
+def compress(
+    prepared: Prepared, k: int, rate: float, *, passes: int = PASSES, trellis: States = 0
+) -> Compressed:
     """Assign every shared weight to an entry of one global codebook.
 
     Args:
@@ -189,6 +199,9 @@ def compress(prepared: Prepared, k: int, rate: float, *, passes: int = PASSES) -
         k: bins over the range of the shared weights; the grid is moved so that 0 is an entry.
         rate: what a bit is worth, see :func:`moeash.methods.assign_feedback.rate_weight`.
         passes: see :func:`moeash.methods.assign_feedback.assign_feedback`.
+        trellis: states of the trellis every column follows, see
+            :mod:`moeash.methods.assign_trellis`; groups then need a common order. 0: every entry
+            is open to every weight.
 
     Raises:
         InputError: k or the rate is out of range, or there is nothing to share.
@@ -197,27 +210,48 @@ def compress(prepared: Prepared, k: int, rate: float, *, passes: int = PASSES) -
         raise InputError(f"got rate {rate}, needed at least 0")
     low, high = prepared.span
     entries = zero_aligned_entries(low, high, k)
-    price = rate_weight(prepared.factors, (high - low) / k, rate)
+    zero = int(entries.abs().argmin())
+    # A weight on a trellis has a choice of entries two steps apart.
+    step = (high - low) / k * (2 if trellis else 1)
+    price = rate_weight(prepared.factors, step, rate)
     kept = dict(prepared.kept)
     indices = {}
     for factor in prepared.factors:
         grid = entries.to(factor.weight.device)
-        chosen = assign_feedback(factor, grid, price=price, passes=passes)
+        if trellis:
+            chosen = assign_trellis(factor, grid, zero, trellis, price=price, passes=passes)
+        else:
+            chosen = assign_feedback(factor, grid, price=price, passes=passes)
         indices[factor.name] = chosen
         if factor.absorber is not None:
             shift = output_shift(factor, chosen, grid).to(kept[factor.absorber])
             sign = -1 if factor.absorber.endswith("running_mean") else 1
             kept[factor.absorber] = kept[factor.absorber] + sign * shift
     for name, weight in prepared.plain.items():
-        indices[name] = nearest(weight, entries.to(weight.device))
-    return _only_used(entries, indices, kept)
+        grid = entries.to(weight.device)
+        if trellis:
+            indices[name] = nearest_path(weight, grid, zero, trellis)
+        else:
+            indices[name] = nearest(weight, grid)
+    return _only_used(entries, indices, kept, without_gaps=zero if trellis else None)
 
 
-def _only_used(entries: Tensor, indices: dict[str, Tensor], kept: dict[str, Tensor]) -> Compressed:
+def _only_used(
+    entries: Tensor,
+    indices: dict[str, Tensor],
+    kept: dict[str, Tensor],
+    *,
+    without_gaps: int | None = None,
+) -> Compressed:
+    """Leave out unused entries: all of them, or those outside the used ones and this one."""
     counts = torch.zeros(entries.numel(), dtype=torch.int64)
     for chosen in indices.values():
         counts += torch.bincount(chosen.flatten(), minlength=entries.numel()).cpu()
     used = counts > 0
+    if without_gaps is not None:
+        used[without_gaps] = True
+        first, last = torch.nonzero(used).flatten()[[0, -1]].tolist()
+        used[first : last + 1] = True
     place = used.long().cumsum(0) - 1
     renumbered = {name: place.to(chosen.device)[chosen] for name, chosen in indices.items()}
     return Compressed(entries[used], renumbered, kept)
