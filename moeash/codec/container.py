@@ -1,4 +1,4 @@
-"""The ``.moeash`` file, versions 1 and 2: a network with shared weights, exactly.
+"""The ``.moeash`` file, versions 1 to 3: a network with shared weights, exactly.
 
 All integers are little-endian. *varint* is LEB128 in its shortest form, below 2**63. A reader MUST
 refuse a file that breaks any rule below; the sections follow each other without a hole and fill
@@ -8,13 +8,13 @@ File::
 
     4   magic      8D 4D 53 48 ("MSH"; the high bit shows transfers that are not 8-bit clean)
     2   version    u16; a reader MUST refuse newer ones than it knows, whatever follows
-    1   coder      0 ANS and 1 Huffman (version 1), 2 adaptive beside ANS (version 2)
+    1   coder      0 ANS and 1 Huffman (version 1), 2 adaptive beside ANS (from 2 on)
     1   salt       rotation of the ANS coder's slots, 0 for Huffman
-    .   D, M, P    three varints: bytes of directory, model, payload; version 2: a fourth, A
+    .   D, M, P    three varints: bytes of directory, model, payload; from 2 on: a fourth, A
     D   directory  names, kinds, dtypes, shapes, notes
     M   model      codebooks and frequency tables, a bit string
     P   payload    indices and kept bytes, one coded stream
-    A   adaptive   version 2: indices the adaptive coder took, one stream a codebook
+    A   adaptive   from 2 on: indices the adaptive coder took, one stream a codebook
     8   checksum   BLAKE2b with a digest of 8 bytes over everything before it
 
 **Directory.** One byte, 0 or 1, then the following plain or as one bzip2 stream (whichever is
@@ -62,11 +62,13 @@ zeros cut, then padded with zeros to P. A symbol's slot lies behind those of the
 after all P ranks of its table were rotated: rank r comes at place ``(r + salt) % P``. Decoding MUST
 end in the empty state. Huffman: canonical codes, most significant bit first, zero-padded to a byte.
 
-**Adaptive** (version 2). In the model, between the codebooks and the tables of each codebook's
+**Adaptive** (from version 2 on). In the model, between the codebooks and the tables of each codebook's
 pool, every shared tensor with weights has one bit: 1 is coded adaptively, 0 is a source of the
 pool. The section holds, for every codebook with such tensors, a varint of bytes and the stream of
 their indices as :mod:`moeash.codec.adaptive` specifies it, with the entry nearest 0 (of two, the
-lower) as zero.
+lower) as zero. In version 3 a bit of 1 is followed by two more: the tensor's indices, counted from
+zero, 0 follow no trellis, or that of 1 four, 2 eight, 3 sixteen states
+(:mod:`moeash.core.trellis`); at least one tensor MUST follow one.
 
 Kept elements are little-endian; a group's elements are those of its tensors, one after another.
 """
@@ -95,8 +97,8 @@ from moeash.errors import (
 )
 
 MAGIC = b"\x8dMSH"
-VERSION = 2
-VERSION_OF = {"ans": 1, "huffman": 1, "adaptive": 2}
+VERSION = 3
+VERSIONS_OF = {"ans": (1,), "huffman": (1,), "adaptive": (2, 3)}
 """A file states the oldest version that has what it uses, so that older readers read it."""
 
 SUFFIX = ".moeash"
@@ -148,7 +150,7 @@ def encode(
     model = bits.to_bytes()
     assert len(model) == layout.model_bytes
     payload, salt = layout.coding.encode(sources, layout.payload_bytes)
-    version = VERSION_OF[coder].to_bytes(2, "little")
+    version = layout.version.to_bytes(2, "little")
     head = MAGIC + version + bytes([CODERS.index(coder), salt])
     sections = (layout.lengths, layout.directory, model, payload, layout.adaptive_section)
     body = head + b"".join(sections)
@@ -170,7 +172,7 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
         ContainerVersionError: the file was written by a newer moeash.
     """
     data = memoryview(data).cast("B")
-    coder, salt = _check_prefix(data)
+    version, coder, salt = _check_prefix(data)
     if max_bytes is None:
         max_bytes = max(DEFAULT_MAX_BYTES, DEFAULT_MAX_EXPANSION * len(data))
     cursor = directory.Cursor(data[PREFIX_BYTES:-CHECKSUM_BYTES])
@@ -185,7 +187,7 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
     books = codebooks.read_all(bits, limit=directory.MAX_CODEBOOKS)
     streams.check_sizes(entries, books, max_bytes)
     coding = coding_of(coder)
-    arrays = streams.read_tables(bits, entries, books, coding, with_adaptive=coder == "adaptive")
+    arrays = streams.read_tables(bits, entries, books, coding, version=version)
     bits.finish()
     arrays.fill(coding, payload, salt)
     for section in more:
@@ -198,7 +200,7 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
         "payload": n_payload,
         "checksum": CHECKSUM_BYTES,
     }
-    return Container(shared, dict(notes), coder, VERSION_OF[coder], sizes)
+    return Container(shared, dict(notes), coder, version, sizes)
 
 
 def write(
@@ -281,8 +283,8 @@ def _checksum(body: bytes | memoryview) -> bytes:
     return hashlib.blake2b(body, digest_size=CHECKSUM_BYTES).digest()
 
 
-def _check_prefix(data: memoryview) -> tuple[str, int]:
-    """Check magic, version and checksum; return coder and salt."""
+def _check_prefix(data: memoryview) -> tuple[int, str, int]:
+    """Check magic, version and checksum; return version, coder and salt."""
     if bytes(data[: len(MAGIC)]) != MAGIC:
         raise CorruptContainerError("this is no .moeash file: it does not begin with its mark")
     if len(data) < PREFIX_BYTES + 3 + CHECKSUM_BYTES:
@@ -297,11 +299,11 @@ def _check_prefix(data: memoryview) -> tuple[str, int]:
     coder, salt = data[6], data[7]
     if coder >= len(CODERS):
         raise CorruptContainerError(f"the file names the unknown coder {coder}")
-    if version != VERSION_OF[CODERS[coder]]:
+    if version not in VERSIONS_OF[CODERS[coder]]:
         raise CorruptContainerError(
             f"the file has format version {version} and coder {CODERS[coder]!r}, which differ"
         )
-    return CODERS[coder], salt
+    return version, CODERS[coder], salt
 
 
 def _verify(path: Path, shared: SharedWeights) -> Container:

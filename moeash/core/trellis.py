@@ -115,6 +115,7 @@ def levels_of(
         n_states: states of the trellis.
     """
     found = trellis(n_states)
+    assert values.size == math.prod(shape)
     levels = np.empty_like(values)
     follows = _trellis.walk(
         False, values, levels, *matrix(shape), found.transitions.ravel(), found.halves
@@ -127,6 +128,7 @@ def values_of(
 ) -> NDArray[np.int32]:
     """Return the values of levels: the inverse of :func:`levels_of`."""
     found = trellis(n_states)
+    assert levels.size == math.prod(shape)
     values = np.empty_like(levels)
     _trellis.walk(True, levels, values, *matrix(shape), found.transitions.ravel(), found.halves)
     return values

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeash.codec import container
+from moeash.codec import adaptive, container
+from moeash.codec.plan import plan
 from moeash.codec.size import size
 from moeash.core.codebook import (
     Codebook,
@@ -26,6 +27,7 @@ from moeash.errors import (
     ExportError,
     InputError,
 )
+from tests.codec.paths import network_on_trellises
 
 ASSETS = Path(__file__).parent / "assets"
 CODERS = ["ans", "huffman", "adaptive"]
@@ -50,7 +52,7 @@ def test_a_network_with_everything_comes_back(zoo, coder):
     decoded = container.decode(data)
     same(decoded.shared, zoo)
     assert decoded.notes == {"a": "ü", "network": "zoo"}
-    assert (decoded.coder, decoded.version) == (coder, container.VERSION_OF[coder])
+    assert (decoded.coder, decoded.version) == (coder, container.VERSIONS_OF[coder][0])
     assert sum(decoded.sizes.values()) == len(data)
     again = container.encode(decoded.shared, coder=decoded.coder, notes=decoded.notes)
     assert again == data
@@ -199,8 +201,8 @@ def test_an_unknown_coder_is_refused(zoo):
 
 def test_a_newer_version_is_refused_by_name(zoo):
     data = bytearray(container.encode(zoo))
-    data[4] = 3
-    with pytest.raises(ContainerVersionError, match="version 3"):
+    data[4] = 4
+    with pytest.raises(ContainerVersionError, match="version 4"):
         container.decode(bytes(data))
 
 
@@ -211,7 +213,38 @@ def test_a_file_states_the_oldest_version_that_holds_it(zoo):
     assert versions == {"ans": 1, "huffman": 1, "adaptive": 2}
 
 
-@pytest.mark.parametrize(("coder", "version"), [("ans", 2), ("adaptive", 1)])
+def test_tensors_that_follow_a_trellis_are_found_and_take_less():
+    shared = network_on_trellises([0, 4, 8, 16])
+    layout = plan(shared, coder="adaptive")
+    (part,) = layout.adaptive
+    assert part.trellises == (0, 4, 8, 16)
+    data = container.encode(shared, coder="adaptive")
+    decoded = container.decode(data)
+    assert (decoded.coder, decoded.version) == ("adaptive", 3)
+    assert decoded.shared.fingerprint() == shared.fingerprint()
+    assert len(data) == size(shared, coder="adaptive").total
+    tensors = [(tensor.indices, tensor.shape) for tensor in shared.shared]
+    assert len(part.stream.data) < 0.9 * len(adaptive.encode(tensors, 41, 20))
+
+
+def test_one_weight_off_its_trellis_and_the_tensor_is_coded_without():
+    shared = network_on_trellises([8, 8], spoiled=[1])
+    layout = plan(shared, coder="adaptive")
+    (part,) = layout.adaptive
+    followed = dict(zip(part.positions, part.trellises, strict=True))
+    assert followed[1] == 8
+    assert not followed.get(2)
+    decoded = container.decode(container.encode(shared, coder="adaptive"))
+    assert decoded.version == 3
+    assert decoded.shared.fingerprint() == shared.fingerprint()
+
+
+def test_a_network_off_every_trellis_makes_a_version_2_file():
+    spoiled = network_on_trellises([8, 4], spoiled=[0, 1])
+    assert container.decode(container.encode(spoiled, coder="adaptive")).version == 2
+
+
+@pytest.mark.parametrize(("coder", "version"), [("ans", 2), ("ans", 3), ("adaptive", 1)])
 def test_a_version_that_does_not_have_the_coder_is_refused(zoo, coder, version):
     data = bytearray(container.encode(zoo, coder=coder))
     data[4] = version
