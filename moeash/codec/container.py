@@ -62,9 +62,9 @@ zeros cut, then padded with zeros to P. A symbol's slot lies behind those of the
 after all P ranks of its table were rotated: rank r comes at place ``(r + salt) % P``. Decoding MUST
 end in the empty state. Huffman: canonical codes, most significant bit first, zero-padded to a byte.
 
-**Adaptive** (from version 2 on). In the model, between the codebooks and the tables of each codebook's
-pool, every shared tensor with weights has one bit: 1 is coded adaptively, 0 is a source of the
-pool. The section holds, for every codebook with such tensors, a varint of bytes and the stream of
+**Adaptive** (from version 2 on). In the model, between the codebooks and the tables of each
+codebook's pool, every shared tensor with weights has one bit: 1 is coded adaptively, 0 is a source
+of the pool. The section holds, for every codebook with such tensors, a varint of bytes and the stream of
 their indices as :mod:`moeash.codec.adaptive` specifies it, with the entry nearest 0 (of two, the
 lower) as zero. In version 3 a bit of 1 is followed by two more: the tensor's indices, counted from
 zero, 0 follow no trellis, or that of 1 four, 2 eight, 3 sixteen states

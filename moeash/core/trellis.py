@@ -9,11 +9,12 @@ state. Written as *levels* n of the quantiser in force::
     next state = transitions[state, n & 1]
 
 A coder that knows the state codes n: half the alphabet, so the codebook can be twice as fine for
-the same bits. What the fine step gains is distortion: up to 1.53 dB at any rate, some 0.9 dB with 8
-states at 1 to 3 bits a weight, less below.
+the same bits. What the finer step gains is distortion: with 8 states 0.7 to 1 dB on independent
+normal weights at 1 to 3 bits, less below, of the 1.53 dB between scalar quantisation and the bound.
 
 The path of a tensor runs down the rows (axis 0) of each column (all further axes), every column
-beginning in state 0.
+beginning in state 0. Beginnings cost: of the gain, columns of 64 rows keep four fifths, columns of
+16 rows half, columns of 8 rows little.
 
 Source: Marcellin and Fischer (1990) for trellis-coded quantisation; the two quantisers with a zero
 each and the path by parity are those of dependent quantisation in VVC (Schwarz et al., 2019). The

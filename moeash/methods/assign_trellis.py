@@ -17,6 +17,7 @@ Runs on the CPU wherever the factor is, so that every machine chooses the same e
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -192,8 +193,7 @@ def _recurse(
     within = torch.zeros(1, 1, 1) if coupling is None else coupling
     bounds = alphabet.bounds.tolist()
     shortest = [
-        lengths[first:last].min() if last > first else 0.0
-        for first, last in zip(bounds, bounds[1:], strict=False)
+        lengths[first:last].min() if last > first else 0.0 for first, last in pairwise(bounds)
     ]
     for start in range(0, columns, block):
         stop = min(start + block, columns)

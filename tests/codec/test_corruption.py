@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moeash.codec import codebooks, container, directory
+from moeash.codec import container, directory
 from moeash.codec.bits import BitWriter
+from moeash.codec.plan import plan
 from moeash.core.codebook import Codebook, SharedTensor, SharedWeights
 from moeash.errors import ContainerError, CorruptContainerError
 from tests.codec.paths import network_on_trellises
@@ -230,10 +231,11 @@ def test_a_huge_constant_network_needs_the_reader_to_agree():
 
 def test_a_file_that_claims_a_trellis_but_has_none_is_refused():
     shared = network_on_trellises([8])
-    head, packed, _, payload, section = sections(container.encode(shared, coder="adaptive"))
-    bits = BitWriter()
-    codebooks.write_all(bits, shared.codebooks)
-    bits.fixed(0b100, 3)  # adaptive, no trellis
-    data = sealed(head, packed, bits.to_bytes() + bytes(200), payload, section)
+    head, packed, model, payload, section = sections(container.encode(shared, coder="adaptive"))
+    at = plan(shared, coder="adaptive").codebook_bits  # then 1 adaptive, 10 eight states
+    bits = list("".join(f"{byte:08b}" for byte in model))
+    assert bits[at : at + 3] == ["1", "1", "0"]
+    bits[at + 1] = "0"
+    model = int("".join(bits), 2).to_bytes(len(model), "big")
     with pytest.raises(CorruptContainerError, match="claims a trellis, but no tensor follows one"):
-        container.decode(data)
+        container.decode(sealed(head, packed, model, payload, section))
