@@ -64,10 +64,10 @@ end in the empty state. Huffman: canonical codes, most significant bit first, ze
 
 **Adaptive** (from version 2 on). In the model, between the codebooks and the tables of each
 codebook's pool, every shared tensor with weights has one bit: 1 is coded adaptively, 0 is a source
-of the pool. The section holds, for every codebook with such tensors, a varint of bytes and the stream of
-their indices as :mod:`moeash.codec.adaptive` specifies it, with the entry nearest 0 (of two, the
-lower) as zero. In version 3 a bit of 1 is followed by two more: the tensor's indices, counted from
-zero, 0 follow no trellis, or that of 1 four, 2 eight, 3 sixteen states
+of the pool. The section holds, for every codebook with such tensors, a varint of bytes and the
+stream of their indices as :mod:`moeash.codec.adaptive` specifies it, with the entry nearest 0 (of
+two, the lower) as zero. In version 3 a bit of 1 is followed by two more: the tensor's indices,
+counted from zero, 0 follow no trellis, or that of 1 four, 2 eight, 3 sixteen states
 (:mod:`moeash.core.trellis`); at least one tensor MUST follow one.
 
 Kept elements are little-endian; a group's elements are those of its tensors, one after another.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from moeash.codec.plan import plan
 from moeash.codec.size import size
 from moeash.core.candidate import Candidate
 from moeash.core.codebook import keep_all
@@ -126,6 +127,45 @@ def test_feedback_beats_nearest_bins_at_fewer_bytes(network, splits):
     split = splits["search"]
     assert size(ours).total < size(theirs).total
     assert accuracy(network, ours, split) > accuracy(network, theirs, split) + 0.02
+
+
+def moved(network, shared, splits):
+    """Return the mean square by which the outputs moved."""
+    writer = WeightWriter(network.module, network.state)
+    images = [x for x, _ in splits["search"].batches(450)]
+    with torch.inference_mode():
+        before = [network.module(x) for x in images]
+        writer.write(shared)
+        after = [network.module(x) for x in images]
+    writer.restore()
+    return float((torch.cat(after) - torch.cat(before)).square().mean())
+
+
+def test_a_trellis_takes_fewer_bytes_for_outputs_as_good(network, splits):
+    scalar = Feedback(k=(2, 40), images=100, batch_size=50)
+    trellis = Feedback(k=(2, 60), images=100, batch_size=50, trellis=8)
+    plain = scalar.compress(
+        prepared(scalar, network, splits), Candidate.of({"k": 24, "rate": 0.05})
+    )
+    along = trellis.compress(
+        prepared(trellis, network, splits), Candidate.of({"k": 41, "rate": 0.05})
+    )
+    assert size(along, coder="adaptive").total < 0.97 * size(plain, coder="adaptive").total
+    assert moved(network, along, splits) < moved(network, plain, splits)
+    (part,) = plan(along, coder="adaptive").adaptive
+    assert set(part.trellises) == {8}
+
+
+def test_a_trellis_without_calibration_is_followed_too(network):
+    method = Feedback(k=(2, 40), trellis=4)
+    shared = method.compress(prepared(method, network, {}), Candidate.of({"k": 40, "rate": 0.05}))
+    (part,) = plan(shared, coder="adaptive").adaptive
+    assert set(part.trellises) == {4}
+
+
+def test_there_are_trellises_of_4_8_and_16_states():
+    with pytest.raises(InputError, match=r"method.trellis must be one of \(0, 4, 8, 16\), got 2"):
+        Feedback(trellis=2)
 
 
 def test_feedback_without_calibration_goes_to_nearest_entries_and_says_so(network):
