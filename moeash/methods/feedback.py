@@ -71,9 +71,11 @@ class Feedback:
         damping: added to the diagonal, relative to its mean. Default: 0.01 from 1,000 images on,
             inversely more for fewer, whose curvature is mostly noise.
         balance: exponent of the row balancing in front of BatchNorms; 0 switches it off.
-        trellis: states of the trellis the weights of a column follow, 4, 8 or 16; 0 for none. Pays
-            with ``codec.coder = "adaptive"`` alone, and k then counts entries half as far apart:
-            ask for 1.7 times as many. A merge pass ends it, as merged entries follow no trellis.
+        trellis: states of the trellis that the weights of a column follow, 4, 8 or 16; 0 for none.
+            k then counts entries half as far apart: ask for 1.6 times as many. Needs the adaptive
+            coder. With 8, files of equal outputs were a tenth smaller for LeNet-5, 3.5 % for
+            ResNet-20, about as large for LeNet-300-100 and larger for a CNN of 55,000 weights. A
+            merge pass leaves it, as merged entries follow no trellis: disable merging.
         images: calibration images used, at most.
         batch_size: calibration images a pass.
     """
