@@ -160,6 +160,14 @@ def test_version_2_files_are_read_and_written_for_ever():
     assert container.encode(decoded.shared, coder="adaptive", notes=decoded.notes) == data
 
 
+def test_version_3_files_are_read_and_written_for_ever():
+    data = (ASSETS / "v3.moeash").read_bytes()
+    decoded = container.decode(data)
+    assert (decoded.coder, decoded.version) == ("adaptive", 3)
+    assert decoded.shared.fingerprint() == (ASSETS / "v3.fingerprint").read_text().strip()
+    assert container.encode(decoded.shared, coder="adaptive", notes=decoded.notes) == data
+
+
 def tiny():
     book = Codebook(np.array([-1.0, 0.5, 2.0]))
     indices = np.array([0, 1, 1, 2, 1, 1], dtype=np.uint8)

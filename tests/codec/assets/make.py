@@ -12,6 +12,7 @@ from moeash.core.codebook import (
     SharedWeights,
     TiedTensor,
 )
+from tests.codec.paths import network_on_trellises
 
 HERE = Path(__file__).parent
 NOTES = {"made_by": "tests/codec/assets/make.py"}
@@ -55,8 +56,13 @@ def structured():
 
 
 if __name__ == "__main__":
-    networks = {"v1": network(), "v2": structured()}
-    files = {"v1": ("v1", "ans"), "v1-huffman": ("v1", "huffman"), "v2": ("v2", "adaptive")}
+    networks = {"v1": network(), "v2": structured(), "v3": network_on_trellises([8, 0, 4, 16])}
+    files = {
+        "v1": ("v1", "ans"),
+        "v1-huffman": ("v1", "huffman"),
+        "v2": ("v2", "adaptive"),
+        "v3": ("v3", "adaptive"),
+    }
     for name, (which, coder) in files.items():
         if not (HERE / f"{name}.moeash").exists():
             container.write(HERE / f"{name}.moeash", networks[which], coder=coder, notes=NOTES)
