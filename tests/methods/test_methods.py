@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from moeash.codec import adaptive
+from moeash.codec.plan import plan
 from moeash.codec.size import size
 from moeash.core.candidate import Candidate
 from moeash.core.codebook import keep_all
@@ -126,6 +128,33 @@ def test_feedback_beats_nearest_bins_at_fewer_bytes(network, splits):
     split = splits["search"]
     assert size(ours).total < size(theirs).total
     assert accuracy(network, ours, split) > accuracy(network, theirs, split) + 0.02
+
+
+def test_the_coder_finds_the_trellis_of_feedback_and_saves_by_it(network, splits):
+    method = Feedback(k=(2, 60), images=100, batch_size=50, trellis=8)
+    ready = prepared(method, network, splits)
+    shared = method.compress(ready, Candidate.of({"k": 41, "rate": 0.05}))
+    layout = plan(shared, coder="adaptive")
+    (part,) = layout.adaptive
+    assert set(part.trellises) == {8}
+    tensors = [(tensor.indices, tensor.shape) for tensor in shared.shared]
+    zero = int(np.abs(shared.codebooks[0].entries).argmin())
+    without = adaptive.size(tensors, len(shared.codebooks[0]), zero)
+    assert len(part.stream.data) < 0.85 * without
+    assert layout.total_bytes < 0.85 * size(shared, coder="ans").total
+    assert accuracy(network, shared, splits["search"]) > 0.97
+
+
+def test_a_trellis_without_calibration_is_followed_too(network):
+    method = Feedback(k=(2, 40), trellis=4)
+    shared = method.compress(prepared(method, network, {}), Candidate.of({"k": 40, "rate": 0.05}))
+    (part,) = plan(shared, coder="adaptive").adaptive
+    assert set(part.trellises) == {4}
+
+
+def test_there_are_trellises_of_4_8_and_16_states():
+    with pytest.raises(InputError, match=r"method.trellis must be one of \(0, 4, 8, 16\), got 2"):
+        Feedback(trellis=2)
 
 
 def test_feedback_without_calibration_goes_to_nearest_entries_and_says_so(network):
