@@ -29,6 +29,7 @@ from moeash.core.codebook import (
 )
 from moeash.core.trellis import N_STATES, States
 from moeash.core.variables import Integer, Real, Variable
+from moeash.data.splits import sample
 from moeash.errors import InputError
 from moeash.methods import error_feedback
 from moeash.methods.base import Images, Preparation
@@ -153,7 +154,7 @@ class Feedback:
     ) -> error_feedback.Prepared:
         module = preparation.network.module
         device = next(module.parameters()).device
-        order = np.arange(min(self.images, len(split)))
+        order = sample(len(split), self.images, preparation.seed)
         damping = 0.03 * max(1.0, 1000 / len(order)) if self.damping is None else self.damping
         return error_feedback.prepare(
             module,

@@ -267,3 +267,20 @@ def test_gpfq_bias_correction_changes_biases_only(network, splits):
 def test_options_out_of_range_are_refused(build, message):
     with pytest.raises(InputError, match=message):
         build()
+
+
+@pytest.mark.parametrize("method", [Feedback(images=45), Gpfq(images=45)], ids=["feedback", "gpfq"])
+def test_fewer_images_than_the_split_holds_are_drawn_from_all_classes(method, network):
+    class Sorted:
+        """A split of 900 images sorted by class that remembers who was asked for."""
+
+        def __len__(self):
+            return 900
+
+        def batches(self, batch_size, order=None):
+            self.classes = set(order // 100)
+            yield torch.rand(len(order), 1, 8, 8), torch.from_numpy(order // 100)
+
+    split = Sorted()
+    prepared(method, network, {"calibration": split})
+    assert split.classes == set(range(9))
