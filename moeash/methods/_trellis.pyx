@@ -3,8 +3,9 @@
 """Fix columns one after the other, each along its cheapest path through a trellis.
 
 Only assign_trellis.py may call this module; it says what is computed and owns the arrays.
-Reference: tests/methods/trellis_twin.py, equal bit for bit in tests/methods/test_assign_trellis.py; products
-and sums are therefore single float32 operations, and paths are summed in float64.
+Reference: tests/methods/trellis_twin.py, equal bit for bit in
+tests/methods/test_assign_trellis.py; products and sums are therefore single float32 operations, and
+paths are summed in float64.
 """
 
 from libc.math cimport HUGE_VAL
