@@ -101,11 +101,13 @@ def _stored(storage: Storage, plan: Plan) -> StudyRecord | None:
         return None
     if record.facts.fingerprint != plan.fingerprint:
         differences = _differences(identity_of(record.facts.spec), identity_of(plan.spec))
-        raise StudyExistsError(
-            f"study {plan.name!r} exists with another specification ("
-            + "; ".join(differences)
-            + "); give this one another name"
-        )
+        # None: the fingerprints differ in what is spelt out, such as a table of defaults alone.
+        if differences:
+            raise StudyExistsError(
+                f"study {plan.name!r} exists with another specification ("
+                + "; ".join(differences)
+                + "); give this one another name"
+            )
     return record
 
 

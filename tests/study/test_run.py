@@ -157,6 +157,18 @@ def test_a_smaller_budget_leaves_what_is_stored(storage):
 # ------------------------------------------------------------------ who may continue it
 
 
+def test_a_budget_that_was_at_its_default_can_be_changed(storage):
+    # With nothing else in [search], what is spelt out of the table changes; the study does not.
+    first = study(storage, search={"population": None, "stop": {"generations": 1}})
+    n_known = len(first.evaluations())
+    plan = digits_plan(search=None)
+    assert plan.fingerprint != first.facts.fingerprint
+    recorder = Recorder(at=1, act=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, storage, InProcessBackend, recorder)
+    assert len(recorder.known) == n_known
+
+
 def test_another_spec_under_the_same_name_is_refused_with_the_differences(storage):
     first = story(study(storage))
     with pytest.raises(StudyExistsError) as caught:
