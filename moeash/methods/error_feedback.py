@@ -115,17 +115,54 @@ def prepare(
     absorb: bool = True,
     seed: int = 0,
 ) -> Prepared:
-    """Measure and factorise a network.
+    """Measure and factorise a network: :func:`prepare_each` with one damping."""
+    (prepared,) = prepare_each(
+        network,
+        batches,
+        (damping,),
+        shared=shared,
+        kind=kind,
+        sketches=sketches,
+        temperature=temperature,
+        act_order=act_order,
+        common_order=common_order,
+        balance=balance,
+        through_norms=through_norms,
+        through_pairs=through_pairs,
+        absorb=absorb,
+        seed=seed,
+    )
+    return prepared
+
+
+def prepare_each(
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    dampings: Sequence[float],
+    *,
+    shared: Collection[str] | None = None,
+    kind: CurvatureKind = "gradients",
+    sketches: int = 4,
+    temperature: float = 4.0,
+    act_order: bool = True,
+    common_order: bool = False,
+    balance: float = 0.25,
+    through_norms: bool = True,
+    through_pairs: bool = True,
+    absorb: bool = True,
+    seed: int = 0,
+) -> tuple[Prepared, ...]:
+    """Measure a network once and factorise it with each of several dampings.
 
     Args:
         network: the float network, left as it is.
         batches: unlabelled calibration images ``(batch, ...)``, iterated once.
+        dampings: see :func:`moeash.methods.assign_feedback.prepare_feedback`.
         shared: ``state_dict`` keys to share; by default every linear and convolution weight the
             network calls. Keys without a curvature get nearest entries and a reason.
         kind: see :mod:`moeash.methods.gram`.
         sketches: see :func:`moeash.methods.gram.measure_curvature`.
         temperature: likewise.
-        damping: see :func:`moeash.methods.assign_feedback.prepare_feedback`.
         act_order: likewise.
         common_order: likewise.
         balance: exponent of :func:`moeash.methods.assign_feedback.balancing_scales` and
@@ -172,35 +209,65 @@ def prepare(
     layers = [c for c in curvature.layers if shared is None or c.name in shared]
     left_out = curvature.left_out
     del curvature  # its matrices are twice as large as the factors: each goes when it is factorised
-    factors = []
+    factors: list[list[Factor]] = [[] for _ in dampings]
+    names = {layer.name for layer in layers}
     while layers:
         layer = layers.pop(0)
-        factors.append(
-            prepare_feedback(layer, damping=damping, act_order=act_order, common_order=common_order)
-        )
+        for damping, made in zip(dampings, factors, strict=True):
+            made.append(
+                prepare_feedback(
+                    layer, damping=damping, act_order=act_order, common_order=common_order
+                )
+            )
     plain, reasons = {}, {}
-    for name in sorted(set(shared or ()) - {factor.name for factor in factors}):
+    for name in sorted(set(shared or ()) - names):
         plain[name] = state[name].detach().float().clone()
         reasons[name] = left_out.get(name, "it is not the weight of a layer")
+    assert first is not None
+    prepared = []
+    for made in factors:
+        scaled, kept = _rescaled(
+            network,
+            made,
+            first,
+            balance,
+            through_norms=through_norms,
+            through_pairs=through_pairs,
+            shared=set(shared or ()),
+        )
+        prepared.append(Prepared(tuple(scaled), plain, reasons, kept))
+    return tuple(prepared)
+
+
+def _rescaled(
+    network: nn.Module,
+    factors: list[Factor],
+    first: Tensor,
+    balance: float,
+    *,
+    through_norms: bool,
+    through_pairs: bool,
+    shared: set[str],
+) -> tuple[list[Factor], dict[str, Tensor]]:
+    """Return the factors with balanced rows, and the kept tensors that undo it."""
+    state = network.state_dict()
     kept = {
         factor.absorber: state[factor.absorber].detach().clone()
         for factor in factors
         if factor.absorber is not None
     }
     if through_norms:
-        assert first is not None
         # Unbalanced factors are probed too: a running mean may absorb only what it alone reads.
         probed, undone = _balanced(network, factors, balance or 0.25)
         _check_same_function(network, probed, kept | undone, first, "through_norms")
         if balance:
             factors, kept = probed, kept | undone
     if through_pairs and balance:
-        assert first is not None
-        pairs = _usable(find_pairs(network, first), factors, set(shared or ()))
+        pairs = _usable(find_pairs(network, first), factors, shared)
         if pairs:
             factors, kept = _paired(network, factors, pairs, balance, kept)
             _check_same_function(network, factors, kept, first, "through_pairs")
-    return Prepared(tuple(factors), plain, reasons, kept)
+    return factors, kept
 
 
 def nearest_only(network: nn.Module, shared: Collection[str]) -> Prepared:

@@ -43,13 +43,14 @@ class FeedbackPrepared:
 
     Attributes:
         state: the float state.
-        network: factors of every calibrated layer, balanced, and what undoes the balancing.
+        networks: by damping: factors of every calibrated layer, balanced, and what undoes the
+            balancing.
         kept: the kept parameters, where a candidate does not move them.
         notes: what people should know about the preparation.
     """
 
     state: State
-    network: error_feedback.Prepared
+    networks: tuple[error_feedback.Prepared, ...]
     kept: dict[str, KeptTensor]
     notes: tuple[str, ...]
 
@@ -67,6 +68,8 @@ class Feedback:
         temperature: of the softmax whose Hessian weighs the outputs.
         damping: added to the diagonal, relative to its mean. Default: 0.03 from 1,000 images on,
             inversely more for fewer, whose curvature is mostly noise.
+        dampings: how many dampings the search chooses from, half a decade apart around
+            ``damping``; each is as much memory as the weights' factors. 1: it is not searched.
         balance: exponent of the balancing of rows in front of BatchNorms and between layers with
             only ReLUs and pooling between them; 0 switches it off.
         trellis: states of the trellis that the weights of a column follow, 4, 8 or 16; 0 for none.
@@ -84,6 +87,7 @@ class Feedback:
     sketches: int = 4
     temperature: float = 4.0
     damping: float | None = None
+    dampings: int = 1
     balance: float = 0.25
     trellis: States = 0
     images: int = 5000
@@ -101,13 +105,22 @@ class Feedback:
             )
         if self.trellis not in N_STATES:
             raise InputError(f"method.trellis must be one of {N_STATES}, got {self.trellis}")
-        if self.images < 1 or self.batch_size < 1:
-            raise InputError("method.images and method.batch_size must be at least 1")
+        if self.images < 1 or self.batch_size < 1 or self.dampings < 1:
+            raise InputError(
+                "method.images, method.batch_size and method.dampings must be at least 1"
+            )
 
     def space(self) -> Sequence[Variable]:
-        """Return k and, unless its bounds are equal, the rate."""
-        k = Integer("k", *self.k)
-        return (k,) if self.rate[0] == self.rate[1] else (k, Real("rate", *self.rate, log=True))
+        """Return k and, unless they are fixed, the rate and the damping in half decades."""
+        space: list[Variable] = [Integer("k", *self.k)]
+        if self.rate[0] != self.rate[1]:
+            space.append(Real("rate", *self.rate, log=True))
+        if self.dampings > 1:
+            space.append(Integer("damping", *self._half_decades()))
+        return space
+
+    def _half_decades(self) -> tuple[int, int]:
+        return -(self.dampings // 2), (self.dampings - 1) // 2
 
     @property
     def calibration_images(self) -> int:
@@ -123,7 +136,8 @@ class Feedback:
         shared = [p.name for p in network.state if p.role == "shared"]
         split = preparation.splits.get("calibration")
         if split is None:
-            prepared = error_feedback.nearest_only(network.module, shared)
+            nearest = error_feedback.nearest_only(network.module, shared)
+            prepared = (nearest,) * self.dampings
             notes = [
                 "method feedback has no calibration split, so every weight goes to its nearest "
                 "entry; add [data.splits.calibration], or calibration= from Python (unlabelled "
@@ -136,34 +150,36 @@ class Feedback:
             except RescalingError as error:
                 prepared = self._measure(preparation, split, shared, rescale=False)
                 notes = [f"rows are not balanced: {error}"]
+            one = prepared[0]
             notes.append(
-                f"{prepared.n_calibrated:,} weights in {len(prepared.factors)} layers are assigned "
+                f"{one.n_calibrated:,} weights in {len(one.factors)} layers are assigned "
                 f"with feedback from {min(self.images, len(split)):,} calibration images"
             )
-            for name, reason in prepared.reasons.items():
+            for name, reason in one.reasons.items():
                 notes.append(f"{name} goes to its nearest entries: {reason}")
         return FeedbackPrepared(
             state=network.state,
-            network=prepared,
+            networks=prepared,
             kept=keep_all(network.state),
             notes=tuple(notes),
         )
 
     def _measure(
         self, preparation: Preparation, split: Images, shared: list[str], *, rescale: bool
-    ) -> error_feedback.Prepared:
+    ) -> tuple[error_feedback.Prepared, ...]:
         module = preparation.network.module
         device = next(module.parameters()).device
         order = sample(len(split), self.images, preparation.seed)
         damping = 0.03 * max(1.0, 1000 / len(order)) if self.damping is None else self.damping
-        return error_feedback.prepare(
+        low, high = self._half_decades()
+        return error_feedback.prepare_each(
             module,
             (x.to(device) for x, _ in split.batches(self.batch_size, order=order)),
+            [damping * 10 ** (i / 2) for i in range(low, high + 1)],
             shared=shared,
             kind=self.curvature,
             sketches=self.sketches,
             temperature=self.temperature,
-            damping=damping,
             common_order=self.trellis > 0,
             balance=self.balance if rescale else 0.0,
             through_norms=rescale,
@@ -175,12 +191,11 @@ class Feedback:
         return prepared.notes
 
     def compress(self, prepared: FeedbackPrepared, candidate: Candidate) -> SharedWeights:
-        """Return the shared weights of ``(k, rate)``."""
+        """Return the shared weights of ``(k, rate, damping)``."""
         values = candidate.as_dict()
         rate = float(values.get("rate", self.rate[0]))
-        result = error_feedback.compress(
-            prepared.network, int(values["k"]), rate, trellis=self.trellis
-        )
+        network = prepared.networks[int(values.get("damping", 0)) - self._half_decades()[0]]
+        result = error_feedback.compress(network, int(values["k"]), rate, trellis=self.trellis)
         return shared_weights(prepared, result)
 
 

@@ -124,9 +124,8 @@ class Bench:
     def pack(self, result: Compressed, row: "Row") -> SharedWeights:
         """Return what goes into the file."""
         state = self.network.state
-        nothing = Prepared((), {}, {}, {})
         norms = find_norms(self.module, state) if row.two_vectors else ()
-        shared = shared_weights(FeedbackPrepared(state, nothing, keep_all(state), ()), result)
+        shared = shared_weights(FeedbackPrepared(state, (), keep_all(state), ()), result)
         return Keeping(row.kept, norms).apply(shared)
 
     def twin(self, shared: SharedWeights) -> nn.Module:

@@ -218,7 +218,7 @@ def test_workers_share_one_copy_of_the_factors_made_once(local_ray):
             import torch
 
             evaluator = worker._evaluator
-            places = [f.coupling.data_ptr() for f in evaluator.prepared.network.factors]
+            places = [f.coupling.data_ptr() for f in evaluator.prepared.networks[0].factors]
             lines = Path("/proc/self/maps").read_text().splitlines()
             maps = [(*line.split()[0].split("-"), line.split()[1]) for line in lines]
             modes = [

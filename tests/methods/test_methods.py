@@ -284,3 +284,15 @@ def test_fewer_images_than_the_split_holds_are_drawn_from_all_classes(method, ne
     split = Sorted()
     prepared(method, network, {"calibration": split})
     assert split.classes == set(range(9))
+
+
+def test_a_searched_damping_is_a_power_of_ten_of_the_given_one(network, splits):
+    three = Feedback(images=60, sketches=1, damping=0.1, dampings=3)
+    assert [(v.name, v.low, v.high) for v in three.space()][-1] == ("damping", -1, 1)
+    ready = prepared(three, network, splits)
+    values = {"k": 20, "rate": 0.03}
+    for half_decades in (-1, 0, 1):
+        alone = Feedback(images=60, sketches=1, damping=0.1 * 10 ** (half_decades / 2))
+        want = alone.compress(prepared(alone, network, splits), Candidate.of(values))
+        got = three.compress(ready, Candidate.of(values | {"damping": half_decades}))
+        assert got.fingerprint() == want.fingerprint()
