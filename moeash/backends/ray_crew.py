@@ -17,8 +17,9 @@ from ray import exceptions as ray_errors
 from moeash.backends.base import Baseline
 from moeash.backends.pool import Answered, Cause, Event, Lost, Raised, Ready, StartFailed
 from moeash.backends.ray_settings import WAIT_STEP_S, worker_environment
-from moeash.backends.worker import Call, Common, EvaluationWorker, Place, versions
+from moeash.backends.worker import Call, EvaluationWorker, Place, versions
 from moeash.errors import BackendError, InputError, MoeashError
+from moeash.evaluation.evaluate import Common
 from moeash.evaluation.outcome import Archive
 from moeash.evaluation.task import Task
 
