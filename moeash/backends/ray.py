@@ -5,6 +5,7 @@ The numbers are those of the in-process backend bit for bit, whatever happens to
 
 import socket
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ class RayBackend:
         self._pool: Pool[Call, Outcome | SharedWeights] | None = None
         self._crew: RayCrew | None = None
         self._own_ray = False
+        self._home: ray_settings.OwnHome | None = None
 
     @property
     def pool(self) -> Pool[Call, Outcome | SharedWeights]:
@@ -104,7 +106,12 @@ class RayBackend:
         from moeash.backends.ray_crew import RayCrew
 
         options = self._options
-        self._crew = RayCrew(self._task, cpus=self._cpus, gpus=options.gpus_per_worker)
+        self._crew = RayCrew(
+            self._task,
+            cpus=self._cpus,
+            gpus=options.gpus_per_worker,
+            environment={} if self._home is None else self._home.way_back,
+        )
         most = options.max_workers or n_local or self._room()
         least = min(most, options.min_workers if options.min_workers is not None else most)
         if options.release_idle and options.min_workers is None:
@@ -169,6 +176,9 @@ class RayBackend:
 
             ray.shutdown()
             self._own_ray = False
+        if self._home is not None:
+            self._home.close()
+            self._home = None
 
     def _connect(self) -> int | None:
         """Connect; return the number of workers of a Ray of our own, else None."""
@@ -190,8 +200,10 @@ class RayBackend:
             arguments = ray_settings.local_options(
                 n_cpus=n_local * self._cpus, n_gpus=options.gpus_per_worker
             )
+            self._home = ray_settings.OwnHome()
         try:
-            ray.init(**arguments)
+            with nullcontext() if self._home is None else self._home.entered():
+                ray.init(**arguments)
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
             raise BackendError(_why_not_connected(address, error)) from error
         self._own_ray = True
