@@ -148,7 +148,7 @@ class RayBackend:
         """Return a ticket and its outcome as soon as there is one."""
         ticket, result = self.pool.next()
         if isinstance(result, Failure):
-            return ticket, failed(str(result))
+            return ticket, failed(result)
         assert isinstance(result, Outcome)
         return ticket, result
 
@@ -221,7 +221,7 @@ class RayBackend:
         return max(1, n)
 
 
-def failed(error: str) -> Outcome:
+def failed(failure: Failure) -> Outcome:
     """Return the outcome of a job that no worker could finish."""
     return Outcome(
         status="failed",
@@ -231,7 +231,8 @@ def failed(error: str) -> Outcome:
         fingerprint=None,
         n_batches=0,
         duration_s=0.0,
-        error=error,
+        error=str(failure),
+        retriable=not failure.raised,
     )
 
 

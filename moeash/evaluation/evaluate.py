@@ -32,6 +32,9 @@ from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.parameters import network_fingerprint
 
+CIRCUMSTANCES = (MemoryError, torch.OutOfMemoryError, OSError)
+"""What an evaluation may raise through no fault of its candidate."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Common:
@@ -215,6 +218,7 @@ class Evaluator:
                 n_batches=0,
                 duration_s=time.perf_counter() - started,
                 error=f"{type(error).__name__}: {error}".splitlines()[0],
+                retriable=isinstance(error, CIRCUMSTANCES),
             )
         return Outcome(
             status="stopped" if measured.metric is None else "complete",
