@@ -205,7 +205,7 @@ class RayBackend:
             with nullcontext() if self._home is None else self._home.entered():
                 ray.init(**arguments)
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
-            raise BackendError(_why_not_connected(address, error)) from error
+            raise BackendError(why_not_connected(address, error)) from error
         self._own_ray = True
         return n_local
 
@@ -263,7 +263,8 @@ def check_address(address: str) -> None:
         ) from error
 
 
-def _why_not_connected(address: str | None, error: Exception) -> str:
+def why_not_connected(address: str | None, error: Exception) -> str:
+    """Return one line on what ``ray.init`` has refused, and what to do."""
     text = " ".join(str(error).split())
     where = "a local Ray" if address is None else f"the Ray at {address}"
     if "ersion mismatch" in text:

@@ -104,14 +104,15 @@ class OwnHome:
     """
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="moeash-ray-")
-        Path(self._folder.name, CLOUD_FILE).write_text("{}\n", encoding="utf-8")
+        self._directory = tempfile.TemporaryDirectory(prefix="moeash-ray-")
+        self.folder = self._directory.name
+        Path(self.folder, CLOUD_FILE).write_text("{}\n", encoding="utf-8")
         self._before = {name: os.environ.get(name) for name in ("HOME", "PYTHONUSERBASE")}
 
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Let what this process starts meanwhile live there."""
-        os.environ["HOME"] = self._folder.name
+        os.environ["HOME"] = self.folder
         os.environ["PYTHONUSERBASE"] = site.getuserbase()  # where Ray itself may be installed
         try:
             yield
@@ -128,7 +129,7 @@ class OwnHome:
 
     def close(self) -> None:
         """Remove the folder."""
-        self._folder.cleanup()
+        self._directory.cleanup()
 
 
 def worker_environment(n_threads: int) -> dict[str, str]:

@@ -67,7 +67,7 @@ class Node:
 class Cluster:
     """A head and further nodes; one CPU each."""
 
-    def __init__(self, environment, *, dashboard=False, head_cpus=1):
+    def __init__(self, environment, *, dashboard=False, head_cpus=1, more=lambda port: []):
         self.environment = environment
         self.port, self.dashboard_port = free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
@@ -79,7 +79,7 @@ class Cluster:
             if dashboard
             else ["--include-dashboard=false"]
         )
-        self.nodes = [Node(arguments, environment)]
+        self.nodes = [Node([*arguments, *more(self.port)], environment)]
         wait_until(lambda: _accepts(self.port), 60)
 
     def add_node(self):
