@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -141,7 +142,8 @@ def test_large_arrays_are_in_memory_once_a_node(two_workers):
             "images": common.images,
             "batch": evaluator.assessment._on_device[-1].numpy(),
         }
-        maps = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        maps = [line.split(maxsplit=5) for line in lines]
         ranges = [
             ([int(x, 16) for x in m[0].split("-")], m[4], m[5] if len(m) > 5 else "") for m in maps
         ]

@@ -8,11 +8,10 @@ import pytest
 
 from moeash.backends.inprocess import InProcessBackend
 from moeash.backends.ray import RayBackend, RayOptions
-from moeash.evaluation.outcome import Archive
 from moeash.study.spec import parse_spec
 from tests.backends.cluster import Cluster, wait_until
 from tests.backends.studies import spec
-from tests.contracts.backend import jobs, timeless
+from tests.contracts.backend import NOTHING, jobs, timeless
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -77,7 +76,7 @@ def test_a_cluster_grows_with_the_workers_a_study_waits_for_and_shrinks_without(
     wanted = jobs(3, 17, 40, 5)
     reference = InProcessBackend(task)
     reference.open()
-    expected = {n: timeless(o) for n, o in reference.map(wanted, Archive(("size_bytes",)))}
+    expected = {n: timeless(o) for n, o in reference.map(wanted, NOTHING)}
     reference.close()
 
     def n_nodes():
@@ -90,9 +89,7 @@ def test_a_cluster_grows_with_the_workers_a_study_waits_for_and_shrinks_without(
     try:
         backend.open()
         for _ in range(2):
-            tickets = {
-                backend.submit(job, Archive(("size_bytes",))): n for n, job in enumerate(wanted)
-            }
+            tickets = {backend.submit(job, NOTHING): n for n, job in enumerate(wanted)}
             backend.pool.ensure(2)
             assert n_nodes() == 3, "two workers of one CPU each need two nodes beside the head"
             got = dict(backend.next() for _ in wanted)

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -66,13 +67,13 @@ def test_nobody_asks_for_a_cloud_and_workers_are_at_home(
         assert home == os.environ["HOME"] == str(tmp_path)
         assert "PYTHONUSERBASE" not in os.environ
         (own,) = made
-        log = os.path.join(ray._private.worker._global_node.get_logs_dir_path(), "dashboard.log")
-        wait_until(lambda: "Usage reporting is disabled" in open(log).read(), 60)
+        log = Path(ray._private.worker._global_node.get_logs_dir_path(), "dashboard.log")
+        wait_until(lambda: "Usage reporting is disabled" in log.read_text(), 60)
     finally:
         backend.close()
     # The dashboard's process has passed the place where it asks.
     assert metadata_service == []
-    assert not os.path.exists(own.folder) and not list(tmp_path.iterdir())
+    assert not Path(own.folder).exists() and not list(tmp_path.iterdir())
     assert not ray.is_initialized()
 
 
