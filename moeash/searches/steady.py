@@ -15,12 +15,11 @@ import numpy as np
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.evaluator import Evaluator
 from pymoo.core.population import Population
-from pymoo.core.problem import Problem
 from pymoo.problems.static import StaticProblem
 
 from moeash.core.candidate import Candidate
 from moeash.searches.base import Told
-from moeash.searches.nsga2 import Initial, as_values, initial_population, operators
+from moeash.searches.nsga2 import Initial, as_values, initial_population, operators, problem_of
 from moeash.searches.space import Space
 
 MAX_MATINGS = 50
@@ -43,13 +42,7 @@ class SteadyNsga2:
     ) -> None:
         self._space = space
         self._size = population
-        self._problem = Problem(
-            n_var=len(space.variables),
-            n_obj=n_objectives,
-            n_ieq_constr=1,
-            xl=space.lower,
-            xu=space.upper,
-        )
+        self._problem = problem_of(space, n_objectives)
         self._algorithm = NSGA2(
             pop_size=population, eliminate_duplicates=True, **operators(space.is_integer)
         )
