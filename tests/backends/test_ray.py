@@ -70,7 +70,7 @@ def opened(task_spec, **options):
     from moeash.study.spec import parse_spec
 
     task = replace(parse_spec(task_spec).task(), n_threads=1)
-    return RayBackend(task, RayOptions(cpus_per_worker=0.5, start_timeout_s=60.0, **options))
+    return RayBackend(task, RayOptions(cpus_per_worker=0.5, start_timeout_s=240.0, **options))
 
 
 def test_half_a_gpu_puts_two_workers_on_one(local_ray):
@@ -105,7 +105,7 @@ def test_more_gpus_than_any_node_has_is_said_at_once_and_ends(local_ray):
             backend.open(said.append)
     finally:
         backend.close()
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     assert said and "a worker needs 5 GPUs" in said[0]
 
 
@@ -247,7 +247,7 @@ def test_interrupting_a_wait_is_possible(local_ray):
         started = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             backend.next()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
     finally:
         timer.cancel()
         backend.close()
@@ -277,7 +277,7 @@ def test_a_wrong_address_is_one_line_within_seconds(address, message):
     with pytest.raises(BackendError, match=message) as caught:
         check_address(address)
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
 
 
 def test_in_process_tickets_behave_like_ray_ones():

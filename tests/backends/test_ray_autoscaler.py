@@ -95,6 +95,6 @@ def test_a_cluster_grows_with_the_workers_a_study_waits_for_and_shrinks_without(
             got = dict(backend.next() for _ in wanted)
             assert {tickets[t]: timeless(o) for t, o in got.items()} == expected
             backend.pool.release()
-            wait_until(lambda: n_nodes() == 1, 120)
+            wait_until(lambda: n_nodes() == 1)
     finally:
         backend.close()

@@ -68,7 +68,7 @@ def test_nobody_asks_for_a_cloud_and_workers_are_at_home(
         assert "PYTHONUSERBASE" not in os.environ
         (own,) = made
         log = Path(ray._private.worker._global_node.get_logs_dir_path(), "dashboard.log")
-        wait_until(lambda: "Usage reporting is disabled" in log.read_text(), 60)
+        wait_until(lambda: "Usage reporting is disabled" in log.read_text())
     finally:
         backend.close()
     # The dashboard's process has passed the place where it asks.
