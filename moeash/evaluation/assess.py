@@ -130,12 +130,17 @@ class SplitAssessment:
     def _measure_float(self) -> FloatPass:
         split = self._split
         assert split is not None
-        outputs = torch.cat(
-            [
-                _first_forward(self._module, x, self._device, self._precision).cpu()
-                for x, _ in split.batches(self._batch_size)
-            ]
-        )
+        found = []
+        for x, _ in split.batches(self._batch_size):
+            images = x.to(self._device)
+            version = images._version
+            found.append(_first_forward(self._module, images, self._device, self._precision).cpu())
+            if images._version != version and split.in_memory:
+                raise EvaluationError(
+                    f"{type(self._module).__name__} writes to the images it is given, and every "
+                    "evaluation reads the same ones; let it copy them first, x = x.clone()"
+                )
+        outputs = torch.cat(found)
         labels = split.labels
         if outputs.ndim != 2:
             raise EvaluationError(

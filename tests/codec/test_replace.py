@@ -6,7 +6,7 @@ from moeash.errors import ExportError
 
 def test_replacing_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ExportError, match="cannot write .*folder': Is a directory"):
+    with pytest.raises(ExportError, match=r"cannot write .*folder': Is a directory"):
         replace_file(tmp_path / "folder", b"x")
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
