@@ -3,11 +3,12 @@
 import json
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -16,13 +17,16 @@ from moeash.codec.container import write
 from moeash.codec.pools import Coder
 from moeash.codec.size import SizeReport, size
 from moeash.core.candidate import Candidate, Value
-from moeash.core.codebook import KeptPrecision
+from moeash.core.keeping import Keeping, KeptPrecision
 from moeash.core.objectives import SizeName
+from moeash.data.unlabelled import Given, Unlabelled
 from moeash.errors import InputError, SpecError
 from moeash.evaluation.evaluate import Evaluator
+from moeash.evaluation.keeping import NormsChoice
 from moeash.evaluation.task import NetworkTask, Task, available_cores
 from moeash.exports.export import ExportReport, export_solution
-from moeash.methods.base import Preparation
+from moeash.methods.base import Method, Preparation
+from moeash.networks.norms import find_norms
 from moeash.searches.loop import Stop
 from moeash.study.opening import DEFAULT_STORAGE, open_storage
 from moeash.study.plan import Plan, task_of
@@ -91,6 +95,7 @@ def search(
     name: str | None = None,
     storage: str | Storage | None = None,
     method: Mapping[str, Any] | None = None,
+    calibration: Given | None = None,
     objectives: Sequence[SizeName] = ("size_bytes",),
     population: int = 20,
     generations: int = 15,
@@ -101,6 +106,7 @@ def search(
     share_all: bool = False,
     coder: Coder = "ans",
     kept: KeptPrecision = "float16",
+    norms: NormsChoice = "two_vectors",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Study:
@@ -115,6 +121,9 @@ def search(
         storage: database URL or SQLite path; default: a temporary one that lives as long as the
             returned study.
         method: as ``[method]`` in a spec, default ``{"name": "uniform"}``.
+        calibration: unlabelled inputs for methods that look at some: a tensor ``(n, ...)``, a
+            dataset, or batches such as a ``DataLoader`` gives; labels are ignored. The first ones
+            are taken, as many as the method's ``images``.
         objectives: sizes to minimise.
         population: candidates a generation.
         generations: at most so many.
@@ -125,6 +134,9 @@ def search(
         share_all: share 1-D float parameters too.
         coder: entropy coder of the file.
         kept: precision of kept float parameters.
+        norms: ``"two_vectors"`` stores a BatchNorm as the scale and shift it comes down to, which
+            is the same function in eval mode unless somebody else reads its statistics;
+            ``"as_they_are"`` keeps them, for that and for training.
         seed: of the search.
         progress: receives the events.
 
@@ -134,6 +146,8 @@ def search(
     if not isinstance(module, nn.Module):
         raise InputError(f"search needs a torch.nn.Module, got {type(module).__name__}")
     table = _method_table(method or {"name": "uniform"})
+    built = build_method(table)
+    inputs = _calibration(built, calibration)
     search_table = parse_table(
         SearchTable,
         {
@@ -144,7 +158,9 @@ def search(
         where="search",
     )
     merge_table = parse_table(MergeTable, merge or {}, where="merge")
-    codec_table = parse_table(CodecTable, {"coder": coder, "kept": kept}, where="codec")
+    codec_table = parse_table(
+        CodecTable, {"coder": coder, "kept": kept, "norms": norms}, where="codec"
+    )
     parse_table(EvaluationTable, {"max_drop": max_drop}, where="evaluation")
     identity = {
         "module": type(module).__qualname__,
@@ -160,6 +176,8 @@ def search(
         },
         "seed": seed,
     }
+    if inputs is not None:
+        identity["calibration"] = inputs.fingerprint()
     task = Task(
         network=NetworkTask(
             source=module,
@@ -170,15 +188,17 @@ def search(
         data=None,
         evaluate=evaluate,
         metric=getattr(evaluate, "__name__", "evaluate"),
-        method=build_method(table),
+        method=built,
         objectives=tuple(objectives),
         coder=coder,
-        kept_precision=kept,
+        kept=kept,
+        norms=norms,
         notes={},
         batch_size=1,
         n_threads=torch.get_num_threads(),
         device=_device_of(module),
         seed=seed,
+        calibration=inputs,
     )
     plan = Plan(
         name=name or type(module).__name__,
@@ -215,12 +235,15 @@ def compress(
     *,
     candidate: Mapping[str, Value],
     method: Mapping[str, Any] | None = None,
+    calibration: Given | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     share_all: bool = False,
     coder: Coder = "ans",
     kept: KeptPrecision = "float16",
+    norms: NormsChoice = "two_vectors",
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> SizeReport:
     """Write one compressed network to a verified file, without search or evaluation.
 
@@ -229,12 +252,17 @@ def compress(
         to: target file.
         candidate: the point of the method's space, e.g. ``{"k": 64}``.
         method: as ``[method]`` in a spec, default ``{"name": "uniform"}``.
+        calibration: as in :func:`search`.
         include: patterns of parameters to share.
         exclude: patterns of parameters to keep.
         share_all: share 1-D float parameters too.
         coder: entropy coder of the file.
         kept: precision of kept float parameters.
+        norms: ``"two_vectors"`` stores a BatchNorm as the scale and shift it comes down to, which
+            is the same function in eval mode unless somebody else reads its statistics;
+            ``"as_they_are"`` keeps them, for that and for training.
         seed: of the method's random draws.
+        progress: its ``note`` receives what the method's preparation wants people to know.
 
     Returns:
         The size of the file and where it goes.
@@ -243,14 +271,25 @@ def compress(
     names = {variable.name for variable in built.space()}
     if names != set(candidate):
         raise InputError(f"candidate has {sorted(candidate)}, the method needs {sorted(names)}")
+    inputs = _calibration(built, calibration)
     task = NetworkTask(
         source=module,
         include=None if include is None else tuple(include),
         exclude=None if exclude is None else tuple(exclude),
         share_all=share_all,
     )
-    prepared = built.prepare(Preparation(task.load(), {}, kept, seed, available_cores()))
-    shared = built.compress(prepared, Candidate.of(candidate))
+    if kept not in get_args(KeptPrecision):
+        raise InputError(
+            f"kept is {kept!r}; without a search split to measure on, choose from "
+            f"{', '.join(get_args(KeptPrecision))}"
+        )
+    network = task.load()
+    found = find_norms(module, network.state) if norms == "two_vectors" else ()
+    splits = {} if inputs is None else {"calibration": inputs}
+    prepared = built.prepare(Preparation(network, splits, seed, available_cores()))
+    for note in built.notes(prepared):
+        (progress or Silent()).note(note)
+    shared = Keeping(kept, found).apply(built.compress(prepared, Candidate.of(candidate)))
     del prepared  # two copies of the weights that encoding does without
     write(to, shared, coder=coder)
     return size(shared, coder=coder)
@@ -300,6 +339,21 @@ def _method_table(table: Mapping[str, Any]) -> dict[str, Any]:
         return method_table(table)
     except ValueError as error:
         raise SpecError(f"method: {error}") from error
+
+
+def _calibration(method: Method, given: Given | None) -> Unlabelled | None:
+    """Return the inputs a method may look at; say so where it does without, or has no use for."""
+    if given is not None:
+        if not method.calibration_images:
+            raise InputError(f"method {method.name} looks at no inputs; leave calibration out")
+        return Unlabelled(given, at_most=method.calibration_images)
+    if method.calibration_images:
+        warnings.warn(
+            f"method {method.name} has no calibration inputs and does not know what the network "
+            "computes with; pass calibration=, unlabelled inputs suffice",
+            stacklevel=3,
+        )
+    return None
 
 
 def _device_of(module: nn.Module) -> str:

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models import VisionTransformer
 
 import moeash
 from moeash.errors import (
@@ -20,6 +22,7 @@ from moeash.errors import (
 from moeash.evaluation.evaluate import Evaluator
 from moeash.networks.sources import load_network
 from moeash.study.plan import task_of
+from moeash.study.progress import Silent
 from tests.digits import BASE, merged
 
 CHANGES = {
@@ -94,7 +97,7 @@ def test_an_export_that_fails_keeps_the_existing_file(study, tmp_path):
     )
     from moeash.core.codebook import keep_all
 
-    object.__setattr__(evaluator.prepared, "kept", keep_all(state, "float32"))
+    object.__setattr__(evaluator.prepared, "kept", keep_all(state))
     with pytest.raises(RebuildMismatchError, match="rebuilds to other weights than were measured"):
         moeash.export(study, path, evaluator=evaluator)
     evaluator.close()
@@ -299,3 +302,116 @@ def test_what_cannot_be_searched_is_refused():
     with pytest.raises(EvaluationError, match="must be a finite number"):
         search(module, lambda module: float("nan"))
     assert module.training
+
+
+# ------------------------------------------------------------------ calibration
+
+
+class Notes(Silent):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+FEEDBACK = {"name": "feedback", "k": [8, 40], "images": 50, "sketches": 1}
+
+
+def transformer():
+    """A classifier with attention and what it is measured with: agreement with itself."""
+    torch.manual_seed(0)
+    network = VisionTransformer(16, 8, 1, 2, 16, 32, num_classes=4).eval()
+    torch.nn.init.normal_(network.heads.head.weight, std=0.1)  # torchvision begins with zeros
+    x = torch.randn(100, 3, 16, 16)
+    with torch.no_grad():
+        expected = network(x).softmax(1)
+
+    def closeness(module):
+        with torch.inference_mode():
+            return -float((module(x).softmax(1) - expected).square().mean())
+
+    return network, x, closeness
+
+
+def test_calibration_inputs_make_feedback_better_than_nearest_entries(tmp_path):
+    network, x, closeness = transformer()
+    told = Notes()
+    options = {"candidate": {"k": 20, "rate": 0.02}, "method": FEEDBACK}
+    loader = DataLoader(TensorDataset(x, torch.zeros(100)), batch_size=16)
+    moeash.compress(network, tmp_path / "ours.moeash", calibration=loader, progress=told, **options)
+    assert any("are assigned with feedback from 50 calibration images" in n for n in told.notes)
+    assert any(n.startswith("class_token goes to its nearest entries: ") for n in told.notes)
+    with pytest.warns(UserWarning, match="no calibration inputs.*pass calibration="):
+        moeash.compress(network, tmp_path / "plain.moeash", **options)
+    ours, plain = (
+        closeness(moeash.load_into(transformer()[0], tmp_path / f"{name}.moeash"))
+        for name in ("ours", "plain")
+    )
+    assert plain < 1.1 * ours < 0
+
+
+def test_a_search_with_calibration_is_stored_with_it_and_continues(tmp_path):
+    network, x, closeness = transformer()
+
+    def run(inputs, generations=2):
+        return moeash.search(
+            network,
+            evaluate=closeness,
+            method=FEEDBACK,
+            calibration=inputs,
+            generations=generations,
+            population=4,
+            merge={"enabled": False},
+            storage=str(tmp_path / "a.db"),
+            name="mine",
+        )
+
+    first = run(x)
+    again = run(list(x.split(7)))  # the same inputs, given otherwise: the same study
+    assert [r.outcome for r in again.evaluations()] == [r.outcome for r in first.evaluations()]
+    assert moeash.export(again, tmp_path / "a.moeash").size_bytes > 0
+    with pytest.raises(StudyExistsError, match="calibration"):
+        run(x + 1)
+
+
+def test_a_method_that_looks_at_no_inputs_refuses_some():
+    module, closeness = likeness()
+    with pytest.raises(InputError, match="uniform looks at no inputs; leave calibration out"):
+        search(module, closeness, calibration=module.x)
+
+
+# ------------------------------------------------------------------ kept tensors
+
+
+@pytest.mark.parametrize("norms", ["two_vectors", "as_they_are"])
+def test_a_compressed_network_is_the_same_function_with_two_vectors(tmp_path, norms):
+    module = load_network("digits-cnn").eval()
+    x = torch.rand(5, 1, 8, 8)
+    path = tmp_path / "x.moeash"
+    moeash.compress(module, path, candidate={"k": 4096}, kept="float32", norms=norms)
+    decoded = moeash.read(path)
+    rewritten = [name for name in decoded if name.endswith("running_mean")]
+    assert all(decoded[name].any() == (norms == "as_they_are") for name in rewritten)
+    assert rewritten
+    expected = module(x)
+    moeash.load_into(module, path)
+    assert (module(x) - expected).abs().max() < 1e-2 * expected.abs().max()
+
+
+def test_two_vectors_make_the_file_smaller(tmp_path):
+    module = load_network("digits-cnn")
+    sizes = [
+        moeash.compress(module, tmp_path / "x.moeash", candidate={"k": 16}, norms=norms).total
+        for norms in ("two_vectors", "as_they_are")
+    ]
+    assert sizes[0] < sizes[1] - 90  # of 192 float16 values 96 are constants now
+
+
+def test_without_images_nothing_can_be_measured(tmp_path):
+    module = load_network("digits-cnn")
+    with pytest.raises(InputError, match=r"kept is 'auto'; .* choose from float32, float16"):
+        moeash.compress(module, tmp_path / "x.moeash", candidate={"k": 4}, kept="auto")
+    with pytest.raises(SpecError, match="kept = 'auto' measures"):
+        moeash.search(module, evaluate=lambda module: 0.0, kept="auto")
+    assert list(tmp_path.iterdir()) == []

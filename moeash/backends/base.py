@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from moeash.core.codebook import SharedWeights
+from moeash.core.keeping import Keeping
 from moeash.evaluation.outcome import Archive, Job, Outcome
 
 
@@ -22,7 +23,8 @@ class Baseline:
         n_kept: kept elements.
         network_fingerprint: of the float state and the roles of its parameters.
         data_fingerprint: of the search split; of nothing when a function measures.
-        notes: what the method's preparation wants people to know.
+        keeping: how kept tensors are stored.
+        notes: what the preparation wants people to know.
     """
 
     metric: float
@@ -33,6 +35,7 @@ class Baseline:
     n_kept: int
     network_fingerprint: str
     data_fingerprint: str
+    keeping: Keeping
     notes: tuple[str, ...] = ()
 
 

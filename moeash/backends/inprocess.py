@@ -20,7 +20,8 @@ def describe(evaluator: Evaluator) -> Baseline:
         n_kept=counts.kept_elements,
         network_fingerprint=evaluator.network_fingerprint,
         data_fingerprint=evaluator.data_fingerprint,
-        notes=tuple(evaluator.task.method.notes(evaluator.prepared)),
+        keeping=evaluator.stored.keeping,
+        notes=(*evaluator.task.method.notes(evaluator.prepared), *evaluator.stored.notes),
     )
 
 

@@ -1,4 +1,4 @@
-"""The ``.moeash`` file, versions 1 and 2: a network with shared weights, exactly.
+"""The ``.moeash`` file, versions 1 to 3: a network with shared weights, exactly.
 
 All integers are little-endian. *varint* is LEB128 in its shortest form, below 2**63. A reader MUST
 refuse a file that breaks any rule below; the sections follow each other without a hole and fill
@@ -8,13 +8,13 @@ File::
 
     4   magic      8D 4D 53 48 ("MSH"; the high bit shows transfers that are not 8-bit clean)
     2   version    u16; a reader MUST refuse newer ones than it knows, whatever follows
-    1   coder      0 ANS and 1 Huffman (version 1), 2 adaptive beside ANS (version 2)
+    1   coder      0 ANS and 1 Huffman, 2 adaptive beside ANS (from version 2)
     1   salt       rotation of the ANS coder's slots, 0 for Huffman
-    .   D, M, P    three varints: bytes of directory, model, payload; version 2: a fourth, A
+    .   D, M, P    three varints: bytes of directory, model, payload; adaptive coder: a fourth, A
     D   directory  names, kinds, dtypes, shapes, notes
     M   model      codebooks and frequency tables, a bit string
     P   payload    indices and kept bytes, one coded stream
-    A   adaptive   version 2: indices the adaptive coder took, one stream a codebook
+    A   adaptive   adaptive coder: indices it took, one stream a codebook
     8   checksum   BLAKE2b with a digest of 8 bytes over everything before it
 
 **Directory.** One byte, 0 or 1, then the following plain or as one bzip2 stream (whichever is
@@ -30,7 +30,13 @@ smaller). Columns, because equal things next to each other compress well:
   new bytes between: three columns of T varints (front, back, new), then all the new bytes;
 * not tied: T varints of dimensions, then all their sizes;
 * shared: varint position of the codebook;
-* tied: varint position of an earlier tensor with the same memory.
+* tied: varint position of an earlier tensor with the same memory;
+* version 3, kept floats stored as int8 or int16: one byte e. Each element is its integer times
+  ``2**(e - 127)``; e MUST be 1 to 227 and MUST NOT be 127 everywhere. In earlier versions such a
+  tensor's elements are its integers.
+
+A file MUST state the oldest version that has all it uses: 3 for steps, else 2 for the adaptive
+coder, else 1.
 
 **Model.** Most significant bit first, padded with zeros to a byte. ``EGk(u)`` is the Exp-Golomb
 code of order k: with ``v = u + 2**k`` of ``b`` bits, ``b - 1 - k`` zeros and then ``v``. Signed
@@ -62,7 +68,7 @@ zeros cut, then padded with zeros to P. A symbol's slot lies behind those of the
 after all P ranks of its table were rotated: rank r comes at place ``(r + salt) % P``. Decoding MUST
 end in the empty state. Huffman: canonical codes, most significant bit first, zero-padded to a byte.
 
-**Adaptive** (version 2). In the model, between the codebooks and the tables of each codebook's
+**Adaptive.** In the model, between the codebooks and the tables of each codebook's
 pool, every shared tensor with weights has one bit: 1 is coded adaptively, 0 is a source of the
 pool. The section holds, for every codebook with such tensors, a varint of bytes and the stream of
 their indices as :mod:`moeash.codec.adaptive` specifies it, with the entry nearest 0 (of two, the
@@ -94,9 +100,13 @@ from moeash.errors import (
 )
 
 MAGIC = b"\x8dMSH"
-VERSION = 2
+VERSION = 3
 VERSION_OF = {"ans": 1, "huffman": 1, "adaptive": 2}
-"""A file states the oldest version that has what it uses, so that older readers read it."""
+"""The version that brought a coder. A file states the oldest version that has all it uses, so that
+older readers read it."""
+
+STEPS_VERSION = 3
+"""The version that brought kept floats in steps."""
 
 SUFFIX = ".moeash"
 
@@ -113,7 +123,7 @@ class Container:
     Attributes:
         shared: the network.
         notes: short texts stored along.
-        coder: ``"ans"`` or ``"huffman"``.
+        coder: ``"ans"``, ``"huffman"`` or ``"adaptive"``.
         version: format version of the file.
         sizes: bytes of the file by section: header, model, payload, checksum.
     """
@@ -147,8 +157,8 @@ def encode(
     model = bits.to_bytes()
     assert len(model) == layout.model_bytes
     payload, salt = layout.coding.encode(sources, layout.payload_bytes)
-    version = VERSION_OF[coder].to_bytes(2, "little")
-    head = MAGIC + version + bytes([CODERS.index(coder), salt])
+    stated = STEPS_VERSION if directory.in_steps(layout.entries) else VERSION_OF[coder]
+    head = MAGIC + stated.to_bytes(2, "little") + bytes([CODERS.index(coder), salt])
     sections = (layout.lengths, layout.directory, model, payload, layout.adaptive_section)
     body = head + b"".join(sections)
     data = body + _checksum(body)
@@ -169,7 +179,7 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
         ContainerVersionError: the file was written by a newer moeash.
     """
     data = memoryview(data).cast("B")
-    coder, salt = _check_prefix(data)
+    version, coder, salt = _check_prefix(data)
     if max_bytes is None:
         max_bytes = max(DEFAULT_MAX_BYTES, DEFAULT_MAX_EXPANSION * len(data))
     cursor = directory.Cursor(data[PREFIX_BYTES:-CHECKSUM_BYTES])
@@ -179,7 +189,7 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
             f"the file says {sum(sections)} bytes follow its header, but {cursor.remaining} do"
         )
     packed, model, payload, *more = (cursor.take(size) for size in sections)
-    entries, notes = directory.unpack(packed)
+    entries, notes = directory.unpack(packed, with_steps=version >= STEPS_VERSION)
     bits = BitReader(model)
     books = codebooks.read_all(bits, limit=directory.MAX_CODEBOOKS)
     streams.check_sizes(entries, books, max_bytes)
@@ -197,7 +207,7 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
         "payload": n_payload,
         "checksum": CHECKSUM_BYTES,
     }
-    return Container(shared, dict(notes), coder, VERSION_OF[coder], sizes)
+    return Container(shared, dict(notes), coder, version, sizes)
 
 
 def write(
@@ -271,8 +281,8 @@ def _checksum(body: bytes | memoryview) -> bytes:
     return hashlib.blake2b(body, digest_size=CHECKSUM_BYTES).digest()
 
 
-def _check_prefix(data: memoryview) -> tuple[str, int]:
-    """Check magic, version and checksum; return coder and salt."""
+def _check_prefix(data: memoryview) -> tuple[int, str, int]:
+    """Check magic, version and checksum; return version, coder and salt."""
     if bytes(data[: len(MAGIC)]) != MAGIC:
         raise CorruptContainerError("this is no .moeash file: it does not begin with its mark")
     if len(data) < PREFIX_BYTES + 3 + CHECKSUM_BYTES:
@@ -287,11 +297,11 @@ def _check_prefix(data: memoryview) -> tuple[str, int]:
     coder, salt = data[6], data[7]
     if coder >= len(CODERS):
         raise CorruptContainerError(f"the file names the unknown coder {coder}")
-    if version != VERSION_OF[CODERS[coder]]:
+    if version not in (VERSION_OF[CODERS[coder]], STEPS_VERSION):
         raise CorruptContainerError(
             f"the file has format version {version} and coder {CODERS[coder]!r}, which differ"
         )
-    return CODERS[coder], salt
+    return version, CODERS[coder], salt
 
 
 def _verify(path: Path, shared: SharedWeights) -> Container:

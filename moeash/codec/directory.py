@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from moeash.core.codebook import FLOAT_NAMES, KeptTensor, SharedTensor, SharedWeights
+from moeash.core.keeping import EXPONENTS
 from moeash.errors import CorruptContainerError, InputError
 
 DTYPES = (
@@ -46,6 +47,12 @@ MAX_NOTES = 64
 MAX_NOTE_BYTES = 1 << 16
 MAX_DIRECTORY_BYTES = 1 << 24
 
+STEP_DTYPES = ("int8", "int16")
+"""Dtypes in the file of floats stored in steps."""
+
+EXPONENT_BIAS = 127
+"""Added to the exponent of a step to make it a byte."""
+
 _TIED, _SHARED, _KEPT = 0, 1, 2  # a kept tensor's kind is _KEPT + the code of its stored dtype
 _PLAIN, _BZIP2 = b"\0", b"\1"
 
@@ -61,6 +68,7 @@ class Entry(NamedTuple):
         stored: the dtype name its values have in the file; ``""`` unless kept.
         codebook: position of its codebook; 0 unless shared.
         target: position of the entry it is tied to; 0 unless tied.
+        exponent: its stored integers count steps of ``2**exponent``; 0 unless kept in steps.
     """
 
     name: str
@@ -70,6 +78,12 @@ class Entry(NamedTuple):
     stored: str = ""
     codebook: int = 0
     target: int = 0
+    exponent: int = 0
+
+    @property
+    def may_step(self) -> bool:
+        """Whether stored integers stand for floats, so that their steps need a size."""
+        return self.kind == "kept" and self.dtype in FLOAT_NAMES and self.stored in STEP_DTYPES
 
     @property
     def size(self) -> int:
@@ -102,7 +116,9 @@ def entries_of(shared: SharedWeights) -> Entries:
             )
         elif isinstance(tensor, KeptTensor):
             stored = _name(tensor.values.dtype)
-            entry = Entry(tensor.name, "kept", tensor.shape, tensor.dtype, stored)
+            entry = Entry(
+                tensor.name, "kept", tensor.shape, tensor.dtype, stored, exponent=tensor.exponent
+            )
         else:
             entry = Entry(tensor.name, "tied", target=positions[tensor.target])
         if not isinstance(tensor, (SharedTensor, KeptTensor)) or entry.size == tensor.size:
@@ -112,6 +128,11 @@ def entries_of(shared: SharedWeights) -> Entries:
             f"{tensor.name!r} has {tensor.size} values, but its shape is {tensor.shape}"
         )
     return tuple(entries)
+
+
+def in_steps(entries: Entries) -> bool:
+    """Tell whether a directory has the column of steps, which came with version 3."""
+    return any(entry.exponent for entry in entries)
 
 
 def notes_of(notes: Mapping[str, str] | None) -> Notes:
@@ -136,8 +157,12 @@ def pack(entries: Entries, notes: Notes) -> bytes:
     return _BZIP2 + packed if len(packed) < len(plain) else _PLAIN + plain
 
 
-def unpack(data: bytes) -> tuple[Entries, Notes]:
+def unpack(data: bytes, *, with_steps: bool = False) -> tuple[Entries, Notes]:
     """Read the bytes of a directory.
+
+    Args:
+        data: the bytes.
+        with_steps: whether it has the column of steps.
 
     Raises:
         CorruptContainerError: anything but what :func:`pack` writes.
@@ -150,6 +175,8 @@ def unpack(data: bytes) -> tuple[Entries, Notes]:
     cursor = Cursor(body)
     try:
         entries, notes = _read(cursor)
+        if with_steps:
+            entries = _read_steps(cursor, entries)
     except UnicodeDecodeError as exc:
         raise CorruptContainerError("a name or note is not UTF-8; the file is damaged") from exc
     if cursor.remaining:
@@ -241,6 +268,12 @@ def _problem(entries: Entries, notes: Notes) -> str | None:
             return f"{entry.name!r} is shared but has dtype {entry.dtype}; only floats are shared"
         if entry.kind == "kept" and not {entry.dtype, entry.stored} <= set(DTYPES):
             return f"{entry.name!r} has a dtype the format does not know: {entry.dtype}"
+        if entry.exponent and not (entry.may_step and entry.exponent in EXPONENTS):
+            return (
+                f"{entry.name!r} ({entry.dtype} stored as {entry.stored}) has steps of "
+                f"2**{entry.exponent}; floats stored as {' or '.join(STEP_DTYPES)} have them, of "
+                f"2**{EXPONENTS[0]} to 2**{EXPONENTS[-1]}"
+            )
         if entry.stored == "bfloat16":
             return f"{entry.name!r} stores bfloat16, which travels as float32"
     return None
@@ -269,6 +302,8 @@ def _plain(entries: Entries, notes: Notes) -> bytes:
     parts += _column([size for e in stored for size in e.shape])
     parts += _column([e.codebook for e in entries if e.kind == "shared"])
     parts += _column([e.target for e in entries if e.kind == "tied"])
+    if in_steps(entries):
+        parts.append(bytes(e.exponent + EXPONENT_BIAS for e in entries if e.may_step))
     return b"".join(parts)
 
 
@@ -310,6 +345,17 @@ def _read(cursor: Cursor) -> tuple[Entries, Notes]:
             stored = _dtype(kind - _KEPT)
             entries.append(Entry(name_text, "kept", next(each_shape), next(each_dtype), stored))
     return tuple(entries), notes
+
+
+def _read_steps(cursor: Cursor, entries: Entries) -> Entries:
+    exponents = iter(cursor.take(sum(entry.may_step for entry in entries)))
+    stepped = tuple(
+        entry._replace(exponent=next(exponents) - EXPONENT_BIAS) if entry.may_step else entry
+        for entry in entries
+    )
+    if not in_steps(stepped):
+        raise CorruptContainerError("the directory has a column of steps that says nothing")
+    return stepped
 
 
 def _kind(entry: Entry) -> int:

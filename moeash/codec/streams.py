@@ -248,7 +248,7 @@ def assemble(
             tensors.append(TiedTensor(entry.name, entries[entry.target].name))
         elif entry.kind == "kept":
             array = values.get(position, np.empty(entry.shape, dtype=np.dtype(entry.stored)))
-            tensors.append(KeptTensor(entry.name, entry.shape, entry.dtype, array))
+            tensors.append(KeptTensor(entry.name, entry.shape, entry.dtype, array, entry.exponent))
         else:
             n_entries = len(books[entry.codebook])
             indices = arrays.indices.get(position, np.empty(0, dtype=index_dtype(n_entries)))

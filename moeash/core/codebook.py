@@ -30,9 +30,6 @@ FloatName = Literal["float16", "bfloat16", "float32", "float64"]
 FLOAT_NAMES: tuple[str, ...] = get_args(FloatName)
 """Dtypes a shared parameter may have in the network. bfloat16 weights travel as float32 arrays."""
 
-KeptPrecision = Literal["float32", "float16"]
-"""How kept floating parameters are stored."""
-
 
 def index_dtype(n_entries: int) -> np.dtype[Any]:
     """Return the narrowest unsigned dtype that can index ``n_entries`` entries."""
@@ -127,18 +124,29 @@ class KeptTensor:
         shape: its shape; ``()`` for a scalar.
         dtype: its dtype name in the network.
         values: the stored array, ``shape``. For floats float32, float16 or float64 (the precision
-            in the file); decoding converts to ``dtype`` without further loss.
+            in the file), or integers; decoding converts to ``dtype`` without further loss.
+        exponent: stored integers of a float tensor count steps of ``2**exponent``; 0 otherwise.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     values: NDArray[Any]
+    exponent: int = 0
 
     @property
     def size(self) -> int:
         """Number of elements."""
         return self.values.size
+
+    def decoded(self) -> NDArray[Any]:
+        """Return the array in :func:`array_dtype`: the stored one itself where nothing differs."""
+        dtype = array_dtype(self.dtype)
+        if self.exponent:
+            # An integer of 16 bits times a power of two is exact wherever float32 is normal.
+            exact = np.ldexp(self.values.astype(np.float64), self.exponent)
+            return np.asarray(exact, dtype=dtype)  # NumPy makes scalars of 0-d arrays
+        return self.values.astype(dtype, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,9 +246,9 @@ class SharedWeights:
 
     def values(self, tensor: SharedTensor | KeptTensor) -> NDArray[Any]:
         """Return the decoded array of one tensor, in its own shape and :func:`array_dtype`."""
-        dtype = array_dtype(tensor.dtype)
         if isinstance(tensor, KeptTensor):
-            return tensor.values.astype(dtype).reshape(tensor.shape)
+            return np.array(tensor.decoded()).reshape(tensor.shape)
+        dtype = array_dtype(tensor.dtype)
         entries = self.codebooks[tensor.codebook].entries.astype(dtype)
         return np.take(entries, tensor.indices).reshape(tensor.shape)
 
@@ -272,6 +280,8 @@ class SharedWeights:
                 little = tensor.values.dtype.newbyteorder("<")
                 yield f"{tensor.shape} {tensor.dtype} {little.str}".encode()
                 yield np.ascontiguousarray(tensor.values, dtype=little).tobytes()
+                if tensor.exponent:
+                    yield f"times 2**{tensor.exponent}".encode()
             else:
                 # One width for all, so that the digest does not depend on the index dtype.
                 yield f"{tensor.shape} {tensor.dtype} {tensor.codebook}".encode()
@@ -279,36 +289,21 @@ class SharedWeights:
                 yield np.ascontiguousarray(tensor.indices, dtype=width).data.cast("B")
 
 
-def keep(parameter: Parameter, precision: KeptPrecision) -> KeptTensor:
-    """Return a parameter as it will be stored.
-
-    float16 is used only where it is harmless: a tensor with a value that float16 cannot hold
-    within its relative precision of 2**-11 (overflow, or below its normal range) stays float32.
-    Integers and float64 are stored as they are.
-    """
+def keep(parameter: Parameter) -> KeptTensor:
+    """Return a parameter as it is; bfloat16 travels as float32."""
     if parameter.values is None:
         raise InputError(f"{parameter.name!r} is tied; only its target is stored")
-    values = np.asarray(parameter.values)
-    if parameter.dtype in FLOAT_NAMES and parameter.dtype != "float64":
-        values = values.astype(np.float32, copy=False)
-        if parameter.dtype == "float16" or (precision == "float16" and fits_float16(values)):
-            values = values.astype(np.float16)
+    values = np.asarray(parameter.values, dtype=array_dtype(parameter.dtype))
     return KeptTensor(parameter.name, parameter.shape, parameter.dtype, values)
 
 
-def keep_all(state: Sequence[Parameter], precision: KeptPrecision) -> dict[str, KeptTensor]:
-    """Return every kept parameter as it will be stored, by name. The same for all candidates."""
-    return {p.name: keep(p, precision) for p in state if p.role == "kept"}
+def keep_all(state: Sequence[Parameter]) -> dict[str, KeptTensor]:
+    """Return every kept parameter as it is, by name.
 
-
-def fits_float16(values: NDArray[np.float32]) -> bool:
-    """Tell whether float16 holds every value within a relative error of 2**-11."""
-    magnitude = np.abs(values[values != 0])
-    info = np.finfo(np.float16)
-    return bool(
-        np.isfinite(values).all()
-        and (magnitude.size == 0 or (magnitude.max() <= info.max and magnitude.min() >= info.tiny))
-    )
+    How the file stores them is decided later, for all methods alike, in
+    :mod:`moeash.core.keeping`.
+    """
+    return {p.name: keep(p) for p in state if p.role == "kept"}
 
 
 def share(
@@ -324,7 +319,7 @@ def share(
         codebooks: the codebooks ``assigned`` refers to.
         assigned: for every shared parameter its codebook position, ``(n,)`` indices and
             ``(n_entries,)`` counts.
-        kept: every kept parameter as it is stored, from :func:`keep_all`.
+        kept: every kept parameter, from :func:`keep_all` or moved by the method.
 
     Raises:
         InputError: a shared parameter has no assignment, or an index count differs from its size.

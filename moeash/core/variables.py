@@ -1,7 +1,10 @@
 """Named variables a method offers to the search."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 
+from moeash.core.candidate import Candidate
 from moeash.errors import InputError
 
 
@@ -35,3 +38,16 @@ class Real:
 
 
 Variable = Integer | Real
+
+
+def middle(variables: Sequence[Variable]) -> Candidate:
+    """Return the candidate in the middle of every variable's bounds."""
+    values: dict[str, int | float | str] = {}
+    for variable in variables:
+        if isinstance(variable, Integer):
+            values[variable.name] = (variable.low + variable.high) // 2
+        elif variable.log:
+            values[variable.name] = sqrt(variable.low * variable.high)
+        else:
+            values[variable.name] = (variable.low + variable.high) / 2
+    return Candidate.of(values)

@@ -8,7 +8,7 @@ with it every batch, is fixed for the study, so numbers do not depend on where a
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from moeash.data.splits import Split
 from moeash.errors import EvaluationError
-from moeash.evaluation.metrics import Metric
+from moeash.evaluation.metrics import Metric, predicted
 
 Precision = Literal["float32", "tf32", "bf16"]
 """Arithmetic of the forward pass. The last two are faster on GPUs and give other numbers."""
@@ -42,12 +42,12 @@ class FloatPass:
     Attributes:
         baseline: its metric.
         order: ``(n,)`` int64 positions of the images, hardest first.
-        targets: ``(n,)`` int64 of the metric, in the split's own order.
+        targets: of the metric, one row an image, in the split's own order.
     """
 
     baseline: float
     order: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    targets: NDArray[Any]
 
 
 class Assessment(Protocol):
@@ -156,7 +156,8 @@ class SplitAssessment:
         targets = self._metric.targets(labels, outputs)
         tally = self._metric.start(targets)
         tally.add(outputs)
-        return FloatPass(tally.value(), hardest_first(outputs, targets), targets)
+        classes = targets if targets.ndim == 1 else predicted(outputs)
+        return FloatPass(tally.value(), hardest_first(outputs, classes), targets)
 
     def _in_order(self) -> Tensor:
         # Reordered once, then reused: a pass over the images costs no copy any more.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from moeash.codec.size import size
 from moeash.core.codebook import SharedWeights, State
 from moeash.core.objectives import Sizes
+from moeash.core.variables import middle
 from moeash.data.splits import Split
 from moeash.errors import SpecError
 from moeash.evaluation.assess import (
@@ -23,11 +24,12 @@ from moeash.evaluation.assess import (
     Precision,
     SplitAssessment,
 )
+from moeash.evaluation.keeping import Stored, decide_keeping
 from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.placing import DevicePlacing, HostPlacing, build
 from moeash.evaluation.task import Task, available_cores
-from moeash.methods.base import GridMethod, Preparation
+from moeash.methods.base import GridMethod, Images, Preparation
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.parameters import network_fingerprint
@@ -43,6 +45,7 @@ class Common:
     Attributes:
         state: the float state.
         prepared: the method's arrays.
+        stored: how kept tensors are stored.
         float_pass: what the float network measured; None when a function measures.
         images: of the search split, hardest first; None when they are streamed or there are none.
         data_fingerprint: of the search split.
@@ -50,6 +53,7 @@ class Common:
 
     state: State
     prepared: Any
+    stored: Stored
     float_pass: FloatPass | None
     images: NDArray[np.float32] | None
     data_fingerprint: str
@@ -112,15 +116,37 @@ class Evaluator:
         self.assessment = self._assessment()
         if common is not None:
             self._adopt(common)
-        else:
-            preparation = Preparation(
+            return
+        self.prepared = task.method.prepare(
+            Preparation(
                 network=self.network,
-                splits=self.splits,
-                kept_precision=task.kept_precision,
+                splits=self._for_method(),
                 seed=task.seed,
                 n_threads=n_threads,
             )
-            self._place(task.method.prepare(preparation))
+        )
+        self.stored = self._decide()
+        self._place()
+
+    def _for_method(self) -> Mapping[str, Images]:
+        given = self.task.calibration
+        return self.splits if given is None else {**self.splits, "calibration": given}
+
+    def _decide(self) -> Stored:
+        task = self.task
+        if task.keeping is not None:
+            return Stored(task.keeping)
+        return decide_keeping(
+            self.network,
+            self._writer,
+            self.splits.get("search"),
+            kept=task.kept,
+            norms=task.norms,
+            typical=lambda: task.method.compress(self.prepared, middle(task.method.space())),
+            coder=task.coder,
+            batch_size=task.batch_size,
+            device=task.device,
+        )
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -135,6 +161,7 @@ class Evaluator:
         return Common(
             self.network.state,
             self.prepared,
+            self.stored,
             assessment.float_pass,
             assessment.images if isinstance(assessment, SplitAssessment) else None,
             self.data_fingerprint,
@@ -151,16 +178,16 @@ class Evaluator:
     def _adopt(self, common: Common) -> None:
         self.network = dataclasses.replace(self.network, state=common.state)
         self._writer = WeightWriter(self.network.module, common.state)
-        self._place(common.prepared)
+        self.prepared, self.stored = common.prepared, common.stored
+        self._place()
 
-    def _place(self, prepared: Any) -> None:
-        method = self.task.method
-        self.prepared = prepared
+    def _place(self) -> None:
+        method, prepared = self.task.method, self.prepared
         self._placing: HostPlacing | DevicePlacing
         if self._on_device and self.task.evaluate is None and isinstance(method, GridMethod):
-            self._placing = DevicePlacing(method, prepared, self.network)
+            self._placing = DevicePlacing(method, prepared, self.stored.keeping, self.network)
         else:
-            self._placing = HostPlacing(method, prepared, self._writer)
+            self._placing = HostPlacing(method, prepared, self.stored.keeping, self._writer)
 
     def _assessment(self) -> Assessment:
         module, common = self.network.module, self._common
@@ -185,7 +212,7 @@ class Evaluator:
 
     def build(self, job: Job) -> SharedWeights:
         """Return the shared weights of a job: compressed, then merged."""
-        return build(self.task.method, self.prepared, job)
+        return build(self.task.method, self.prepared, self.stored.keeping, job)
 
     def evaluate(self, job: Job, archive: Archive) -> Outcome:
         """Measure a job, stopping as soon as it is below its floor or certainly dominated.

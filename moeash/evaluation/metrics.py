@@ -7,7 +7,7 @@ exact instead of a guess.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -47,11 +47,14 @@ class Metric(Protocol):
         """Worst value that counts: the default hypervolume reference."""
         ...
 
-    def targets(self, labels: NDArray[np.int64], float_outputs: Tensor) -> NDArray[np.int64]:
-        """Return what outputs are compared with: the labels, or the float network's classes."""
+    def targets(self, labels: NDArray[np.int64], float_outputs: Tensor) -> NDArray[Any]:
+        """Return what outputs are compared with, one row an image.
+
+        The labels, the float network's classes, or its outputs.
+        """
         ...
 
-    def start(self, targets: NDArray[np.int64]) -> Tally:
+    def start(self, targets: NDArray[Any]) -> Tally:
         """Return an empty tally over ``targets`` in evaluation order."""
         ...
 
@@ -238,6 +241,52 @@ class NegativeCrossEntropy:
         return _NegativeCrossEntropyTally(targets)
 
 
+class _NegativeDivergenceTally:
+    def __init__(self, targets: NDArray[np.float32]) -> None:
+        self._targets = targets
+        self._seen = 0
+        self._mean = _Mean(len(targets), 0.0)
+
+    def add(self, outputs: Tensor) -> None:
+        now = torch.tensor(self._targets[self._seen : self._seen + len(outputs)])
+        expected = now.to(outputs.device).double().log_softmax(1)
+        losses = (expected.exp() * (expected - outputs.double().log_softmax(1))).sum(1)
+        if not bool(torch.isfinite(losses).all()):
+            raise EvaluationError(
+                "the network's outputs are not finite, so they have no divergence; "
+                "use metric = 'agreement', which counts them as wrong"
+            )
+        # Equal outputs may come out a rounding error below the least divergence there is.
+        self._mean.add(-losses.clamp(min=0.0))
+        self._seen += len(outputs)
+
+    def value(self) -> float:
+        return self._mean.value()
+
+    def upper_bound(self) -> float:
+        return self._mean.upper_bound()
+
+
+@dataclass(frozen=True)
+class NegativeDivergence:
+    """Minus the mean Kullback-Leibler divergence of the outputs from the float network's, in nats.
+
+    Needs no labels; 0 is the float network. Of all metrics it moves least by chance: every image
+    counts by how far its class probabilities moved, not only where the decision flipped.
+    """
+
+    name: str = "neg_divergence"
+    reference: float = -10.0
+
+    def targets(self, labels: NDArray[np.int64], float_outputs: Tensor) -> NDArray[np.float32]:
+        """Return the float network's outputs, ``(n, n_classes)``."""
+        return float_outputs.float().cpu().numpy()
+
+    def start(self, targets: NDArray[np.float32]) -> Tally:
+        """Return an empty tally."""
+        return _NegativeDivergenceTally(targets)
+
+
 class _MeanScoreTally:
     def __init__(
         self, score: Callable[[Tensor, Tensor], Tensor], best: float, targets: NDArray[np.int64]
@@ -297,7 +346,8 @@ class MeanScore:
 
 
 METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in (Top1(), MacroF1(), NegativeCrossEntropy(), Agreement())
+    metric.name: metric
+    for metric in (Top1(), MacroF1(), NegativeCrossEntropy(), Agreement(), NegativeDivergence())
 }
 
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.core.codebook import SharedWeights, share
+from moeash.core.codebook import KeptTensor, SharedWeights, share
+from moeash.core.keeping import Keeping
 from moeash.core.merge import merge_runs
 from moeash.evaluation.outcome import Job
 from moeash.methods.base import GridAssignment, GridMethod, Method
@@ -37,9 +38,9 @@ class Placed(Protocol):
         ...
 
 
-def build(method: Method, prepared: Any, job: Job) -> SharedWeights:
-    """Return the shared weights of a job: compressed, then merged."""
-    shared = method.compress(prepared, job.candidate)
+def build(method: Method, prepared: Any, keeping: Keeping, job: Job) -> SharedWeights:
+    """Return the shared weights of a job: compressed, kept tensors as stored, then merged."""
+    shared = keeping.apply(method.compress(prepared, job.candidate))
     return merge_runs(shared, job.runs) if job.runs else shared
 
 
@@ -67,6 +68,7 @@ class PlacedOnDevice:
     assignment: GridAssignment
     lookup: NDArray[Any]
     prepared: Any
+    kept: Mapping[str, KeptTensor]
     writer: DeviceWriter
 
     def write(self) -> None:
@@ -78,21 +80,24 @@ class PlacedOnDevice:
         codebook = self.outline.codebooks[0]
         indices = self.writer.indices(self.assignment.grid, self.lookup, len(codebook))
         assigned = {t.name: (0, indices[t.name], t.counts) for t in self.outline.shared}
-        shared = share(self.prepared.state, [codebook], assigned, self.prepared.kept)
+        shared = share(self.prepared.state, [codebook], assigned, self.kept)
         return shared.fingerprint()
 
 
 class HostPlacing:
     """Builds candidates on the host."""
 
-    def __init__(self, method: Method, prepared: Any, writer: WeightWriter) -> None:
+    def __init__(
+        self, method: Method, prepared: Any, keeping: Keeping, writer: WeightWriter
+    ) -> None:
         self._method = method
         self._prepared = prepared
+        self._keeping = keeping
         self._writer = writer
 
     def place(self, job: Job) -> Placed:
         """Return a candidate."""
-        return PlacedOnHost(build(self._method, self._prepared, job), self._writer)
+        return PlacedOnHost(build(self._method, self._prepared, self._keeping, job), self._writer)
 
     def forget(self) -> None:
         """Learn that somebody else has written to the network: the writer notices by itself."""
@@ -101,10 +106,13 @@ class HostPlacing:
 class DevicePlacing:
     """Lets candidates come about on the device."""
 
-    def __init__(self, method: GridMethod, prepared: Any, network: Network) -> None:
+    def __init__(
+        self, method: GridMethod, prepared: Any, keeping: Keeping, network: Network
+    ) -> None:
         self._method = method
         self._prepared = prepared
-        self._writer = DeviceWriter(network.module, network.state, prepared.kept)
+        self._kept = keeping.stored(prepared.kept)
+        self._writer = DeviceWriter(network.module, network.state, self._kept)
         # Zeros without memory stand in for indices: sizes need counts alone.
         self._nothing: Mapping[str, NDArray[Any]] = {
             p.name: np.broadcast_to(np.uint8(0), (int(np.prod(p.shape)),))
@@ -122,12 +130,12 @@ class DevicePlacing:
                 self._nothing.items(), assignment.counts, strict=True
             )
         }
-        outline = share(prepared.state, [assignment.codebook], assigned, prepared.kept)
+        outline = share(prepared.state, [assignment.codebook], assigned, self._kept)
         lookup = assignment.lookup
         if job.runs:
             outline = merge_runs(outline, job.runs)
             lookup = np.repeat(np.arange(len(job.runs), dtype=np.uint32), job.runs)[lookup]
-        return PlacedOnDevice(outline, assignment, lookup, prepared, self._writer)
+        return PlacedOnDevice(outline, assignment, lookup, prepared, self._kept, self._writer)
 
     def forget(self) -> None:
         """Learn that somebody else has written to the network."""

@@ -12,12 +12,14 @@ from typing import Any
 from torch import nn
 
 from moeash.codec.pools import Coder
-from moeash.core.codebook import KeptPrecision
+from moeash.core.keeping import Keeping
 from moeash.core.objectives import SizeName
 from moeash.data.sources import load_source
 from moeash.data.splits import Split, draw_splits
+from moeash.data.unlabelled import Unlabelled
 from moeash.errors import SpecError
 from moeash.evaluation.assess import Precision
+from moeash.evaluation.keeping import KeptChoice, NormsChoice
 from moeash.methods.base import Method
 from moeash.networks.checkpoints import fit, load_checkpoint
 from moeash.networks.network import Network
@@ -97,13 +99,16 @@ class Task:
         method: turns candidates into shared weights.
         objectives: the sizes the study minimises.
         coder: entropy coder of the file.
-        kept_precision: how kept floats are stored.
+        kept: how kept floats are stored.
+        norms: how BatchNorms are stored.
         notes: short texts stored in the file, counted in its bytes.
         batch_size: images a forward pass.
         n_threads: torch and kernel threads; None leaves torch as it is.
         device: torch device.
         seed: of the method's random draws.
         precision: arithmetic of the forward pass.
+        calibration: inputs for the method, where they do not come with ``data``.
+        keeping: what ``kept`` and ``norms`` came to when the study began; None: decide it.
     """
 
     network: NetworkTask
@@ -113,17 +118,25 @@ class Task:
     method: Method
     objectives: tuple[SizeName, ...]
     coder: Coder
-    kept_precision: KeptPrecision
+    kept: KeptChoice
+    norms: NormsChoice
     notes: Mapping[str, str]
     batch_size: int
     n_threads: int | None
     device: str
     seed: int
     precision: Precision = "float32"
+    calibration: Unlabelled | None = None
+    keeping: Keeping | None = None
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.evaluate is None):
             raise SpecError("a task measures either images (data) or a function (evaluate)")
+        if self.kept == "auto" and self.data is None:
+            raise SpecError(
+                "kept = 'auto' measures what rounding does on images of the search split, and here "
+                "a function measures; choose float16 or float32"
+            )
 
 
 def available_cores() -> int:

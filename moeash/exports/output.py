@@ -63,7 +63,8 @@ def summarise(study: Study, report: ExportReport) -> dict[str, Any]:
     return {
         "study": facts.name,
         "spec": dict(facts.spec),
-        "environment": dict(facts.environment) | {"processor": _processor()},
+        "environment": {k: v for k, v in facts.environment.items() if k != "keeping"}
+        | {"processor": _processor()},
         "metric_name": facts.metric_name,
         "baseline": facts.baseline,
         "original_bytes": facts.original_bytes,

@@ -25,6 +25,7 @@ from torch import Tensor
 from moeash.errors import InputError
 from moeash.methods.gram import LayerCurvature
 from moeash.methods.recursion import BLOCK, recurse
+from moeash.methods.travelling import Travelling
 
 PASSES = 2
 """Passes over a layer: one with the code lengths of nearest entries, one with those it gave."""
@@ -35,7 +36,7 @@ without a division by zero."""
 
 
 @dataclass(frozen=True, eq=False)
-class Factor:
+class Factor(Travelling):
     """One layer, ready to be assigned.
 
     Attributes:
@@ -100,9 +101,7 @@ def prepare_feedback(
     variance = torch.empty(natural.shape, dtype=torch.float32, device=natural.device)
     for group, chosen in enumerate(order):  # one at a time: bounded memory
         damped = layer.gram[group][chosen][:, chosen]
-        damped.diagonal().add_(scale[group])
-        lower = torch.linalg.cholesky(damped)
-        upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+        upper = _inverse_factor(damped, float(scale[group]))
         diag = upper.diagonal()
         variance[group] = diag.square()
         coupling[group] = upper / diag.unsqueeze(1)
@@ -120,6 +119,27 @@ def prepare_feedback(
         layer.absorbed.float(),
         layer.norm,
     )
+
+
+def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
+    """Return the upper Cholesky factor of ``inv(gram + damping I)``; overwrites ``gram``.
+
+    A Gram matrix is positive semi-definite but for rounding. Where rounding is larger than the
+    damping (inputs that hardly vary, a bias that takes up almost all), the damping grows tenfold
+    until it is not.
+    """
+    gram.diagonal().add_(damping)
+    while True:
+        lower, failed = torch.linalg.cholesky_ex(gram)
+        if not int(failed):
+            inverse = torch.cholesky_inverse(lower)
+            del lower
+            upper: Tensor
+            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+            if not int(failed):
+                return upper
+        gram.diagonal().add_(9 * damping)
+        damping *= 10
 
 
 def zero_aligned_entries(low: float, high: float, k: int) -> Tensor:

@@ -18,6 +18,7 @@ convolution is used, at its real stride, instead of a random quarter of disjoint
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -25,16 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from moeash.errors import DataError, InputError
-from moeash.methods.patches import (
-    LAYER_TYPES,
-    Layer,
-    find_layers,
-    groups_of,
-    images_per_piece,
-    patches,
-    rows_of,
-)
+from moeash.methods.patches import LinearMap, images_per_piece, patches, rows_of
 from moeash.methods.recursion import BLOCK, recurse
+from moeash.methods.uses import Use, Watched, tiles, why_unused
 
 Variant = Literal["nearest", "l0", "l1", "stochastic"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
@@ -231,11 +225,12 @@ def quantise_gpfq(
     batches: Sequence[Tensor],
     alphabet: Callable[[Tensor], Alphabet],
 ) -> tuple[GpfqLayer, ...]:
-    """Quantise every linear and convolution layer, in the order the network executes them.
+    """Quantise the weight of every layer, in the order the network executes them.
 
-    Each layer takes one pass of the float and one of the partly quantised network over the
-    calibration batches, up to that layer. The given network is not changed. A weight used several
-    times sums the Gram matrices of its uses.
+    Each weight takes one pass of the float and one of the partly quantised network over the
+    calibration batches, up to its last use. The given network is not changed. A weight used several
+    times sums the Gram matrices of its uses; one used in parts, as attention's projections of
+    queries, keys and values are, has a matrix per part.
 
     Args:
         network: the float network.
@@ -244,68 +239,118 @@ def quantise_gpfq(
             a partial of :func:`symmetric_alphabet`.
 
     Returns:
-        The layers in execution order. What was not called by the network is not among them; the
-        caller names it (see :func:`moeash.methods.patches.find_layers`).
+        The layers in execution order. :func:`quantisable` names those that are not among them.
+
+    Raises:
+        DataError: there are no batches.
+    """
+    names, _ = quantisable(network, batches)
+    analog, quantised = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
+    weights, twins = dict(analog.named_parameters()), dict(quantised.named_parameters())
+    results = []
+    for name, n_uses in names.items():
+        parts: dict[int, _PairSums] = {}
+        for batch in batches:
+            pairs = zip(
+                _uses_of(analog, name, n_uses, batch),
+                _uses_of(quantised, name, n_uses, batch),
+                strict=True,
+            )
+            for (use, x), (_, xt) in pairs:
+                if use.first_row not in parts:
+                    parts[use.first_row] = _PairSums(use.map)
+                parts[use.first_row].add(x, xt)
+        sums = [parts[first] for first in sorted(parts)]
+        groups = sum(part.map.groups for part in sums)
+        weight = rows_of(weights[name].detach(), groups).double()
+        gram, cross = (torch.cat([getattr(p, what) for p in sums]) for what in ("gram", "cross"))
+        symbols = alphabet(weight)
+        indices = assign_gpfq(weight, gram, cross, symbols)
+        entries = symbols.entries.float()
+        values = entries[indices]
+        shift = weight @ torch.cat([part.analog_mean for part in sums]).unsqueeze(-1)
+        shift -= values.double() @ torch.cat([p.quantised_mean for p in sums]).unsqueeze(-1)
+        twins[name].data.copy_(values.reshape(twins[name].shape))
+        shape = tuple(weights[name].shape)
+        results.append(GpfqLayer(name, shape, indices.reshape(shape), entries, shift.flatten()))
+    return tuple(results)
+
+
+def quantisable(
+    network: nn.Module, batches: Sequence[Tensor]
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Find the weights GPFQ can quantise by running one batch.
+
+    Returns:
+        How often each is used, by ``state_dict`` key in execution order; and of every other
+        floating parameter of two or more dimensions why it cannot.
 
     Raises:
         DataError: there are no batches.
     """
     if not batches:
         raise DataError("calibration needs at least one batch of images, got none")
-    analog, quantised = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
-    layers, twins = find_layers(analog), find_layers(quantised)
-    results = []
-    for name, uses in _uses(analog, layers, batches[0]).items():
-        layer, twin = layers[name], twins[name]
-        sums = _PairSums(layer)
-        for batch in batches:
-            x = _inputs_of(analog, layer, uses, batch)
-            xt = _inputs_of(quantised, twin, uses, batch)
-            for one, other in zip(x, xt, strict=True):
-                sums.add(one, other)
-        weight = rows_of(layer.weight.detach(), groups_of(layer)).double()
-        symbols = alphabet(weight)
-        indices = assign_gpfq(weight, sums.gram, sums.cross, symbols)
-        entries = symbols.entries.float()
-        values = entries[indices]
-        shift = weight @ sums.analog_sum.unsqueeze(-1)
-        shift -= values.double() @ sums.quantised_sum.unsqueeze(-1)
-        twin.weight.data.copy_(values.reshape(twin.weight.shape))
-        shape = tuple(layer.weight.shape)
-        results.append(
-            GpfqLayer(
-                name, shape, indices.reshape(shape), entries, shift.flatten() / sums.positions
-            )
-        )
-    return tuple(results)
+    uses: dict[str, list[Use]] = {}
+    twin = copy.deepcopy(network).eval()
+    with (
+        torch.no_grad(),
+        Watched(twin, lambda use, x, y: uses.setdefault(use.name, []).append(use)),
+    ):
+        twin(batches[0].to(_device(twin)))
+    parameters = {
+        name: parameter
+        for name, parameter in network.named_parameters()
+        if parameter.ndim >= 2 and parameter.is_floating_point()
+    }
+    names, reasons = {}, why_unused(network, [name for name in parameters if name not in uses])
+    for name, found in uses.items():
+        ranges = {(use.rows.start, use.rows.stop): use.rows for use in found}
+        reason = tiles([ranges[place] for place in sorted(ranges)], len(parameters[name]))
+        if any(use.map.rows_are_inputs for use in found):
+            # One-hot inputs are orthogonal, so the greedy path would be rounding to the nearest.
+            reason = "GPFQ's neurons are outputs, its rows are inputs"
+        if reason is None:
+            names[name] = len(found)
+        else:
+            reasons[name] = reason
+    return names, reasons
 
 
 class _PairSums:
-    """Gram sums of one layer over its float and its quantised inputs, in float64."""
+    """Gram sums of one weight, or part of it, over its float and its quantised inputs, float64."""
 
-    def __init__(self, layer: Layer) -> None:
-        groups, weight = groups_of(layer), layer.weight
-        columns = weight[0].numel()
-        exact: dict[str, Any] = {"dtype": torch.float64, "device": weight.device}
-        self.layer = layer
+    def __init__(self, map_: LinearMap) -> None:
+        groups, columns = map_.groups, map_.n_columns
+        exact: dict[str, Any] = {"dtype": torch.float64, "device": map_.weight.device}
+        self.map = map_
         self.gram = torch.zeros(groups, columns, columns, **exact)
         self.cross = torch.zeros(groups, columns, columns, **exact)
-        self.analog_sum = torch.zeros(groups, columns, **exact)
-        self.quantised_sum = torch.zeros(groups, columns, **exact)
-        self.positions = 0
+        self._analog_sum = torch.zeros(groups, columns, **exact)
+        self._quantised_sum = torch.zeros(groups, columns, **exact)
+        self._positions = 0
+
+    @property
+    def analog_mean(self) -> Tensor:
+        """Mean float input."""
+        return self._analog_sum / self._positions
+
+    @property
+    def quantised_mean(self) -> Tensor:
+        """Mean input in the partly quantised network."""
+        return self._quantised_sum / self._positions
 
     @torch.no_grad()
     def add(self, analog: Tensor, quantised: Tensor) -> None:
-        positions = patches(self.layer, analog[:1]).shape[1]
-        size = images_per_piece(self.layer, positions)
+        positions = patches(self.map, analog[:1]).shape[1]
+        size = images_per_piece(self.map, positions)
         for one, other in zip(torch.split(analog, size), torch.split(quantised, size), strict=True):
-            x = patches(self.layer, one).double().flatten(0, 1).transpose(0, 1)
-            xt = patches(self.layer, other).double().flatten(0, 1).transpose(0, 1)
+            x = patches(self.map, one).double().flatten(0, 1).transpose(0, 1)
+            xt = patches(self.map, other).double().flatten(0, 1).transpose(0, 1)
             self.gram += xt.transpose(1, 2) @ xt
             self.cross += xt.transpose(1, 2) @ x
-            self.analog_sum += x.sum(1)
-            self.quantised_sum += xt.sum(1)
-            self.positions += x.shape[1]
+            self._analog_sum += x.sum(1)
+            self._quantised_sum += xt.sum(1)
+            self._positions += x.shape[1]
 
 
 class _ReachedError(Exception):
@@ -313,49 +358,19 @@ class _ReachedError(Exception):
 
 
 @torch.no_grad()
-def _uses(network: nn.Module, layers: dict[str, Layer], batch: Tensor) -> dict[str, int]:
-    """Return how often every weight is used, by name in execution order."""
-    owners = {id(layer.weight): name for name, layer in layers.items()}
-    counts: dict[str, int] = {}
+def _uses_of(network: nn.Module, name: str, n_uses: int, batch: Tensor) -> list[tuple[Use, Tensor]]:
+    """Return every use of a weight and its inputs, stopping the pass at the last."""
+    seen: list[tuple[Use, Tensor]] = []
 
-    def count(module: nn.Module, args: Any, result: Any) -> None:
-        assert isinstance(module, LAYER_TYPES)
-        name = owners.get(id(module.weight))
-        if name is not None:
-            counts[name] = counts.get(name, 0) + 1
+    def take(use: Use, inputs: Tensor, outputs: Tensor) -> None:
+        if use.name == name:
+            if len(seen) == n_uses - 1:
+                seen.append((use, inputs))
+                raise _ReachedError
+            seen.append((use, inputs.clone()))  # what follows may change it in place
 
-    handles = [
-        m.register_forward_hook(count) for m in network.modules() if isinstance(m, LAYER_TYPES)
-    ]
-    try:
+    with suppress(_ReachedError), Watched(network, take):
         network(batch.to(_device(network)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return counts
-
-
-@torch.no_grad()
-def _inputs_of(network: nn.Module, layer: Layer, uses: int, batch: Tensor) -> list[Tensor]:
-    """Return the inputs of every use of a layer's weight, stopping the pass at the last."""
-    seen: list[Tensor] = []
-
-    def take(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        seen.append(args[0])
-        if len(seen) == uses:
-            raise _ReachedError
-
-    sharers = [
-        m for m in network.modules() if isinstance(m, LAYER_TYPES) and m.weight is layer.weight
-    ]
-    handles = [m.register_forward_pre_hook(take) for m in sharers]
-    try:
-        network(batch.to(_device(network)))
-    except _ReachedError:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
     return seen
 
 

@@ -4,19 +4,31 @@ A method turns (network, candidate) into :class:`~moeash.core.codebook.SharedWei
 (size, accuracy, merging, export, plots) is common to all methods and never asks which one it was.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from moeash.core.bins import Grid, Indices
 from moeash.core.candidate import Candidate
-from moeash.core.codebook import Codebook, KeptPrecision, SharedWeights
+from moeash.core.codebook import Codebook, SharedWeights
 from moeash.core.variables import Variable
-from moeash.data.splits import Split
 from moeash.networks.network import Network
+
+
+class Images(Protocol):
+    """What a method reads images from: a split of the study, or unlabelled inputs."""
+
+    def __len__(self) -> int: ...
+
+    def batches(
+        self, batch_size: int, order: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images and labels; a method that calibrates ignores the labels."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,14 +39,12 @@ class Preparation:
         network: the float network.
         splits: the study's splits by name; a method may use ``calibration`` and ``train``, never
             ``search`` or ``holdout``.
-        kept_precision: how kept floats are stored.
         seed: of every random draw the method makes.
         n_threads: threads it may use; they change the time, never the result.
     """
 
     network: Network
-    splits: Mapping[str, Split]
-    kept_precision: KeptPrecision
+    splits: Mapping[str, Images]
     seed: int
     n_threads: int
 
@@ -50,6 +60,11 @@ class Method(Protocol):
         """Return the variables a candidate has; the first is k."""
         ...
 
+    @property
+    def calibration_images(self) -> int:
+        """How many images of a calibration split it looks at, at most; 0: it needs none."""
+        ...
+
     def prepare(self, preparation: Preparation) -> Any:
         """Return the picklable arrays every candidate needs: the work of once per study."""
         ...
@@ -59,7 +74,11 @@ class Method(Protocol):
         ...
 
     def compress(self, prepared: Any, candidate: Candidate) -> SharedWeights:
-        """Return the shared weights of a candidate; never touches the network."""
+        """Return the shared weights of a candidate; never touches the network.
+
+        Kept tensors come in the network's own precision. How the file stores them is the study's
+        choice, not the method's.
+        """
         ...
 
 

@@ -1,13 +1,13 @@
 """Second-order feedback for a whole network: prepare once per study, compress per candidate.
 
-:func:`prepare` runs the calibration images through the network, balances the rows in front of
-BatchNorms and factorises every curvature. :func:`compress` turns ``(k, rate)`` into indices on one
-global codebook, and into the new values of the kept tensors that make up for it at no cost in
-bytes: biases and BatchNorm statistics.
+:func:`prepare` runs the calibration images through the network, factorises every curvature and
+balances the rows in front of BatchNorms and those that the next layer's columns can undo.
+:func:`compress` turns ``(k, rate)`` into indices on one global codebook, and into the new values of
+the kept tensors that make up for it at no cost in bytes: biases and BatchNorm statistics.
 """
 
 import copy
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,10 @@ from moeash.methods.assign_feedback import (
     safe_scales,
     zero_aligned_entries,
 )
-from moeash.methods.gram import NORM_TYPES, CurvatureKind, measure_curvature
+from moeash.methods.gram import CurvatureKind, measure_curvature
+from moeash.methods.pairs import Pair, find_pairs, pair_scales, recolumned
+from moeash.methods.passes import NORM_TYPES
+from moeash.methods.travelling import Travelling
 
 
 class RescalingError(InputError):
@@ -40,7 +43,7 @@ SAME_FUNCTION = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class Prepared(Travelling):
     """Everything about a network that does not depend on the candidate.
 
     Attributes:
@@ -104,6 +107,7 @@ def prepare(
     act_order: bool = True,
     balance: float = 0.25,
     through_norms: bool = True,
+    through_pairs: bool = True,
     seed: int = 0,
 ) -> Prepared:
     """Measure and factorise a network.
@@ -118,10 +122,12 @@ def prepare(
         temperature: likewise.
         damping: see :func:`moeash.methods.assign_feedback.prepare_feedback`.
         act_order: likewise.
-        balance: exponent of :func:`moeash.methods.assign_feedback.balancing_scales`; 0 leaves the
-            rows as they are.
+        balance: exponent of :func:`moeash.methods.assign_feedback.balancing_scales` and
+            :func:`moeash.methods.pairs.pair_scales`; 0 leaves the rows as they are.
         through_norms: let BatchNorms behind a layer undo its rescaling and take up constant
             changes. Right when nothing else reads the layer, which is checked on the first batch.
+        through_pairs: let the next layer's columns undo it where a layer has no BatchNorm behind
+            it, see :mod:`moeash.methods.pairs`. Checked likewise.
         seed: of the sketches.
 
     Raises:
@@ -154,11 +160,15 @@ def prepare(
         seed=seed,
     )
     layers = [c for c in curvature.layers if shared is None or c.name in shared]
-    factors = [prepare_feedback(c, damping=damping, act_order=act_order) for c in layers]
+    left_out = curvature.left_out
+    del curvature  # its matrices are twice as large as the factors: each goes when it is factorised
+    factors = []
+    while layers:
+        factors.append(prepare_feedback(layers.pop(0), damping=damping, act_order=act_order))
     plain, reasons = {}, {}
     for name in sorted(set(shared or ()) - {factor.name for factor in factors}):
         plain[name] = state[name].detach().float().clone()
-        reasons[name] = curvature.left_out.get(name, "it is not the weight of a layer")
+        reasons[name] = left_out.get(name, "it is not the weight of a layer")
     kept = {
         factor.absorber: state[factor.absorber].detach().clone()
         for factor in factors
@@ -168,9 +178,15 @@ def prepare(
         assert first is not None
         # Unbalanced factors are probed too: a running mean may absorb only what it alone reads.
         probed, undone = _balanced(network, factors, balance or 0.25)
-        _check_same_function(network, probed, kept | undone, first)
+        _check_same_function(network, probed, kept | undone, first, "through_norms")
         if balance:
             factors, kept = probed, kept | undone
+    if through_pairs and balance:
+        assert first is not None
+        pairs = _usable(find_pairs(network, first), factors, set(shared or ()))
+        if pairs:
+            factors, kept = _paired(network, factors, pairs, balance, kept)
+            _check_same_function(network, factors, kept, first, "through_pairs")
     return Prepared(tuple(factors), plain, reasons, kept)
 
 
@@ -248,11 +264,56 @@ def _balanced(
     return balanced, undone
 
 
+def _usable(
+    pairs: tuple[Pair, ...], factors: Sequence[Factor], shared: Collection[str]
+) -> tuple[Pair, ...]:
+    """Return the pairs of two assigned layers whose producer's bias can be scaled."""
+    names = {factor.name for factor in factors}
+    return tuple(
+        pair
+        for pair in pairs
+        if {pair.producer, pair.consumer} <= names and _bias_of(pair.producer) not in shared
+    )
+
+
+def _bias_of(name: str) -> str:
+    return name.removesuffix("weight") + "bias"
+
+
+def _paired(
+    network: nn.Module,
+    factors: list[Factor],
+    pairs: tuple[Pair, ...],
+    exponent: float,
+    kept: dict[str, Tensor],
+) -> tuple[list[Factor], dict[str, Tensor]]:
+    """Balance rows against the next layer's columns; return the factors and the kept tensors."""
+    scales = pair_scales(factors, pairs, exponent)
+    before = {pair.consumer: pair.producer for pair in pairs}
+    state, kept = network.state_dict(), dict(kept)
+    balanced = []
+    for factor in factors:
+        if factor.name in before:
+            factor = recolumned(factor, scales[before[factor.name]])
+        if factor.name in scales:
+            scale = scales[factor.name]
+            factor = rescaled(factor, scale)
+            bias = _bias_of(factor.name)
+            if bias in state:
+                kept[bias] = kept.get(bias, state[bias]) * scale.flatten()
+        balanced.append(factor)
+    return balanced, kept
+
+
 @torch.no_grad()
 def _check_same_function(
-    network: nn.Module, factors: list[Factor], kept: dict[str, Tensor], batch: Tensor
+    network: nn.Module,
+    factors: list[Factor],
+    kept: dict[str, Tensor],
+    batch: Tensor,
+    remedy: str,
 ) -> None:
-    """Refuse a network where something else than the BatchNorm reads a rescaled layer."""
+    """Refuse a network where something else reads a rescaled layer than what undoes it."""
     twin = copy.deepcopy(network).eval()
     expected = twin(batch)
     state = dict(twin.state_dict())  # the twin's own memory: writing here changes the twin
@@ -261,6 +322,6 @@ def _check_same_function(
     moved = float((twin(batch) - expected).abs().max())
     if not moved <= SAME_FUNCTION * float(expected.abs().max()):
         raise RescalingError(
-            f"rescaling rows in front of BatchNorms moved the outputs by {moved:.3g}; something "
-            "else reads those layers: pass through_norms=False"
+            f"rescaling rows moved the outputs by {moved:.3g}, so something that was not seen "
+            f"reads those layers: pass {remedy}=False"
         )

@@ -18,7 +18,6 @@ from moeash.core.candidate import Candidate
 from moeash.core.codebook import (
     COUNT_DTYPE,
     Codebook,
-    KeptPrecision,
     KeptTensor,
     Parameter,
     SharedWeights,
@@ -29,10 +28,9 @@ from moeash.core.codebook import (
     share,
 )
 from moeash.core.variables import Integer, Real, Variable
-from moeash.data.splits import Split
 from moeash.errors import InputError
 from moeash.methods import error_feedback
-from moeash.methods.base import Preparation
+from moeash.methods.base import Images, Preparation
 from moeash.methods.error_feedback import RescalingError
 from moeash.methods.gram import CurvatureKind
 
@@ -44,15 +42,13 @@ class FeedbackPrepared:
     Attributes:
         state: the float state.
         network: factors of every calibrated layer, balanced, and what undoes the balancing.
-        kept: the kept parameters as stored, where a candidate does not move them.
-        kept_precision: how those it moves are stored.
+        kept: the kept parameters, where a candidate does not move them.
         notes: what people should know about the preparation.
     """
 
     state: State
     network: error_feedback.Prepared
     kept: dict[str, KeptTensor]
-    kept_precision: KeptPrecision
     notes: tuple[str, ...]
 
 
@@ -67,9 +63,10 @@ class Feedback:
         curvature: ``gradients`` of the output, or ``inputs`` of each layer.
         sketches: random sketches of the output per calibration image.
         temperature: of the softmax whose Hessian weighs the outputs.
-        damping: added to the diagonal, relative to its mean. Default: 0.01 from 1,000 images on,
+        damping: added to the diagonal, relative to its mean. Default: 0.03 from 1,000 images on,
             inversely more for fewer, whose curvature is mostly noise.
-        balance: exponent of the row balancing in front of BatchNorms; 0 switches it off.
+        balance: exponent of the balancing of rows in front of BatchNorms and between layers with
+            only ReLUs and pooling between them; 0 switches it off.
         images: calibration images used, at most.
         batch_size: calibration images a pass.
     """
@@ -102,6 +99,11 @@ class Feedback:
         k = Integer("k", *self.k)
         return (k,) if self.rate[0] == self.rate[1] else (k, Real("rate", *self.rate, log=True))
 
+    @property
+    def calibration_images(self) -> int:
+        """Images looked at, at most."""
+        return self.images
+
     def prepare(self, preparation: Preparation) -> FeedbackPrepared:
         """Measure the curvature of every layer on the calibration split and factorise it.
 
@@ -114,14 +116,15 @@ class Feedback:
             prepared = error_feedback.nearest_only(network.module, shared)
             notes = [
                 "method feedback has no calibration split, so every weight goes to its nearest "
-                "entry; add [data.splits.calibration] (unlabelled images suffice)"
+                "entry; add [data.splits.calibration], or calibration= from Python (unlabelled "
+                "images suffice)"
             ]
         else:
             try:
-                prepared = self._measure(preparation, split, shared, through_norms=True)
+                prepared = self._measure(preparation, split, shared, rescale=True)
                 notes = []
             except RescalingError as error:
-                prepared = self._measure(preparation, split, shared, through_norms=False)
+                prepared = self._measure(preparation, split, shared, rescale=False)
                 notes = [f"rows are not balanced: {error}"]
             notes.append(
                 f"{prepared.n_calibrated:,} weights in {len(prepared.factors)} layers are assigned "
@@ -132,18 +135,17 @@ class Feedback:
         return FeedbackPrepared(
             state=network.state,
             network=prepared,
-            kept=keep_all(network.state, preparation.kept_precision),
-            kept_precision=preparation.kept_precision,
+            kept=keep_all(network.state),
             notes=tuple(notes),
         )
 
     def _measure(
-        self, preparation: Preparation, split: Split, shared: list[str], *, through_norms: bool
+        self, preparation: Preparation, split: Images, shared: list[str], *, rescale: bool
     ) -> error_feedback.Prepared:
         module = preparation.network.module
         device = next(module.parameters()).device
         order = np.arange(min(self.images, len(split)))
-        damping = 0.01 * max(1.0, 1000 / len(order)) if self.damping is None else self.damping
+        damping = 0.03 * max(1.0, 1000 / len(order)) if self.damping is None else self.damping
         return error_feedback.prepare(
             module,
             (x.to(device) for x, _ in split.batches(self.batch_size, order=order)),
@@ -152,8 +154,8 @@ class Feedback:
             sketches=self.sketches,
             temperature=self.temperature,
             damping=damping,
-            balance=self.balance if through_norms else 0.0,
-            through_norms=through_norms,
+            balance=self.balance if rescale else 0.0,
+            through_norms=rescale,
             seed=preparation.seed,
         )
 
@@ -177,7 +179,7 @@ class Feedback:
         for parameter in prepared.state:
             moved = result.kept.get(parameter.name)
             if moved is not None and parameter.role == "kept":
-                kept[parameter.name] = keep(_moved(parameter, moved), prepared.kept_precision)
+                kept[parameter.name] = keep(_moved(parameter, moved))
         return share(prepared.state, [codebook], assigned, kept)
 
 

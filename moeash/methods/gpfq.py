@@ -21,7 +21,6 @@ from moeash.core.candidate import Candidate
 from moeash.core.codebook import (
     COUNT_DTYPE,
     Codebook,
-    KeptPrecision,
     SharedWeights,
     State,
     index_dtype,
@@ -34,11 +33,11 @@ from moeash.methods.assign_gpfq import (
     VARIANTS,
     GpfqLayer,
     Variant,
+    quantisable,
     quantise_gpfq,
     symmetric_alphabet,
 )
 from moeash.methods.base import Preparation
-from moeash.methods.patches import find_layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,6 @@ class GpfqPrepared:
         state: the float state; what GPFQ cannot quantise is kept in it.
         module: a copy of the float network.
         batches: calibration images.
-        kept_precision: how kept floats are stored.
         seed: of the stochastic variant.
         notes: what was quantised, and what was kept and why.
     """
@@ -57,7 +55,6 @@ class GpfqPrepared:
     state: State
     module: nn.Module
     batches: tuple[Tensor, ...]
-    kept_precision: KeptPrecision
     seed: int
     notes: tuple[str, ...]
 
@@ -101,6 +98,11 @@ class Gpfq:
         """Return the one variable, the number of positive symbols."""
         return (Integer("levels", *self.levels),)
 
+    @property
+    def calibration_images(self) -> int:
+        """Images looked at, at most."""
+        return self.images
+
     def prepare(self, preparation: Preparation) -> GpfqPrepared:
         """Copy the network and hold the calibration images.
 
@@ -110,24 +112,22 @@ class Gpfq:
         split = preparation.splits.get("calibration")
         if split is None:
             raise InputError(
-                "method gpfq needs calibration images; add [data.splits.calibration] "
-                "(unlabelled images suffice)"
+                "method gpfq needs calibration images; add [data.splits.calibration], or "
+                "calibration= from Python (unlabelled images suffice)"
             )
         network = preparation.network
         module = copy.deepcopy(network.module)
-        names = find_layers(module)
         order = np.arange(min(self.images, len(split)))
         batches = tuple(x.clone() for x, _ in split.batches(self.batch_size, order=order))
+        names, reasons = quantisable(module, batches)
         left = [p.name for p in network.state if p.role == "shared" and p.name not in names]
         state = tuple(replace(p, role="kept") if p.name in left else p for p in network.state)
         n_quantised = sum(
             p.values.size for p in state if p.role == "shared" and p.values is not None
         )
         notes = [f"{n_quantised:,} weights are quantised by GPFQ from {len(order):,} images"]
-        notes += [f"{name} is kept: it is no linear or convolution weight" for name in left]
-        return GpfqPrepared(
-            state, module, batches, preparation.kept_precision, preparation.seed, tuple(notes)
-        )
+        notes += [f"{name} is kept: {reasons.get(name, 'it is no weight')}" for name in left]
+        return GpfqPrepared(state, module, batches, preparation.seed, tuple(notes))
 
     def notes(self, prepared: GpfqPrepared) -> Sequence[str]:
         """Return how many weights are quantised, and what is kept and why."""
@@ -160,7 +160,7 @@ class Gpfq:
                 codebook, indices, counts = _used(layers[parameter.name])
                 assigned[parameter.name] = (len(codebooks), indices, counts)
                 codebooks.append(codebook)
-        return share(state, codebooks, assigned, keep_all(state, prepared.kept_precision))
+        return share(state, codebooks, assigned, keep_all(state))
 
 
 def _used(layer: GpfqLayer) -> tuple[Codebook, NDArray[Any], NDArray[np.int64]]:

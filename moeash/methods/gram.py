@@ -17,26 +17,18 @@ Source: methods.md section 6 (per-layer form); the sketch and the gradient form 
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from moeash.errors import DataError, InputError
-from moeash.methods.patches import (
-    LAYER_TYPES,
-    Layer,
-    find_layers,
-    groups_of,
-    images_per_piece,
-    outputs,
-    patches,
-    rows_of,
-)
+from moeash.methods.passes import Call, Part, Passes
+from moeash.methods.patches import LinearMap, images_per_piece, patches, per_row, rows_of
+from moeash.methods.uses import tiles, why_unused
 
 CurvatureKind = Literal["gradients", "inputs"]
-NORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CURVATURE_KINDS: tuple[str, ...] = get_args(CurvatureKind)
 
 
@@ -105,13 +97,15 @@ def measure_curvature(
 ) -> Curvature:
     """Run calibration images through a network once and return the curvature of every layer.
 
-    The network is used in eval mode and left as it was found. Layers are found by type, anywhere,
-    and ordered by execution; a layer (or a tied weight) used several times sums its uses,
-    without the terms between two uses. What a layer receives as its first dimension counts as
-    images. Products of one piece of a batch are taken in float32 and added in float64, so the
-    relative error of an element is of the order 2**-24 times the square root of the patches in a
-    piece, whatever the number of images. Memory: one float64 matrix of ``columns**2`` per layer,
-    the autograd graph of one batch, and temporaries of at most 64 MiB each.
+    The network is used in eval mode and left as it was found. Weights are found where they are
+    used (see :mod:`moeash.methods.uses`), in the order of execution; a weight used several times
+    sums its uses, without the terms between two uses, and one used in parts (attention's queries,
+    keys and values) has a matrix per part, as groups have. The first dimension of what a layer
+    receives counts as images, or, where it is a multiple of the batch, as their windows. Products
+    of one piece of a batch are taken in float32 and added in float64, so the relative error of an
+    element is of the order 2**-24 times the square root of the patches in a piece, whatever the
+    number of images. Memory: one float64 matrix of ``columns**2`` per layer, the autograd graph of
+    one batch, and temporaries of at most 64 MiB each.
 
     Args:
         network: maps a batch to logits ``(batch, classes)``.
@@ -135,151 +129,150 @@ def measure_curvature(
         raise InputError(f"got {sketches} sketches, needed at least 1")
     if not temperature > 0:
         raise InputError(f"got temperature {temperature}, needed a positive number")
-    found = find_layers(network)
-    owners = {id(layer.weight): name for name, layer in found.items()}
-    recorder = _Recorder(owners)
-    device = next(iter(found.values())).weight.device if found else torch.device("cpu")
-    generator = torch.Generator().manual_seed(seed)
-    sums: dict[str, _Sums] = {}
-    images = 0
-    modes = {module: module.training for module in network.modules()}
-    handles = [
-        module.register_forward_hook(recorder)
-        for module in network.modules()
-        if isinstance(module, LAYER_TYPES)
-    ]
-    watcher = _NormWatcher(recorder, {module: name for name, module in network.named_modules()})
-    handles += [
-        module.register_forward_pre_hook(watcher)
-        for module in network.modules()
-        if isinstance(module, NORM_TYPES) and module.track_running_stats
-    ]
-    try:
-        network.eval()
-        for batch in batches:
-            recorder.calls.clear()
-            gradients = _sketched_gradients(
-                network, batch.to(device), recorder, sketches, temperature, generator
-            )
-            images += batch.shape[0]
-            for i, call in enumerate(recorder.calls):
-                if call.name not in sums:
-                    sums[call.name] = _Sums(found[call.name], kind)
-                sums[call.name].add(call.inputs, [g[i] for g in gradients])
-    finally:
-        recorder.calls.clear()
-        for handle in handles:
-            handle.remove()
-        for module, training in modes.items():
-            module.training = training
-    if images == 0:
+    run = Passes(network, sketches=sketches, temperature=temperature, seed=seed)
+    sums: dict[Part, _Sums] = {}
+    for call, gradients, n_images in run.over(batches):
+        if call.part not in sums:
+            sums[call.part] = _Sums(call.use.map, kind)
+        sums[call.part].add(call, gradients, n_images)
+    if run.images == 0:
         raise DataError("calibration needs at least one image, got none")
-    holders = Counter(
-        id(module.weight) for module in network.modules() if isinstance(module, LAYER_TYPES)
-    )
-    layers = []
-    for name, total in sums.items():
+    layers, left_out = _finished(network, sums, run, fixed)
+    return Curvature(tuple(layers), left_out | _unseen(network, run, layers, left_out), run.images)
+
+
+def _finished(
+    network: nn.Module,
+    sums: dict[Part, "_Sums"],
+    run: Passes,
+    fixed: Collection[str],
+) -> tuple[list[LayerCurvature], dict[str, str]]:
+    """Return the curvature of every weight whose parts are all its rows, and why others are not.
+
+    Empties ``sums`` on the way: they are as large as the result.
+    """
+    parameters = dict(network.named_parameters())
+    weights: dict[str, list[_Sums]] = {}
+    for part in list(sums):
+        weights.setdefault(part[0], []).append(sums.pop(part))
+    biases = {name: {b for part in parts for b in part.biases} for name, parts in weights.items()}
+    readers = Counter(bias for used in biases.values() for bias in used)
+    layers, left_out = [], {}
+    for name in list(weights):
+        parts = sorted(weights.pop(name), key=lambda part: part.rows.start)
+        bias, *others = biases[name]
+        reason = tiles([part.rows for part in parts], len(parameters[name]))
+        if reason is not None:
+            left_out[name] = reason
+            continue
         absorber, norm = None, None
-        if holders[id(total.layer.weight)] == 1:  # what several layers share has no bias of its own
-            norm = watcher.norm_of(name, total.uses)
-            if total.layer.bias is not None:
-                absorber = name.removesuffix("weight") + "bias"
+        if not any(part.rows_are_inputs for part in parts):
+            norm = run.norm_of(name, sum(part.uses for part in parts))
+            if others or (bias is not None and not _own(bias, readers, parameters, name)):
+                norm = None  # a bias, but none of its own: nothing may be moved or rescaled
+            elif bias is not None:
+                absorber = bias
             elif norm is not None:
                 absorber = f"{norm}.running_mean"
-            if absorber in fixed:
-                absorber, norm = None, None
-        layers.append(total.finish(name, images, sketches, absorber, norm))
-    return Curvature(tuple(layers), _left_out(network, found, sums), images)
+        if absorber in fixed:
+            absorber, norm = None, None
+        finished = [part.finish(name, run, absorber, norm) for part in parts]
+        layers.append(_joined(finished, tuple(parameters[name].shape)))
+    return layers, left_out
 
 
-@dataclass(eq=False)
-class _Call:
-    name: str
-    inputs: Tensor
-    outputs: Tensor
+def _own(
+    bias: str, readers: Counter[str | None], parameters: dict[str, nn.Parameter], name: str
+) -> bool:
+    """Whether all of a bias goes with all of a weight and with no other."""
+    return bias != "" and readers[bias] == 1 and len(parameters[bias]) == len(parameters[name])
 
 
-class _Recorder:
-    """A forward hook that writes down every call of a layer."""
+def _joined(parts: list[LayerCurvature], shape: tuple[int, ...]) -> LayerCurvature:
+    """Return one weight of its parts, which become its groups."""
+    if len(parts) == 1:
+        return replace(parts[0], shape=shape)
+    return replace(
+        parts[0],
+        shape=shape,
+        weight=torch.cat([part.weight for part in parts]),
+        gram=torch.cat([part.gram for part in parts]),
+        sensitivity=torch.cat([part.sensitivity for part in parts]),
+        absorbed=torch.cat([part.absorbed for part in parts]),
+        positions=sum(part.positions for part in parts),
+    )
 
-    def __init__(self, owners: dict[int, str]) -> None:
-        self.owners = owners
-        self.calls: list[_Call] = []
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], result: Tensor) -> None:
-        assert isinstance(module, LAYER_TYPES)
-        name = self.owners.get(id(module.weight))
-        if name is not None:
-            self.calls.append(_Call(name, args[0].detach(), result))
-
-
-def _sketched_gradients(
+def _unseen(
     network: nn.Module,
-    batch: Tensor,
-    recorder: _Recorder,
-    sketches: int,
-    temperature: float,
-    generator: torch.Generator,
-) -> list[list[Tensor]]:
-    """Return, per sketch, the gradient of its scalar in the output of every recorded call."""
-    with torch.enable_grad():
-        # A leaf that needs a gradient makes every output differentiable, frozen weights or not.
-        logits = network(batch.detach().requires_grad_(batch.is_floating_point()))
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(f"calibration needs logits of shape (batch, classes), got {shape}")
-        p = (logits.detach().float() / temperature).softmax(1)
-        made = [call.outputs for call in recorder.calls]
-        gradients = []
-        for i in range(sketches):
-            signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
-            root = p.sqrt() * signs
-            sketch = root - p * root.sum(1, keepdim=True)
-            gradients.append(
-                list(
-                    torch.autograd.grad(
-                        logits,
-                        made,
-                        sketch.to(logits.dtype),
-                        retain_graph=i + 1 < sketches,
-                        allow_unused=True,
-                        materialize_grads=True,
-                    )
-                )
-            )
-    return gradients
+    run: Passes,
+    layers: list[LayerCurvature],
+    left_out: dict[str, str],
+) -> dict[str, str]:
+    """Say why no use was told of every other weight tensor."""
+    known = {*(layer.name for layer in layers), *left_out}
+    unseen = [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.ndim >= 2 and parameter.is_floating_point() and name not in known
+    ]
+    blind = dict.fromkeys(run.blind, "the network computes with it without gradients")
+    return why_unused(network, unseen) | {name: blind[name] for name in unseen if name in blind}
 
 
 class _Sums:
-    """Running sums of one weight tensor."""
+    """Running sums of one weight tensor, or of a range of its rows."""
 
-    def __init__(self, layer: Layer, kind: CurvatureKind) -> None:
-        weight = layer.weight.detach()
-        self.layer = layer
+    def __init__(self, map_: LinearMap, kind: CurvatureKind) -> None:
+        self.weight = map_.weight.detach()
         self.kind = kind
-        self.groups = groups_of(layer)
-        self.rows = weight.shape[0] // self.groups
-        columns = weight[0].numel()
-        exact: dict[str, Any] = {"dtype": torch.float64, "device": weight.device}
+        self.groups = map_.groups
+        exact: dict[str, Any] = {"dtype": torch.float64, "device": self.weight.device}
         # The last column stands for a constant input: what a bias would be multiplied with.
-        self.gram = torch.zeros(self.groups, columns + 1, columns + 1, **exact)
-        self.energy = torch.zeros(self.groups, self.rows, **exact)
+        columns = map_.n_columns + 1
+        self.gram = torch.zeros(self.groups, columns, columns, **exact)
+        self.energy = torch.zeros(self.groups, map_.n_rows, **exact)
         self.positions = 0
         self.uses = 0
+        self.rows = range(0)
+        self.rows_are_inputs = False
+        self.biases: set[str | None] = set()
 
     @torch.no_grad()
-    def add(self, inputs: Tensor, gradients: list[Tensor]) -> None:
+    def add(self, call: Call, gradients: list[Tensor], images: int) -> None:
         """Add one use of the weight by one batch.
 
         Args:
-            inputs: as the layer received them.
-            gradients: per sketch the gradient of its scalar in the layer's output.
+            call: the use.
+            gradients: per sketch the gradient of its scalar in the outputs of the use.
+            images: in the batch.
         """
+        map_ = call.use.map
         self.uses += 1
-        stacked = torch.stack([outputs(self.layer, g).float() for g in gradients])
-        size = images_per_piece(self.layer, stacked.shape[2])
-        for x, g in zip(torch.split(inputs, size), torch.split(stacked, size, 1), strict=True):
-            self._add_piece(patches(self.layer, x).float(), g)
+        self.rows = call.use.rows
+        self.biases.add(call.use.bias)
+        self.rows_are_inputs |= map_.rows_are_inputs
+        if map_.rows_are_inputs:
+            # Its rows are multiplied with gradients, which differ by sketch.
+            for gradient in gradients:
+                self._add_pieces(map_, gradient, [call.inputs], images)
+        else:
+            self._add_pieces(map_, call.inputs, gradients, images)
+
+    def _add_pieces(
+        self, map_: LinearMap, inputs: Tensor, others: list[Tensor], images: int
+    ) -> None:
+        batch = inputs.shape[0]
+        folded = 1 if batch % images else batch // images
+        positions = patches(map_, inputs[:1]).shape[1]
+        size = folded * images_per_piece(map_, folded * positions)
+        for start in range(0, batch, size):
+            piece = slice(start, start + size)
+            x = patches(map_, inputs[piece]).float()
+            g = torch.stack([per_row(map_, other[piece]).float() for other in others])
+            n_images = x.shape[0] // folded
+            x = x.reshape(n_images, -1, *x.shape[2:])
+            self._add_piece(x, g.reshape(len(others), n_images, -1, *g.shape[3:]))
 
     def _add_piece(self, x: Tensor, g: Tensor) -> None:
         """Add patches ``(batch, positions, groups, columns)`` and their output gradients.
@@ -287,7 +280,7 @@ class _Sums:
         ``g`` is ``(sketches, batch, positions, groups, rows)``.
         """
         self.positions += x.shape[0] * x.shape[1]
-        x = torch.cat([x, x.new_ones(*x.shape[:3], 1)], 3)
+        x = torch.cat([x, x.new_full((*x.shape[:3], 1), 0.0 if self.rows_are_inputs else 1.0)], 3)
         if self.kind == "inputs":
             flat = x.flatten(0, 1).transpose(0, 1)
             self.gram += (flat.transpose(1, 2) @ flat).double()
@@ -316,15 +309,15 @@ class _Sums:
         self.gram += (left.transpose(1, 2) @ right).double()
 
     def finish(
-        self, name: str, images: int, sketches: int, absorber: str | None, norm: str | None
+        self, name: str, run: Passes, absorber: str | None, norm: str | None
     ) -> LayerCurvature:
         """Return the averages, with the absorber eliminated."""
-        energy = self.energy / (images * sketches)
+        energy = self.energy / (run.images * run.sketches)
         if self.kind == "inputs":
             gram, sensitivity = self.gram / self.positions, energy
         else:
             # gram: mean over rows. The sensitivities say how the rows share its trace.
-            gram = self.gram / (images * sketches * self.rows)
+            gram = self.gram / (run.images * run.sketches * self.energy.shape[1])
             gram = (gram + gram.transpose(1, 2)) / 2  # X'(KX) is symmetric up to rounding only
             trace = gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
             sensitivity = energy / torch.where(trace > 0, trace, 1.0)
@@ -333,11 +326,10 @@ class _Sums:
         if absorber is not None:
             absorbed = mixed / torch.where(constant > 0, constant, 1.0)
             gram -= mixed.unsqueeze(2) * absorbed.unsqueeze(1)
-        weight = self.layer.weight.detach()
         return LayerCurvature(
             name,
-            tuple(weight.shape),
-            rows_of(weight, self.groups).float().clone(),
+            tuple(self.weight.shape),
+            rows_of(self.weight, self.groups).float().clone(),
             gram,
             sensitivity,
             absorber,
@@ -345,46 +337,3 @@ class _Sums:
             norm,
             self.positions,
         )
-
-
-class _NormWatcher:
-    """Finds the BatchNorm behind every layer: the one that is handed the layer's own output."""
-
-    def __init__(self, recorder: _Recorder, names: dict[nn.Module, str]) -> None:
-        self.recorder = recorder
-        self.names = names
-        self.reads: Counter[tuple[str, str]] = Counter()  # (weight, BatchNorm)
-        self.calls: Counter[str] = Counter()
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.calls[self.names[module]] += 1
-        for call in self.recorder.calls:
-            if call.outputs is args[0]:
-                self.reads[call.name, self.names[module]] += 1
-
-    def norm_of(self, name: str, uses: int) -> str | None:
-        """Return the BatchNorm that reads every use of a weight, and nothing but that weight."""
-        for (weight, norm), reads in self.reads.items():
-            if weight == name and reads == uses == self.calls[norm]:
-                return norm
-        return None
-
-
-def _left_out(
-    network: nn.Module, found: dict[str, Layer], measured: dict[str, _Sums]
-) -> dict[str, str]:
-    """Say why every other weight tensor has no curvature."""
-    reasons = {}
-    for prefix, module in network.named_modules():
-        for local, parameter in module.named_parameters(recurse=False, remove_duplicate=True):
-            name = f"{prefix}.{local}" if prefix else local
-            if parameter.ndim < 2 or not parameter.is_floating_point() or name in measured:
-                continue
-            if any(layer.weight is parameter for layer in found.values()) and name not in found:
-                continue
-            reasons[name] = (
-                "its layer was not called by the calibration run"
-                if name in found
-                else f"{type(module).__name__} is not a linear or convolution layer"
-            )
-    return reasons

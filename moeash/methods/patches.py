@@ -1,41 +1,91 @@
-"""Which layers the calibrated methods handle, and the rows and columns of their weights.
+"""The rows and columns of a weight, and what they are multiplied with.
 
 A layer is a linear map from patches to outputs: one row per output neuron (a whole filter over all
 its input channels), one column per weight of a row, in the C order of the weight tensor. A grouped
-convolution is one such map per group.
+convolution is one such map per group. Transposed convolutions and embeddings store the other way
+round: one row per *input*, one column per weight it sends to an output. For them patches are taken
+of the outputs, and the inputs stand where the outputs of other layers do.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-
-Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
-LAYER_TYPES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 PATCH_ELEMENTS = 1 << 24
 """Elements of the largest temporary patch matrix: 64 MiB in float32."""
 
 
-def find_layers(network: nn.Module) -> dict[str, Layer]:
-    """Return the layers that can be handled by ``state_dict`` key of their weight, found by type.
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """What a weight does where it is used.
 
-    A weight shared by several layers appears once, under its first name.
+    Attributes:
+        weight: as applied, ``(groups * rows, ...)``.
+        groups: number of independent maps.
+        stride: per spatial dimension; empty for a matrix product.
+        padding: likewise, (before, behind).
+        dilation: likewise.
+        transposed: a transposed convolution.
+        lookup: an embedding: its inputs are row numbers.
     """
-    found: dict[str, Layer] = {}
-    seen: set[int] = set()
-    for name, module in network.named_modules():
-        if isinstance(module, LAYER_TYPES) and "weight" in module._parameters:
-            if id(module.weight) in seen:
-                continue
-            seen.add(id(module.weight))
-            found[f"{name}.weight" if name else "weight"] = module
-    return found
+
+    weight: Tensor
+    groups: int = 1
+    stride: tuple[int, ...] = ()
+    padding: tuple[tuple[int, int], ...] = ()
+    dilation: tuple[int, ...] = ()
+    transposed: bool = False
+    lookup: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        weight: Tensor,
+        n_dims: int,
+        *,
+        groups: int = 1,
+        stride: int | Sequence[int] = 1,
+        padding: str | int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        transposed: bool = False,
+        lookup: bool = False,
+    ) -> "LinearMap":
+        """Return the map of a call, its arguments as torch takes them."""
+        dilations = _each(dilation, n_dims)
+        if isinstance(padding, str):
+            # "same" puts the odd element behind, as torch does; "valid" pads nothing.
+            totals = [
+                step * (size - 1) if padding == "same" else 0
+                for size, step in zip(weight.shape[2:], dilations, strict=True)
+            ]
+            sides = tuple((total // 2, total - total // 2) for total in totals)
+        else:
+            sides = tuple((width, width) for width in _each(padding, n_dims))
+        strides = _each(stride, n_dims)
+        return cls(weight, groups, strides, sides, dilations, transposed, lookup)
+
+    @property
+    def rows_are_inputs(self) -> bool:
+        """Whether a row belongs to an input, not to an output."""
+        return self.transposed or self.lookup
+
+    @property
+    def n_rows(self) -> int:
+        """Rows per group."""
+        return self.weight.shape[0] // self.groups
+
+    @property
+    def n_columns(self) -> int:
+        """Columns per group."""
+        return math.prod(self.weight.shape[1:])
 
 
-def groups_of(layer: Layer) -> int:
-    """Return the number of independent linear maps of a layer."""
-    return 1 if isinstance(layer, nn.Linear) else layer.groups
+def _each(value: int | Sequence[int], n_dims: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * n_dims if len(values) == 1 else values
 
 
 def rows_of(weight: Tensor, groups: int) -> Tensor:
@@ -43,67 +93,55 @@ def rows_of(weight: Tensor, groups: int) -> Tensor:
     return weight.reshape(groups, weight.shape[0] // groups, -1)
 
 
-def patches(layer: Layer, inputs: Tensor) -> Tensor:
-    """Return what the rows of a layer are multiplied with.
+def patches(map_: LinearMap, values: Tensor) -> Tensor:
+    """Return what the rows of a map are multiplied with.
 
     Args:
-        layer: a linear or convolution layer; stride, dilation, groups and padding mode are its own.
-        inputs: one batch as the layer receives it.
+        map_: the map.
+        values: one batch of its inputs; of outputs, where rows are inputs.
 
     Returns:
-        ``(batch, positions, groups, columns)``. A linear layer has one position per element of its
-        middle dimensions.
+        ``(batch, positions, groups, columns)``. A matrix product has one position per element of
+        its middle dimensions.
     """
-    if isinstance(layer, nn.Linear):
-        return inputs.reshape(inputs.shape[0], -1, 1, layer.in_features)
-    dims = len(layer.kernel_size)
-    inputs = _padded(layer, inputs)
+    n_dims = len(map_.stride)
+    if not n_dims:
+        return values.reshape(values.shape[0], -1, 1, map_.n_columns)
+    if any(any(side) for side in map_.padding):
+        values = F.pad(values, [width for side in reversed(map_.padding) for width in side])
+    kernel = map_.weight.shape[2:]
     for axis, (size, stride, dilation) in enumerate(
-        zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
+        zip(kernel, map_.stride, map_.dilation, strict=True)
     ):
         reach = dilation * (size - 1) + 1
-        inputs = inputs.unfold(axis + 2, reach, stride)[..., ::dilation]
+        values = values.unfold(axis + 2, reach, stride)[..., ::dilation]
     # (batch, channels, *positions, *kernel) -> (batch, *positions, channels, *kernel)
-    places = range(2, 2 + dims)
-    inputs = inputs.permute(0, *places, 1, *range(2 + dims, 2 + 2 * dims))
-    columns = layer.in_channels // layer.groups * math.prod(layer.kernel_size)
-    return inputs.reshape(inputs.shape[0], -1, layer.groups, columns)
+    places = range(2, 2 + n_dims)
+    values = values.permute(0, *places, 1, *range(2 + n_dims, 2 + 2 * n_dims))
+    return values.reshape(values.shape[0], -1, map_.groups, map_.n_columns)
 
 
-def outputs(layer: Layer, values: Tensor) -> Tensor:
-    """Return a layer's output, or its gradient, as ``(batch, positions, groups, rows)``."""
-    if isinstance(layer, nn.Linear):
-        return values.reshape(values.shape[0], -1, 1, layer.out_features)
-    rows = layer.out_channels // layer.groups
-    return values.flatten(2).transpose(1, 2).reshape(values.shape[0], -1, layer.groups, rows)
+def per_row(map_: LinearMap, values: Tensor) -> Tensor:
+    """Return outputs, or their gradient, as ``(batch, positions, groups, rows)``.
+
+    Where rows are inputs, inputs; of an embedding, whose inputs are row numbers, one-hot.
+    """
+    if map_.lookup:
+        values = F.one_hot(values.reshape(values.shape[0], -1, 1), map_.n_rows).float()
+    if not map_.stride:
+        return values.reshape(values.shape[0], -1, 1, map_.n_rows)
+    values = values.flatten(2).transpose(1, 2)
+    return values.reshape(values.shape[0], -1, map_.groups, map_.n_rows)
 
 
-def images_per_piece(layer: Layer, positions: int) -> int:
+def images_per_piece(map_: LinearMap, positions: int) -> int:
     """Return how many images to take at once so that temporaries stay within PATCH_ELEMENTS.
 
     Args:
-        layer: the layer.
+        map_: the map.
         positions: its patches per image.
     """
-    groups, weight = groups_of(layer), layer.weight
-    columns = groups * weight[0].numel()
+    columns = map_.groups * map_.n_columns
     # Per image: the patches, and the weight gradient, which is as large as the weight.
-    largest = max(positions * columns, weight.numel(), positions * weight.shape[0], 1)
+    largest = max(positions * columns, map_.weight.numel(), positions * len(map_.weight), 1)
     return max(1, PATCH_ELEMENTS // largest)
-
-
-def _padded(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:
-    if isinstance(layer.padding, str):
-        # "same" puts the odd element behind, as torch does; "valid" pads nothing.
-        totals = [
-            dilation * (size - 1) if layer.padding == "same" else 0
-            for size, dilation in zip(layer.kernel_size, layer.dilation, strict=True)
-        ]
-        sides = [(total // 2, total - total // 2) for total in totals]
-    else:
-        sides = [(width, width) for width in layer.padding]
-    if not any(any(side) for side in sides):
-        return inputs
-    flat = [width for side in reversed(sides) for width in side]
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    return F.pad(inputs, flat, mode=mode)

@@ -30,7 +30,7 @@ class UniformPrepared:
     Attributes:
         state: the float state.
         statistics: the shared weights, sorted once per tensor, in state order.
-        kept: the kept parameters as stored.
+        kept: the kept parameters.
         n_threads: threads of the assignment kernel.
     """
 
@@ -69,6 +69,11 @@ class Uniform:
         """Return the one variable, k."""
         return (Integer("k", *self.k),)
 
+    @property
+    def calibration_images(self) -> int:
+        """None: weights alone decide."""
+        return 0
+
     def prepare(self, preparation: Preparation) -> UniformPrepared:
         """Sort the shared weights once."""
         state = preparation.network.state
@@ -76,7 +81,7 @@ class Uniform:
         return UniformPrepared(
             state=state,
             statistics=BinStatistics.from_tensors(shared),
-            kept=keep_all(state, preparation.kept_precision),
+            kept=keep_all(state),
             n_threads=preparation.n_threads,
         )
 

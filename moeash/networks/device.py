@@ -88,7 +88,7 @@ class DeviceWriter:
         """
         if not self._kept_written:
             for name, tensor in self._kept.items():
-                self._slots[name].put(tensor.values)
+                self._slots[name].put(tensor.decoded())
             self._kept_written = True
         by_bin = torch.tensor(codebook.entries[lookup])
         for name, target in self._targets.items():

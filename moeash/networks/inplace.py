@@ -1,6 +1,6 @@
 """Writing shared weights into a network's own memory, thousands of times without allocating it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,11 +92,17 @@ class WeightWriter:
             if isinstance(tensor, SharedTensor):
                 self._slots[tensor.name].gather(weights.codebooks[tensor.codebook], tensor.indices)
                 self._last_kept.pop(tensor.name, None)
-            elif (
-                isinstance(tensor, KeptTensor)
-                and self._last_kept.get(tensor.name) is not tensor.values
-            ):
-                self._slots[tensor.name].put(tensor.values)
+        self.write_kept(weights.kept)
+
+    def write_kept(self, tensors: Iterable[KeptTensor]) -> None:
+        """Set kept tensors and leave all others as they are.
+
+        Args:
+            tensors: of this network.
+        """
+        for tensor in tensors:
+            if self._last_kept.get(tensor.name) is not tensor.values:
+                self._slots[tensor.name].put(tensor.decoded())
                 self._last_kept[tensor.name] = tensor.values
 
     def restore(self) -> None:

@@ -7,10 +7,19 @@ from typing import Any
 from moeash.backends.base import Backend
 from moeash.backends.inprocess import InProcessBackend
 from moeash.backends.ray import RayBackend, RayOptions
+from moeash.core.keeping import Keeping
 from moeash.errors import InputError
 from moeash.evaluation.task import Task, available_cores
 from moeash.searches.loop import Stop
-from moeash.study.spec import BackendTable, MergeTable, SearchTable, StudySpec, parse_spec
+from moeash.study.spec import (
+    BackendTable,
+    MergeTable,
+    SearchTable,
+    StudySpec,
+    parse_spec,
+    with_norms,
+)
+from moeash.study.storage.records import StudyFacts
 from moeash.study.study import Study
 
 
@@ -101,5 +110,16 @@ def task_of(study: Study) -> Task:
             "call moeash.search again with the same name and storage (nothing is evaluated "
             "twice) and export the study it returns"
         )
-    task = parse_spec(study.facts.spec, where=f"stored spec of {study.name!r}").task()
-    return replace(task, n_threads=study.facts.environment["threads"])
+    spec = with_norms(study.facts.spec)
+    task = parse_spec(spec, where=f"stored spec of {study.name!r}").task()
+    return as_begun(task, study.facts)
+
+
+def as_begun(task: Task, facts: StudyFacts) -> Task:
+    """Return a task as it was when its study began: as many threads, kept tensors stored alike."""
+    keeping = facts.environment.get("keeping")
+    return replace(
+        task,
+        n_threads=facts.environment["threads"],
+        keeping=None if keeping is None else Keeping.from_dict(keeping),
+    )

@@ -30,7 +30,7 @@ from moeash.searches.space import Space
 from moeash.searches.steady import SteadyNsga2
 from moeash.study.ledger import Ledger
 from moeash.study.merging import FrontMerging
-from moeash.study.plan import Plan
+from moeash.study.plan import Plan, as_begun
 from moeash.study.progress import Progress
 from moeash.study.solution import Solution, floor_of, front_of
 from moeash.study.spec import identity_of
@@ -71,10 +71,11 @@ def run(
     """
     with storage.lock(plan.name):
         stored = _stored(storage, plan)
-        n_threads = plan.task.n_threads or plan.default_threads
-        if stored is not None:
-            n_threads = stored.facts.environment["threads"]  # same thread count, same numbers
-        task = dataclasses.replace(plan.task, n_threads=n_threads)
+        if stored is None:
+            n_threads = plan.task.n_threads or plan.default_threads
+            task = dataclasses.replace(plan.task, n_threads=n_threads)
+        else:
+            task = as_begun(plan.task, stored.facts)
         backend = make_backend(task)
         try:
             watch = _Watch(storage, backend, progress)
@@ -184,7 +185,7 @@ def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:
         fingerprint=plan.fingerprint,
         network_fingerprint=baseline.network_fingerprint,
         data_fingerprint=baseline.data_fingerprint,
-        environment=environment(task),
+        environment=environment(task) | {"keeping": baseline.keeping.as_dict()},
         metric_name=task.metric,
         baseline=baseline.metric,
         original_bytes=baseline.original_bytes,

@@ -26,12 +26,12 @@ from pydantic import (
 )
 
 from moeash.codec.pools import Coder
-from moeash.core.codebook import KeptPrecision
 from moeash.core.merge import MergeCost
 from moeash.core.objectives import SizeName
 from moeash.data.sources import SOURCES
 from moeash.errors import SpecError
 from moeash.evaluation.assess import Precision
+from moeash.evaluation.keeping import KeptChoice, NormsChoice
 from moeash.evaluation.metrics import METRICS
 from moeash.evaluation.task import DataTask, NetworkTask, Task
 from moeash.methods.base import Method
@@ -41,6 +41,9 @@ from moeash.networks.builtin import BUILTIN
 from moeash.searches.loop import Stop
 
 T = TypeVar("T", bound=BaseModel)
+
+NORMS_BEFORE: NormsChoice = "as_they_are"
+"""What studies did that were stored before ``codec.norms``; they can still be continued as that."""
 
 
 class _Table(BaseModel):
@@ -162,7 +165,16 @@ class CodecTable(_Table):
     """``[codec]``: how the file is written."""
 
     coder: Coder = Field("ans", description="ans, or the paper's huffman")
-    kept: KeptPrecision = Field("float16", description="precision of kept float parameters")
+    kept: KeptChoice = Field(
+        "float16",
+        description="precision of kept float parameters; auto measures on the search split how "
+        "coarse each may be",
+    )
+    norms: NormsChoice = Field(
+        "two_vectors",
+        description="BatchNorms as the scale and shift they come down to, or as_they_are: four "
+        "vectors, to train on",
+    )
 
 
 class BackendTable(_Table):
@@ -268,7 +280,8 @@ class StudySpec(_Table):
             method=self.build_method(),
             objectives=self.search.objectives,
             coder=self.codec.coder,
-            kept_precision=self.codec.kept,
+            kept=self.codec.kept,
+            norms=self.codec.norms,
             notes={"network": network.source},
             batch_size=evaluation.batch_size,
             n_threads=evaluation.threads,
@@ -288,6 +301,7 @@ class StudySpec(_Table):
         plain = self.model_dump(mode="json", exclude_defaults=not defaults)
         if not defaults:
             plain["method"] = _chosen_options(self.method)
+            plain["codec"] = plain.get("codec", {}) | {"norms": self.codec.norms}
         return identity_of(plain)
 
     def fingerprint(self) -> str:
@@ -313,7 +327,17 @@ def identity_of(plain: Mapping[str, Any]) -> dict[str, Any]:
         for table in tables:
             here = here.get(table, {})
         here.pop(key, None)
+    codec = identity.get("codec", {})
+    if codec.get("norms") == NORMS_BEFORE:
+        del codec["norms"]
+        if not codec:
+            del identity["codec"]
     return identity
+
+
+def with_norms(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored spec, or part of one, that says how its BatchNorms were stored."""
+    return {**plain, "codec": {"norms": NORMS_BEFORE, **plain.get("codec", {})}}
 
 
 def method_table(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,24 @@ def test_the_stored_sequence_is_that_of_one_process(workers, local_ray, serial, 
     assert any(r.stage == "merged" for r in study.evaluations())
 
 
+def calibrated(**changes):
+    """The same study with error feedback, on calibration images."""
+    return spec(
+        data__splits__calibration={"part": "all", "count": 60, "seed": 0},
+        method={"name": "feedback", "k": [4, 40], "images": 60, "sketches": 1, "batch_size": 30},
+        search={"population": 6, "stop": {"generations": 2}},
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_study_with_feedback_has_the_front_of_one_process(workers, local_ray, tmp_path):
+    alone = run_study(tmp_path, calibrated(name="alone"))
+    study = run_study(tmp_path, calibrated(backend=on_ray(workers=workers)))
+    assert sequence(study) == sequence(alone)
+    assert front(study) == front(alone) != []
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_losing_a_worker_changes_nothing(number, local_ray, serial, tmp_path):
     progress = Notes({6: lambda: os.kill(min(pids(tmp_path)), number)})
@@ -167,6 +185,38 @@ def test_threads_are_part_of_the_numbers_so_both_backends_pin_them(two_workers):
         return torch.get_num_threads(), torch.get_num_interop_threads()
 
     assert ask(two_workers, look) == [(1, 1), (1, 1)]
+
+
+def test_workers_share_one_copy_of_the_factors_made_once(local_ray):
+    import ray
+
+    backend = opened(calibrated(), max_workers=2)
+    try:
+        backend.open()
+        backend.pool.ensure(2)
+
+        def look(worker):
+            import torch
+
+            evaluator = worker._evaluator
+            places = [f.coupling.data_ptr() for f in evaluator.prepared.network.factors]
+            lines = Path("/proc/self/maps").read_text().splitlines()
+            maps = [(*line.split()[0].split("-"), line.split()[1]) for line in lines]
+            modes = [
+                mode
+                for place in places
+                for low, high, mode in maps
+                if int(low, 16) <= place < int(high, 16)
+            ]
+            return modes, torch.get_num_threads()
+
+        for actor in backend.crew._actors.values():
+            modes, n_threads = ray.get(actor.__ray_call__.remote(look))
+            # Four layers, in memory that all workers map; 'p' would be a copy of their own.
+            assert [mode[3] for mode in modes] == 4 * ["s"]
+            assert n_threads == 1
+    finally:
+        backend.close()
 
 
 def test_released_workers_come_back(local_ray, serial):

@@ -55,7 +55,7 @@ def test_writing_resnet20_against_evaluating_5000_images(capsys):
     written = []
 
     def write():
-        written.append(share(state, [codebook], assigned, keep_all(state, "float32")))
+        written.append(share(state, [codebook], assigned, keep_all(state)))
         writer.write(written[-1])
 
     write_s = best_of(20, write)

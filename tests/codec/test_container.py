@@ -199,9 +199,17 @@ def test_an_unknown_coder_is_refused(zoo):
 
 def test_a_newer_version_is_refused_by_name(zoo):
     data = bytearray(container.encode(zoo))
-    data[4] = 3
-    with pytest.raises(ContainerVersionError, match="version 3"):
+    data[4] = container.VERSION + 1
+    with pytest.raises(ContainerVersionError, match=f"version {container.VERSION + 1}"):
         container.decode(bytes(data))
+
+
+def test_version_3_files_are_read_and_written_for_ever():
+    data = (ASSETS / "v3.moeash").read_bytes()
+    decoded = container.decode(data)
+    assert (decoded.coder, decoded.version) == ("ans", 3)
+    assert decoded.shared.fingerprint() == (ASSETS / "v3.fingerprint").read_text().strip()
+    assert container.encode(decoded.shared, notes=decoded.notes) == data
 
 
 def test_a_file_states_the_oldest_version_that_holds_it(zoo):

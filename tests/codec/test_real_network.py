@@ -12,6 +12,7 @@ from moeash.codec import container
 from moeash.codec.size import size
 from moeash.core.codebook import Codebook, Parameter, index_dtype, keep_all, share
 from moeash.core.entropy import entropy_bits
+from moeash.core.keeping import Keeping
 
 pytestmark = pytest.mark.realdata
 
@@ -40,7 +41,7 @@ def uniform_bins(k):
     for name, bin_of in bins.items():
         indices = np.searchsorted(present, bin_of).astype(index_dtype(len(book)))
         assigned[name] = 0, indices, np.bincount(indices, minlength=len(book))
-    return share(state, [book], assigned, keep_all(state, "float16"))
+    return Keeping("float16").apply(share(state, [book], assigned, keep_all(state)))
 
 
 @pytest.mark.parametrize("k", [16, 64, 128])

@@ -51,11 +51,14 @@ def test_values_equal_slow_definitions(seed, batch_size):
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     own = log_p[np.arange(len(labels)), labels]
     _, float_outputs = drawn(seed + 1)
+    float_p = np.exp(float_outputs.double().numpy())
+    float_p /= float_p.sum(axis=1, keepdims=True)
     expected = {
         "top1": np.mean(classes == labels),
         "macro_f1": f1_score(labels, classes, average="macro", labels=np.unique(labels)),
         "neg_cross_entropy": own.mean(),
         "agreement": np.mean(classes == float_outputs.argmax(1).numpy()),
+        "neg_divergence": (float_p * (log_p - np.log(float_p))).sum(axis=1).mean(),
         "user": np.exp(own).mean(),
     }
     for name, metric in ALL.items():
@@ -131,6 +134,25 @@ def test_a_broken_output_is_never_right():
     # Not even where the float network's output is broken too.
     value, bounds = evaluated(ALL["agreement"], labels, outputs, batch_size=1)
     assert (value, bounds) == (2 / 3, [2 / 3] * 4)
+
+
+@given(seed=st.integers(0, 10**6), shift=st.floats(-50, 50))
+@settings(deadline=None, max_examples=50)
+def test_outputs_of_the_same_probabilities_do_not_diverge(seed, shift):
+    labels, outputs = drawn(seed)
+    value, bounds = evaluated(
+        ALL["neg_divergence"], labels, outputs + shift, batch_size=10, float_outputs=outputs
+    )
+    assert -1e-9 < value <= 0
+    assert bounds[0] == 0
+    assert evaluated(ALL["neg_divergence"], labels, outputs, batch_size=10)[0] == 0
+
+
+def test_a_divergence_of_no_finite_value_is_refused():
+    outputs = torch.eye(3)
+    outputs[1, 1] = torch.nan
+    with pytest.raises(EvaluationError, match="not finite"):
+        evaluated(ALL["neg_divergence"], np.arange(3), outputs, batch_size=3)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -264,7 +264,7 @@ def network(weights, entries):
     indices = np.abs(weights[:, None] - entries).argmin(axis=1).astype(np.uint8)
     counts = np.bincount(indices, minlength=len(entries)).astype(np.int64)
     codebooks = [Codebook(entries)]
-    return share(state, codebooks, {"w": (0, indices, counts)}, keep_all(state, "float32")), state
+    return share(state, codebooks, {"w": (0, indices, counts)}, keep_all(state)), state
 
 
 def test_stems_stand_at_the_entries_as_high_as_their_weights():

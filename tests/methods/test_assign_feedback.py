@@ -262,6 +262,16 @@ def test_bad_calls_are_refused_with_the_reason():
         zero_aligned_entries(-1, 1, 0)
 
 
+def test_a_curvature_that_rounding_made_indefinite_is_damped_until_it_is_not():
+    gram = torch.eye(6, dtype=torch.float64)
+    gram[0, 1] = gram[1, 0] = 1.2  # eigenvalues 2.2 and -0.2, far beyond a damping of 0.001
+    weight = torch.randn(1, 4, 6, generator=torch.Generator().manual_seed(0))
+    factor = prepare_feedback(layer(weight, gram[None]), damping=0.001)
+    assert bool(torch.isfinite(factor.coupling).all()) and bool((factor.variance > 0).all())
+    indices = assign_feedback(factor, GRID)
+    assert torch.equal(indices[:, 2:], nearest(weight[0, :, 2:], GRID))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_assigns_as_the_cpu_does():
     curvature = problem(0, correlation=1.0)

@@ -3,17 +3,20 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from moeash.errors import DataError, InputError
 from moeash.methods.assign_gpfq import (
     assign_gpfq,
     finite_alphabet,
+    quantisable,
     quantise_gpfq,
     symmetric_alphabet,
     uniform_alphabet,
 )
-from moeash.methods.patches import patches
+from moeash.methods.patches import LinearMap, patches
 
+TERNARY_SMALL = finite_alphabet(torch.tensor([-0.2, 0.0, 0.2], dtype=torch.float64))
 TERNARY = finite_alphabet(torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64))
 
 
@@ -176,7 +179,7 @@ def test_a_network_is_quantised_in_execution_order_and_left_alone():
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     assert layers[1].indices.shape == (8, 2, 3, 3)
     # The first layer, by definition: its inputs are those of the float network.
-    rows = patches(network.first, x).double().flatten(0, 2)
+    rows = patches(LinearMap.of(network.first.weight, 2, stride=2), x).double().flatten(0, 2)
     weight = network.first.weight.detach().flatten(1).double()
     alphabet = symmetric_alphabet(weight[None], levels=8)
     expected, _ = path(weight, rows, rows, alphabet)
@@ -198,6 +201,51 @@ def test_later_layers_aim_at_the_float_outputs_through_quantised_inputs():
     alphabet = symmetric_alphabet(weight[None], levels=1)
     assert torch.equal(second.indices, path(weight, hidden, coarse, alphabet)[0])
     assert not torch.equal(second.indices, path(weight, hidden, hidden, alphabet)[0])
+
+
+def test_a_transformer_is_quantised_with_its_attention():
+    torch.manual_seed(0)
+    network = VisionTransformer(32, 8, 2, 4, 32, 64, num_classes=5).eval()
+    nn.init.normal_(network.heads.head.weight, std=0.3)  # torchvision begins with zeros
+    x = torch.randn(30, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    layers = quantise_gpfq(network, x.split(12), partial(symmetric_alphabet, levels=8))
+    names, reasons = quantisable(network, [x])
+    assert [layer.name for layer in layers] == list(names)
+    assert set(reasons) == {"class_token", "encoder.pos_embedding"}
+    # The first attention's keys, by definition: rows 32 to 63 over what the block's norm gives.
+    block = network.encoder.layers.encoder_layer_0
+    taps = []
+    block.self_attention.register_forward_pre_hook(lambda module, args: taps.append(args[0]))
+    with torch.no_grad():
+        network(x)
+        network.conv_proj.weight.copy_(layers[0].entries[layers[0].indices])
+        network(x)
+    analog, quantised = (tap.flatten(0, 1).double() for tap in taps)
+    weight = block.self_attention.in_proj_weight.detach().double()
+    alphabet = symmetric_alphabet(weight.reshape(3, 32, 32), levels=8)
+    expected = gpfq(weight[32:64], analog, quantised, alphabet)
+    assert layers[1].name.endswith("in_proj_weight")
+    assert (layers[1].indices[32:64] == expected).double().mean() > 0.999
+
+
+def test_what_gpfq_cannot_quantise_says_why():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3))
+    names, reasons = quantisable(network, [torch.zeros(2, 3, dtype=torch.int64)])
+    assert list(names) == ["1.weight"]
+    assert reasons == {"0.weight": "GPFQ's neurons are outputs, its rows are inputs"}
+
+
+def test_grouped_convolutions_are_quantised_group_by_group():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3, groups=2, padding=1, dilation=2, padding_mode="circular")
+    x = torch.randn(8, 4, 7, 7)
+    (whole,) = quantise_gpfq(conv, [x], lambda weight: TERNARY_SMALL)
+    for group in range(2):
+        part = nn.Conv2d(2, 3, 3, padding=1, dilation=2, padding_mode="circular")
+        part.weight.data.copy_(conv.weight[3 * group : 3 * group + 3])
+        (alone,) = quantise_gpfq(part, [x[:, 2 * group : 2 * group + 2]], lambda w: TERNARY_SMALL)
+        assert torch.equal(alone.indices, whole.indices[3 * group : 3 * group + 3])
 
 
 def test_bad_calls_are_refused_with_the_reason():

@@ -3,10 +3,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from moeash.errors import InputError
 from moeash.methods.assign_feedback import nearest, zero_aligned_entries
-from moeash.methods.error_feedback import compress, prepare
+from moeash.methods.error_feedback import compress, nearest_only, prepare
 
 
 class Net(nn.Module):
@@ -109,7 +110,7 @@ def test_what_has_no_curvature_is_named_and_rounded(network):
     assert [factor.name for factor in prepared.factors] == ["mix.weight"]
     assert prepared.n_calibrated == 16 * 8 * 9
     assert prepared.reasons == {
-        "table.weight": "Embedding is not a linear or convolution layer",
+        "table.weight": "its layer was not called by the calibration run",
         "head.bias": "it is not the weight of a layer",
     }
     result = compress(prepared, 9, 0.0)
@@ -143,3 +144,38 @@ def test_bad_calls_are_refused_with_the_reason(network, prepared):
         compress(prepared, 9, -1)
     with pytest.raises(InputError, match="no weight to share"):
         compress(prepare(network, [images()], shared=[]), 9, 0.0)
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    torch.manual_seed(0)
+    network = VisionTransformer(32, 8, 2, 4, 32, 64, num_classes=10).eval()
+    nn.init.normal_(network.heads.head.weight, std=0.3)  # torchvision begins with zeros
+    nn.init.normal_(network.class_token)
+    return network
+
+
+def pictures(n, seed):
+    return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("kind", ["gradients", "inputs"])
+def test_feedback_moves_a_transformers_outputs_less_than_nearest_bins(transformer, kind):
+    shared = [name for name, p in transformer.named_parameters() if p.ndim >= 2]
+    ours = prepare(transformer, pictures(200, 0).split(50), shared=shared, kind=kind)
+    assert set(ours.reasons) == {"class_token", "encoder.pos_embedding"}
+    assert "encoder.layers.encoder_layer_0.self_attention.in_proj_bias" in ours.kept
+    x = pictures(100, 1)
+    expected = outputs(transformer, {}, x)
+    moved = [
+        float((outputs(transformer, compress(p, 40, 0.0).values, x) - expected).square().mean())
+        for p in (ours, nearest_only(transformer, shared))
+    ]
+    assert moved[0] < 0.6 * moved[1]
+
+
+def test_a_fine_grid_reproduces_a_transformer(transformer):
+    result = compress(prepare(transformer, [pictures(20, 0)]), 100_000, 0.0)
+    x = pictures(10, 1)
+    got, expected = outputs(transformer, result.values, x), outputs(transformer, {}, x)
+    torch.testing.assert_close(got, expected, atol=2e-3, rtol=0)

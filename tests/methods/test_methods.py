@@ -44,7 +44,7 @@ def splits():
 
 
 def prepared(method, network, splits, **changes):
-    given = {"kept_precision": "float32", "seed": 3, "n_threads": 1, **changes}
+    given = {"seed": 3, "n_threads": 1, **changes}
     return method.prepare(Preparation(network=network, splits=splits, **given))
 
 
@@ -148,14 +148,15 @@ def test_feedback_says_how_many_weights_it_assigns(network, splits):
     assert note.startswith("54,864 weights in 4 layers are assigned with feedback from 60 ")
 
 
-def test_feedback_moves_kept_tensors_and_keeps_their_precision(network, splits):
+def test_feedback_moves_kept_tensors_in_their_own_precision(network, splits):
     method = SMALL["feedback"]
-    ready = prepared(method, network, splits, kept_precision="float16")
-    shared = method.compress(ready, Candidate.of({"k": 12, "rate": 0.05}))
-    plain = keep_all(network.state, "float16")
+    shared = method.compress(
+        prepared(method, network, splits), Candidate.of({"k": 12, "rate": 0.05})
+    )
+    plain = keep_all(network.state)
     moved = [t.name for t in shared.kept if not np.array_equal(t.values, plain[t.name].values)]
     assert "fc2.bias" in moved
-    assert {str(t.values.dtype) for t in shared.kept if t.dtype == "float32"} == {"float16"}
+    assert {str(t.values.dtype) for t in shared.kept if t.dtype == "float32"} == {"float32"}
 
 
 def test_gpfq_has_a_codebook_a_layer_and_needs_calibration(network, splits):
@@ -167,13 +168,48 @@ def test_gpfq_has_a_codebook_a_layer_and_needs_calibration(network, splits):
         prepared(method, network, {})
 
 
+@pytest.mark.parametrize("variant", ["l0", "l1", "stochastic"])
+def test_every_gpfq_variant_compresses_and_is_repeatable(network, splits, variant):
+    method = Gpfq(levels=(1, 8), images=60, variant=variant, threshold=0.01)
+    ready = prepared(method, network, splits)
+    candidate = Candidate.of({"levels": 4})
+    first = method.compress(ready, candidate)
+    assert method.compress(ready, candidate).fingerprint() == first.fingerprint()
+    plain = SMALL["gpfq"].compress(prepared(SMALL["gpfq"], network, splits), candidate)
+    assert first.fingerprint() != plain.fingerprint()
+    assert accuracy(network, first, splits["search"]) > 0.9  # float: 0.9889
+    zeros = [
+        sum(int(t.counts[s.codebooks[t.codebook].entries == 0].sum()) for t in s.shared)
+        for s in (first, plain)
+    ]
+    if variant == "l1":
+        assert zeros[0] > zeros[1]  # it shrinks
+
+
+def test_gpfq_says_how_many_weights_it_quantises(network, splits):
+    (note,) = SMALL["gpfq"].notes(prepared(SMALL["gpfq"], network, splits))
+    assert note == "54,864 weights are quantised by GPFQ from 60 images"
+
+
+def test_gpfq_does_not_count_a_layer_the_network_never_calls(splits):
+    module = load_network("digits-cnn")
+    module.spare = torch.nn.Linear(3, 3)
+    odd = Network(module, read_state(module), "odd")
+    notes = prepared(SMALL["gpfq"], odd, splits).notes
+    assert notes[0].startswith("54,864 weights")
+    assert notes[1] == ("spare.weight is kept: its layer was not called by the calibration run")
+
+
 def test_gpfq_names_what_it_keeps(splits):
     module = load_network("digits-cnn")
     module.register_parameter("scale", torch.nn.Parameter(torch.ones(2, 2)))
     odd = Network(module, read_state(module), "odd")
     method = SMALL["gpfq"]
     ready = prepared(method, odd, splits)
-    assert any("scale is kept: it is no linear or convolution weight" in n for n in ready.notes)
+    assert any(
+        "scale is kept: DigitsCNN does not multiply with it as a layer does" in n
+        for n in ready.notes
+    )
     shared = method.compress(ready, Candidate.of({"levels": 2}))
     assert "scale" in [t.name for t in shared.kept]
 

@@ -99,9 +99,7 @@ def written(module, monkeypatch, k=9, chunk=None):
         monkeypatch.setattr(device_module, "CHUNK", chunk)
     network = Network(module, read_state(module), "n")
     method = Uniform(k=(2, 400))
-    prepared = method.prepare(
-        Preparation(network=network, splits={}, kept_precision="float32", seed=0, n_threads=1)
-    )
+    prepared = method.prepare(Preparation(network=network, splits={}, seed=0, n_threads=1))
     candidate = Candidate.of({"k": k})
     plan = method.assignment(prepared, candidate)
     writer = DeviceWriter(module, network.state, prepared.kept)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from moeash.core.codebook import FLOAT_NAMES, Codebook, index_dtype, keep_all, share
+from moeash.core.keeping import Keeping
 from moeash.errors import CheckpointError, InputError
 from moeash.networks.inplace import CHUNK, WeightWriter, _DeviceSlot, load_into, slot
 from moeash.networks.parameters import read_state
@@ -34,7 +35,7 @@ def random_shared(state, *, n_entries=5, seed=0, kept_precision="float32"):
         if p.role == "shared":
             indices = rng.integers(0, len(codebook), p.values.size).astype(index_dtype(n_entries))
             assigned[p.name] = (0, indices, np.bincount(indices, minlength=len(codebook)))
-    return share(state, [codebook], assigned, keep_all(state, kept_precision))
+    return Keeping(kept_precision).apply(share(state, [codebook], assigned, keep_all(state)))
 
 
 def bits(tensor):

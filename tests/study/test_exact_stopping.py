@@ -11,6 +11,7 @@ import pytest
 
 from moeash.backends.base import Baseline, OneAtATime, ignore
 from moeash.backends.inprocess import InProcessBackend
+from moeash.core.keeping import Keeping
 from moeash.core.objectives import Sizes
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
@@ -83,6 +84,8 @@ CASES = [
             ("macro_f1", 7, OBJECTIVES[2], 0.05),
             ("neg_cross_entropy", 40, OBJECTIVES[0], None),
             ("neg_cross_entropy", 7, OBJECTIVES[1], 0.1),
+            ("neg_divergence", 40, OBJECTIVES[0], None),
+            ("neg_divergence", 7, OBJECTIVES[1], 0.1),
             ("agreement", 40, OBJECTIVES[0], None),
             ("agreement", 7, OBJECTIVES[2], 0.02),
         ]
@@ -136,7 +139,7 @@ class TableBackend(OneAtATime):
         self.order = np.random.default_rng(order) if order is not None else None
 
     def open(self, notify=ignore):
-        return Baseline(0.95, 0.0, self.N_BATCHES, 10_000, 2500, 0, "network", "data")
+        return Baseline(0.95, 0.0, self.N_BATCHES, 10_000, 2500, 0, "network", "data", Keeping())
 
     def evaluate(self, job, archive):
         k, total = job.candidate["k"], self.N_BATCHES * self.BATCH

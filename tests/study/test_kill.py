@@ -39,10 +39,10 @@ CHILD = textwrap.dedent("""
 """)
 
 
-def start(path):
+def start(path, changes=CHANGES):
     """Run the study in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, json.dumps(merged(BASE, CHANGES)), str(path)],
+        [sys.executable, "-c", CHILD, json.dumps(merged(BASE, changes)), str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -122,6 +122,32 @@ def test_twenty_kills_change_nothing(tmp_path, uninterrupted):
     assert {n: r for n, r in stored(path).items() if n in after} == after
     keys = [r.job.key for r in done.evaluations()]
     assert len(keys) == len(set(keys)) == total
+
+
+CALIBRATED = {
+    **CHANGES,
+    "data": {"splits": {"calibration": {"part": "all", "count": 60, "seed": 0}}},
+    "method": {"k": None, "name": "feedback", "images": 60, "sketches": 1, "batch_size": 30},
+    "search": {"population": 6, "stop": {"generations": 2}},
+    "merge": {"enabled": True, "max_trials": 3},
+}
+
+
+@pytest.mark.slow
+def test_a_study_with_feedback_is_continued_after_kills(tmp_path):
+    whole = run(
+        digits_plan(**CALIBRATED), SqlStorage(str(tmp_path / "w.db")), InProcessBackend, Silent()
+    )
+    path = tmp_path / "a.db"
+    for n_new in (1, 3, 4):
+        child = start(path, CALIBRATED)
+        assert "finished" not in read_until(child, "new", n_new)
+        child.kill()
+        child.communicate()
+        assert child.returncode == -signal.SIGKILL
+    done = run(digits_plan(**CALIBRATED), SqlStorage(str(path)), InProcessBackend, Silent())
+    assert story(done) == story(whole)
+    assert done.front()
 
 
 @pytest.mark.slow

@@ -217,6 +217,40 @@ def test_the_thread_count_of_the_first_run_stays(storage, monkeypatch):
     assert [task.n_threads for task in tasks] == [1]
 
 
+def test_how_kept_tensors_are_stored_is_decided_once(storage, monkeypatch):
+    changes = {"codec": {"kept": "auto"}, "method": {"k": [4, 40]}}
+    first = study(storage, search={"stop": {"generations": 1}}, **changes)
+    keeping = task_of(first).keeping
+    assert keeping is not None and keeping.exponents
+    # Another machine may round otherwise and would decide otherwise: it is not asked.
+    monkeypatch.setattr("moeash.evaluation.keeping.TOLERANCE", 0.0)
+    tasks = []
+
+    def make_backend(task):
+        tasks.append(task)
+        return InProcessBackend(task)
+
+    more = study(storage, make_backend=make_backend, search={"stop": {"generations": 2}}, **changes)
+    assert [task.keeping for task in tasks] == [keeping]
+    evaluator = Evaluator(task_of(more))
+    for solution in more.front():
+        built = evaluator.build(solution.record.job).fingerprint()
+        assert built == solution.record.outcome.fingerprint
+    evaluator.close()
+
+
+def test_a_study_from_before_norms_had_a_choice_continues_as_it_began(storage):
+    """Stored then: a spec without ``codec.norms``, facts without a keeping."""
+    old = {"codec": {"norms": "as_they_are"}}
+    plan = digits_plan(**old)
+    spec = {**plan.spec, "codec": {k: v for k, v in plan.spec["codec"].items() if k != "norms"}}
+    first = run(replace(plan, spec=spec), storage, InProcessBackend, Silent())
+    with pytest.raises(StudyExistsError, match=r"codec\.norms: stored None, now 'two_vectors'"):
+        study(storage)
+    assert story(study(storage, **old)) == story(first)
+    assert task_of(first).norms == "as_they_are"
+
+
 # ------------------------------------------------------------------ trouble
 
 

@@ -3,7 +3,14 @@ import pytest
 from moeash.errors import SpecError
 from moeash.methods.uniform import Uniform
 from moeash.searches.loop import Stop
-from moeash.study.spec import apply_override, build_method, load_spec, parse_spec
+from moeash.study.spec import (
+    apply_override,
+    build_method,
+    identity_of,
+    load_spec,
+    parse_spec,
+    with_norms,
+)
 from tests.digits import BASE, digits_spec, merged
 
 TOML = """
@@ -174,10 +181,23 @@ def test_budget_place_paths_and_defaults_do_not_change_the_fingerprint(changes):
         {"merge": {"max_trials": 5}},
         {"codec": {"coder": "huffman"}},
         {"codec": {"kept": "float32"}},
+        {"codec": {"kept": "auto"}},
+        {"codec": {"norms": "as_they_are"}},
     ],
 )
 def test_everything_else_changes_the_fingerprint(changes):
     assert digits_spec(**changes).fingerprint() != digits_spec().fingerprint()
+
+
+@pytest.mark.parametrize("codec", [{}, {"coder": "huffman"}])
+def test_a_study_from_before_norms_had_a_choice_is_one_that_leaves_them(codec):
+    spec = digits_spec(codec={**codec, "norms": "as_they_are"})
+    stored = spec.model_dump(mode="json")
+    del stored["codec"]["norms"]
+    assert spec.identity(defaults=False).get("codec", {}) == codec
+    assert parse_spec(with_norms(stored)) == spec
+    assert identity_of(stored) == identity_of(spec.model_dump(mode="json"))
+    assert "norms" not in stored["codec"]
 
 
 def test_a_stored_spec_gives_the_same_spec_again():

@@ -28,7 +28,8 @@ class StudyFacts:
         fingerprint: digest of what identifies the study: spec without its budget, network, data.
         network_fingerprint: of the float state and the roles of its parameters.
         data_fingerprint: of the search split.
-        environment: versions, threads and device the numbers were measured with.
+        environment: versions, threads and device the numbers were measured with, and how kept
+            tensors are stored.
         metric_name: name of the metric.
         baseline: the float network's metric on the search split.
         original_bytes: float32 bytes of the state.

@@ -54,9 +54,30 @@ def structured():
     return SharedWeights((book,), tuple(tensors))
 
 
+def stepped():
+    """A network with kept floats in steps: of 8 and 16 bits, large and small, and one without."""
+    rng = np.random.default_rng(3)
+    tensors = list(structured().tensors)
+    for name, stored, exponent, width in (
+        ("bn.weight", "int8", -7, 20),
+        ("bn.bias", "int16", -12, 300),
+        ("far.bias", "int8", 90, 5),
+        ("near.bias", "int8", -126, 5),
+        ("whole.bias", "int8", 0, 5),
+    ):
+        values = np.rint(rng.normal(size=40) * width).astype(stored)
+        tensors.append(KeptTensor(name, (40,), "float32", values, exponent))
+    return SharedWeights(structured().codebooks, tuple(tensors))
+
+
 if __name__ == "__main__":
-    networks = {"v1": network(), "v2": structured()}
-    files = {"v1": ("v1", "ans"), "v1-huffman": ("v1", "huffman"), "v2": ("v2", "adaptive")}
+    networks = {"v1": network(), "v2": structured(), "v3": stepped()}
+    files = {
+        "v1": ("v1", "ans"),
+        "v1-huffman": ("v1", "huffman"),
+        "v2": ("v2", "adaptive"),
+        "v3": ("v3", "ans"),
+    }
     for name, (which, coder) in files.items():
         if not (HERE / f"{name}.moeash").exists():
             container.write(HERE / f"{name}.moeash", networks[which], coder=coder, notes=NOTES)

@@ -8,6 +8,8 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from moeash.evaluation.evaluate import Evaluator
+from moeash.study.plan import task_of
 from moeash.study.storage import schema
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.tables import METADATA
@@ -43,3 +45,17 @@ def test_a_database_of_every_past_revision_opens(tmp_path, revision):
     assert {r.outcome.status for r in records} == {"complete", "stopped"}
     assert [s.id for s in study.front()] and len(study.generations()) == 3
     assert all(r.job.floor == study.facts.baseline - 0.1 - 1e-12 for r in records if not r.parent)
+
+
+@pytest.mark.parametrize("revision", schema.REVISIONS)
+def test_a_front_of_every_past_revision_rebuilds_bit_for_bit(tmp_path, revision):
+    path = tmp_path / "old.db"
+    shutil.copy(ASSETS / f"{revision}.db", path)
+    study = Study(SqlStorage(str(path)), "digits")
+    evaluator = Evaluator(task_of(study))
+    try:
+        for solution in study.front():
+            built = evaluator.build(solution.record.job)
+            assert built.fingerprint() == solution.record.outcome.fingerprint
+    finally:
+        evaluator.close()

@@ -1,0 +1,57 @@
+"""The BatchNorms of a network that may be stored as two vectors; see :mod:`moeash.core.keeping`."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from torch import nn
+
+from moeash.core.codebook import State
+from moeash.core.keeping import Norm
+from moeash.networks import memory
+
+NORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""Exactly these: what a subclass computes from its vectors is not known."""
+
+VECTORS = ("weight", "bias", "running_mean", "running_var")
+DTYPES = ("float32", "float64")
+"""Narrower ones would round the two vectors more than they rounded the four."""
+
+
+def find_norms(module: nn.Module, state: State) -> tuple[Norm, ...]:
+    """Return the BatchNorms whose four vectors are all kept and nobody else's.
+
+    Left out are those without weights or running statistics, those with a shared vector, and those
+    that have a vector in common with another module. A module registered under several names is
+    one module. That nothing reads a vector but its module's own ``forward`` cannot be seen here.
+
+    Args:
+        module: the network.
+        state: its state.
+    """
+    tied = memory.ties(memory.own_tensors(module))
+    kept = {p.name for p in state if p.role == "kept" and p.dtype in DTYPES}
+    users = Counter(
+        tied.get(name, name)
+        for prefix, part in module.named_modules()
+        for name in _own(prefix, part)
+    )
+    norms = []
+    for prefix, part in module.named_modules():
+        if type(part) in NORM_TYPES:
+            weight, bias, mean, variance = names = [
+                tied.get(name, name) for name in _names(prefix, VECTORS)
+            ]
+            if all(name in kept and users[name] == 1 for name in names):
+                norms.append(Norm(weight, bias, mean, variance, float(part.eps)))
+    return tuple(norms)
+
+
+def _own(prefix: str, part: nn.Module) -> list[str]:
+    """Return the names of a module's own tensors, without those of its parts."""
+    parameters = part.named_parameters(recurse=False, remove_duplicate=False)
+    buffers = part.named_buffers(recurse=False, remove_duplicate=False)
+    return _names(prefix, [name for name, _ in [*parameters, *buffers]])
+
+
+def _names(prefix: str, vectors: Sequence[str]) -> list[str]:
+    return [f"{prefix}.{vector}" if prefix else vector for vector in vectors]

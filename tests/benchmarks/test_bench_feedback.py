@@ -1,0 +1,64 @@
+"""What error feedback costs on networks of millions of weights: time and memory."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.slow]
+
+GIB = 1 << 30
+
+RUN = textwrap.dedent("""
+    import resource, sys, time
+    import torch
+    from torchvision import models
+    from moeash.methods.error_feedback import compress, prepare
+
+    name, n_images, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    network = getattr(models, name)(weights=None).eval()
+    if name == "vit_b_16":  # torchvision begins with a head of zeros, which no gradient passes
+        torch.nn.init.normal_(network.heads.head.weight, std=0.02)
+    images = torch.randn(n_images, 3, size, size)
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    with torch.no_grad():
+        network(images[:2])
+        start = time.process_time()
+        network(images)
+        forward = time.process_time() - start
+    before = peak()
+    start = time.process_time()
+    prepared = prepare(network, [images])
+    preparing = time.process_time() - start
+    factors = sum(f.coupling.nbytes for f in prepared.factors)
+    after = peak()
+    start = time.process_time()
+    compress(prepared, 33, 0.05)
+    compressing = time.process_time() - start
+    print(forward, preparing, compressing, before, after, factors, prepared.n_calibrated)
+""")
+
+
+@pytest.mark.parametrize(("name", "n_images", "size"), [("resnet18", 8, 224), ("vit_b_16", 2, 224)])
+def test_time_and_memory_of_a_large_network(name, n_images, size):
+    out = subprocess.run(
+        [sys.executable, "-c", RUN, name, str(n_images), str(size)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    forward, preparing, compressing = map(float, out[:3])
+    before, after, factors, n_weights = map(int, out[3:])
+    print(
+        f"\n{name}: {n_weights:,} weights, {n_images} images of {size}x{size}; CPU seconds: "
+        f"forward {forward:.2f}, prepare {preparing:.1f} ({preparing / forward:.0f}x), compress "
+        f"{compressing:.1f} ({compressing / forward:.1f}x); factors {factors / GIB:.2f} GiB "
+        f"({factors / n_weights:.1f} bytes a weight), peak {before / GIB:.2f} -> "
+        f"{after / GIB:.2f} GiB"
+    )
+    assert n_weights > 11_000_000
+    assert after - before < 3 * GIB
