@@ -108,6 +108,7 @@ def prepare(
     balance: float = 0.25,
     through_norms: bool = True,
     through_pairs: bool = True,
+    absorb: bool = True,
     seed: int = 0,
 ) -> Prepared:
     """Measure and factorise a network.
@@ -128,6 +129,8 @@ def prepare(
             changes. Right when nothing else reads the layer, which is checked on the first batch.
         through_pairs: let the next layer's columns undo it where a layer has no BatchNorm behind
             it, see :mod:`moeash.methods.pairs`. Checked likewise.
+        absorb: let biases and running means take up constant changes of their layer's outputs.
+            Without, no row is balanced either.
         seed: of the sketches.
 
     Raises:
@@ -139,7 +142,9 @@ def prepare(
     if unknown:
         raise InputError(f"the network has no parameter {', '.join(map(repr, unknown))}")
     fixed = set(shared or ())
-    if not through_norms:
+    if not absorb:
+        fixed |= set(state)
+    elif not through_norms:
         fixed |= {name for name in state if name.endswith("running_mean")}
     first: Tensor | None = None
 
@@ -197,13 +202,22 @@ def nearest_only(network: nn.Module, shared: Collection[str]) -> Prepared:
     return Prepared((), plain, dict.fromkeys(plain, "there are no calibration images"), {})
 
 
-def compress(prepared: Prepared, k: int, rate: float, *, passes: int = PASSES) -> Compressed:
+def compress(
+    prepared: Prepared,
+    k: int,
+    rate: float,
+    *,
+    entries: Tensor | None = None,
+    passes: int = PASSES,
+) -> Compressed:
     """Assign every shared weight to an entry of one global codebook.
 
     Args:
         prepared: from :func:`prepare`.
         k: bins over the range of the shared weights; the grid is moved so that 0 is an entry.
         rate: what a bit is worth, see :func:`moeash.methods.assign_feedback.rate_weight`.
+        entries: another codebook than that grid, ``(n_entries,)`` float32, strictly increasing; a
+            bit is still priced by k.
         passes: see :func:`moeash.methods.assign_feedback.assign_feedback`.
 
     Raises:
@@ -212,7 +226,8 @@ def compress(prepared: Prepared, k: int, rate: float, *, passes: int = PASSES) -
     if not rate >= 0:
         raise InputError(f"got rate {rate}, needed at least 0")
     low, high = prepared.span
-    entries = zero_aligned_entries(low, high, k)
+    if entries is None:
+        entries = zero_aligned_entries(low, high, k)
     price = rate_weight(prepared.factors, (high - low) / k, rate)
     kept = dict(prepared.kept)
     indices = {}
@@ -226,10 +241,11 @@ def compress(prepared: Prepared, k: int, rate: float, *, passes: int = PASSES) -
             kept[factor.absorber] = kept[factor.absorber] + sign * shift
     for name, weight in prepared.plain.items():
         indices[name] = nearest(weight, entries.to(weight.device))
-    return _only_used(entries, indices, kept)
+    return only_used(entries, indices, kept)
 
 
-def _only_used(entries: Tensor, indices: dict[str, Tensor], kept: dict[str, Tensor]) -> Compressed:
+def only_used(entries: Tensor, indices: dict[str, Tensor], kept: dict[str, Tensor]) -> Compressed:
+    """Return a candidate without the entries no weight uses."""
     counts = torch.zeros(entries.numel(), dtype=torch.int64)
     for chosen in indices.values():
         counts += torch.bincount(chosen.flatten(), minlength=entries.numel()).cpu()

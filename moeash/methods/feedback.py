@@ -31,7 +31,7 @@ from moeash.core.variables import Integer, Real, Variable
 from moeash.errors import InputError
 from moeash.methods import error_feedback
 from moeash.methods.base import Images, Preparation
-from moeash.methods.error_feedback import RescalingError
+from moeash.methods.error_feedback import Compressed, RescalingError
 from moeash.methods.gram import CurvatureKind
 
 
@@ -168,19 +168,24 @@ class Feedback:
         values = candidate.as_dict()
         rate = float(values.get("rate", self.rate[0]))
         result = error_feedback.compress(prepared.network, int(values["k"]), rate)
-        codebook = Codebook(result.entries.cpu().numpy())
-        dtype = index_dtype(len(codebook))
-        assigned = {}
-        for name, chosen in result.indices.items():
-            indices = chosen.flatten().cpu().numpy().astype(dtype)
-            counts = np.bincount(indices, minlength=len(codebook)).astype(COUNT_DTYPE)
-            assigned[name] = (0, indices, counts)
-        kept = dict(prepared.kept)
-        for parameter in prepared.state:
-            moved = result.kept.get(parameter.name)
-            if moved is not None and parameter.role == "kept":
-                kept[parameter.name] = keep(_moved(parameter, moved))
-        return share(prepared.state, [codebook], assigned, kept)
+        return shared_weights(prepared, result)
+
+
+def shared_weights(prepared: FeedbackPrepared, result: Compressed) -> SharedWeights:
+    """Return one candidate's network as shared weights."""
+    codebook = Codebook(result.entries.cpu().numpy())
+    dtype = index_dtype(len(codebook))
+    assigned = {}
+    for name, chosen in result.indices.items():
+        indices = chosen.flatten().cpu().numpy().astype(dtype)
+        counts = np.bincount(indices, minlength=len(codebook)).astype(COUNT_DTYPE)
+        assigned[name] = (0, indices, counts)
+    kept = dict(prepared.kept)
+    for parameter in prepared.state:
+        moved = result.kept.get(parameter.name)
+        if moved is not None and parameter.role == "kept":
+            kept[parameter.name] = keep(_moved(parameter, moved))
+    return share(prepared.state, [codebook], assigned, kept)
 
 
 def _moved(parameter: Parameter, values: torch.Tensor) -> Parameter:

@@ -67,6 +67,7 @@ class Solution:
         return {
             "id": self.id,
             "candidate": record.candidate.as_dict(),
+            "runs": list(record.job.runs),
             "stage": record.stage,
             "metric": self.metric,
             "metric_name": self.facts.metric_name,

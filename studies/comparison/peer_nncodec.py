@@ -1,20 +1,16 @@
-"""NNCodec (ISO/IEC 15938-17) on a checkpoint, in an environment of its own.
+"""NNCodec (ISO/IEC 15938-17) on a checkpoint, in an environment of its own (see README.md).
 
-    python peer_nncodec.py CHECKPOINT.safetensors --qp -24 --to DECODED.safetensors
+    python peer_nncodec.py CHECKPOINT.safetensors --qp -26 -24 -22 --to FOLDER
 
-Writes the decoded checkpoint and prints the bytes of the bit stream as written to disk. Measure the
-decoded checkpoint with ``measure.py``. The environment is described in README.md: NNCodec's pins
-clash with moeash's.
+Writes the decoded checkpoints and the bytes of the bit streams as written to disk.
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from peer import hand_over, read_floats
 
 # torchvision's wheel is built for CUDA: beside a CPU build of torch its operators must be declared.
 _library = torch.library.Library("torchvision", "DEF")
@@ -25,31 +21,29 @@ from nncodec.nn import decode, encode  # noqa: E402
 
 
 def main() -> None:
-    """Encode, write, decode, save."""
+    """Encode, write, decode, hand over."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--qp", type=int, required=True, help="quantisation parameter, e.g. -24")
-    parser.add_argument("--to", type=Path, required=True, help="decoded checkpoint to write")
+    parser.add_argument("--qp", type=int, nargs="+", required=True, help="quantisation parameters")
+    parser.add_argument("--to", type=Path, required=True, help="folder for decoded checkpoints")
     arguments = parser.parse_args()
-    state = load_file(arguments.checkpoint)
-    floats = {
-        name: np.ascontiguousarray(values, dtype=np.float32)
-        for name, values in state.items()
-        if np.issubdtype(values.dtype, np.floating)
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        options = {"qp": arguments.qp, "use_dq": True, "results": folder, "verbose": False}
-        stream = encode(floats, args=options)
-        path = Path(folder) / "stream.nnc"
-        path.write_bytes(stream)
-        size_bytes = path.stat().st_size
-        decoded = decode(bytearray(path.read_bytes()))
-    for name, values in decoded.items():
-        state[name] = np.asarray(values, dtype=np.float32).reshape(state[name].shape)
-    save_file(state, arguments.to)
-    print(
-        json.dumps({"peer": "NNCodec", "setting": f"qp {arguments.qp}", "size_bytes": size_bytes})
-    )
+    floats = read_floats(arguments.checkpoint)
+    for qp in arguments.qp:
+        with tempfile.TemporaryDirectory() as folder:
+            options = {"qp": qp, "use_dq": True, "results": folder, "verbose": False}
+            path = Path(folder) / "stream.nnc"
+            path.write_bytes(encode(floats, args=options))
+            size_bytes = path.stat().st_size
+            decoded = decode(bytearray(path.read_bytes()))
+        hand_over(
+            arguments.to,
+            arguments.checkpoint,
+            decoded,
+            peer="NNCodec",
+            setting=f"qp {qp}",
+            size_bytes=size_bytes,
+            packages=("nncodec", "torch", "numpy"),
+        )
 
 
 if __name__ == "__main__":

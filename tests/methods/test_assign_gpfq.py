@@ -248,6 +248,27 @@ def test_grouped_convolutions_are_quantised_group_by_group():
         assert torch.equal(alone.indices, whole.indices[3 * group : 3 * group + 3])
 
 
+def test_one_global_codebook_serves_all_layers_and_beats_nearest_entries():
+    torch.manual_seed(2)
+    network = nn.Sequential(nn.Linear(60, 40), nn.ReLU(), nn.Linear(40, 5)).eval()
+    x = torch.randn(200, 8) @ torch.randn(8, 60)
+    entries = torch.linspace(-0.16, 0.16, 9, dtype=torch.float64)
+    alphabet = finite_alphabet(entries)
+    layers = quantise_gpfq(network, [x], lambda weight: alphabet)
+    assert [layer.entries.tolist() for layer in layers] == [entries.float().tolist()] * 2
+    errors = []
+    for values in (
+        {layer.name: layer.entries[layer.indices] for layer in layers},
+        {n: entries[alphabet.quantise(w.double())] for n, w in network.named_parameters()},
+    ):
+        twin = nn.Sequential(nn.Linear(60, 40), nn.ReLU(), nn.Linear(40, 5)).eval()
+        biases = {n: w for n, w in network.state_dict().items() if "bias" in n}
+        twin.load_state_dict(values | biases)
+        with torch.no_grad():
+            errors.append(float((twin(x) - network(x)).square().mean()))
+    assert errors[0] < 0.3 * errors[1]
+
+
 def test_bad_calls_are_refused_with_the_reason():
     weight = torch.ones(1, 2, 3)
     with pytest.raises(DataError, match="at least one batch"):

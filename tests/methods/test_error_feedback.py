@@ -128,6 +128,23 @@ def test_a_shared_bias_absorbs_nothing(network):
     assert prepared.factors[0].absorber is None
 
 
+def test_without_absorbers_no_kept_tensor_changes(network):
+    prepared = prepare(network, [images()], absorb=False)
+    assert len(prepared.factors) == 4
+    assert prepared.kept == {}
+    assert all(f.absorber is None and not f.absorbed.any() for f in prepared.factors)
+
+
+def test_a_codebook_of_ones_own_takes_the_place_of_the_grid(prepared):
+    entries = torch.tensor([-0.21, -0.05, 0.02, 0.3])
+    result = compress(prepared, 12, 0.05, entries=entries)
+    assert torch.isin(result.entries, entries).all()
+    grid = compress(prepared, 12, 0.05)
+    low, high = prepared.span
+    again = compress(prepared, 12, 0.05, entries=zero_aligned_entries(low, high, 12))
+    assert all(torch.equal(again.indices[name], i) for name, i in grid.indices.items())
+
+
 def test_rescaling_is_refused_when_somebody_else_reads_the_layer():
     leaky = Net(leak=0.5).eval()
     for balance in (0.25, 0.0):  # even unbalanced, the running mean could not take up a shift

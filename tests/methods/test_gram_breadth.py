@@ -258,4 +258,5 @@ def test_passes_of_any_size_give_the_same_curvature(monkeypatch):
     assert sizes == [1] * 7  # one to see how large images are
     assert pieces.images == 6
     for one, other in zip(whole.layers, pieces.layers, strict=True):
-        torch.testing.assert_close(one.gram, other.gram, rtol=1e-3, atol=1e-8)
+        noise = 1e-5 * float(one.gram.abs().max())
+        torch.testing.assert_close(one.gram, other.gram, rtol=1e-3, atol=noise)

@@ -81,12 +81,13 @@ def test_looking_for_pairs_leaves_the_network_in_its_mode():
 
 
 class Two(nn.Module):
-    """Two linear layers and what happens between them."""
+    """Two linear layers, what happens between them, and a third."""
 
     def __init__(self, between, width=6):
         super().__init__()
         self.a = nn.Linear(6, 6)
         self.b = nn.Linear(width, 6)
+        self.c = nn.Linear(6, 6)
         self.between = between
 
     def forward(self, x):
@@ -108,6 +109,8 @@ def hidden(y):
         lambda net, y: net.b(F.relu(y)) + F.relu(y),
         lambda net, y: net.b(F.relu(y)) + net.b(F.relu(-y)),
         lambda net, y: net.b(net.a(F.relu(y))),
+        lambda net, y: torch.sigmoid(net.b(F.relu(y))) + net.c(F.relu(y)),
+        lambda net, y: (lambda z: net.b(z) + net.c(z))(F.relu(y)),
         lambda net, y: net.b(F.relu(y + 1)),
         lambda net, y: net.b(torch.cat([y[:, :3], y[:, 3:]], 1)),
         lambda net, y: (net.b(F.relu(y)), y)[1],

@@ -366,6 +366,7 @@ def test_accepted_merges_hold_their_floor_and_shrink(storage, merge):
     assert n_accepted >= 3
     merged = [s for s in done.front() if s.record.stage == "merged"]
     assert merged and all(s.as_dict()["parent"] in records for s in merged)
+    assert all(len(s.as_dict()["runs"]) == s.entries for s in merged)
 
 
 def test_every_solution_of_the_front_is_offered_to_the_merge_pass(storage):

@@ -1,0 +1,347 @@
+"""What each part of the feedback method is worth: whole files at an equal KL divergence.
+
+    python studies/comparison/ablation.py studies/cifar10-resnet20-feedback.toml
+    python studies/comparison/ablation.py studies/mnist-lenet300-feedback.toml
+
+Every row of ROWS differs in one thing from the row it is under. It is compressed at several k; each
+point is the bytes of the whole file and KL(float || compressed) of the outputs on search images, in
+nats an image. A row's number is its bytes at one KL, the same for all rows of a network. Nothing
+is searched, no label is read.
+
+Writes ``ablation.json`` and the tables of README.md.
+"""
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from equal_cost import size_at
+from measure import divergence
+from tables import put_table
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from moeash.codec.size import size
+from moeash.core.codebook import KeptPrecision, SharedWeights, keep_all
+from moeash.core.merge import MergePass, merge_runs
+from moeash.methods import error_feedback
+from moeash.methods.assign_feedback import zero_aligned_entries
+from moeash.methods.assign_gpfq import finite_alphabet, quantise_gpfq
+from moeash.methods.error_feedback import (
+    Compressed,
+    Prepared,
+    compress,
+    nearest_only,
+    only_used,
+)
+from moeash.methods.feedback import FeedbackPrepared, shared_weights
+from moeash.networks.inplace import load_into
+from moeash.study.spec import load_spec
+
+RESULT = Path(__file__).with_name("ablation.json")
+
+DEFAULTS: dict[str, Any] = {"sketches": 2}
+"""Arguments of ``error_feedback.prepare`` in every row: half the default's time."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a network is compared.
+
+    Attributes:
+        bins: tried, each row a slice of them; chosen so that the KL of a row spans ``kl``.
+        kl: at which bytes are compared, in nats an image.
+        calibration: images.
+        measured: search images the KL is the mean of.
+    """
+
+    bins: tuple[int, ...]
+    kl: float
+    calibration: int
+    measured: int
+
+
+SCALES = {
+    "resnet20": Scale(
+        (36, 42, 49, 57, 66, 77, 90, 105, 122), kl=0.03, calibration=1000, measured=2000
+    ),
+    "lenet300": Scale(
+        (8, 10, 12, 15, 18, 22, 27, 33, 40), kl=0.004, calibration=5000, measured=5000
+    ),
+}
+
+
+class Bench:
+    """A network, its calibration images, and what it answers on the KL images."""
+
+    def __init__(self, spec: Path) -> None:
+        """Load everything once."""
+        task = load_spec(spec).task()
+        assert task.data is not None and isinstance(task.network.source, str)
+        self.name, self._notes = task.network.source, task.notes
+        self.scale = SCALES[self.name]
+        splits = task.data.load()
+        self.network = task.network.load()
+        self.module = self.network.module.eval()
+        self.calibration = self._images(splits["calibration"], self.scale.calibration, 100)
+        self._images_kl = self._images(splits["search"], self.scale.measured, 250)
+        self._exact = self._outputs(self.module)
+        self.weights = [p.name for p in self.network.state if p.role == "shared"]
+        self.prepared = lru_cache(self._prepared)
+
+    @staticmethod
+    def _images(split: Any, count: int, batch: int) -> list[Tensor]:
+        # Splits may be sorted by class: neither the images nor a batch may be of a few classes.
+        order = np.random.default_rng(0).permutation(len(split))[:count]
+        return [x.clone() for x, _ in split.batches(batch, order=order)]
+
+    def _outputs(self, module: nn.Module) -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([module(x) for x in self._images_kl])
+
+    def _prepared(self, **arguments: Any) -> Prepared:
+        arguments = DEFAULTS | arguments
+        return error_feedback.prepare(
+            self.module, self.calibration, shared=self.weights, **arguments
+        )
+
+    def pack(self, result: Compressed, kept: KeptPrecision) -> SharedWeights:
+        """Return what goes into the file."""
+        state = self.network.state
+        nothing = Prepared((), {}, {}, {})
+        return shared_weights(
+            FeedbackPrepared(state, nothing, keep_all(state, kept), kept, ()), result
+        )
+
+    def twin(self, shared: SharedWeights) -> nn.Module:
+        """Return the network with the weights a file decodes to."""
+        module = copy.deepcopy(self.module)
+        load_into(module, shared.decoded())
+        return module
+
+    def measure(self, shared: SharedWeights, coder: str) -> dict[str, float]:
+        """Return the bytes of the file and the KL of what it decodes to."""
+        return {
+            "size_bytes": size(shared, coder=coder, notes=self._notes).total,
+            "kl": divergence(self._exact, self._outputs(self.twin(shared))),
+            "entries": shared.n_entries,
+        }
+
+
+# ------------------------------------------------------------------ ways to assign
+
+
+def feedback(bench: Bench, row: "Row", k: int) -> Compressed:
+    """Assign with the method as it is, but for the row's arguments."""
+    return compress(bench.prepared(**row.prepare), k, row.rate, **row.compress)
+
+
+def nearest(bench: Bench, row: "Row", k: int) -> Compressed:
+    """Send every weight to its nearest entry of the same grid."""
+    return compress(nearest_only(bench.module, bench.weights), k, 0.0)
+
+
+def gpfq(bench: Bench, row: "Row", k: int) -> Compressed:
+    """Assign with GPFQ's greedy path, layer after layer, on the same grid."""
+    entries = zero_aligned_entries(*nearest_only(bench.module, bench.weights).span, k)
+    alphabet = finite_alphabet(entries.double())
+    layers = quantise_gpfq(bench.module, bench.calibration, lambda weight: alphabet)
+    return only_used(entries, {layer.name: layer.indices for layer in layers}, {})
+
+
+def unaligned(bench: Bench, row: "Row", k: int) -> Compressed:
+    """Assign on the centres of the paper's bins, none of them exactly 0."""
+    prepared = bench.prepared(**row.prepare)
+    low, high = prepared.span
+    entries = low + (torch.arange(k, dtype=torch.float64) + 0.5) * ((high - low) / k)
+    return compress(prepared, k, row.rate, entries=entries.float())
+
+
+def scaled_per_layer(bench: Bench, row: "Row", k: int) -> Compressed:
+    """Price a bit in every layer by that layer alone, rows alike: no Fisher scale."""
+    prepared = bench.prepared(**row.prepare)
+    alike = [replace(f, sensitivity=torch.ones_like(f.sensitivity)) for f in prepared.factors]
+    factors = [replace(f, sensitivity=f.sensitivity / f.curvature) for f in alike]
+    return compress(replace(prepared, factors=tuple(factors)), k, row.rate)
+
+
+def reestimated(bench: Bench, row: "Row", k: int) -> Compressed:
+    """Measure the BatchNorm statistics again, on the compressed network's calibration images."""
+    result = feedback(bench, row, k)
+    twin = bench.twin(bench.pack(result, row.kept))
+    for norm in (module for module in twin.modules() if isinstance(module, _BatchNorm)):
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    with torch.no_grad():
+        for images in bench.calibration:
+            twin(images)
+    statistics = {k: v for k, v in twin.state_dict().items() if "running_" in k}
+    return replace(result, kept=result.kept | statistics)
+
+
+def merged_codebook(bench: Bench, row: "Row", k: int) -> SharedWeights:
+    """Return feedback with a third more bins, then the cheapest quarter of the pairs merged."""
+    shared = bench.pack(feedback(bench, row, k + k // 3), row.kept)
+    merging = MergePass(shared.codebooks[0].entries, sum(t.counts for t in shared.shared))
+    for _ in range(shared.n_entries // 4):
+        merging.accept(merging.proposals()[0])
+    return merge_runs(shared, merging.runs)
+
+
+def reassigned(bench: Bench, row: "Row", k: int) -> Compressed:
+    """Assign with feedback again, on the entries the merges left."""
+    entries = torch.tensor(merged_codebook(bench, row, k).codebooks[0].entries)
+    return compress(bench.prepared(**row.prepare), k + k // 3, row.rate, entries=entries)
+
+
+# ------------------------------------------------------------------ the rows
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to compress.
+
+    Attributes:
+        name: in the table.
+        under: the row it is compared with, by name.
+        assign: makes a candidate.
+        prepare: arguments of ``error_feedback.prepare`` that differ from DEFAULTS.
+        compress: arguments of ``error_feedback.compress`` that differ.
+        rate: what a bit is worth.
+        coder: of the file.
+        kept: precision of kept floats.
+        bins: start, stop and step of the slice of the network's bins that is tried.
+        norms: only for networks with BatchNorms.
+    """
+
+    name: str
+    under: str = "feedback"
+    assign: Callable[[Bench, "Row", int], Compressed | SharedWeights] = feedback
+    prepare: Mapping[str, Any] = field(default_factory=dict)
+    compress: Mapping[str, Any] = field(default_factory=dict)
+    rate: float = 0.02
+    coder: str = "adaptive"
+    kept: KeptPrecision = "float16"
+    bins: tuple[int, int, int] = (0, 5, 1)
+    norms: bool = False
+
+
+ROWS = (
+    Row("feedback"),
+    Row("another seed", prepare={"seed": 1}),
+    Row("nearest entries", assign=nearest, bins=(4, 9, 1)),
+    Row("GPFQ's rule on the global codebook", assign=gpfq, bins=(2, 7, 2)),
+    Row("GPTQ: X'X, one scale, no rate", prepare={"kind": "inputs", "absorb": False}, rate=0.0),
+    # the codebook
+    Row("grid not aligned to zero", assign=unaligned),
+    Row("a third more bins, a quarter merged", assign=merged_codebook),
+    Row("the same, assigned again", assign=reassigned),
+    # the curvature
+    Row("X'X of the inputs", prepare={"kind": "inputs"}),
+    Row("temperature 1", prepare={"temperature": 1.0}),
+    Row("temperature 16", prepare={"temperature": 16.0}),
+    Row("1 sketch an image", prepare={"sketches": 1}),
+    Row("4 sketches an image", prepare={"sketches": 4}),
+    Row("damping .001", prepare={"damping": 0.001}),
+    Row("damping .1", prepare={"damping": 0.1}),
+    Row("natural column order", prepare={"act_order": False}),
+    # rows, scales and what takes up errors
+    Row("rows not balanced", prepare={"balance": 0.0}, norms=True),
+    Row("rows balanced with 1/2", prepare={"balance": 0.5}, norms=True),
+    Row("no absorbers", "rows not balanced", prepare={"absorb": False}),
+    Row("BatchNorms measured again", assign=reestimated, norms=True),
+    # the rate
+    Row("rate 0", rate=0.0),
+    Row("rate .05", rate=0.05),
+    Row("rate .05, one scale a layer", "rate .05", scaled_per_layer, rate=0.05),
+    Row("1 pass", compress={"passes": 1}),
+    Row("3 passes", compress={"passes": 3}),
+    # the file
+    Row("ANS tables", coder="ans"),
+    Row("Huffman", coder="huffman"),
+    Row("kept floats as float32", kept="float32"),
+)
+
+
+RULES = tuple(row.name for row in ROWS[:5])
+"""Rows that differ in how weights are assigned; all of them try one k."""
+
+
+def run(bench: Bench, row: Row) -> list[dict[str, float]]:
+    """Return a row's points, smallest k first."""
+    points = []
+    for k in bench.scale.bins[slice(*row.bins)]:
+        made = row.assign(bench, row, k)
+        shared = made if isinstance(made, SharedWeights) else bench.pack(made, row.kept)
+        points.append({"k": k} | bench.measure(shared, row.coder))
+    return points
+
+
+def table(name: str, rows: Mapping[str, list[dict[str, float]]]) -> str:
+    """Return the table of a network as Markdown."""
+    sizes = {
+        row: size_at([(p["size_bytes"], p["kl"]) for p in points], SCALES[name].kl)
+        for row, points in rows.items()
+    }
+    under = {row.name: row.under for row in ROWS}
+    lines = [f"| {name} | bytes at KL {SCALES[name].kl} | against | |", "|---|---|---|---|"]
+    for row in rows:
+        n_bytes, inside = sizes[row]
+        reference = next((r for r in (under[row], "feedback") if r in sizes), row)
+        change = "" if row == reference else f"{n_bytes / sizes[reference][0] - 1:+.1%}"
+        against = "" if row == reference else reference
+        mark = "" if inside else " (extrapolated)"
+        lines.append(f"| {row} | {n_bytes:,.0f}{mark} | {against} | {change} |")
+    return "\n".join(lines)
+
+
+def table_at(k: int, rows: Mapping[str, list[dict[str, float]]]) -> str:
+    """Return the Markdown table of the rules of assignment at one k."""
+    lines = [f"| k = {k} | bytes | entries | KL |", "|---|---|---|---|"]
+    for row in ROWS:
+        if row.name in RULES:
+            for point in rows.get(row.name, []):
+                if point["k"] == k:
+                    values = f"{point['size_bytes']:,} | {point['entries']} | {point['kl']:.4f}"
+                    lines.append(f"| {row.name} | {values} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the rows of one network."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("spec", type=Path, help="of a study with the feedback method")
+    parser.add_argument("--only", nargs="*", help="rows to run anew; the others stay as they are")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = Bench(arguments.spec)
+    has_norms = any(isinstance(module, _BatchNorm) for module in bench.module.modules())
+    result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    only = arguments.only
+    known = {} if only is None else result.get(bench.name, {})
+    for row in ROWS:
+        if (only is not None and row.name not in only) or (row.norms and not has_norms):
+            continue
+        started = time.perf_counter()
+        known[row.name] = run(bench, row)
+        shown = ", ".join(f"{p['size_bytes']:,} {p['kl']:.4f}" for p in known[row.name])
+        print(f"{row.name}: {shown} ({time.perf_counter() - started:.0f} s)", flush=True)
+        # Written after every row: an hour of other people's load must not cost what is done.
+        result[bench.name] = {row.name: known[row.name] for row in ROWS if row.name in known}
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    rows = result[bench.name]
+    tables = (table_at(bench.scale.bins[4], rows), table(bench.name, rows))
+    put_table(f"ablation {bench.name}", "\n\n".join(tables))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The comparison's arithmetic: scripts, but their numbers are quoted."""
+
+import pytest
+
+from studies.comparison.equal_cost import size_at
+from studies.comparison.rows import put_rows, read_rows
+from studies.comparison.tables import put_table
+
+
+def row(**changes):
+    return {"network": "a", "peer": "b", "setting": "c", "size_bytes": 10} | changes
+
+
+def test_the_size_at_a_cost_is_exact_on_a_power_law():
+    points = [(1000 * cost**-0.5, cost) for cost in (0.01, 0.04, 0.25)]
+    size, inside = size_at(points, 0.16)
+    assert size == pytest.approx(2500)
+    assert inside
+
+
+def test_noise_of_the_cost_averages_out_over_the_points():
+    points = [
+        (1000 * cost**-0.5, cost * noise)
+        for cost, noise in ((0.01, 1.05), (0.02, 0.95), (0.04, 0.95), (0.08, 1.05))
+    ]
+    assert size_at(points, 0.03)[0] == pytest.approx(1000 * 0.03**-0.5, rel=0.01)
+
+
+def test_a_cost_beyond_all_points_is_told_from_one_among_them():
+    points = [(100.0, 0.1), (200.0, 0.01)]
+    assert size_at(points, 0.01)[1]
+    assert not size_at(points, 0.009)[1]
+    assert not size_at(points, 0.11)[1]
+
+
+def test_points_of_one_cost_are_refused():
+    with pytest.raises(ValueError, match="the same cost"):
+        size_at([(100.0, 0.1), (200.0, 0.1)], 0.1)
+
+
+def test_a_row_measured_again_replaces_the_old_one_and_no_other(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    put_rows([row(), row(setting="d")], path)
+    put_rows([row(size_bytes=7)], path)
+    assert [(r["setting"], r["size_bytes"]) for r in read_rows(path)] == [("c", 7), ("d", 10)]
+
+
+def test_a_table_is_replaced_between_its_comments_only(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("x\n<!-- t -->\nold\n<!-- end t -->\ny\n")
+    for table in ("| new |", "| newer |"):
+        put_table("t", table, path)
+    assert path.read_text() == "x\n<!-- t -->\n| newer |\n<!-- end t -->\ny\n"
+    with pytest.raises(SystemExit, match="no place for the table 'u'"):
+        put_table("u", "", path)
