@@ -4,11 +4,12 @@ import hashlib
 
 from moeash.backends.base import Baseline, ignore
 from moeash.backends.pool import Limits, Pool
+from moeash.core.keeping import Keeping
 from moeash.core.objectives import Sizes
 from moeash.evaluation.outcome import Outcome
 from tests.backends.crew import SimulatedCrew
 
-BASELINE = Baseline(0.95, 0.0, 10, 4 * 10**6, 10**6, 100, "network", "data")
+BASELINE = Baseline(0.95, 0.0, 10, 4 * 10**6, 10**6, 100, "network", "data", Keeping())
 
 
 def made_up(job):
