@@ -71,6 +71,7 @@ def test_every_fault_in_one_study_is_accounted_for(touchy_ray, tmp_path):
     assert not any("\n" in error for error in errors.values())
     assert errors[7] == "ValueError: this candidate raises"
     assert "ran out of memory" in errors[11]
+    assert {k for k, o in got.items() if o.retriable} == {3, 5, 11}, "7 raised by itself"
     assert tries(tmp_path, 3) >= 3 and tries(tmp_path, 7) >= 1 and tries(tmp_path, 9) >= 2
     assert all(o.metric is None and o.bound is None for o in got.values() if o.status == "failed")
     reference = {int(r.candidate["k"]): r.outcome for r in clean.evaluations()}
