@@ -58,7 +58,7 @@ class SteadyNsga2:
         """Return ``n`` candidates that were never proposed or told; fewer when no more are left."""
         found: list[Candidate] = []
         while self._initial and len(found) < n:
-            self._take([self._initial.pop()], found, n)
+            self._take([self._initial.pop()], found)
         if len(self._population) >= 2:
             for _ in range(MAX_MATINGS):
                 if len(found) == n or self._exhausted:
@@ -70,13 +70,13 @@ class SteadyNsga2:
                     algorithm=self._algorithm,
                     random_state=self._rng,
                 )
-                self._take([self._space.decode(x) for x in children.get("X")], found, n)
+                self._take([self._space.decode(x) for x in children.get("X")], found)
         half = np.where(self._space.is_integer, 0.5, 0.0)
         for _ in range(MAX_DRAWS):
             if len(found) == n or self._exhausted:
                 break
             x = self._rng.uniform(self._space.lower - half, self._space.upper + half)
-            self._take([self._space.decode(x)], found, n)
+            self._take([self._space.decode(x)], found)
         return found
 
     def tell(self, candidates: Sequence[Candidate], told: Sequence[Told]) -> None:
@@ -100,9 +100,9 @@ class SteadyNsga2:
     def _exhausted(self) -> bool:
         return self._space.size is not None and len(self._known) >= self._space.size
 
-    def _take(self, candidates: Sequence[Candidate], found: list[Candidate], n: int) -> None:
-        """Add to ``found``, up to ``n``, those that are new."""
+    def _take(self, candidates: Sequence[Candidate], found: list[Candidate]) -> None:
+        """Add to ``found`` those that are new."""
         for candidate in candidates:
-            if candidate not in self._known and len(found) < n:
+            if candidate not in self._known:
                 self._known.add(candidate)
                 found.append(candidate)

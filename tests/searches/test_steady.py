@@ -23,6 +23,7 @@ def conflict(candidate):
 def test_every_point_is_proposed_once_and_then_nothing(n):
     steady, seen = search(LINE), []
     while candidates := steady.propose(n):
+        assert len(candidates) == min(n, 40 - len(seen))
         seen += [candidate["k"] for candidate in candidates]
         steady.tell(candidates, [conflict(candidate) for candidate in candidates])
     assert sorted(seen) == list(range(1, 41))
