@@ -40,6 +40,7 @@ from moeash.study.spec import (
     SearchTable,
     StudySpec,
     build_method,
+    check_coder,
     load_spec,
     method_table,
     parse_spec,
@@ -145,7 +146,7 @@ def search(
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"search needs a torch.nn.Module, got {type(module).__name__}")
-    table = _method_table(method or {"name": "uniform"})
+    table = _method_table(method or {"name": "uniform"}, coder)
     built = build_method(table)
     inputs = _calibration(built, calibration)
     search_table = parse_table(
@@ -267,7 +268,7 @@ def compress(
     Returns:
         The size of the file and where it goes.
     """
-    built = build_method(_method_table(method or {"name": "uniform"}))
+    built = build_method(_method_table(method or {"name": "uniform"}, coder))
     names = {variable.name for variable in built.space()}
     if names != set(candidate):
         raise InputError(f"candidate has {sorted(candidate)}, the method needs {sorted(names)}")
@@ -334,9 +335,11 @@ def export(
         evaluator.close()
 
 
-def _method_table(table: Mapping[str, Any]) -> dict[str, Any]:
+def _method_table(table: Mapping[str, Any], coder: Coder) -> dict[str, Any]:
     try:
-        return method_table(table)
+        complete = method_table(table)
+        check_coder(complete, coder)
+        return complete
     except ValueError as error:
         raise SpecError(f"method: {error}") from error
 

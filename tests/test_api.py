@@ -286,6 +286,7 @@ def test_a_temporary_storage_leaves_with_its_study():
         ({"max_drop": -1}, "evaluation: max_drop"),
         ({"method": {"name": "unifrom"}}, "method: no method 'unifrom'; nearest: 'uniform'"),
         ({"method": {"k": [3, 2]}}, "method: .*low <= high"),
+        ({"method": {"name": "feedback", "trellis": 8}}, "method: .* needs codec.coder = 'adap"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(options, message):

@@ -31,6 +31,9 @@ def run_rows(
     column_sign: NDArray[np.int32],
     column_drift: NDArray[np.int32],
     channel_mean: NDArray[np.int32],
+    states: NDArray[np.uint8],
+    transitions: NDArray[np.uint8],
+    halves: NDArray[np.uint8],
     channel_prior: NDArray[np.int32],
     tensor_mean: NDArray[np.int32],
 ) -> bool: ...

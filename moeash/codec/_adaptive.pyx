@@ -19,10 +19,15 @@ cdef enum:
     CONTEXT_SLOTS = 1024
     UNARY = 8
     SIGN = UNARY
-    N_DECISIONS = UNARY + 1
+    HALF = UNARY + 1          # the decisions that half 1 of a trellis takes for itself begin here
+    BY_HALF = 2
+    N_DECISIONS = HALF + BY_HALF
     LOCAL = 5
     KNOTS = 33
     LOG_SPLIT = 1 << 18
+    SIGN_SLOTS = N_CONTEXTS * CONTEXT_SLOTS * UNARY
+    HALF_SLOTS = SIGN_SLOTS + N_CONTEXTS * CONTEXT_SLOTS
+    HALF_SHIFT = 2            # log2(UNARY / BY_HALF)
     ESCAPE_LENGTHS = 32
 
 cdef enum:
@@ -53,7 +58,7 @@ def layout():
     """Return the numbers this kernel was built with, for adaptive.py to compare with its own."""
     return (
         N_CONTEXTS, N_STATISTICS, CONTEXT_SLOTS, UNARY, LOCAL, KNOTS, COUNT_LIMIT, STEP_LIMIT,
-        MIN_PROBABILITY, ESCAPE_LENGTHS,
+        MIN_PROBABILITY, ESCAPE_LENGTHS, BY_HALF,
     )
 
 
@@ -146,7 +151,7 @@ def run_rows(
     const uint8_t[::1] stream,           # IN   what to decode
     uint8_t[::1] output,                 # OUT  what is encoded, from POSITION on
     uint64_t[::1] state,                 # IN/OUT SPAN, CODE, POSITION
-    int32_t[::1] values,                 # IN/OUT (pad + rows * row_size,): index minus zero
+    int32_t[::1] values,                 # IN/OUT (pad + rows * row_size,): index - zero, or level
     Py_ssize_t pad,                      # zeros before the first value, at least row_size + 2
     Py_ssize_t first_row,
     Py_ssize_t last_row,
@@ -170,6 +175,9 @@ def run_rows(
     int32_t[::1] column_sign,            # (row_size,)
     int32_t[::1] column_drift,           # (row_size + 2,)
     int32_t[::1] channel_mean,           # (n_channels,)
+    uint8_t[::1] states,                 # (row_size,): of the columns' paths
+    const uint8_t[::1] transitions,      # IN   (2 * n_states,), of one state without a trellis
+    const uint8_t[::1] halves,           # IN   (n_states,)
     const int32_t[::1] channel_prior,    # IN   (n_channels,), a statistic known beforehand
     int32_t[::1] tensor_mean,            # (2,): the mean and how many weights it has seen
 ):
@@ -199,6 +207,8 @@ def run_rows(
         int32_t node, decision, first_context, first_input, bit, sign, limit, width
         int32_t probability, refined, error, place, fraction, step, excess
         int32_t target, count, learned, number, fixed, vote
+        int32_t half, below, over, unit, shift
+        bint dependent = halves.shape[0] > 1
         int64_t total
         uint32_t slot
         bint possible = True
@@ -278,10 +288,19 @@ def run_rows(
                 value = values[i] if not decoding else 0
                 m = magnitude(value)
                 sign = value > 0
-                limit = negative_limit if negative_limit > positive_limit else positive_limit
+                half = 0
+                below = negative_limit
+                over = positive_limit
+                if dependent:
+                    half = halves[states[column]]
+                    below = (below + half) >> 1
+                    over = (over + half) >> 1
+                limit = below if below > over else over
                 decision = 0
                 while limit > 0:
                     # Decision 0: not zero? SIGN: positive? u in 1..UNARY-1: magnitude above u?
+                    unit = decision
+                    shift = 0
                     if decision == SIGN:
                         node = 0
                         first_context = N_CONTEXTS
@@ -290,11 +309,15 @@ def run_rows(
                         node = decision
                         first_context = 0
                         first_input = 0
+                        if half and decision < BY_HALF:
+                            unit = HALF + decision
+                            node = HALF_SLOTS + decision
+                            shift = HALF_SHIFT
 
-                    base = decision * N_INPUTS
+                    base = unit * N_INPUTS
                     total = 0
                     for j in range(N_CONTEXTS):
-                        where[j] = at[first_context + j] + node
+                        where[j] = (at[first_context + j] >> shift) + node
                         inputs[j] = stretch[slots[where[j]] >> 20]
                     for j in range(N_STATISTICS):
                         inputs[N_CONTEXTS + j] = given[first_input + j]
@@ -308,7 +331,7 @@ def run_rows(
                         total = -STRETCH_LIMIT
                     fraction = <int32_t> total + STRETCH_LIMIT + 1
                     probability = squash[fraction]
-                    step = (place + decision) * KNOTS + (fraction >> 7)
+                    step = (place + unit) * KNOTS + (fraction >> 7)
                     fraction &= 127
                     refined = (
                         (refinements[step] >> 14) * (128 - fraction)
@@ -323,9 +346,9 @@ def run_rows(
                     bit = code_bit(&coder, decoding, bit, refined)
 
                     error = (bit << 16) - probability
-                    error *= learning[steps[decision]]
-                    if steps[decision] < STEP_LIMIT:
-                        steps[decision] += 1
+                    error *= learning[steps[unit]]
+                    if steps[unit] < STEP_LIMIT:
+                        steps[unit] += 1
                     for j in range(N_INPUTS):
                         weights[base + j] = <int32_t> (
                             <uint32_t> weights[base + j]
@@ -347,7 +370,7 @@ def run_rows(
                             break
                         if decoding:
                             m = 1
-                        if negative_limit > 0 and positive_limit > 0:
+                        if below > 0 and over > 0:
                             decision = SIGN
                             row_tilt = clamp(row_sign >> 9, -4, 4) + 4
                             drift = clamp(column_drift[column + 1] >> 9, -4, 4) + 4
@@ -379,7 +402,7 @@ def run_rows(
                             ) * 3 + sign3(up)
                             for j in range(N_CONTEXTS):
                                 at[N_CONTEXTS + j] += (
-                                    N_CONTEXTS * CONTEXT_SLOTS * UNARY + <int32_t> j * CONTEXT_SLOTS
+                                    SIGN_SLOTS + <int32_t> j * CONTEXT_SLOTS
                                 )
                             given[N_STATISTICS] = clamp(left, -6, 6) * 128
                             given[N_STATISTICS + 1] = clamp(left2, -6, 6) * 128
@@ -388,12 +411,12 @@ def run_rows(
                             given[N_STATISTICS + 4] = clamp(antidiagonal, -6, 6) * 128
                             given[N_STATISTICS + 5] = column_drift[column + 1] >> 2
                             continue
-                        sign = positive_limit > 0
+                        sign = over > 0
                         decision = SIGN
                         bit = sign
                     if decision == SIGN:
                         sign = bit
-                        limit = positive_limit if sign else negative_limit
+                        limit = over if sign else below
                         decision = 1
                     else:
                         if not bit:
@@ -444,6 +467,11 @@ def run_rows(
 
                 # What the weight teaches.
                 fixed = (m if m < 255 else 255) << 16
+                if dependent:
+                    # A level of half 1 stands for half a step less.
+                    if half and m:
+                        fixed -= 1 << 15
+                    states[column] = transitions[2 * states[column] + (value & 1)]
                 row_mean = toward(row_mean, fixed, reciprocal[min(column, 1000) + 9])
                 row_recent += (fixed - row_recent) >> 3
                 column_mean[column + 1] = toward(

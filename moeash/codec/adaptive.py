@@ -19,6 +19,12 @@ tensor; only one tensor-local context, the running means and the learning rate s
 means of one tensor are a statistic of the next one's input channels when their numbers divide: a
 filter that is all zero leaves an input nobody reads.
 
+**Trellises.** Indices that follow a trellis (:mod:`moeash.core.trellis`) are coded as its levels,
+which stand where the distances from the zero entry stand above. The state of a weight's column says
+which half of the entries is open to it: it bounds the magnitude, and half 1 has its own
+probabilities and weights for "above 0?" and "above 1?". A level of half 1 counts half less in the
+running means; row means for the next tensor are those of the levels.
+
 **Coding.** A binary range coder with a 64-bit interval. The stream ends with the fewest bytes that
 name a number in the last interval whatever its lower end: what is decoded has one length, and a
 stream of another is refused.
@@ -42,6 +48,7 @@ from numpy.typing import NDArray
 
 from moeash.codec import _adaptive
 from moeash.core.codebook import index_dtype
+from moeash.core.trellis import Trellis, levels_of, trellis, values_of
 from moeash.errors import CorruptContainerError, InputError
 
 N_CONTEXTS = 8
@@ -51,7 +58,10 @@ CONTEXT_SLOTS = 1024
 UNARY = 8
 """Magnitudes below this are coded by modelled decisions alone."""
 
-N_DECISIONS = UNARY + 1
+BY_HALF = 2
+"""Decisions on a magnitude that the two halves of a trellis take apart."""
+
+N_DECISIONS = UNARY + 1 + BY_HALF
 LOCAL = 5
 """The context that forgets at every tensor."""
 
@@ -86,6 +96,7 @@ assert _adaptive.layout() == (
     STEP_LIMIT,
     MIN_PROBABILITY,
     ESCAPE_LENGTHS,
+    BY_HALF,
 ), "the adaptive kernel was built from another version; rebuild the extension"
 
 
@@ -160,12 +171,13 @@ def tables() -> Tables:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What is learned and carried from tensor to tensor; 320 kB whatever is coded.
+    """What is learned and carried from tensor to tensor; 380 kB whatever is coded.
 
     Attributes:
         slots: uint32, probability (22 bits) and count (10 bits) per context and decision; first
             those of the magnitude, ``(N_CONTEXTS, CONTEXT_SLOTS, UNARY)``, then those of the sign,
-            ``(N_CONTEXTS, CONTEXT_SLOTS)``; flat.
+            ``(N_CONTEXTS, CONTEXT_SLOTS)``, then those half 1 of a trellis has for itself,
+            ``(N_CONTEXTS, CONTEXT_SLOTS, BY_HALF)``; flat.
         weights: int32, ``(N_DECISIONS, N_INPUTS)`` flat, 65536 is one.
         refinements: int32, ``(COLUMN_SCALES, N_DECISIONS, KNOTS)`` flat, probabilities of 30 bits.
         steps: ``(N_DECISIONS,)`` int32, learning steps of each mixture.
@@ -188,7 +200,7 @@ class Model:
         squash = tables().squash
         knots = squash[np.minimum(np.arange(KNOTS) * 128, 4095)].astype(np.int32) << 14
         return cls(
-            slots=np.full(N_CONTEXTS * CONTEXT_SLOTS * (UNARY + 1), 1 << 31, dtype=np.uint32),
+            slots=np.full(N_CONTEXTS * CONTEXT_SLOTS * N_DECISIONS, 1 << 31, dtype=np.uint32),
             weights=weights.ravel(),
             refinements=np.tile(knots, COLUMN_SCALES * N_DECISIONS),
             steps=np.zeros(N_DECISIONS, dtype=np.int32),
@@ -202,6 +214,8 @@ class Model:
         self.slots[LOCAL * size : (LOCAL + 1) * size] = 1 << 31
         sign = N_CONTEXTS * size + LOCAL * CONTEXT_SLOTS
         self.slots[sign : sign + CONTEXT_SLOTS] = 1 << 31
+        half = N_CONTEXTS * CONTEXT_SLOTS * (UNARY + 1) + LOCAL * CONTEXT_SLOTS * BY_HALF
+        self.slots[half : half + CONTEXT_SLOTS * BY_HALF] = 1 << 31
         np.minimum(self.steps, RESTART_STEPS, out=self.steps)
         self.tensor_mean[1] = 0
 
@@ -234,6 +248,8 @@ class Geometry:
 
 
 _NOTHING = np.empty(0, dtype=np.uint8)
+_INDEPENDENT = Trellis(np.zeros((1, 2), dtype=np.uint8), np.zeros(1, dtype=np.uint8))
+"""A path of one state in whose only half levels are values."""
 
 
 class _Pass:
@@ -255,12 +271,14 @@ class _Pass:
         worst = geometry.row_size * WORST_BYTES
         return max(1, (1 << 16) // worst)
 
-    def tensor(self, geometry: Geometry, values: NDArray[np.int32]) -> bool:
+    def tensor(self, geometry: Geometry, values: NDArray[np.int32], path: Trellis) -> bool:
         """Code one tensor and return whether the stream can be its own.
 
         Args:
             geometry: its geometry, at least one weight.
-            values: ``(pad + n,)`` int32, index minus zero after ``pad`` zeros; read or written.
+            values: ``(pad + n,)`` int32, index minus zero or level after ``pad`` zeros; read or
+                written.
+            path: the trellis whose levels they are, or :data:`_INDEPENDENT`.
         """
         self.used = True
         self.model.start_tensor()
@@ -271,6 +289,8 @@ class _Pass:
         column_drift = np.zeros(row_size + 2, dtype=np.int32)
         channel_mean = np.full(geometry.channels, mean, dtype=np.int32)
         channel_prior = self._channel_prior(geometry)
+        states = np.zeros(row_size, dtype=np.uint8)
+        transitions = path.transitions.ravel()
         step = self._rows_at_once(geometry)
         for first in range(0, geometry.rows, step):
             last = min(first + step, geometry.rows)
@@ -304,6 +324,9 @@ class _Pass:
                 column_sign,
                 column_drift,
                 channel_mean,
+                states,
+                transitions,
+                path.halves,
                 channel_prior,
                 model.tensor_mean,
             )
@@ -359,12 +382,16 @@ class Stream(NamedTuple):
     tensor_bytes: tuple[int, ...]
 
 
-def encode(tensors: Sequence[Tensor], n_entries: int, zero: int) -> bytes:
+def encode(
+    tensors: Sequence[Tensor], n_entries: int, zero: int, trellises: Sequence[int] | None = None
+) -> bytes:
     """Return the coded indices of all tensors as one stream; see :func:`encode_stream`."""
-    return encode_stream(tensors, n_entries, zero).data
+    return encode_stream(tensors, n_entries, zero, trellises).data
 
 
-def encode_stream(tensors: Sequence[Tensor], n_entries: int, zero: int) -> Stream:
+def encode_stream(
+    tensors: Sequence[Tensor], n_entries: int, zero: int, trellises: Sequence[int] | None = None
+) -> Stream:
     """Code the indices of all tensors, in order, as one stream.
 
     Args:
@@ -372,11 +399,14 @@ def encode_stream(tensors: Sequence[Tensor], n_entries: int, zero: int) -> Strea
             and its shape; related tensors are best given in the order of the network.
         n_entries: entries of the codebook all tensors use.
         zero: the entry nearest 0, where magnitudes are counted from.
+        trellises: per tensor the states of the trellis it follows, 0 for none; default all 0.
 
     Raises:
-        InputError: the alphabet is refused, or a tensor's indices do not fit it or their shape.
+        InputError: the alphabet is refused, or a tensor's indices do not fit it, their shape or
+            their trellis.
     """
     _check_alphabet(n_entries, zero)
+    paths = _paths(trellises, len(tensors))
     coder = _Pass(n_entries, zero, None)
     ends = []
     for position, (indices, shape) in enumerate(tensors):
@@ -402,10 +432,24 @@ def encode_stream(tensors: Sequence[Tensor], n_entries: int, zero: int) -> Strea
         geometry = Geometry.of(shape)
         values = np.zeros(geometry.pad + size, dtype=np.int32)
         np.subtract(indices, zero, out=values[geometry.pad :], dtype=np.int64, casting="unsafe")
-        coder.tensor(geometry, values)
+        if paths[position] is not _INDEPENDENT:
+            n_states = paths[position].n_states
+            levels = levels_of(values[geometry.pad :], shape, n_states)
+            if levels is None:
+                raise InputError(f"tensor {position} does not follow the trellis of {n_states}")
+            values[geometry.pad :] = levels
+        coder.tensor(geometry, values, paths[position])
         ends.append(int(coder.state[2]))
     data = _finish(coder) if coder.used else b""
     return Stream(data, tuple(np.diff(ends, prepend=0).tolist()))
+
+
+def _paths(trellises: Sequence[int] | None, n_tensors: int) -> list[Trellis]:
+    if trellises is None:
+        return [_INDEPENDENT] * n_tensors
+    if len(trellises) != n_tensors:
+        raise InputError(f"{len(trellises)} trellises for {n_tensors} tensors")
+    return [trellis(n_states) if n_states else _INDEPENDENT for n_states in trellises]
 
 
 def _finish(coder: _Pass) -> bytes:
@@ -425,19 +469,24 @@ def size(tensors: Sequence[Tensor], n_entries: int, zero: int) -> int:
 
 
 def decode(
-    data: bytes, shapes: Sequence[Shape], n_entries: int, zero: int
+    data: bytes,
+    shapes: Sequence[Shape],
+    n_entries: int,
+    zero: int,
+    trellises: Sequence[int] | None = None,
 ) -> list[NDArray[np.unsignedinteger[Any]]]:
     """Return the indices of every tensor: ``(n,)`` of the narrowest dtype, all below ``n_entries``.
 
     Time and memory are bounded by the number of weights in ``shapes``, and that number by the bytes
     of ``data`` before anything is allocated; only an alphabet of one entry takes no bytes, and
-    there the caller vouches for the shapes.
+    there the caller vouches for the shapes. ``trellises`` as in :func:`encode_stream`.
 
     Raises:
         CorruptContainerError: no tensors of these shapes are coded as ``data``.
         InputError: the alphabet is refused.
     """
     _check_alphabet(n_entries, zero)
+    paths = _paths(trellises, len(shapes))
     dtype = index_dtype(n_entries)
     sizes = [math.prod(shape) for shape in shapes]
     if any(extent < 0 for shape in shapes for extent in shape):
@@ -454,12 +503,15 @@ def decode(
         raise CorruptContainerError("the coded indices begin outside the coder's interval")
     coder.state[1:] = code, 8
     arrays = []
-    for shape, n in zip(shapes, sizes, strict=True):
+    for shape, n, path in zip(shapes, sizes, paths, strict=True):
         geometry = Geometry.of(shape)
         values = np.zeros(geometry.pad + n, dtype=np.int32)
-        if n and not coder.tensor(geometry, values):
+        if n and not coder.tensor(geometry, values, path):
             raise CorruptContainerError("the coded indices end early or leave their alphabet")
-        arrays.append((values[geometry.pad :] + zero).astype(dtype))
+        decoded = values[geometry.pad :]
+        if n and path is not _INDEPENDENT:
+            decoded = values_of(decoded, shape, path.n_states)
+        arrays.append((decoded + zero).astype(dtype))
     needed = int(coder.state[2]) - 8 + coder.tail_bytes()
     if needed != len(data):
         raise CorruptContainerError(f"the coded indices take {needed} bytes, not {len(data)}")

@@ -31,12 +31,12 @@ smaller). Columns, because equal things next to each other compress well:
 * not tied: T varints of dimensions, then all their sizes;
 * shared: varint position of the codebook;
 * tied: varint position of an earlier tensor with the same memory;
-* version 3, kept floats stored as int8 or int16: one byte e. Each element is its integer times
-  ``2**(e - 127)``; e MUST be 1 to 227 and MUST NOT be 127 everywhere. In earlier versions such a
-  tensor's elements are its integers.
+* version 3, absent where no tensor needs it: for every kept float stored as int8 or int16, one
+  byte e. Each element is its integer times ``2**(e - 127)``; e MUST be 1 to 227 and MUST NOT be 127
+  everywhere. Without this column such a tensor's elements are its integers.
 
-A file MUST state the oldest version that has all it uses: 3 for steps, else 2 for the adaptive
-coder, else 1.
+A file MUST state the oldest version that has all it uses: 3 for steps or trellises, else 2 for the
+adaptive coder, else 1.
 
 **Model.** Most significant bit first, padded with zeros to a byte. ``EGk(u)`` is the Exp-Golomb
 code of order k: with ``v = u + 2**k`` of ``b`` bits, ``b - 1 - k`` zeros and then ``v``. Signed
@@ -72,7 +72,10 @@ end in the empty state. Huffman: canonical codes, most significant bit first, ze
 pool, every shared tensor with weights has one bit: 1 is coded adaptively, 0 is a source of the
 pool. The section holds, for every codebook with such tensors, a varint of bytes and the stream of
 their indices as :mod:`moeash.codec.adaptive` specifies it, with the entry nearest 0 (of two, the
-lower) as zero.
+lower) as zero. In version 3 one bit behind the codebooks says whether tensors follow trellises. If
+so, every 1 is followed by two more bits: the tensor's indices, counted from zero, 0 follow none, or
+the trellis of 1 four, 2 eight, 3 sixteen states (:mod:`moeash.core.trellis`); at least one tensor
+MUST follow one.
 
 Kept elements are little-endian; a group's elements are those of its tensors, one after another.
 """
@@ -102,11 +105,7 @@ from moeash.errors import (
 MAGIC = b"\x8dMSH"
 VERSION = 3
 VERSION_OF = {"ans": 1, "huffman": 1, "adaptive": 2}
-"""The version that brought a coder. A file states the oldest version that has all it uses, so that
-older readers read it."""
-
-STEPS_VERSION = 3
-"""The version that brought kept floats in steps."""
+"""The version that brought a coder."""
 
 SUFFIX = ".moeash"
 
@@ -157,8 +156,8 @@ def encode(
     model = bits.to_bytes()
     assert len(model) == layout.model_bytes
     payload, salt = layout.coding.encode(sources, layout.payload_bytes)
-    stated = STEPS_VERSION if directory.in_steps(layout.entries) else VERSION_OF[coder]
-    head = MAGIC + stated.to_bytes(2, "little") + bytes([CODERS.index(coder), salt])
+    version = layout.version.to_bytes(2, "little")
+    head = MAGIC + version + bytes([CODERS.index(coder), salt])
     sections = (layout.lengths, layout.directory, model, payload, layout.adaptive_section)
     body = head + b"".join(sections)
     data = body + _checksum(body)
@@ -189,13 +188,19 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
             f"the file says {sum(sections)} bytes follow its header, but {cursor.remaining} do"
         )
     packed, model, payload, *more = (cursor.take(size) for size in sections)
-    entries, notes = directory.unpack(packed, with_steps=version >= STEPS_VERSION)
+    entries, notes = directory.unpack(packed, with_steps=version >= 3)
     bits = BitReader(model)
     books = codebooks.read_all(bits, limit=directory.MAX_CODEBOOKS)
     streams.check_sizes(entries, books, max_bytes)
     coding = coding_of(coder)
-    arrays = streams.read_tables(bits, entries, books, coding, with_adaptive=coder == "adaptive")
+    arrays = streams.read_tables(
+        bits, entries, books, coding, with_adaptive=coder == "adaptive", version=version
+    )
     bits.finish()
+    if version >= 3 and not (directory.in_steps(entries) or arrays.on_trellises):
+        raise CorruptContainerError(
+            f"the file states version {version}, but has neither steps nor trellises"
+        )
     arrays.fill(coding, payload, salt)
     for section in more:
         arrays.fill_adaptive(directory.Cursor(section), entries, books)
@@ -297,7 +302,7 @@ def _check_prefix(data: memoryview) -> tuple[int, str, int]:
     coder, salt = data[6], data[7]
     if coder >= len(CODERS):
         raise CorruptContainerError(f"the file names the unknown coder {coder}")
-    if version not in (VERSION_OF[CODERS[coder]], STEPS_VERSION):
+    if version not in (VERSION_OF[CODERS[coder]], VERSION):
         raise CorruptContainerError(
             f"the file has format version {version} and coder {CODERS[coder]!r}, which differ"
         )

@@ -162,7 +162,7 @@ def unpack(data: bytes, *, with_steps: bool = False) -> tuple[Entries, Notes]:
 
     Args:
         data: the bytes.
-        with_steps: whether it has the column of steps.
+        with_steps: whether it may have the column of steps.
 
     Raises:
         CorruptContainerError: anything but what :func:`pack` writes.
@@ -175,7 +175,7 @@ def unpack(data: bytes, *, with_steps: bool = False) -> tuple[Entries, Notes]:
     cursor = Cursor(body)
     try:
         entries, notes = _read(cursor)
-        if with_steps:
+        if with_steps and cursor.remaining:
             entries = _read_steps(cursor, entries)
     except UnicodeDecodeError as exc:
         raise CorruptContainerError("a name or note is not UTF-8; the file is damaged") from exc

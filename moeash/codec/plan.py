@@ -20,10 +20,16 @@ from moeash.codec import adaptive, codebooks, directory
 from moeash.codec.pools import Coding, PoolPlan, coding_of, plan_pool
 from moeash.codec.tables import FRACTION_BITS
 from moeash.core.codebook import Codebook, KeptTensor, SharedTensor, SharedWeights
+from moeash.core.trellis import N_STATES, followed
 from moeash.errors import InputError
 
 PREFIX_BYTES = 8
 CHECKSUM_BYTES = 8
+
+TRELLIS_BITS = 2
+"""Bits that say which of the trellises an adaptively coded tensor follows."""
+
+assert len(N_STATES) == 1 << TRELLIS_BITS
 
 _Value = TypeVar("_Value")
 
@@ -137,10 +143,12 @@ class AdaptivePlan:
 
     Attributes:
         positions: their positions in the directory, in order.
+        trellises: states of the trellis each is coded along, 0 for none.
         stream: their coded indices.
     """
 
     positions: tuple[int, ...]
+    trellises: tuple[int, ...]
     stream: adaptive.Stream
 
     @property
@@ -186,12 +194,26 @@ class Plan:
         return sum(_pool_table_bits(pool) for pool in self.pools if pool)
 
     @cached_property
+    def version(self) -> int:
+        """The oldest version of the format that has what the file uses."""
+        if self.on_trellises or directory.in_steps(self.entries):
+            return 3
+        return 2 if self.coder == "adaptive" else 1
+
+    @cached_property
+    def on_trellises(self) -> bool:
+        """Whether a tensor follows a trellis."""
+        return any(any(part.trellises) for part in self.adaptive if part)
+
+    @cached_property
     def choice_bits(self) -> int:
-        """Bits that say which shared tensors the adaptive coder takes."""
+        """Bits that say which shared tensors the adaptive coder takes, along which trellis."""
         if self.coder != "adaptive":
             return 0
         taken = sum(len(part.positions) for part in self.adaptive if part)
-        return taken + sum(map(len, self.sources))
+        trellis_bits = TRELLIS_BITS * taken if self.on_trellises else 0
+        flag = int(self.version >= 3)
+        return flag + taken + trellis_bits + sum(map(len, self.sources))
 
     @cached_property
     def model_bytes(self) -> int:
@@ -330,15 +352,19 @@ def _choose_adaptive(
 
 def _adaptive(shared: SharedWeights, positions: list[int]) -> AdaptivePlan:
     tensors = []
+    trellises = []
     codebook = 0
     for position in positions:
         tensor = shared.tensors[position]
         assert isinstance(tensor, SharedTensor)
         codebook = tensor.codebook
         tensors.append((tensor.indices, tensor.shape))
+        zero = zero_entry(shared.codebooks[codebook])
+        values = tensor.indices.astype(np.int32) - np.int32(zero)
+        trellises.append(followed(values, tensor.shape))
     book = shared.codebooks[codebook]
-    stream = adaptive.encode_stream(tensors, len(book), zero_entry(book))
-    return AdaptivePlan(tuple(positions), stream)
+    stream = adaptive.encode_stream(tensors, len(book), zero_entry(book), trellises)
+    return AdaptivePlan(tuple(positions), tuple(trellises), stream)
 
 
 def _plan_kept(coder: str, shared: SharedWeights, entries: directory.Entries) -> KeptPlan:

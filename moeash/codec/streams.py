@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from moeash.codec import adaptive, directory
 from moeash.codec.bits import BitReader, BitWriter
 from moeash.codec.plan import (
+    TRELLIS_BITS,
     KeptGroup,
     Plan,
     group_bytes,
@@ -32,6 +33,7 @@ from moeash.core.codebook import (
     TiedTensor,
     index_dtype,
 )
+from moeash.core.trellis import N_STATES
 from moeash.errors import CorruptContainerError, InputError
 
 _CHUNK = 1 << 22
@@ -48,13 +50,17 @@ def write_tables(bits: BitWriter, layout: Plan) -> list[Source]:
     shared, coding = layout.shared, layout.coding
     with_resolution = len(coding.RESOLUTIONS) > 1
     sources: list[Source] = []
+    if layout.coder == "adaptive" and layout.version >= 3:
+        bits.fixed(int(layout.on_trellises), 1)
     for positions, pool_plan, part in zip(
         layout.sources, layout.pools, layout.adaptive, strict=True
     ):
-        taken = part.positions if part else ()
+        taken = dict(zip(part.positions, part.trellises, strict=True)) if part else {}
         if layout.coder == "adaptive":
             for position in sorted([*positions, *taken]):
                 bits.fixed(int(position in taken), 1)
+                if position in taken and layout.on_trellises:
+                    bits.fixed(N_STATES.index(taken[position]), TRELLIS_BITS)
         for position in taken:
             tensor = shared.tensors[position]
             assert isinstance(tensor, SharedTensor)
@@ -135,13 +141,19 @@ class Arrays:
         indices: ``(n,)`` of every shared tensor with weights.
         groups: groups of kept tensors and their bytes, ``(elements, n_planes)``.
         targets: in file order, the table and the array of every source that is coded.
-        adaptive: per codebook that the adaptive coder serves: codebook, positions of its tensors.
+        adaptive: per codebook that the adaptive coder serves: codebook, its tensors' positions and
+            the states of the trellis of each, 0 for none.
     """
 
     indices: dict[int, NDArray[Any]] = field(default_factory=dict)
     groups: list[tuple[KeptGroup, NDArray[np.uint8]]] = field(default_factory=list)
     targets: list[tuple[Table, NDArray[Any]]] = field(default_factory=list)
-    adaptive: list[tuple[int, list[int]]] = field(default_factory=list)
+    adaptive: list[tuple[int, dict[int, int]]] = field(default_factory=list)
+
+    @property
+    def on_trellises(self) -> bool:
+        """Whether a tensor follows a trellis."""
+        return any(any(trellises.values()) for _, trellises in self.adaptive)
 
     def add(self, pool: Pool, source: int, out: NDArray[Any]) -> None:
         """Let a source of a pool fill ``out``; a source of one symbol is filled at once."""
@@ -173,12 +185,14 @@ class Arrays:
         Raises:
             CorruptContainerError: it is not the streams of these tensors.
         """
-        for codebook, positions in self.adaptive:
+        for codebook, trellises in self.adaptive:
             stream = bytes(section.take(section.varint()))
-            shapes = [entries[position].shape for position in positions]
+            shapes = [entries[position].shape for position in trellises]
             book = books[codebook]
-            decoded = adaptive.decode(stream, shapes, len(book), zero_entry(book))
-            self.indices.update(zip(positions, decoded, strict=True))
+            decoded = adaptive.decode(
+                stream, shapes, len(book), zero_entry(book), list(trellises.values())
+            )
+            self.indices.update(zip(trellises, decoded, strict=True))
         if section.remaining:
             raise CorruptContainerError(f"{section.remaining} bytes follow the adaptive streams")
 
@@ -190,6 +204,7 @@ def read_tables(
     coding: Coding,
     *,
     with_adaptive: bool,
+    version: int,
 ) -> Arrays:
     """Read all tables and allocate the arrays; sizes were checked by :func:`check_sizes`.
 
@@ -197,12 +212,16 @@ def read_tables(
         CorruptContainerError: the bits are no such tables.
     """
     arrays = Arrays()
+    on_trellises = bool(with_adaptive and version >= 3 and bits.fixed(1))
     for codebook, positions in enumerate(shared_sources(entries, len(books))):
         if with_adaptive:
-            taken = [position for position in positions if bits.fixed(1)]
+            taken = {}
+            for position in positions:
+                if bits.fixed(1):
+                    taken[position] = N_STATES[bits.fixed(TRELLIS_BITS)] if on_trellises else 0
             if taken:
                 arrays.adaptive.append((codebook, taken))
-            positions = [position for position in positions if position not in set(taken)]
+            positions = [position for position in positions if position not in taken]
         if not positions:
             continue
         sizes = [entries[position].size for position in positions]
@@ -220,6 +239,8 @@ def read_tables(
             for source, row in enumerate(rows):
                 arrays.add(pool, source, row[:, plane])
         arrays.groups.extend(zip(groups, rows, strict=True))
+    if on_trellises and not arrays.on_trellises:
+        raise CorruptContainerError("the file claims a trellis, but no tensor follows one")
     return arrays
 
 

@@ -293,6 +293,15 @@ def _whole(name: str, key: str, value: Any, *, least: int) -> int:
     return value
 
 
+def sample(size: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Return ``count`` of ``size`` positions, drawn without replacement, ascending; all if fewer.
+
+    A split's images may be sorted by class, so its first ones are no sample of it.
+    """
+    keys = np.random.PCG64(seed).random_raw(size)
+    return np.sort(np.argsort(keys, kind="stable")[:count])
+
+
 def _balanced(
     name: str, count: int, labels: NDArray[np.int64], left: NDArray[np.int64], seed: int
 ) -> NDArray[np.int64]:

@@ -72,7 +72,11 @@ class Factor(Travelling):
 
 
 def prepare_feedback(
-    layer: LayerCurvature, *, damping: float = 0.01, act_order: bool = True
+    layer: LayerCurvature,
+    *,
+    damping: float = 0.01,
+    act_order: bool = True,
+    common_order: bool = False,
 ) -> Factor:
     """Order and factorise one layer's curvature in float64; keep the result in float32.
 
@@ -81,6 +85,7 @@ def prepare_feedback(
         damping: added to the diagonal, relative to its mean; positive. A layer without any
             curvature (never active) gets the identity: nearest entries, or the cheapest.
         act_order: fix columns by decreasing curvature rather than in their natural order.
+        common_order: one order for all groups, by their mean curvature, as trellises need it.
 
     Raises:
         InputError: the damping is not positive, or the curvature is not finite.
@@ -96,7 +101,8 @@ def prepare_feedback(
     diagonal = natural + scale
     order = torch.arange(columns, device=natural.device).expand_as(diagonal)
     if act_order:
-        order = torch.argsort(diagonal, dim=1, descending=True, stable=True)
+        ranked = diagonal.mean(0, keepdim=True) if common_order else diagonal
+        order = torch.argsort(ranked, dim=1, descending=True, stable=True).expand_as(diagonal)
     coupling = torch.empty(layer.gram.shape, dtype=torch.float32, device=natural.device)
     variance = torch.empty(natural.shape, dtype=torch.float32, device=natural.device)
     for group, chosen in enumerate(order):  # one at a time: bounded memory

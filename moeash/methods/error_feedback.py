@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from moeash.core.trellis import States
 from moeash.errors import InputError
 from moeash.methods.assign_feedback import (
     PASSES,
@@ -28,6 +29,7 @@ from moeash.methods.assign_feedback import (
     safe_scales,
     zero_aligned_entries,
 )
+from moeash.methods.assign_trellis import assign_trellis, nearest_path
 from moeash.methods.gram import CurvatureKind, measure_curvature
 from moeash.methods.pairs import Pair, find_pairs, pair_scales, recolumned
 from moeash.methods.passes import NORM_TYPES
@@ -80,7 +82,8 @@ class Compressed:
     """One candidate's network.
 
     Attributes:
-        entries: ``(n_entries,)`` float32, strictly increasing: the entries in use.
+        entries: ``(n_entries,)`` float32, strictly increasing: the entries in use; with a trellis
+            also the unused ones between them, so that an entry's position tells its parity.
         indices: by ``state_dict`` key, int64 in the shape of the weight.
         kept: new values of kept tensors by key; tensors not named keep theirs.
     """
@@ -105,6 +108,7 @@ def prepare(
     temperature: float = 4.0,
     damping: float = 0.01,
     act_order: bool = True,
+    common_order: bool = False,
     balance: float = 0.25,
     through_norms: bool = True,
     through_pairs: bool = True,
@@ -123,6 +127,7 @@ def prepare(
         temperature: likewise.
         damping: see :func:`moeash.methods.assign_feedback.prepare_feedback`.
         act_order: likewise.
+        common_order: likewise.
         balance: exponent of :func:`moeash.methods.assign_feedback.balancing_scales` and
             :func:`moeash.methods.pairs.pair_scales`; 0 leaves the rows as they are.
         through_norms: let BatchNorms behind a layer undo its rescaling and take up constant
@@ -169,7 +174,10 @@ def prepare(
     del curvature  # its matrices are twice as large as the factors: each goes when it is factorised
     factors = []
     while layers:
-        factors.append(prepare_feedback(layers.pop(0), damping=damping, act_order=act_order))
+        layer = layers.pop(0)
+        factors.append(
+            prepare_feedback(layer, damping=damping, act_order=act_order, common_order=common_order)
+        )
     plain, reasons = {}, {}
     for name in sorted(set(shared or ()) - {factor.name for factor in factors}):
         plain[name] = state[name].detach().float().clone()
@@ -209,6 +217,7 @@ def compress(
     *,
     entries: Tensor | None = None,
     passes: int = PASSES,
+    trellis: States = 0,
 ) -> Compressed:
     """Assign every shared weight to an entry of one global codebook.
 
@@ -219,6 +228,9 @@ def compress(
         entries: another codebook than that grid, ``(n_entries,)`` float32, strictly increasing; a
             bit is still priced by k.
         passes: see :func:`moeash.methods.assign_feedback.assign_feedback`.
+        trellis: states of the trellis every column follows, see
+            :mod:`moeash.methods.assign_trellis`; groups then need a common order. 0: every entry
+            is open to every weight.
 
     Raises:
         InputError: k or the rate is out of range, or there is nothing to share.
@@ -228,28 +240,48 @@ def compress(
     low, high = prepared.span
     if entries is None:
         entries = zero_aligned_entries(low, high, k)
-    price = rate_weight(prepared.factors, (high - low) / k, rate)
+    zero = int(entries.abs().argmin())
+    # A weight on a trellis has a choice of entries two steps apart.
+    step = (high - low) / k * (2 if trellis else 1)
+    price = rate_weight(prepared.factors, step, rate)
     kept = dict(prepared.kept)
     indices = {}
     for factor in prepared.factors:
         grid = entries.to(factor.weight.device)
-        chosen = assign_feedback(factor, grid, price=price, passes=passes)
+        if trellis:
+            chosen = assign_trellis(factor, grid, zero, trellis, price=price, passes=passes)
+        else:
+            chosen = assign_feedback(factor, grid, price=price, passes=passes)
         indices[factor.name] = chosen
         if factor.absorber is not None:
             shift = output_shift(factor, chosen, grid).to(kept[factor.absorber])
             sign = -1 if factor.absorber.endswith("running_mean") else 1
             kept[factor.absorber] = kept[factor.absorber] + sign * shift
     for name, weight in prepared.plain.items():
-        indices[name] = nearest(weight, entries.to(weight.device))
-    return only_used(entries, indices, kept)
+        grid = entries.to(weight.device)
+        if trellis:
+            indices[name] = nearest_path(weight, grid, zero, trellis)
+        else:
+            indices[name] = nearest(weight, grid)
+    return only_used(entries, indices, kept, without_gaps=zero if trellis else None)
 
 
-def only_used(entries: Tensor, indices: dict[str, Tensor], kept: dict[str, Tensor]) -> Compressed:
-    """Return a candidate without the entries no weight uses."""
+def only_used(
+    entries: Tensor,
+    indices: dict[str, Tensor],
+    kept: dict[str, Tensor],
+    *,
+    without_gaps: int | None = None,
+) -> Compressed:
+    """Leave out entries no weight uses: all, or those outside the used ones and this one."""
     counts = torch.zeros(entries.numel(), dtype=torch.int64)
     for chosen in indices.values():
         counts += torch.bincount(chosen.flatten(), minlength=entries.numel()).cpu()
     used = counts > 0
+    if without_gaps is not None:
+        used[without_gaps] = True
+        first, last = torch.nonzero(used).flatten()[[0, -1]].tolist()
+        used[first : last + 1] = True
     place = used.long().cumsum(0) - 1
     renumbered = {name: place.to(chosen.device)[chosen] for name, chosen in indices.items()}
     return Compressed(entries[used], renumbered, kept)

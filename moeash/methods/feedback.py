@@ -27,7 +27,9 @@ from moeash.core.codebook import (
     keep_all,
     share,
 )
+from moeash.core.trellis import N_STATES, States
 from moeash.core.variables import Integer, Real, Variable
+from moeash.data.splits import sample
 from moeash.errors import InputError
 from moeash.methods import error_feedback
 from moeash.methods.base import Images, Preparation
@@ -67,6 +69,11 @@ class Feedback:
             inversely more for fewer, whose curvature is mostly noise.
         balance: exponent of the balancing of rows in front of BatchNorms and between layers with
             only ReLUs and pooling between them; 0 switches it off.
+        trellis: states of the trellis that the weights of a column follow, 4, 8 or 16; 0 for none.
+            k then counts entries half as far apart: ask for 1.6 times as many. Needs the adaptive
+            coder. With 8, files of equal outputs were a tenth smaller for LeNet-5, 3.5 % for
+            ResNet-20, about as large for LeNet-300-100 and larger for a CNN of 55,000 weights. A
+            merge pass leaves it, as merged entries follow no trellis: disable merging.
         images: calibration images used, at most.
         batch_size: calibration images a pass.
     """
@@ -78,6 +85,7 @@ class Feedback:
     temperature: float = 4.0
     damping: float | None = None
     balance: float = 0.25
+    trellis: States = 0
     images: int = 5000
     batch_size: int = 100
 
@@ -91,6 +99,8 @@ class Feedback:
             raise InputError(
                 f"method.rate must be [low, high] with 0 < low <= high, got {self.rate}"
             )
+        if self.trellis not in N_STATES:
+            raise InputError(f"method.trellis must be one of {N_STATES}, got {self.trellis}")
         if self.images < 1 or self.batch_size < 1:
             raise InputError("method.images and method.batch_size must be at least 1")
 
@@ -144,7 +154,7 @@ class Feedback:
     ) -> error_feedback.Prepared:
         module = preparation.network.module
         device = next(module.parameters()).device
-        order = np.arange(min(self.images, len(split)))
+        order = sample(len(split), self.images, preparation.seed)
         damping = 0.03 * max(1.0, 1000 / len(order)) if self.damping is None else self.damping
         return error_feedback.prepare(
             module,
@@ -154,6 +164,7 @@ class Feedback:
             sketches=self.sketches,
             temperature=self.temperature,
             damping=damping,
+            common_order=self.trellis > 0,
             balance=self.balance if rescale else 0.0,
             through_norms=rescale,
             seed=preparation.seed,
@@ -167,7 +178,9 @@ class Feedback:
         """Return the shared weights of ``(k, rate)``."""
         values = candidate.as_dict()
         rate = float(values.get("rate", self.rate[0]))
-        result = error_feedback.compress(prepared.network, int(values["k"]), rate)
+        result = error_feedback.compress(
+            prepared.network, int(values["k"]), rate, trellis=self.trellis
+        )
         return shared_weights(prepared, result)
 
 

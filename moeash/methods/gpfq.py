@@ -28,6 +28,7 @@ from moeash.core.codebook import (
     share,
 )
 from moeash.core.variables import Integer, Variable
+from moeash.data.splits import sample
 from moeash.errors import InputError
 from moeash.methods.assign_gpfq import (
     VARIANTS,
@@ -117,7 +118,7 @@ class Gpfq:
             )
         network = preparation.network
         module = copy.deepcopy(network.module)
-        order = np.arange(min(self.images, len(split)))
+        order = sample(len(split), self.images, preparation.seed)
         batches = tuple(x.clone() for x, _ in split.batches(self.batch_size, order=order))
         names, reasons = quantisable(module, batches)
         left = [p.name for p in network.state if p.role == "shared" and p.name not in names]

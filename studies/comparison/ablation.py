@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from moeash.codec.size import size
-from moeash.core.codebook import KeptPrecision, SharedWeights, keep_all
+from moeash.core.codebook import SharedWeights, keep_all
+from moeash.core.keeping import Keeping, KeptPrecision
 from moeash.core.merge import MergePass, merge_runs
 from moeash.methods import error_feedback
 from moeash.methods.assign_feedback import zero_aligned_entries
@@ -44,12 +45,14 @@ from moeash.methods.error_feedback import (
 )
 from moeash.methods.feedback import FeedbackPrepared, shared_weights
 from moeash.networks.inplace import load_into
+from moeash.networks.norms import find_norms
 from moeash.study.spec import load_spec
 
 RESULT = Path(__file__).with_name("ablation.json")
 
-DEFAULTS: dict[str, Any] = {"sketches": 2}
-"""Arguments of ``error_feedback.prepare`` in every row: half the default's time."""
+DEFAULTS: dict[str, Any] = {"sketches": 2, "damping": 0.03}
+"""Arguments of ``error_feedback.prepare`` in every row: half the default's sketches for the time
+they take, and the default damping."""
 
 
 @dataclass(frozen=True)
@@ -57,26 +60,31 @@ class Scale:
     """How a network is compared.
 
     Attributes:
-        bins: tried, each row a slice of them; chosen so that the KL of a row spans ``kl``.
+        k: every row tries it first; the rules of assignment are compared at it.
         kl: at which bytes are compared, in nats an image.
         calibration: images.
         measured: search images the KL is the mean of.
     """
 
-    bins: tuple[int, ...]
+    k: int
     kl: float
     calibration: int
     measured: int
 
 
 SCALES = {
-    "resnet20": Scale(
-        (36, 42, 49, 57, 66, 77, 90, 105, 122), kl=0.03, calibration=1000, measured=2000
-    ),
-    "lenet300": Scale(
-        (8, 10, 12, 15, 18, 22, 27, 33, 40), kl=0.004, calibration=5000, measured=5000
-    ),
+    "resnet20": Scale(k=57, kl=0.03, calibration=1000, measured=2000),
+    "lenet300": Scale(k=33, kl=0.004, calibration=5000, measured=5000),
 }
+
+RATIO = 1.15
+"""Of one k to the next."""
+
+MOST_STEPS = 12
+"""From the common k: a row that does not reach the KL by then is extrapolated."""
+
+BEYOND = 2
+"""Values of k tried on either side of the KL at which rows are compared."""
 
 
 class Bench:
@@ -113,13 +121,13 @@ class Bench:
             self.module, self.calibration, shared=self.weights, **arguments
         )
 
-    def pack(self, result: Compressed, kept: KeptPrecision) -> SharedWeights:
+    def pack(self, result: Compressed, row: "Row") -> SharedWeights:
         """Return what goes into the file."""
         state = self.network.state
         nothing = Prepared((), {}, {}, {})
-        return shared_weights(
-            FeedbackPrepared(state, nothing, keep_all(state, kept), kept, ()), result
-        )
+        norms = find_norms(self.module, state) if row.two_vectors else ()
+        shared = shared_weights(FeedbackPrepared(state, nothing, keep_all(state), ()), result)
+        return Keeping(row.kept, norms).apply(shared)
 
     def twin(self, shared: SharedWeights) -> nn.Module:
         """Return the network with the weights a file decodes to."""
@@ -176,7 +184,7 @@ def scaled_per_layer(bench: Bench, row: "Row", k: int) -> Compressed:
 def reestimated(bench: Bench, row: "Row", k: int) -> Compressed:
     """Measure the BatchNorm statistics again, on the compressed network's calibration images."""
     result = feedback(bench, row, k)
-    twin = bench.twin(bench.pack(result, row.kept))
+    twin = bench.twin(bench.pack(result, row))
     for norm in (module for module in twin.modules() if isinstance(module, _BatchNorm)):
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
@@ -190,7 +198,7 @@ def reestimated(bench: Bench, row: "Row", k: int) -> Compressed:
 
 def merged_codebook(bench: Bench, row: "Row", k: int) -> SharedWeights:
     """Return feedback with a third more bins, then the cheapest quarter of the pairs merged."""
-    shared = bench.pack(feedback(bench, row, k + k // 3), row.kept)
+    shared = bench.pack(feedback(bench, row, k + k // 3), row)
     merging = MergePass(shared.codebooks[0].entries, sum(t.counts for t in shared.shared))
     for _ in range(shared.n_entries // 4):
         merging.accept(merging.proposals()[0])
@@ -219,8 +227,8 @@ class Row:
         rate: what a bit is worth.
         coder: of the file.
         kept: precision of kept floats.
-        bins: start, stop and step of the slice of the network's bins that is tried.
-        norms: only for networks with BatchNorms.
+        two_vectors: keep BatchNorms as the scale and shift they come down to.
+        norms_only: only for networks with BatchNorms.
     """
 
     name: str
@@ -231,15 +239,15 @@ class Row:
     rate: float = 0.02
     coder: str = "adaptive"
     kept: KeptPrecision = "float16"
-    bins: tuple[int, int, int] = (0, 5, 1)
-    norms: bool = False
+    two_vectors: bool = True
+    norms_only: bool = False
 
 
 ROWS = (
     Row("feedback"),
     Row("another seed", prepare={"seed": 1}),
-    Row("nearest entries", assign=nearest, bins=(4, 9, 1)),
-    Row("GPFQ's rule on the global codebook", assign=gpfq, bins=(2, 7, 2)),
+    Row("nearest entries", assign=nearest),
+    Row("GPFQ's rule on the global codebook", assign=gpfq),
     Row("GPTQ: X'X, one scale, no rate", prepare={"kind": "inputs", "absorb": False}, rate=0.0),
     # the codebook
     Row("grid not aligned to zero", assign=unaligned),
@@ -251,14 +259,15 @@ ROWS = (
     Row("temperature 16", prepare={"temperature": 16.0}),
     Row("1 sketch an image", prepare={"sketches": 1}),
     Row("4 sketches an image", prepare={"sketches": 4}),
-    Row("damping .001", prepare={"damping": 0.001}),
+    Row("damping .003", prepare={"damping": 0.003}),
+    Row("damping .01", prepare={"damping": 0.01}),
     Row("damping .1", prepare={"damping": 0.1}),
     Row("natural column order", prepare={"act_order": False}),
     # rows, scales and what takes up errors
-    Row("rows not balanced", prepare={"balance": 0.0}, norms=True),
-    Row("rows balanced with 1/2", prepare={"balance": 0.5}, norms=True),
+    Row("rows not balanced", prepare={"balance": 0.0}),
+    Row("rows balanced with 1/2", prepare={"balance": 0.5}),
     Row("no absorbers", "rows not balanced", prepare={"absorb": False}),
-    Row("BatchNorms measured again", assign=reestimated, norms=True),
+    Row("BatchNorms measured again", assign=reestimated, norms_only=True),
     # the rate
     Row("rate 0", rate=0.0),
     Row("rate .05", rate=0.05),
@@ -269,6 +278,10 @@ ROWS = (
     Row("ANS tables", coder="ans"),
     Row("Huffman", coder="huffman"),
     Row("kept floats as float32", kept="float32"),
+    Row("BatchNorms as four vectors", two_vectors=False, norms_only=True),
+    # which entries a weight may take
+    Row("a trellis of 4 states", compress={"trellis": 4}),
+    Row("a trellis of 8 states", compress={"trellis": 8}),
 )
 
 
@@ -277,23 +290,36 @@ RULES = tuple(row.name for row in ROWS[:5])
 
 
 def run(bench: Bench, row: Row) -> list[dict[str, float]]:
-    """Return a row's points, smallest k first."""
-    points = []
-    for k in bench.scale.bins[slice(*row.bins)]:
+    """Return a row's points, smallest k first: some on either side of the KL, and the common k."""
+    points: dict[int, dict[str, float]] = {}
+
+    def above(i: int) -> bool:
+        k = round(bench.scale.k * RATIO**i)
         made = row.assign(bench, row, k)
-        shared = made if isinstance(made, SharedWeights) else bench.pack(made, row.kept)
-        points.append({"k": k} | bench.measure(shared, row.coder))
-    return points
+        shared = made if isinstance(made, SharedWeights) else bench.pack(made, row)
+        points[i] = {"k": k} | bench.measure(shared, row.coder)
+        return points[i]["kl"] > bench.scale.kl
+
+    at, step = 0, 1 if above(0) else -1
+    while abs(at) < MOST_STEPS and above(at + step) == (step > 0):
+        at += step
+    # The KL lies between two neighbours now: the line goes through some points beyond them, too.
+    for i in (at - step * (BEYOND - 1), at + step * BEYOND):
+        if i not in points:
+            above(i)
+    return [points[i] for i in sorted(points)]
 
 
 def table(name: str, rows: Mapping[str, list[dict[str, float]]]) -> str:
     """Return the table of a network as Markdown."""
-    sizes = {
-        row: size_at([(p["size_bytes"], p["kl"]) for p in points], SCALES[name].kl)
-        for row, points in rows.items()
-    }
+    cost = SCALES[name].kl
+    sizes = {}
+    for row, points in rows.items():
+        pairs = [(p["size_bytes"], p["kl"]) for p in points]
+        near = [(size, kl) for size, kl in pairs if 0.5 < kl / cost < 2]
+        sizes[row] = size_at(near if len(near) > 2 else pairs, cost)
     under = {row.name: row.under for row in ROWS}
-    lines = [f"| {name} | bytes at KL {SCALES[name].kl} | against | |", "|---|---|---|---|"]
+    lines = [f"| {name} | bytes at KL {cost} | against | |", "|---|---|---|---|"]
     for row in rows:
         n_bytes, inside = sizes[row]
         reference = next((r for r in (under[row], "feedback") if r in sizes), row)
@@ -329,7 +355,7 @@ def main() -> None:
     only = arguments.only
     known = {} if only is None else result.get(bench.name, {})
     for row in ROWS:
-        if (only is not None and row.name not in only) or (row.norms and not has_norms):
+        if (only is not None and row.name not in only) or (row.norms_only and not has_norms):
             continue
         started = time.perf_counter()
         known[row.name] = run(bench, row)
@@ -339,7 +365,7 @@ def main() -> None:
         result[bench.name] = {row.name: known[row.name] for row in ROWS if row.name in known}
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
     rows = result[bench.name]
-    tables = (table_at(bench.scale.bins[4], rows), table(bench.name, rows))
+    tables = (table_at(bench.scale.k, rows), table(bench.name, rows))
     put_table(f"ablation {bench.name}", "\n\n".join(tables))
 
 

@@ -13,6 +13,23 @@ TABLES = adaptive.tables()
 STRETCH, SQUASH, LOGS = TABLES.stretch.tolist(), TABLES.squash.tolist(), TABLES.logs.tolist()
 LEARNING, COUNTING = TABLES.learning.tolist(), TABLES.counting.tolist()
 SIGN = adaptive.UNARY
+HALF = SIGN + 1
+
+# Every step of a trellis: half, then the next state after an even and after an odd level.
+TRELLISES = {
+    0: [(0, 0, 0)],
+    4: [(0, 0, 2), (0, 2, 0), (1, 1, 3), (1, 3, 1)],
+    8: [
+        *((0, 0, 2), (0, 2, 0), (0, 4, 6), (0, 6, 4)),
+        *((1, 5, 7), (1, 7, 5), (1, 1, 3), (1, 3, 1)),
+    ],
+    16: [
+        *((0, 0, 4), (0, 2, 6), (0, 4, 0), (0, 6, 2)),
+        *((0, 8, 12), (0, 10, 14), (0, 12, 8), (0, 14, 10)),
+        *((1, 9, 13), (1, 11, 15), (1, 13, 9), (1, 15, 11)),
+        *((1, 1, 5), (1, 3, 7), (1, 5, 1), (1, 7, 3)),
+    ],
+}
 
 
 class Encoder:
@@ -155,8 +172,12 @@ class Model:
             seen = 2 * seen + bit
         return seen + adaptive.UNARY - 1
 
-    def tensor(self, shape, values):
-        """Code one tensor; ``values`` is what to encode, or None to decode; return the values."""
+    def tensor(self, shape, values, n_states=0):
+        """Code one tensor; ``values`` is what to encode, or None to decode; return the values.
+
+        ``out`` and everything learned are the levels of a trellis, ``found`` its values.
+        """
+        trellis = TRELLISES[n_states]
         if len(shape) < 2:
             shape = (1, prod(shape))
         rows, channels, taps = shape[0], shape[1], prod(shape[2:])
@@ -170,7 +191,8 @@ class Model:
             share = channels // len(self.row_logs)
             prior = [self.row_logs[c // share] for c in range(channels)]
 
-        out = []
+        out, found = [], []
+        states = [0] * row_size
         tap_width = shape[-1] if len(shape) > 2 else 1
         lags = 1, 2, row_size, (taps if taps > 1 else 2), (tap_width if taps > 1 else 2)
         column_mean = [self.mean] * (row_size + 2)
@@ -216,10 +238,20 @@ class Model:
                 scale = clamp((log_column + 1024) >> 7, 0, 15)
 
                 value = 0 if values is None else values[len(out)]
-                m = self.decide(0, int(value != 0), contexts, statistics, scale)
+                half, *following = trellis[states[column]]
+                below, above = self.below, self.above
+                if n_states:
+                    assert value == 0 or value % 2 == half, "the values leave their trellis"
+                    below, above = (below + half) // 2, (above + half) // 2
+                    value = (abs(value) + 1) // 2 * ((value > 0) - (value < 0))
+                m = 0
+                if below or above:
+                    m = self.decide(
+                        HALF if half else 0, int(value != 0), contexts, statistics, scale
+                    )
                 if m:
-                    sign = int(self.above > 0)
-                    if self.below and self.above:
+                    sign = int(above > 0)
+                    if below and above:
                         drift = column_drift[column + 1]
                         beside = column_drift[column] + column_drift[column + 2]
                         row_tilt, column_tilt, drift_tilt, beside_tilt = (
@@ -247,9 +279,13 @@ class Model:
                             [*(clamp(v, -6, 6) * 128 for v in signed), drift >> 2],
                             scale,
                         )
-                    limit = self.above if sign else self.below
+                    limit = above if sign else below
                     while m < min(limit, adaptive.UNARY) and self.decide(
-                        m, int(abs(value) > m), contexts, statistics, scale
+                        HALF + m if half and m < 2 else m,
+                        int(abs(value) > m),
+                        contexts,
+                        statistics,
+                        scale,
                     ):
                         m += 1
                     if m == adaptive.UNARY < limit:
@@ -258,8 +294,14 @@ class Model:
                 else:
                     value = 0
                 out.append(value)
+                found.append(value)
+                if n_states:
+                    found[-1] = 2 * value - half * ((value > 0) - (value < 0))
+                states[column] = following[value % 2]
 
                 size = min(m, 255) << 16
+                if half and m:
+                    size -= 1 << 15
                 row_mean = toward(row_mean, size, min(column, 1000) + 9)
                 recent += (size - recent) >> 3
                 column_mean[column + 1] = toward(column_mean[column + 1], size, min(row, 300) + 3)
@@ -281,23 +323,27 @@ class Model:
             total = sum(min(abs(v), 255) for v in out[start : start + row_size])
             relative = log((total << 16) // row_size) - log(self.mean)
             self.row_logs.append(clamp(relative, -2047, 2047))
-        return out
+        return found
 
 
-def encode(tensors, n_entries, zero):
+def encode(tensors, n_entries, zero, trellises=None):
     """As ``adaptive.encode``, for lists of integers."""
     if n_entries == 1 or not any(prod(shape) for _, shape in tensors):
         return b""
     encoder = Encoder()
     model = Model(encoder, n_entries, zero)
-    for indices, shape in tensors:
-        model.tensor(shape, [index - zero for index in indices])
+    for position, (indices, shape) in enumerate(tensors):
+        n_states = trellises[position] if trellises else 0
+        model.tensor(shape, [index - zero for index in indices], n_states)
     return encoder.finish()
 
 
-def decode(data, shapes, n_entries, zero):
+def decode(data, shapes, n_entries, zero, trellises=None):
     """As ``adaptive.decode``, for a stream that was encoded."""
     if n_entries == 1:
         return [[0] * prod(shape) for shape in shapes]
     model = Model(Decoder(data), n_entries, zero)
-    return [[value + zero for value in model.tensor(shape, None)] for shape in shapes]
+    return [
+        [value + zero for value in model.tensor(shape, None, n_states)]
+        for shape, n_states in zip(shapes, trellises or [0] * len(shapes), strict=True)
+    ]

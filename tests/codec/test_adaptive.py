@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from moeash.codec import _adaptive, adaptive
 from moeash.core.codebook import index_dtype
 from moeash.errors import CorruptContainerError, InputError
+from tests.codec.paths import draw_path
 
 
 def load_module(name, path):
@@ -114,6 +115,105 @@ def test_kernel_and_twin_write_the_same_bytes_and_read_each_other(problem):
     assert twin.encode(lists, n_entries, zero) == data
     decoded = twin.decode(data, shapes_of(tensors), n_entries, zero)
     assert decoded == [indices for indices, _ in lists]
+
+
+@st.composite
+def trellis_problems(draw):
+    """Tensors on paths of their own trellises, some without, and an alphabet."""
+    n_entries = draw(st.sampled_from([1, 2, 3, 4, 41, 300, 5_000]) | st.integers(1, 9))
+    zero = draw(st.sampled_from([0, n_entries - 1, n_entries // 2]) | st.integers(0, n_entries - 1))
+    scale = draw(st.sampled_from([0.05, 0.7, 4.0, 3e3]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    paths = draw(st.lists(st.sampled_from([0, 4, 8, 16]), min_size=1, max_size=3))
+    shapes = [(7, 4, 3, 2), (30, 5), (13,), (1, 9), (0, 3), (5, 4, 3), ()]
+    tensors = [
+        draw_path(rng, shapes[rng.integers(len(shapes))], n_entries, zero, n_states, scale)
+        for n_states in paths
+    ]
+    return tensors, n_entries, zero, paths
+
+
+@given(trellis_problems())
+@settings(deadline=None, max_examples=150)
+def test_kernel_and_twin_agree_along_trellises(problem):
+    tensors, n_entries, zero, paths = problem
+    data = adaptive.encode(*problem)
+    decoded = adaptive.decode(data, shapes_of(tensors), n_entries, zero, paths)
+    for got, (indices, _) in zip(decoded, tensors, strict=True):
+        assert_array_equal(got, indices)
+    lists = [(indices.tolist(), shape) for indices, shape in tensors]
+    assert twin.encode(lists, n_entries, zero, paths) == data
+    decoded = twin.decode(data, shapes_of(tensors), n_entries, zero, paths)
+    assert decoded == [indices for indices, _ in lists]
+
+
+@pytest.mark.parametrize("n_states", [4, 8, 16])
+def test_a_path_of_many_rows_is_written_alike_by_kernel_and_twin(n_states):
+    rng = np.random.default_rng(n_states)
+    tensors = [draw_path(rng, (400, 3, 4), 41, 20, n_states, scale) for scale in (0.3, 2.0, 9.0)]
+    data = adaptive.encode(tensors, 41, 20, [n_states] * 3)
+    lists = [(a.tolist(), shape) for a, shape in tensors]
+    assert twin.encode(lists, 41, 20, [n_states] * 3) == data
+
+
+@pytest.mark.parametrize("n_states", [4, 8, 16])
+def test_levels_cost_little_more_than_their_entropy_given_the_half(n_states):
+    rng = np.random.default_rng(1)
+    rows, columns = 500, 300
+    values = np.zeros((rows, columns), dtype=np.int64)
+    states = np.zeros(columns, dtype=np.int64)
+    steps = np.array(twin.TRELLISES[n_states])
+    bits = 0.0
+    for row in range(rows):  # zero is rare in half 1, where it costs most
+        halves = steps[states, 0]
+        p = np.array([[0.1, 0.2, 0.4, 0.2, 0.1], [0.05, 0.42, 0.06, 0.42, 0.05]])[halves]
+        levels = (rng.random((columns, 1)) > p.cumsum(1)).sum(1).clip(0, 4) - 2
+        bits -= np.log2(p[np.arange(columns), levels + 2]).sum()
+        values[row] = 2 * levels - halves * np.sign(levels)
+        states = steps[states, 1 + (levels & 1)]
+    tensors = [((values + 4).astype(np.uint8).ravel(), (rows, columns))]
+    along = len(adaptive.encode(tensors, 9, 4, [n_states]))
+    assert along < 1.007 * bits / 8
+    assert along < 0.75 * len(adaptive.encode(tensors, 9, 4))
+
+
+@pytest.mark.parametrize("n_states", [4, 8, 16])
+def test_indices_off_their_trellis_are_refused(n_states):
+    rng = np.random.default_rng(2)
+    indices, shape = draw_path(rng, (20, 10), 41, 20, n_states, 4.0)
+    indices[3] ^= 1
+    with pytest.raises(InputError, match=f"tensor 0 does not follow the trellis of {n_states}"):
+        adaptive.encode([(indices, shape)], 41, 20, [n_states])
+
+
+def test_trellises_must_be_as_many_as_tensors_and_exist():
+    tensors, n_entries, zero = golden()
+    with pytest.raises(InputError, match="1 trellises for 2 tensors"):
+        adaptive.encode(tensors, n_entries, zero, [4])
+    with pytest.raises(InputError, match="no trellis of 5 states"):
+        adaptive.encode(tensors, n_entries, zero, [0, 5])
+
+
+@pytest.mark.parametrize("n_entries", [2, 3, 41, 300, 5_000])
+def test_hostile_streams_along_trellises_are_refused_or_decode_to_a_path(n_entries):
+    rng = np.random.default_rng(n_entries)
+    zero = int(rng.integers(n_entries))
+    paths = [8, 0, 4, 16]
+    tensors = [
+        draw_path(rng, shape, n_entries, zero, n_states, n_entries / 9)
+        for shape, n_states in zip([(4, 3, 3, 3), (5, 4), (9, 4), (6, 2)], paths, strict=True)
+    ]
+    stream = adaptive.encode(tensors, n_entries, zero, paths)
+    refused = 0
+    for altered in hostile_streams(rng, stream, 1000):
+        try:
+            decoded = adaptive.decode(altered, shapes_of(tensors), n_entries, zero, paths)
+        except CorruptContainerError:
+            refused += 1
+            continue
+        again = list(zip(decoded, shapes_of(tensors), strict=True))
+        assert len(adaptive.encode(again, n_entries, zero, paths)) == len(altered)
+    assert refused > 300
 
 
 def test_kernel_and_twin_agree_after_every_limit_of_the_counters():
@@ -379,9 +479,12 @@ def test_no_index_leaves_its_array_in_a_build_with_bounds_checks(tmp_path, monke
                 for scale in (0.2, n_entries / 4)
             ]
             data = adaptive.encode(tensors, n_entries, zero)
+            paths = [draw_path(rng, (9, 4, 3), n_entries, zero, 8, n_entries / 5)], n_entries, zero
+            along = adaptive.encode(*paths, [8])
             with monkeypatch.context() as patch:
                 patch.setattr(adaptive, "_adaptive", checked)
                 assert assert_round_trip(tensors, n_entries, zero) == data
+                assert adaptive.encode(*paths, [8]) == along
                 for altered in hostile_streams(rng, data, 30):
                     try:
                         adaptive.decode(altered, shapes_of(tensors), n_entries, zero)

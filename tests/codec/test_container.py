@@ -2,6 +2,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeash.codec import container
+from moeash.codec import adaptive, container
+from moeash.codec.plan import plan
 from moeash.codec.size import size
 from moeash.core.codebook import (
     Codebook,
@@ -26,6 +28,7 @@ from moeash.errors import (
     ExportError,
     InputError,
 )
+from tests.codec.paths import network_on_trellises
 
 ASSETS = Path(__file__).parent / "assets"
 CODERS = ["ans", "huffman", "adaptive"]
@@ -158,6 +161,25 @@ def test_version_2_files_are_read_and_written_for_ever():
     assert container.encode(decoded.shared, coder="adaptive", notes=decoded.notes) == data
 
 
+@pytest.mark.parametrize(("name", "coder"), [("v3", "adaptive"), ("v3-steps", "ans")])
+def test_version_3_files_are_read_and_written_for_ever(name, coder):
+    data = (ASSETS / f"{name}.moeash").read_bytes()
+    decoded = container.decode(data)
+    assert (decoded.coder, decoded.version) == (coder, 3)
+    assert decoded.shared.fingerprint() == (ASSETS / f"{name}.fingerprint").read_text().strip()
+    assert container.encode(decoded.shared, coder=coder, notes=decoded.notes) == data
+
+
+def test_steps_and_trellises_may_meet_in_a_file():
+    steps = container.read(ASSETS / "v3-steps.moeash").shared
+    paths = network_on_trellises([8, 4])
+    kept = tuple(replace(tensor, name=f"kept.{tensor.name}") for tensor in steps.kept)
+    both = SharedWeights(paths.codebooks, (*paths.tensors, *kept))
+    data = container.encode(both, coder="adaptive")
+    assert len(data) == size(both, coder="adaptive").total
+    assert container.decode(data).shared.fingerprint() == both.fingerprint()
+
+
 def tiny():
     book = Codebook(np.array([-1.0, 0.5, 2.0]))
     indices = np.array([0, 1, 1, 2, 1, 1], dtype=np.uint8)
@@ -204,14 +226,6 @@ def test_a_newer_version_is_refused_by_name(zoo):
         container.decode(bytes(data))
 
 
-def test_version_3_files_are_read_and_written_for_ever():
-    data = (ASSETS / "v3.moeash").read_bytes()
-    decoded = container.decode(data)
-    assert (decoded.coder, decoded.version) == ("ans", 3)
-    assert decoded.shared.fingerprint() == (ASSETS / "v3.fingerprint").read_text().strip()
-    assert container.encode(decoded.shared, notes=decoded.notes) == data
-
-
 def test_a_file_states_the_oldest_version_that_holds_it(zoo):
     versions = {
         coder: container.decode(container.encode(zoo, coder=coder)).version for coder in CODERS
@@ -219,7 +233,38 @@ def test_a_file_states_the_oldest_version_that_holds_it(zoo):
     assert versions == {"ans": 1, "huffman": 1, "adaptive": 2}
 
 
-@pytest.mark.parametrize(("coder", "version"), [("ans", 2), ("adaptive", 1)])
+def test_tensors_that_follow_a_trellis_are_found_and_take_less():
+    shared = network_on_trellises([0, 4, 8, 16])
+    layout = plan(shared, coder="adaptive")
+    (part,) = layout.adaptive
+    assert part.trellises == (0, 4, 8, 16)
+    data = container.encode(shared, coder="adaptive")
+    decoded = container.decode(data)
+    assert (decoded.coder, decoded.version) == ("adaptive", 3)
+    assert decoded.shared.fingerprint() == shared.fingerprint()
+    assert len(data) == size(shared, coder="adaptive").total
+    tensors = [(tensor.indices, tensor.shape) for tensor in shared.shared]
+    assert len(part.stream.data) < 0.9 * len(adaptive.encode(tensors, 41, 20))
+
+
+def test_one_weight_off_its_trellis_and_the_tensor_is_coded_without():
+    shared = network_on_trellises([8, 8], spoiled=[1])
+    layout = plan(shared, coder="adaptive")
+    (part,) = layout.adaptive
+    followed = dict(zip(part.positions, part.trellises, strict=True))
+    assert followed[1] == 8
+    assert not followed.get(2)
+    decoded = container.decode(container.encode(shared, coder="adaptive"))
+    assert decoded.version == 3
+    assert decoded.shared.fingerprint() == shared.fingerprint()
+
+
+def test_a_network_off_every_trellis_makes_a_version_2_file():
+    spoiled = network_on_trellises([8, 4], spoiled=[0, 1])
+    assert container.decode(container.encode(spoiled, coder="adaptive")).version == 2
+
+
+@pytest.mark.parametrize(("coder", "version"), [("ans", 2), ("huffman", 2), ("adaptive", 1)])
 def test_a_version_that_does_not_have_the_coder_is_refused(zoo, coder, version):
     data = bytearray(container.encode(zoo, coder=coder))
     data[4] = version

@@ -10,8 +10,10 @@ import pytest
 
 from moeash.codec import container, directory
 from moeash.codec.bits import BitWriter
+from moeash.codec.plan import plan
 from moeash.core.codebook import Codebook, SharedTensor, SharedWeights
 from moeash.errors import ContainerError, CorruptContainerError
+from tests.codec.paths import network_on_trellises
 
 REAL = (Path(__file__).parent / "assets" / "v1.moeash").read_bytes()
 
@@ -84,7 +86,17 @@ def refused_or_read(data):
 
 @pytest.mark.parametrize("coder", ["ans", "huffman", "adaptive"])
 def test_a_valid_checksum_over_damage_raises_nothing_else_and_stays_small(zoo, coder):
-    head, *parts = sections(container.encode(zoo, coder=coder, notes={"a": "b"}))
+    assert_damage_is_refused(container.encode(zoo, coder=coder, notes={"a": "b"}))
+
+
+def test_a_valid_checksum_over_damaged_trellises_raises_nothing_else_and_stays_small():
+    data = container.encode(network_on_trellises([8, 4, 0]), coder="adaptive", notes={"a": "b"})
+    assert data[4] == 3
+    assert_damage_is_refused(data)
+
+
+def assert_damage_is_refused(data):
+    head, *parts = sections(data)
     assert not refused_or_read(sealed(head, *parts))
     rng = np.random.default_rng(1)
     refused = 0
@@ -215,3 +227,17 @@ def test_a_huge_constant_network_needs_the_reader_to_agree():
         container.decode(data)
     with pytest.raises(CorruptContainerError, match=f"above the limit of {n}"):
         container.decode(data, max_bytes=n)
+
+
+def test_a_file_that_claims_a_trellis_but_has_none_is_refused():
+    shared = network_on_trellises([8])
+    head, packed, model, payload, section = sections(container.encode(shared, coder="adaptive"))
+    at = plan(
+        shared, coder="adaptive"
+    ).codebook_bits  # then 1 trellises, 1 adaptive, 10 eight states
+    bits = list("".join(f"{byte:08b}" for byte in model))
+    assert bits[at : at + 4] == ["1", "1", "1", "0"]
+    bits[at + 2] = "0"
+    model = int("".join(bits), 2).to_bytes(len(model), "big")
+    with pytest.raises(CorruptContainerError, match="claims a trellis, but no tensor follows one"):
+        container.decode(sealed(head, packed, model, payload, section))

@@ -8,7 +8,7 @@ from numpy.testing import assert_array_equal
 from moeash.data.arrays import from_arrays
 from moeash.data.normalise import normalisation
 from moeash.data.sources import load_source
-from moeash.data.splits import draw_splits
+from moeash.data.splits import draw_splits, sample
 from moeash.errors import DataError
 
 PLAIN = normalisation("none", scale=1.0)
@@ -80,6 +80,13 @@ def test_a_plan_checked_by_hand():
 def test_a_draw_is_the_same_on_every_machine():
     split = draw_splits(alternating(30), {"a": {"count": 7, "seed": 3}})["a"]
     assert split.indices.tolist() == [0, 4, 7, 9, 20, 23, 28]
+
+
+def test_a_sample_is_drawn_from_everywhere_and_the_same_on_every_machine():
+    assert sample(12, 4, seed=0).tolist() == [1, 2, 3, 11]
+    assert sample(3, 10, seed=0).tolist() == [0, 1, 2]
+    hits = np.bincount(np.concatenate([sample(20, 5, seed) for seed in range(2000)]), minlength=20)
+    assert abs(hits - 500).max() < 100
 
 
 def test_the_seed_decides_the_draw():

@@ -1,10 +1,12 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torchvision.models import VisionTransformer
 
+from moeash.core.trellis import levels_of
 from moeash.errors import InputError
 from moeash.methods.assign_feedback import nearest, zero_aligned_entries
 from moeash.methods.error_feedback import compress, nearest_only, prepare
@@ -72,6 +74,35 @@ def test_every_weight_is_an_entry_in_use_and_zero_is_one(prepared):
     )
     assert counts.shape == result.entries.shape
     assert (counts > 0).all()
+
+
+@pytest.fixture(scope="module")
+def in_one_order(network):
+    shared = ["stem.weight", "mix.weight", "point.weight", "head.weight", "table.weight"]
+    return prepare(network, images().split(16), shared=shared, common_order=True)
+
+
+@pytest.mark.parametrize("n_states", [4, 8, 16])
+def test_every_tensor_follows_the_trellis_and_no_entry_between_is_missing(in_one_order, n_states):
+    assert set(in_one_order.plain) == {"table.weight"}
+    result = compress(in_one_order, 40, 0.05, trellis=n_states)
+    zero = int(result.entries.abs().argmin())
+    steps = result.entries.double().diff()
+    assert float(result.entries[zero]) == 0
+    torch.testing.assert_close(steps, steps[:1].expand_as(steps), rtol=1e-5, atol=0)
+    for name, indices in result.indices.items():
+        values = (indices.numpy() - zero).astype(np.int32)
+        assert levels_of(values.ravel(), values.shape, n_states) is not None, name
+
+
+def test_zero_stays_an_entry_of_a_trellis_nothing_falls_on(network):
+    positive = copy.deepcopy(network)
+    with torch.no_grad():
+        positive.table.weight.copy_(torch.linspace(5, 6, 30).reshape(3, 10))
+    prepared = nearest_only(positive, ["table.weight"])
+    result = compress(prepared, 60, 0.0, trellis=4)
+    assert float(result.entries[0]) == 0
+    assert int(result.indices["table.weight"].min()) > 40
 
 
 def test_feedback_moves_the_outputs_less_than_nearest_bins(network, prepared):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from moeash.codec import adaptive
+from moeash.codec.plan import plan
 from moeash.codec.size import size
 from moeash.core.candidate import Candidate
 from moeash.core.codebook import keep_all
@@ -128,6 +130,33 @@ def test_feedback_beats_nearest_bins_at_fewer_bytes(network, splits):
     assert accuracy(network, ours, split) > accuracy(network, theirs, split) + 0.02
 
 
+def test_the_coder_finds_the_trellis_of_feedback_and_saves_by_it(network, splits):
+    method = Feedback(k=(2, 60), images=100, batch_size=50, trellis=8)
+    ready = prepared(method, network, splits)
+    shared = method.compress(ready, Candidate.of({"k": 41, "rate": 0.05}))
+    layout = plan(shared, coder="adaptive")
+    (part,) = layout.adaptive
+    assert set(part.trellises) == {8}
+    tensors = [(tensor.indices, tensor.shape) for tensor in shared.shared]
+    zero = int(np.abs(shared.codebooks[0].entries).argmin())
+    without = adaptive.size(tensors, len(shared.codebooks[0]), zero)
+    assert len(part.stream.data) < 0.85 * without
+    assert layout.total_bytes < 0.85 * size(shared, coder="ans").total
+    assert accuracy(network, shared, splits["search"]) > 0.97
+
+
+def test_a_trellis_without_calibration_is_followed_too(network):
+    method = Feedback(k=(2, 40), trellis=4)
+    shared = method.compress(prepared(method, network, {}), Candidate.of({"k": 40, "rate": 0.05}))
+    (part,) = plan(shared, coder="adaptive").adaptive
+    assert set(part.trellises) == {4}
+
+
+def test_there_are_trellises_of_4_8_and_16_states():
+    with pytest.raises(InputError, match=r"method.trellis must be one of \(0, 4, 8, 16\), got 2"):
+        Feedback(trellis=2)
+
+
 def test_feedback_without_calibration_goes_to_nearest_entries_and_says_so(network):
     method = SMALL["feedback"]
     ready = prepared(method, network, {})
@@ -238,3 +267,20 @@ def test_gpfq_bias_correction_changes_biases_only(network, splits):
 def test_options_out_of_range_are_refused(build, message):
     with pytest.raises(InputError, match=message):
         build()
+
+
+@pytest.mark.parametrize("method", [Feedback(images=45), Gpfq(images=45)], ids=["feedback", "gpfq"])
+def test_fewer_images_than_the_split_holds_are_drawn_from_all_classes(method, network):
+    class Sorted:
+        """A split of 900 images sorted by class that remembers who was asked for."""
+
+        def __len__(self):
+            return 900
+
+        def batches(self, batch_size, order=None):
+            self.classes = set(order // 100)
+            yield torch.rand(len(order), 1, 8, 8), torch.from_numpy(order // 100)
+
+    split = Sorted()
+    prepared(method, network, {"calibration": split})
+    assert split.classes == set(range(9))

@@ -44,6 +44,11 @@ def refused(changes, message):
         ({"codec": {"coders": "ans"}}, "unknown key 'codec.coders'; nearest: 'coder'"),
         ({"backend": {"kinds": 1}}, "unknown key 'backend.kinds'; nearest: 'kind'"),
         ({"output": {"folder": "x", "picks": 1}}, "'output.picks'; nearest: 'pick'"),
+        (
+            {"method": {"name": "feedback", "trellis": 8}, "codec": {"coder": "ans"}},
+            "method.trellis needs codec.coder = 'adaptive', not 'ans'",
+        ),
+        ({"method": {"name": "feedback", "trellis": 5}}, "trellis: input should be 0, 4, 8 or 16"),
         ({"method": {"name": "unifrom"}}, "method: no method 'unifrom'; nearest: 'uniform'"),
         ({"method": {"centr": "mean"}}, "'uniform' has no option 'centr'; nearest: 'centre'"),
     ],

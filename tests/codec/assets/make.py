@@ -12,6 +12,7 @@ from moeash.core.codebook import (
     SharedWeights,
     TiedTensor,
 )
+from tests.codec.paths import network_on_trellises
 
 HERE = Path(__file__).parent
 NOTES = {"made_by": "tests/codec/assets/make.py"}
@@ -71,12 +72,18 @@ def stepped():
 
 
 if __name__ == "__main__":
-    networks = {"v1": network(), "v2": structured(), "v3": stepped()}
+    networks = {
+        "v1": network(),
+        "v2": structured(),
+        "v3": network_on_trellises([8, 0, 4, 16]),
+        "v3-steps": stepped(),
+    }
     files = {
         "v1": ("v1", "ans"),
         "v1-huffman": ("v1", "huffman"),
         "v2": ("v2", "adaptive"),
-        "v3": ("v3", "ans"),
+        "v3": ("v3", "adaptive"),
+        "v3-steps": ("v3-steps", "ans"),
     }
     for name, (which, coder) in files.items():
         if not (HERE / f"{name}.moeash").exists():
