@@ -55,6 +55,7 @@ def run(
     *,
     storage: str | Storage | None = None,
     progress: Progress | None = None,
+    retry_failed: bool = False,
 ) -> Study:
     """Run a study to its end, or continue it where it was interrupted.
 
@@ -62,6 +63,9 @@ def run(
         spec: path of a TOML file, its content as nested mappings, or a checked spec.
         storage: database URL or SQLite path; default ``MOEASH_STORAGE`` or ``./moeash.db``.
         progress: receives the events.
+        retry_failed: evaluate again what has failed through no fault of its own: workers lost,
+            too slow, out of memory. The search then learns of it, and may propose other candidates
+            from there on; nothing that was measured is lost.
 
     Returns:
         The finished study.
@@ -76,7 +80,13 @@ def run(
     elif not isinstance(spec, StudySpec):
         spec = parse_spec(spec)
     plan = Plan.from_spec(spec)
-    return run_plan(plan, open_storage(storage), plan.make_backend, progress or Silent())
+    return run_plan(
+        plan,
+        open_storage(storage),
+        plan.make_backend,
+        progress or Silent(),
+        retry_failed=retry_failed,
+    )
 
 
 def search(

@@ -1,5 +1,6 @@
 """Where jobs are evaluated: the contract of a backend."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -100,7 +101,7 @@ class Backend(Protocol):
 Outcomes = Iterator[tuple[int, Outcome]]
 
 
-class OneAtATime:
+class OneAtATime(ABC):
     """The queue of a backend that evaluates one job after the other, in this process."""
 
     n_slots = 1
@@ -111,9 +112,9 @@ class OneAtATime:
         self._n_tickets = 0
         self._queue: dict[int, tuple[Job, Archive]] = {}
 
+    @abstractmethod
     def evaluate(self, job: Job, archive: Archive) -> Outcome:
         """Evaluate one job."""
-        raise NotImplementedError
 
     def map(self, jobs: Sequence[Job], archive: Archive) -> Outcomes:
         """Yield outcomes in the order of the jobs."""

@@ -6,13 +6,11 @@ from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task
 from moeash.networks.parameters import describe as count_parameters
-from moeash.networks.parameters import network_fingerprint
 
 
 def describe(evaluator: Evaluator) -> Baseline:
     """Return the facts of a loaded task."""
     counts = count_parameters(evaluator.network.state)
-    search = evaluator.splits.get("search")
     return Baseline(
         metric=evaluator.assessment.baseline,
         reference=evaluator.assessment.reference,
@@ -20,8 +18,8 @@ def describe(evaluator: Evaluator) -> Baseline:
         original_bytes=counts.original_bytes,
         n_shared=counts.shared_weights,
         n_kept=counts.kept_elements,
-        network_fingerprint=network_fingerprint(evaluator.network.state),
-        data_fingerprint=search.fingerprint() if search is not None else "function",
+        network_fingerprint=evaluator.network_fingerprint,
+        data_fingerprint=evaluator.data_fingerprint,
         keeping=evaluator.stored.keeping,
         notes=(*evaluator.task.method.notes(evaluator.prepared), *evaluator.stored.notes),
     )

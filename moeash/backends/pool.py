@@ -135,9 +135,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Failure:
-    """A payload that has no result."""
+    """A payload that has no result.
+
+    Attributes:
+        reasons: of every try.
+        raised: the payload itself made the last try fail; otherwise its workers were lost.
+    """
 
     reasons: tuple[str, ...]
+    raised: bool = False
 
     def __str__(self) -> str:
         counted = Counter(self.reasons)
@@ -380,7 +386,7 @@ class Pool(Generic[Payload, Result]):
             if isinstance(event, Answered):
                 self._finish(ticket, event.result)
             else:
-                self._finish(ticket, Failure((*ticket.reasons, event.reason)))
+                self._finish(ticket, Failure((*ticket.reasons, event.reason), raised=True))
 
     def _expire(self) -> None:
         now = self._crew.now()

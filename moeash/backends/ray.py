@@ -5,6 +5,7 @@ The numbers are those of the in-process backend bit for bit, whatever happens to
 
 import socket
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ class RayBackend:
         self._pool: Pool[Call, Outcome | SharedWeights] | None = None
         self._crew: RayCrew | None = None
         self._own_ray = False
+        self._home: ray_settings.OwnHome | None = None
 
     @property
     def pool(self) -> Pool[Call, Outcome | SharedWeights]:
@@ -104,7 +106,12 @@ class RayBackend:
         from moeash.backends.ray_crew import RayCrew
 
         options = self._options
-        self._crew = RayCrew(self._task, cpus=self._cpus, gpus=options.gpus_per_worker)
+        self._crew = RayCrew(
+            self._task,
+            cpus=self._cpus,
+            gpus=options.gpus_per_worker,
+            environment={} if self._home is None else self._home.way_back,
+        )
         most = options.max_workers or n_local or self._room()
         least = min(most, options.min_workers if options.min_workers is not None else most)
         if options.release_idle and options.min_workers is None:
@@ -141,7 +148,7 @@ class RayBackend:
         """Return a ticket and its outcome as soon as there is one."""
         ticket, result = self.pool.next()
         if isinstance(result, Failure):
-            return ticket, failed(str(result))
+            return ticket, failed(result)
         assert isinstance(result, Outcome)
         return ticket, result
 
@@ -169,6 +176,9 @@ class RayBackend:
 
             ray.shutdown()
             self._own_ray = False
+        if self._home is not None:
+            self._home.close()
+            self._home = None
 
     def _connect(self) -> int | None:
         """Connect; return the number of workers of a Ray of our own, else None."""
@@ -190,10 +200,12 @@ class RayBackend:
             arguments = ray_settings.local_options(
                 n_cpus=n_local * self._cpus, n_gpus=options.gpus_per_worker
             )
+            self._home = ray_settings.OwnHome()
         try:
-            ray.init(**arguments)
+            with nullcontext() if self._home is None else self._home.entered():
+                ray.init(**arguments)
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
-            raise BackendError(_why_not_connected(address, error)) from error
+            raise BackendError(why_not_connected(address, error)) from error
         self._own_ray = True
         return n_local
 
@@ -209,7 +221,7 @@ class RayBackend:
         return max(1, n)
 
 
-def failed(error: str) -> Outcome:
+def failed(failure: Failure) -> Outcome:
     """Return the outcome of a job that no worker could finish."""
     return Outcome(
         status="failed",
@@ -219,7 +231,8 @@ def failed(error: str) -> Outcome:
         fingerprint=None,
         n_batches=0,
         duration_s=0.0,
-        error=error,
+        error=str(failure),
+        retriable=not failure.raised,
     )
 
 
@@ -250,7 +263,8 @@ def check_address(address: str) -> None:
         ) from error
 
 
-def _why_not_connected(address: str | None, error: Exception) -> str:
+def why_not_connected(address: str | None, error: Exception) -> str:
+    """Return one line on what ``ray.init`` has refused, and what to do."""
     text = " ".join(str(error).split())
     where = "a local Ray" if address is None else f"the Ray at {address}"
     if "ersion mismatch" in text:

@@ -7,7 +7,7 @@ only :mod:`moeash.backends.pool` events and BackendError leave this module.
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -17,8 +17,9 @@ from ray import exceptions as ray_errors
 from moeash.backends.base import Baseline
 from moeash.backends.pool import Answered, Cause, Event, Lost, Raised, Ready, StartFailed
 from moeash.backends.ray_settings import WAIT_STEP_S, worker_environment
-from moeash.backends.worker import Call, Common, EvaluationWorker, Place, versions
+from moeash.backends.worker import Call, EvaluationWorker, Place, versions
 from moeash.errors import BackendError, InputError, MoeashError
+from moeash.evaluation.evaluate import Common
 from moeash.evaluation.outcome import Archive
 from moeash.evaluation.task import Task
 
@@ -37,7 +38,17 @@ def border() -> Iterator[None]:
 class RayCrew:
     """Actors of one task on a connected Ray."""
 
-    def __init__(self, task: Task, *, cpus: float, gpus: float) -> None:
+    def __init__(
+        self, task: Task, *, cpus: float, gpus: float, environment: Mapping[str, str]
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            task: what to evaluate.
+            cpus: CPUs a worker reserves.
+            gpus: GPUs a worker reserves.
+            environment: of the workers, beside what pins their threads.
+        """
         assert task.n_threads is not None
         self.cpus, self.gpus = cpus, gpus
         self._threads = task.n_threads
@@ -46,7 +57,7 @@ class RayCrew:
             num_gpus=gpus,
             max_restarts=0,
             max_task_retries=0,
-            runtime_env={"env_vars": worker_environment(task.n_threads)},
+            runtime_env={"env_vars": {**worker_environment(task.n_threads), **environment}},
         )
         with border():
             self._task: Any = ray.put(task)

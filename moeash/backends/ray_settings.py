@@ -6,7 +6,10 @@ must run before ``import ray``. What a person has set stays as it is: every valu
 
 import os
 import secrets
-from collections.abc import MutableMapping
+import site
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 
 QUIET: dict[str, str] = {
@@ -30,9 +33,6 @@ FAST_DETECTION: dict[str, str] = {
 }
 
 TOKEN_PLACES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-
-OBJECT_STORE_BYTES = 512 << 20
-"""Object store of a local Ray. It holds the prepared arrays once; it is memory, reserved lazily."""
 
 CONNECT_TIMEOUT_S = 5.0
 """How long a head node may take to accept a connection before the address is called wrong."""
@@ -74,14 +74,12 @@ def local_options(*, n_cpus: float, n_gpus: float) -> dict[str, object]:
     """Return the arguments of ``ray.init`` for a Ray that lives as long as one study."""
     options: dict[str, object] = {
         "num_cpus": max(1, -int(-n_cpus // 1)),  # workers as asked for, even on fewer cores
-        # Nobody looks at it. With ray[default] its process starts all the same and asks a cloud's
-        # metadata address, unless ~/ray_bootstrap_config.yaml exists; docker/ has that file, but
-        # a person's home is not ours to write to.
-        "include_dashboard": False,
+        "include_dashboard": False,  # nobody looks at it; its process starts all the same
         "log_to_driver": False,  # moeash reports what matters itself
         "logging_level": "ERROR",
-        "object_store_memory": OBJECT_STORE_BYTES,
     }
+    # The object store keeps Ray's own size, a third of the memory: it is reserved as it fills, and
+    # holds the weights, the prepared arrays and the search images once.
     # Ray 2.60 listens on all interfaces whatever address it is given: the token of `prepare` is
     # what keeps others out, and in tests a network namespace that has only loopback.
     if not n_gpus:
@@ -92,6 +90,46 @@ def local_options(*, n_cpus: float, n_gpus: float) -> dict[str, object]:
 def cluster_options(address: str) -> dict[str, object]:
     """Return the arguments of ``ray.init`` for a running cluster."""
     return {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+
+
+CLOUD_FILE = "ray_bootstrap_config.yaml"
+
+
+class OwnHome:
+    """A home folder for a local Ray's own processes, so that they do not ask for a cloud.
+
+    With ray[default] its dashboard process starts unasked and tries 169.254.169.254 and a name
+    look-up, unless :data:`CLOUD_FILE` lies in the home folder. A person's home is not ours to write
+    to. The folder must live as long as that Ray; workers are sent back to the person's home.
+    """
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="moeash-ray-")
+        self.folder = self._directory.name
+        Path(self.folder, CLOUD_FILE).write_text("{}\n", encoding="utf-8")
+        self._before = {name: os.environ.get(name) for name in ("HOME", "PYTHONUSERBASE")}
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Let what this process starts meanwhile live there."""
+        os.environ["HOME"] = self.folder
+        os.environ["PYTHONUSERBASE"] = site.getuserbase()  # where Ray itself may be installed
+        try:
+            yield
+        finally:
+            for name, value in self._before.items():
+                del os.environ[name]
+                if value is not None:
+                    os.environ[name] = value
+
+    @property
+    def way_back(self) -> dict[str, str]:
+        """What workers need in their environment to be at home."""
+        return {name: value for name, value in self._before.items() if value is not None}
+
+    def close(self) -> None:
+        """Remove the folder."""
+        self._directory.cleanup()
 
 
 def worker_environment(n_threads: int) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """What a worker does: hold one evaluator and answer calls. Knows nothing of Ray.
 
-The arrays that every candidate needs are made once per study, by the first worker, and handed to
-the others, who see the same read-only memory. So are the float network's measurements, which order
-the images: every worker visits them in the very same order even where rounding differs.
+What every candidate needs is made once per study, by the first worker, and handed to the others,
+who see the same read-only memory: the float state, the method's arrays and the search images. So
+are the float network's measurements, which order the images: every worker visits them in the very
+same order even where rounding differs.
 """
 
 import importlib.metadata
@@ -17,8 +18,7 @@ from moeash.errors import BackendError
 
 if TYPE_CHECKING:
     from moeash.backends.base import Baseline
-    from moeash.evaluation.assess import FloatPass
-    from moeash.evaluation.keeping import Stored
+    from moeash.evaluation.evaluate import Common
     from moeash.evaluation.outcome import Archive, Job
     from moeash.evaluation.task import Task
 
@@ -30,21 +30,6 @@ def versions() -> dict[str, str]:
     """Return the versions that numbers depend on; build tags as +cpu are left out."""
     found = {name: importlib.metadata.version(name).partition("+")[0] for name in VERSIONED}
     return found | {"python": ".".join(platform.python_version_tuple()[:2])}
-
-
-@dataclass(frozen=True)
-class Common:
-    """What the first worker makes and all share.
-
-    Attributes:
-        prepared: the method's arrays.
-        float_pass: the float network's measurements; None when a function measures.
-        stored: how kept tensors are stored.
-    """
-
-    prepared: Any
-    float_pass: "FloatPass | None"
-    stored: "Stored"
 
 
 @dataclass(frozen=True)
@@ -94,7 +79,7 @@ class EvaluationWorker:
         torch.set_num_interop_threads(1)
 
     def load(
-        self, task: "Task", common: Common | None, expected: Mapping[str, str]
+        self, task: "Task", common: "Common | None", expected: Mapping[str, str]
     ) -> tuple["Baseline", Place]:
         """Load the task.
 
@@ -120,23 +105,17 @@ class EvaluationWorker:
         from moeash.backends.inprocess import describe
         from moeash.evaluation.evaluate import Evaluator
 
-        self._evaluator = Evaluator(
-            task,
-            prepared=None if common is None else common.prepared,
-            float_pass=None if common is None else common.float_pass,
-            stored=None if common is None else common.stored,
-        )
+        self._evaluator = Evaluator(task, common=common)
         place = Place(socket.gethostname(), os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"))
         return describe(self._evaluator), place
 
-    def common(self) -> Common:
-        """Return what the other workers need not make again."""
-        evaluator = self._evaluator
-        return Common(evaluator.prepared, evaluator.float_pass, evaluator.stored)
+    def common(self) -> "Common":
+        """Return what the other workers need not make or read again."""
+        return self._evaluator.common()
 
-    def adopt(self, common: Common) -> None:
+    def adopt(self, common: "Common") -> None:
         """Use the shared copy of what this worker made, and let its own go."""
-        self._evaluator.adopt(common.prepared)
+        self._evaluator.adopt(common)
 
     def answer(self, kind: str, job: "Job", archive: "Archive") -> Any:
         """Evaluate a job to its outcome, or build its shared weights."""

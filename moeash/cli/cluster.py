@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moeash.cli.show import JsonOption, StorageOption, print_json
+from moeash.cli.show import JsonOption, RetryOption, StorageOption, print_json
 from moeash.errors import BackendError, InputError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def submit(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a spec value, e.g. seed=1."),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show its log until it ends.")] = False,
+    retry_failed: RetryOption = False,
     storage: StorageOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -58,6 +59,8 @@ def submit(
     command = ["python", "-m", "moeash.cli.main", "run", "spec.toml"]
     for setting in settings:
         command += ["--set", setting]
+    if retry_failed:
+        command.append("--retry-failed")
     with _border(address), tempfile.TemporaryDirectory() as folder:
         before = _status(client, job)
         if before in ENDED:

@@ -23,6 +23,10 @@ StorageOption = Annotated[
         show_default=False,
     ),
 ]
+RetryOption = Annotated[
+    bool,
+    typer.Option("--retry-failed", help="Try again what failed through no fault of its own."),
+]
 
 
 def print_json(value: Any) -> None:

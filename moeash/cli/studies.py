@@ -8,6 +8,7 @@ import typer
 
 from moeash.cli.show import (
     JsonOption,
+    RetryOption,
     StorageOption,
     bytes_text,
     duration_text,
@@ -52,6 +53,7 @@ def run(
     release_idle: Annotated[
         bool, typer.Option("--release-idle", help="End idle workers between generations.")
     ] = False,
+    retry_failed: RetryOption = False,
     storage: StorageOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -80,7 +82,7 @@ def run(
         )
         report, paths = None, list[str]()
         with keep_stdout(json_):
-            study = api.run(checked, storage=storage, progress=progress)
+            study = api.run(checked, storage=storage, progress=progress, retry_failed=retry_failed)
             if checked.output is not None:
                 progress.exporting()
                 report, paths = write_output(study, checked.output)
@@ -123,6 +125,7 @@ def backend_overrides(kind: str | None, **values: Any) -> list[str]:
 def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> None:
     """List the stored studies."""
     from moeash.study.opening import open_storage
+    from moeash.study.study import status_of
 
     store = open_storage(storage, create=False)
     rows: list[dict[str, Any]] = []
@@ -131,7 +134,7 @@ def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> No
         rows.append(
             {
                 "name": record.facts.name,
-                "status": record.status,
+                "status": status_of(store, record.facts.name),
                 "ending": record.ending,
                 "evaluations": len(evaluations),
                 "metric_name": record.facts.metric_name,
@@ -174,12 +177,13 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
     from moeash.study.pace import Pace, pace_of
 
     opened = open_study(study, storage)
+    stands = opened.status
     evaluations, generations = opened.evaluations(), opened.generations()
     by_status = {
         name: sum(r.outcome.status == name for r in evaluations)
         for name in ("complete", "stopped", "failed")
     }
-    running = opened.record.status == "running"
+    running = stands == "running"
     pace = pace_of(opened.facts.spec, evaluations, generations) if running else Pace(None, None)
     events = opened.storage.events(opened.record.id)
     batches = sum(r.outcome.n_batches for r in evaluations)
@@ -187,7 +191,7 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
     facts = opened.facts
     summary: dict[str, Any] = {
         "name": facts.name,
-        "status": opened.record.status,
+        "status": stands,
         "ending": opened.record.ending,
         "baseline": facts.baseline,
         "metric_name": facts.metric_name,
@@ -196,6 +200,7 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         "original_bytes": facts.original_bytes,
         "evaluations": len(evaluations),
         **by_status,
+        "retriable": sum(r.outcome.retriable for r in evaluations),
         "generations": len(generations),
         "hypervolume": generations[-1].hypervolume if generations else None,
         "front": len(opened.front()),
@@ -207,7 +212,12 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         "evaluation_seconds": sum(r.outcome.duration_s for r in evaluations),
         "environment": dict(facts.environment),
         "errors": [
-            {"id": r.number, "candidate": r.candidate.as_dict(), "error": r.outcome.error}
+            {
+                "id": r.number,
+                "candidate": r.candidate.as_dict(),
+                "error": r.outcome.error,
+                "retriable": r.outcome.retriable,
+            }
             for r in evaluations
             if r.outcome.status == "failed"
         ],
@@ -217,9 +227,7 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         print_json(summary)
         return
     ending = opened.record.ending
-    print(
-        f"study {facts.name}: {opened.record.status}" + (f", {ENDINGS[ending]}" if ending else "")
-    )
+    print(f"study {facts.name}: {stands}" + (f", {ENDINGS[ending]}" if ending else ""))
     print(
         f"{facts.n_shared:,} weights shared, {facts.n_kept:,} kept; "
         f"{facts.original_bytes:,} B as float32; float {facts.metric_name} {facts.baseline:.4f}"
@@ -241,6 +249,11 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         print(f"{event.created_at[:19].replace('T', ' ')} {event.text}")
     for failure in summary["errors"][:5]:
         print(f"failed: {failure['id']} {failure['candidate']}: {failure['error']}")
+    if summary["retriable"]:
+        print(
+            f"{summary['retriable']} failed through no fault of their own; "
+            "`moeash run SPEC --retry-failed` tries them again"
+        )
 
 
 def front(study: StudyArgument, storage: StorageOption = None, json_: JsonOption = False) -> None:

@@ -5,6 +5,7 @@ network makes its mistakes early and a hopeless one is found out after few batch
 with it every batch, is fixed for the study, so numbers do not depend on where a pass stops.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -75,15 +76,28 @@ class SplitAssessment:
     def __init__(
         self,
         module: nn.Module,
-        split: Split,
+        split: Split | None,
         metric: Metric,
         *,
         batch_size: int,
         device: str,
         precision: Precision = "float32",
         float_pass: FloatPass | None = None,
+        images: NDArray[np.float32] | None = None,
     ) -> None:
-        """Measure the float network, unless ``float_pass`` says what another worker measured."""
+        """Measure the float network, unless another assessment of the same task has done so.
+
+        Args:
+            module: the network, holding its float weights unless ``float_pass`` is given.
+            split: the images; None when ``images`` are given.
+            metric: what is measured.
+            batch_size: images a forward pass.
+            device: torch device of ``module``.
+            precision: arithmetic of the forward pass.
+            float_pass: what the other assessment measured.
+            images: its :attr:`images`; may be read-only and shared between processes.
+        """
+        assert split is not None or (images is not None and float_pass is not None)
         self._module = module
         self._metric = metric
         self._device = device
@@ -96,17 +110,37 @@ class SplitAssessment:
         self.reference = metric.reference
         self.order = known.order
         self._targets = known.targets[self.order]
-        self.n_batches = -(-len(split) // batch_size)
-        self._held: list[Tensor] = []
+        self.n_batches = -(-len(self.order) // batch_size)
+        self._ordered = None if images is None else read_only_tensor(images)
+        self._on_device: list[Tensor] = []
+
+    @property
+    def images(self) -> NDArray[np.float32] | None:
+        """``(n, c, h, w)`` float32 in the order they are visited; None when they are streamed."""
+        if self._split is not None and not self._split.in_memory:
+            return None
+        return self._in_order().numpy()
+
+    def adopt(self, images: NDArray[np.float32]) -> None:
+        """Use an equal copy of :attr:`images`, perhaps a shared one, and let the own one go."""
+        self._ordered = read_only_tensor(images)
+        self._on_device.clear()
+        self._split = None
 
     def _measure_float(self) -> FloatPass:
         split = self._split
-        outputs = torch.cat(
-            [
-                _first_forward(self._module, x, self._device, self._precision).cpu()
-                for x, _ in split.batches(self._batch_size)
-            ]
-        )
+        assert split is not None
+        found = []
+        for x, _ in split.batches(self._batch_size):
+            images = x.to(self._device)
+            version = images._version
+            found.append(_first_forward(self._module, images, self._device, self._precision).cpu())
+            if images._version != version and split.in_memory:
+                raise EvaluationError(
+                    f"{type(self._module).__name__} writes to the images it is given, and every "
+                    "evaluation reads the same ones; let it copy them first, x = x.clone()"
+                )
+        outputs = torch.cat(found)
         labels = split.labels
         if outputs.ndim != 2:
             raise EvaluationError(
@@ -125,19 +159,24 @@ class SplitAssessment:
         classes = targets if targets.ndim == 1 else predicted(outputs)
         return FloatPass(tally.value(), hardest_first(outputs, classes), targets)
 
+    def _in_order(self) -> Tensor:
+        # Reordered once, then reused: a pass over the images costs no copy any more.
+        if self._ordered is None:
+            assert self._split is not None
+            ((self._ordered, _),) = self._split.batches(len(self.order), order=self.order)
+        return self._ordered
+
     def _batches(self) -> Iterator[Tensor]:
-        if not self._split.in_memory:
+        if self._split is not None and not self._split.in_memory:
             for x, _ in self._split.batches(self._batch_size, order=self.order):
                 yield x
             return
+        images = self._in_order()
         for position in range(self.n_batches):
-            if position == len(self._held):
-                # Reordered once, then reused: a pass over the images costs no copy any more.
+            if position == len(self._on_device):
                 start = position * self._batch_size
-                chosen = self.order[start : start + self._batch_size]
-                ((x, _),) = self._split.batches(self._batch_size, order=chosen)
-                self._held.append(x.to(self._device))
-            yield self._held[position]
+                self._on_device.append(images[start : start + self._batch_size].to(self._device))
+            yield self._on_device[position]
 
     def measure(self, hopeless: Hopeless) -> Measurement:
         """Measure, stopping before the first batch that can no longer make a difference."""
@@ -171,6 +210,15 @@ class FunctionAssessment:
         if not np.isfinite(value):
             raise EvaluationError(f"evaluate(module) returned {value}; it must be a finite number")
         return Measurement(value, value, 1)
+
+
+def read_only_tensor(values: NDArray[np.float32]) -> Tensor:
+    """Return a tensor in the memory of ``values``, which nobody may write to."""
+    with warnings.catch_warnings():
+        # Torch cannot mark a tensor read-only; whoever wrote to this one would be killed by the
+        # kernel, not hurt others. Evaluations only read it.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(values)
 
 
 def hardest_first(outputs: Tensor, targets: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,14 +1,18 @@
 """What one candidate is worth: build its weights, size its file, measure it, stop when hopeless."""
 
+import dataclasses
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import threadpoolctl
 import torch
+from numpy.typing import NDArray
 
 from moeash.codec.size import size
-from moeash.core.codebook import SharedWeights
+from moeash.core.codebook import SharedWeights, State
 from moeash.core.objectives import Sizes
 from moeash.core.variables import middle
 from moeash.data.splits import Split
@@ -28,6 +32,31 @@ from moeash.evaluation.task import Task, available_cores
 from moeash.methods.base import GridMethod, Images, Preparation
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
+from moeash.networks.parameters import network_fingerprint
+
+CIRCUMSTANCES = (MemoryError, torch.OutOfMemoryError, OSError)
+"""What an evaluation may raise through no fault of its candidate."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Common:
+    """What evaluators of one task have in common: one makes it, all may read the same memory.
+
+    Attributes:
+        state: the float state.
+        prepared: the method's arrays.
+        stored: how kept tensors are stored.
+        float_pass: what the float network measured; None when a function measures.
+        images: of the search split, hardest first; None when they are streamed or there are none.
+        data_fingerprint: of the search split.
+    """
+
+    state: State
+    prepared: Any
+    stored: Stored
+    float_pass: FloatPass | None
+    images: NDArray[np.float32] | None
+    data_fingerprint: str
 
 
 class Evaluator:
@@ -41,19 +70,15 @@ class Evaluator:
         self,
         task: Task,
         *,
-        prepared: Any = None,
-        float_pass: FloatPass | None = None,
-        stored: Stored | None = None,
+        common: Common | None = None,
         on_device: bool | None = None,
     ) -> None:
         """Load everything once.
 
         Args:
             task: what to evaluate.
-            prepared: the method's prepared arrays when another evaluator of the same task made
-                them already; may be read-only.
-            float_pass: what that evaluator's float network measured.
-            stored: how that evaluator decided to store kept tensors.
+            common: what another evaluator of the same task has made already; arrays may be
+                read-only. Nothing of it is made again, and images in it are not read again.
             on_device: let candidates come about where the network is, if the method can; default:
                 where that is not the host.
         """
@@ -75,34 +100,33 @@ class Evaluator:
                 self._blas_threads = threadpoolctl.threadpool_limits(task.n_threads, "blas")
                 torch.set_num_threads(task.n_threads)
             _set_precision(task.precision)
-            self._load(prepared, float_pass, stored, n_threads)
+            self._load(common, n_threads)
         except BaseException:
             self._hand_back()
             raise
 
-    def _load(
-        self,
-        prepared: Any,
-        float_pass: FloatPass | None,
-        stored: Stored | None,
-        n_threads: int,
-    ) -> None:
+    def _load(self, common: Common | None, n_threads: int) -> None:
         task = self.task
+        self.network_fingerprint = network_fingerprint(self.network.state)
         self._writer = WeightWriter(self.network.module, self.network.state)
-        self.splits: Mapping[str, Split] = task.data.load() if task.data is not None else {}
-        self.assessment = self._assessment(float_pass)
-        self.prepared = prepared
-        if prepared is None:
-            self.prepared = task.method.prepare(
-                Preparation(
-                    network=self.network,
-                    splits=self._for_method(),
-                    seed=task.seed,
-                    n_threads=n_threads,
-                )
+        self._common = common
+        self.splits: Mapping[str, Split] = {}
+        if task.data is not None and (common is None or common.images is None):
+            self.splits = task.data.load()
+        self.assessment = self._assessment()
+        if common is not None:
+            self._adopt(common)
+            return
+        self.prepared = task.method.prepare(
+            Preparation(
+                network=self.network,
+                splits=self._for_method(),
+                seed=task.seed,
+                n_threads=n_threads,
             )
-        self.stored = self._decide() if stored is None else stored
-        self.adopt(self.prepared)
+        )
+        self.stored = self._decide()
+        self._place()
 
     def _for_method(self) -> Mapping[str, Images]:
         given = self.task.calibration
@@ -124,38 +148,66 @@ class Evaluator:
             device=task.device,
         )
 
-    def adopt(self, prepared: Any) -> None:
-        """Work from now on with an equal copy of the prepared arrays, perhaps a shared one."""
-        method = self.task.method
-        self.prepared = prepared
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """Of the search split; of nothing when a function measures."""
+        if "search" in self.splits:
+            return self.splits["search"].fingerprint()
+        return "function" if self._common is None else self._common.data_fingerprint
+
+    def common(self) -> Common:
+        """Return what other evaluators of this task need not make or read again."""
+        assessment = self.assessment
+        return Common(
+            self.network.state,
+            self.prepared,
+            self.stored,
+            assessment.float_pass,
+            assessment.images if isinstance(assessment, SplitAssessment) else None,
+            self.data_fingerprint,
+        )
+
+    def adopt(self, common: Common) -> None:
+        """Work from now on with a shared copy of :meth:`common`, and let the own one go."""
+        self._common = common
+        if isinstance(self.assessment, SplitAssessment) and common.images is not None:
+            self.assessment.adopt(common.images)
+            self.splits = {}
+        self._adopt(common)
+
+    def _adopt(self, common: Common) -> None:
+        self.network = dataclasses.replace(self.network, state=common.state)
+        self._writer = WeightWriter(self.network.module, common.state)
+        self.prepared, self.stored = common.prepared, common.stored
+        self._place()
+
+    def _place(self) -> None:
+        method, prepared = self.task.method, self.prepared
         self._placing: HostPlacing | DevicePlacing
         if self._on_device and self.task.evaluate is None and isinstance(method, GridMethod):
             self._placing = DevicePlacing(method, prepared, self.stored.keeping, self.network)
         else:
             self._placing = HostPlacing(method, prepared, self.stored.keeping, self._writer)
 
-    @property
-    def float_pass(self) -> FloatPass | None:
-        """What the float network measured; None when a function measures."""
-        return self.assessment.float_pass
-
-    def _assessment(self, float_pass: FloatPass | None) -> Assessment:
-        module = self.network.module
+    def _assessment(self) -> Assessment:
+        module, common = self.network.module, self._common
         if self.task.evaluate is not None:
             return FunctionAssessment(module, self.task.evaluate)
-        if "search" not in self.splits:
+        images = None if common is None else common.images
+        if images is None and "search" not in self.splits:
             raise SpecError(
                 "the study has no search split; add [data.splits.search] with a part and a range, "
                 "a count or rest = true"
             )
         return SplitAssessment(
             module,
-            self.splits["search"],
+            self.splits.get("search"),
             load_metric(self.task.metric),
             batch_size=self.task.batch_size,
             device=self.task.device,
             precision=self.task.precision,
-            float_pass=float_pass,
+            float_pass=None if common is None else common.float_pass,
+            images=images,
         )
 
     def build(self, job: Job) -> SharedWeights:
@@ -193,6 +245,7 @@ class Evaluator:
                 n_batches=0,
                 duration_s=time.perf_counter() - started,
                 error=f"{type(error).__name__}: {error}".splitlines()[0],
+                retriable=isinstance(error, CIRCUMSTANCES),
             )
         return Outcome(
             status="stopped" if measured.metric is None else "complete",

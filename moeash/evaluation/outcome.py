@@ -48,6 +48,8 @@ class Outcome:
         n_batches: forward batches spent.
         duration_s: wall time spent.
         error: one line saying what failed.
+        retriable: the failure says nothing about the candidate: its workers were lost or too slow,
+            memory ran out, a file could not be read. Evaluated again it may well succeed.
     """
 
     status: Status
@@ -58,6 +60,7 @@ class Outcome:
     n_batches: int
     duration_s: float
     error: str | None = None
+    retriable: bool = False
 
 
 @dataclass(frozen=True)

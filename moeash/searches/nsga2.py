@@ -61,13 +61,7 @@ class Nsga2Search:
         initial: Initial = "linear",
     ) -> None:
         self._space = space
-        self._problem = Problem(
-            n_var=len(space.variables),
-            n_obj=n_objectives,
-            n_ieq_constr=1,
-            xl=space.lower,
-            xu=space.upper,
-        )
+        self._problem = problem_of(space, n_objectives)
         self._algorithm = NSGA2(
             pop_size=population,
             sampling=initial_population(space, population, seed, initial),
@@ -93,6 +87,17 @@ class Nsga2Search:
         problem = StaticProblem(self._problem, F=f, G=g)
         self._algorithm.evaluator.eval(problem, self._asked)
         self._algorithm.tell(infills=self._asked)
+
+
+def problem_of(space: Space, n_objectives: int) -> Problem:
+    """Return the bounds of a space as pymoo's problem, with one constraint: the violation told."""
+    return Problem(
+        n_var=len(space.variables),
+        n_obj=n_objectives,
+        n_ieq_constr=1,
+        xl=space.lower,
+        xu=space.upper,
+    )
 
 
 def operators(is_integer: NDArray[np.bool_]) -> dict[str, Any]:

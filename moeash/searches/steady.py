@@ -9,18 +9,18 @@ Source:
     multi-objective genetic algorithms, EMO 2009. Differs: several children are out at a time.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.evaluator import Evaluator
 from pymoo.core.population import Population
-from pymoo.core.problem import Problem
 from pymoo.problems.static import StaticProblem
 
 from moeash.core.candidate import Candidate
 from moeash.searches.base import Told
-from moeash.searches.nsga2 import Initial, as_values, initial_population, operators
+from moeash.searches.nsga2 import Initial, as_values, initial_population, operators, problem_of
 from moeash.searches.space import Space
 
 MAX_MATINGS = 50
@@ -30,7 +30,7 @@ MAX_DRAWS = 1000
 
 
 class SteadyNsga2:
-    """Proposes one candidate whenever asked; learns of one whenever it is measured."""
+    """Proposes candidates whenever asked; learns of them whenever they are measured."""
 
     def __init__(
         self,
@@ -43,13 +43,7 @@ class SteadyNsga2:
     ) -> None:
         self._space = space
         self._size = population
-        self._problem = Problem(
-            n_var=len(space.variables),
-            n_obj=n_objectives,
-            n_ieq_constr=1,
-            xl=space.lower,
-            xu=space.upper,
-        )
+        self._problem = problem_of(space, n_objectives)
         self._algorithm = NSGA2(
             pop_size=population, eliminate_duplicates=True, **operators(space.is_integer)
         )
@@ -60,52 +54,55 @@ class SteadyNsga2:
         self._population: Any = Population.empty()
         self._known: set[Candidate] = set()
 
-    def propose(self) -> Candidate | None:
-        """Return a candidate that was never proposed or told; None when there is none left."""
-        while self._initial:
-            candidate = self._initial.pop()
-            if candidate not in self._known:
-                return self._take(candidate)
-        if self._space.size is not None and len(self._known) >= self._space.size:
-            return None
+    def propose(self, n: int) -> list[Candidate]:
+        """Return ``n`` candidates that were never proposed or told; fewer when no more are left."""
+        found: list[Candidate] = []
+        while self._initial and len(found) < n:
+            self._take([self._initial.pop()], found)
         if len(self._population) >= 2:
             for _ in range(MAX_MATINGS):
+                if len(found) == n or self._exhausted:
+                    break
                 children = self._algorithm.mating(
                     self._problem,
                     self._population,
-                    1,
+                    n - len(found),
                     algorithm=self._algorithm,
                     random_state=self._rng,
                 )
-                for x in children.get("X"):
-                    candidate = self._space.decode(x)
-                    if candidate not in self._known:
-                        return self._take(candidate)
-        return self._draw()
+                self._take([self._space.decode(x) for x in children.get("X")], found)
+        half = np.where(self._space.is_integer, 0.5, 0.0)
+        for _ in range(MAX_DRAWS):
+            if len(found) == n or self._exhausted:
+                break
+            x = self._rng.uniform(self._space.lower - half, self._space.upper + half)
+            self._take([self._space.decode(x)], found)
+        return found
 
-    def tell(self, candidate: Candidate, told: Told) -> None:
-        """Report one candidate, proposed here or known from storage."""
-        self._known.add(candidate)
-        f, g = as_values([told], self._problem.n_obj)
-        one = Population.new(X=self._space.encode(candidate)[None, :])
-        Evaluator().eval(StaticProblem(self._problem, F=f, G=g), one)
+    def tell(self, candidates: Sequence[Candidate], told: Sequence[Told]) -> None:
+        """Report candidates, proposed here or known from storage.
+
+        Those that are there at the same time enter together, for the price of one.
+        """
+        self._known.update(candidates)
+        f, g = as_values(told, self._problem.n_obj)
+        new = Population.new(X=np.array([self._space.encode(c) for c in candidates]))
+        Evaluator().eval(StaticProblem(self._problem, F=f, G=g), new)
         self._population = self._algorithm.survival.do(
             self._problem,
-            Population.merge(self._population, one),
+            Population.merge(self._population, new),
             n_survive=self._size,
             algorithm=self._algorithm,
             random_state=self._rng,
         )
 
-    def _take(self, candidate: Candidate) -> Candidate:
-        self._known.add(candidate)
-        return candidate
+    @property
+    def _exhausted(self) -> bool:
+        return self._space.size is not None and len(self._known) >= self._space.size
 
-    def _draw(self) -> Candidate | None:
-        half = np.where(self._space.is_integer, 0.5, 0.0)
-        for _ in range(MAX_DRAWS):
-            x = self._rng.uniform(self._space.lower - half, self._space.upper + half)
-            candidate = self._space.decode(x)
+    def _take(self, candidates: Sequence[Candidate], found: list[Candidate]) -> None:
+        """Add to ``found`` those that are new."""
+        for candidate in candidates:
             if candidate not in self._known:
-                return self._take(candidate)
-        return None
+                self._known.add(candidate)
+                found.append(candidate)

@@ -47,8 +47,22 @@ from moeash.study.study import Study
 MakeBackend = Callable[[Task], Backend]
 
 
-def run(plan: Plan, storage: Storage, make_backend: MakeBackend, progress: Progress) -> Study:
+def run(
+    plan: Plan,
+    storage: Storage,
+    make_backend: MakeBackend,
+    progress: Progress,
+    *,
+    retry_failed: bool = False,
+) -> Study:
     """Run a study to its end, continuing it when it is stored already.
+
+    Args:
+        plan: the study.
+        storage: where it is remembered.
+        make_backend: makes where it is evaluated.
+        progress: receives the events.
+        retry_failed: evaluate again what has failed through no fault of its own.
 
     Raises:
         StudyLockedError: another process works on it.
@@ -68,6 +82,9 @@ def run(plan: Plan, storage: Storage, make_backend: MakeBackend, progress: Progr
             baseline = backend.open(watch.notify)
             record = _open_study(storage, plan, task, stored, baseline, progress)
             watch.begin(record.id)
+            if retry_failed:
+                n = storage.forget_retriable(record.id)
+                progress.note(f"{n} failed evaluation{'s'[: n != 1]} will be tried again")
             for note in baseline.notes:
                 progress.note(note)
             with _status_on_error(storage, record):

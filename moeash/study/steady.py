@@ -1,12 +1,12 @@
 """The steady-state loop: a free worker gets the next child at once."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from moeash.backends.base import Backend
 from moeash.core.candidate import Candidate
-from moeash.evaluation.outcome import Archive, Job
+from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.searches.base import Told
 from moeash.searches.loop import Ending, Stop
 from moeash.searches.steady import SteadyNsga2
@@ -61,10 +61,11 @@ def run_steady(
     best, stalled = float("-inf"), 0
     ending: Ending | None = None
 
-    def learn(record: EvaluationRecord) -> None:
+    def learn(records: Sequence[EvaluationRecord]) -> None:
+        """Take records of one block into account."""
         nonlocal best, stalled, block_started, ending, n_records
-        n_records += 1
-        search.tell(record.candidate, judge.see(record))
+        n_records += len(records)
+        search.tell([r.candidate for r in records], [judge.see(r) for r in records])
         if n_records % population == 0:
             index = n_records // population
             now = clock()
@@ -83,36 +84,36 @@ def run_steady(
             ending = ending or "wall_time"
 
     judge.begin_block(1, population)
-    for record in sorted(ledger.known.values(), key=lambda r: r.number):
-        if record.stage == "search":
+    stored = sorted(ledger.known.values(), key=lambda r: r.number)
+    replayed = [record for record in stored if record.stage == "search"]
+    for first in range(0, len(replayed), population):
+        block = replayed[first : first + population]
+        for record in block:
             ledger.propose(record.job)
-            learn(record)
+        learn(block)
     budgets = [stop.evaluations] if stop.evaluations is not None else []
     if stop.generations is not None:
         budgets.append(stop.generations * population)
     budget = min(budgets, default=None)
     while True:
-        while ending is None and len(running) < max(1, backend.n_slots):
-            if budget is not None and n_records + len(running) >= budget:
-                break
-            candidate = search.propose()
-            if candidate is None:
-                ending = "exhausted" if not running else None
-                break
-            job = judge.job_of(candidate)
-            ledger.propose(job)
-            running[backend.submit(job, judge.archive)] = job
+        free = 0 if ending is not None else max(1, backend.n_slots) - len(running)
+        if budget is not None:
+            free = min(free, budget - n_records - len(running))
+        if free > 0:
+            for candidate in search.propose(free):
+                job = judge.job_of(candidate)
+                ledger.propose(job)
+                running[backend.submit(job, judge.archive)] = job
+            if not running:
+                ending = "exhausted"
         if not running:
             break
-        ticket, outcome = backend.next()
-        record = ledger.record(
-            running.pop(ticket),
-            outcome,
-            stage="search",
-            generation=n_records // population + 1,
-            parent=None,
-        )
-        learn(record)
+        answers: list[tuple[Job, Outcome]] = []
+        # Whatever else is there by now shares the commit and the sorting of the population.
+        while not answers or (backend.n_ready and (n_records + len(answers)) % population):
+            ticket, outcome = backend.next()
+            answers.append((running.pop(ticket), outcome))
+        learn(ledger.record_all(answers, "search", n_records // population + 1, None))
         look()
     if n_records % population:
         judge.end_block(n_records // population + 1, clock() - block_started)

@@ -11,12 +11,25 @@ from moeash.study.storage.records import (
     GenerationRecord,
     StudyFacts,
     StudyRecord,
+    StudyStatus,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from moeash.evaluation.task import Task
+
+
+def status_of(storage: Storage, name: str) -> StudyStatus:
+    """Return where a study stands: it runs exactly while a living process holds it.
+
+    What a process killed with kill -9 has left behind still says "running".
+    """
+    held = storage.holder(name) is not None  # asked first: whoever ends says so, then lets go
+    stored = storage.study(name).status
+    if held:
+        return "running"
+    return "interrupted" if stored == "running" else stored
 
 
 class Study:
@@ -36,6 +49,11 @@ class Study:
     def facts(self) -> StudyFacts:
         """What never changes."""
         return self.record.facts
+
+    @property
+    def status(self) -> StudyStatus:
+        """Where it stands now."""
+        return status_of(self.storage, self.name)
 
     def evaluations(self) -> Sequence[EvaluationRecord]:
         """Return every evaluation: complete, stopped and failed, by number."""
@@ -122,6 +140,7 @@ class Study:
                     "n_batches": outcome.n_batches,
                     "duration_s": outcome.duration_s,
                     "error": outcome.error,
+                    "retriable": outcome.retriable,
                 }
             )
         return pd.DataFrame(rows)

@@ -13,6 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 
+PATIENCE_S = 300.0
+"""Nothing here takes a tenth of it on a free machine; tests share machines with others."""
+
 
 def free_port():
     with socket.socket() as s:
@@ -67,7 +70,7 @@ class Node:
 class Cluster:
     """A head and further nodes; one CPU each."""
 
-    def __init__(self, environment, *, dashboard=False, head_cpus=1):
+    def __init__(self, environment, *, dashboard=False, head_cpus=1, more=lambda port: []):
         self.environment = environment
         self.port, self.dashboard_port = free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
@@ -79,8 +82,8 @@ class Cluster:
             if dashboard
             else ["--include-dashboard=false"]
         )
-        self.nodes = [Node(arguments, environment)]
-        wait_until(lambda: _accepts(self.port), 60)
+        self.nodes = [Node([*arguments, *more(self.port)], environment)]
+        wait_until(lambda: _accepts(self.port))
 
     def add_node(self):
         node = Node(
@@ -101,7 +104,7 @@ def _accepts(port):
     return False
 
 
-def wait_until(condition, timeout_s):
+def wait_until(condition, timeout_s=PATIENCE_S):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"{condition} did not become true in {timeout_s} s"

@@ -4,6 +4,7 @@ What a payload does to its worker is told by a function, so every fault is exact
 """
 
 import heapq
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,8 +44,14 @@ Behave = Callable[[int, int, "SimulatedCrew"], Fate]
 
 
 class SimulatedCrew:
-    def __init__(self, behave: Behave = lambda payload, tries, crew: Ok(), room: int = 10**6):
+    def __init__(
+        self,
+        behave: Behave = lambda payload, tries, crew: Ok(),
+        room: int = 10**6,
+        answer=lambda payload: payload * 10,
+    ):
         self.behave = behave
+        self.answer = answer
         self.room = room
         self.start_takes_s = 2.0
         self.start_fails: list[StartFailed] = []
@@ -90,7 +97,7 @@ class SimulatedCrew:
         self.tries[payload] = tries + 1
         fate = self.behave(payload, tries, self)
         if isinstance(fate, Ok):
-            self._later(fate.takes_s, worker, Answered(worker, payload * 10))
+            self._later(fate.takes_s, worker, Answered(worker, self.answer(payload)))
         elif isinstance(fate, Boom):
             self._later(fate.takes_s, worker, Raised(worker, "ValueError: boom"))
         elif isinstance(fate, Death):
@@ -103,6 +110,9 @@ class SimulatedCrew:
             self.time = end
             return []
         self.time = max(self.time, self._events[0][0])
+        return self._due()
+
+    def _due(self) -> list[object]:
         events = []
         while self._events and self._events[0][0] <= self.time:
             _, _, worker, event = heapq.heappop(self._events)
@@ -134,3 +144,25 @@ class SimulatedCrew:
 
     def now(self) -> float:
         return self.time
+
+
+class HurriedCrew(SimulatedCrew):
+    """Simulated workers in real time: what is due piles up while the driver is busy."""
+
+    def __init__(self, *arguments, **options):
+        self._began = time.monotonic()
+        super().__init__(*arguments, **options)
+
+    @property
+    def time(self) -> float:
+        return time.monotonic() - self._began
+
+    @time.setter
+    def time(self, value: float) -> None:
+        assert value == 0.0, "real time cannot be set"
+
+    def wait(self, timeout_s: float) -> list[object]:
+        self._skip_the_dead()
+        due = self._events[0][0] - self.time if self._events else timeout_s
+        time.sleep(max(0.0, min(due, timeout_s)))
+        return self._due()

@@ -37,6 +37,10 @@ def spec(name="digits", **changes):
     return plain
 
 
+def on_ray(**changes):
+    return {"kind": "ray", "workers": 2, "start_timeout_s": 240.0, **changes}
+
+
 class Notes(Silent):
     """Keeps what a person would be told, and calls ``at`` when so many evaluations are stored."""
 

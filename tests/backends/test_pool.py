@@ -79,7 +79,7 @@ def test_a_payload_that_always_hangs_fails_after_its_tries():
 def test_raising_fails_at_once_and_spares_the_worker():
     crew = SimulatedCrew(fates(p1=[Boom()]))
     results = answers(Pool(crew, limits(max_workers=1)), range(4))
-    assert results[1] == Failure(("ValueError: boom",))
+    assert results[1] == Failure(("ValueError: boom",), raised=True)
     assert crew.tries[1] == 1
     assert [entry for entry in crew.log if entry[0] == "start"] == [("start", 1)]
 

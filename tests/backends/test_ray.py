@@ -9,34 +9,19 @@ from pathlib import Path
 import pytest
 
 from moeash.backends.inprocess import InProcessBackend
-from moeash.backends.ray import RayBackend, RayOptions, check_address
+from moeash.backends.ray import RayBackend, RayOptions, check_address, why_not_connected
 from moeash.errors import BackendError
 from moeash.evaluation.outcome import Archive, Job
-from tests.backends.studies import Faulty, Notes, front, pids, run_study, sequence, spec, tries
+from tests.backends.studies import Faulty, Notes, front, on_ray, pids, run_study, sequence, spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
-
-MARGIN_BYTES = 4 << 30  # what a hog may take before the memory monitor acts
-
-
-def used_fraction(extra):
-    values = dict(
-        line.split(":") for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line
-    )
-    total, free = (int(values[name].split()[0]) << 10 for name in ("MemTotal", "MemAvailable"))
-    return (total - free + extra) / total
 
 
 @pytest.fixture(scope="module")
 def local_ray(ray_environment):
-    """One Ray for the module, with four made-up GPUs and a memory monitor that is easily upset."""
+    """One Ray for the module, with four made-up GPUs."""
     import ray
 
-    touchy = {
-        "RAY_memory_usage_threshold": f"{used_fraction(MARGIN_BYTES):.3f}",
-        "RAY_memory_monitor_refresh_ms": "100",
-    }
-    os.environ.update(touchy)
     ray.init(
         num_cpus=4,
         num_gpus=4,
@@ -47,18 +32,12 @@ def local_ray(ray_environment):
     )
     yield
     ray.shutdown()
-    for name in touchy:
-        del os.environ[name]
 
 
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
     """The reference: the same study in this process."""
     return run_study(tmp_path_factory.mktemp("serial"), spec())
-
-
-def on_ray(**changes):
-    return {"kind": "ray", "workers": 2, "start_timeout_s": 120.0, **changes}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -92,7 +71,7 @@ def test_losing_a_worker_changes_nothing(number, local_ray, serial, tmp_path):
     progress = Notes({6: lambda: os.kill(min(pids(tmp_path)), number)})
     study = run_study(
         tmp_path,
-        spec(backend=on_ray(timeout_s=6.0)),
+        spec(backend=on_ray(timeout_s=15.0)),
         method=Faulty(k=(2, 40), folder=str(tmp_path), slow_s=0.05),
         progress=progress,
     )
@@ -100,46 +79,7 @@ def test_losing_a_worker_changes_nothing(number, local_ray, serial, tmp_path):
     events = [event.text for event in study.storage.events(study.record.id)]
     assert events == progress.notes
     assert len(events) == 1
-    assert ("died" if number == signal.SIGKILL else "no answer within 6 s") in events[0]
-
-
-def test_every_fault_in_one_study_is_accounted_for(local_ray, tmp_path):
-    """Poison, hang, raise, flaky and out of memory: each bounded, each named, innocents intact."""
-    linear = spec(
-        search__population=12,
-        search__stop={"generations": 1},
-        search__algorithm="exhaustive",
-        method={"name": "uniform", "k": [2, 13]},
-        merge={"enabled": False},
-        evaluation__max_drop=None,
-    )
-    fates = {3: "poison", 5: "hang", 7: "raise", 9: "flaky", 11: "hog"}
-    faulty = Faulty(k=(2, 13), folder=str(tmp_path), fates=fates)
-    study = run_study(
-        tmp_path, linear | {"backend": on_ray(timeout_s=12.0, max_tries=2)}, method=faulty
-    )
-    (tmp_path / "clean").mkdir()
-    clean = run_study(tmp_path / "clean", linear)
-
-    got = {int(r.candidate["k"]): r.outcome for r in study.evaluations()}
-    assert sorted(got) == list(range(2, 14)), "every candidate has an outcome"
-    errors = {k: o.error for k, o in got.items() if o.status == "failed"}
-    assert sorted(errors) == [3, 5, 7, 11]
-    # Ray may also kill a neighbour of the hog; that is named, and not counted as a try.
-    assert all(error.startswith(("gave up after", "ValueError")) for error in errors.values())
-    assert errors[3].count("died") == 2
-    assert "no answer within 12 s (2 times)" in errors[5]
-    assert not any("\n" in error for error in errors.values())
-    assert errors[7] == "ValueError: this candidate raises"
-    assert "ran out of memory" in errors[11]
-    assert tries(tmp_path, 3) >= 2 and tries(tmp_path, 7) >= 1 and tries(tmp_path, 9) >= 2
-    assert all(o.metric is None and o.bound is None for o in got.values() if o.status == "failed")
-    reference = {int(r.candidate["k"]): r.outcome for r in clean.evaluations()}
-    for k in set(got) - set(errors):
-        same = ("metric", "status", "fingerprint", "sizes")
-        assert [getattr(got[k], n) for n in same] == [getattr(reference[k], n) for n in same], k
-    failed = {r.number for r in study.evaluations() if r.outcome.status == "failed"}
-    assert not failed & {s.id for s in study.front()}
+    assert ("died" if number == signal.SIGKILL else "no answer within 15 s") in events[0]
 
 
 def opened(task_spec, **options):
@@ -148,7 +88,7 @@ def opened(task_spec, **options):
     from moeash.study.spec import parse_spec
 
     task = replace(parse_spec(task_spec).task(), n_threads=1)
-    return RayBackend(task, RayOptions(cpus_per_worker=0.5, start_timeout_s=60.0, **options))
+    return RayBackend(task, RayOptions(cpus_per_worker=0.5, start_timeout_s=240.0, **options))
 
 
 def test_half_a_gpu_puts_two_workers_on_one(local_ray):
@@ -183,27 +123,68 @@ def test_more_gpus_than_any_node_has_is_said_at_once_and_ends(local_ray):
             backend.open(said.append)
     finally:
         backend.close()
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     assert said and "a worker needs 5 GPUs" in said[0]
 
 
-def test_workers_share_one_read_only_copy_of_the_prepared_arrays(local_ray):
-    import ray
-
+@pytest.fixture(scope="module")
+def two_workers(local_ray):
+    """Two workers that have each evaluated something."""
     backend = opened(spec(), max_workers=2)
     try:
         backend.open()
         backend.pool.ensure(2)
-
-        def look(worker):
-            arrays = worker._evaluator.prepared.statistics.ordered
-            return [a.flags.writeable for a in arrays], [a.flags.owndata for a in arrays]
-
-        for actor in backend.crew._actors.values():
-            writeable, owned = ray.get(actor.__ray_call__.remote(look))
-            assert writeable and not any(writeable) and not any(owned)
+        list(backend.map([Job(_candidate(k)) for k in (5, 6, 7, 8)], Archive(("size_bytes",))))
+        yield backend
     finally:
         backend.close()
+
+
+def ask(backend, question):
+    """The answers of all workers, as ``question(worker)`` gives them there."""
+    import ray
+
+    actors = backend.crew._actors.values()
+    return ray.get([actor.__ray_call__.remote(question) for actor in actors])
+
+
+def test_large_arrays_are_in_memory_once_a_node(two_workers):
+    """Weights, prepared arrays and images of every worker lie in the store that all map."""
+
+    def files(worker):
+        evaluator = worker._evaluator
+        common = evaluator.common()
+        arrays = {
+            "state": common.state[0].values,
+            "prepared": common.prepared.statistics.ordered[0],
+            "images": common.images,
+            "batch": evaluator.assessment._on_device[-1].numpy(),
+        }
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        maps = [line.split(maxsplit=5) for line in lines]
+        ranges = [
+            ([int(x, 16) for x in m[0].split("-")], m[4], m[5] if len(m) > 5 else "") for m in maps
+        ]
+        found = {}
+        for name, array in arrays.items():
+            start = array.__array_interface__["data"][0]
+            ((_, inode, file),) = [r for r in ranges if r[0][0] <= start < r[0][1]]
+            found[name] = (inode, file)
+        return found, len(evaluator.splits)
+
+    (one, n_splits), (two, _) = ask(two_workers, files)
+    assert {name for name, (_, file) in one.items() if "plasma" in file} == set(one), one
+    assert one == two, "both map the same file"
+    assert n_splits == 0, "what the first worker has read itself it has let go"
+
+
+def test_threads_are_part_of_the_numbers_so_both_backends_pin_them(two_workers):
+    def look(worker):
+        import torch
+
+        return torch.get_num_threads(), torch.get_num_interop_threads()
+
+    assert ask(two_workers, look) == [(1, 1), (1, 1)]
 
 
 def test_workers_share_one_copy_of_the_factors_made_once(local_ray):
@@ -292,6 +273,18 @@ def test_other_versions_on_workers_are_one_clear_line(local_ray):
         backend.close()
 
 
+def test_another_ray_or_python_on_the_cluster_is_one_clear_line(ray_environment):
+    """In Ray's own words of today, so that a change of them is noticed."""
+    from ray._private.utils import check_version_info
+
+    theirs = {"ray_version": "2.1.0", "python_version": "3.8.1"}
+    with pytest.raises(RuntimeError) as caught:
+        check_version_info(theirs, "this process", raise_on_mismatch=True)
+    line = why_not_connected("head:6379", caught.value)
+    assert line.startswith("the Ray at head:6379 runs other versions than this process")
+    assert "2.1.0" in line and line.endswith("install the same") and "\n" not in line
+
+
 def test_interrupting_a_wait_is_possible(local_ray):
     """Ctrl-C must not hang while a candidate does."""
     backend = opened(spec(), max_workers=1)
@@ -304,7 +297,7 @@ def test_interrupting_a_wait_is_possible(local_ray):
         started = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             backend.next()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
     finally:
         timer.cancel()
         backend.close()
@@ -334,25 +327,7 @@ def test_a_wrong_address_is_one_line_within_seconds(address, message):
     with pytest.raises(BackendError, match=message) as caught:
         check_address(address)
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - started < 10
-
-
-def test_threads_are_part_of_the_numbers_so_both_backends_pin_them(local_ray):
-    import ray
-
-    backend = opened(spec(), max_workers=1)
-    try:
-        backend.open()
-
-        def look(worker):
-            import torch
-
-            return torch.get_num_threads(), torch.get_num_interop_threads()
-
-        (actor,) = backend.crew._actors.values()
-        assert ray.get(actor.__ray_call__.remote(look)) == (1, 1)
-    finally:
-        backend.close()
+    assert time.monotonic() - started < 30
 
 
 def test_in_process_tickets_behave_like_ray_ones():

@@ -12,7 +12,7 @@ import pytest
 from moeash.backends import ray_settings
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
-from tests.backends.cluster import ROOT, Cluster, Node, wait_until
+from tests.backends.cluster import PATIENCE_S, ROOT, Cluster, Node, wait_until
 from tests.backends.studies import sequence, spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -91,7 +91,7 @@ def start(folder, environment, *arguments, command="run", prefix=()):
 
 def run(folder, environment, *arguments):
     process = start(folder, environment, *arguments)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     return stored(folder)
 
@@ -116,7 +116,7 @@ def test_a_killed_driver_leaves_a_study_that_continues_on_the_same_cluster(
 ):
     slow(0.2)
     first = start(tmp_path, environment, *on(cluster, 1))
-    wait_until(lambda: count(tmp_path) >= 5, 120)
+    wait_until(lambda: count(tmp_path) >= 5)
     first.send_signal(signal.SIGKILL)
     first.communicate()
     slow(0)
@@ -130,14 +130,14 @@ def test_a_node_that_joins_is_used_and_one_that_dies_costs_nothing(
 ):
     slow(2.0)
     process = start(tmp_path, environment, *on(cluster, 2))  # room for one worker as yet
-    wait_until(lambda: count(tmp_path) >= 2, 120)
+    wait_until(lambda: count(tmp_path) >= 2)
     node = cluster.add_node()
-    wait_until(lambda: stored(tmp_path).record.workers == 2, 120)
+    wait_until(lambda: stored(tmp_path).record.workers == 2)
     n = count(tmp_path)
-    wait_until(lambda: count(tmp_path) >= n + 2, 60)
+    wait_until(lambda: count(tmp_path) >= n + 2)
     node.kill()
     slow(0)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     assert sequence(stored(tmp_path)) == sequence(serial)
 
@@ -155,23 +155,23 @@ def test_a_job_is_submitted_once_followed_stopped_and_continued(
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout if code == 0 else done.stderr
 
     path = tmp_path / "spec.toml"
     path.write_text(toml(spec(**SLOW)))
-    wait_until(lambda: "no job" in moeash("logs", "digits", *address, code=2), 60)
+    wait_until(lambda: "no job" in moeash("logs", "digits", *address, code=2))
     command = ("submit", str(path), *address, "--set", "backend.workers=1")
     assert "submitted as job moeash-digits" in moeash(*command)
     assert "already running as job moeash-digits" in moeash(*command)
-    wait_until(lambda: count(tmp_path) >= 3, 120)
+    wait_until(lambda: count(tmp_path) >= 3)
     status = json.loads(moeash("status", "digits", "--json"))
     assert (status["status"], status["workers"], status["failed"]) == ("running", 1, 0)
     assert status["evaluations_per_minute"] > 0
     assert "study digits: stopped" in moeash("stop", "digits", *address)
-    wait_until(lambda: stored(tmp_path).record.status == "interrupted", 10)
+    wait_until(lambda: stored(tmp_path).status == "interrupted")
     n = count(tmp_path)
     assert n < len(serial.evaluations())
     slow(0)
@@ -194,7 +194,7 @@ def test_without_the_token_a_cluster_is_closed(cluster, environment, tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == 1
         line = done.stderr.strip().splitlines()[-1]
@@ -248,7 +248,7 @@ def test_a_partition_costs_nothing_but_time(
     )
     nodes = [head]
     try:
-        wait_until(lambda: "started" in (head.folder / "log").read_text(), 60)
+        wait_until(lambda: "started" in (head.folder / "log").read_text())
         nodes.append(
             Node(
                 [f"--address={HEAD_IP}:6399", f"--node-ip-address={FAR_IP}", *small],
@@ -259,10 +259,10 @@ def test_a_partition_costs_nothing_but_time(
         slow(2.0)
         arguments = ("--backend", "ray", "--address", f"{HEAD_IP}:6399", "--workers", "2")
         process = start(tmp_path, environment, *arguments, prefix=inside[near])
-        wait_until(lambda: count(tmp_path) and stored(tmp_path).record.workers == 2, 180)
+        wait_until(lambda: count(tmp_path) and stored(tmp_path).record.workers == 2)
         ip("-n", near, "link", "set", "cable0", "down")
         slow(0)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, output
         assert sequence(stored(tmp_path)) == sequence(serial)
     finally:

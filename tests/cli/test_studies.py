@@ -1,6 +1,10 @@
 import json
+import shutil
+import sqlite3
 
 import pytest
+
+from moeash.study.storage.sql import SqlStorage
 
 FRONT_KEYS = {
     "id",
@@ -70,6 +74,47 @@ def test_list_names_every_study(moeash, stored):
     (row,) = moeash("list", "--json").json
     assert (row["name"], row["status"]) == ("tiny", "finished")
     assert "tiny" in moeash("list").out
+
+
+def test_a_study_whose_process_was_killed_is_interrupted_and_not_running(moeash, stored, tmp_path):
+    copy = tmp_path / "killed.db"
+    shutil.copy(stored.storage, copy)
+    store = SqlStorage(str(copy))
+    store.set_status(store.study("tiny").id, "running")  # what kill -9 leaves behind
+    store.set_workers(store.study("tiny").id, 3)
+    where = ("--storage", copy)
+    status = moeash("status", "tiny", *where, "--json").json
+    assert (status["status"], status["workers"]) == ("interrupted", 0)
+    assert moeash("status", "tiny", *where).out.startswith("study tiny: interrupted")
+    assert moeash("list", *where, "--json").json[0]["status"] == "interrupted"
+    with store.lock("tiny"):
+        status = moeash("status", "tiny", *where, "--json").json
+        assert (status["status"], status["workers"]) == ("running", 3)
+        assert "workers: 3" in moeash("status", "tiny", *where).out
+    store.close()
+
+
+def test_status_says_which_failures_can_be_tried_again_and_run_does(moeash, stored, tmp_path):
+    copy = tmp_path / "failed.db"
+    shutil.copy(stored.storage, copy)
+    where = ("--storage", copy)
+    before = moeash("front", "tiny", *where, "--json").json
+    with sqlite3.connect(copy) as database:
+        database.execute(
+            "UPDATE evaluations SET status = 'failed', retriable = 1, metric = NULL, bound = NULL, "
+            "error = 'gave up after 3 tries: died (3 times)' WHERE number IN (2, 5)"
+        )
+    database.close()
+    status = moeash("status", "tiny", *where, "--json").json
+    assert (status["failed"], status["retriable"]) == (2, 2)
+    assert all(e["retriable"] and e["error"].startswith("gave up") for e in status["errors"])
+    assert "2 failed through no fault of their own" in moeash("status", "tiny", *where).out
+    answer = moeash("run", stored.spec, *where)
+    assert answer.code == 0 and moeash("status", "tiny", *where, "--json").json["failed"] == 2
+    answer = moeash("run", stored.spec, *where, "--retry-failed")
+    assert answer.code == 0 and "2 failed evaluations will be tried again" in answer.err
+    assert moeash("status", "tiny", *where, "--json").json["failed"] == 0
+    assert moeash("front", "tiny", *where, "--json").json == before
 
 
 def test_status_counts_add_up(moeash, stored):

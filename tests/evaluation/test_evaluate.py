@@ -1,3 +1,4 @@
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +9,11 @@ from torch import nn
 from moeash.codec.container import encode
 from moeash.core.candidate import Candidate
 from moeash.core.objectives import Sizes
-from moeash.errors import EvaluationError, SpecError
+from moeash.data.splits import Split
+from moeash.errors import DataError, EvaluationError, SpecError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
-from moeash.evaluation.task import NetworkTask
+from moeash.evaluation.task import DataTask, NetworkTask
 from moeash.networks.sources import load_network
 from tests.digits import digits_spec
 
@@ -183,4 +185,58 @@ def test_sizes_are_what_the_objectives_name():
     sizes = evaluator.sizes(shared)
     assert isinstance(sizes, Sizes) and sizes.entries == shared.n_entries <= 9
     assert 0 < sizes.bits_per_weight < np.log2(9) + 0.2
+    evaluator.close()
+
+
+def as_shared(common):
+    """A copy as it comes out of a store that all processes of a node map: read-only buffers."""
+    buffers = []
+    plain = pickle.dumps(common, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(plain, buffers=[bytes(buffer.raw()) for buffer in buffers])
+
+
+def test_what_one_evaluator_has_made_the_others_neither_make_nor_read():
+    first = Evaluator(task())
+    wanted = [job(4), job(37), job(4, floor=0.95)]
+    expected = [replace(first.evaluate(j, NOTHING), duration_s=0.0) for j in wanted]
+    common = as_shared(first.common())
+    assert not common.images.flags.writeable and common.images.shape == (200, 1, 8, 8)
+    elsewhere = replace(task(), data=DataTask("npz", "/nowhere.npz", {}, {"search": {}}))
+    other = Evaluator(elsewhere, common=common)
+    assert other.assessment.baseline == first.assessment.baseline
+    assert other.data_fingerprint == first.splits["search"].fingerprint()
+    assert other.network.state[0].values is common.state[0].values
+    assert [replace(other.evaluate(j, NOTHING), duration_s=0.0) for j in wanted] == expected
+    first.adopt(common)
+    assert not first.splits and first.common().images.ctypes.data == common.images.ctypes.data
+    assert [replace(first.evaluate(j, NOTHING), duration_s=0.0) for j in wanted] == expected
+    first.close()
+    other.close()
+
+
+def test_streamed_images_are_read_by_everybody(monkeypatch):
+    monkeypatch.setattr(Split, "in_memory", False)
+    first = Evaluator(task())
+    common = as_shared(first.common())
+    assert common.images is None
+    other = Evaluator(task(), common=common)
+    assert other.splits and other.data_fingerprint == first.data_fingerprint
+    assert other.evaluate(job(9), NOTHING).metric == first.evaluate(job(9), NOTHING).metric
+    with pytest.raises(DataError, match=r"nowhere\.npz"):
+        Evaluator(
+            replace(task(), data=DataTask("npz", "/nowhere.npz", {}, {"search": {}})), common=common
+        )
+    first.close()
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "retriable"), [(MemoryError, True), (OSError, True), (ValueError, False)]
+)
+def test_what_a_candidate_cannot_help_may_be_tried_again(error, retriable):
+    module = load_network("digits-cnn")
+    evaluator = Evaluator(task(module))
+    module.register_forward_pre_hook(lambda module, inputs: (_ for _ in ()).throw(error("no")))
+    outcome = evaluator.evaluate(job(4), NOTHING)
+    assert (outcome.status, outcome.retriable) == ("failed", retriable)
     evaluator.close()

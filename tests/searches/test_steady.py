@@ -19,17 +19,19 @@ def conflict(candidate):
     return Told((float(k), abs(float(k) - 30)))
 
 
-def test_every_point_is_proposed_once_and_then_nothing():
+@pytest.mark.parametrize("n", [1, 7])
+def test_every_point_is_proposed_once_and_then_nothing(n):
     steady, seen = search(LINE), []
-    while (candidate := steady.propose()) is not None:
-        seen.append(candidate["k"])
-        steady.tell(candidate, conflict(candidate))
+    while candidates := steady.propose(n):
+        assert len(candidates) == min(n, 40 - len(seen))
+        seen += [candidate["k"] for candidate in candidates]
+        steady.tell(candidates, [conflict(candidate) for candidate in candidates])
     assert sorted(seen) == list(range(1, 41))
 
 
 def test_children_may_be_asked_for_before_any_is_measured():
     steady = search(LINE)
-    out = [steady.propose() for _ in range(20)]
+    out = [*steady.propose(1), *steady.propose(19)]
     assert len(set(out)) == 20
 
 
@@ -37,8 +39,8 @@ def test_the_population_finds_the_front():
     space = Space((Real("x", 0.0, 1.0), Real("y", 0.0, 1.0)))
     steady, best = search(space, population=20), []
     for _ in range(600):
-        c = steady.propose()
-        steady.tell(c, Told((c["x"], (1 - c["x"]) ** 2 + c["y"])))
+        (c,) = steady.propose(1)
+        steady.tell([c], [Told((c["x"], (1 - c["x"]) ** 2 + c["y"]))])
         best.append(c["y"])
     assert np.mean(best[-100:]) < 0.1 < np.mean(best[:100]), "y is nothing but cost"
 
@@ -46,14 +48,12 @@ def test_the_population_finds_the_front():
 @pytest.mark.parametrize("told", [Told(None), Told((0.0, 0.0), violation=0.5)])
 def test_what_failed_or_is_unwanted_never_breeds_while_others_live(told):
     steady = search(LINE)
-    first = [steady.propose() for _ in range(6)]
-    for candidate in first[:3]:
-        steady.tell(candidate, conflict(candidate))
-    for candidate in first[3:]:
-        steady.tell(candidate, told)
+    first = steady.propose(6)
+    steady.tell(first[:3], [conflict(candidate) for candidate in first[:3]])
+    steady.tell(first[3:], [told] * 3)
     for _ in range(6):
-        candidate = steady.propose()
-        steady.tell(candidate, conflict(candidate))
+        (candidate,) = steady.propose(1)
+        steady.tell([candidate], [conflict(candidate)])
     assert (steady._population.get("CV") == 0).all()
 
 
@@ -61,9 +61,8 @@ def test_one_seed_told_the_same_proposes_the_same():
     def proposals():
         steady, found = search(LINE, seed=3), []
         for _ in range(25):
-            candidate = steady.propose()
-            found.append(candidate)
-            steady.tell(candidate, conflict(candidate))
+            found += steady.propose(1)
+            steady.tell(found[-1:], [conflict(found[-1])])
         return found
 
     assert proposals() == proposals()

@@ -173,6 +173,10 @@ def test_a_second_process_on_one_study_is_refused_while_the_first_one_lives(
     child.send_signal(signal.SIGSTOP)  # alive, holding the study
     with pytest.raises(StudyLockedError, match=f"worked on by process {child.pid} on"):
         run_here(path)
+    study = Study(SqlStorage(str(path)), "digits")
+    assert study.status == "running"
     child.kill()
     child.communicate()
+    assert study.record.status == "running", "nobody was left to write anything else"
+    assert study.status == "interrupted"
     assert story(run_here(path)) == story(uninterrupted)

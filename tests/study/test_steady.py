@@ -2,6 +2,8 @@ import pytest
 
 from moeash.errors import SpecError
 from moeash.study.spec import parse_spec
+from tests.backends.crew import Ok
+from tests.backends.simulated import SimulatedBackend
 from tests.backends.studies import run_study, spec
 from tests.study.test_merging import ManySlots
 
@@ -48,6 +50,24 @@ def test_generations_count_populations(tmp_path):
     assert (len(study.evaluations()), study.record.ending) == (24, "generations")
     volumes = [g.hypervolume for g in study.generations()]
     assert volumes == sorted(volumes) and len(volumes) == 3
+
+
+def test_answers_that_come_together_are_stored_together_and_never_across_a_generation(tmp_path):
+    waiting = []
+
+    class Counting(SimulatedBackend):
+        def next(self):
+            waiting.append(self.n_ready)
+            return super().next()
+
+    plain = steady(method={"name": "uniform", "k": [2, 5000]}, search__stop={"evaluations": 44})
+    study = run_study(
+        tmp_path, plain, make_backend=lambda task: Counting(5, lambda job, tries, crew: Ok(1.0))
+    )
+    assert max(waiting) == 4, "five answers came at the same time"
+    assert [g.n_evaluations for g in study.generations()] == [8, 16, 24, 32, 40, 44]
+    generations = [r.generation for r in study.evaluations()]
+    assert sorted(generations) == [1 + n // 8 for n in range(44)]
 
 
 def test_steady_needs_evolution():

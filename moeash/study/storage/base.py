@@ -78,6 +78,13 @@ class Storage(Protocol):
         """Return all evaluations of a study by number."""
         ...
 
+    def forget_retriable(self, study_id: int) -> int:
+        """Forget failures that say nothing about their candidates; return how many.
+
+        Generations from the first of them on are forgotten too: they will have another story.
+        """
+        ...
+
     def put_generation(self, study_id: int, generation: GenerationRecord) -> None:
         """Store a generation; one stored before stays as it is."""
         ...
@@ -103,6 +110,10 @@ class Storage(Protocol):
 
         The lock dies with its process, however that dies.
         """
+        ...
+
+    def holder(self, study: str) -> str | None:
+        """Return who holds a study for writing, in words; None when nobody does."""
         ...
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from moeash.errors import StorageError, StudyLockedError
 
 SCHEMA_KEY = 0x6D6F65617368  # "moeash": held while the schema is created or upgraded
 CONNECT_TIMEOUT_S = 10
+UNKNOWN = "another process"
 
 
 def postgres_engine(url: URL) -> Engine:
@@ -59,23 +60,13 @@ def advisory_lock(engine: Engine, study: str) -> Iterator[None]:
     Raises:
         StudyLockedError: another process, or another thread, holds it; says which.
     """
-    digest = hashlib.blake2b(study.encode(), digest_size=8).digest()
-    key = {"key": int.from_bytes(digest, "big", signed=True)}
+    key = _key(study)
     with engine.connect() as plain:
         connection = plain.execution_options(isolation_level="AUTOCOMMIT")
         if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), key).scalar_one():
-            owner = connection.execute(
-                text(
-                    "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
-                    "WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 "
-                    "AND l.database = (SELECT oid FROM pg_database "
-                    "WHERE datname = current_database()) "
-                    "AND (l.classid::bigint << 32 | l.objid::bigint) = :key"
-                ),
-                key,
-            ).scalar()
+            owner = advisory_lock_holder(connection, study) or UNKNOWN
             raise StudyLockedError(
-                f"study {study!r} is being worked on by {owner or 'another process'}; "
+                f"study {study!r} is being worked on by {owner}; "
                 "wait for it to end, or give this study another name"
             )
         try:
@@ -85,3 +76,23 @@ def advisory_lock(engine: Engine, study: str) -> Iterator[None]:
             # server is gone so is the lock.
             if not connection.invalidated:
                 connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
+
+
+def advisory_lock_holder(connection: Connection, study: str) -> str | None:
+    """Return who holds ``study``; None when nobody does."""
+    found = connection.execute(
+        text(
+            "SELECT a.application_name FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) "
+            "WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 "
+            "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+            "AND (l.classid::bigint << 32 | l.objid::bigint) = :key"
+        ),
+        _key(study),
+    ).one_or_none()
+    # Another user's name is not shown to everybody.
+    return None if found is None else found.application_name or UNKNOWN
+
+
+def _key(study: str) -> dict[str, int]:
+    digest = hashlib.blake2b(study.encode(), digest_size=8).digest()
+    return {"key": int.from_bytes(digest, "big", signed=True)}

@@ -22,8 +22,13 @@ from moeash.core.objectives import Sizes
 from moeash.errors import StorageError, StudyExistsError, StudyNotFoundError
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.names import nearest
-from moeash.study.storage.lock import file_lock
-from moeash.study.storage.postgres import advisory_lock, lock_schema, postgres_engine
+from moeash.study.storage.lock import file_lock, file_lock_holder
+from moeash.study.storage.postgres import (
+    advisory_lock,
+    advisory_lock_holder,
+    lock_schema,
+    postgres_engine,
+)
 from moeash.study.storage.records import (
     EvaluationRecord,
     EventRecord,
@@ -262,6 +267,26 @@ class SqlStorage:
         with self._reading() as connection:
             return [_evaluation(row) for row in connection.execute(query)]
 
+    def forget_retriable(self, study_id: int) -> int:
+        """Forget failures that say nothing about their candidates."""
+        retriable = (
+            EVALUATIONS.c.study_id == study_id,
+            EVALUATIONS.c.status == "failed",
+            EVALUATIONS.c.retriable,
+        )
+        searched = select(func.min(EVALUATIONS.c.generation)).where(
+            *retriable, EVALUATIONS.c.stage == "search"
+        )
+        with self._writing() as connection:
+            first = connection.execute(searched).scalar_one()
+            if first is not None:
+                connection.execute(
+                    delete(GENERATIONS).where(
+                        GENERATIONS.c.study_id == study_id, GENERATIONS.c.index >= first
+                    )
+                )
+            return connection.execute(delete(EVALUATIONS).where(*retriable)).rowcount
+
     def put_generation(self, study_id: int, generation: GenerationRecord) -> None:
         """Store a generation unless it is stored already."""
         known = select(GENERATIONS.c.index).where(
@@ -321,6 +346,13 @@ class SqlStorage:
             with idle:
                 yield
 
+    def holder(self, study: str) -> str | None:
+        """Return who holds a study for writing."""
+        if self._database is not None:
+            return file_lock_holder(self._database, study)
+        with self._reading() as connection:
+            return advisory_lock_holder(connection, study)
+
     def close(self) -> None:
         """Release connections."""
         self._engine.dispose()
@@ -348,6 +380,7 @@ def _values(job: Job, outcome: Outcome) -> dict[str, Any]:
         "n_batches": outcome.n_batches,
         "duration_s": outcome.duration_s,
         "error": None if outcome.error is None else _text(outcome.error),
+        "retriable": outcome.retriable,
     }
 
 
@@ -386,6 +419,7 @@ def _evaluation(row: Row[Any]) -> EvaluationRecord:
             n_batches=v["n_batches"],
             duration_s=v["duration_s"],
             error=v["error"],
+            retriable=v["retriable"],
         ),
         created_at=v["created_at"],
     )

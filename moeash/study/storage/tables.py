@@ -3,6 +3,7 @@
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -12,6 +13,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 METADATA = MetaData()
@@ -64,6 +66,7 @@ EVALUATIONS = Table(
     Column("n_batches", Integer, nullable=False),
     Column("duration_s", Float(53), nullable=False),
     Column("error", Text),
+    Column("retriable", Boolean, nullable=False, server_default=false()),
     Column("created_at", String(40), nullable=False),
     UniqueConstraint("study_id", "number"),
     UniqueConstraint("study_id", "key"),

@@ -1,0 +1,85 @@
+"""A Ray of a study's own: started, closed to everybody else, and gone afterwards."""
+
+import os
+import socket
+import subprocess
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from moeash.backends import ray_settings
+from moeash.backends.ray import RayBackend, RayOptions
+from moeash.study.spec import parse_spec
+from tests.backends.cluster import wait_until
+from tests.backends.studies import spec
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
+
+METADATA = "169.254.169.254"
+"""Where every cloud answers what machine this is."""
+
+
+@pytest.fixture
+def metadata_service(loopback_only):
+    """The list of what a made-up cloud was asked, in a network that has nothing else."""
+    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True)
+    if links.stdout.count("\n") > 1:
+        pytest.skip("this process is not alone in its network, and would answer others")
+    subprocess.run(["ip", "addr", "add", f"{METADATA}/32", "dev", "lo"], check=True)
+    asked = []
+    server = socket.create_server((METADATA, 80))
+
+    def serve():
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection:
+                asked.append(connection.recv(200))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield asked
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join()
+    subprocess.run(["ip", "addr", "del", f"{METADATA}/32", "dev", "lo"], check=True)
+
+
+def test_nobody_asks_for_a_cloud_and_workers_are_at_home(
+    metadata_service, ray_environment, monkeypatch, tmp_path
+):
+    import ray
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PYTHONUSERBASE", raising=False)
+    made = []
+    monkeypatch.setattr(ray_settings, "OwnHome", recording(ray_settings.OwnHome, made))
+    task = replace(parse_spec(spec()).task(), n_threads=1)
+    backend = RayBackend(task, RayOptions(max_workers=1))
+    try:
+        backend.open()
+        (actor,) = backend.crew._actors.values()
+        home = ray.get(actor.__ray_call__.remote(lambda worker: os.environ["HOME"]))
+        assert home == os.environ["HOME"] == str(tmp_path)
+        assert "PYTHONUSERBASE" not in os.environ
+        (own,) = made
+        log = Path(ray._private.worker._global_node.get_logs_dir_path(), "dashboard.log")
+        wait_until(lambda: "Usage reporting is disabled" in log.read_text())
+    finally:
+        backend.close()
+    # The dashboard's process has passed the place where it asks.
+    assert metadata_service == []
+    assert not Path(own.folder).exists() and not list(tmp_path.iterdir())
+    assert not ray.is_initialized()
+
+
+def recording(kind, made):
+    def make():
+        made.append(kind())
+        return made[-1]
+
+    return make
