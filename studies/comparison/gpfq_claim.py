@@ -1,7 +1,8 @@
 """GPFQ's own claim on these networks: its rule against nearest rounding at the same alphabet.
 
     python studies/comparison/gpfq_claim.py studies/mnist-lenet300.toml --symbols 3 4 8
-    python studies/comparison/gpfq_claim.py studies/cifar10-resnet20.toml --symbols 4 8 16
+    python studies/comparison/gpfq_claim.py studies/cifar10-resnet20.toml --symbols 4 8 16 \
+        --images 200
 
 The alphabet is that of the first GPFQ paper (Lybrand and Saab): ``symbols`` equal steps over
 +- C times the median magnitude of a layer's weights. Both rules get the C that is best for them on
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 
 from moeash.evaluation.holdout import outputs_on
 from moeash.evaluation.metrics import predicted
-from moeash.methods.assign_gpfq import quantise_gpfq, uniform_alphabet
-from moeash.methods.patches import find_layers, groups_of, rows_of
+from moeash.methods.assign_gpfq import quantisable, quantise_gpfq, uniform_alphabet
+from moeash.methods.patches import rows_of
 from moeash.study.spec import load_spec
 
 RESULT = Path(__file__).with_name("gpfq_claim.json")
@@ -62,11 +63,12 @@ class Bench:
     def nearest(self, symbols: int, scale: float) -> Values:
         """Return every layer's weights rounded to the nearest symbol."""
         values = {}
-        for name, layer in find_layers(self.module).items():
-            weight = rows_of(layer.weight.detach(), groups_of(layer)).double()
+        weights = dict(self.module.named_parameters())
+        for name in quantisable(self.module, self.calibration)[0]:
+            weight = rows_of(weights[name].detach(), 1).double()
             alphabet = uniform_alphabet(weight, symbols=symbols, scale=scale)
             rounded = alphabet.entries[alphabet.quantise(weight)]
-            values[name] = rounded.reshape(layer.weight.shape).float()
+            values[name] = rounded.reshape(weights[name].shape).float()
         return values
 
     def top1(self, values: Values, split: str) -> float:
