@@ -290,6 +290,8 @@ def test_interrupting_a_wait_is_possible(local_ray):
     backend = opened(spec(), max_workers=1)
     backend.open()
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    # A shell may start what runs in the background with interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         backend.pool._crew.call = lambda worker, payload: None  # accepted and never answered
         backend.submit(Job(_candidate(5)), Archive(("size_bytes",)))
@@ -300,6 +302,7 @@ def test_interrupting_a_wait_is_possible(local_ray):
         assert time.monotonic() - started < 30
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, before)
         backend.close()
 
 
