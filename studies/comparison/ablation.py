@@ -183,7 +183,7 @@ def scaled_per_layer(bench: Bench, row: "Row", k: int) -> Compressed:
 def reestimated(bench: Bench, row: "Row", k: int) -> Compressed:
     """Measure the BatchNorm statistics again, on the compressed network's calibration images."""
     result = feedback(bench, row, k)
-    twin = bench.twin(bench.pack(result, row))
+    twin = bench.twin(bench.pack(result, replace(row, two_vectors=False)))
     for norm in (module for module in twin.modules() if isinstance(module, _BatchNorm)):
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
