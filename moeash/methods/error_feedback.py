@@ -172,7 +172,7 @@ def prepare_each(
         through_pairs: let the next layer's columns undo it where a layer has no BatchNorm behind
             it, see :mod:`moeash.methods.pairs`. Checked likewise.
         absorb: let biases and running means take up constant changes of their layer's outputs.
-            Without, no row is balanced either.
+            Without, no row in front of a BatchNorm is balanced either.
         seed: of the sketches.
 
     Raises:

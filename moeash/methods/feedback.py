@@ -74,7 +74,7 @@ class Feedback:
             only ReLUs and pooling between them; 0 switches it off.
         trellis: states of the trellis that the weights of a column follow, 4, 8 or 16; 0 for none.
             k then counts entries half as far apart: ask for 1.6 times as many. Needs the adaptive
-            coder. With 8, files of equal outputs were 4 % smaller for ResNet-20, 6 % for
+            coder. With 8, files of equal outputs were 3 % smaller for ResNet-20, 5 % for
             LeNet-300-100, and larger for LeNet-5 at half a bit a weight and for a CNN of 55,000
             weights. A merge pass leaves it, as merged entries follow no trellis: disable merging.
         images: calibration images used, at most.

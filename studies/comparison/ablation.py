@@ -265,7 +265,7 @@ ROWS = (
     # rows, scales and what takes up errors
     Row("rows not balanced", prepare={"balance": 0.0}),
     Row("rows balanced with 1/2", prepare={"balance": 0.5}),
-    Row("no absorbers", "rows not balanced", prepare={"absorb": False}),
+    Row("no absorbers", "rows not balanced", prepare={"absorb": False, "balance": 0.0}),
     Row("BatchNorms measured again", assign=reestimated, norms_only=True),
     # the rate
     Row("rate 0", rate=0.0),
