@@ -17,11 +17,9 @@ RUN = textwrap.dedent("""
     from moeash.methods.error_feedback import compress, prepare
 
     name, n_images, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     network = getattr(models, name)(weights=None).eval()
-    if name == "vit_b_16":  # torchvision begins with a head of zeros, which no gradient passes
-        torch.nn.init.normal_(network.heads.head.weight, std=0.02)
     images = torch.randn(n_images, 3, size, size)
     def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
@@ -43,7 +41,7 @@ RUN = textwrap.dedent("""
 """)
 
 
-@pytest.mark.parametrize(("name", "n_images", "size"), [("resnet18", 8, 224), ("vit_b_16", 2, 224)])
+@pytest.mark.parametrize(("name", "n_images", "size"), [("resnet18", 8, 224)])
 def test_time_and_memory_of_a_large_network(name, n_images, size):
     out = subprocess.run(
         [sys.executable, "-c", RUN, name, str(n_images), str(size)],
