@@ -1,7 +1,7 @@
 """GPFQ's own claim on these networks: its rule against nearest rounding at the same alphabet.
 
     python studies/comparison/gpfq_claim.py studies/mnist-lenet300.toml --symbols 3 4 8
-    python studies/comparison/gpfq_claim.py studies/cifar10-resnet20.toml --symbols 4 8 \
+    python studies/comparison/gpfq_claim.py studies/cifar10-resnet20.toml --symbols 4 8 16 \
         --images 100
 
 The alphabet is that of the first GPFQ paper (Lybrand and Saab): ``symbols`` equal steps over
