@@ -1,5 +1,7 @@
 """What SQLite needs that PostgreSQL does not."""
 
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ def sqlite_engine(database: Path, busy_timeout_s: float) -> Engine:
     def _configure(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # we begin transactions ourselves
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
+        _use_wal(cursor, busy_timeout_s)
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
@@ -52,3 +54,20 @@ def sqlite_engine(database: Path, busy_timeout_s: float) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _use_wal(cursor: sqlite3.Cursor, busy_timeout_s: float) -> None:
+    """Switch to WAL; who does it first needs the database alone, and SQLite does not wait for it.
+
+    Raises:
+        sqlite3.OperationalError: somebody else held the database all the time.
+    """
+    end = time.monotonic() + busy_timeout_s
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)

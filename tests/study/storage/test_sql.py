@@ -3,6 +3,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def test_a_lock_is_one_lock_whatever_the_path_is_called(tmp_path, monkeypatch):
 
 def _open(path):
     return [r.facts.name for r in SqlStorage(path).studies()]
+
+
+def test_who_creates_a_database_waits_for_its_turn(tmp_path):
+    database = tmp_path / "a.db"
+    # A writer who has not written yet: SQLite refuses the switch to WAL without waiting.
+    with python(LOCK_DATABASE.replace("EXCLUSIVE", "IMMEDIATE"), database) as process:
+        assert process.stdout.readline() == "locked\n"
+        threading.Timer(0.5, process.kill).start()
+        assert SqlStorage(str(database)).studies() == []
 
 
 def test_many_processes_may_create_one_database(tmp_path):
