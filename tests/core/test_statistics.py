@@ -28,7 +28,7 @@ def some_tensors(draw):
         weights = rng.standard_t(3, n) * 10.0 ** rng.integers(-6, 2)
         weights[rng.random(n) < draw(st.sampled_from([0.0, 0.5]))] = 0.0
         tensors.append(weights.astype(draw(dtypes)))
-    return [*tensors, np.array([draw(st.floats(-2, 2))])]
+    return [*tensors, np.array([draw(st.floats(-2, 2, width=32))])]
 
 
 def own_grid(statistics, k, zero_aligned=False):
