@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -26,6 +27,12 @@ PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...], int | None, int |
 """
 
 
+def _transforms() -> Any:
+    from torchvision.transforms import functional  # takes a second to load
+
+    return functional
+
+
 @dataclass(frozen=True)
 class Normalisation:
     """Resize, crop, then ``(x / scale - mean) / std``.
@@ -48,9 +55,7 @@ class Normalisation:
         """Return ``(b, c, h, w)`` float32 of stored pixels of that shape and any real dtype."""
         x = pixels.to(torch.float32)
         if self.resize is not None:
-            from torchvision.transforms import functional as transforms  # takes a second to load
-
-            x = transforms.resize(x, [self.resize], antialias=True)
+            x = _transforms().resize(x, [self.resize], antialias=True)
         return self._finish(x)
 
     def of_picture(self, picture: Image) -> Tensor:
@@ -58,17 +63,14 @@ class Normalisation:
 
         The picture is resized as bytes, as the published evaluations of networks do.
         """
-        from torchvision.transforms import functional as transforms  # takes a second to load
-
+        transforms = _transforms()
         if self.resize is not None:
             picture = transforms.resize(picture, [self.resize])
         return self._finish(transforms.pil_to_tensor(picture).to(torch.float32))
 
     def _finish(self, x: Tensor) -> Tensor:
         if self.crop is not None:
-            from torchvision.transforms import functional as transforms  # takes a second to load
-
-            x = transforms.center_crop(x, [self.crop, self.crop])
+            x = _transforms().center_crop(x, [self.crop, self.crop])
         channels = x.shape[-3]
         for values in (self.mean, self.std):
             if len(values) not in (1, channels):

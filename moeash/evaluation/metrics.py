@@ -5,6 +5,7 @@ say at any moment the highest value it could still end with: that is what makes 
 exact instead of a guess.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -176,53 +177,46 @@ class MacroF1:
         return _MacroF1Tally(targets)
 
 
-class _Mean:
-    """A mean of scores that arrive in batches, with a bound that rounding cannot break.
+class _MeanTally(ABC):
+    """A mean of one score an image, with a bound that rounding cannot break.
 
     Scores not seen yet stand at the best one. Value and bound are then one sum over one array, and
     a sum in a fixed order never falls in floating point when an addend rises.
     """
 
-    def __init__(self, n: int, best: float) -> None:
-        self._scores = np.full(n, best)
+    def __init__(self, targets: NDArray[Any], best: float = 0.0) -> None:
+        self._targets = targets
+        self._best = best
+        self._scores = np.full(len(targets), best)
         self._seen = 0
 
-    def add(self, scores: Tensor) -> None:
-        self._scores[self._seen : self._seen + len(scores)] = scores.cpu().numpy()
-        self._seen += len(scores)
+    @abstractmethod
+    def _score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the scores ``(b,)`` of a batch, targets on the device of the outputs."""
+
+    def add(self, outputs: Tensor) -> None:
+        now = slice(self._seen, self._seen + len(outputs))
+        targets = torch.tensor(self._targets[now]).to(outputs.device)
+        self._scores[now] = self._score(outputs, targets).cpu().numpy()
+        self._seen += len(outputs)
 
     def value(self) -> float:
-        assert self._seen == len(self._scores)
+        assert self._seen == len(self._targets)
         return self.upper_bound()
 
     def upper_bound(self) -> float:
         return float(self._scores.sum()) / len(self._scores)
 
 
-class _NegativeCrossEntropyTally:
-    def __init__(self, targets: NDArray[np.int64]) -> None:
-        self._targets = targets
-        self._seen = 0
-        self._mean = _Mean(len(targets), 0.0)
-
-    def add(self, outputs: Tensor) -> None:
-        now = torch.tensor(self._targets[self._seen : self._seen + len(outputs)])
-        losses = torch.nn.functional.cross_entropy(
-            outputs.double(), now.to(outputs.device), reduction="none"
-        )
+class _NegativeCrossEntropyTally(_MeanTally):
+    def _score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = torch.nn.functional.cross_entropy(outputs.double(), targets, reduction="none")
         if not bool(torch.isfinite(losses).all()):
             raise EvaluationError(
                 "the network's outputs are not finite, so they have no cross-entropy; "
                 "use metric = 'top1', which counts them as wrong"
             )
-        self._mean.add(-losses)
-        self._seen += len(outputs)
-
-    def value(self) -> float:
-        return self._mean.value()
-
-    def upper_bound(self) -> float:
-        return self._mean.upper_bound()
+        return -losses
 
 
 @dataclass(frozen=True)
@@ -241,15 +235,9 @@ class NegativeCrossEntropy:
         return _NegativeCrossEntropyTally(targets)
 
 
-class _NegativeDivergenceTally:
-    def __init__(self, targets: NDArray[np.float32]) -> None:
-        self._targets = targets
-        self._seen = 0
-        self._mean = _Mean(len(targets), 0.0)
-
-    def add(self, outputs: Tensor) -> None:
-        now = torch.tensor(self._targets[self._seen : self._seen + len(outputs)])
-        expected = now.to(outputs.device).double().log_softmax(1)
+class _NegativeDivergenceTally(_MeanTally):
+    def _score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        expected = targets.double().log_softmax(1)
         losses = (expected.exp() * (expected - outputs.double().log_softmax(1))).sum(1)
         if not bool(torch.isfinite(losses).all()):
             raise EvaluationError(
@@ -257,14 +245,7 @@ class _NegativeDivergenceTally:
                 "use metric = 'agreement', which counts them as wrong"
             )
         # Equal outputs may come out a rounding error below the least divergence there is.
-        self._mean.add(-losses.clamp(min=0.0))
-        self._seen += len(outputs)
-
-    def value(self) -> float:
-        return self._mean.value()
-
-    def upper_bound(self) -> float:
-        return self._mean.upper_bound()
+        return -losses.clamp(min=0.0)
 
 
 @dataclass(frozen=True)
@@ -287,19 +268,15 @@ class NegativeDivergence:
         return _NegativeDivergenceTally(targets)
 
 
-class _MeanScoreTally:
+class _UserScoreTally(_MeanTally):
     def __init__(
-        self, score: Callable[[Tensor, Tensor], Tensor], best: float, targets: NDArray[np.int64]
+        self, function: Callable[[Tensor, Tensor], Tensor], best: float, targets: NDArray[np.int64]
     ) -> None:
-        self._score = score
-        self._best = best
-        self._targets = targets
-        self._seen = 0
-        self._mean = _Mean(len(targets), best)
+        super().__init__(targets, best)
+        self._function = function
 
-    def add(self, outputs: Tensor) -> None:
-        now = torch.tensor(self._targets[self._seen : self._seen + len(outputs)])
-        scores = torch.as_tensor(self._score(outputs, now.to(outputs.device))).double()
+    def _score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        scores = torch.as_tensor(self._function(outputs, targets)).double()
         if scores.shape != (len(outputs),) or not bool(torch.isfinite(scores).all()):
             raise EvaluationError(
                 f"the metric function returned shape {tuple(scores.shape)}; it must return one "
@@ -310,14 +287,7 @@ class _MeanScoreTally:
                 f"the metric function returned {float(scores.max())}, above its stated best "
                 f"{self._best}; set the attribute 'best' on the function"
             )
-        self._mean.add(scores)
-        self._seen += len(outputs)
-
-    def value(self) -> float:
-        return self._mean.value()
-
-    def upper_bound(self) -> float:
-        return self._mean.upper_bound()
+        return scores
 
 
 @dataclass(frozen=True)
@@ -342,7 +312,7 @@ class MeanScore:
 
     def start(self, targets: NDArray[np.int64]) -> Tally:
         """Return an empty tally."""
-        return _MeanScoreTally(self.score, float(getattr(self.score, "best", np.inf)), targets)
+        return _UserScoreTally(self.score, float(getattr(self.score, "best", np.inf)), targets)
 
 
 METRICS: dict[str, Metric] = {

@@ -9,6 +9,7 @@ the kept tensors that make up for it at no cost in bytes: biases and BatchNorm s
 import copy
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,39 +100,10 @@ class Compressed:
 
 
 def prepare(
-    network: nn.Module,
-    batches: Iterable[Tensor],
-    *,
-    shared: Collection[str] | None = None,
-    kind: CurvatureKind = "gradients",
-    sketches: int = 4,
-    temperature: float = 4.0,
-    damping: float = 0.01,
-    act_order: bool = True,
-    common_order: bool = False,
-    balance: float = 0.25,
-    through_norms: bool = True,
-    through_pairs: bool = True,
-    absorb: bool = True,
-    seed: int = 0,
+    network: nn.Module, batches: Iterable[Tensor], *, damping: float = 0.01, **options: Any
 ) -> Prepared:
-    """Measure and factorise a network: :func:`prepare_each` with one damping."""
-    (prepared,) = prepare_each(
-        network,
-        batches,
-        (damping,),
-        shared=shared,
-        kind=kind,
-        sketches=sketches,
-        temperature=temperature,
-        act_order=act_order,
-        common_order=common_order,
-        balance=balance,
-        through_norms=through_norms,
-        through_pairs=through_pairs,
-        absorb=absorb,
-        seed=seed,
-    )
+    """Measure and factorise a network: :func:`prepare_each` with one damping, same options."""
+    (prepared,) = prepare_each(network, batches, (damping,), **options)
     return prepared
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from moeash.methods.assign_feedback import Factor
+from moeash.methods.passes import in_eval_mode
 
 LAYER_TYPES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers with a row per output channel and columns per input channel."""
@@ -85,15 +86,9 @@ def find_pairs(network: nn.Module, batch: Tensor) -> tuple[Pair, ...]:
     for name, module in network.named_modules():
         if isinstance(module, LAYER_TYPES) and "weight" in module._parameters:
             weights.setdefault(id(module.weight), []).append(f"{name}.weight" if name else "weight")
-    modes = {module: module.training for module in network.modules()}
     watch = _Watch({key: names[0] for key, names in weights.items() if len(names) == 1})
-    try:
-        network.eval()
-        with torch.no_grad(), watch:
-            result = network(batch)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with in_eval_mode(network), torch.no_grad(), watch:
+        result = network(batch)
     for tensor in _tensors(result):
         watch.lose(tensor)
     return tuple(

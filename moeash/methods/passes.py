@@ -131,20 +131,29 @@ class Passes:
 
 
 @contextmanager
-def _differentiable(network: nn.Module) -> Iterator[None]:
-    """Hold a network in eval mode, with gradients in the outputs of all layers, frozen or not."""
+def in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Hold a network in eval mode, and leave every module in the mode it was in."""
     modes = {module: module.training for module in network.modules()}
-    frozen = [p for p in network.parameters() if p.is_floating_point() and not p.requires_grad]
     try:
         network.eval()
-        for parameter in frozen:
-            parameter.requires_grad_(True)
         yield
     finally:
         for module, training in modes.items():
             module.training = training
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+
+
+@contextmanager
+def _differentiable(network: nn.Module) -> Iterator[None]:
+    """Hold a network in eval mode, with gradients in the outputs of all layers, frozen or not."""
+    frozen = [p for p in network.parameters() if p.is_floating_point() and not p.requires_grad]
+    with in_eval_mode(network):
+        try:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
 
 
 def _pieces(network: nn.Module, batches: Iterable[Tensor]) -> Iterator[Tensor]:

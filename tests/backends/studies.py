@@ -13,6 +13,14 @@ from moeash.study.run import run
 from moeash.study.spec import parse_spec
 from moeash.study.storage.sql import SqlStorage
 
+SMALL_RAY = {
+    "include_dashboard": False,
+    "log_to_driver": False,
+    "logging_level": "ERROR",
+    "object_store_memory": 128 << 20,
+}
+"""Arguments of ``ray.init`` for a Ray inside the tests' process."""
+
 
 def spec(name="digits", **changes):
     """The digits study with a budget of seconds; ``search__population=4`` sets a nested key."""

@@ -12,7 +12,17 @@ from moeash.backends.inprocess import InProcessBackend
 from moeash.backends.ray import RayBackend, RayOptions, check_address, why_not_connected
 from moeash.errors import BackendError
 from moeash.evaluation.outcome import Archive, Job
-from tests.backends.studies import Faulty, Notes, front, on_ray, pids, run_study, sequence, spec
+from tests.backends.studies import (
+    SMALL_RAY,
+    Faulty,
+    Notes,
+    front,
+    on_ray,
+    pids,
+    run_study,
+    sequence,
+    spec,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
 
@@ -22,14 +32,7 @@ def local_ray(ray_environment):
     """One Ray for the module, with four made-up GPUs."""
     import ray
 
-    ray.init(
-        num_cpus=4,
-        num_gpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=128 << 20,
-    )
+    ray.init(num_cpus=4, num_gpus=4, **SMALL_RAY)
     yield
     ray.shutdown()
 
@@ -91,26 +94,25 @@ def opened(task_spec, **options):
     return RayBackend(task, RayOptions(cpus_per_worker=0.5, start_timeout_s=240.0, **options))
 
 
-def test_half_a_gpu_puts_two_workers_on_one(local_ray):
-    backend = opened(spec(), gpus_per_worker=0.5, max_workers=3)
+def gpus_of(workers, **options):
+    """The GPUs each of some workers is given."""
+    backend = opened(spec(), max_workers=workers, **options)
     try:
         backend.open()
-        backend.pool.ensure(3)
-        gpus = [place.gpus for place in backend.crew.places.values()]
-        assert sorted(gpus.count(gpu) for gpu in set(gpus)) == [1, 2]
+        backend.pool.ensure(workers)
+        return [place.gpus for place in backend.crew.places.values()]
     finally:
         backend.close()
+
+
+def test_half_a_gpu_puts_two_workers_on_one(local_ray):
+    gpus = gpus_of(3, gpus_per_worker=0.5)
+    assert sorted(gpus.count(gpu) for gpu in set(gpus)) == [1, 2]
 
 
 def test_a_whole_gpu_puts_each_worker_on_its_own(local_ray):
-    backend = opened(spec(), gpus_per_worker=1, max_workers=2)
-    try:
-        backend.open()
-        backend.pool.ensure(2)
-        gpus = [place.gpus for place in backend.crew.places.values()]
-        assert len(set(gpus)) == 2 and set(gpus) < {"0", "1", "2", "3"}
-    finally:
-        backend.close()
+    gpus = gpus_of(2, gpus_per_worker=1)
+    assert len(set(gpus)) == 2 and set(gpus) < {"0", "1", "2", "3"}
 
 
 def test_more_gpus_than_any_node_has_is_said_at_once_and_ends(local_ray):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends.studies import Faulty, on_ray, run_study, spec, tries
+from tests.backends.studies import SMALL_RAY, Faulty, on_ray, run_study, spec, tries
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
 
@@ -30,14 +30,7 @@ def touchy_ray(ray_environment):
         "RAY_memory_monitor_refresh_ms": "100",
     }
     os.environ.update(touchy)
-    ray.init(
-        num_cpus=2,
-        num_gpus=0,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=128 << 20,
-    )
+    ray.init(num_cpus=2, num_gpus=0, **SMALL_RAY)
     yield
     ray.shutdown()
     for name in touchy:
