@@ -37,6 +37,7 @@ from moeash.study.spec import (
     CodecTable,
     EvaluationTable,
     MergeTable,
+    RefineTable,
     SearchTable,
     StudySpec,
     build_method,
@@ -101,6 +102,7 @@ def search(
     population: int = 20,
     generations: int = 15,
     max_drop: float | None = None,
+    refine: int = 20,
     merge: Mapping[str, Any] | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
@@ -129,6 +131,7 @@ def search(
         population: candidates a generation.
         generations: at most so many.
         max_drop: solutions further below the float module are not wanted.
+        refine: solutions of the front made again with more effort, if the method has a way.
         merge: as ``[merge]`` in a spec.
         include: patterns of parameters to share.
         exclude: patterns of parameters to keep.
@@ -158,6 +161,7 @@ def search(
         },
         where="search",
     )
+    refine_table = parse_table(RefineTable, {"solutions": refine}, where="refine")
     merge_table = parse_table(MergeTable, merge or {}, where="merge")
     codec_table = parse_table(
         CodecTable, {"coder": coder, "kept": kept, "norms": norms}, where="codec"
@@ -209,6 +213,7 @@ def search(
         ).hexdigest(),
         task=task,
         search=search_table,
+        refine=refine_table,
         merge=merge_table,
         stop=Stop(generations=generations),
         max_drop=max_drop,
@@ -235,6 +240,7 @@ def compress(
     to: str | Path,
     *,
     candidate: Mapping[str, Value],
+    refined: bool = False,
     method: Mapping[str, Any] | None = None,
     calibration: Given | None = None,
     include: Sequence[str] | None = None,
@@ -252,6 +258,7 @@ def compress(
         module: a trained module; it is not changed.
         to: target file.
         candidate: the point of the method's space, e.g. ``{"k": 64}``.
+        refined: take the method's dearer way, as the solutions of a search do.
         method: as ``[method]`` in a spec, default ``{"name": "uniform"}``.
         calibration: as in :func:`search`.
         include: patterns of parameters to share.
@@ -272,6 +279,12 @@ def compress(
     names = {variable.name for variable in built.space()}
     if names != set(candidate):
         raise InputError(f"candidate has {sorted(candidate)}, the method needs {sorted(names)}")
+    point = Candidate.of(candidate)
+    if refined:
+        better = built.refined(point)
+        if better is None:
+            raise InputError(f"method {built.name} has no dearer way; leave out refined")
+        point = better
     inputs = _calibration(built, calibration)
     task = NetworkTask(
         source=module,
@@ -290,7 +303,7 @@ def compress(
     prepared = built.prepare(Preparation(network, splits, seed, available_cores()))
     for note in built.notes(prepared):
         (progress or Silent()).note(note)
-    shared = Keeping(kept, found).apply(built.compress(prepared, Candidate.of(candidate)))
+    shared = Keeping(kept, found).apply(built.compress(prepared, point))
     del prepared  # two copies of the weights that encoding does without
     write(to, shared, coder=coder)
     return size(shared, coder=coder)

@@ -53,6 +53,11 @@ def headline(facts: "StudyFacts", n_stored: int) -> str:
     return text + (f"; continuing after {n_stored:,} stored evaluations" if n_stored else "")
 
 
+def refining(total: int) -> str:
+    """Return what is said before the front's solutions are refined."""
+    return f"refining {total} solution{'s'[: total != 1]} of the front"
+
+
 def _merged(parent: "EvaluationRecord", entries: int, trials: int) -> str:
     before = parent.outcome.sizes.entries if parent.outcome.sizes else 0
     return (
@@ -113,6 +118,10 @@ class PlainProgress:
     def search_ended(self, reason: str) -> None:
         """Say why the search ended."""
         self._say(f"search ended: {reason}")
+
+    def refine_started(self, total: int) -> None:
+        """Say what comes, as it may take as long as the search."""
+        self._say(refining(total))
 
     def merge_started(self, parent: "EvaluationRecord", *, position: int, total: int) -> None:
         """Stay silent: the end of a merge pass says more."""
@@ -227,6 +236,11 @@ class LiveProgress:
     def search_ended(self, reason: str) -> None:
         """Say why the search ended."""
         self._print(f"search ended: {reason}")
+
+    def refine_started(self, total: int) -> None:
+        """Begin a bar."""
+        self._begin(refining(total), total)
+        self._since, self._new = time.monotonic(), 0
 
     def merge_started(self, parent: "EvaluationRecord", *, position: int, total: int) -> None:
         """Show a bar of unknown length: how many trials a pass takes is not known before."""

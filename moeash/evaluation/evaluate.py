@@ -27,7 +27,7 @@ from moeash.evaluation.assess import (
 from moeash.evaluation.keeping import Stored, decide_keeping
 from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.outcome import Archive, Job, Outcome
-from moeash.evaluation.placing import DevicePlacing, HostPlacing, build
+from moeash.evaluation.placing import Builder, DevicePlacing, HostPlacing
 from moeash.evaluation.task import Task, available_cores
 from moeash.methods.base import GridMethod, Images, Preparation
 from moeash.networks.inplace import WeightWriter
@@ -183,11 +183,12 @@ class Evaluator:
 
     def _place(self) -> None:
         method, prepared = self.task.method, self.prepared
+        self._builder = Builder(method, prepared, self.stored.keeping)
         self._placing: HostPlacing | DevicePlacing
         if self._on_device and self.task.evaluate is None and isinstance(method, GridMethod):
             self._placing = DevicePlacing(method, prepared, self.stored.keeping, self.network)
         else:
-            self._placing = HostPlacing(method, prepared, self.stored.keeping, self._writer)
+            self._placing = HostPlacing(self._builder, self._writer)
 
     def _assessment(self) -> Assessment:
         module, common = self.network.module, self._common
@@ -212,7 +213,7 @@ class Evaluator:
 
     def build(self, job: Job) -> SharedWeights:
         """Return the shared weights of a job: compressed, then merged."""
-        return build(self.task.method, self.prepared, self.stored.keeping, job)
+        return self._builder.build(job)
 
     def evaluate(self, job: Job, archive: Archive) -> Outcome:
         """Measure a job, stopping as soon as it is below its floor or certainly dominated.

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from moeash.core.candidate import Candidate
 from moeash.core.codebook import KeptTensor, SharedWeights, share
 from moeash.core.keeping import Keeping
 from moeash.core.merge import merge_runs
@@ -38,10 +39,34 @@ class Placed(Protocol):
         ...
 
 
-def build(method: Method, prepared: Any, keeping: Keeping, job: Job) -> SharedWeights:
-    """Return the shared weights of a job: compressed, kept tensors as stored, then merged."""
-    shared = keeping.apply(method.compress(prepared, job.candidate))
-    return merge_runs(shared, job.runs) if job.runs else shared
+class Builder:
+    """Builds the shared weights of jobs, and remembers what it has compressed lately.
+
+    A merge pass tries many merges of one candidate, in turns with other ones of the front, and a
+    refined candidate takes longer to compress than to measure.
+    """
+
+    REMEMBERED_BYTES = 64 << 20
+
+    def __init__(self, method: Method, prepared: Any, keeping: Keeping) -> None:
+        self._method = method
+        self._prepared = prepared
+        self._keeping = keeping
+        self._recent: dict[Candidate, SharedWeights] = {}  # the one used last comes last
+
+    def build(self, job: Job) -> SharedWeights:
+        """Return the shared weights of a job: compressed, kept tensors as stored, then merged."""
+        shared = self._recent.pop(job.candidate, None)
+        if shared is None:
+            shared = self._keeping.apply(self._method.compress(self._prepared, job.candidate))
+        self._recent[job.candidate] = shared
+        while sum(map(_n_bytes, self._recent.values())) > self.REMEMBERED_BYTES:
+            del self._recent[next(iter(self._recent))]
+        return merge_runs(shared, job.runs) if job.runs else shared
+
+
+def _n_bytes(shared: SharedWeights) -> int:
+    return sum(tensor.indices.nbytes for tensor in shared.shared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,17 +112,13 @@ class PlacedOnDevice:
 class HostPlacing:
     """Builds candidates on the host."""
 
-    def __init__(
-        self, method: Method, prepared: Any, keeping: Keeping, writer: WeightWriter
-    ) -> None:
-        self._method = method
-        self._prepared = prepared
-        self._keeping = keeping
+    def __init__(self, builder: Builder, writer: WeightWriter) -> None:
+        self._builder = builder
         self._writer = writer
 
     def place(self, job: Job) -> Placed:
         """Return a candidate."""
-        return PlacedOnHost(build(self._method, self._prepared, self._keeping, job), self._writer)
+        return PlacedOnHost(self._builder.build(job), self._writer)
 
     def forget(self) -> None:
         """Learn that somebody else has written to the network: the writer notices by itself."""

@@ -32,6 +32,10 @@ from moeash.study.study import Study
 _LINES = ("-", (0, (4, 1.2)), (0, (1, 1)))
 """A seventh study shares the first one's colour, but not its line."""
 
+MARKERS = (("search", "o"), ("refined", "s"), ("merged", "D"))
+AREA = 9.0
+"""Of a marker; those on the front are larger."""
+
 
 @dataclass(frozen=True)
 class _View:
@@ -251,14 +255,14 @@ def _limits(axes: Axes, views: Sequence[_View], low: float, *, logx: bool) -> No
 
 def _draw_points(axes: Axes, view: _View) -> None:
     on_front = {s.id for s in view.front}
-    for stage, marker, area in (("search", "o", 9.0), ("merged", "D", 9.0)):
+    for stage, marker in MARKERS:
         solutions = view.staged(stage)
         for front in (False, True):
             shown = [s for s in solutions if (s.id in on_front) == front]
             axes.scatter(
                 [s.size_bytes / 1e3 for s in shown],
                 [s.metric for s in shown],
-                s=1.9 * area if front else area,
+                s=1.9 * AREA if front else AREA,
                 marker=marker,
                 facecolors=view.colour if front else "none",
                 edgecolors="white" if front else view.colour,
@@ -406,12 +410,10 @@ def _front_legend(views: Sequence[_View], n_below: int) -> list[Any]:
         handles.append(
             Line2D([], [], color=view.colour, linestyle=view.line, linewidth=1.3, label=label)
         )
-    n_search = sum(len(view.staged("search")) for view in views)
-    n_merged = sum(len(view.staged("merged")) for view in views)
-    if n_search:
-        handles.append(dots("o", f"search ({n_search:,})", filled=False))
-    if n_merged:
-        handles.append(dots("D", f"merged ({n_merged:,})", filled=False))
+    for stage, marker in MARKERS:
+        count = sum(len(view.staged(stage)) for view in views)
+        if count:
+            handles.append(dots(marker, f"{stage} ({count:,})", filled=False))
     if n_below:
         handles.append(dots("v", f"below the axis ({n_below:,})", filled=False))
     return handles

@@ -81,6 +81,13 @@ class Method(Protocol):
         """
         ...
 
+    def refined(self, candidate: Candidate) -> Candidate | None:
+        """Return the same trade made with more effort, for the solutions a search ends with.
+
+        None when the method has no such way, or the candidate went it already.
+        """
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class GridAssignment:

@@ -34,6 +34,7 @@ from moeash.methods.assign_trellis import assign_trellis, nearest_path
 from moeash.methods.gram import CurvatureKind, measure_curvature
 from moeash.methods.pairs import Pair, find_pairs, pair_scales, recolumned
 from moeash.methods.passes import NORM_TYPES
+from moeash.methods.sequential import Lockstep, Rehearsal, put
 from moeash.methods.travelling import Travelling
 
 
@@ -257,6 +258,7 @@ def compress(
     entries: Tensor | None = None,
     passes: int = PASSES,
     trellis: States = 0,
+    rehearsal: Rehearsal | None = None,
 ) -> Compressed:
     """Assign every shared weight to an entry of one global codebook.
 
@@ -270,6 +272,8 @@ def compress(
         trellis: states of the trellis every column follows, see
             :mod:`moeash.methods.assign_trellis`; groups then need a common order. 0: every entry
             is open to every weight.
+        rehearsal: compress layer after layer, see :mod:`moeash.methods.sequential`. None: all for
+            the inputs they have in the float network.
 
     Raises:
         InputError: k or the rate is out of range, or there is nothing to share.
@@ -283,25 +287,36 @@ def compress(
     # A weight on a trellis has a choice of entries two steps apart.
     step = (high - low) / k * (2 if trellis else 1)
     price = rate_weight(prepared.factors, step, rate)
-    kept = dict(prepared.kept)
     indices = {}
-    for factor in prepared.factors:
-        grid = entries.to(factor.weight.device)
-        if trellis:
-            chosen = assign_trellis(factor, grid, zero, trellis, price=price, passes=passes)
-        else:
-            chosen = assign_feedback(factor, grid, price=price, passes=passes)
-        indices[factor.name] = chosen
-        if factor.absorber is not None:
-            shift = output_shift(factor, chosen, grid).to(kept[factor.absorber])
-            sign = -1 if factor.absorber.endswith("running_mean") else 1
-            kept[factor.absorber] = kept[factor.absorber] + sign * shift
     for name, weight in prepared.plain.items():
         grid = entries.to(weight.device)
         if trellis:
             indices[name] = nearest_path(weight, grid, zero, trellis)
         else:
             indices[name] = nearest(weight, grid)
+    kept = dict(prepared.kept)
+    lockstep = None
+    if rehearsal is not None:
+        lockstep = Lockstep(rehearsal, {f.name: f.weight for f in prepared.factors} | kept)
+        lockstep.put({name: entries.to(i.device)[i] for name, i in indices.items()})
+    for factor in prepared.factors:
+        grid = entries.to(factor.weight.device)
+        shift: Tensor | float = 0.0
+        if lockstep is not None:
+            factor, shift = lockstep.aimed(factor)
+        if trellis:
+            chosen = assign_trellis(factor, grid, zero, trellis, price=price, passes=passes)
+        else:
+            chosen = assign_feedback(factor, grid, price=price, passes=passes)
+        indices[factor.name] = chosen
+        if factor.absorber is not None:
+            shift = shift + output_shift(factor, chosen, grid)
+            sign = -1 if factor.absorber.endswith("running_mean") else 1
+            before = kept[factor.absorber]
+            kept[factor.absorber] = before + sign * shift.to(before)
+        if lockstep is not None:
+            absorbed = {name: kept[name] for name in (factor.absorber,) if name is not None}
+            lockstep.put({factor.name: grid[chosen]} | absorbed)
     return only_used(entries, indices, kept, without_gaps=zero if trellis else None)
 
 
@@ -403,9 +418,7 @@ def _check_same_function(
     """Refuse a network where something else reads a rescaled layer than what undoes it."""
     twin = copy.deepcopy(network).eval()
     expected = twin(batch)
-    state = dict(twin.state_dict())  # the twin's own memory: writing here changes the twin
-    for name, value in [(f.name, f.weight) for f in factors] + list(kept.items()):
-        state[name].copy_(value.reshape(state[name].shape))
+    put(twin, {factor.name: factor.weight for factor in factors} | kept)
     moved = float((twin(batch) - expected).abs().max())
     if not moved <= SAME_FUNCTION * float(expected.abs().max()):
         raise RescalingError(

@@ -8,6 +8,7 @@ Source: methods.md section 6; GPTQ (arXiv 2210.17323) for the recursion. Differe
 :mod:`moeash.methods.error_feedback` and :mod:`moeash.methods.gram`.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,10 @@ from moeash.methods import error_feedback
 from moeash.methods.base import Images, Preparation
 from moeash.methods.error_feedback import Compressed, RescalingError
 from moeash.methods.gram import CurvatureKind
+from moeash.methods.sequential import Rehearsal
+
+SEQUENTIAL = "sequential"
+"""What a refined candidate has 1 of, and no other has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +51,14 @@ class FeedbackPrepared:
         networks: by damping: factors of every calibrated layer, balanced, and what undoes the
             balancing.
         kept: the kept parameters, where a candidate does not move them.
+        rehearsal: what refined candidates are compressed with; None when there are none.
         notes: what people should know about the preparation.
     """
 
     state: State
     networks: tuple[error_feedback.Prepared, ...]
     kept: dict[str, KeptTensor]
+    rehearsal: Rehearsal | None
     notes: tuple[str, ...]
 
 
@@ -77,6 +84,10 @@ class Feedback:
             coder. With 8, files of equal outputs were 3 % smaller for ResNet-20, 5 % for
             LeNet-300-100, and larger for LeNet-5 at half a bit a weight and for a CNN of 55,000
             weights. A merge pass leaves it, as merged entries follow no trellis: disable merging.
+        sequential: calibration images with which refined solutions are compressed layer after
+            layer, see :mod:`moeash.methods.sequential`; 0: solutions are not refined. Takes two
+            passes up to each layer, half a minute for ResNet-20 on one core, and gave files of
+            equal outputs that were 4 % smaller there; shallow networks gain less.
         images: calibration images used, at most.
         batch_size: calibration images a pass.
     """
@@ -90,6 +101,7 @@ class Feedback:
     dampings: int = 1
     balance: float = 0.25
     trellis: States = 0
+    sequential: int = 500
     images: int = 5000
     batch_size: int = 100
 
@@ -105,6 +117,8 @@ class Feedback:
             )
         if self.trellis not in N_STATES:
             raise InputError(f"method.trellis must be one of {N_STATES}, got {self.trellis}")
+        if self.sequential < 0:
+            raise InputError(f"method.sequential must be at least 0, got {self.sequential}")
         if self.images < 1 or self.batch_size < 1 or self.dampings < 1:
             raise InputError(
                 "method.images, method.batch_size and method.dampings must be at least 1"
@@ -138,6 +152,7 @@ class Feedback:
         if split is None:
             nearest = error_feedback.nearest_only(network.module, shared)
             prepared = (nearest,) * self.dampings
+            rehearsal = None
             notes = [
                 "method feedback has no calibration split, so every weight goes to its nearest "
                 "entry; add [data.splits.calibration], or calibration= from Python (unlabelled "
@@ -150,6 +165,7 @@ class Feedback:
             except RescalingError as error:
                 prepared = self._measure(preparation, split, shared, rescale=False)
                 notes = [f"rows are not balanced: {error}"]
+            rehearsal = self._rehearsal(preparation, split)
             one = prepared[0]
             notes.append(
                 f"{one.n_calibrated:,} weights in {len(one.factors)} layers are assigned "
@@ -161,6 +177,7 @@ class Feedback:
             state=network.state,
             networks=prepared,
             kept=keep_all(network.state),
+            rehearsal=rehearsal,
             notes=tuple(notes),
         )
 
@@ -186,16 +203,36 @@ class Feedback:
             seed=preparation.seed,
         )
 
+    def _rehearsal(self, preparation: Preparation, split: Images) -> Rehearsal | None:
+        if not self.sequential:
+            return None
+        order = sample(len(split), min(self.sequential, self.images), preparation.seed)
+        images = [x.clone() for x, _ in split.batches(self.batch_size, order=order)]
+        network = copy.deepcopy(preparation.network.module).eval()
+        return Rehearsal(network, torch.cat(images), self.batch_size)
+
+    def refined(self, candidate: Candidate) -> Candidate | None:
+        """Return the candidate compressed layer after layer, if solutions are to be."""
+        if not self.sequential or SEQUENTIAL in candidate.as_dict():
+            return None
+        return Candidate.of(candidate.as_dict() | {SEQUENTIAL: 1})
+
     def notes(self, prepared: FeedbackPrepared) -> Sequence[str]:
         """Return how many weights are assigned with feedback, and which are not and why."""
         return prepared.notes
 
     def compress(self, prepared: FeedbackPrepared, candidate: Candidate) -> SharedWeights:
-        """Return the shared weights of ``(k, rate, damping)``."""
+        """Return the shared weights of ``(k, rate, damping)``, of a refined one layer by layer."""
         values = candidate.as_dict()
         rate = float(values.get("rate", self.rate[0]))
         network = prepared.networks[int(values.get("damping", 0)) - self._half_decades()[0]]
-        result = error_feedback.compress(network, int(values["k"]), rate, trellis=self.trellis)
+        result = error_feedback.compress(
+            network,
+            int(values["k"]),
+            rate,
+            trellis=self.trellis,
+            rehearsal=prepared.rehearsal if values.get(SEQUENTIAL) else None,
+        )
         return shared_weights(prepared, result)
 
 

@@ -134,6 +134,9 @@ class Gpfq:
         """Return how many weights are quantised, and what is kept and why."""
         return prepared.notes
 
+    def refined(self, candidate: Candidate) -> None:
+        """Return nothing: there is one way only."""
+
     def compress(self, prepared: GpfqPrepared, candidate: Candidate) -> SharedWeights:
         """Quantise layer by layer with ``candidate["levels"]`` positive symbols."""
         generator = torch.Generator().manual_seed(prepared.seed)

@@ -100,6 +100,9 @@ class Uniform:
         binning = uniform_codebook(prepared.statistics, grid, self.centre)
         return GridAssignment(grid, binning.lookup, binning.codebook, binning.counts)
 
+    def refined(self, candidate: Candidate) -> None:
+        """Return nothing: there is one way only."""
+
     def compress(self, prepared: UniformPrepared, candidate: Candidate) -> SharedWeights:
         """Return the shared weights for ``candidate["k"]`` bins. O(N)."""
         binning = self.assignment(prepared, candidate)

@@ -14,6 +14,7 @@ from moeash.searches.loop import Stop
 from moeash.study.spec import (
     BackendTable,
     MergeTable,
+    RefineTable,
     SearchTable,
     StudySpec,
     parse_spec,
@@ -33,6 +34,7 @@ class Plan:
         fingerprint: digest of what identifies it beside network and data.
         task: what candidates are evaluated on.
         search: how candidates are proposed.
+        refine: what is done with the front once the search has ended.
         merge: the merge pass.
         stop: when the search ends.
         max_drop: solutions further below the baseline are not wanted; None keeps all.
@@ -45,6 +47,7 @@ class Plan:
     fingerprint: str
     task: Task
     search: SearchTable
+    refine: RefineTable
     merge: MergeTable
     stop: Stop
     max_drop: float | None
@@ -87,6 +90,7 @@ class Plan:
             fingerprint=spec.fingerprint(),
             task=spec.task(),
             search=spec.search,
+            refine=spec.refine,
             merge=spec.merge,
             stop=spec.stop(),
             max_drop=spec.evaluation.max_drop,

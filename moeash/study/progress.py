@@ -28,6 +28,10 @@ class Progress(Protocol):
         """The search is over, with the reason in words."""
         ...
 
+    def refine_started(self, total: int) -> None:
+        """``total`` solutions of the front are made again with more effort."""
+        ...
+
     def merge_started(self, parent: EvaluationRecord, *, position: int, total: int) -> None:
         """The merge pass turns to the ``position``-th of ``total`` solutions."""
         ...
@@ -57,6 +61,9 @@ class Silent:
         """Ignore."""
 
     def search_ended(self, reason: str) -> None:
+        """Ignore."""
+
+    def refine_started(self, total: int) -> None:
         """Ignore."""
 
     def merge_started(self, parent: EvaluationRecord, *, position: int, total: int) -> None:

@@ -32,6 +32,7 @@ from moeash.study.ledger import Ledger
 from moeash.study.merging import FrontMerging
 from moeash.study.plan import Plan, as_begun
 from moeash.study.progress import Progress
+from moeash.study.refining import refine
 from moeash.study.solution import Solution, floor_of, front_of
 from moeash.study.spec import identity_of
 from moeash.study.steady import run_steady
@@ -255,6 +256,7 @@ class _Runner:
                 ending = generation.ending
         if ending is not None:
             self._progress.search_ended(ENDINGS[ending])
+        self._refine_front()
         if self._plan.merge.enabled:
             self._merge_front()
         self._storage.set_status(self._study.id, "finished", ending)
@@ -403,7 +405,23 @@ class _Runner:
                 self._watch.look()
         return [self._ledger.known[job.key] for job in jobs]
 
-    # ------------------------------------------------------------------ merging
+    # ------------------------------------------------------------------ refining and merging
+
+    def _refine_front(self) -> None:
+        """Make the front's solutions again with more effort, where the method has a way."""
+        wanted = [record for record in self._searched.values() if self._wanted(record)]
+        front = front_of([Solution(self._facts, record) for record in wanted])
+        refined = refine(
+            [solution.record for solution in front],
+            self._plan.task.method,
+            self._plan.refine.solutions,
+            backend=self._backend,
+            ledger=self._ledger,
+            progress=self._progress,
+            archive=Archive.of(self._objectives, [record.outcome for record in wanted]),
+            floor=self._floor,
+        )
+        self._searched |= {record.job.key: record for record in refined}
 
     def _merge_front(self) -> None:
         """Merge neighbouring entries of the front's solutions while their metric holds."""

@@ -146,6 +146,14 @@ class SearchTable(_Table):
         return value
 
 
+class RefineTable(_Table):
+    """``[refine]``: solutions of the front made again with more effort, if the method has a way."""
+
+    solutions: int = Field(
+        20, ge=0, description="of the front, evenly spread; see method.sequential. 0: none"
+    )
+
+
 class MergeTable(_Table):
     """``[merge]``: the neighbour-bin merge pass over the front."""
 
@@ -245,6 +253,7 @@ class StudySpec(_Table):
     evaluation: EvaluationTable = EvaluationTable()
     method: dict[str, Any] = Field({"name": "uniform"}, description="name and its options")
     search: SearchTable = SearchTable()
+    refine: RefineTable = RefineTable()
     merge: MergeTable = MergeTable()
     codec: CodecTable = CodecTable()
     backend: BackendTable = BackendTable()
@@ -327,6 +336,7 @@ def identity_of(plain: Mapping[str, Any]) -> dict[str, Any]:
         ("backend",),
         ("output",),
         ("search", "stop"),
+        ("refine",),
         ("network", "checkpoint"),
         ("data", "root"),
     ):

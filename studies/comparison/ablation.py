@@ -44,6 +44,7 @@ from moeash.methods.error_feedback import (
     only_used,
 )
 from moeash.methods.feedback import FeedbackPrepared, shared_weights
+from moeash.methods.sequential import Rehearsal
 from moeash.networks.inplace import load_into
 from moeash.networks.norms import find_norms
 from moeash.study.spec import load_spec
@@ -121,11 +122,15 @@ class Bench:
             self.module, self.calibration, shared=self.weights, **arguments
         )
 
+    def rehearsal(self, count: int) -> Rehearsal:
+        """Return what layers are compressed one after the other with."""
+        return Rehearsal(self.module, torch.cat(self.calibration)[:count], 100)
+
     def pack(self, result: Compressed, row: "Row") -> SharedWeights:
         """Return what goes into the file."""
         state = self.network.state
         norms = find_norms(self.module, state) if row.two_vectors else ()
-        shared = shared_weights(FeedbackPrepared(state, (), keep_all(state), ()), result)
+        shared = shared_weights(FeedbackPrepared(state, (), keep_all(state), None, ()), result)
         return Keeping(row.kept, norms).apply(shared)
 
     def twin(self, shared: SharedWeights) -> nn.Module:
@@ -162,6 +167,12 @@ def gpfq(bench: Bench, row: "Row", k: int) -> Compressed:
     alphabet = finite_alphabet(entries.double())
     layers = quantise_gpfq(bench.module, bench.calibration, lambda weight: alphabet)
     return only_used(entries, {layer.name: layer.indices for layer in layers}, {})
+
+
+def sequential(bench: Bench, row: "Row", k: int) -> Compressed:
+    """Compress layer after layer, each aimed at the outputs of its float layer."""
+    rehearsal = bench.rehearsal(500)
+    return compress(bench.prepared(**row.prepare), k, row.rate, rehearsal=rehearsal, **row.compress)
 
 
 def unaligned(bench: Bench, row: "Row", k: int) -> Compressed:
@@ -273,6 +284,9 @@ ROWS = (
     Row("rate .05, one scale a layer", "rate .05", scaled_per_layer, rate=0.05),
     Row("1 pass", compress={"passes": 1}),
     Row("3 passes", compress={"passes": 3}),
+    # which inputs a layer is fitted to
+    Row("layer after layer", assign=sequential),
+    Row("layer after layer, a trellis of 8", assign=sequential, compress={"trellis": 8}),
     # the file
     Row("ANS tables", coder="ans"),
     Row("Huffman", coder="huffman"),

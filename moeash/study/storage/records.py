@@ -14,7 +14,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-Stage = Literal["search", "merged"]
+Stage = Literal["search", "refined", "merged"]
 StudyStatus = Literal["running", "interrupted", "failed", "finished"]
 
 
@@ -85,9 +85,9 @@ class EvaluationRecord:
 
     Attributes:
         number: 1, 2, ... within the study, in the order the study proposed them.
-        stage: proposed by the search, or by a merge pass.
-        generation: of the search; for merged ones that of the evaluation it began with.
-        parent: number of the evaluation whose entries were merged.
+        stage: proposed by the search, or made of one of its solutions: refined, merged.
+        generation: of the search; otherwise that of the evaluation it began with.
+        parent: number of the evaluation that was refined, or whose entries were merged.
         job: what was evaluated.
         outcome: what became of it.
         created_at: UTC, ISO 8601.

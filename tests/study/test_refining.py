@@ -1,0 +1,113 @@
+"""Solutions of a front made again with more effort: stored in their order, by whoever, once."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moeash import export
+from moeash.backends.inprocess import InProcessBackend
+from moeash.exports.study_plots import plot_front
+from moeash.study.refining import spread
+from tests.backends.studies import Notes, front, run_study, sequence, spec
+
+
+def calibrated(name="feedback", solutions=3, **changes):
+    return spec(
+        name,
+        data__splits__calibration={"part": "all", "count": 60, "seed": 0},
+        data__splits__holdout={"part": "all", "rest": True},
+        method={"name": "feedback", "k": [4, 40], "images": 60, "sketches": 1, "batch_size": 30},
+        search={"population": 6, "stop": {"generations": 2}},
+        refine={"solutions": solutions},
+        **changes,
+    )
+
+
+def refined(study):
+    return [r for r in study.evaluations() if r.stage == "refined"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return run_study(tmp_path_factory.mktemp("refined"), calibrated(merge={"enabled": False}))
+
+
+def test_solutions_of_the_searchs_front_are_made_again_from_end_to_end(study):
+    records = {r.number: r for r in study.evaluations()}
+    searched = [s for s in study.solutions() if s.record.stage == "search"]
+    parents = [records[r.parent] for r in refined(study)]
+    assert len(parents) == 3
+    sizes = [r.outcome.sizes.size_bytes for r in parents]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == min(s.size_bytes for s in searched), "the smallest is on any front"
+    assert parents[-1].outcome.metric == max(s.metric for s in searched), "and so is the best"
+    for record, parent in zip(refined(study), parents, strict=True):
+        assert record.candidate.as_dict() == parent.candidate.as_dict() | {"sequential": 1}
+        assert record.generation == parent.generation
+        assert record.outcome.fingerprint != parent.outcome.fingerprint
+
+
+def test_a_refined_solution_is_exported_bit_for_bit(study, tmp_path):
+    done = next(r for r in refined(study) if r.outcome.status == "complete")
+    report = export(study, tmp_path / "a.moeash", id=done.number)
+    assert report.size_bytes == done.outcome.sizes.size_bytes
+
+
+def test_the_picture_shows_what_was_refined(study):
+    n = sum(s.record.stage == "refined" for s in study.solutions())
+    labels = [t.get_text() for t in plot_front([study]).axes[0].figure.legends[0].get_texts()]
+    assert f"refined ({n})" in labels
+
+
+@pytest.mark.parametrize("after", [13, 14])
+def test_a_study_killed_while_it_refines_goes_on_where_it_was(tmp_path, study, after):
+    n_searched = sum(r.stage == "search" for r in study.evaluations())
+
+    def stop():
+        raise KeyboardInterrupt
+
+    plain = calibrated(merge={"enabled": False})
+    with pytest.raises(KeyboardInterrupt):
+        run_study(tmp_path, plain, progress=Notes({n_searched + after - 12: stop}))
+    made = []
+
+    class Counting(InProcessBackend):
+        def map(self, jobs, archive):
+            made.extend(jobs)
+            return super().map(jobs, archive)
+
+    again = run_study(tmp_path, plain, make_backend=Counting)
+    assert sequence(again) == sequence(study)
+    assert len(made) == 3 - (after - 12)
+
+
+def test_a_larger_budget_refines_more_and_repeats_nothing(tmp_path):
+    few = run_study(tmp_path, calibrated(solutions=1, merge={"enabled": False}))
+    assert len(refined(few)) == 1
+    first = sequence(few)
+    more = run_study(tmp_path, calibrated(solutions=4, merge={"enabled": False}))
+    assert len(refined(more)) >= 4
+    assert set(first) <= set(sequence(more))
+
+
+def test_nothing_is_refined_unless_wanted_and_possible(tmp_path):
+    off = run_study(tmp_path, calibrated("off", solutions=0, merge={"enabled": False}))
+    uniform = run_study(tmp_path, spec("uniform", merge={"enabled": False}))
+    assert refined(off) == refined(uniform) == []
+
+
+def test_a_merge_pass_goes_on_from_refined_solutions(tmp_path):
+    study = run_study(tmp_path, calibrated(merge={"max_trials": 2, "tolerance": 0.05}))
+    records = {r.number: r for r in study.evaluations()}
+    merged = [records[r.parent].stage for r in study.evaluations() if r.stage == "merged"]
+    assert "refined" in merged
+    assert front(study)
+
+
+@given(st.integers(0, 200), st.integers(0, 30))
+def test_what_is_spread_is_distinct_in_order_and_has_both_ends(n, at_most):
+    chosen = spread(n, at_most)
+    assert len(chosen) == min(n, at_most)
+    assert chosen == sorted(set(chosen)) and set(chosen) <= set(range(n))
+    if len(chosen) > 1:
+        assert (chosen[0], chosen[-1]) == (0, n - 1)
