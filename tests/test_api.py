@@ -352,6 +352,20 @@ def test_calibration_inputs_make_feedback_better_than_nearest_entries(tmp_path):
     assert plain < 1.1 * ours < 0
 
 
+def test_a_refined_file_is_closer_where_the_method_has_a_dearer_way(tmp_path):
+    network, x, closeness = transformer()
+    distances = {False: 0.0, True: 0.0}
+    for k in (14, 17, 20, 24):
+        for refined in distances:
+            file = tmp_path / f"{k}-{refined}.moeash"
+            options = {"method": FEEDBACK, "refined": refined, "calibration": x}
+            moeash.compress(network, file, candidate={"k": k, "rate": 0.02}, **options)
+            distances[refined] -= closeness(moeash.load_into(transformer()[0], file))
+    assert 0 < distances[True] < distances[False]
+    with pytest.raises(InputError, match="method uniform has no dearer way"):
+        moeash.compress(network, tmp_path / "a.moeash", candidate={"k": 14}, refined=True)
+
+
 def test_a_search_with_calibration_is_stored_with_it_and_continues(tmp_path):
     network, x, closeness = transformer()
 
