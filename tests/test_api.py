@@ -409,6 +409,75 @@ def test_two_vectors_make_the_file_smaller(tmp_path):
     assert sizes[0] < sizes[1] - 90  # of 192 float16 values 96 are constants now
 
 
+@pytest.mark.parametrize("method", [{"name": "uniform", "k": [2, 4096]}, FEEDBACK])
+def test_a_network_compressed_with_folded_norms_is_the_same_function(tmp_path, method):
+    module = load_network("digits-cnn").eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    x = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    told = Notes()
+    moeash.compress(
+        module,
+        tmp_path / "x.moeash",
+        candidate={"k": 4096} if method["name"] == "uniform" else {"k": 500, "rate": 0.02},
+        method=method,
+        calibration=x,
+        kept="float32",
+        fold_norms=True,
+        progress=told,
+    )
+    assert "2 BatchNorms are folded into the layers before them" in told.notes
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    decoded = moeash.read(tmp_path / "x.moeash")
+    assert (decoded["bn1.weight"] == 1).all() and not decoded["bn2.running_mean"].any()
+    with torch.inference_mode():
+        expected = module(x)
+        moved = (moeash.load_into(module, tmp_path / "x.moeash")(x) - expected).abs().max()
+    assert moved < 3e-2 * expected.abs().max()
+
+
+def test_a_search_with_folded_norms_hands_the_module_back_and_is_another_study(tmp_path):
+    module = load_network("digits-cnn").eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    x = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        classes = module(x).argmax(1)
+
+    def agreement(module):
+        with torch.inference_mode():
+            return float((module(x).argmax(1) == classes).float().mean())
+
+    def run(**options):
+        return moeash.search(
+            module,
+            evaluate=agreement,
+            name="mine",
+            storage=str(tmp_path / "a.db"),
+            population=4,
+            generations=1,
+            merge={"enabled": False},
+            **options,
+        )
+
+    study = run(calibration=x, fold_norms=True)
+    assert study.facts.baseline == 1.0
+    report = moeash.export(study, tmp_path / "a.moeash", pick="best")
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert (moeash.read(tmp_path / "a.moeash")["bn1.weight"] == 1).all()
+    measured = agreement(moeash.load_into(load_network("digits-cnn"), tmp_path / "a.moeash"))
+    assert measured == report.solution["metric"]
+    with pytest.raises(StudyExistsError, match="norms"):
+        run()
+
+
+def test_folding_norms_without_inputs_says_what_is_missing(tmp_path):
+    module = load_network("digits-cnn")
+    with pytest.raises(InputError, match=r"folding BatchNorms .* pass calibration="):
+        moeash.compress(module, tmp_path / "x.moeash", candidate={"k": 4}, fold_norms=True)
+    with pytest.raises(InputError, match=r"folding BatchNorms .* pass calibration="):
+        moeash.search(module, evaluate=lambda module: 0.0, fold_norms=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_images_nothing_can_be_measured(tmp_path):
     module = load_network("digits-cnn")
     with pytest.raises(InputError, match=r"kept is 'auto'; .* choose from float32, float16"):

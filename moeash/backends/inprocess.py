@@ -10,6 +10,7 @@ from moeash.networks.parameters import describe as count_parameters
 
 def describe(evaluator: Evaluator) -> Baseline:
     """Return the facts of a loaded task."""
+    folded = () if evaluator.folding is None else evaluator.folding.notes
     counts = count_parameters(evaluator.network.state)
     return Baseline(
         metric=evaluator.assessment.baseline,
@@ -21,7 +22,7 @@ def describe(evaluator: Evaluator) -> Baseline:
         network_fingerprint=evaluator.network_fingerprint,
         data_fingerprint=evaluator.data_fingerprint,
         keeping=evaluator.stored.keeping,
-        notes=(*evaluator.task.method.notes(evaluator.prepared), *evaluator.stored.notes),
+        notes=(*folded, *evaluator.task.method.notes(evaluator.prepared), *evaluator.stored.notes),
     )
 
 

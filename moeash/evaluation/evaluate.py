@@ -30,6 +30,7 @@ from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.placing import DevicePlacing, HostPlacing, build
 from moeash.evaluation.task import Task, available_cores
 from moeash.methods.base import GridMethod, Images, Preparation
+from moeash.methods.folding import Folding, fold_norms, some_images
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.parameters import network_fingerprint
@@ -90,6 +91,8 @@ class Evaluator:
         self._training = {part: part.training for part in module.modules()}
         self._torch_threads = torch.get_num_threads()
         self._blas_threads: Any = None
+        self._given: WeightWriter | None = None  # of the weights before BatchNorms were folded
+        self.folding: Folding | None = None
         self._on_device = (
             torch.device(task.device).type != "cpu" if on_device is None else on_device
         )
@@ -102,6 +105,8 @@ class Evaluator:
             _set_precision(task.precision)
             self._load(common, n_threads)
         except BaseException:
+            if self._given is not None:
+                self._given.restore()
             self._hand_back()
             raise
 
@@ -117,6 +122,7 @@ class Evaluator:
         if common is not None:
             self._adopt(common)
             return
+        self.folding = self._fold() if task.fold_norms else None
         self.prepared = task.method.prepare(
             Preparation(
                 network=self.network,
@@ -127,6 +133,18 @@ class Evaluator:
         )
         self.stored = self._decide()
         self._place()
+
+    def _fold(self) -> Folding:
+        """Fold BatchNorms; the network as it was given has been measured already."""
+        task = self.task
+        images = some_images(self._for_method()).to(task.device)
+        self._given = self._writer
+        _set_precision("float32")  # outputs are compared closely
+        folding = fold_norms(self.network, images)
+        _set_precision(task.precision)
+        self.network = folding.network
+        self._writer = WeightWriter(self.network.module, self.network.state)
+        return folding
 
     def _for_method(self) -> Mapping[str, Images]:
         given = self.task.calibration
@@ -263,8 +281,10 @@ class Evaluator:
         return Sizes(report.total, shared.n_entries, report.bits_per_weight)
 
     def restore(self) -> None:
-        """Put the float weights back into the module."""
+        """Put the float weights back into the module, as they were given."""
         self._writer.restore()
+        if self._given is not None:
+            self._given.restore()
         self._placing.forget()
 
     def close(self) -> None:

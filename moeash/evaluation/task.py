@@ -101,6 +101,7 @@ class Task:
         coder: entropy coder of the file.
         kept: how kept floats are stored.
         norms: how BatchNorms are stored.
+        fold_norms: fold BatchNorms into the layers before them first.
         notes: short texts stored in the file, counted in its bytes.
         batch_size: images a forward pass.
         n_threads: torch and kernel threads; None leaves torch as it is.
@@ -128,6 +129,7 @@ class Task:
     precision: Precision = "float32"
     calibration: Unlabelled | None = None
     keeping: Keeping | None = None
+    fold_norms: bool = False
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.evaluate is None):

@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from moeash.methods.error_feedback import (
     only_used,
 )
 from moeash.methods.feedback import FeedbackPrepared, shared_weights
+from moeash.methods.folding import IMAGES, fold_norms
 from moeash.networks.inplace import load_into
 from moeash.networks.norms import find_norms
 from moeash.study.spec import load_spec
@@ -105,6 +106,16 @@ class Bench:
         self.weights = [p.name for p in self.network.state if p.role == "shared"]
         self.prepared = lru_cache(self._prepared)
 
+    @cached_property
+    def with_norms_folded(self) -> "Bench":
+        """The same bench with BatchNorms folded into the layers before them."""
+        other = copy.copy(self)
+        twin = replace(self.network, module=copy.deepcopy(self.module))
+        other.network = fold_norms(twin, self.calibration[0][:IMAGES]).network
+        other.module = other.network.module
+        other.prepared = lru_cache(other._prepared)
+        return other
+
     @staticmethod
     def _images(split: Any, count: int, batch: int) -> list[Tensor]:
         # Splits may be sorted by class: neither the images nor a batch may be of a few classes.
@@ -116,7 +127,7 @@ class Bench:
             return torch.cat([module(x) for x in self._images_kl])
 
     def _prepared(self, **arguments: Any) -> Prepared:
-        arguments = DEFAULTS | arguments
+        arguments = DEFAULTS | {"unscaled": self.network.folded} | arguments
         return error_feedback.prepare(
             self.module, self.calibration, shared=self.weights, **arguments
         )
@@ -227,6 +238,7 @@ class Row:
         coder: of the file.
         kept: precision of kept floats.
         two_vectors: keep BatchNorms as the scale and shift they come down to.
+        folded: fold BatchNorms into the layers before them first.
         norms_only: only for networks with BatchNorms.
     """
 
@@ -239,6 +251,7 @@ class Row:
     coder: str = "adaptive"
     kept: KeptPrecision = "float16"
     two_vectors: bool = True
+    folded: bool = False
     norms_only: bool = False
 
 
@@ -267,6 +280,14 @@ ROWS = (
     Row("rows balanced with 1/2", prepare={"balance": 0.5}),
     Row("no absorbers", "rows not balanced", prepare={"absorb": False, "balance": 0.0}),
     Row("BatchNorms measured again", assign=reestimated, norms_only=True),
+    Row("BatchNorms folded", folded=True, norms_only=True),
+    Row(
+        "nearest entries, BatchNorms folded",
+        "nearest entries",
+        nearest,
+        folded=True,
+        norms_only=True,
+    ),
     # the rate
     Row("rate 0", rate=0.0),
     Row("rate .05", rate=0.05),
@@ -291,6 +312,7 @@ RULES = tuple(row.name for row in ROWS[:5])
 def run(bench: Bench, row: Row) -> list[dict[str, float]]:
     """Return a row's points, smallest k first: some on either side of the KL, and the common k."""
     points: dict[int, dict[str, float]] = {}
+    bench = bench.with_norms_folded if row.folded else bench
 
     def above(i: int) -> bool:
         k = round(bench.scale.k * RATIO**i)

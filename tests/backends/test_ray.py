@@ -69,6 +69,15 @@ def test_a_study_with_feedback_has_the_front_of_one_process(workers, local_ray, 
     assert front(study) == front(alone) != []
 
 
+def test_a_study_with_folded_norms_has_the_front_of_one_process(local_ray, tmp_path):
+    alone = run_study(tmp_path, calibrated(name="alone", norms__fold=True))
+    study = run_study(tmp_path, calibrated(norms__fold=True, backend=on_ray(workers=2)))
+    assert sequence(study) == sequence(alone)
+    assert front(study) == front(alone) != []
+    other = run_study(tmp_path, calibrated(name="unfolded"))
+    assert front(other) != front(alone)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_losing_a_worker_changes_nothing(number, local_ray, serial, tmp_path):
     progress = Notes({6: lambda: os.kill(min(pids(tmp_path)), number)})
