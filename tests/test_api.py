@@ -23,7 +23,7 @@ from moeash.evaluation.evaluate import Evaluator
 from moeash.networks.sources import load_network
 from moeash.study.plan import task_of
 from moeash.study.progress import Silent
-from tests.digits import BASE, merged
+from tests.digits import BASE, digits_spec, merged
 
 CHANGES = {
     "merge": {"enabled": True, "max_trials": 6},
@@ -467,6 +467,58 @@ def test_a_search_with_folded_norms_hands_the_module_back_and_is_another_study(t
     assert measured == report.solution["metric"]
     with pytest.raises(StudyExistsError, match="norms"):
         run()
+
+
+def test_norms_measured_again_bring_a_coarse_network_closer(tmp_path):
+    module = load_network("digits-cnn").eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    x, _ = next(digits_spec().task().data.load()["search"].batches(200))
+    with torch.inference_mode():
+        expected = module(x).softmax(1)
+
+    def closeness(module):
+        with torch.inference_mode():
+            return -float((module(x).softmax(1) - expected).square().mean())
+
+    found, told = {}, Notes()
+    for again in (False, True):
+        path = tmp_path / f"{again}.moeash"
+        moeash.compress(
+            module,
+            path,
+            candidate={"k": 10},
+            calibration=x if again else None,
+            remeasure_norms=again,
+            progress=told,
+        )
+        assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+        found[again] = closeness(moeash.load_into(load_network("digits-cnn").eval(), path))
+    assert told.notes == [
+        "the statistics of 2 BatchNorms are measured again on 200 calibration images"
+    ]
+    assert found[False] < 1.5 * found[True] < 0
+    study = moeash.search(
+        module,
+        evaluate=closeness,
+        method={"name": "uniform", "k": [10, 10]},
+        calibration=x,
+        remeasure_norms=True,
+        generations=1,
+        merge={"enabled": False},
+    )
+    assert [s.metric for s in study.front()] == [found[True]]
+    assert study.facts.baseline == 0 > study.facts.remeasured_baseline
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_norms_are_not_measured_again_without_inputs_or_when_folded(tmp_path):
+    options = {"candidate": {"k": 4}, "remeasure_norms": True}
+    module = load_network("digits-cnn")
+    with pytest.raises(InputError, match="measuring BatchNorms again takes calibration images"):
+        moeash.compress(module, tmp_path / "x.moeash", **options)
+    with pytest.raises(SpecError, match="no statistics to measure again"):
+        moeash.compress(module, tmp_path / "x.moeash", fold_norms=True, **options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folding_norms_without_inputs_says_what_is_missing(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import threadpoolctl
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from moeash.codec.size import size
 from moeash.core.codebook import SharedWeights, State
@@ -23,6 +24,7 @@ from moeash.evaluation.assess import (
     FunctionAssessment,
     Precision,
     SplitAssessment,
+    read_only_tensor,
 )
 from moeash.evaluation.keeping import Stored, decide_keeping
 from moeash.evaluation.metrics import load_metric
@@ -31,6 +33,7 @@ from moeash.evaluation.placing import DevicePlacing, HostPlacing, build
 from moeash.evaluation.task import Task, available_cores
 from moeash.methods.base import GridMethod, Images, Preparation
 from moeash.methods.folding import Folding, fold_norms, some_images
+from moeash.methods.remeasuring import Remeasuring, calibration_images
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.parameters import network_fingerprint
@@ -50,6 +53,7 @@ class Common:
         float_pass: what the float network measured; None when a function measures.
         images: of the search split, hardest first; None when they are streamed or there are none.
         data_fingerprint: of the search split.
+        calibration: images on which BatchNorms are measured again; None when they are not.
     """
 
     state: State
@@ -58,6 +62,7 @@ class Common:
     float_pass: FloatPass | None
     images: NDArray[np.float32] | None
     data_fingerprint: str
+    calibration: NDArray[Any] | None = None
 
 
 class Evaluator:
@@ -93,6 +98,8 @@ class Evaluator:
         self._blas_threads: Any = None
         self._given: WeightWriter | None = None  # of the weights before BatchNorms were folded
         self.folding: Folding | None = None
+        self.remeasuring: Remeasuring | None = None
+        self.remeasured_baseline: float | None = None
         self._on_device = (
             torch.device(task.device).type != "cpu" if on_device is None else on_device
         )
@@ -123,6 +130,10 @@ class Evaluator:
             self._adopt(common)
             return
         self.folding = self._fold() if task.fold_norms else None
+        if task.remeasure_norms:
+            images = calibration_images(self._for_method(), task.remeasure_norms, task.seed)
+            self._remeasure_on(images)
+            self.remeasured_baseline = self._measure_remeasured()
         self.prepared = task.method.prepare(
             Preparation(
                 network=self.network,
@@ -133,6 +144,24 @@ class Evaluator:
         )
         self.stored = self._decide()
         self._place()
+
+    def _remeasure_on(self, images: Tensor) -> None:
+        self.remeasuring = Remeasuring(self.network, images, self.task.device)
+
+    def _measure_remeasured(self) -> float:
+        """Return the metric of the float network with its BatchNorms measured again."""
+        assert self.remeasuring is not None
+        try:
+            self.remeasuring.measure()
+            return self.assessment.measure(lambda bound: False).bound
+        finally:
+            self._writer.restore()
+
+    def _adjust(self, shared: SharedWeights) -> SharedWeights:
+        """Measure a candidate's BatchNorms again, where the study says so."""
+        if self.remeasuring is None:
+            return shared
+        return self.remeasuring.apply(self._writer, shared)
 
     def _fold(self) -> Folding:
         """Fold BatchNorms; the network as it was given has been measured already."""
@@ -160,11 +189,15 @@ class Evaluator:
             self.splits.get("search"),
             kept=task.kept,
             norms=task.norms,
-            typical=lambda: task.method.compress(self.prepared, middle(task.method.space())),
+            typical=self._typical,
             coder=task.coder,
             batch_size=task.batch_size,
             device=task.device,
         )
+
+    def _typical(self) -> SharedWeights:
+        method = self.task.method
+        return self._adjust(method.compress(self.prepared, middle(method.space())))
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -183,6 +216,7 @@ class Evaluator:
             assessment.float_pass,
             assessment.images if isinstance(assessment, SplitAssessment) else None,
             self.data_fingerprint,
+            None if self.remeasuring is None else self.remeasuring.images.numpy(),
         )
 
     def adopt(self, common: Common) -> None:
@@ -197,15 +231,20 @@ class Evaluator:
         self.network = dataclasses.replace(self.network, state=common.state)
         self._writer = WeightWriter(self.network.module, common.state)
         self.prepared, self.stored = common.prepared, common.stored
+        if common.calibration is not None:
+            self._remeasure_on(read_only_tensor(common.calibration))
         self._place()
 
     def _place(self) -> None:
         method, prepared = self.task.method, self.prepared
         self._placing: HostPlacing | DevicePlacing
-        if self._on_device and self.task.evaluate is None and isinstance(method, GridMethod):
+        alone = self.task.evaluate is None and self.remeasuring is None
+        if self._on_device and alone and isinstance(method, GridMethod):
             self._placing = DevicePlacing(method, prepared, self.stored.keeping, self.network)
         else:
-            self._placing = HostPlacing(method, prepared, self.stored.keeping, self._writer)
+            self._placing = HostPlacing(
+                method, prepared, self.stored.keeping, self._writer, self._adjust
+            )
 
     def _assessment(self) -> Assessment:
         module, common = self.network.module, self._common
@@ -229,8 +268,11 @@ class Evaluator:
         )
 
     def build(self, job: Job) -> SharedWeights:
-        """Return the shared weights of a job: compressed, then merged."""
-        return build(self.task.method, self.prepared, self.stored.keeping, job)
+        """Return the shared weights of a job.
+
+        Where BatchNorms are measured again the network holds them afterwards.
+        """
+        return build(self.task.method, self.prepared, self.stored.keeping, job, self._adjust)
 
     def evaluate(self, job: Job, archive: Archive) -> Outcome:
         """Measure a job, stopping as soon as it is below its floor or certainly dominated.

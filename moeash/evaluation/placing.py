@@ -4,7 +4,7 @@ Both give the same weights, sizes and fingerprints; a method that is bins of one
 second way, which moves no weights and, until a fingerprint is wanted, no indices.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,10 +38,18 @@ class Placed(Protocol):
         ...
 
 
-def build(method: Method, prepared: Any, keeping: Keeping, job: Job) -> SharedWeights:
-    """Return the shared weights of a job: compressed, kept tensors as stored, then merged."""
-    shared = keeping.apply(method.compress(prepared, job.candidate))
-    return merge_runs(shared, job.runs) if job.runs else shared
+Adjust = Callable[[SharedWeights], SharedWeights]
+"""Moves kept tensors of a candidate to fit its shared weights, before they are stored."""
+
+
+def build(
+    method: Method, prepared: Any, keeping: Keeping, job: Job, adjust: Adjust | None = None
+) -> SharedWeights:
+    """Return the shared weights of a job: compressed, merged, kept tensors as stored."""
+    shared = method.compress(prepared, job.candidate)
+    if job.runs:
+        shared = merge_runs(shared, job.runs)
+    return keeping.apply(shared if adjust is None else adjust(shared))
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,16 +96,23 @@ class HostPlacing:
     """Builds candidates on the host."""
 
     def __init__(
-        self, method: Method, prepared: Any, keeping: Keeping, writer: WeightWriter
+        self,
+        method: Method,
+        prepared: Any,
+        keeping: Keeping,
+        writer: WeightWriter,
+        adjust: Adjust | None = None,
     ) -> None:
         self._method = method
         self._prepared = prepared
         self._keeping = keeping
         self._writer = writer
+        self._adjust = adjust
 
     def place(self, job: Job) -> Placed:
         """Return a candidate."""
-        return PlacedOnHost(build(self._method, self._prepared, self._keeping, job), self._writer)
+        built = build(self._method, self._prepared, self._keeping, job, self._adjust)
+        return PlacedOnHost(built, self._writer)
 
     def forget(self) -> None:
         """Learn that somebody else has written to the network: the writer notices by itself."""

@@ -36,6 +36,7 @@ from moeash.evaluation.metrics import METRICS
 from moeash.evaluation.task import DataTask, NetworkTask, Task
 from moeash.methods.base import Method
 from moeash.methods.registry import METHODS
+from moeash.methods.remeasuring import IMAGES as REMEASURED_IMAGES
 from moeash.names import nearest
 from moeash.networks.builtin import BUILTIN
 from moeash.searches.loop import Stop
@@ -180,13 +181,25 @@ class CodecTable(_Table):
 
 
 class NormsTable(_Table):
-    """``[norms]``: what happens to BatchNorms before weights are shared."""
+    """``[norms]``: what happens to BatchNorms beside being stored."""
 
     fold: bool = Field(
         False,
         description="fold BatchNorms into the layers before them, for runtimes without "
         "BatchNorm; costs bytes: a fifth more on ResNet-20 at equal outputs",
     )
+    remeasure: bool = Field(
+        False,
+        description="measure every candidate's BatchNorm statistics again, on calibration images; "
+        "it moves the float network as well, so both baselines are reported",
+    )
+    images: int = Field(REMEASURED_IMAGES, ge=2, description="calibration images for that, at most")
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.fold and self.remeasure:
+            raise ValueError("folded BatchNorms have no statistics to measure again; choose one")
+        return self
 
 
 class BackendTable(_Table):
@@ -307,6 +320,7 @@ class StudySpec(_Table):
             seed=self.seed,
             precision=evaluation.precision,
             fold_norms=self.norms.fold,
+            remeasure_norms=self.norms.images if self.norms.remeasure else 0,
         )
 
     def identity(self, *, defaults: bool = True) -> dict[str, Any]:
@@ -351,9 +365,10 @@ def identity_of(plain: Mapping[str, Any]) -> dict[str, Any]:
         del codec["norms"]
         if not codec:
             del identity["codec"]
-    if identity.get("norms") == NormsTable().model_dump(mode="json"):
-        del identity["norms"]  # as studies were that were stored before the table
-    return identity
+    # Studies that were stored before the table, or a key of it, had what is the default now.
+    norms, default = identity.pop("norms", {}), NormsTable().model_dump(mode="json")
+    chosen = {key: value for key, value in norms.items() if value != default.get(key)}
+    return identity | ({"norms": chosen} if chosen else {})
 
 
 def with_norms(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ from moeash.methods.error_feedback import (
 )
 from moeash.methods.feedback import FeedbackPrepared, shared_weights
 from moeash.methods.folding import IMAGES, fold_norms
-from moeash.networks.inplace import load_into
+from moeash.methods.remeasuring import Remeasuring
+from moeash.networks.inplace import WeightWriter, load_into
 from moeash.networks.norms import find_norms
 from moeash.study.spec import load_spec
 
@@ -134,9 +135,16 @@ class Bench:
 
     def pack(self, result: Compressed, row: "Row") -> SharedWeights:
         """Return what goes into the file."""
+        return self.stored(self.shared(result), row)
+
+    def shared(self, result: Compressed) -> SharedWeights:
+        """Return a candidate with its kept tensors in the network's precision."""
         state = self.network.state
-        norms = find_norms(self.module, state) if row.two_vectors else ()
-        shared = shared_weights(FeedbackPrepared(state, (), keep_all(state), ()), result)
+        return shared_weights(FeedbackPrepared(state, (), keep_all(state), ()), result)
+
+    def stored(self, shared: SharedWeights, row: "Row") -> SharedWeights:
+        """Return a candidate with its kept tensors as the file stores them."""
+        norms = find_norms(self.module, self.network.state) if row.two_vectors else ()
         return Keeping(row.kept, norms).apply(shared)
 
     def twin(self, shared: SharedWeights) -> nn.Module:
@@ -191,19 +199,15 @@ def scaled_per_layer(bench: Bench, row: "Row", k: int) -> Compressed:
     return compress(replace(prepared, factors=tuple(factors)), k, row.rate)
 
 
-def reestimated(bench: Bench, row: "Row", k: int) -> Compressed:
+def reestimated(
+    bench: Bench, row: "Row", k: int, assign: Callable[[Bench, "Row", int], Compressed] = feedback
+) -> SharedWeights:
     """Measure the BatchNorm statistics again, on the compressed network's calibration images."""
-    result = feedback(bench, row, k)
-    twin = bench.twin(bench.pack(result, replace(row, two_vectors=False)))
-    for norm in (module for module in twin.modules() if isinstance(module, _BatchNorm)):
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-        norm.train()
-    with torch.no_grad():
-        for images in bench.calibration:
-            twin(images)
-    statistics = {k: v for k, v in twin.state_dict().items() if "running_" in k}
-    return replace(result, kept=result.kept | statistics)
+    module = copy.deepcopy(bench.module)
+    network = replace(bench.network, module=module)
+    again = Remeasuring(network, torch.cat(bench.calibration), "cpu")
+    shared = bench.shared(assign(bench, row, k))
+    return bench.stored(again.apply(WeightWriter(module, network.state), shared), row)
 
 
 def merged_codebook(bench: Bench, row: "Row", k: int) -> SharedWeights:
@@ -280,6 +284,12 @@ ROWS = (
     Row("rows balanced with 1/2", prepare={"balance": 0.5}),
     Row("no absorbers", "rows not balanced", prepare={"absorb": False, "balance": 0.0}),
     Row("BatchNorms measured again", assign=reestimated, norms_only=True),
+    Row(
+        "nearest entries, BatchNorms measured again",
+        "nearest entries",
+        partial(reestimated, assign=nearest),
+        norms_only=True,
+    ),
     Row("BatchNorms folded", folded=True, norms_only=True),
     Row(
         "nearest entries, BatchNorms folded",

@@ -69,12 +69,14 @@ def test_a_study_with_feedback_has_the_front_of_one_process(workers, local_ray, 
     assert front(study) == front(alone) != []
 
 
-def test_a_study_with_folded_norms_has_the_front_of_one_process(local_ray, tmp_path):
-    alone = run_study(tmp_path, calibrated(name="alone", norms__fold=True))
-    study = run_study(tmp_path, calibrated(norms__fold=True, backend=on_ray(workers=2)))
+@pytest.mark.parametrize("norms", [{"fold": True}, {"remeasure": True, "images": 50}])
+def test_a_study_that_changes_norms_has_the_front_of_one_process(norms, local_ray, tmp_path):
+    alone = run_study(tmp_path, calibrated(name="alone", norms=norms))
+    study = run_study(tmp_path, calibrated(norms=norms, backend=on_ray(workers=2)))
+    assert study.facts.remeasured_baseline == alone.facts.remeasured_baseline
     assert sequence(study) == sequence(alone)
     assert front(study) == front(alone) != []
-    other = run_study(tmp_path, calibrated(name="unfolded"))
+    other = run_study(tmp_path, calibrated(name="unchanged"))
     assert front(other) != front(alone)
 
 
