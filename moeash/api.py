@@ -146,7 +146,8 @@ def search(
         fold_norms: fold BatchNorms into the layers before them first, for runtimes without
             BatchNorm; costs bytes, a fifth more on ResNet-20 at equal outputs. Takes
             ``calibration``, whatever the method.
-        remeasure_norms: measure BatchNorm statistics again after sharing, on ``calibration``.
+        remeasure_norms: measure BatchNorm statistics again after sharing, on ``calibration``; it
+            moves the float network too, whose metric is then known both ways.
         seed: of the search.
         progress: receives the events.
 

@@ -238,8 +238,8 @@ class Evaluator:
     def _place(self) -> None:
         method, prepared = self.task.method, self.prepared
         self._placing: HostPlacing | DevicePlacing
-        alone = self.task.evaluate is None and self.remeasuring is None
-        if self._on_device and alone and isinstance(method, GridMethod):
+        as_binned = self.task.evaluate is None and self.remeasuring is None
+        if self._on_device and as_binned and isinstance(method, GridMethod):
             self._placing = DevicePlacing(method, prepared, self.stored.keeping, self.network)
         else:
             self._placing = HostPlacing(

@@ -39,13 +39,13 @@ from moeash.networks.network import Network
 from moeash.networks.norms import DTYPES, NORM_TYPES, key, users
 
 IMAGES = 1000
-"""Calibration images used unless a spec says otherwise."""
+"""Calibration images used unless a spec says otherwise; they are held in memory."""
 
 ELEMENTS = 1 << 27
 """Elements the largest input of a norm may have in one pass: 512 MiB as float32, and a network
 holds a few such tensors at a time."""
 
-ROUND = 2
+LOOK = 2
 """Images of the run that shows which norms are called, and how large their inputs are."""
 
 
@@ -84,7 +84,7 @@ class Remeasuring:
         Raises:
             InputError: there is only one image.
         """
-        if len(images) < ROUND:
+        if len(images) < LOOK:
             raise InputError(f"BatchNorms are not measured on {len(images)} image; give some more")
         self.images = images
         self._module = network.module
@@ -131,7 +131,7 @@ class Remeasuring:
         Returns:
             Means and variances by ``state_dict`` key.
         """
-        size = max(ROUND, ELEMENTS // self._largest)
+        size = max(LOOK, ELEMENTS // self._largest)
         with torch.inference_mode(), in_eval_mode(self._module):
             if len(self.images) <= size:
                 return self._in_one_pass()
@@ -202,13 +202,13 @@ class Remeasuring:
         def see(name: str, x: Tensor) -> None:
             calls[name] += 1
             positions[name] = x.numel() // x.shape[1]
-            self._largest = max(self._largest, -(-x.numel() // ROUND))
+            self._largest = max(self._largest, -(-x.numel() // LOOK))
 
         for name, part in self._module.named_modules():
             if isinstance(part, _BatchNorm):
                 self._norms[name] = part
         with torch.inference_mode(), in_eval_mode(self._module), self._seen_by(see, *self._norms):
-            self._module(self.images[:ROUND].to(self._device))
+            self._module(self.images[:LOOK].to(self._device))
         for name, norm in self._norms.items():
             own = [state.get(key(name, v)) for v in ("running_mean", "running_var")]
             if type(norm) not in NORM_TYPES:
