@@ -23,7 +23,7 @@ from moeash.evaluation.evaluate import Evaluator
 from moeash.networks.sources import load_network
 from moeash.study.plan import task_of
 from moeash.study.progress import Silent
-from tests.digits import BASE, merged
+from tests.digits import BASE, digits_spec, merged
 
 CHANGES = {
     "merge": {"enabled": True, "max_trials": 6},
@@ -421,6 +421,127 @@ def test_two_vectors_make_the_file_smaller(tmp_path):
         for norms in ("two_vectors", "as_they_are")
     ]
     assert sizes[0] < sizes[1] - 90  # of 192 float16 values 96 are constants now
+
+
+@pytest.mark.parametrize("method", [{"name": "uniform", "k": [2, 4096]}, FEEDBACK])
+def test_a_network_compressed_with_folded_norms_is_the_same_function(tmp_path, method):
+    module = load_network("digits-cnn").eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    x = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    told = Notes()
+    moeash.compress(
+        module,
+        tmp_path / "x.moeash",
+        candidate={"k": 4096} if method["name"] == "uniform" else {"k": 500, "rate": 0.02},
+        method=method,
+        calibration=x,
+        kept="float32",
+        fold_norms=True,
+        progress=told,
+    )
+    assert "2 BatchNorms are folded into the layers before them" in told.notes
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    decoded = moeash.read(tmp_path / "x.moeash")
+    assert (decoded["bn1.weight"] == 1).all() and not decoded["bn2.running_mean"].any()
+    with torch.inference_mode():
+        expected = module(x)
+        moved = (moeash.load_into(module, tmp_path / "x.moeash")(x) - expected).abs().max()
+    assert moved < 3e-2 * expected.abs().max()
+
+
+def test_a_search_with_folded_norms_hands_the_module_back_and_is_another_study(tmp_path):
+    module = load_network("digits-cnn").eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    x = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        classes = module(x).argmax(1)
+
+    def agreement(module):
+        with torch.inference_mode():
+            return float((module(x).argmax(1) == classes).float().mean())
+
+    def run(**options):
+        return moeash.search(
+            module,
+            evaluate=agreement,
+            name="mine",
+            storage=str(tmp_path / "a.db"),
+            population=4,
+            generations=1,
+            merge={"enabled": False},
+            **options,
+        )
+
+    study = run(calibration=x, fold_norms=True)
+    assert study.facts.baseline == 1.0
+    report = moeash.export(study, tmp_path / "a.moeash", pick="best")
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert (moeash.read(tmp_path / "a.moeash")["bn1.weight"] == 1).all()
+    measured = agreement(moeash.load_into(load_network("digits-cnn"), tmp_path / "a.moeash"))
+    assert measured == report.solution["metric"]
+    with pytest.raises(StudyExistsError, match="norms"):
+        run()
+
+
+def test_norms_measured_again_bring_a_coarse_network_closer(tmp_path):
+    module = load_network("digits-cnn").eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    x, _ = next(digits_spec().task().data.load()["search"].batches(200))
+    with torch.inference_mode():
+        expected = module(x).softmax(1)
+
+    def closeness(module):
+        with torch.inference_mode():
+            return -float((module(x).softmax(1) - expected).square().mean())
+
+    found, told = {}, Notes()
+    for again in (False, True):
+        path = tmp_path / f"{again}.moeash"
+        moeash.compress(
+            module,
+            path,
+            candidate={"k": 10},
+            calibration=x if again else None,
+            remeasure_norms=again,
+            progress=told,
+        )
+        assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+        found[again] = closeness(moeash.load_into(load_network("digits-cnn").eval(), path))
+    assert told.notes == [
+        "the statistics of 2 BatchNorms are measured again on 200 calibration images"
+    ]
+    assert found[False] < 1.5 * found[True] < 0
+    study = moeash.search(
+        module,
+        evaluate=closeness,
+        method={"name": "uniform", "k": [10, 10]},
+        calibration=x,
+        remeasure_norms=True,
+        generations=1,
+        merge={"enabled": False},
+    )
+    assert [s.metric for s in study.front()] == [found[True]]
+    assert study.facts.baseline == 0 > study.facts.remeasured_baseline
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_norms_are_not_measured_again_without_inputs_or_when_folded(tmp_path):
+    options = {"candidate": {"k": 4}, "remeasure_norms": True}
+    module = load_network("digits-cnn")
+    with pytest.raises(InputError, match="measuring BatchNorms again takes calibration images"):
+        moeash.compress(module, tmp_path / "x.moeash", **options)
+    with pytest.raises(SpecError, match="no statistics to measure again"):
+        moeash.compress(module, tmp_path / "x.moeash", fold_norms=True, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folding_norms_without_inputs_says_what_is_missing(tmp_path):
+    module = load_network("digits-cnn")
+    with pytest.raises(InputError, match=r"folding BatchNorms .* pass calibration="):
+        moeash.compress(module, tmp_path / "x.moeash", candidate={"k": 4}, fold_norms=True)
+    with pytest.raises(InputError, match=r"folding BatchNorms .* pass calibration="):
+        moeash.search(module, evaluate=lambda module: 0.0, fold_norms=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_images_nothing_can_be_measured(tmp_path):

@@ -24,6 +24,8 @@ class Baseline:
         network_fingerprint: of the float state and the roles of its parameters.
         data_fingerprint: of the search split; of nothing when a function measures.
         keeping: how kept tensors are stored.
+        remeasured: metric of the float network with BatchNorms measured again, where candidates'
+            are.
         notes: what the preparation wants people to know.
     """
 
@@ -36,6 +38,7 @@ class Baseline:
     network_fingerprint: str
     data_fingerprint: str
     keeping: Keeping
+    remeasured: float | None = None
     notes: tuple[str, ...] = ()
 
 

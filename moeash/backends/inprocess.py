@@ -10,6 +10,9 @@ from moeash.networks.parameters import describe as count_parameters
 
 def describe(evaluator: Evaluator) -> Baseline:
     """Return the facts of a loaded task."""
+    steps = (evaluator.folding, evaluator.remeasuring)
+    notes = [note for step in steps if step is not None for note in step.notes]
+    notes += [*evaluator.task.method.notes(evaluator.prepared), *evaluator.stored.notes]
     counts = count_parameters(evaluator.network.state)
     return Baseline(
         metric=evaluator.assessment.baseline,
@@ -21,7 +24,8 @@ def describe(evaluator: Evaluator) -> Baseline:
         network_fingerprint=evaluator.network_fingerprint,
         data_fingerprint=evaluator.data_fingerprint,
         keeping=evaluator.stored.keeping,
-        notes=(*evaluator.task.method.notes(evaluator.prepared), *evaluator.stored.notes),
+        remeasured=evaluator.remeasured_baseline,
+        notes=tuple(notes),
     )
 
 

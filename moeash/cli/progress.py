@@ -48,7 +48,7 @@ def headline(facts: "StudyFacts", n_stored: int) -> str:
     text = (
         f"study {facts.name}: {facts.n_shared:,} weights shared, {facts.n_kept:,} kept, "
         f"{facts.original_bytes:,} B as float32; "
-        f"float network {facts.metric_name} {facts.baseline:.4f} on the search split"
+        f"float network {facts.metric_name} {facts.baseline_text} on the search split"
     )
     return text + (f"; continuing after {n_stored:,} stored evaluations" if n_stored else "")
 

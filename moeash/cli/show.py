@@ -105,7 +105,7 @@ def front_table(facts: "StudyFacts", front: Sequence["Solution"]) -> None:
     """Print a front, smallest first, below what it is measured against."""
     title = (
         f"front of {facts.name}; the float network: {facts.original_bytes:,} B, "
-        f"{facts.metric_name} {facts.baseline:.4f} on the search split"
+        f"{facts.metric_name} {facts.baseline_text} on the search split"
     )
     if not front:
         print(f"{title}\nno wanted solution yet")

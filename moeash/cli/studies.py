@@ -194,6 +194,7 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         "status": stands,
         "ending": opened.record.ending,
         "baseline": facts.baseline,
+        "remeasured_baseline": facts.remeasured_baseline,
         "metric_name": facts.metric_name,
         "n_shared": facts.n_shared,
         "n_kept": facts.n_kept,
@@ -230,7 +231,7 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
     print(f"study {facts.name}: {stands}" + (f", {ENDINGS[ending]}" if ending else ""))
     print(
         f"{facts.n_shared:,} weights shared, {facts.n_kept:,} kept; "
-        f"{facts.original_bytes:,} B as float32; float {facts.metric_name} {facts.baseline:.4f}"
+        f"{facts.original_bytes:,} B as float32; float {facts.metric_name} {facts.baseline_text}"
     )
     print(
         f"{len(generations)} generations, {len(evaluations)} evaluations: "
@@ -354,6 +355,12 @@ def show_export(report: "ExportReport") -> None:
         f"[95 %: {percent(holdout.top1_low)} to {percent(holdout.top1_high)}], "
         f"float {percent(exact.top1)}, drop {exact.top1 - holdout.top1:+.4f}"
     )
+    again = report.holdout_remeasured
+    if again is not None:
+        print(
+            f"float with BatchNorms measured again: top-1 {percent(again.top1)}, "
+            f"{again.metric_name} {again.metric:.4f}"
+        )
     if holdout.metric_name != "top1":
         print(
             f"holdout {holdout.metric_name}: {holdout.metric:.4f}, float {exact.metric:.4f}, "

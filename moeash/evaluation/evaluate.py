@@ -10,6 +10,7 @@ import numpy as np
 import threadpoolctl
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from moeash.codec.size import size
 from moeash.core.codebook import SharedWeights, State
@@ -23,6 +24,7 @@ from moeash.evaluation.assess import (
     FunctionAssessment,
     Precision,
     SplitAssessment,
+    read_only_tensor,
 )
 from moeash.evaluation.keeping import Stored, decide_keeping
 from moeash.evaluation.metrics import load_metric
@@ -30,6 +32,8 @@ from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.placing import Builder, DevicePlacing, HostPlacing
 from moeash.evaluation.task import Task, available_cores
 from moeash.methods.base import GridMethod, Images, Preparation
+from moeash.methods.folding import Folding, fold_norms, some_images
+from moeash.methods.remeasuring import Remeasuring, calibration_images
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.parameters import network_fingerprint
@@ -49,6 +53,7 @@ class Common:
         float_pass: what the float network measured; None when a function measures.
         images: of the search split, hardest first; None when they are streamed or there are none.
         data_fingerprint: of the search split.
+        calibration: images on which BatchNorms are measured again; None when they are not.
     """
 
     state: State
@@ -57,6 +62,7 @@ class Common:
     float_pass: FloatPass | None
     images: NDArray[np.float32] | None
     data_fingerprint: str
+    calibration: NDArray[Any] | None = None
 
 
 class Evaluator:
@@ -90,6 +96,10 @@ class Evaluator:
         self._training = {part: part.training for part in module.modules()}
         self._torch_threads = torch.get_num_threads()
         self._blas_threads: Any = None
+        self._given: WeightWriter | None = None  # of the weights before BatchNorms were folded
+        self.folding: Folding | None = None
+        self.remeasuring: Remeasuring | None = None
+        self.remeasured_baseline: float | None = None
         self._on_device = (
             torch.device(task.device).type != "cpu" if on_device is None else on_device
         )
@@ -102,6 +112,8 @@ class Evaluator:
             _set_precision(task.precision)
             self._load(common, n_threads)
         except BaseException:
+            if self._given is not None:
+                self._given.restore()
             self._hand_back()
             raise
 
@@ -117,6 +129,11 @@ class Evaluator:
         if common is not None:
             self._adopt(common)
             return
+        self.folding = self._fold() if task.fold_norms else None
+        if task.remeasure_norms:
+            images = calibration_images(self._for_method(), task.remeasure_norms, task.seed)
+            self._remeasure_on(images)
+            self.remeasured_baseline = self._measure_remeasured()
         self.prepared = task.method.prepare(
             Preparation(
                 network=self.network,
@@ -127,6 +144,36 @@ class Evaluator:
         )
         self.stored = self._decide()
         self._place()
+
+    def _remeasure_on(self, images: Tensor) -> None:
+        self.remeasuring = Remeasuring(self.network, images, self.task.device)
+
+    def _measure_remeasured(self) -> float:
+        """Return the metric of the float network with its BatchNorms measured again."""
+        assert self.remeasuring is not None
+        try:
+            self.remeasuring.measure()
+            return self.assessment.measure(lambda bound: False).bound
+        finally:
+            self._writer.restore()
+
+    def _adjust(self, shared: SharedWeights) -> SharedWeights:
+        """Measure a candidate's BatchNorms again, where the study says so."""
+        if self.remeasuring is None:
+            return shared
+        return self.remeasuring.apply(self._writer, shared)
+
+    def _fold(self) -> Folding:
+        """Fold BatchNorms; the network as it was given has been measured already."""
+        task = self.task
+        images = some_images(self._for_method()).to(task.device)
+        self._given = self._writer
+        _set_precision("float32")  # outputs are compared closely
+        folding = fold_norms(self.network, images)
+        _set_precision(task.precision)
+        self.network = folding.network
+        self._writer = WeightWriter(self.network.module, self.network.state)
+        return folding
 
     def _for_method(self) -> Mapping[str, Images]:
         given = self.task.calibration
@@ -142,11 +189,15 @@ class Evaluator:
             self.splits.get("search"),
             kept=task.kept,
             norms=task.norms,
-            typical=lambda: task.method.compress(self.prepared, middle(task.method.space())),
+            typical=self._typical,
             coder=task.coder,
             batch_size=task.batch_size,
             device=task.device,
         )
+
+    def _typical(self) -> SharedWeights:
+        method = self.task.method
+        return self._adjust(method.compress(self.prepared, middle(method.space())))
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -165,6 +216,7 @@ class Evaluator:
             assessment.float_pass,
             assessment.images if isinstance(assessment, SplitAssessment) else None,
             self.data_fingerprint,
+            None if self.remeasuring is None else self.remeasuring.images.numpy(),
         )
 
     def adopt(self, common: Common) -> None:
@@ -179,13 +231,16 @@ class Evaluator:
         self.network = dataclasses.replace(self.network, state=common.state)
         self._writer = WeightWriter(self.network.module, common.state)
         self.prepared, self.stored = common.prepared, common.stored
+        if common.calibration is not None:
+            self._remeasure_on(read_only_tensor(common.calibration))
         self._place()
 
     def _place(self) -> None:
         method, prepared = self.task.method, self.prepared
-        self._builder = Builder(method, prepared, self.stored.keeping)
+        self._builder = Builder(method, prepared, self.stored.keeping, self._adjust)
         self._placing: HostPlacing | DevicePlacing
-        if self._on_device and self.task.evaluate is None and isinstance(method, GridMethod):
+        as_binned = self.task.evaluate is None and self.remeasuring is None
+        if self._on_device and as_binned and isinstance(method, GridMethod):
             self._placing = DevicePlacing(method, prepared, self.stored.keeping, self.network)
         else:
             self._placing = HostPlacing(self._builder, self._writer)
@@ -212,7 +267,10 @@ class Evaluator:
         )
 
     def build(self, job: Job) -> SharedWeights:
-        """Return the shared weights of a job: compressed, then merged."""
+        """Return the shared weights of a job.
+
+        Where BatchNorms are measured again the network holds them afterwards.
+        """
         return self._builder.build(job)
 
     def evaluate(self, job: Job, archive: Archive) -> Outcome:
@@ -264,8 +322,10 @@ class Evaluator:
         return Sizes(report.total, shared.n_entries, report.bits_per_weight)
 
     def restore(self) -> None:
-        """Put the float weights back into the module."""
+        """Put the float weights back into the module, as they were given."""
         self._writer.restore()
+        if self._given is not None:
+            self._given.restore()
         self._placing.forget()
 
     def close(self) -> None:

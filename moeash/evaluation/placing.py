@@ -4,7 +4,7 @@ Both give the same weights, sizes and fingerprints; a method that is bins of one
 second way, which moves no weights and, until a fingerprint is wanted, no indices.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,6 +39,10 @@ class Placed(Protocol):
         ...
 
 
+Adjust = Callable[[SharedWeights], SharedWeights]
+"""Moves kept tensors of a candidate to fit its shared weights, before they are stored."""
+
+
 class Builder:
     """Builds the shared weights of jobs, and remembers what it has compressed lately.
 
@@ -48,21 +52,26 @@ class Builder:
 
     REMEMBERED_BYTES = 64 << 20
 
-    def __init__(self, method: Method, prepared: Any, keeping: Keeping) -> None:
+    def __init__(
+        self, method: Method, prepared: Any, keeping: Keeping, adjust: Adjust | None = None
+    ) -> None:
         self._method = method
         self._prepared = prepared
         self._keeping = keeping
+        self._adjust = adjust
         self._recent: dict[Candidate, SharedWeights] = {}  # the one used last comes last
 
     def build(self, job: Job) -> SharedWeights:
-        """Return the shared weights of a job: compressed, kept tensors as stored, then merged."""
+        """Return the shared weights of a job: compressed, merged, kept tensors as stored."""
         shared = self._recent.pop(job.candidate, None)
         if shared is None:
-            shared = self._keeping.apply(self._method.compress(self._prepared, job.candidate))
+            shared = self._method.compress(self._prepared, job.candidate)
         self._recent[job.candidate] = shared
         while sum(map(_n_bytes, self._recent.values())) > self.REMEMBERED_BYTES:
             del self._recent[next(iter(self._recent))]
-        return merge_runs(shared, job.runs) if job.runs else shared
+        if job.runs:
+            shared = merge_runs(shared, job.runs)
+        return self._keeping.apply(shared if self._adjust is None else self._adjust(shared))
 
 
 def _n_bytes(shared: SharedWeights) -> int:

@@ -101,6 +101,9 @@ class Task:
         coder: entropy coder of the file.
         kept: how kept floats are stored.
         norms: how BatchNorms are stored.
+        fold_norms: fold BatchNorms into the layers before them first.
+        remeasure_norms: calibration images on which every candidate's BatchNorm statistics are
+            measured again; 0: they are kept.
         notes: short texts stored in the file, counted in its bytes.
         batch_size: images a forward pass.
         n_threads: torch and kernel threads; None leaves torch as it is.
@@ -128,6 +131,8 @@ class Task:
     precision: Precision = "float32"
     calibration: Unlabelled | None = None
     keeping: Keeping | None = None
+    fold_norms: bool = False
+    remeasure_norms: int = 0
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.evaluate is None):

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from moeash.codec.container import Container, write
 from moeash.errors import ExportError, RebuildMismatchError
 from moeash.evaluation.evaluate import Evaluator
@@ -32,6 +34,8 @@ class ExportReport:
         n_kept: kept elements.
         holdout: the decoded network on the holdout split; None when the study has none.
         holdout_float: the float network on the same images.
+        holdout_remeasured: the float network with BatchNorms measured again, where the study's
+            solutions have theirs so.
     """
 
     path: str
@@ -42,6 +46,7 @@ class ExportReport:
     n_kept: int
     holdout: HoldoutResult | None
     holdout_float: HoldoutResult | None
+    holdout_remeasured: HoldoutResult | None = None
 
     @property
     def holdout_drop(self) -> float | None:
@@ -81,7 +86,7 @@ def export_solution(evaluator: Evaluator, solution: Solution, to: str | Path) ->
             f"solution {solution.id} would take {sizes.size_bytes} bytes, the front says "
             f"{solution.size_bytes}; the study was run by a moeash with another container"
         )
-    holdout: tuple[HoldoutResult, HoldoutResult] | None = None
+    holdout: _Holdout | None = None
 
     def measure(container: Container) -> None:
         nonlocal holdout
@@ -97,28 +102,44 @@ def export_solution(evaluator: Evaluator, solution: Solution, to: str | Path) ->
         ratio=shared.original_bytes / size_bytes,
         n_shared=shared.n_shared,
         n_kept=shared.n_kept,
-        holdout=None if holdout is None else holdout[0],
-        holdout_float=None if holdout is None else holdout[1],
+        holdout=None if holdout is None else holdout.decoded,
+        holdout_float=None if holdout is None else holdout.exact,
+        holdout_remeasured=None if holdout is None else holdout.remeasured,
     )
 
 
-def _measure(
-    evaluator: Evaluator, container: Container
-) -> tuple[HoldoutResult, HoldoutResult] | None:
+@dataclass(frozen=True)
+class _Holdout:
+    decoded: HoldoutResult
+    exact: HoldoutResult
+    remeasured: HoldoutResult | None
+
+
+def _measure(evaluator: Evaluator, container: Container) -> _Holdout | None:
     """Measure the decoded and the float network on the holdout split."""
     split = evaluator.splits.get("holdout")
     if split is None:
         return None
     task, module = evaluator.task, evaluator.network.module
     metric = load_metric(task.metric)
+
+    def outputs() -> Tensor:
+        return outputs_on(module, split, batch_size=task.batch_size, device=task.device)
+
     evaluator.restore()
-    exact = outputs_on(module, split, batch_size=task.batch_size, device=task.device)
+    exact = outputs()
+    again: Tensor | None = None
     try:
         load_into(module, container.shared.decoded())
-        decoded = outputs_on(module, split, batch_size=task.batch_size, device=task.device)
+        decoded = outputs()
+        if evaluator.remeasuring is not None:
+            evaluator.restore()
+            evaluator.remeasuring.measure()
+            again = outputs()
     finally:
         evaluator.restore()
-    return (
+    return _Holdout(
         measure_holdout(decoded, exact, split, metric),
         measure_holdout(exact, exact, split, metric),
+        None if again is None else measure_holdout(again, exact, split, metric),
     )

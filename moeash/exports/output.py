@@ -15,6 +15,7 @@ from moeash.exports import plots
 from moeash.exports.export import ExportReport, export_solution
 from moeash.study.plan import task_of
 from moeash.study.spec import OutputTable
+from moeash.study.storage.records import REMEASURED, StudyFacts
 from moeash.study.study import Study
 
 
@@ -63,10 +64,10 @@ def summarise(study: Study, report: ExportReport) -> dict[str, Any]:
     return {
         "study": facts.name,
         "spec": dict(facts.spec),
-        "environment": {k: v for k, v in facts.environment.items() if k != "keeping"}
-        | {"processor": _processor()},
+        "environment": _versions(facts) | {"processor": _processor()},
         "metric_name": facts.metric_name,
         "baseline": facts.baseline,
+        "remeasured_baseline": facts.remeasured_baseline,
         "original_bytes": facts.original_bytes,
         "n_shared": facts.n_shared,
         "n_kept": facts.n_kept,
@@ -78,6 +79,11 @@ def summarise(study: Study, report: ExportReport) -> dict[str, Any]:
         "front": [s.as_dict() for s in study.front()],
         "exported": report.as_dict(),
     }
+
+
+def _versions(facts: StudyFacts) -> dict[str, Any]:
+    """Return the environment without what is a result."""
+    return {k: v for k, v in facts.environment.items() if k not in ("keeping", REMEASURED)}
 
 
 def solution_figure(study: Study, kind: Literal["codebook", "bytes"], number: int | None) -> Figure:

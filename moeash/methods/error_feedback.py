@@ -8,7 +8,7 @@ the kept tensors that make up for it at no cost in bytes: biases and BatchNorm s
 
 import copy
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -123,6 +123,7 @@ def prepare_each(
     through_norms: bool = True,
     through_pairs: bool = True,
     absorb: bool = True,
+    unscaled: Collection[str] = (),
     seed: int = 0,
 ) -> tuple[Prepared, ...]:
     """Measure a network once and factorise it with each of several dampings.
@@ -146,6 +147,8 @@ def prepare_each(
             it, see :mod:`moeash.methods.pairs`. Checked likewise.
         absorb: let biases and running means take up constant changes of their layer's outputs.
             Without, no row in front of a BatchNorm is balanced either.
+        unscaled: BatchNorms by module name whose layers keep their rows as they are: folded ones
+            (:mod:`moeash.methods.folding`). Their means still absorb.
         seed: of the sketches.
 
     Raises:
@@ -179,7 +182,11 @@ def prepare_each(
         fixed=fixed,
         seed=seed,
     )
-    layers = [c for c in curvature.layers if shared is None or c.name in shared]
+    layers = [
+        replace(c, norm=None) if c.norm in unscaled else c
+        for c in curvature.layers
+        if shared is None or c.name in shared
+    ]
     left_out = curvature.left_out
     del curvature  # its matrices are twice as large as the factors: each goes when it is factorised
     factors: list[list[Factor]] = [[] for _ in dampings]

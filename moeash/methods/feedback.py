@@ -200,6 +200,7 @@ class Feedback:
             common_order=self.trellis > 0,
             balance=self.balance if rescale else 0.0,
             through_norms=rescale,
+            unscaled=preparation.network.folded,
             seed=preparation.seed,
         )
 

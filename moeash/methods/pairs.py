@@ -89,7 +89,7 @@ def find_pairs(network: nn.Module, batch: Tensor) -> tuple[Pair, ...]:
     watch = _Watch({key: names[0] for key, names in weights.items() if len(names) == 1})
     with in_eval_mode(network), torch.no_grad(), watch:
         result = network(batch)
-    for tensor in _tensors(result):
+    for tensor in tensors_in(result):
         watch.lose(tensor)
     return tuple(
         Pair(producer, consumer)
@@ -137,7 +137,7 @@ class _Watch(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in READING or (name == "__get__" and not isinstance(result, Tensor)):
             return result
-        given = [*_tensors(args), *_tensors(kwargs)]
+        given = [*tensors_in(args), *tensors_in(kwargs)]
         layer = next((self.names[id(t)] for t in given if id(t) in self.names), None)
         source = self.followed.get(id(args[0])) if args else None
         for tensor in given:
@@ -172,16 +172,16 @@ class _Watch(TorchFunctionMode):
             self.read.discard(id(result))  # an in-place function returns what it was given
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
+def tensors_in(values: Any) -> Iterator[Tensor]:
     """Yield the tensors in nested containers."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, dict):
         for value in values.values():
-            yield from _tensors(value)
+            yield from tensors_in(value)
     elif isinstance(values, list | tuple):
         for value in values:
-            yield from _tensors(value)
+            yield from tensors_in(value)
 
 
 def _lets_through(name: str, source: _Source, result: Any) -> bool:

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from moeash.methods.assign_feedback import Factor
+from moeash.methods.passes import Enough
 from moeash.methods.patches import images_per_piece, patches
 from moeash.methods.travelling import Travelling
 from moeash.methods.uses import Use, Watched
@@ -134,9 +135,9 @@ class Lockstep:
                 # Nothing overwrites them: autograd, which measured the curvature, forbids it.
                 met.append((use, inputs))
                 if len(met) == self._uses[name]:
-                    raise _Enough
+                    raise Enough
 
-        with suppress(_Enough), Watched(network, meet):
+        with suppress(Enough), Watched(network, meet):
             network(batch)
         return met
 
@@ -147,10 +148,6 @@ def put(network: nn.Module, values: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in values.items():
             state[name].copy_(value.reshape(state[name].shape))
-
-
-class _Enough(BaseException):
-    """Ends a pass; no error, so that no network's own handlers catch it."""
 
 
 class _Sums:

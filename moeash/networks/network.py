@@ -15,8 +15,11 @@ class Network:
         module: in eval mode, on the device it is evaluated on, holding the float weights.
         state: its float state in ``state_dict`` order, with the role of every parameter.
         source: where it came from, for people.
+        folded: BatchNorms by module name whose scale is in the layer before them already, so that
+            nothing may rescale that layer; see :mod:`moeash.methods.folding`.
     """
 
     module: nn.Module
     state: State
     source: str
+    folded: frozenset[str] = frozenset()

@@ -1,7 +1,6 @@
 """The BatchNorms of a network that may be stored as two vectors; see :mod:`moeash.core.keeping`."""
 
 from collections import Counter
-from collections.abc import Sequence
 
 from torch import nn
 
@@ -30,28 +29,38 @@ def find_norms(module: nn.Module, state: State) -> tuple[Norm, ...]:
     """
     tied = memory.ties(memory.own_tensors(module))
     kept = {p.name for p in state if p.role == "kept" and p.dtype in DTYPES}
-    users = Counter(
-        tied.get(name, name)
-        for prefix, part in module.named_modules()
-        for name in _own(prefix, part)
-    )
+    used = users(module)
     norms = []
     for prefix, part in module.named_modules():
         if type(part) in NORM_TYPES:
             weight, bias, mean, variance = names = [
-                tied.get(name, name) for name in _names(prefix, VECTORS)
+                tied.get(key(prefix, vector), key(prefix, vector)) for vector in VECTORS
             ]
-            if all(name in kept and users[name] == 1 for name in names):
+            if all(name in kept and used[name] == 1 for name in names):
                 norms.append(Norm(weight, bias, mean, variance, float(part.eps)))
     return tuple(norms)
 
 
+def users(module: nn.Module) -> Counter[str]:
+    """Count the modules that own a tensor, by its first ``state_dict`` key.
+
+    A module registered under several names is one module.
+    """
+    tied = memory.ties(memory.own_tensors(module))
+    return Counter(
+        tied.get(name, name)
+        for prefix, part in module.named_modules()
+        for name in _own(prefix, part)
+    )
+
+
+def key(prefix: str, name: str) -> str:
+    """Return the ``state_dict`` key of a module's own tensor."""
+    return f"{prefix}.{name}" if prefix else name
+
+
 def _own(prefix: str, part: nn.Module) -> list[str]:
-    """Return the names of a module's own tensors, without those of its parts."""
+    """Return the keys of a module's own tensors, without those of its parts."""
     parameters = part.named_parameters(recurse=False, remove_duplicate=False)
     buffers = part.named_buffers(recurse=False, remove_duplicate=False)
-    return _names(prefix, [name for name, _ in [*parameters, *buffers]])
-
-
-def _names(prefix: str, vectors: Sequence[str]) -> list[str]:
-    return [f"{prefix}.{vector}" if prefix else vector for vector in vectors]
+    return [key(prefix, name) for name, _ in [*parameters, *buffers]]

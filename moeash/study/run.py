@@ -38,6 +38,7 @@ from moeash.study.spec import identity_of
 from moeash.study.steady import run_steady
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
+    REMEASURED,
     EvaluationRecord,
     GenerationRecord,
     StudyFacts,
@@ -188,7 +189,9 @@ def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:
         fingerprint=plan.fingerprint,
         network_fingerprint=baseline.network_fingerprint,
         data_fingerprint=baseline.data_fingerprint,
-        environment=environment(task) | {"keeping": baseline.keeping.as_dict()},
+        environment=environment(task)
+        | {"keeping": baseline.keeping.as_dict()}
+        | ({} if baseline.remeasured is None else {REMEASURED: baseline.remeasured}),
         metric_name=task.metric,
         baseline=baseline.metric,
         original_bytes=baseline.original_bytes,

@@ -36,6 +36,7 @@ from moeash.evaluation.metrics import METRICS
 from moeash.evaluation.task import DataTask, NetworkTask, Task
 from moeash.methods.base import Method
 from moeash.methods.registry import METHODS
+from moeash.methods.remeasuring import IMAGES as REMEASURED_IMAGES
 from moeash.names import nearest
 from moeash.networks.builtin import BUILTIN
 from moeash.searches.loop import Stop
@@ -187,6 +188,28 @@ class CodecTable(_Table):
     )
 
 
+class NormsTable(_Table):
+    """``[norms]``: what happens to BatchNorms beside being stored."""
+
+    fold: bool = Field(
+        False,
+        description="fold BatchNorms into the layers before them, for runtimes without "
+        "BatchNorm; costs bytes: a fifth more on ResNet-20 at equal outputs",
+    )
+    remeasure: bool = Field(
+        False,
+        description="measure every candidate's BatchNorm statistics again, on calibration images; "
+        "it moves the float network as well, so both baselines are reported",
+    )
+    images: int = Field(REMEASURED_IMAGES, ge=2, description="calibration images for that, at most")
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.fold and self.remeasure:
+            raise ValueError("folded BatchNorms have no statistics to measure again; choose one")
+        return self
+
+
 class BackendTable(_Table):
     """``[backend]``: where candidates are evaluated."""
 
@@ -256,6 +279,7 @@ class StudySpec(_Table):
     refine: RefineTable = RefineTable()
     merge: MergeTable = MergeTable()
     codec: CodecTable = CodecTable()
+    norms: NormsTable = NormsTable()
     backend: BackendTable = BackendTable()
     output: OutputTable | None = None
 
@@ -304,6 +328,8 @@ class StudySpec(_Table):
             device=evaluation.device,
             seed=self.seed,
             precision=evaluation.precision,
+            fold_norms=self.norms.fold,
+            remeasure_norms=self.norms.images if self.norms.remeasure else 0,
         )
 
     def identity(self, *, defaults: bool = True) -> dict[str, Any]:
@@ -349,7 +375,10 @@ def identity_of(plain: Mapping[str, Any]) -> dict[str, Any]:
         del codec["norms"]
         if not codec:
             del identity["codec"]
-    return identity
+    # Studies that were stored before the table, or a key of it, had what is the default now.
+    norms, default = identity.pop("norms", {}), NormsTable().model_dump(mode="json")
+    chosen = {key: value for key, value in norms.items() if value != default.get(key)}
+    return identity | ({"norms": chosen} if chosen else {})
 
 
 def with_norms(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,10 @@ from moeash.methods.error_feedback import (
     only_used,
 )
 from moeash.methods.feedback import FeedbackPrepared, shared_weights
+from moeash.methods.folding import IMAGES, fold_norms
+from moeash.methods.remeasuring import Remeasuring
 from moeash.methods.sequential import Rehearsal
-from moeash.networks.inplace import load_into
+from moeash.networks.inplace import WeightWriter, load_into
 from moeash.networks.norms import find_norms
 from moeash.study.spec import load_spec
 
@@ -106,6 +108,16 @@ class Bench:
         self.weights = [p.name for p in self.network.state if p.role == "shared"]
         self.prepared = lru_cache(self._prepared)
 
+    @cached_property
+    def with_norms_folded(self) -> "Bench":
+        """The same bench with BatchNorms folded into the layers before them."""
+        other = copy.copy(self)
+        twin = replace(self.network, module=copy.deepcopy(self.module))
+        other.network = fold_norms(twin, self.calibration[0][:IMAGES]).network
+        other.module = other.network.module
+        other.prepared = lru_cache(other._prepared)
+        return other
+
     @staticmethod
     def _images(split: Any, count: int, batch: int) -> list[Tensor]:
         # Splits may be sorted by class: neither the images nor a batch may be of a few classes.
@@ -117,7 +129,7 @@ class Bench:
             return torch.cat([module(x) for x in self._images_kl])
 
     def _prepared(self, **arguments: Any) -> Prepared:
-        arguments = DEFAULTS | arguments
+        arguments = DEFAULTS | {"unscaled": self.network.folded} | arguments
         return error_feedback.prepare(
             self.module, self.calibration, shared=self.weights, **arguments
         )
@@ -128,9 +140,16 @@ class Bench:
 
     def pack(self, result: Compressed, row: "Row") -> SharedWeights:
         """Return what goes into the file."""
+        return self.stored(self.shared(result), row)
+
+    def shared(self, result: Compressed) -> SharedWeights:
+        """Return a candidate with its kept tensors in the network's precision."""
         state = self.network.state
-        norms = find_norms(self.module, state) if row.two_vectors else ()
-        shared = shared_weights(FeedbackPrepared(state, (), keep_all(state), None, ()), result)
+        return shared_weights(FeedbackPrepared(state, (), keep_all(state), None, ()), result)
+
+    def stored(self, shared: SharedWeights, row: "Row") -> SharedWeights:
+        """Return a candidate with its kept tensors as the file stores them."""
+        norms = find_norms(self.module, self.network.state) if row.two_vectors else ()
         return Keeping(row.kept, norms).apply(shared)
 
     def twin(self, shared: SharedWeights) -> nn.Module:
@@ -191,19 +210,15 @@ def scaled_per_layer(bench: Bench, row: "Row", k: int) -> Compressed:
     return compress(replace(prepared, factors=tuple(factors)), k, row.rate)
 
 
-def reestimated(bench: Bench, row: "Row", k: int) -> Compressed:
+def reestimated(
+    bench: Bench, row: "Row", k: int, assign: Callable[[Bench, "Row", int], Compressed] = feedback
+) -> SharedWeights:
     """Measure the BatchNorm statistics again, on the compressed network's calibration images."""
-    result = feedback(bench, row, k)
-    twin = bench.twin(bench.pack(result, replace(row, two_vectors=False)))
-    for norm in (module for module in twin.modules() if isinstance(module, _BatchNorm)):
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-        norm.train()
-    with torch.no_grad():
-        for images in bench.calibration:
-            twin(images)
-    statistics = {k: v for k, v in twin.state_dict().items() if "running_" in k}
-    return replace(result, kept=result.kept | statistics)
+    module = copy.deepcopy(bench.module)
+    network = replace(bench.network, module=module)
+    again = Remeasuring(network, torch.cat(bench.calibration), "cpu")
+    shared = bench.shared(assign(bench, row, k))
+    return bench.stored(again.apply(WeightWriter(module, network.state), shared), row)
 
 
 def merged_codebook(bench: Bench, row: "Row", k: int) -> SharedWeights:
@@ -238,6 +253,7 @@ class Row:
         coder: of the file.
         kept: precision of kept floats.
         two_vectors: keep BatchNorms as the scale and shift they come down to.
+        folded: fold BatchNorms into the layers before them first.
         norms_only: only for networks with BatchNorms.
     """
 
@@ -250,6 +266,7 @@ class Row:
     coder: str = "adaptive"
     kept: KeptPrecision = "float16"
     two_vectors: bool = True
+    folded: bool = False
     norms_only: bool = False
 
 
@@ -278,6 +295,20 @@ ROWS = (
     Row("rows balanced with 1/2", prepare={"balance": 0.5}),
     Row("no absorbers", "rows not balanced", prepare={"absorb": False, "balance": 0.0}),
     Row("BatchNorms measured again", assign=reestimated, norms_only=True),
+    Row(
+        "nearest entries, BatchNorms measured again",
+        "nearest entries",
+        partial(reestimated, assign=nearest),
+        norms_only=True,
+    ),
+    Row("BatchNorms folded", folded=True, norms_only=True),
+    Row(
+        "nearest entries, BatchNorms folded",
+        "nearest entries",
+        nearest,
+        folded=True,
+        norms_only=True,
+    ),
     # the rate
     Row("rate 0", rate=0.0),
     Row("rate .05", rate=0.05),
@@ -305,6 +336,7 @@ RULES = tuple(row.name for row in ROWS[:5])
 def run(bench: Bench, row: Row) -> list[dict[str, float]]:
     """Return a row's points, smallest k first: some on either side of the KL, and the common k."""
     points: dict[int, dict[str, float]] = {}
+    bench = bench.with_norms_folded if row.folded else bench
 
     def above(i: int) -> bool:
         k = round(bench.scale.k * RATIO**i)

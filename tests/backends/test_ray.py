@@ -69,6 +69,17 @@ def test_a_study_with_feedback_has_the_front_of_one_process(workers, local_ray, 
     assert front(study) == front(alone) != []
 
 
+@pytest.mark.parametrize("norms", [{"fold": True}, {"remeasure": True, "images": 50}])
+def test_a_study_that_changes_norms_has_the_front_of_one_process(norms, local_ray, tmp_path):
+    alone = run_study(tmp_path, calibrated(name="alone", norms=norms))
+    study = run_study(tmp_path, calibrated(norms=norms, backend=on_ray(workers=2)))
+    assert study.facts.remeasured_baseline == alone.facts.remeasured_baseline
+    assert sequence(study) == sequence(alone)
+    assert front(study) == front(alone) != []
+    other = run_study(tmp_path, calibrated(name="unchanged"))
+    assert front(other) != front(alone)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_losing_a_worker_changes_nothing(number, local_ray, serial, tmp_path):
     progress = Notes({6: lambda: os.kill(min(pids(tmp_path)), number)})

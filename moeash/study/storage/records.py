@@ -18,6 +18,10 @@ Stage = Literal["search", "refined", "merged"]
 StudyStatus = Literal["running", "interrupted", "failed", "finished"]
 
 
+REMEASURED = "remeasured_baseline"
+"""Where :attr:`StudyFacts.remeasured_baseline` is in the environment."""
+
+
 @dataclass(frozen=True)
 class StudyFacts:
     """What is known of a study when it is created; it never changes afterwards.
@@ -28,8 +32,8 @@ class StudyFacts:
         fingerprint: digest of what identifies the study: spec without its budget, network, data.
         network_fingerprint: of the float state and the roles of its parameters.
         data_fingerprint: of the search split.
-        environment: versions, threads and device the numbers were measured with, and how kept
-            tensors are stored.
+        environment: versions, threads and device the numbers were measured with, how kept tensors
+            are stored, and the remeasured baseline.
         metric_name: name of the metric.
         baseline: the float network's metric on the search split.
         original_bytes: float32 bytes of the state.
@@ -54,6 +58,19 @@ class StudyFacts:
     n_batches: int
     objectives: tuple[str, ...]
     reference: tuple[float, ...]
+
+    @property
+    def remeasured_baseline(self) -> float | None:
+        """The float network's metric with BatchNorms measured again, where candidates' are."""
+        value: float | None = self.environment.get(REMEASURED)
+        return value
+
+    @property
+    def baseline_text(self) -> str:
+        """The float network's metric for people; both where there are two."""
+        again = self.remeasured_baseline
+        text = f"{self.baseline:.4f}"
+        return text if again is None else f"{text} ({again:.4f} with BatchNorms measured again)"
 
 
 @dataclass(frozen=True)
