@@ -2,16 +2,16 @@
 # cython: initializedcheck=False
 """Code the indices of one tensor as mixed, adaptive binary decisions: integers only, no allocation.
 
-Only adaptive.py may call this module; it says what is modelled and why, builds the tables and owns
-every array. All state lives in those arrays, so that a tensor can be coded in several calls, row
-by row. Nothing here depends on floating point, on the compiler or on the width of ``int``; sums
-that may overflow wrap modulo 2**32. Definition: tests/codec/adaptive_twin.py, equal bit for bit in
+Only adaptive.py may call this module; it says what is modelled and why, and owns every array. All
+state lives in them, so that a tensor can be coded in several calls, row by row. Nothing here
+depends on floating point, on the compiler or on the width of ``int``; sums that may overflow wrap
+modulo 2**32. Definition: tests/codec/adaptive_twin.py, equal bit for bit in
 tests/codec/test_adaptive.py, which also builds this file with bounds checks.
 """
 
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-# Numbers of the format; adaptive.py holds the same ones under the same names and compares layout().
+# Numbers of the format; adaptive_model.py holds the same ones under the same names and compares.
 cdef enum:
     N_CONTEXTS = 8
     N_STATISTICS = 6
@@ -59,11 +59,11 @@ cdef struct RangeCoder:
     uint8_t* output
 
 cdef struct Mixer:
-    const int16_t* stretch    # tables, see adaptive.Tables
+    const int16_t* stretch    # tables, see adaptive_model.Tables
     const int32_t* squash
     const int32_t* learning
     const int64_t* counting
-    int32_t* weights          # the model, see adaptive.Model
+    int32_t* weights          # the model, see adaptive_model.Model
     int32_t* refinements
     int32_t* steps
 
@@ -78,7 +78,7 @@ cdef struct Decision:
 
 
 def layout():
-    """Return the numbers this kernel was built with, for adaptive.py to compare with its own."""
+    """Return the numbers this kernel was built with, for adaptive_model.py to compare with its own."""
     return (
         N_CONTEXTS, N_STATISTICS, CONTEXT_SLOTS, UNARY, LOCAL, KNOTS, COUNT_LIMIT, STEP_LIMIT,
         MIN_PROBABILITY, ESCAPE_LENGTHS, BY_HALF, N_LANES, PLACE_SCALES, PLACE_LEVELS,
@@ -313,13 +313,13 @@ def run_rows(
     int32_t negative_limit,              # the largest magnitude below zero
     int32_t positive_limit,
     int32_t shift,                       # magnitudes are modelled in units of 2**shift
-    const int16_t[::1] stretch,          # tables, see adaptive.Tables
+    const int16_t[::1] stretch,          # tables, see adaptive_model.Tables
     const int32_t[::1] squash,
     const int16_t[::1] logs,
     const int32_t[::1] learning,
     const int32_t[::1] reciprocal,
     const int64_t[::1] counting,
-    uint32_t[::1] slots,                 # the model, see adaptive.Model
+    uint32_t[::1] slots,                 # the model, see adaptive_model.Model
     int32_t[::1] weights,
     int32_t[::1] refinements,
     int32_t[::1] steps,

@@ -1,5 +1,6 @@
 """The adaptive coder: the kernel against its twin, hostile streams, and what real indices take."""
 
+import dataclasses
 import importlib.util
 import itertools
 import math
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file
 
-from moeash.codec import _adaptive, adaptive
+from moeash.codec import _adaptive, adaptive, adaptive_model
 from moeash.core.codebook import index_dtype
 from moeash.errors import CorruptContainerError, InputError
 from tests.codec.paths import draw_path
@@ -246,7 +247,7 @@ def test_kernel_and_twin_agree_after_every_limit_of_the_counters(shift):
 
 
 def test_the_tables_are_those_of_the_real_functions():
-    table = adaptive.tables()
+    table = adaptive_model.tables()
     x = np.arange(-2047, 2048)
     assert_array_equal(np.abs(table.squash[1:] - 65536 / (1 + np.exp(-x / 256))) < 1, True)
     middle = 16 * np.arange(4096) + 8
@@ -541,6 +542,20 @@ def test_no_index_leaves_its_array_in_a_build_with_bounds_checks(tmp_path, monke
         env={**os.environ, "CFLAGS": "-O1 -fwrapv"},
     )
     checked = load_module("_adaptive", next(tmp_path.glob("_adaptive*.so")))
+    guards = []
+
+    def guarded_model():
+        # Slots, weights and the like are reached by pointers, which no build checks.
+        arrays = {}
+        for field in dataclasses.fields(adaptive_model.Model):
+            array = getattr(new_model(), field.name)
+            guards.append(np.full(array.size + 64, 123, array.dtype))
+            arrays[field.name] = guards[-1][32:-32]
+            arrays[field.name][:] = array
+        return adaptive_model.Model(**arrays)
+
+    new_model = adaptive_model.Model.new
+    monkeypatch.setattr(adaptive_model.Model, "new", guarded_model)
     rng = np.random.default_rng(8)
     for n_entries in ALPHABETS[1:]:
         for zero in {0, n_entries // 2, n_entries - 1}:
@@ -562,6 +577,8 @@ def test_no_index_leaves_its_array_in_a_build_with_bounds_checks(tmp_path, monke
                         adaptive.decode(altered, shapes_of(tensors), n_entries, zero, shift=shift)
                     except CorruptContainerError:
                         continue
+    assert len(guards) > 1000
+    assert all((guard[:32] == 123).all() and (guard[-32:] == 123).all() for guard in guards)
 
 
 # --- real networks --------------------------------------------------------------------------
