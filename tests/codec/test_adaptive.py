@@ -533,13 +533,14 @@ def test_bytes_where_none_are_needed_are_refused():
 def test_no_index_leaves_its_array_in_a_build_with_bounds_checks(tmp_path, monkeypatch):
     source = tmp_path / "_adaptive.pyx"
     directives = ["-X", "boundscheck=True", "-X", "wraparound=False"]
-    shutil.copy(Path(adaptive.__file__).with_name("_adaptive.pyx"), source)
+    folder = Path(adaptive.__file__).parent
+    shutil.copy(folder / "_adaptive.pyx", source)
     subprocess.run(
         [sys.executable, "-m", "Cython.Build.Cythonize", "-i", "-f", *directives, str(source)],
         check=True,
         capture_output=True,
         cwd=tmp_path,
-        env={**os.environ, "CFLAGS": "-O1 -fwrapv"},
+        env={**os.environ, "CFLAGS": "-O1 -fwrapv", "PYTHONPATH": str(folder.parents[1])},
     )
     checked = load_module("_adaptive", next(tmp_path.glob("_adaptive*.so")))
     guards = []
