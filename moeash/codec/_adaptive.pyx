@@ -2,20 +2,27 @@
 # cython: initializedcheck=False
 """Code the indices of one tensor as mixed, adaptive binary decisions: integers only, no allocation.
 
-Only adaptive.py may call this module; it says what is modelled and why, builds the tables and owns
-every array. All state lives in those arrays, so that a tensor can be coded in several calls, row
-by row. Nothing here depends on floating point, on the compiler or on the width of ``int``; sums
-that may overflow wrap modulo 2**32. Definition: tests/codec/adaptive_twin.py, equal bit for bit in
+Only adaptive.py may call this module; it says what is modelled and why, and owns every array. All
+state lives in them, so that a tensor can be coded in several calls, row by row. Nothing here
+depends on floating point, on the compiler or on the width of ``int``; sums that may overflow wrap
+modulo 2**32. Definition: tests/codec/adaptive_twin.py, equal bit for bit in
 tests/codec/test_adaptive.py, which also builds this file with bounds checks.
 """
 
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-# Numbers of the format; adaptive.py holds the same ones under the same names, see check_layout().
+from moeash.codec._range_coder cimport (
+    COUNT_LIMIT, ESCAPE_LENGTHS, PLACE_BITS, RangeCoder, clamp, code_bit, code_escape, code_place,
+    observed,
+)
+
+# Numbers of the format; adaptive_model.py holds the same ones under the same names and compares.
 cdef enum:
     N_CONTEXTS = 8
     N_STATISTICS = 6
     N_INPUTS = N_CONTEXTS + N_STATISTICS + 1
+    N_LANES = 16              # inputs and weights of a decision as they lie in memory
+    N_GIVEN = N_LANES - N_CONTEXTS
     CONTEXT_SLOTS = 1024
     UNARY = 8
     SIGN = UNARY
@@ -27,17 +34,14 @@ cdef enum:
     LOG_SPLIT = 1 << 18
     SIGN_SLOTS = N_CONTEXTS * CONTEXT_SLOTS * UNARY
     HALF_SLOTS = SIGN_SLOTS + N_CONTEXTS * CONTEXT_SLOTS
-    HALF_SHIFT = 2            # log2(UNARY / BY_HALF)
-    ESCAPE_LENGTHS = 32
+    PLACE_SCALES = 32
+    PLACE_LEVELS = 4
 
 cdef enum:
     STRETCH_LIMIT = 2047
-    COUNT_LIMIT = 250
     STEP_LIMIT = 5801
     MIN_PROBABILITY = 24
     MAX_PROBABILITY = 65536 - MIN_PROBABILITY
-    MIN_ESCAPE = 512
-    MAX_ESCAPE = 65536 - MIN_ESCAPE
 
 # Positions in the state that outlives a call.
 cdef enum:
@@ -45,25 +49,32 @@ cdef enum:
     CODE = 1
     POSITION = 2
 
-cdef struct RangeCoder:
-    uint64_t span             # width of the interval, at least 2**32 between decisions
-    uint64_t code             # the interval's lower end, or the stream's offset into the interval
-    Py_ssize_t position       # bytes written or read
-    Py_ssize_t length         # bytes there are to read
-    const uint8_t* stream
-    uint8_t* output
+cdef struct Mixer:
+    const int16_t* stretch    # tables, see adaptive_model.Tables
+    const int32_t* squash
+    const int32_t* learning
+    const int64_t* counting
+    int32_t* weights          # the model, see adaptive_model.Model
+    int32_t* refinements
+    int32_t* steps
+
+cdef struct Decision:
+    uint32_t* slots[N_CONTEXTS]
+    int16_t inputs[N_LANES]
+    int32_t* weights
+    int32_t* steps
+    int32_t* refinement       # the nearer of the two its last stage lies between
+    int32_t mixed             # probability before the last stage
+    int32_t probability
 
 
 def layout():
-    """Return the numbers this kernel was built with, for adaptive.py to compare with its own."""
+    """Return the numbers this kernel was built with, which adaptive_model.py compares."""
     return (
         N_CONTEXTS, N_STATISTICS, CONTEXT_SLOTS, UNARY, LOCAL, KNOTS, COUNT_LIMIT, STEP_LIMIT,
-        MIN_PROBABILITY, ESCAPE_LENGTHS, BY_HALF,
+        MIN_PROBABILITY, ESCAPE_LENGTHS, BY_HALF, N_LANES, PLACE_SCALES, PLACE_LEVELS,
+        PLACE_BITS,
     )
-
-
-cdef inline int32_t clamp(int32_t x, int32_t low, int32_t high) noexcept nogil:
-    return low if x < low else (high if x > high else x)
 
 
 cdef inline int32_t magnitude(int32_t x) noexcept nogil:
@@ -78,6 +89,11 @@ cdef inline int32_t capped(int32_t x, int32_t most) noexcept nogil:
 
 cdef inline int32_t sign3(int32_t x) noexcept nogil:
     return 2 if x > 0 else (1 if x < 0 else 0)
+
+
+cdef inline int32_t in_units(int32_t x, int32_t shift) noexcept nogil:
+    """Return x / 2**shift, rounded away from zero."""
+    return ((x - 1) >> shift) + 1 if x > 0 else x >> shift
 
 
 cdef inline int32_t log_slot(int32_t mean) noexcept nogil:
@@ -96,54 +112,74 @@ cdef inline int32_t toward(int32_t x, int32_t y, int32_t rate) noexcept nogil:
     return x + <int32_t> ((<int64_t> (y - x) * rate) >> 16)
 
 
-cdef inline bint code_bit(
-    RangeCoder* coder, bint decoding, bint bit, int32_t probability,
+cdef inline void predict(
+    Decision* decision,
+    const Mixer* mixer,
+    uint32_t** slots,         # of the contexts
+    int32_t node,             # which of the decisions that share them
+    const int16_t* given,     # (N_GIVEN,): statistics, 256, 0
+    int32_t which,            # decision whose weights and refinements are used
+    int32_t scale,            # of the column
 ) noexcept nogil:
-    """Code ``bit``, one with ``probability`` / 65536, or return the decoded one.
+    """Find the probability of a decision, and what :func:`learn` needs."""
+    cdef:
+        int32_t* weights = mixer.weights + which * N_LANES
+        int32_t* refinement = mixer.refinements + (scale * N_DECISIONS + which) * KNOTS
+        int64_t by_contexts = 0
+        int64_t by_given = 0
+        int64_t total
+        int32_t j, x, fraction, refined
+        int16_t stretched
 
-    Source: range coding after G. N. N. Martin (1979) with a 64-bit interval, so that its precision
-    costs nothing measurable; a carry is walked back into the bytes already written.
+    for j in range(N_CONTEXTS):
+        decision.slots[j] = slots[j] + node
+        stretched = mixer.stretch[slots[j][node] >> 20]
+        decision.inputs[j] = stretched
+        by_contexts += <int64_t> weights[j] * stretched
+    for j in range(N_GIVEN):
+        decision.inputs[N_CONTEXTS + j] = given[j]
+    for j in range(N_INPUTS - N_CONTEXTS):
+        by_given += <int64_t> weights[N_CONTEXTS + j] * given[j]
+    total = (by_contexts + by_given) >> 16
+    total = STRETCH_LIMIT if total > STRETCH_LIMIT else total
+    total = -STRETCH_LIMIT if total < -STRETCH_LIMIT else total
+    x = <int32_t> total + STRETCH_LIMIT + 1
+    fraction = x & 127
+    refinement += x >> 7
+    refined = (
+        (refinement[0] >> 14) * (128 - fraction) + (refinement[1] >> 14) * fraction
+    ) >> 7
+    decision.mixed = mixer.squash[x]
+    decision.probability = clamp((decision.mixed + refined) >> 1, MIN_PROBABILITY, MAX_PROBABILITY)
+    decision.refinement = refinement + (fraction >> 6)
+    decision.weights = weights
+    decision.steps = mixer.steps + which
+
+
+cdef void learn(const Decision* decision, const Mixer* mixer, bint bit) noexcept nogil:
+    """Learn from how a decision was taken.
+
+    It is most of the work and nothing waits for it: callers predict what comes next before. Not
+    inline, as compilers then turn its first loop into vector instructions; each input times the
+    error, of 34 bits, is taken apart into products of 16 by 16 bits for that.
     """
     cdef:
-        uint64_t split = (coder.span >> 16) * <uint64_t> probability
-        uint32_t word = 0
-        Py_ssize_t j
-    if decoding:
-        bit = coder.code < split
-    if bit:
-        coder.span = split
-    else:
-        coder.span -= split
-        if decoding:
-            coder.code -= split
-        else:
-            coder.code += split
-            if coder.code < split:
-                j = coder.position - 1
-                while coder.output[j] == 255:
-                    coder.output[j] = 0
-                    j -= 1
-                coder.output[j] += 1
-    if coder.span >> 32 == 0:
-        coder.span <<= 32
-        if decoding:
-            for j in range(coder.position, coder.position + 4):
-                word = (word << 8) | (coder.stream[j] if j < coder.length else 0)
-            coder.code = (coder.code << 32) | word
-        else:
-            for j in range(4):
-                coder.output[coder.position + j] = <uint8_t> (coder.code >> (56 - 8 * j))
-            coder.code <<= 32
-        coder.position += 4
-    return bit
+        int32_t rate = mixer.learning[decision.steps[0]]
+        int32_t error = ((<int32_t> bit << 16) - decision.mixed) * rate
+        int16_t high = <int16_t> (error >> 11)
+        int16_t low = <int16_t> (error & 2047)
+        int32_t x, j
 
-
-cdef inline int32_t escape_probability(uint32_t state) noexcept nogil:
-    return clamp(<int32_t> (state >> 16), MIN_ESCAPE, MAX_ESCAPE)
-
-
-cdef inline uint32_t escape_update(uint32_t state, bint bit) noexcept nogil:
-    return state + (~state >> 5) if bit else state - (state >> 5)
+    for j in range(N_LANES):
+        x = decision.inputs[j]
+        decision.weights[j] = <int32_t> (
+            <uint32_t> decision.weights[j]
+            + <uint32_t> ((x * high + ((x * low + 131072) >> 11)) >> 7)
+        )
+    for j in range(N_CONTEXTS):
+        decision.slots[j][0] = observed(decision.slots[j][0], bit, mixer.counting)
+    decision.refinement[0] += ((((1 << 30) - 1) & -<int32_t> bit) - decision.refinement[0]) >> 7
+    decision.steps[0] += decision.steps[0] < STEP_LIMIT
 
 
 def run_rows(
@@ -160,17 +196,19 @@ def run_rows(
     Py_ssize_t tap_width,
     int32_t negative_limit,              # the largest magnitude below zero
     int32_t positive_limit,
-    const int16_t[::1] stretch,          # tables, see adaptive.Tables
+    int32_t shift,                       # magnitudes are modelled in units of 2**shift
+    const int16_t[::1] stretch,          # tables, see adaptive_model.Tables
     const int32_t[::1] squash,
     const int16_t[::1] logs,
     const int32_t[::1] learning,
     const int32_t[::1] reciprocal,
-    const int32_t[::1] counting,
-    uint32_t[::1] slots,                 # the model, see adaptive.Model
+    const int64_t[::1] counting,
+    uint32_t[::1] slots,                 # the model, see adaptive_model.Model
     int32_t[::1] weights,
     int32_t[::1] refinements,
     int32_t[::1] steps,
     uint32_t[::1] escapes,
+    uint32_t[::1] places,
     int32_t[::1] column_mean,            # statistics of the tensor: (row_size + 2,)
     int32_t[::1] column_sign,            # (row_size,)
     int32_t[::1] column_drift,           # (row_size + 2,)
@@ -195,24 +233,39 @@ def run_rows(
         Py_ssize_t upper = tap_width if n_taps > 1 else 2      # the tap one line up in its kernel
         Py_ssize_t length = stream.shape[0]
         RangeCoder coder
-        int32_t at[2 * N_CONTEXTS]
-        int32_t given[2 * N_STATISTICS]
-        int32_t inputs[N_INPUTS]
-        int32_t where[N_CONTEXTS]
-        int32_t row_mean, row_recent, row_sign, row_drift, kernel_sum
-        int32_t value, m, left, left2, up, same_tap, line, diagonal, antidiagonal
-        int32_t kernel_tap, kernel_column, kernel_total
-        int32_t log_row, log_column, log_beside, log_channel, log_tensor, base
-        int32_t row_tilt, drift, beside, kernel_tilt
-        int32_t node, decision, first_context, first_input, bit, sign, limit, width
-        int32_t probability, refined, error, place, fraction, step, excess
-        int32_t target, count, learned, number, fixed, vote
-        int32_t half, below, over, unit, shift
+        Mixer mixer
+        Decision nonzero
+        Decision positive
+        Decision larger[2]                # taken in turns
+        Decision* asked
+        uint32_t* own_slots[N_CONTEXTS]
+        uint32_t* half_slots[N_CONTEXTS]
+        uint32_t* sign_slots[N_CONTEXTS]
+        uint32_t** first_slots
+        int16_t given[N_GIVEN]
+        int16_t tilts[N_GIVEN]
+        int32_t at[N_CONTEXTS]
+        int32_t row_mean, row_recent, row_sign, row_drift, kernel_sum, kernel_total
+        int32_t kernel_tap, kernel_column, scale
+        int32_t left, left2, up, same_tap, line, diagonal, antidiagonal
+        int32_t log_row, log_column, log_beside, log_channel, log_tensor, log_blend
+        int32_t row_tilt, column_tilt, kernel_tilt, drift, beside
+        int32_t value, m, below, over, limit    # a magnitude, and the largest ones
+        int32_t coded, level, highest, last     # in units of 2**shift
+        int32_t bit, sign, half, first, place, fixed, vote
         bint dependent = halves.shape[0] > 1
-        int64_t total
-        uint32_t slot
         bint possible = True
 
+    given[N_STATISTICS] = tilts[N_STATISTICS] = 256
+    given[N_STATISTICS + 1] = tilts[N_STATISTICS + 1] = 0
+    mixer.stretch = &stretch[0]
+    mixer.squash = &squash[0]
+    mixer.learning = &learning[0]
+    mixer.counting = &counting[0]
+    mixer.weights = &weights[0]
+    mixer.refinements = &refinements[0]
+    mixer.steps = &steps[0]
+    coder.decoding = decoding
     coder.span = state[SPAN]
     coder.code = state[CODE]
     coder.position = <Py_ssize_t> state[POSITION]
@@ -232,11 +285,11 @@ def run_rows(
             tap = 0
             for column in range(row_size):
                 i = pad + row * row_size + column
-                left = values[i - 1]
-                left2 = values[i - 2]
-                up = values[i - above]
-                same_tap = values[i - back]
-                line = values[i - upper]
+                left = in_units(values[i - 1], shift)
+                left2 = in_units(values[i - 2], shift)
+                up = in_units(values[i - above], shift)
+                same_tap = in_units(values[i - back], shift)
+                line = in_units(values[i - upper], shift)
                 kernel_tap = <int32_t> tap if tap < 31 else 31
                 if tap == 0:
                     kernel_sum = 0
@@ -246,9 +299,9 @@ def run_rows(
                 antidiagonal = 0
                 if tap >= tap_width:
                     if kernel_column > 0:
-                        diagonal = values[i - tap_width - 1]
+                        diagonal = in_units(values[i - tap_width - 1], shift)
                     if kernel_column < tap_width - 1:
-                        antidiagonal = values[i - tap_width + 1]
+                        antidiagonal = in_units(values[i - tap_width + 1], shift)
 
                 # What is known about the magnitude.
                 log_row = logs[log_slot(row_mean)]
@@ -256,17 +309,13 @@ def run_rows(
                 log_beside = logs[log_slot((column_mean[column] + column_mean[column + 2]) >> 1)]
                 log_channel = logs[log_slot(channel_mean[channel])]
                 log_tensor = logs[log_slot(tensor_mean[0])]
+                log_blend = (log_row * 8 + log_column * 5 + log_channel * 6 - log_tensor * 3) >> 4
                 at[0] = coarse(log_row) * 32 + coarse(log_column)
                 at[1] = kernel_tap * 32 + coarse(log_row)
                 at[2] = (
                     (capped(left, 3) * 4 + capped(left2, 3)) * 4 + capped(up, 3)
                 ) * 4 + capped(same_tap, 3)
-                at[3] = clamp(
-                    (
-                        ((log_row * 8 + log_column * 5 + log_channel * 6 - log_tensor * 3) >> 4)
-                        + 1400
-                    ) >> 3, 0, 511,
-                )
+                at[3] = clamp((log_blend + 1400) >> 3, 0, 511)
                 at[4] = coarse(log_column) * 32 + coarse(log_beside)
                 at[LOCAL] = kernel_tap * 3 + capped(left, 2)
                 at[6] = (
@@ -279,198 +328,118 @@ def run_rows(
                 given[3] = clamp(
                     logs[log_slot(row_recent)] - log_tensor, -STRETCH_LIMIT, STRETCH_LIMIT
                 )
-                given[4] = channel_prior[channel]
+                given[4] = <int16_t> channel_prior[channel]
                 given[5] = clamp(log_column - log_tensor, -STRETCH_LIMIT, STRETCH_LIMIT)
-                place = clamp((log_column + 1024) >> 7, 0, 15) * N_DECISIONS
+                scale = clamp((log_column + 1024) >> 7, 0, 15)
                 for j in range(N_CONTEXTS):
-                    at[j] = (<int32_t> j * CONTEXT_SLOTS + at[j]) * UNARY
+                    own_slots[j] = &slots[(j * CONTEXT_SLOTS + at[j]) * UNARY]
 
-                value = values[i] if not decoding else 0
+                # The decisions, each predicted before the last is learned from. The order decides
+                # nothing but speed, and that by a fourth: measure before you change it.
+                value = 0 if decoding else values[i]
                 m = magnitude(value)
+                coded = in_units(m, shift)
                 sign = value > 0
                 half = 0
                 below = negative_limit
                 over = positive_limit
+                first_slots = own_slots
                 if dependent:
                     half = halves[states[column]]
                     below = (below + half) >> 1
                     over = (over + half) >> 1
-                limit = below if below > over else over
-                decision = 0
-                while limit > 0:
-                    # Decision 0: not zero? SIGN: positive? u in 1..UNARY-1: magnitude above u?
-                    unit = decision
-                    shift = 0
-                    if decision == SIGN:
-                        node = 0
-                        first_context = N_CONTEXTS
-                        first_input = N_STATISTICS
-                    else:
-                        node = decision
-                        first_context = 0
-                        first_input = 0
-                        if half and decision < BY_HALF:
-                            unit = HALF + decision
-                            node = HALF_SLOTS + decision
-                            shift = HALF_SHIFT
-
-                    base = unit * N_INPUTS
-                    total = 0
+                if half:
+                    first_slots = half_slots
                     for j in range(N_CONTEXTS):
-                        where[j] = (at[first_context + j] >> shift) + node
-                        inputs[j] = stretch[slots[where[j]] >> 20]
-                    for j in range(N_STATISTICS):
-                        inputs[N_CONTEXTS + j] = given[first_input + j]
-                    inputs[N_INPUTS - 1] = 256
-                    for j in range(N_INPUTS):
-                        total += <int64_t> weights[base + j] * inputs[j]
-                    total >>= 16
-                    if total > STRETCH_LIMIT:
-                        total = STRETCH_LIMIT
-                    elif total < -STRETCH_LIMIT:
-                        total = -STRETCH_LIMIT
-                    fraction = <int32_t> total + STRETCH_LIMIT + 1
-                    probability = squash[fraction]
-                    step = (place + unit) * KNOTS + (fraction >> 7)
-                    fraction &= 127
-                    refined = (
-                        (refinements[step] >> 14) * (128 - fraction)
-                        + (refinements[step + 1] >> 14) * fraction
-                    ) >> 7
-                    step += fraction >> 6
-                    refined = clamp(
-                        (probability + refined) >> 1, MIN_PROBABILITY, MAX_PROBABILITY
-                    )
+                        half_slots[j] = &slots[HALF_SLOTS + (j * CONTEXT_SLOTS + at[j]) * BY_HALF]
 
-                    bit = sign if decision == SIGN else m > decision
-                    bit = code_bit(&coder, decoding, bit, refined)
-
-                    error = (bit << 16) - probability
-                    error *= learning[steps[unit]]
-                    if steps[unit] < STEP_LIMIT:
-                        steps[unit] += 1
-                    for j in range(N_INPUTS):
-                        weights[base + j] = <int32_t> (
-                            <uint32_t> weights[base + j]
-                            + <uint32_t> ((<int64_t> inputs[j] * error + 131072) >> 18)
-                        )
-                    target = (1 << 22) - 1 if bit else 0
-                    for j in range(N_CONTEXTS):
-                        slot = slots[where[j]]
-                        count = slot & 1023
-                        learned = toward(<int32_t> (slot >> 10), target, counting[count])
-                        slots[where[j]] = (<uint32_t> learned << 10) | <uint32_t> (
-                            count + (count < COUNT_LIMIT)
-                        )
-                    target = (1 << 30) - 1 if bit else 0
-                    refinements[step] += (target - refinements[step]) >> 7
-
-                    if decision == 0:
-                        if not bit:
-                            break
-                        if decoding:
-                            m = 1
-                        if below > 0 and over > 0:
-                            decision = SIGN
-                            row_tilt = clamp(row_sign >> 9, -4, 4) + 4
-                            drift = clamp(column_drift[column + 1] >> 9, -4, 4) + 4
-                            beside = clamp(
-                                (column_drift[column] + column_drift[column + 2]) >> 9, -4, 4
-                            ) + 4
-                            kernel_tilt = clamp(kernel_sum, -4, 4) + 4
-                            at[N_CONTEXTS] = (
-                                (
-                                    (clamp(kernel_tap, 0, 11) * 3 + sign3(left)) * 3 + sign3(line)
-                                ) * 3 + sign3(diagonal)
-                            ) * 3 + sign3(antidiagonal)
-                            at[N_CONTEXTS + 1] = (
-                                kernel_tap * 3 + sign3(left)
-                            ) * 3 + sign3(line)
-                            at[N_CONTEXTS + 2] = row_tilt * 9 + clamp(
-                                column_sign[column] >> 9, -4, 4
-                            ) + 4
-                            at[N_CONTEXTS + 3] = (
-                                (sign3(left) * 3 + sign3(line)) * 3 + sign3(same_tap)
-                            ) * 3 + sign3(up)
-                            at[N_CONTEXTS + 4] = drift * 9 + beside
-                            at[N_CONTEXTS + LOCAL] = kernel_tap
-                            at[N_CONTEXTS + 6] = (
-                                kernel_tilt * 9 + drift
-                            ) * 9 + clamp(row_drift >> 8, -4, 4) + 4
-                            at[N_CONTEXTS + 7] = (
-                                sign3(left) * 3 + sign3(left2)
-                            ) * 3 + sign3(up)
-                            for j in range(N_CONTEXTS):
-                                at[N_CONTEXTS + j] += (
-                                    SIGN_SLOTS + <int32_t> j * CONTEXT_SLOTS
-                                )
-                            given[N_STATISTICS] = clamp(left, -6, 6) * 128
-                            given[N_STATISTICS + 1] = clamp(left2, -6, 6) * 128
-                            given[N_STATISTICS + 2] = clamp(line, -6, 6) * 128
-                            given[N_STATISTICS + 3] = clamp(diagonal, -6, 6) * 128
-                            given[N_STATISTICS + 4] = clamp(antidiagonal, -6, 6) * 128
-                            given[N_STATISTICS + 5] = column_drift[column + 1] >> 2
-                            continue
+                level = 0
+                if below > 0 or over > 0:
+                    first = HALF if half else 0
+                    predict(&nonzero, &mixer, first_slots, 0, given, first, scale)
+                    level = code_bit(&coder, coded > 0, nonzero.probability)
+                    if not level:
+                        learn(&nonzero, &mixer, 0)
+                if level:
+                    if below > 1 << shift or over > 1 << shift:
+                        predict(&larger[1], &mixer, first_slots, 1, given, first + 1, scale)
+                    if below == 0 or over == 0:
                         sign = over > 0
-                        decision = SIGN
-                        bit = sign
-                    if decision == SIGN:
-                        sign = bit
-                        limit = over if sign else below
-                        decision = 1
+                        learn(&nonzero, &mixer, 1)
                     else:
-                        if not bit:
-                            break
-                        decision += 1
-                        if decoding:
-                            m = decision
-                    if decision >= limit or decision == UNARY:
-                        break
-
-                if decision == UNARY and limit > UNARY:
-                    # The rest in Elias' gamma code: its length and two leading bits are adaptive.
-                    excess = m - UNARY + 1
-                    width = 0
-                    while True:
-                        bit = code_bit(
-                            &coder, decoding, excess >> (width + 1) > 0,
-                            escape_probability(escapes[width]),
-                        )
-                        escapes[width] = escape_update(escapes[width], bit)
-                        if not bit:
-                            break
-                        width += 1
-                        if decoding and (1 << width) > limit - UNARY + 1:
-                            possible = False
-                            break
-                    number = 1
-                    for j in range(width if possible else 0):
-                        bit = (excess >> (width - 1 - j)) & 1
-                        if j < 2:
-                            node = ESCAPE_LENGTHS + width * 4 + number
-                            bit = code_bit(
-                                &coder, decoding, bit, escape_probability(escapes[node])
+                        row_tilt = clamp(row_sign >> 9, -4, 4) + 4
+                        column_tilt = clamp(column_sign[column] >> 9, -4, 4) + 4
+                        kernel_tilt = clamp(kernel_sum, -4, 4) + 4
+                        drift = clamp(column_drift[column + 1] >> 9, -4, 4) + 4
+                        beside = clamp(
+                            (column_drift[column] + column_drift[column + 2]) >> 9, -4, 4
+                        ) + 4
+                        at[0] = ((
+                            (clamp(kernel_tap, 0, 11) * 3 + sign3(left)) * 3 + sign3(line)
+                        ) * 3 + sign3(diagonal)) * 3 + sign3(antidiagonal)
+                        at[1] = (kernel_tap * 3 + sign3(left)) * 3 + sign3(line)
+                        at[2] = row_tilt * 9 + column_tilt
+                        at[3] = (
+                            (sign3(left) * 3 + sign3(line)) * 3 + sign3(same_tap)
+                        ) * 3 + sign3(up)
+                        at[4] = drift * 9 + beside
+                        at[LOCAL] = kernel_tap
+                        at[6] = (
+                            kernel_tilt * 9 + drift
+                        ) * 9 + clamp(row_drift >> 8, -4, 4) + 4
+                        at[7] = (sign3(left) * 3 + sign3(left2)) * 3 + sign3(up)
+                        for j in range(N_CONTEXTS):
+                            sign_slots[j] = &slots[SIGN_SLOTS + j * CONTEXT_SLOTS + at[j]]
+                        tilts[0] = clamp(left, -6, 6) * 128
+                        tilts[1] = clamp(left2, -6, 6) * 128
+                        tilts[2] = clamp(line, -6, 6) * 128
+                        tilts[3] = clamp(diagonal, -6, 6) * 128
+                        tilts[4] = clamp(antidiagonal, -6, 6) * 128
+                        tilts[5] = column_drift[column + 1] >> 2
+                        predict(&positive, &mixer, sign_slots, 0, tilts, SIGN, scale)
+                        sign = code_bit(&coder, sign, positive.probability)
+                        learn(&nonzero, &mixer, 1)
+                        learn(&positive, &mixer, sign)
+                    limit = over if sign else below
+                    highest = in_units(limit, shift)
+                    last = highest if highest < UNARY else UNARY
+                    bit = 1
+                    while bit and level < last:
+                        asked = &larger[level & 1]
+                        bit = code_bit(&coder, coded > level, asked.probability)
+                        level += bit
+                        if bit and level < last:
+                            predict(
+                                &larger[level & 1], &mixer, own_slots, level, given, level, scale
                             )
-                            escapes[node] = escape_update(escapes[node], bit)
-                        else:
-                            bit = code_bit(&coder, decoding, bit, 32768)
-                        number = number * 2 + bit
-                    if decoding:
-                        m = number + UNARY - 1
-                        if m > limit:
-                            m = limit
-                            possible = False
-
+                        learn(asked, &mixer, bit)
+                    if level == UNARY and highest > UNARY:
+                        level += code_escape(
+                            &coder, &escapes[0], coded - UNARY + 1, highest - UNARY + 1
+                        ) - 1
+                        possible = level >= UNARY
+                    place = (level - 1) << shift
+                    if shift:
+                        j = coarse(log_blend) * PLACE_LEVELS + min(level, PLACE_LEVELS) - 1
+                        place += code_place(
+                            &coder, &places[j << PLACE_BITS], mixer.counting, m - 1 - place, shift
+                        )
+                    m = place + 1
+                    if m > limit:
+                        m = limit
+                        possible = False
                 if decoding:
-                    value = m if sign else -m
+                    value = 0 if level == 0 else (m if sign else -m)
                     values[i] = value
 
                 # What the weight teaches.
-                fixed = (m if m < 255 else 255) << 16
+                fixed = 0
+                if level:
+                    fixed = <int32_t> (<int64_t> m << 16 >> shift) if level < 255 else 255 << 16
                 if dependent:
                     # A level of half 1 stands for half a step less.
-                    if half and m:
-                        fixed -= 1 << 15
+                    if half and level:
+                        fixed -= (1 << 15) >> shift
                     states[column] = transitions[2 * states[column] + (value & 1)]
                 row_mean = toward(row_mean, fixed, reciprocal[min(column, 1000) + 9])
                 row_recent += (fixed - row_recent) >> 3
@@ -483,8 +452,8 @@ def run_rows(
                 tensor_mean[0] = toward(tensor_mean[0], fixed, reciprocal[tensor_mean[1] + 50])
                 if tensor_mean[1] < 4000:
                     tensor_mean[1] += 1
-                kernel_sum = clamp(kernel_sum + value, -64, 64)
-                kernel_total = clamp(kernel_total + m, 0, 64)
+                kernel_sum = clamp(kernel_sum + in_units(value, shift), -64, 64)
+                kernel_total = clamp(kernel_total + level, 0, 64)
                 vote = 4096 if value > 0 else (-4096 if value < 0 else 0)
                 row_sign += (vote - row_sign) >> 4
                 row_drift += (vote - row_drift) >> 7

@@ -1,4 +1,4 @@
-"""The ``.moeash`` file, versions 1 to 3: a network with shared weights, exactly.
+"""The ``.moeash`` file, versions 1 to 4: a network with shared weights, exactly.
 
 All integers are little-endian. *varint* is LEB128 in its shortest form, below 2**63. A reader MUST
 refuse a file that breaks any rule below; the sections follow each other without a hole and fill
@@ -31,12 +31,12 @@ smaller). Columns, because equal things next to each other compress well:
 * not tied: T varints of dimensions, then all their sizes;
 * shared: varint position of the codebook;
 * tied: varint position of an earlier tensor with the same memory;
-* version 3, absent where no tensor needs it: for every kept float stored as int8 or int16, one
-  byte e. Each element is its integer times ``2**(e - 127)``; e MUST be 1 to 227 and MUST NOT be 127
-  everywhere. Without this column such a tensor's elements are its integers.
+* from version 3 on, absent where no tensor needs it: for every kept float stored as int8 or int16,
+  one byte e. Each element is its integer times ``2**(e - 127)``; e MUST be 1 to 227 and MUST NOT be
+  127 everywhere. Without this column such a tensor's elements are its integers.
 
-A file MUST state the oldest version that has all it uses: 3 for steps or trellises, else 2 for the
-adaptive coder, else 1.
+A file MUST state the oldest version that has all it uses: 4 for units, else 3 for steps or
+trellises, else 2 for the adaptive coder, else 1. Each has what those before it have.
 
 **Model.** Most significant bit first, padded with zeros to a byte. ``EGk(u)`` is the Exp-Golomb
 code of order k: with ``v = u + 2**k`` of ``b`` bits, ``b - 1 - k`` zeros and then ``v``. Signed
@@ -72,10 +72,11 @@ end in the empty state. Huffman: canonical codes, most significant bit first, ze
 pool, every shared tensor with weights has one bit: 1 is coded adaptively, 0 is a source of the
 pool. The section holds, for every codebook with such tensors, a varint of bytes and the stream of
 their indices as :mod:`moeash.codec.adaptive` specifies it, with the entry nearest 0 (of two, the
-lower) as zero. In version 3 one bit behind the codebooks says whether tensors follow trellises. If
-so, every 1 is followed by two more bits: the tensor's indices, counted from zero, 0 follow none, or
-the trellis of 1 four, 2 eight, 3 sixteen states (:mod:`moeash.core.trellis`); at least one tensor
-MUST follow one.
+lower) as zero. From version 3 on one bit behind the codebooks says whether tensors follow
+trellises. If so, every 1 is followed by two more bits: the tensor's indices, counted from zero, 0
+follow none, or the trellis of 1 four, 2 eight, 3 sixteen states (:mod:`moeash.core.trellis`); at
+least one tensor MUST follow one. In version 4 a byte before each varint is the stream's shift, 0 to
+15: its magnitudes are in units of ``2**shift``. At least one shift MUST NOT be 0.
 
 Kept elements are little-endian; a group's elements are those of its tensors, one after another.
 """
@@ -103,9 +104,9 @@ from moeash.errors import (
 )
 
 MAGIC = b"\x8dMSH"
-VERSION = 3
-VERSION_OF = {"ans": 1, "huffman": 1, "adaptive": 2}
-"""The version that brought a coder."""
+VERSION = 4
+VERSIONS = {"ans": (1, 3), "huffman": (1, 3), "adaptive": (2, 3, 4)}
+"""What a file of a coder may state; first the version that brought the coder."""
 
 SUFFIX = ".moeash"
 
@@ -197,13 +198,13 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
         bits, entries, books, coding, with_adaptive=coder == "adaptive", version=version
     )
     bits.finish()
-    if version >= 3 and not (directory.in_steps(entries) or arrays.on_trellises):
+    if version == 3 and not (directory.in_steps(entries) or arrays.on_trellises):
         raise CorruptContainerError(
             f"the file states version {version}, but has neither steps nor trellises"
         )
     arrays.fill(coding, payload, salt)
     for section in more:
-        arrays.fill_adaptive(directory.Cursor(section), entries, books)
+        arrays.fill_adaptive(directory.Cursor(section), entries, books, in_units=version >= 4)
     shared = streams.assemble(entries, books, arrays)
     n_payload = len(payload) + sum(map(len, more))
     sizes = {
@@ -302,7 +303,7 @@ def _check_prefix(data: memoryview) -> tuple[int, str, int]:
     coder, salt = data[6], data[7]
     if coder >= len(CODERS):
         raise CorruptContainerError(f"the file names the unknown coder {coder}")
-    if version not in (VERSION_OF[CODERS[coder]], VERSION):
+    if version not in VERSIONS[CODERS[coder]]:
         raise CorruptContainerError(
             f"the file has format version {version} and coder {CODERS[coder]!r}, which differ"
         )

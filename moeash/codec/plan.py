@@ -144,11 +144,13 @@ class AdaptivePlan:
     Attributes:
         positions: their positions in the directory, in order.
         trellises: states of the trellis each is coded along, 0 for none.
+        shift: their magnitudes are in units of 2**shift.
         stream: their coded indices.
     """
 
     positions: tuple[int, ...]
     trellises: tuple[int, ...]
+    shift: int
     stream: adaptive.Stream
 
     @property
@@ -196,6 +198,8 @@ class Plan:
     @cached_property
     def version(self) -> int:
         """The oldest version of the format that has what the file uses."""
+        if self.in_units:
+            return 4
         if self.on_trellises or directory.in_steps(self.entries):
             return 3
         return 2 if self.coder == "adaptive" else 1
@@ -204,6 +208,11 @@ class Plan:
     def on_trellises(self) -> bool:
         """Whether a tensor follows a trellis."""
         return any(any(part.trellises) for part in self.adaptive if part)
+
+    @cached_property
+    def in_units(self) -> bool:
+        """Whether a stream counts magnitudes in other units than one."""
+        return any(part.shift for part in self.adaptive if part)
 
     @cached_property
     def choice_bits(self) -> int:
@@ -224,7 +233,11 @@ class Plan:
     @cached_property
     def adaptive_section(self) -> bytes:
         """The adaptive coder's streams, codebook by codebook."""
-        return b"".join(part.section for part in self.adaptive if part)
+        return b"".join(
+            (bytes([part.shift]) if self.in_units else b"") + part.section
+            for part in self.adaptive
+            if part
+        )
 
     @cached_property
     def payload_bytes(self) -> int:
@@ -363,8 +376,10 @@ def _adaptive(shared: SharedWeights, positions: list[int]) -> AdaptivePlan:
         values = tensor.indices.astype(np.int32) - np.int32(zero)
         trellises.append(followed(values, tensor.shape))
     book = shared.codebooks[codebook]
-    stream = adaptive.encode_stream(tensors, len(book), zero_entry(book), trellises)
-    return AdaptivePlan(tuple(positions), tuple(trellises), stream)
+    zero = zero_entry(book)
+    shift = adaptive.choose_shift(tensors, zero, trellises)
+    stream = adaptive.encode_stream(tensors, len(book), zero, trellises, shift=shift)
+    return AdaptivePlan(tuple(positions), tuple(trellises), shift, stream)
 
 
 def _plan_kept(coder: str, shared: SharedWeights, entries: directory.Entries) -> KeptPlan:

@@ -178,21 +178,33 @@ class Arrays:
             out[begin : begin + ranks.size] = table.symbols.astype(out.dtype)[ranks]
 
     def fill_adaptive(
-        self, section: directory.Cursor, entries: directory.Entries, books: tuple[Codebook, ...]
+        self,
+        section: directory.Cursor,
+        entries: directory.Entries,
+        books: tuple[Codebook, ...],
+        *,
+        in_units: bool,
     ) -> None:
         """Decode the adaptive coder's section.
 
         Raises:
             CorruptContainerError: it is not the streams of these tensors.
         """
+        shifts = []
         for codebook, trellises in self.adaptive:
+            shift = section.take(1)[0] if in_units else 0
+            if shift > adaptive.MAX_SHIFT:
+                raise CorruptContainerError(f"the file claims units of 2**{shift}")
+            shifts.append(shift)
             stream = bytes(section.take(section.varint()))
             shapes = [entries[position].shape for position in trellises]
             book = books[codebook]
             decoded = adaptive.decode(
-                stream, shapes, len(book), zero_entry(book), list(trellises.values())
+                stream, shapes, len(book), zero_entry(book), list(trellises.values()), shift=shift
             )
             self.indices.update(zip(trellises, decoded, strict=True))
+        if in_units and not any(shifts):
+            raise CorruptContainerError("the file claims units, but no stream is in any")
         if section.remaining:
             raise CorruptContainerError(f"{section.remaining} bytes follow the adaptive streams")
 

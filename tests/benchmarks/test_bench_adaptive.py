@@ -27,10 +27,12 @@ def median_seconds(function, n=9):
 
 def compare(name, tensors, n_entries, zero, capsys):
     shapes = [shape for _, shape in tensors]
-    data = adaptive.encode(tensors, n_entries, zero)
+    shift = adaptive.choose_shift(tensors, zero)
+    data = adaptive.encode(tensors, n_entries, zero, shift=shift)
+    in_ones = len(adaptive.encode(tensors, n_entries, zero))
     size = sum(indices.size for indices, _ in tensors)
-    encode = median_seconds(lambda: adaptive.encode(tensors, n_entries, zero))
-    decode = median_seconds(lambda: adaptive.decode(data, shapes, n_entries, zero))
+    encode = median_seconds(lambda: adaptive.encode(tensors, n_entries, zero, shift=shift))
+    decode = median_seconds(lambda: adaptive.decode(data, shapes, n_entries, zero, shift=shift))
 
     counts = [np.bincount(indices, minlength=n_entries) for indices, _ in tensors]
     models = [
@@ -58,7 +60,8 @@ def compare(name, tensors, n_entries, zero, capsys):
     ans = median_seconds(ans_encode), median_seconds(ans_decode)
     with capsys.disabled():
         print(
-            f"\n{name}: {size:,} weights of {n_entries} entries, {len(data):,} bytes = "
+            f"\n{name}: {size:,} weights of {n_entries} entries in units of {2**shift}, "
+            f"{len(data):,} bytes = {len(data) / in_ones:.4f} x units of one = "
             f"{len(data) / entropy:.3f} x order-0 entropy, {len(data) / words.nbytes:.3f} x ANS "
             f"without its tables; encode {size / encode / 1e6:.1f} M/s ({encode / ans[0]:.1f} x "
             f"the time of ANS), decode {size / decode / 1e6:.1f} M/s ({decode / ans[1]:.1f} x the "

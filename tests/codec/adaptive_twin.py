@@ -1,18 +1,18 @@
 """The adaptive coder in plain Python: the definition the kernel is compared with.
 
-It shares the tables and the numbers of the format with :mod:`moeash.codec.adaptive`, nothing else:
-model and geometry are written out per weight, and the interval of the range coder is an unbounded
-integer, so there is neither a carry nor a window to get wrong.
+It shares the tables and the numbers of :mod:`moeash.codec.adaptive_model`, nothing else: model and
+geometry are written out per weight, and the interval of the range coder is an unbounded integer, so
+there is neither a carry nor a window to get wrong.
 """
 
 from math import prod
 
-from moeash.codec import adaptive
+from moeash.codec import adaptive_model
 
-TABLES = adaptive.tables()
+TABLES = adaptive_model.tables()
 STRETCH, SQUASH, LOGS = TABLES.stretch.tolist(), TABLES.squash.tolist(), TABLES.logs.tolist()
 LEARNING, COUNTING = TABLES.learning.tolist(), TABLES.counting.tolist()
-SIGN = adaptive.UNARY
+SIGN = adaptive_model.UNARY
 HALF = SIGN + 1
 
 # Every step of a trellis: half, then the next state after an even and after an odd level.
@@ -106,19 +106,26 @@ def wrap32(x):
     return (x + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
+def in_units(x, unit):
+    """Return x in units, rounded away from zero."""
+    return (abs(x) + unit - 1) // unit * ((x > 0) - (x < 0))
+
+
 class Model:
     """Everything learned, in dictionaries that hold only what has been seen."""
 
-    def __init__(self, coder, n_entries, zero):
+    def __init__(self, coder, n_entries, zero, shift=0):
         self.coder = coder
         self.below, self.above = zero, n_entries - 1 - zero
+        self.shift, self.unit = shift, 2**shift
+        self.places = {}  # (scale, units, leading bits) -> [probability of 22 bits, count]
         self.slots = {}  # (decision, context, value) -> [probability of 22 bits, count]
         self.weights = [
-            [12288] * adaptive.N_CONTEXTS + [0] * (adaptive.N_STATISTICS + 1)
-            for _ in range(adaptive.N_DECISIONS)
+            [12288] * adaptive_model.N_CONTEXTS + [0] * (adaptive_model.N_STATISTICS + 1)
+            for _ in range(adaptive_model.N_DECISIONS)
         ]
         self.refinements = {}
-        self.steps = [0] * adaptive.N_DECISIONS
+        self.steps = [0] * adaptive_model.N_DECISIONS
         self.escapes = {}
         self.mean = 1 << 15
         self.row_logs = [0]
@@ -144,12 +151,11 @@ class Model:
         bit = self.coder.code(bit, clamp((mixed + refined) >> 1, 24, 65536 - 24))
 
         error = ((bit << 16) - mixed) * LEARNING[self.steps[decision]]
-        self.steps[decision] = min(self.steps[decision] + 1, adaptive.STEP_LIMIT)
+        self.steps[decision] = min(self.steps[decision] + 1, adaptive_model.STEP_LIMIT)
         for j, i in enumerate(inputs):
             weights[j] = wrap32(weights[j] + ((i * error + (1 << 17)) >> 18))
         for slot in slots:
-            slot[0] += (bit * ((1 << 22) - 1) - slot[0]) * COUNTING[slot[1]] >> 16
-            slot[1] = min(slot[1] + 1, adaptive.COUNT_LIMIT)
+            self.observe(slot, bit)
         nearer = high if fraction >= 64 else low
         nearer[0] += (bit * ((1 << 30) - 1) - nearer[0]) >> 7
         return bit
@@ -162,7 +168,7 @@ class Model:
 
     def escape(self, m):
         """Code ``m >= UNARY`` as Elias' gamma code of ``m - UNARY + 1``."""
-        excess, width = m - adaptive.UNARY + 1, 0
+        excess, width = m - adaptive_model.UNARY + 1, 0
         while self.decide_escape(width, int(excess >> (width + 1) > 0)):
             width += 1
         seen = 1
@@ -170,7 +176,25 @@ class Model:
             bit = excess >> (width - 1 - j) & 1
             bit = self.decide_escape((width, seen), bit) if j < 2 else self.coder.code(bit, 32768)
             seen = 2 * seen + bit
-        return seen + adaptive.UNARY - 1
+        return seen + adaptive_model.UNARY - 1
+
+    def observe(self, slot, bit):
+        slot[0] += (bit * ((1 << 22) - 1) - slot[0]) * COUNTING[slot[1]] >> 16
+        slot[1] = min(slot[1] + 1, adaptive_model.COUNT_LIMIT)
+
+    def place(self, m, units, scale):
+        """Code where in its last unit a magnitude lies."""
+        bits = f"{m - 1 - (units - 1) * self.unit:0{self.shift}b}" if m else "0" * self.shift
+        seen = ""
+        for bit in bits:
+            if len(seen) < 4:
+                slot = self.places.setdefault((scale, min(units, 4), seen), [1 << 21, 0])
+                bit = self.coder.code(int(bit), clamp(slot[0] >> 6, 512, 65536 - 512))
+                self.observe(slot, bit)
+            else:
+                bit = self.coder.code(int(bit), 32768)
+            seen += str(bit)
+        return (units - 1) * self.unit + 1 + int(seen, 2)
 
     def tensor(self, shape, values, n_states=0):
         """Code one tensor; ``values`` is what to encode, or None to decode; return the values.
@@ -184,8 +208,8 @@ class Model:
         row_size = channels * taps
         if rows * row_size == 0:
             return []
-        self.slots = {k: v for k, v in self.slots.items() if k[1] != adaptive.LOCAL}
-        self.steps = [min(n, adaptive.RESTART_STEPS) for n in self.steps]
+        self.slots = {k: v for k, v in self.slots.items() if k[1] != adaptive_model.LOCAL}
+        self.steps = [min(n, adaptive_model.RESTART_STEPS) for n in self.steps]
         prior = [0] * channels
         if len(self.row_logs) > 1 and channels % len(self.row_logs) == 0:
             share = channels // len(self.row_logs)
@@ -207,13 +231,15 @@ class Model:
                 kernel_tap = min(tap, 31)
                 if tap == 0:
                     kernel_sum = kernel_total = 0
-                neighbours = [out[-lag] if lag <= len(out) else 0 for lag in lags]
+                neighbours = [
+                    in_units(out[-lag], self.unit) if lag <= len(out) else 0 for lag in lags
+                ]
                 left, left2, up, same_tap, line = neighbours
                 kernel_line, kernel_column = divmod(tap, tap_width)
                 inside = kernel_line > 0 and kernel_column > 0
-                diagonal = out[-tap_width - 1] if inside else 0
+                diagonal = in_units(out[-tap_width - 1], self.unit) if inside else 0
                 inside = kernel_line > 0 and kernel_column < tap_width - 1
-                antidiagonal = out[-tap_width + 1] if inside else 0
+                antidiagonal = in_units(out[-tap_width + 1], self.unit) if inside else 0
 
                 log_row, log_column = log(row_mean), log(column_mean[column + 1])
                 log_beside = log((column_mean[column] + column_mean[column + 2]) >> 1)
@@ -244,10 +270,12 @@ class Model:
                     assert value == 0 or value % 2 == half, "the values leave their trellis"
                     below, above = (below + half) // 2, (above + half) // 2
                     value = (abs(value) + 1) // 2 * ((value > 0) - (value < 0))
+                whole = abs(value)
+                coded = in_units(whole, self.unit)
                 m = 0
                 if below or above:
                     m = self.decide(
-                        HALF if half else 0, int(value != 0), contexts, statistics, scale
+                        HALF if half else 0, int(coded > 0), contexts, statistics, scale
                     )
                 if m:
                     sign = int(above > 0)
@@ -279,18 +307,19 @@ class Model:
                             [*(clamp(v, -6, 6) * 128 for v in signed), drift >> 2],
                             scale,
                         )
-                    limit = above if sign else below
-                    while m < min(limit, adaptive.UNARY) and self.decide(
+                    limit = in_units(above if sign else below, self.unit)
+                    while m < min(limit, adaptive_model.UNARY) and self.decide(
                         HALF + m if half and m < 2 else m,
-                        int(abs(value) > m),
+                        int(coded > m),
                         contexts,
                         statistics,
                         scale,
                     ):
                         m += 1
-                    if m == adaptive.UNARY < limit:
-                        m = self.escape(abs(value))
-                    value = m if sign else -m
+                    if m == adaptive_model.UNARY < limit:
+                        m = self.escape(coded)
+                    whole = self.place(whole, m, coarse(blend)) if self.shift else m
+                    value = whole if sign else -whole
                 else:
                     value = 0
                 out.append(value)
@@ -299,9 +328,9 @@ class Model:
                     found[-1] = 2 * value - half * ((value > 0) - (value < 0))
                 states[column] = following[value % 2]
 
-                size = min(m, 255) << 16
+                size = 255 << 16 if m >= 255 else (abs(value) << 16) >> self.shift
                 if half and m:
-                    size -= 1 << 15
+                    size -= (1 << 15) >> self.shift
                 row_mean = toward(row_mean, size, min(column, 1000) + 9)
                 recent += (size - recent) >> 3
                 column_mean[column + 1] = toward(column_mean[column + 1], size, min(row, 300) + 3)
@@ -310,7 +339,7 @@ class Model:
                 )
                 self.mean = toward(self.mean, size, seen + 50)
                 seen = min(seen + 1, 4000)
-                kernel_sum = clamp(kernel_sum + value, -64, 64)
+                kernel_sum = clamp(kernel_sum + in_units(value, self.unit), -64, 64)
                 kernel_total = min(kernel_total + m, 64)
                 size = 4096 * ((value > 0) - (value < 0))
                 row_sign += (size - row_sign) >> 4
@@ -320,29 +349,30 @@ class Model:
 
         self.row_logs = []
         for start in range(0, len(out), row_size):
-            total = sum(min(abs(v), 255) for v in out[start : start + row_size])
+            total = sum(min(abs(v), 255 * self.unit) for v in out[start : start + row_size])
+            total //= self.unit
             relative = log((total << 16) // row_size) - log(self.mean)
             self.row_logs.append(clamp(relative, -2047, 2047))
         return found
 
 
-def encode(tensors, n_entries, zero, trellises=None):
+def encode(tensors, n_entries, zero, trellises=None, shift=0):
     """As ``adaptive.encode``, for lists of integers."""
     if n_entries == 1 or not any(prod(shape) for _, shape in tensors):
         return b""
     encoder = Encoder()
-    model = Model(encoder, n_entries, zero)
+    model = Model(encoder, n_entries, zero, shift)
     for position, (indices, shape) in enumerate(tensors):
         n_states = trellises[position] if trellises else 0
         model.tensor(shape, [index - zero for index in indices], n_states)
     return encoder.finish()
 
 
-def decode(data, shapes, n_entries, zero, trellises=None):
+def decode(data, shapes, n_entries, zero, trellises=None, shift=0):
     """As ``adaptive.decode``, for a stream that was encoded."""
     if n_entries == 1:
         return [[0] * prod(shape) for shape in shapes]
-    model = Model(Decoder(data), n_entries, zero)
+    model = Model(Decoder(data), n_entries, zero, shift)
     return [
         [value + zero for value in model.tensor(shape, None, n_states)]
         for shape, n_states in zip(shapes, trellises or [0] * len(shapes), strict=True)

@@ -41,3 +41,22 @@ def network_on_trellises(paths, spoiled=()):
         counts = np.bincount(indices, minlength=41)
         tensors.append(SharedTensor(f"t{i}", shape, "float32", 0, indices, counts))
     return SharedWeights((Codebook(np.arange(-20, 21) / 8),), tuple(tensors))
+
+
+def network_of_wide_alphabets(*, n_states=0):
+    """Return a network whose first codebook has mean magnitudes above 12, the second below 1.
+
+    With ``n_states`` the tensors of the first codebook follow a trellis.
+    """
+    rng = np.random.default_rng(4)
+    books = tuple(Codebook(np.arange(-n, n + 1) / 8) for n in (120, 5))
+    tensors = [KeptTensor("kept", (50,), "float32", rng.normal(size=50).astype(np.float16))]
+    layers = [(0, (40, 20, 3, 3), 12), (0, (40, 100), 12), (1, (30, 40), 0.5)]
+    for i, (book, shape, scale) in enumerate(layers):
+        n_entries = len(books[book])
+        indices, _ = draw_path(
+            rng, shape, n_entries, n_entries // 2, 0 if book else n_states, scale
+        )
+        counts = np.bincount(indices, minlength=n_entries)
+        tensors.append(SharedTensor(f"t{i}", shape, "float32", book, indices, counts))
+    return SharedWeights(books, tuple(tensors))

@@ -1,6 +1,8 @@
 """The adaptive coder: the kernel against its twin, hostile streams, and what real indices take."""
 
+import dataclasses
 import importlib.util
+import itertools
 import math
 import os
 import shutil
@@ -16,7 +18,7 @@ from hypothesis import given, settings
 from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file
 
-from moeash.codec import _adaptive, adaptive
+from moeash.codec import _adaptive, adaptive, adaptive_model
 from moeash.core.codebook import index_dtype
 from moeash.errors import CorruptContainerError, InputError
 from tests.codec.paths import draw_path
@@ -33,6 +35,7 @@ twin = load_module("adaptive_twin", Path(__file__).with_name("adaptive_twin.py")
 
 ALPHABETS = [1, 2, 3, 41, 300, 5_000]
 GOLDEN = "c666a7f8471924bf94bd"
+GOLDEN_IN_UNITS_OF_4 = "c79be3a640ef33c0f3"
 
 
 def draw_tensor(rng, shape, n_entries, zero, scale):
@@ -72,9 +75,13 @@ def shapes_of(tensors):
     return [shape for _, shape in tensors]
 
 
-def assert_round_trip(tensors, n_entries, zero):
-    data = adaptive.encode(tensors, n_entries, zero)
-    decoded = adaptive.decode(data, shapes_of(tensors), n_entries, zero)
+def encoded_bytes(tensors, n_entries, zero, **options):
+    return len(adaptive.encode(tensors, n_entries, zero, **options))
+
+
+def assert_round_trip(tensors, n_entries, zero, shift=0):
+    data = adaptive.encode(tensors, n_entries, zero, shift=shift)
+    decoded = adaptive.decode(data, shapes_of(tensors), n_entries, zero, shift=shift)
     for got, (indices, _) in zip(decoded, tensors, strict=True):
         assert got.dtype == index_dtype(n_entries)
         assert_array_equal(got, indices)
@@ -99,21 +106,25 @@ def golden():
     return [(kernel, (2, 1, 3, 3)), (linear, (4, 2))], 41, 4
 
 
-def test_the_bytes_of_a_small_network_never_change():
+@pytest.mark.parametrize("shift, expected", [(0, GOLDEN), (2, GOLDEN_IN_UNITS_OF_4)])
+def test_the_bytes_of_a_small_network_never_change(shift, expected):
     tensors, n_entries, zero = golden()
-    assert adaptive.encode(tensors, n_entries, zero).hex() == GOLDEN
+    assert adaptive.encode(tensors, n_entries, zero, shift=shift).hex() == expected
     lists = [(indices.tolist(), shape) for indices, shape in tensors]
-    assert twin.encode(lists, n_entries, zero).hex() == GOLDEN
+    assert twin.encode(lists, n_entries, zero, shift=shift).hex() == expected
 
 
-@given(problems())
-@settings(deadline=None, max_examples=150)
-def test_kernel_and_twin_write_the_same_bytes_and_read_each_other(problem):
+SHIFTS = st.just(0) | st.integers(0, 4) | st.integers(0, adaptive.MAX_SHIFT)
+
+
+@given(problems(), SHIFTS)
+@settings(deadline=None, max_examples=200)
+def test_kernel_and_twin_write_the_same_bytes_and_read_each_other(problem, shift):
     tensors, n_entries, zero = problem
-    data = assert_round_trip(tensors, n_entries, zero)
+    data = assert_round_trip(tensors, n_entries, zero, shift)
     lists = [(indices.tolist(), shape) for indices, shape in tensors]
-    assert twin.encode(lists, n_entries, zero) == data
-    decoded = twin.decode(data, shapes_of(tensors), n_entries, zero)
+    assert twin.encode(lists, n_entries, zero, shift=shift) == data
+    decoded = twin.decode(data, shapes_of(tensors), n_entries, zero, shift=shift)
     assert decoded == [indices for indices, _ in lists]
 
 
@@ -133,17 +144,17 @@ def trellis_problems(draw):
     return tensors, n_entries, zero, paths
 
 
-@given(trellis_problems())
-@settings(deadline=None, max_examples=150)
-def test_kernel_and_twin_agree_along_trellises(problem):
+@given(trellis_problems(), SHIFTS)
+@settings(deadline=None, max_examples=200)
+def test_kernel_and_twin_agree_along_trellises(problem, shift):
     tensors, n_entries, zero, paths = problem
-    data = adaptive.encode(*problem)
-    decoded = adaptive.decode(data, shapes_of(tensors), n_entries, zero, paths)
+    data = adaptive.encode(*problem, shift=shift)
+    decoded = adaptive.decode(data, shapes_of(tensors), n_entries, zero, paths, shift=shift)
     for got, (indices, _) in zip(decoded, tensors, strict=True):
         assert_array_equal(got, indices)
     lists = [(indices.tolist(), shape) for indices, shape in tensors]
-    assert twin.encode(lists, n_entries, zero, paths) == data
-    decoded = twin.decode(data, shapes_of(tensors), n_entries, zero, paths)
+    assert twin.encode(lists, n_entries, zero, paths, shift) == data
+    decoded = twin.decode(data, shapes_of(tensors), n_entries, zero, paths, shift)
     assert decoded == [indices for indices, _ in lists]
 
 
@@ -194,8 +205,9 @@ def test_trellises_must_be_as_many_as_tensors_and_exist():
         adaptive.encode(tensors, n_entries, zero, [0, 5])
 
 
+@pytest.mark.parametrize("shift", [0, 3])
 @pytest.mark.parametrize("n_entries", [2, 3, 41, 300, 5_000])
-def test_hostile_streams_along_trellises_are_refused_or_decode_to_a_path(n_entries):
+def test_hostile_streams_along_trellises_are_refused_or_decode_to_a_path(n_entries, shift):
     rng = np.random.default_rng(n_entries)
     zero = int(rng.integers(n_entries))
     paths = [8, 0, 4, 16]
@@ -203,20 +215,23 @@ def test_hostile_streams_along_trellises_are_refused_or_decode_to_a_path(n_entri
         draw_path(rng, shape, n_entries, zero, n_states, n_entries / 9)
         for shape, n_states in zip([(4, 3, 3, 3), (5, 4), (9, 4), (6, 2)], paths, strict=True)
     ]
-    stream = adaptive.encode(tensors, n_entries, zero, paths)
+    stream = adaptive.encode(tensors, n_entries, zero, paths, shift=shift)
     refused = 0
     for altered in hostile_streams(rng, stream, 1000):
         try:
-            decoded = adaptive.decode(altered, shapes_of(tensors), n_entries, zero, paths)
+            decoded = adaptive.decode(
+                altered, shapes_of(tensors), n_entries, zero, paths, shift=shift
+            )
         except CorruptContainerError:
             refused += 1
             continue
         again = list(zip(decoded, shapes_of(tensors), strict=True))
-        assert len(adaptive.encode(again, n_entries, zero, paths)) == len(altered)
+        assert len(adaptive.encode(again, n_entries, zero, paths, shift=shift)) == len(altered)
     assert refused > 300
 
 
-def test_kernel_and_twin_agree_after_every_limit_of_the_counters():
+@pytest.mark.parametrize("shift", [0, 2])
+def test_kernel_and_twin_agree_after_every_limit_of_the_counters(shift):
     # 6,000 learning steps, 4,000 weights of the running mean, 2,000 of a channel, 300 rows,
     # 1,000 columns, 250 observations of a context, 31 taps: each limit is passed once.
     rng = np.random.default_rng(5)
@@ -226,12 +241,13 @@ def test_kernel_and_twin_agree_after_every_limit_of_the_counters():
         draw_tensor(rng, (20, 4, 6, 6), 41, 20, 3.0),
         draw_tensor(rng, (3, 500), 41, 20, 0.02),
     ]
-    data = adaptive.encode(tensors, 41, 20)
-    assert twin.encode([(a.tolist(), shape) for a, shape in tensors], 41, 20) == data
+    data = adaptive.encode(tensors, 41, 20, shift=shift)
+    lists = [(a.tolist(), shape) for a, shape in tensors]
+    assert twin.encode(lists, 41, 20, shift=shift) == data
 
 
 def test_the_tables_are_those_of_the_real_functions():
-    table = adaptive.tables()
+    table = adaptive_model.tables()
     x = np.arange(-2047, 2048)
     assert_array_equal(np.abs(table.squash[1:] - 65536 / (1 + np.exp(-x / 256))) < 1, True)
     middle = 16 * np.arange(4096) + 8
@@ -253,8 +269,9 @@ def test_the_kernel_is_built_from_this_version():
 @pytest.mark.parametrize("spread", [0.1, 1.0, 1000.0])
 def test_every_alphabet_and_length_comes_back(n_entries, length, spread):
     rng = np.random.default_rng(length)
-    for zero in {0, n_entries // 3, n_entries - 1}:
-        assert_round_trip([draw_tensor(rng, (length,), n_entries, zero, spread)], n_entries, zero)
+    for zero, shift in itertools.product({0, n_entries // 3, n_entries - 1}, [0, 1, 4, 15]):
+        tensors = [draw_tensor(rng, (length,), n_entries, zero, spread)]
+        assert_round_trip(tensors, n_entries, zero, shift)
 
 
 @pytest.mark.parametrize("shape", [(), (500,), (20, 30), (8, 5, 7), (6, 4, 3, 3), (3, 2, 3, 4, 5)])
@@ -273,20 +290,14 @@ def test_streams_that_end_with_a_carry_come_back():
 def test_the_largest_alphabet_comes_back():
     top = adaptive.MAX_ENTRIES - 1
     indices = np.array([0, top, 1, top - 1, top // 2, 0, 0, top], np.uint32)
-    for zero in (0, 1, top // 2, top):
-        assert_round_trip([(indices, (2, 4))], adaptive.MAX_ENTRIES, zero)
+    for zero, shift in itertools.product((0, 1, top // 2, top), (0, 3, 15)):
+        assert_round_trip([(indices, (2, 4))], adaptive.MAX_ENTRIES, zero, shift)
 
 
 def test_wider_dtypes_than_needed_give_the_same_bytes():
     tensors, n_entries, zero = golden()
     wide = [(indices.astype(np.uint32), shape) for indices, shape in tensors]
     assert adaptive.encode(wide, n_entries, zero) == adaptive.encode(tensors, n_entries, zero)
-
-
-@given(problems())
-@settings(deadline=None)
-def test_size_is_the_length_of_the_stream(problem):
-    assert adaptive.size(*problem) == len(adaptive.encode(*problem))
 
 
 def test_one_entry_takes_no_bytes():
@@ -300,7 +311,7 @@ def test_independent_symbols_cost_their_entropy_and_little_more():
     rng = np.random.default_rng(2)
     indices = rng.choice(5, p=[0.05, 0.2, 0.5, 0.2, 0.05], size=200_000).astype(np.uint8)
     tensors = [(indices, (400, 500))]
-    assert adaptive.size(tensors, 5, 2) < 1.006 * order0_bytes(tensors)
+    assert encoded_bytes(tensors, 5, 2) < 1.006 * order0_bytes(tensors)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -315,15 +326,15 @@ def test_scales_that_differ_along_an_axis_are_found(axis):
         order0_bytes([(part.astype(np.uint8).ravel(), ())])
         for part in np.split(values, values.shape[axis], axis=axis)
     )
-    assert adaptive.size(tensors, 41, 20) < 0.35 * order0_bytes(tensors) + 0.65 * ideal
+    assert encoded_bytes(tensors, 41, 20) < 0.35 * order0_bytes(tensors) + 0.65 * ideal
 
 
 def test_all_zero_columns_cost_almost_nothing():
     rng = np.random.default_rng(4)
     values = rng.integers(0, 3, size=(300, 400)).astype(np.uint8)
-    live = adaptive.size([(values[:, ::2].ravel(), (300, 200))], 3, 1)
+    live = encoded_bytes([(values[:, ::2].ravel(), (300, 200))], 3, 1)
     values[:, 1::2] = 1
-    both = adaptive.size([(values.ravel(), (300, 400))], 3, 1)
+    both = encoded_bytes([(values.ravel(), (300, 400))], 3, 1)
     assert both < 1.02 * live
 
 
@@ -334,12 +345,72 @@ def test_filters_that_are_zero_silence_the_channels_that_read_them():
     second[:, ::2] = 1
     related = first.copy()
     related[::2] = 1
-    after = [adaptive.size([(first.ravel(), (64, 30)), (second.ravel(), (8, 64, 3, 3))], 3, 1)]
+    after = [encoded_bytes([(first.ravel(), (64, 30)), (second.ravel(), (8, 64, 3, 3))], 3, 1)]
     after.append(
-        adaptive.size([(related.ravel(), (64, 30)), (second.ravel(), (8, 64, 3, 3))], 3, 1)
+        encoded_bytes([(related.ravel(), (64, 30)), (second.ravel(), (8, 64, 3, 3))], 3, 1)
     )
-    alone = [adaptive.size([(a.ravel(), (64, 30))], 3, 1) for a in (first, related)]
+    alone = [encoded_bytes([(a.ravel(), (64, 30))], 3, 1) for a in (first, related)]
     assert after[1] - alone[1] < 0.97 * (after[0] - alone[0])
+
+
+# --- units ----------------------------------------------------------------------------------
+
+
+def laplacian(mean, n=20_000, n_entries=300):
+    rng = np.random.default_rng(11)
+    zero = n_entries // 2
+    values = np.rint(rng.laplace(size=n) * mean).clip(-zero, n_entries - 1 - zero)
+    return [((values + zero).astype(np.uint16), (n // 100, 100))], zero
+
+
+def test_an_average_weight_has_about_one_unit():
+    for mean in (3, 6, 12, 30):
+        tensors, zero = laplacian(mean)
+        assert 0.72 < mean / 2 ** adaptive.choose_shift(tensors, zero) < 2.34
+    tensors, zero = laplacian(2)
+    assert adaptive.choose_shift(tensors, zero) == 0
+
+
+def test_the_rule_for_units_has_exact_bounds():
+    # A mean magnitude of 2.34 is the first of units of two.
+    for above, shift in [(0, 0), (1, 1)]:
+        indices = np.full(10_000, 2, np.uint8)
+        indices[: 3400 - 1 + above] = 3
+        assert adaptive.choose_shift([(indices, (10_000,))], 0) == shift
+
+
+def test_a_stream_of_few_weights_has_units_of_one():
+    tensors, zero = laplacian(30, n=9_900)
+    assert adaptive.choose_shift(tensors, zero) == 0
+
+
+def test_levels_of_a_trellis_count_as_half_their_distance():
+    rng = np.random.default_rng(12)
+    tensors = [draw_path(rng, (200, 100), 300, 150, 8, 8.0)]
+    along = adaptive.choose_shift(tensors, 150, [8])
+    assert along == adaptive.choose_shift(tensors, 150) - 1 > 0
+
+
+def test_any_mean_magnitude_has_a_unit():
+    indices = np.full(10_000, adaptive.MAX_ENTRIES - 1, np.uint32)
+    assert adaptive.choose_shift([(indices, (10_000,))], 0) == adaptive.MAX_SHIFT
+
+
+@pytest.mark.parametrize("mean", [2.4, 5, 20])
+def test_units_chosen_by_the_rule_cost_no_bytes(mean):
+    tensors, zero = laplacian(mean, n=200_000)
+    shift = adaptive.choose_shift(tensors, zero)
+    assert shift > 0
+    in_units = encoded_bytes(tensors, 300, zero, shift=shift)
+    assert in_units < 1.001 * encoded_bytes(tensors, 300, zero)
+
+
+@pytest.mark.parametrize("shift", [-1, 16])
+def test_other_units_are_refused(shift):
+    with pytest.raises(InputError, match=f"units of 2\\*\\*{shift}; the adaptive coder takes"):
+        adaptive.encode([], 41, 20, shift=shift)
+    with pytest.raises(InputError, match=f"units of 2\\*\\*{shift}; the adaptive coder takes"):
+        adaptive.decode(b"", [], 41, 20, shift=shift)
 
 
 # --- hostile bytes --------------------------------------------------------------------------
@@ -379,26 +450,27 @@ def hostile_streams(rng, stream, n):
             yield bytes([rng.choice([0, 255])]) * int(rng.integers(0, 2 * len(stream) + 12))
 
 
+@pytest.mark.parametrize("shift", [0, 1, 5])
 @pytest.mark.parametrize("n_entries", ALPHABETS[1:])
-def test_hostile_streams_are_refused_or_decode_inside_the_alphabet(n_entries):
+def test_hostile_streams_are_refused_or_decode_inside_the_alphabet(n_entries, shift):
     rng = np.random.default_rng(n_entries)
     zero = int(rng.integers(n_entries))
     tensors = [
         draw_tensor(rng, (4, 3, 3, 3), n_entries, zero, n_entries / 9),
         draw_tensor(rng, (5, 4), n_entries, zero, n_entries / 9),
     ]
-    stream = adaptive.encode(tensors, n_entries, zero)
+    stream = adaptive.encode(tensors, n_entries, zero, shift=shift)
     refused = 0
     for altered in hostile_streams(rng, stream, 1500):
         try:
-            decoded = adaptive.decode(altered, shapes_of(tensors), n_entries, zero)
+            decoded = adaptive.decode(altered, shapes_of(tensors), n_entries, zero, shift=shift)
         except CorruptContainerError:
             refused += 1
             continue
         assert [a.size for a in decoded] == [108, 20]
         assert all(a.max() < n_entries for a in decoded)
         again = [(a, shape) for a, shape in zip(decoded, shapes_of(tensors), strict=True)]
-        assert len(adaptive.encode(again, n_entries, zero)) == len(altered)
+        assert encoded_bytes(again, n_entries, zero, shift=shift) == len(altered)
     assert refused > 500
 
 
@@ -461,15 +533,30 @@ def test_bytes_where_none_are_needed_are_refused():
 def test_no_index_leaves_its_array_in_a_build_with_bounds_checks(tmp_path, monkeypatch):
     source = tmp_path / "_adaptive.pyx"
     directives = ["-X", "boundscheck=True", "-X", "wraparound=False"]
-    shutil.copy(Path(adaptive.__file__).with_name("_adaptive.pyx"), source)
+    folder = Path(adaptive.__file__).parent
+    shutil.copy(folder / "_adaptive.pyx", source)
     subprocess.run(
         [sys.executable, "-m", "Cython.Build.Cythonize", "-i", "-f", *directives, str(source)],
         check=True,
         capture_output=True,
         cwd=tmp_path,
-        env={**os.environ, "CFLAGS": "-O1 -fwrapv"},
+        env={**os.environ, "CFLAGS": "-O1 -fwrapv", "PYTHONPATH": str(folder.parents[1])},
     )
     checked = load_module("_adaptive", next(tmp_path.glob("_adaptive*.so")))
+    guards = []
+
+    def guarded_model():
+        # Slots, weights and the like are reached by pointers, which no build checks.
+        arrays = {}
+        for field in dataclasses.fields(adaptive_model.Model):
+            array = getattr(new_model(), field.name)
+            guards.append(np.full(array.size + 64, 123, array.dtype))
+            arrays[field.name] = guards[-1][32:-32]
+            arrays[field.name][:] = array
+        return adaptive_model.Model(**arrays)
+
+    new_model = adaptive_model.Model.new
+    monkeypatch.setattr(adaptive_model.Model, "new", guarded_model)
     rng = np.random.default_rng(8)
     for n_entries in ALPHABETS[1:]:
         for zero in {0, n_entries // 2, n_entries - 1}:
@@ -478,18 +565,21 @@ def test_no_index_leaves_its_array_in_a_build_with_bounds_checks(tmp_path, monke
                 for shape in [(), (7,), (40, 30), (5, 40, 6, 7), (3, 2, 3, 4, 5)]
                 for scale in (0.2, n_entries / 4)
             ]
-            data = adaptive.encode(tensors, n_entries, zero)
+            shift = int(rng.integers(5))
+            data = adaptive.encode(tensors, n_entries, zero, shift=shift)
             paths = [draw_path(rng, (9, 4, 3), n_entries, zero, 8, n_entries / 5)], n_entries, zero
             along = adaptive.encode(*paths, [8])
             with monkeypatch.context() as patch:
                 patch.setattr(adaptive, "_adaptive", checked)
-                assert assert_round_trip(tensors, n_entries, zero) == data
+                assert assert_round_trip(tensors, n_entries, zero, shift) == data
                 assert adaptive.encode(*paths, [8]) == along
                 for altered in hostile_streams(rng, data, 30):
                     try:
-                        adaptive.decode(altered, shapes_of(tensors), n_entries, zero)
+                        adaptive.decode(altered, shapes_of(tensors), n_entries, zero, shift=shift)
                     except CorruptContainerError:
                         continue
+    assert len(guards) > 1000
+    assert all((guard[:32] == 123).all() and (guard[-32:] == 123).all() for guard in guards)
 
 
 # --- real networks --------------------------------------------------------------------------

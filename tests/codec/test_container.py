@@ -28,7 +28,7 @@ from moeash.errors import (
     ExportError,
     InputError,
 )
-from tests.codec.paths import network_on_trellises
+from tests.codec.paths import network_of_wide_alphabets, network_on_trellises
 
 ASSETS = Path(__file__).parent / "assets"
 CODERS = ["ans", "huffman", "adaptive"]
@@ -53,7 +53,7 @@ def test_a_network_with_everything_comes_back(zoo, coder):
     decoded = container.decode(data)
     same(decoded.shared, zoo)
     assert decoded.notes == {"a": "ü", "network": "zoo"}
-    assert (decoded.coder, decoded.version) == (coder, container.VERSION_OF[coder])
+    assert (decoded.coder, decoded.version) == (coder, container.VERSIONS[coder][0])
     assert sum(decoded.sizes.values()) == len(data)
     again = container.encode(decoded.shared, coder=decoded.coder, notes=decoded.notes)
     assert again == data
@@ -170,6 +170,29 @@ def test_version_3_files_are_read_and_written_for_ever(name, coder):
     assert container.encode(decoded.shared, coder=coder, notes=decoded.notes) == data
 
 
+def test_version_4_files_are_read_and_written_for_ever():
+    data = (ASSETS / "v4.moeash").read_bytes()
+    decoded = container.decode(data)
+    assert (decoded.coder, decoded.version) == ("adaptive", 4)
+    assert decoded.shared.fingerprint() == (ASSETS / "v4.fingerprint").read_text().strip()
+    assert container.encode(decoded.shared, coder="adaptive", notes=decoded.notes) == data
+
+
+@pytest.mark.parametrize("n_states", [0, 8])
+def test_wide_alphabets_are_counted_in_units_codebook_by_codebook(n_states):
+    steps = container.read(ASSETS / "v3-steps.moeash").shared
+    wide = network_of_wide_alphabets(n_states=n_states)
+    kept = tuple(replace(tensor, name=f"kept.{tensor.name}") for tensor in steps.kept)
+    shared = SharedWeights(wide.codebooks, (*wide.tensors, *kept))
+    layout = plan(shared, coder="adaptive")
+    assert [part.shift for part in layout.adaptive] == [4, 0]
+    data = container.encode(shared, coder="adaptive")
+    assert len(data) == size(shared, coder="adaptive").total
+    decoded = container.decode(data)
+    assert decoded.version == 4
+    assert decoded.shared.fingerprint() == shared.fingerprint()
+
+
 def test_steps_and_trellises_may_meet_in_a_file():
     steps = container.read(ASSETS / "v3-steps.moeash").shared
     paths = network_on_trellises([8, 4])
@@ -264,7 +287,9 @@ def test_a_network_off_every_trellis_makes_a_version_2_file():
     assert container.decode(container.encode(spoiled, coder="adaptive")).version == 2
 
 
-@pytest.mark.parametrize(("coder", "version"), [("ans", 2), ("huffman", 2), ("adaptive", 1)])
+@pytest.mark.parametrize(
+    ("coder", "version"), [("ans", 2), ("huffman", 2), ("adaptive", 1), ("ans", 4), ("huffman", 4)]
+)
 def test_a_version_that_does_not_have_the_coder_is_refused(zoo, coder, version):
     data = bytearray(container.encode(zoo, coder=coder))
     data[4] = version

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moeash.codec import container, directory
+from moeash.codec import adaptive, container, directory
 from moeash.codec.bits import BitWriter
 from moeash.codec.plan import plan
 from moeash.core.codebook import Codebook, SharedTensor, SharedWeights
 from moeash.errors import ContainerError, CorruptContainerError
-from tests.codec.paths import network_on_trellises
+from tests.codec.paths import network_of_wide_alphabets, network_on_trellises
 
 REAL = (Path(__file__).parent / "assets" / "v1.moeash").read_bytes()
 
@@ -227,6 +227,26 @@ def test_a_huge_constant_network_needs_the_reader_to_agree():
         container.decode(data)
     with pytest.raises(CorruptContainerError, match=f"above the limit of {n}"):
         container.decode(data, max_bytes=n)
+
+
+@pytest.mark.parametrize(
+    ("shift", "message"),
+    [(0, "claims units, but no stream is in any"), (16, r"units of 2\*\*16")],
+)
+def test_a_file_that_claims_units_but_has_none_is_refused(shift, message):
+    shared = network_of_wide_alphabets()
+    head, packed, model, payload, section = sections(container.encode(shared, coder="adaptive"))
+    assert section[0] == 4
+    # Streams of the same tensors in units of one.
+    streams = [
+        adaptive.encode([(t.indices, t.shape) for t in tensors], len(book), len(book) // 2)
+        for tensors, book in zip(
+            (shared.shared[:2], shared.shared[2:]), shared.codebooks, strict=True
+        )
+    ]
+    section = b"".join(bytes([shift]) + directory.varint(len(s)) + s for s in streams)
+    with pytest.raises(CorruptContainerError, match=message):
+        container.decode(sealed(head, packed, model, payload, section))
 
 
 def test_a_file_that_claims_a_trellis_but_has_none_is_refused():

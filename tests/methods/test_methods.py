@@ -139,7 +139,7 @@ def test_the_coder_finds_the_trellis_of_feedback_and_saves_by_it(network, splits
     assert set(part.trellises) == {8}
     tensors = [(tensor.indices, tensor.shape) for tensor in shared.shared]
     zero = int(np.abs(shared.codebooks[0].entries).argmin())
-    without = adaptive.size(tensors, len(shared.codebooks[0]), zero)
+    without = len(adaptive.encode(tensors, len(shared.codebooks[0]), zero))
     assert len(part.stream.data) < 0.85 * without
     assert layout.total_bytes < 0.85 * size(shared, coder="ans").total
     assert accuracy(network, shared, splits["search"]) > 0.97

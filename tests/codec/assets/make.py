@@ -12,7 +12,7 @@ from moeash.core.codebook import (
     SharedWeights,
     TiedTensor,
 )
-from tests.codec.paths import network_on_trellises
+from tests.codec.paths import network_of_wide_alphabets, network_on_trellises
 
 HERE = Path(__file__).parent
 NOTES = {"made_by": "tests/codec/assets/make.py"}
@@ -77,6 +77,7 @@ if __name__ == "__main__":
         "v2": structured(),
         "v3": network_on_trellises([8, 0, 4, 16]),
         "v3-steps": stepped(),
+        "v4": network_of_wide_alphabets(),
     }
     files = {
         "v1": ("v1", "ans"),
@@ -84,6 +85,7 @@ if __name__ == "__main__":
         "v2": ("v2", "adaptive"),
         "v3": ("v3", "adaptive"),
         "v3-steps": ("v3-steps", "ans"),
+        "v4": ("v4", "adaptive"),
     }
     for name, (which, coder) in files.items():
         if not (HERE / f"{name}.moeash").exists():
