@@ -17,7 +17,7 @@ from moeash.study.spec import (
     SearchTable,
     StudySpec,
     parse_spec,
-    with_norms,
+    with_choices,
 )
 from moeash.study.storage.records import StudyFacts
 from moeash.study.study import Study
@@ -110,7 +110,7 @@ def task_of(study: Study) -> Task:
             "call moeash.search again with the same name and storage (nothing is evaluated "
             "twice) and export the study it returns"
         )
-    spec = with_norms(study.facts.spec)
+    spec = with_choices(study.facts.spec)
     task = parse_spec(spec, where=f"stored spec of {study.name!r}").task()
     return as_begun(task, study.facts)
 

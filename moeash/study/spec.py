@@ -35,7 +35,9 @@ from moeash.evaluation.keeping import KeptChoice, NormsChoice
 from moeash.evaluation.metrics import METRICS
 from moeash.evaluation.task import DataTask, NetworkTask, Task
 from moeash.methods.base import Method
+from moeash.methods.feedback import Feedback
 from moeash.methods.registry import METHODS
+from moeash.methods.rows import Rows
 from moeash.names import nearest
 from moeash.networks.builtin import BUILTIN
 from moeash.searches.loop import Stop
@@ -44,6 +46,9 @@ T = TypeVar("T", bound=BaseModel)
 
 NORMS_BEFORE: NormsChoice = "as_they_are"
 """What studies did that were stored before ``codec.norms``; they can still be continued as that."""
+
+ROWS_BEFORE: Rows = "independent"
+"""Likewise, before ``method.rows`` of feedback."""
 
 
 class _Table(BaseModel):
@@ -308,6 +313,8 @@ class StudySpec(_Table):
         plain = self.model_dump(mode="json", exclude_defaults=not defaults)
         if not defaults:
             plain["method"] = _chosen_options(self.method)
+            if "rows" in self.method:
+                plain["method"]["rows"] = self.method["rows"]
             plain["codec"] = plain.get("codec", {}) | {"norms": self.codec.norms}
         return identity_of(plain)
 
@@ -339,12 +346,18 @@ def identity_of(plain: Mapping[str, Any]) -> dict[str, Any]:
         del codec["norms"]
         if not codec:
             del identity["codec"]
+    if identity.get("method", {}).get("rows") == ROWS_BEFORE:
+        del identity["method"]["rows"]
     return identity
 
 
-def with_norms(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored spec, or part of one, that says how its BatchNorms were stored."""
-    return {**plain, "codec": {"norms": NORMS_BEFORE, **plain.get("codec", {})}}
+def with_choices(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored spec that says what it did where there was no choice when it was stored."""
+    method = plain.get("method", {})
+    if method.get("name") == Feedback.name:
+        method = {"rows": ROWS_BEFORE, **method}
+    codec = {"norms": NORMS_BEFORE, **plain.get("codec", {})}
+    return {**plain, "codec": codec} | ({"method": method} if method else {})
 
 
 def method_table(table: Mapping[str, Any]) -> dict[str, Any]:

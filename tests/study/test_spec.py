@@ -9,7 +9,7 @@ from moeash.study.spec import (
     identity_of,
     load_spec,
     parse_spec,
-    with_norms,
+    with_choices,
 )
 from tests.digits import BASE, digits_spec, merged
 
@@ -200,9 +200,29 @@ def test_a_study_from_before_norms_had_a_choice_is_one_that_leaves_them(codec):
     stored = spec.model_dump(mode="json")
     del stored["codec"]["norms"]
     assert spec.identity(defaults=False).get("codec", {}) == codec
-    assert parse_spec(with_norms(stored)) == spec
+    assert parse_spec(with_choices(stored)) == spec
     assert identity_of(stored) == identity_of(spec.model_dump(mode="json"))
     assert "norms" not in stored["codec"]
+
+
+@pytest.mark.parametrize("options", [{}, {"images": 30}])
+def test_a_study_from_before_rows_could_be_coupled_is_one_of_independent_rows(options):
+    spec, now = (
+        digits_spec(method={"name": "feedback", "k": [2, 64], **options, **rows})
+        for rows in ({"rows": "independent"}, {})
+    )
+    stored = spec.model_dump(mode="json")
+    del stored["method"]["rows"]
+    assert spec.identity(defaults=False)["method"] == {
+        "name": "feedback",
+        "k": (2, 64),
+        **options,
+    }
+    assert spec.fingerprint() != now.fingerprint()
+    assert parse_spec(with_choices(stored)) == spec
+    assert identity_of(stored) == identity_of(spec.model_dump(mode="json"))
+    assert identity_of(stored) != identity_of(now.model_dump(mode="json"))
+    assert "rows" not in stored["method"]
 
 
 def test_a_stored_spec_gives_the_same_spec_again():
