@@ -5,6 +5,7 @@ def fix_columns(
     moving: NDArray[np.float32],
     coupling: NDArray[np.float32],
     variance: NDArray[np.float32],
+    between: NDArray[np.float32],
     penalty: NDArray[np.float32],
     start: int,
     stop: int,

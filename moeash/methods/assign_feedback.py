@@ -36,6 +36,23 @@ without a division by zero."""
 
 
 @dataclass(frozen=True, eq=False)
+class RowFactor(Travelling):
+    """How the rows of a layer take up each other's errors, see :mod:`moeash.methods.rows`.
+
+    Attributes:
+        order: ``(groups, rows)`` int64, the order in which the rows of a column are fixed.
+        coupling: ``(groups, rows, rows)`` float32 in that order, what later rows take up of an
+            error: above the diagonal, which is 1.
+        relief: ``(groups, rows)`` float32 in that order, at least 1: by what an error's cost is
+            divided once later rows have absorbed what they can.
+    """
+
+    order: Tensor
+    coupling: Tensor
+    relief: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Factor(Travelling):
     """One layer, ready to be assigned.
 
@@ -47,10 +64,12 @@ class Factor(Travelling):
         coupling: ``(groups, columns, columns)`` float32, ``U_ts / U_tt`` above the diagonal.
         variance: ``(groups, columns)`` float32, ``U_tt^2`` in order: the inverse of the curvature
             that remains once later columns have absorbed what they can.
+        damped: ``(groups, columns)`` float32, which share of that curvature is damping, in order.
         sensitivity: ``(groups, rows)`` float32, positive.
         absorber: see :class:`moeash.methods.gram.LayerCurvature`.
         absorbed: ``(groups, columns)`` float32, natural order.
         norm: likewise.
+        rows: how rows take up each other's errors; None: not at all.
     """
 
     name: str
@@ -59,10 +78,12 @@ class Factor(Travelling):
     order: Tensor
     coupling: Tensor
     variance: Tensor
+    damped: Tensor
     sensitivity: Tensor
     absorber: str | None
     absorbed: Tensor
     norm: str | None
+    rows: RowFactor | None = None
 
     @property
     def curvature(self) -> float:
@@ -105,12 +126,14 @@ def prepare_feedback(
         order = torch.argsort(ranked, dim=1, descending=True, stable=True).expand_as(diagonal)
     coupling = torch.empty(layer.gram.shape, dtype=torch.float32, device=natural.device)
     variance = torch.empty(natural.shape, dtype=torch.float32, device=natural.device)
+    damped = torch.empty_like(variance)
     for group, chosen in enumerate(order):  # one at a time: bounded memory
-        damped = layer.gram[group][chosen][:, chosen]
-        upper = _inverse_factor(damped, float(scale[group]))
+        gram = layer.gram[group][chosen][:, chosen]
+        upper, added = _inverse_factor(gram, float(scale[group]))
         diag = upper.diagonal()
         variance[group] = diag.square()
         coupling[group] = upper / diag.unsqueeze(1)
+        damped[group] = added * upper.square().sum(1)
     mean_sensitivity = layer.sensitivity.mean()
     floor = float(mean_sensitivity) * LEAST_SENSITIVITY if mean_sensitivity > 0 else 1.0
     return Factor(
@@ -120,6 +143,7 @@ def prepare_feedback(
         order.contiguous(),
         coupling,
         variance,
+        damped,
         layer.sensitivity.clamp(min=floor).float(),
         layer.absorber,
         layer.absorbed.float(),
@@ -127,8 +151,10 @@ def prepare_feedback(
     )
 
 
-def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
-    """Return the upper Cholesky factor of ``inv(gram + damping I)``; overwrites ``gram``.
+def _inverse_factor(gram: Tensor, damping: float) -> tuple[Tensor, float]:
+    """Return the upper Cholesky factor of ``inv(gram + damping I)``, and the damping.
+
+    Overwrites ``gram``.
 
     A Gram matrix is positive semi-definite but for rounding. Where rounding is larger than the
     damping (inputs that hardly vary, a bias that takes up almost all), the damping grows tenfold
@@ -143,7 +169,7 @@ def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
             upper: Tensor
             upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
             if not int(failed):
-                return upper
+                return upper, damping
         gram.diagonal().add_(9 * damping)
         damping *= 10
 
@@ -283,6 +309,7 @@ def balancing_scales(factors: Sequence[Factor], exponent: float = 0.25) -> dict[
 
 def rescaled(factor: Factor, scale: Tensor) -> Factor:
     """Return the factor of a layer whose rows are multiplied by ``scale`` ``(groups, rows)``."""
+    assert factor.rows is None  # rows are coupled once they are balanced
     return replace(
         factor,
         weight=factor.weight * scale.unsqueeze(-1),

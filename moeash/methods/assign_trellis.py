@@ -1,4 +1,4 @@
-"""Second-order error feedback along trellises: dependent quantisation, exact for every column.
+"""Second-order error feedback along trellises, and for rows that take up each other's errors.
 
 The recursion is that of :mod:`moeash.methods.assign_feedback`. But a weight may take only the
 entries its trellis state allows (:mod:`moeash.core.trellis`), so the rows of a column are chosen
@@ -9,6 +9,12 @@ together::
 Paths run down the rows. Given the columns before, the rows of one column do not influence one
 another but through the path, so the Viterbi search finds the best column there is. Columns are
 fixed in any order, since each has a path of its own.
+
+Rows that take up each other's errors (:mod:`moeash.methods.rows`) do influence one another: a path
+that chose ``c_r`` moves the targets of later rows. Every state then keeps the targets its own
+survivor left (per-survivor processing), which is a search no longer exact. It is the same search
+when every entry is open to every weight: a trellis of one state, see :func:`assign_coupled`. There
+``penalty_r`` is divided by what later rows relieve row r of.
 
 ``L(c | half)`` is the code length of entry c among the weights of its half, in this tensor,
 re-estimated after every pass.
@@ -60,10 +66,21 @@ class _Alphabet:
         found = subsets(np.arange(entries.numel()) - zero)
         bounds = np.cumsum([0, *(subset.size for subset in found)]).astype(np.int32)
         return cls(
-            entries.cpu().numpy(),
+            entries.contiguous().cpu().numpy(),
             np.concatenate(found).astype(np.int32),
             bounds,
             trellis(n_states),
+        )
+
+    @classmethod
+    def plain(cls, entries: Tensor) -> "_Alphabet":
+        """Return the alphabet of one state: every entry is open to every weight."""
+        n = entries.numel()
+        return cls(
+            entries.contiguous().cpu().numpy(),
+            np.arange(n, dtype=np.int32),
+            np.array([0, n, n, n, n], dtype=np.int32),
+            Trellis(np.zeros((1, 2), dtype=np.uint8), np.zeros(1, dtype=np.uint8)),
         )
 
     @property
@@ -74,7 +91,7 @@ class _Alphabet:
     def nearest_counts(self, targets: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return ``(2, n_entries)``: the nearest entries if all weights were of one half."""
         counts = np.zeros((2, self.entries.size), dtype=np.int64)
-        for half in (0, 1):
+        for half in np.unique(self.halves):
             allowed = np.unique(self.members[self.halves == half])
             values = self.entries[allowed].astype(np.float64)
             nearest = allowed[np.searchsorted((values[1:] + values[:-1]) / 2, targets.ravel())]
@@ -89,6 +106,23 @@ class _Alphabet:
             own = counts[half, self.members[of_half]] + _NEVER
             uses[of_half] = own / own.sum()
         return (-np.log2(uses)).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """What the recursion needs of a layer: float32 on the CPU, columns and rows in order.
+
+    Attributes:
+        coupling: ``(groups, columns, columns)``; None: columns are independent of one another.
+        variance: ``(groups, columns)``.
+        between: ``(groups, rows, rows)``; empty: rows are independent of one another.
+        penalty: ``(groups, rows)``, nats per bit over the sensitivity.
+    """
+
+    coupling: Tensor | None
+    variance: Tensor
+    between: Tensor
+    penalty: Tensor
 
 
 def assign_trellis(
@@ -121,24 +155,70 @@ def assign_trellis(
         InputError: an argument is out of range, or the groups differ in their order.
     """
     alphabet = _Alphabet.of(entries, zero, n_states)
+    order = factor.order[0]
+    if not bool((factor.order == order).all()):
+        raise InputError(f"the groups of {factor.name!r} differ in the order of their columns")
+    if factor.rows is not None:
+        natural = torch.arange(factor.rows.order.shape[1], device=order.device)
+        if not bool((factor.rows.order == natural).all()):
+            raise InputError(f"the rows of {factor.name!r} are not coupled in their own order")
+    return _assigned(factor, alphabet, price, passes, block)
+
+
+def assign_coupled(
+    factor: Factor,
+    entries: Tensor,
+    *,
+    price: float = 0.0,
+    passes: int = PASSES,
+    block: int = BLOCK,
+) -> Tensor:
+    """Assign every weight of a layer whose rows take up each other's errors to an entry.
+
+    As :func:`moeash.methods.assign_feedback.assign_feedback`, but on the CPU wherever the factor
+    is: within a column, row follows row. The trellis is one of a single state.
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+    if entries.ndim != 1 or entries.numel() == 0:
+        raise InputError(f"needed a flat array of entries, got shape {tuple(entries.shape)}")
+    return _assigned(factor, _Alphabet.plain(entries), price, passes, block)
+
+
+def _assigned(factor: Factor, alphabet: _Alphabet, price: float, passes: int, block: int) -> Tensor:
     if not price >= 0 or passes < 1 or block < 1:
         raise InputError(
             f"got price {price}, {passes} passes and blocks of {block}; needed >= 0, >= 1 and >= 1"
         )
-    order = factor.order[0].cpu()
-    if not bool((factor.order.cpu() == order).all()):
-        raise InputError(f"the groups of {factor.name!r} differ in the order of their columns")
-    targets = factor.weight.cpu()[:, :, order].transpose(1, 2).contiguous()
-    coupling, variance = factor.coupling.cpu(), factor.variance.cpu()
-    penalty = (price / factor.sensitivity.cpu()).numpy()
+    place = factor.order.cpu().unsqueeze(1).expand(factor.weight.shape)
+    targets = factor.weight.cpu().gather(2, place)
+    sensitivity = factor.sensitivity.cpu()
+    between, rows = torch.empty(0, 0, 0), None
+    if factor.rows is not None:
+        rows = factor.rows.order.cpu()
+        targets = targets.gather(1, rows.unsqueeze(2).expand_as(targets))
+        sensitivity = sensitivity.gather(1, rows) / factor.rows.relief.cpu()
+        between = factor.rows.coupling.cpu().contiguous()
+    targets = targets.transpose(1, 2).contiguous()
+    layer = _Layer(
+        factor.coupling.cpu().contiguous(),
+        factor.variance.cpu().contiguous(),
+        between,
+        (price / sensitivity).contiguous(),
+    )
     counts = alphabet.nearest_counts(targets.numpy())
     chosen = np.empty(targets.shape, dtype=np.int32)
     for _ in range(passes if price else 1):
         lengths = alphabet.lengths(counts)
         counts[:] = 0
-        _recurse(targets, coupling, variance, penalty, alphabet, lengths, chosen, counts, block)
-    natural = torch.empty(factor.weight.shape, dtype=torch.int64)
-    natural[:, :, order] = torch.from_numpy(chosen).long().transpose(1, 2)
+        _recurse(targets, layer, alphabet, lengths, chosen, counts, block)
+    indices = torch.from_numpy(chosen).long().transpose(1, 2)
+    if rows is not None:
+        indices = torch.empty_like(indices).scatter_(
+            1, rows.unsqueeze(2).expand_as(indices), indices
+        )
+    natural = torch.empty(factor.weight.shape, dtype=torch.int64).scatter_(2, place, indices)
     return natural.reshape(factor.shape).to(factor.weight.device)
 
 
@@ -158,11 +238,15 @@ def nearest_path(weight: Tensor, entries: Tensor, zero: int, n_states: int) -> T
     alphabet = _Alphabet.of(entries, zero, n_states)
     targets = weight.detach().cpu().float().reshape(1, rows, columns).transpose(1, 2).contiguous()
     chosen = np.empty(targets.shape, dtype=np.int32)
-    _recurse(
-        targets,
+    independent = _Layer(
         None,
         torch.ones(1, columns),
-        np.zeros((1, rows), dtype=np.float32),
+        torch.empty(0, 0, 0),
+        torch.zeros(1, rows),
+    )
+    _recurse(
+        targets,
+        independent,
         alphabet,
         np.zeros(alphabet.members.size, dtype=np.float32),
         chosen,
@@ -175,9 +259,7 @@ def nearest_path(weight: Tensor, entries: Tensor, zero: int, n_states: int) -> T
 
 def _recurse(
     targets: Tensor,
-    coupling: Tensor | None,
-    variance: Tensor,
-    penalty: NDArray[np.float32],
+    layer: _Layer,
     alphabet: _Alphabet,
     lengths: NDArray[np.float32],
     chosen: NDArray[np.int32],
@@ -188,7 +270,7 @@ def _recurse(
 
     Without a coupling columns are independent of one another, and a block must be one column.
     """
-    columns = targets.shape[1]
+    columns, coupling = targets.shape[1], layer.coupling
     moving, carried = targets.clone(), torch.empty_like(targets)
     within = torch.zeros(1, 1, 1) if coupling is None else coupling
     bounds = alphabet.bounds.tolist()
@@ -200,8 +282,9 @@ def _recurse(
         _trellis.fix_columns(
             moving.numpy(),
             within.numpy(),
-            variance.numpy(),
-            penalty,
+            layer.variance.numpy(),
+            layer.between.numpy(),
+            layer.penalty.numpy(),
             start,
             stop,
             alphabet.entries,

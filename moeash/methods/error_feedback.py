@@ -30,10 +30,11 @@ from moeash.methods.assign_feedback import (
     safe_scales,
     zero_aligned_entries,
 )
-from moeash.methods.assign_trellis import assign_trellis, nearest_path
+from moeash.methods.assign_trellis import assign_coupled, assign_trellis, nearest_path
 from moeash.methods.gram import CurvatureKind, measure_curvature
 from moeash.methods.pairs import Pair, find_pairs, pair_scales, recolumned
-from moeash.methods.passes import NORM_TYPES
+from moeash.methods.passes import NORM_TYPES, in_eval_mode
+from moeash.methods.rows import ROWS, Rows, Sample, coupled, measure_between
 from moeash.methods.sequential import Lockstep, Rehearsal, put
 from moeash.methods.travelling import Travelling
 
@@ -119,6 +120,7 @@ def prepare_each(
     temperature: float = 4.0,
     act_order: bool = True,
     common_order: bool = False,
+    rows: Rows = "coupled",
     balance: float = 0.25,
     through_norms: bool = True,
     through_pairs: bool = True,
@@ -138,7 +140,9 @@ def prepare_each(
         sketches: see :func:`moeash.methods.gram.measure_curvature`.
         temperature: likewise.
         act_order: likewise.
-        common_order: likewise.
+        common_order: likewise; coupled rows then keep their own order, as trellises need it, too.
+        rows: whether later rows take up errors of earlier ones, see :mod:`moeash.methods.rows`. If
+            so, some images are kept in memory and passed once more for every damping.
         balance: exponent of :func:`moeash.methods.assign_feedback.balancing_scales` and
             :func:`moeash.methods.pairs.pair_scales`; 0 leaves the rows as they are.
         through_norms: let BatchNorms behind a layer undo its rescaling and take up constant
@@ -164,11 +168,14 @@ def prepare_each(
         fixed |= set(state)
     elif not through_norms:
         fixed |= {name for name in state if name.endswith("running_mean")}
+    if rows not in ROWS:
+        raise InputError(f"rows are {' or '.join(ROWS)}, got {rows!r}")
     first: Tensor | None = None
+    again = Sample()
 
     def watched() -> Iterator[Tensor]:
         nonlocal first
-        for batch in batches:
+        for batch in again.watch(batches) if rows == "coupled" else batches:
             if first is None:
                 first = batch
             yield batch
@@ -215,6 +222,21 @@ def prepare_each(
             through_pairs=through_pairs,
             shared=set(shared or ()),
         )
+        if rows == "coupled":
+            between = measure_between(
+                _twin(network, scaled, kept),
+                again.batches(len(first)),
+                scaled,
+                sketches=sketches,
+                temperature=temperature,
+                seed=seed + 1,  # other sketches than those that made the factors
+            )
+            scaled = [
+                coupled(factor, between.pop(factor.name), natural_order=common_order)
+                if factor.name in between
+                else factor
+                for factor in scaled
+            ]
         prepared.append(Prepared(tuple(scaled), plain, reasons, kept))
     return tuple(prepared)
 
@@ -313,6 +335,8 @@ def compress(
             factor, shift = lockstep.aimed(factor)
         if trellis:
             chosen = assign_trellis(factor, grid, zero, trellis, price=price, passes=passes)
+        elif factor.rows is not None:
+            chosen = assign_coupled(factor, grid, price=price, passes=passes)
         else:
             chosen = assign_feedback(factor, grid, price=price, passes=passes)
         indices[factor.name] = chosen
@@ -414,6 +438,13 @@ def _paired(
     return balanced, kept
 
 
+def _twin(network: nn.Module, factors: list[Factor], kept: dict[str, Tensor]) -> nn.Module:
+    """Return a copy of the network, in eval mode, with the factors' weights and kept tensors."""
+    twin = copy.deepcopy(network).eval()
+    put(twin, {factor.name: factor.weight for factor in factors} | kept)
+    return twin
+
+
 @torch.no_grad()
 def _check_same_function(
     network: nn.Module,
@@ -423,10 +454,9 @@ def _check_same_function(
     remedy: str,
 ) -> None:
     """Refuse a network where something else reads a rescaled layer than what undoes it."""
-    twin = copy.deepcopy(network).eval()
-    expected = twin(batch)
-    put(twin, {factor.name: factor.weight for factor in factors} | kept)
-    moved = float((twin(batch) - expected).abs().max())
+    with in_eval_mode(network):
+        expected = network(batch)
+    moved = float((_twin(network, factors, kept)(batch) - expected).abs().max())
     if not moved <= SAME_FUNCTION * float(expected.abs().max()):
         raise RescalingError(
             f"rescaling rows moved the outputs by {moved:.3g}, so something that was not seen "

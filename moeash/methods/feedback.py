@@ -36,6 +36,7 @@ from moeash.methods import error_feedback
 from moeash.methods.base import Images, Preparation
 from moeash.methods.error_feedback import Compressed, RescalingError
 from moeash.methods.gram import CurvatureKind
+from moeash.methods.rows import ROWS, Rows
 from moeash.methods.sequential import Rehearsal
 
 SEQUENTIAL = "sequential"
@@ -79,6 +80,8 @@ class Feedback:
             ``damping``; each is as much memory as the weights' factors. 1: it is not searched.
         balance: exponent of the balancing of rows in front of BatchNorms and between layers with
             only ReLUs and pooling between them; 0 switches it off.
+        rows: ``coupled``: the error of a weight moves to later rows, too, as far as the images show
+            that they can take it up; ``independent``: to later columns of its row only.
         trellis: states of the trellis that the weights of a column follow, 4, 8 or 16; 0 for none.
             k then counts entries half as far apart: ask for 1.6 times as many. Needs the adaptive
             coder. With 8, files of equal outputs were 3 % smaller for ResNet-20, 5 % for
@@ -100,6 +103,7 @@ class Feedback:
     damping: float | None = None
     dampings: int = 1
     balance: float = 0.25
+    rows: Rows = "coupled"
     trellis: States = 0
     sequential: int = 500
     images: int = 5000
@@ -117,6 +121,8 @@ class Feedback:
             )
         if self.trellis not in N_STATES:
             raise InputError(f"method.trellis must be one of {N_STATES}, got {self.trellis}")
+        if self.rows not in ROWS:
+            raise InputError(f"method.rows must be {' or '.join(ROWS)}, got {self.rows!r}")
         if self.sequential < 0:
             raise InputError(f"method.sequential must be at least 0, got {self.sequential}")
         if self.images < 1 or self.batch_size < 1 or self.dampings < 1:
@@ -198,6 +204,7 @@ class Feedback:
             sketches=self.sketches,
             temperature=self.temperature,
             common_order=self.trellis > 0,
+            rows=self.rows,
             balance=self.balance if rescale else 0.0,
             through_norms=rescale,
             unscaled=preparation.network.folded,

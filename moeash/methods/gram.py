@@ -16,7 +16,7 @@ Source: methods.md section 6 (per-layer form); the sketch and the gradient form 
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -220,6 +220,44 @@ def _unseen(
     return why_unused(network, unseen) | {name: blind[name] for name in unseen if name in blind}
 
 
+@torch.no_grad()
+def pieces(call: Call, gradients: list[Tensor], images: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield a few images at a time what a weight's gradients are made of.
+
+    Args:
+        call: one use of the weight by one batch.
+        gradients: per sketch the gradient of its scalar in the outputs of the use.
+        images: in the batch.
+
+    Yields:
+        Patches ``(images, positions, groups, columns)`` and what they are multiplied with,
+        ``(sketches, images, positions, groups, rows)``: ``g'x`` summed over positions is the
+        gradient in the weight. Float32.
+    """
+    map_ = call.use.map
+    if not map_.rows_are_inputs:
+        yield from _cut(map_, call.inputs, gradients, images)
+        return
+    for gradient in gradients:  # its rows are multiplied with gradients, which differ by sketch
+        yield from _cut(map_, gradient, [call.inputs], images)
+
+
+def _cut(
+    map_: LinearMap, inputs: Tensor, others: list[Tensor], images: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    batch = inputs.shape[0]
+    folded = 1 if batch % images else batch // images
+    positions = patches(map_, inputs[:1]).shape[1]
+    size = folded * images_per_piece(map_, folded * positions)
+    for start in range(0, batch, size):
+        piece = slice(start, start + size)
+        x = patches(map_, inputs[piece]).float()
+        g = torch.stack([per_row(map_, other[piece]).float() for other in others])
+        n_images = x.shape[0] // folded
+        x = x.reshape(n_images, -1, *x.shape[2:])
+        yield x, g.reshape(len(others), n_images, -1, *g.shape[3:])
+
+
 class _Sums:
     """Running sums of one weight tensor, or of a range of its rows."""
 
@@ -252,27 +290,8 @@ class _Sums:
         self.rows = call.use.rows
         self.biases.add(call.use.bias)
         self.rows_are_inputs |= map_.rows_are_inputs
-        if map_.rows_are_inputs:
-            # Its rows are multiplied with gradients, which differ by sketch.
-            for gradient in gradients:
-                self._add_pieces(map_, gradient, [call.inputs], images)
-        else:
-            self._add_pieces(map_, call.inputs, gradients, images)
-
-    def _add_pieces(
-        self, map_: LinearMap, inputs: Tensor, others: list[Tensor], images: int
-    ) -> None:
-        batch = inputs.shape[0]
-        folded = 1 if batch % images else batch // images
-        positions = patches(map_, inputs[:1]).shape[1]
-        size = folded * images_per_piece(map_, folded * positions)
-        for start in range(0, batch, size):
-            piece = slice(start, start + size)
-            x = patches(map_, inputs[piece]).float()
-            g = torch.stack([per_row(map_, other[piece]).float() for other in others])
-            n_images = x.shape[0] // folded
-            x = x.reshape(n_images, -1, *x.shape[2:])
-            self._add_piece(x, g.reshape(len(others), n_images, -1, *g.shape[3:]))
+        for x, g in pieces(call, gradients, images):
+            self._add_piece(x, g)
 
     def _add_piece(self, x: Tensor, g: Tensor) -> None:
         """Add patches ``(batch, positions, groups, columns)`` and their output gradients.

@@ -271,6 +271,7 @@ def recolumned(factor: Factor, scale: Tensor) -> Factor:
         factor: the layer.
         scale: one positive factor per input channel, of any shape.
     """
+    assert factor.rows is None  # rows are coupled once they are balanced
     wide = _per_column(factor, scale).to(factor.weight.dtype)
     ordered = wide.gather(1, factor.order)
     return replace(

@@ -11,6 +11,7 @@ from moeash.core.keeping import Keeping
 from moeash.errors import InputError
 from moeash.evaluation.task import Task, available_cores
 from moeash.searches.loop import Stop
+from moeash.study.identity import with_choices
 from moeash.study.spec import (
     BackendTable,
     MergeTable,
@@ -18,7 +19,6 @@ from moeash.study.spec import (
     SearchTable,
     StudySpec,
     parse_spec,
-    with_norms,
 )
 from moeash.study.storage.records import StudyFacts
 from moeash.study.study import Study
@@ -114,7 +114,7 @@ def task_of(study: Study) -> Task:
             "call moeash.search again with the same name and storage (nothing is evaluated "
             "twice) and export the study it returns"
         )
-    spec = with_norms(study.facts.spec)
+    spec = with_choices(study.facts.spec)
     task = parse_spec(spec, where=f"stored spec of {study.name!r}").task()
     return as_begun(task, study.facts)
 

@@ -28,13 +28,13 @@ from moeash.searches.loop import ENDINGS, Ending, GenerationResult, optimise
 from moeash.searches.nsga2 import Nsga2Search
 from moeash.searches.space import Space
 from moeash.searches.steady import SteadyNsga2
+from moeash.study.identity import identity_of
 from moeash.study.ledger import Ledger
 from moeash.study.merging import FrontMerging
 from moeash.study.plan import Plan, as_begun
 from moeash.study.progress import Progress
 from moeash.study.refining import refine
 from moeash.study.solution import Solution, floor_of, front_of
-from moeash.study.spec import identity_of
 from moeash.study.steady import run_steady
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (

@@ -6,7 +6,6 @@ says how long to run or where (``search.stop``, ``backend``, ``output``) does no
 continued with a larger budget or on other machines.
 """
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -40,11 +39,9 @@ from moeash.methods.remeasuring import IMAGES as REMEASURED_IMAGES
 from moeash.names import nearest
 from moeash.networks.builtin import BUILTIN
 from moeash.searches.loop import Stop
+from moeash.study.identity import FEEDBACK_BEFORE, identity_of
 
 T = TypeVar("T", bound=BaseModel)
-
-NORMS_BEFORE: NormsChoice = "as_they_are"
-"""What studies did that were stored before ``codec.norms``; they can still be continued as that."""
 
 
 class _Table(BaseModel):
@@ -343,6 +340,9 @@ class StudySpec(_Table):
         plain = self.model_dump(mode="json", exclude_defaults=not defaults)
         if not defaults:
             plain["method"] = _chosen_options(self.method)
+            plain["method"] |= {
+                option: self.method[option] for option in FEEDBACK_BEFORE if option in self.method
+            }
             plain["codec"] = plain.get("codec", {}) | {"norms": self.codec.norms}
         return identity_of(plain)
 
@@ -353,37 +353,6 @@ class StudySpec(_Table):
         """
         canonical = json.dumps(self.identity(defaults=False), sort_keys=True)
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
-
-
-def identity_of(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return plain spec values without those that do not identify a study."""
-    identity: dict[str, Any] = copy.deepcopy(dict(plain))
-    for *tables, key in (
-        ("backend",),
-        ("output",),
-        ("search", "stop"),
-        ("refine",),
-        ("network", "checkpoint"),
-        ("data", "root"),
-    ):
-        here = identity
-        for table in tables:
-            here = here.get(table, {})
-        here.pop(key, None)
-    codec = identity.get("codec", {})
-    if codec.get("norms") == NORMS_BEFORE:
-        del codec["norms"]
-        if not codec:
-            del identity["codec"]
-    # Studies that were stored before the table, or a key of it, had what is the default now.
-    norms, default = identity.pop("norms", {}), NormsTable().model_dump(mode="json")
-    chosen = {key: value for key, value in norms.items() if value != default.get(key)}
-    return identity | ({"norms": chosen} if chosen else {})
-
-
-def with_norms(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored spec, or part of one, that says how its BatchNorms were stored."""
-    return {**plain, "codec": {"norms": NORMS_BEFORE, **plain.get("codec", {})}}
 
 
 def method_table(table: Mapping[str, Any]) -> dict[str, Any]:

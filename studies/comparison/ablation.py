@@ -293,6 +293,7 @@ ROWS = (
     # rows, scales and what takes up errors
     Row("rows not balanced", prepare={"balance": 0.0}),
     Row("rows balanced with 1/2", prepare={"balance": 0.5}),
+    Row("rows independent", prepare={"rows": "independent"}),
     Row("no absorbers", "rows not balanced", prepare={"absorb": False, "balance": 0.0}),
     Row("BatchNorms measured again", assign=reestimated, norms_only=True),
     Row(
@@ -324,8 +325,14 @@ ROWS = (
     Row("kept floats as float32", kept="float32"),
     Row("BatchNorms as four vectors", two_vectors=False, norms_only=True),
     # which entries a weight may take
-    Row("a trellis of 4 states", compress={"trellis": 4}),
-    Row("a trellis of 8 states", compress={"trellis": 8}),
+    Row("a trellis of 4 states", prepare={"common_order": True}, compress={"trellis": 4}),
+    Row("a trellis of 8 states", prepare={"common_order": True}, compress={"trellis": 8}),
+    Row(
+        "the same, rows independent",
+        "a trellis of 8 states",
+        prepare={"rows": "independent", "common_order": True},
+        compress={"trellis": 8},
+    ),
 )
 
 

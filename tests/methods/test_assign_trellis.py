@@ -1,5 +1,6 @@
 """Assignment along trellises: the kernel against its twin, and what the search must achieve."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -11,6 +12,7 @@ from moeash.core.trellis import levels_of, values_of
 from moeash.errors import InputError
 from moeash.methods import assign_trellis as module
 from moeash.methods.assign_feedback import (
+    RowFactor,
     assign_feedback,
     entropy_bits,
     prepare_feedback,
@@ -19,6 +21,7 @@ from moeash.methods.assign_feedback import (
 )
 from moeash.methods.assign_trellis import assign_trellis, nearest_path
 from tests.codec.adaptive_twin import TRELLISES
+from tests.methods.row_curvature import between_rows, coupled_by
 from tests.methods.test_assign_feedback import layer, loss, problem
 from tests.methods.trellis_twin import cheapest_path, fix_columns
 
@@ -49,10 +52,18 @@ def half_entropies(indices, n_states, zero=ZERO):
 @pytest.mark.parametrize("n_states", SIZES)
 @pytest.mark.parametrize("price", [0.0, 0.02])
 @pytest.mark.parametrize("groups", [1, 3])
-def test_kernel_and_twin_choose_the_same_entries(n_states, price, groups, monkeypatch):
+@pytest.mark.parametrize("rows", ["coupled", "independent"])
+def test_kernel_and_twin_choose_the_same_entries(n_states, price, groups, rows, monkeypatch):
     rng = np.random.default_rng(n_states)
     curvature = problem(7, rows=9, columns=20, groups=groups, correlation=1.0)
+    sensitivity = torch.from_numpy(rng.uniform(0.5, 2, size=(groups, 9)))
+    curvature = dataclasses.replace(curvature, sensitivity=sensitivity)
     factor = prepare_feedback(curvature, common_order=True)
+    scale, between = factor.sensitivity, None
+    if rows == "coupled":
+        factor = coupled_by(factor, between_rows(groups, 9), natural_order=True)
+        scale = factor.sensitivity / factor.rows.relief
+        between = factor.rows.coupling.numpy()
     lengths = rng.uniform(0.1, 9, size=(2, len(FINE))).astype(np.float32)
     monkeypatch.setattr(
         module._Alphabet, "lengths", lambda self, counts: lengths[self.halves, self.members]
@@ -63,11 +74,12 @@ def test_kernel_and_twin_choose_the_same_entries(n_states, price, groups, monkey
         factor.weight[:, :, order].transpose(1, 2).contiguous().numpy(),
         factor.coupling.numpy(),
         factor.variance.numpy(),
-        (price / factor.sensitivity).numpy(),
+        (price / scale).numpy(),
         FINE.numpy(),
         ZERO,
         lengths,
         n_states,
+        between=between,
     )
     got = got.reshape(groups, 9, 20)[:, :, order].transpose(1, 2)
     assert_array_equal(got.numpy(), expected)
@@ -129,8 +141,11 @@ def test_identity_curvature_and_no_rate_is_the_best_path_of_every_column(n_state
 @pytest.mark.parametrize("n_states", SIZES)
 @pytest.mark.parametrize("price", [0.0, 0.01])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_every_column_follows_the_trellis(n_states, price, groups):
+@pytest.mark.parametrize("rows", ["coupled", "independent"])
+def test_every_column_follows_the_trellis(n_states, price, groups, rows):
     factor = prepare_feedback(problem(1, groups=groups, correlation=1.0), common_order=True)
+    if rows == "coupled":
+        factor = coupled_by(factor, between_rows(groups, 8), natural_order=True)
     indices = assign_trellis(factor, FINE, ZERO, n_states, price=price)
     assert indices.shape == factor.shape
     assert int(indices.min()) >= 0 and int(indices.max()) < len(FINE)
@@ -201,6 +216,16 @@ def test_groups_without_coupling_to_one_another_are_one_path_down_all_rows():
     )
     factor = prepare_feedback(grouped, common_order=True)
     assert torch.equal(assign_trellis(factor, FINE, ZERO, 8, price=0.01), together)
+
+
+def test_rows_in_an_order_of_their_own_are_refused():
+    factor = prepare_feedback(problem(5, correlation=1.0))
+    order = torch.arange(7, -1, -1)[None]
+    factor = dataclasses.replace(
+        factor, rows=RowFactor(order, torch.eye(8)[None], torch.ones(1, 8))
+    )
+    with pytest.raises(InputError, match="rows of 'w' are not coupled in their own order"):
+        assign_trellis(factor, FINE, ZERO, 8)
 
 
 def test_groups_with_orders_of_their_own_are_refused():

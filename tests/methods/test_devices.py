@@ -48,7 +48,7 @@ def no_weight_leaves(monkeypatch):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_feedback_stays_on_the_networks_device(device, no_weight_leaves):
-    prepared = prepare(network(device), images().split(30), sketches=1)
+    prepared = prepare(network(device), images().split(30), sketches=1, rows="independent")
     result = compress(prepared, 20, 0.05)
     assert {f.coupling.device.type for f in prepared.factors} == {device}
     assert {chosen.device.type for chosen in result.indices.values()} == {device}

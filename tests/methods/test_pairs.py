@@ -182,6 +182,7 @@ def random_factor(name, rows, columns, generator, groups=1):
         torch.arange(columns).expand(groups, columns).contiguous(),
         (upper / diagonal.unsqueeze(2)).float(),
         diagonal.square().float(),
+        torch.rand(groups, columns, generator=generator),
         torch.rand(groups, rows, generator=generator) + 0.5,
         None,
         torch.randn(groups, columns, generator=generator),

@@ -3,13 +3,12 @@ import pytest
 from moeash.errors import SpecError
 from moeash.methods.uniform import Uniform
 from moeash.searches.loop import Stop
+from moeash.study.identity import identity_of, with_choices
 from moeash.study.spec import (
     apply_override,
     build_method,
-    identity_of,
     load_spec,
     parse_spec,
-    with_norms,
 )
 from tests.digits import BASE, digits_spec, merged
 
@@ -200,9 +199,29 @@ def test_a_study_from_before_norms_had_a_choice_is_one_that_leaves_them(codec):
     stored = spec.model_dump(mode="json")
     del stored["codec"]["norms"]
     assert spec.identity(defaults=False).get("codec", {}) == codec
-    assert parse_spec(with_norms(stored)) == spec
+    assert parse_spec(with_choices(stored)) == spec
     assert identity_of(stored) == identity_of(spec.model_dump(mode="json"))
     assert "norms" not in stored["codec"]
+
+
+@pytest.mark.parametrize("options", [{}, {"images": 30}])
+def test_a_study_from_before_feedback_had_options_is_one_without_what_they_do(options):
+    spec, now = (
+        digits_spec(method={"name": "feedback", "k": [2, 64], **options, **chosen})
+        for chosen in ({"rows": "independent", "sequential": 0}, {})
+    )
+    stored = spec.model_dump(mode="json")
+    del stored["method"]["rows"], stored["method"]["sequential"]
+    assert spec.identity(defaults=False)["method"] == {
+        "name": "feedback",
+        "k": (2, 64),
+        **options,
+    }
+    assert spec.fingerprint() != now.fingerprint()
+    assert parse_spec(with_choices(stored)) == spec
+    assert identity_of(stored) == identity_of(spec.model_dump(mode="json"))
+    assert identity_of(stored) != identity_of(now.model_dump(mode="json"))
+    assert "rows" not in stored["method"]
 
 
 def test_a_stored_spec_gives_the_same_spec_again():
