@@ -264,7 +264,7 @@ def assign_feedback(
         if price:
             lengths = code_lengths(indices, entries.numel())
             penalty = price * lengths / factor.sensitivity.unsqueeze(-1)
-        choose = _cheapest(entries, penalty, factor.variance)
+        choose = cheapest(entries, penalty, factor.variance)
         indices = recurse(targets, factor.coupling, choose, carry="error", block=block)
     natural = torch.empty_like(indices).scatter_(2, place, indices)
     return natural.reshape(factor.shape)
@@ -333,10 +333,16 @@ def safe_scales(scale: Tensor, variance: Tensor, eps: float) -> Tensor:
     return scale.maximum((eps / (variance + eps)).sqrt().reshape(scale.shape))
 
 
-def _cheapest(
+def cheapest(
     entries: Tensor, penalty: Tensor | None, variance: Tensor
 ) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
-    """Return the rule ``argmin_c (w - c)^2 + variance_t penalty_rc`` for one column."""
+    """Return the rule ``argmin_c (w - c)^2 + variance_t penalty_rc`` for one column.
+
+    Args:
+        entries: ``(n_entries,)``.
+        penalty: ``(groups, rows, n_entries)``, or what broadcasts to it; None: no penalty.
+        variance: ``(groups, columns)``, in the order of the recursion.
+    """
     if penalty is None:
         middles = (entries[1:] + entries[:-1]) / 2
 

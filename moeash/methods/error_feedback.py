@@ -7,7 +7,7 @@ the kept tensors that make up for it at no cost in bytes: biases and BatchNorm s
 """
 
 import copy
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +42,9 @@ from moeash.methods.travelling import Travelling
 class RescalingError(InputError):
     """Something beside the BatchNorm reads a layer, so its rows cannot be rescaled."""
 
+
+Assign = Callable[[Factor, Tensor, float], Tensor]
+"""(layer, entries ``(n_entries,)``, nats per bit) -> indices in the shape of the weight, int64."""
 
 SAME_FUNCTION = 1e-3
 """How far float32 rounding may move outputs, relative to the largest, when rows are rescaled."""
@@ -288,6 +291,7 @@ def compress(
     passes: int = PASSES,
     trellis: States = 0,
     rehearsal: Rehearsal | None = None,
+    assign: Assign | None = None,
 ) -> Compressed:
     """Assign every shared weight to an entry of one global codebook.
 
@@ -303,6 +307,7 @@ def compress(
             is open to every weight.
         rehearsal: compress layer after layer, see :mod:`moeash.methods.sequential`. None: all for
             the inputs they have in the float network.
+        assign: another rule for the layers with a curvature than these options name.
 
     Raises:
         InputError: k or the rate is out of range, or there is nothing to share.
@@ -323,6 +328,8 @@ def compress(
             indices[name] = nearest_path(weight, grid, zero, trellis)
         else:
             indices[name] = nearest(weight, grid)
+    if assign is None:
+        assign = _rule(zero, passes, trellis)
     kept = dict(prepared.kept)
     lockstep = None
     if rehearsal is not None:
@@ -333,22 +340,30 @@ def compress(
         shift: Tensor | float = 0.0
         if lockstep is not None:
             factor, shift = lockstep.aimed(factor)
-        if trellis:
-            chosen = assign_trellis(factor, grid, zero, trellis, price=price, passes=passes)
-        elif factor.rows is not None:
-            chosen = assign_coupled(factor, grid, price=price, passes=passes)
-        else:
-            chosen = assign_feedback(factor, grid, price=price, passes=passes)
+        chosen = assign(factor, grid, price)
         indices[factor.name] = chosen
+        values = {factor.name: grid[chosen]}
         if factor.absorber is not None:
             shift = shift + output_shift(factor, chosen, grid)
             sign = -1 if factor.absorber.endswith("running_mean") else 1
             before = kept[factor.absorber]
-            kept[factor.absorber] = before + sign * shift.to(before)
+            values[factor.absorber] = kept[factor.absorber] = before + sign * shift.to(before)
         if lockstep is not None:
-            absorbed = {name: kept[name] for name in (factor.absorber,) if name is not None}
-            lockstep.put({factor.name: grid[chosen]} | absorbed)
+            lockstep.put(values)
     return only_used(entries, indices, kept, without_gaps=zero if trellis else None)
+
+
+def _rule(zero: int, passes: int, trellis: States) -> Assign:
+    """Return the method's own rule."""
+
+    def assign(factor: Factor, entries: Tensor, price: float) -> Tensor:
+        if trellis:
+            return assign_trellis(factor, entries, zero, trellis, price=price, passes=passes)
+        if factor.rows is not None:
+            return assign_coupled(factor, entries, price=price, passes=passes)
+        return assign_feedback(factor, entries, price=price, passes=passes)
+
+    return assign
 
 
 def only_used(
