@@ -1,7 +1,8 @@
 """Second-order feedback for a whole network: prepare once per study, compress per candidate.
 
 :func:`prepare` runs the calibration images through the network, factorises every curvature and
-balances the rows in front of BatchNorms and those that the next layer's columns can undo.
+balances the rows in front of BatchNorms and those that the next layer's columns can undo; then it
+passes some of the images again to see which rows can take up each other's errors.
 :func:`compress` turns ``(k, rate)`` into indices on one global codebook, and into the new values of
 the kept tensors that make up for it at no cost in bytes: biases and BatchNorm statistics.
 """

@@ -81,7 +81,8 @@ class Feedback:
         balance: exponent of the balancing of rows in front of BatchNorms and between layers with
             only ReLUs and pooling between them; 0 switches it off.
         rows: ``coupled``: the error of a weight moves to later rows, too, as far as the images show
-            that they can take it up; ``independent``: to later columns of its row only.
+            that they can take it up; ``independent``: to later columns of its row only. Coupled
+            rows, as trellises, are assigned on the CPU wherever the network is.
         trellis: states of the trellis that the weights of a column follow, 4, 8 or 16; 0 for none.
             k then counts entries half as far apart: ask for 1.6 times as many. Needs the adaptive
             coder. With 8, files of equal outputs were 3 % smaller for ResNet-20, 5 % for

@@ -17,8 +17,9 @@ C = U / diag(U) and R = V / diag(V), the error left in the layer is ``R' d C``, 
 weight is rounded by when its turn comes: independent numbers of one variance. Then the loss is, for
 per-image gradients G in the weight, proportional to the sum over r and t of ``E (R G C')_rt^2``. So
 for the C there is, no R does better than the factor of ``B = E[G C'C G']``, whatever the curvature.
-Estimates such as ``E[GG']`` see how rows act together in columns whose errors have long been taken
-up by others: on the last convolution of ResNet-20 they promise 62 % less loss, and raise it.
+``E[GG']`` sees how rows act together in columns whose errors have long been taken up by others: for
+the last convolution of ResNet-20 it promises 62 % less loss on images held out, where B knows of
+25 %, and its R raised the divergence.
 
 B is measured in a second pass over part of the images, once C is known, the absorber's constant
 eliminated from G. Its diagonal stays what all images said (the sensitivities). Two things keep what
@@ -27,9 +28,9 @@ curvature of every weight by itself: its share of what C leaves, part of B, is d
 rest is divided by ``1 + shrinkage``, of :data:`SHRINKAGES` the one whose R, made from half of the
 images, leaves least on the other half.
 
-Source: two-sided feedback as in YAQA (Model-Preserving Adaptive Rounding, arXiv 2505.22988).
-Differs: sequential in the rows and optimal in order, so a rate can enter; B as above rather than
-from the nearest Kronecker product; shrunk by cross-validation; the constant eliminated.
+Source: feedback on both sides as in YAQA (Model-Preserving Adaptive Rounding, arXiv 2505.22988).
+Differs: any entry may be chosen, at a price for its bits, and along trellises; B as above rather
+than a factor of the nearest Kronecker product; damped and shrunk as said; the constant eliminated.
 """
 
 import math
