@@ -34,7 +34,14 @@ from moeash.core.codebook import SharedWeights, keep_all
 from moeash.core.keeping import Keeping, KeptPrecision
 from moeash.core.merge import MergePass, merge_runs
 from moeash.methods import error_feedback
-from moeash.methods.assign_feedback import zero_aligned_entries
+from moeash.methods.assign_feedback import (
+    PASSES,
+    Factor,
+    cheapest,
+    code_lengths,
+    zero_aligned_entries,
+)
+from moeash.methods.assign_feedback import nearest as nearest_entries
 from moeash.methods.assign_gpfq import finite_alphabet, quantise_gpfq
 from moeash.methods.error_feedback import (
     Compressed,
@@ -45,6 +52,7 @@ from moeash.methods.error_feedback import (
 )
 from moeash.methods.feedback import FeedbackPrepared, shared_weights
 from moeash.methods.folding import IMAGES, fold_norms
+from moeash.methods.recursion import recurse
 from moeash.methods.remeasuring import Remeasuring
 from moeash.methods.sequential import Rehearsal
 from moeash.networks.inplace import WeightWriter, load_into
@@ -53,9 +61,13 @@ from moeash.study.spec import load_spec
 
 RESULT = Path(__file__).with_name("ablation.json")
 
-DEFAULTS: dict[str, Any] = {"sketches": 2, "damping": 0.03}
+DEFAULTS: dict[str, Any] = {"sketches": 2, "damping": 0.03, "rows": "independent"}
 """Arguments of ``error_feedback.prepare`` in every row: half the default's sketches for the time
-they take, and the default damping."""
+they take, the default damping, and each row of a weight by itself: coupling them is one of the
+things that are added to this base."""
+
+
+COUPLED = {"rows": "coupled", "common_order": True}
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,9 @@ SCALES = {
 
 RATIO = 1.15
 """Of one k to the next."""
+
+ROW_CLASSES = 8
+"""Of rows of like magnitudes, equally many in each."""
 
 MOST_STEPS = 12
 """From the common k: a row that does not reach the KL by then is extrapolated."""
@@ -210,6 +225,32 @@ def scaled_per_layer(bench: Bench, row: "Row", k: int) -> Compressed:
     return compress(replace(prepared, factors=tuple(factors)), k, row.rate)
 
 
+def priced_by_rows(bench: Bench, row: "Row", k: int) -> Compressed:
+    """Price entries by their lengths among rows of like magnitudes, as the adaptive coder does.
+
+    Its contexts know the mean magnitude of a row; the method's lengths are those of a whole tensor.
+    """
+    prepared = bench.prepared(**row.prepare)
+
+    def assign(factor: Factor, entries: Tensor, price: float) -> Tensor:
+        place = factor.order.unsqueeze(1).expand_as(factor.weight)
+        targets = factor.weight.gather(2, place)
+        indices = nearest_entries(targets, entries)
+        for _ in range(PASSES):
+            magnitudes = entries[indices].abs().mean(2)
+            ranks = magnitudes.flatten().argsort().argsort().reshape(magnitudes.shape)
+            alike = ranks * ROW_CLASSES // magnitudes.numel()
+            lengths = torch.stack(
+                [code_lengths(indices[alike == one], entries.numel()) for one in range(ROW_CLASSES)]
+            )
+            penalty = price * lengths[alike] / factor.sensitivity.unsqueeze(-1)
+            choose = cheapest(entries, penalty, factor.variance)
+            indices = recurse(targets, factor.coupling, choose, carry="error")
+        return torch.empty_like(indices).scatter_(2, place, indices).reshape(factor.shape)
+
+    return compress(prepared, k, row.rate, assign=assign)
+
+
 def reestimated(
     bench: Bench, row: "Row", k: int, assign: Callable[[Bench, "Row", int], Compressed] = feedback
 ) -> SharedWeights:
@@ -293,7 +334,6 @@ ROWS = (
     # rows, scales and what takes up errors
     Row("rows not balanced", prepare={"balance": 0.0}),
     Row("rows balanced with 1/2", prepare={"balance": 0.5}),
-    Row("rows independent", prepare={"rows": "independent"}),
     Row("no absorbers", "rows not balanced", prepare={"absorb": False, "balance": 0.0}),
     Row("BatchNorms measured again", assign=reestimated, norms_only=True),
     Row(
@@ -316,23 +356,20 @@ ROWS = (
     Row("rate .05, one scale a layer", "rate .05", scaled_per_layer, rate=0.05),
     Row("1 pass", compress={"passes": 1}),
     Row("3 passes", compress={"passes": 3}),
-    # which inputs a layer is fitted to
-    Row("layer after layer", assign=sequential),
-    Row("layer after layer, a trellis of 8", assign=sequential, compress={"trellis": 8}),
+    Row("lengths by rows alike", "rate .05", priced_by_rows, rate=0.05),
     # the file
     Row("ANS tables", coder="ans"),
     Row("Huffman", coder="huffman"),
     Row("kept floats as float32", kept="float32"),
     Row("BatchNorms as four vectors", two_vectors=False, norms_only=True),
-    # which entries a weight may take
-    Row("a trellis of 4 states", prepare={"common_order": True}, compress={"trellis": 4}),
-    Row("a trellis of 8 states", prepare={"common_order": True}, compress={"trellis": 8}),
-    Row(
-        "the same, rows independent",
-        "a trellis of 8 states",
-        prepare={"rows": "independent", "common_order": True},
-        compress={"trellis": 8},
-    ),
+    # what is added to the base: the first two by default, the last on request
+    Row("rows coupled", prepare=COUPLED),
+    Row("layer after layer", assign=sequential),
+    Row("a trellis of 4 states", compress={"trellis": 4}),
+    Row("a trellis of 8 states", compress={"trellis": 8}),
+    Row("rows coupled, layer after layer", assign=sequential, prepare=COUPLED),
+    Row("rows coupled, a trellis of 8", prepare=COUPLED, compress={"trellis": 8}),
+    Row("all three", assign=sequential, prepare=COUPLED, compress={"trellis": 8}),
 )
 
 

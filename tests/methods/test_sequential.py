@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from moeash.methods.error_feedback import compress, prepare
-from moeash.methods.sequential import DAMPING, Lockstep, Rehearsal
+from moeash.methods.sequential import DAMPING, NOISE, Lockstep, Rehearsal
 
 
 def images(n=120, shape=(2, 8, 8), seed=0):
@@ -100,7 +100,7 @@ def test_a_layer_is_moved_to_the_damped_least_squares_solution():
     )
     columns = np.hstack([given, np.ones((50, 1))])
     weight = second.weight[0].numpy().astype(np.float64)
-    damping = np.sqrt(DAMPING * (given**2).sum(0).mean())
+    damping = np.sqrt(DAMPING * (1 + NOISE * 7 / 50) * (given**2).sum(0).mean())
     # Damped least squares as plain ones: a row per column that asks it to stay 0.
     rows = np.vstack([columns, damping * np.eye(7, 8)])
     wanted = np.vstack([(exact - given) @ weight.T, np.zeros((7, 3))])
