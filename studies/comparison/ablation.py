@@ -52,7 +52,7 @@ from moeash.methods.error_feedback import (
 )
 from moeash.methods.feedback import FeedbackPrepared, shared_weights
 from moeash.methods.folding import IMAGES, fold_norms
-from moeash.methods.recursion import recurse
+from moeash.methods.recursion import Choose, recurse
 from moeash.methods.remeasuring import Remeasuring
 from moeash.methods.sequential import Rehearsal
 from moeash.networks.inplace import WeightWriter, load_into
@@ -225,30 +225,58 @@ def scaled_per_layer(bench: Bench, row: "Row", k: int) -> Compressed:
     return compress(replace(prepared, factors=tuple(factors)), k, row.rate)
 
 
-def priced_by_rows(bench: Bench, row: "Row", k: int) -> Compressed:
-    """Price entries by their lengths among rows of like magnitudes, as the adaptive coder does.
+def lengths_of_all(indices: Tensor, entries: Tensor) -> Tensor:
+    """Return the code lengths of a whole layer: the method's own."""
+    return code_lengths(indices, entries.numel())
 
-    Its contexts know the mean magnitude of a row; the method's lengths are those of a whole tensor.
+
+def lengths_by_rows(indices: Tensor, entries: Tensor) -> Tensor:
+    """Return the code lengths among rows of like magnitudes, ``(groups, rows, n_entries)``.
+
+    The adaptive coder's contexts know the mean magnitude of a row.
     """
-    prepared = bench.prepared(**row.prepare)
+    magnitudes = entries[indices].abs().mean(2)
+    ranks = magnitudes.flatten().argsort().argsort().reshape(magnitudes.shape)
+    alike = ranks * ROW_CLASSES // magnitudes.numel()
+    lengths = [code_lengths(indices[alike == one], entries.numel()) for one in range(ROW_CLASSES)]
+    return torch.stack(lengths)[alike]
+
+
+def few_entries(entries: Tensor, penalty: Tensor, variance: Tensor) -> Choose:
+    """Return the rule that weighs the nearest entry, its neighbour towards 0, and 0."""
+    zero = int(entries.abs().argmin())
+
+    def weigh(t: int, target: Tensor) -> tuple[Tensor, Tensor]:
+        near = nearest_entries(target, entries)
+        open_ = torch.stack([near, near - (near - zero).sign(), torch.full_like(near, zero)], -1)
+        cost = (target.unsqueeze(-1) - entries[open_]) ** 2
+        cost += variance[:, t, None, None] * penalty.expand(*near.shape, -1).gather(-1, open_)
+        indices = open_.gather(-1, cost.argmin(-1, keepdim=True)).squeeze(-1)
+        return indices, entries[indices]
+
+    return weigh
+
+
+def varied(
+    bench: Bench,
+    row: "Row",
+    k: int,
+    lengths: Callable[[Tensor, Tensor], Tensor] = lengths_of_all,
+    rule: Callable[[Tensor, Tensor, Tensor], Choose] = cheapest,
+) -> Compressed:
+    """Assign with other code lengths, or with another choice of entries, than the method's."""
 
     def assign(factor: Factor, entries: Tensor, price: float) -> Tensor:
         place = factor.order.unsqueeze(1).expand_as(factor.weight)
         targets = factor.weight.gather(2, place)
         indices = nearest_entries(targets, entries)
         for _ in range(PASSES):
-            magnitudes = entries[indices].abs().mean(2)
-            ranks = magnitudes.flatten().argsort().argsort().reshape(magnitudes.shape)
-            alike = ranks * ROW_CLASSES // magnitudes.numel()
-            lengths = torch.stack(
-                [code_lengths(indices[alike == one], entries.numel()) for one in range(ROW_CLASSES)]
-            )
-            penalty = price * lengths[alike] / factor.sensitivity.unsqueeze(-1)
-            choose = cheapest(entries, penalty, factor.variance)
+            penalty = price * lengths(indices, entries) / factor.sensitivity.unsqueeze(-1)
+            choose = rule(entries, penalty, factor.variance)
             indices = recurse(targets, factor.coupling, choose, carry="error")
         return torch.empty_like(indices).scatter_(2, place, indices).reshape(factor.shape)
 
-    return compress(prepared, k, row.rate, assign=assign)
+    return compress(bench.prepared(**row.prepare), k, row.rate, assign=assign)
 
 
 def reestimated(
@@ -319,6 +347,7 @@ ROWS = (
     Row("GPTQ: X'X, one scale, no rate", prepare={"kind": "inputs", "absorb": False}, rate=0.0),
     # the codebook
     Row("grid not aligned to zero", assign=unaligned),
+    Row("nearest entry, the next to 0, and 0 only", assign=partial(varied, rule=few_entries)),
     Row("a third more bins, a quarter merged", assign=merged_codebook),
     Row("the same, assigned again", assign=reassigned),
     # the curvature
@@ -356,7 +385,12 @@ ROWS = (
     Row("rate .05, one scale a layer", "rate .05", scaled_per_layer, rate=0.05),
     Row("1 pass", compress={"passes": 1}),
     Row("3 passes", compress={"passes": 3}),
-    Row("lengths by rows alike", "rate .05", priced_by_rows, rate=0.05),
+    Row(
+        "lengths by rows alike, as the coder",
+        "rate .05",
+        partial(varied, lengths=lengths_by_rows),
+        rate=0.05,
+    ),
     # the file
     Row("ANS tables", coder="ans"),
     Row("Huffman", coder="huffman"),
