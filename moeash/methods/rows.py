@@ -53,8 +53,9 @@ ROWS: tuple[str, ...] = get_args(Rows)
 SHRINKAGES = (0.0, 0.1, 0.3, 1.0, 3.0)
 """Of B's off-diagonals, beside infinity: rows that have nothing to say to each other."""
 
-MOST_ROWS = 4096
-"""Layers (or groups) of more rows are left uncoupled: B would be more than 128 MiB."""
+MOST_ROWS = 2048
+"""Layers (or groups) of more rows are left uncoupled: finding the shrinkage takes time with their
+cube, 5 s for as many."""
 
 LEAST_IMAGES = 256
 SHARE = 4
