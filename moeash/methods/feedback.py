@@ -11,6 +11,7 @@ Source: methods.md section 6; GPTQ (arXiv 2210.17323) for the recursion. Differe
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ from moeash.methods.error_feedback import Compressed, RescalingError
 from moeash.methods.gram import CurvatureKind
 from moeash.methods.rows import ROWS, Rows
 from moeash.methods.sequential import Rehearsal
+
+Damping = float | Literal["auto"] | None
 
 SEQUENTIAL = "sequential"
 """What a refined candidate has 1 of, and no other has."""
@@ -74,8 +77,10 @@ class Feedback:
         curvature: ``gradients`` of the output, or ``inputs`` of each layer.
         sketches: random sketches of the output per calibration image.
         temperature: of the softmax whose Hessian weighs the outputs.
-        damping: added to the diagonal, relative to its mean. Default: 0.03 from 1,000 images on,
-            inversely more for fewer, whose curvature is mostly noise.
+        damping: added to the diagonal, relative to its mean. ``auto``: 0.1, with independent rows
+            0.03, and at least 30 over the number of images, as the curvature of few is mostly
+            noise. With coupled rows files of equal outputs were 2 % smaller for ResNet-20 with 0.1
+            than with 0.03, 6 % for LeNet-300-100 and 11 % for LeNet-5.
         dampings: how many dampings the search chooses from, half a decade apart around
             ``damping``; each is as much memory as the weights' factors. 1: it is not searched.
         balance: exponent of the balancing of rows in front of BatchNorms and between layers with
@@ -101,7 +106,7 @@ class Feedback:
     curvature: CurvatureKind = "gradients"
     sketches: int = 4
     temperature: float = 4.0
-    damping: float | None = None
+    damping: Damping = "auto"
     dampings: int = 1
     balance: float = 0.25
     rows: Rows = "coupled"
@@ -124,6 +129,8 @@ class Feedback:
             raise InputError(f"method.trellis must be one of {N_STATES}, got {self.trellis}")
         if self.rows not in ROWS:
             raise InputError(f"method.rows must be {' or '.join(ROWS)}, got {self.rows!r}")
+        if isinstance(self.damping, str) and self.damping != "auto":
+            raise InputError(f"method.damping must be a number or 'auto', got {self.damping!r}")
         if self.sequential < 0:
             raise InputError(f"method.sequential must be at least 0, got {self.sequential}")
         if self.images < 1 or self.batch_size < 1 or self.dampings < 1:
@@ -194,7 +201,7 @@ class Feedback:
         module = preparation.network.module
         device = next(module.parameters()).device
         order = sample(len(split), self.images, preparation.seed)
-        damping = 0.03 * max(1.0, 1000 / len(order)) if self.damping is None else self.damping
+        damping = self._damping(len(order))
         low, high = self._half_decades()
         return error_feedback.prepare_each(
             module,
@@ -225,6 +232,13 @@ class Feedback:
         if not self.sequential or SEQUENTIAL in candidate.as_dict():
             return None
         return Candidate.of(candidate.as_dict() | {SEQUENTIAL: 1})
+
+    def _damping(self, n_images: int) -> float:
+        if isinstance(self.damping, float | int):
+            return self.damping
+        few = 0.03 * max(1.0, 1000 / n_images)
+        # None is what studies stored that were made before "auto".
+        return max(0.1, few) if self.damping == "auto" and self.rows == "coupled" else few
 
     def notes(self, prepared: FeedbackPrepared) -> Sequence[str]:
         """Return how many weights are assigned with feedback, and which are not and why."""

@@ -38,8 +38,8 @@ from moeash.methods.travelling import Travelling
 from moeash.methods.uses import Use, Watched
 
 DAMPING = 0.1
-"""Of the least squares, relative to the mean diagonal of G, with patches without end: of .03, .1 and
-.3 the best on ResNet-20."""
+"""Of the least squares, relative to the mean diagonal of G, with patches without end: of .03, .1
+and .3 the best on ResNet-20."""
 
 NOISE = 40.0
 """How much more with few patches: so many times as much when there is one per column. Images have

@@ -43,7 +43,7 @@ def chosen(front: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
 def measured(summary: dict[str, Any], spec: StudySpec, bench: Bench) -> list[Row]:
     """Return the rows of one study."""
     task = spec.task()
-    front = [s for s in summary["front"] if s["stage"] == "search" or s.get("runs")]
+    front = [s for s in summary["front"] if s["stage"] != "merged" or s.get("runs")]
     for solution in (s for s in summary["front"] if s not in front):
         print(f"{spec.name}: solution {solution['id']} is merged and its front.json has no runs")
     evaluator = Evaluator(task)

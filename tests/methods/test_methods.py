@@ -286,6 +286,33 @@ def test_fewer_images_than_the_split_holds_are_drawn_from_all_classes(method, ne
     assert split.classes == set(range(9))
 
 
+@pytest.mark.parametrize(
+    ("n_images", "rows", "damping", "same"),
+    [
+        (60, "coupled", "auto", 0.5),
+        (60, "independent", "auto", 0.5),
+        (400, "coupled", "auto", 0.1),
+        (400, "coupled", None, 0.075),
+        (400, "independent", "auto", 0.075),
+    ],
+)
+def test_damping_by_itself_is_larger_for_few_images(network, splits, n_images, rows, damping, same):
+    some = {"k": (2, 40), "images": n_images, "sketches": 1, "rows": rows}
+    candidate = Candidate.of({"k": 20, "rate": 0.03})
+    by_itself, given, other = (
+        method.compress(
+            prepared(method, network, {"calibration": splits["train"]}), candidate
+        ).fingerprint()
+        for method in (Feedback(damping=d, **some) for d in (damping, same, same * 1.5))
+    )
+    assert by_itself == given != other
+
+
+def test_a_damping_in_another_word_is_refused():
+    with pytest.raises(InputError, match=r"method\.damping must be a number or 'auto'"):
+        Feedback(damping="much")
+
+
 def test_a_searched_damping_is_a_power_of_ten_of_the_given_one(network, splits):
     three = Feedback(images=60, sketches=1, damping=0.1, dampings=3)
     assert [(v.name, v.low, v.high) for v in three.space()][-1] == ("damping", -1, 1)
