@@ -238,7 +238,8 @@ def _lowest(view: _View, max_drop: float | None) -> float:
 def _limits(axes: Axes, views: Sequence[_View], low: float, *, logx: bool) -> None:
     metrics = [s.metric for view in views for s in view.solutions]
     high = max([*metrics, *(view.baseline for view in views)])
-    low = min(low, high, *(view.baseline for view in views))
+    # Below the last solution there is nothing to see, however far down solutions are wanted.
+    low = min(max(low, min(metrics)), high, *(view.baseline for view in views))
     span = high - low or 0.02 * abs(high) or 1.0
     axes.set_ylim(low - 0.06 * span, high + 0.12 * span)
     sizes = np.array([s.size_bytes for view in views for s in view.solutions]) / 1e3

@@ -134,6 +134,13 @@ def test_a_front_over_entries_draws_only_its_corners_in_bytes(make_study):
     assert list(x[:-1]) == [50, 80]
 
 
+def test_the_picture_ends_a_little_below_the_lowest_solution_however_low_is_wanted(make_study):
+    low, high = (
+        plot_front([make_study([(0.88, 5_000), (0.9, 9_000)], max_drop=0.5)]).axes[0].get_ylim()
+    )
+    assert 0.87 < low < 0.88 and 0.9 < high < 0.92
+
+
 def test_equal_solutions_are_one_corner_the_first(make_study):
     study = make_study([(0.5, 50_000), (0.5, 50_000)])
     assert [s.id for s in staircase(study.solutions())] == [1]
