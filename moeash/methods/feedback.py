@@ -90,13 +90,13 @@ class Feedback:
             rows, as trellises, are assigned on the CPU wherever the network is.
         trellis: states of the trellis that the weights of a column follow, 4, 8 or 16; 0 for none.
             k then counts entries half as far apart: ask for 1.6 times as many. Needs the adaptive
-            coder. With 8, files of equal outputs were 3 % smaller for ResNet-20, 5 % for
+            coder. With 8, files of equal outputs were 4 % smaller for ResNet-20, 6 % for
             LeNet-300-100, and larger for LeNet-5 at half a bit a weight and for a CNN of 55,000
             weights. A merge pass leaves it, as merged entries follow no trellis: disable merging.
         sequential: calibration images with which refined solutions are compressed layer after
             layer, see :mod:`moeash.methods.sequential`; 0: solutions are not refined. Takes two
             passes up to each layer, half a minute for ResNet-20 on one core, and gave files of
-            equal outputs that were 4 % smaller there; shallow networks gain less.
+            equal outputs that were 6 % smaller there; shallow networks gain nothing.
         images: calibration images used, at most.
         batch_size: calibration images a pass.
     """
