@@ -98,7 +98,7 @@ class Lockstep:
         Returns:
             The factor with other weights, and what to add to every output, ``(outputs,)`` float32:
             zeros without an absorber. A layer whose rows belong to inputs (transposed convolutions,
-            embeddings) or that is never active is returned as it is.
+            embeddings), that is never active or that these images do not pass is returned as it is.
         """
         still = factor.weight.new_zeros(factor.weight.shape[:2]).flatten()
         sums: dict[int, _Sums] = {}
@@ -108,6 +108,8 @@ class Lockstep:
             if use.first_row not in sums:
                 sums[use.first_row] = _Sums(use, factor.absorber is not None)
             sums[use.first_row].add(use, exact, given)
+        if not sums:
+            return factor, still
         parts = [sums[row] for row in sorted(sums)]
         gram = torch.cat([part.gram for part in parts])
         cross = torch.cat([part.cross for part in parts])
