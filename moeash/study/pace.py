@@ -18,7 +18,7 @@ class Pace:
     Attributes:
         per_minute: evaluations a minute, over the last ones; None before there are two.
         search_left_s: until the search reaches its budget at this pace; None when its rules do not
-            tell. The merge pass is not in it: how many trials it takes is not known before.
+            tell. Refining and merging are not in it: how long they take is not known before.
     """
 
     per_minute: float | None
