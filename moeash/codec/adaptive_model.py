@@ -104,21 +104,18 @@ def tables() -> Tables:
             x += 1
         stretch.append(x)
 
-    exponent, power = -1100, _ONE
+    least = _ONE
     for _ in range(1100):
-        power = power * _DECAY >> 62
+        least = least * _DECAY >> 62
     logs = []
-    means = [(2 * i + 1, 2048) for i in range(4096)] + [(2 * i + 1, 32) for i in range(4096)]
-    for i, (numerator, denominator) in enumerate(means):
-        if i == 4096:
-            exponent, power = -1100, _ONE
-            for _ in range(1100):
-                power = power * _DECAY >> 62
-        mean = _ONE * numerator // denominator + _ONE // 64
-        while (power << 62) // _DECAY <= mean:
-            power = (power << 62) // _DECAY
-            exponent += 1
-        logs.append(exponent)
+    for denominator in (2048, 32):
+        exponent, power = -1100, least
+        for i in range(4096):
+            mean = _ONE * (2 * i + 1) // denominator + _ONE // 64
+            while (power << 62) // _DECAY <= mean:
+                power = (power << 62) // _DECAY
+                exponent += 1
+            logs.append(exponent)
 
     return Tables(
         stretch=np.array(stretch, dtype=np.int16),

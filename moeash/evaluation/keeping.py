@@ -21,6 +21,7 @@ from moeash.data.splits import Split
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.norms import find_norms
+from moeash.networks.sameness import SAME_FUNCTION, distance
 
 KeptChoice = Literal["float32", "float16", "auto"]
 """Precision of kept floats; ``auto`` measures how coarse each tensor may be."""
@@ -31,9 +32,6 @@ NormsChoice = Literal["two_vectors", "as_they_are"]
 TOLERANCE = 0.01
 """What rounding kept tensors may add, relative to what sharing the weights costs: the divergence of
 the compressed from the float network. A byte spent on weights buys about as much there."""
-
-SAME_FUNCTION = 1e-3
-"""How far float32 rounding may move outputs, relative to the largest, when norms are rewritten."""
 
 IMAGES = 250
 """Images of the search split a decision looks at, evenly spread."""
@@ -161,12 +159,12 @@ def _confirmed(
     probe.write(None)
     expected = probe.outputs()
     outputs = probe.outputs(Keeping("float32", norms).stored(kept).values())
-    moved = float((outputs - expected).abs().max())
-    if moved <= SAME_FUNCTION * float(expected.abs().max()):
+    moved = distance(expected, outputs)
+    if moved <= SAME_FUNCTION:
         return norms, ()
     return (), (
-        f"BatchNorms are stored as they are: as two vectors they move the outputs by {moved:.3g}, "
-        "so something else reads their statistics",
+        f"BatchNorms are stored as they are: as two vectors they move the outputs by {moved:.2g} "
+        "of the largest, so something else reads their statistics",
     )
 
 

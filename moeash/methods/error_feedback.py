@@ -7,8 +7,7 @@ passes some of the images again to see which rows can take up each other's error
 the kept tensors that make up for it at no cost in bytes: biases and BatchNorm statistics.
 """
 
-import copy
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,8 +35,9 @@ from moeash.methods.gram import CurvatureKind, measure_curvature
 from moeash.methods.pairs import Pair, find_pairs, pair_scales, recolumned
 from moeash.methods.passes import NORM_TYPES, in_eval_mode
 from moeash.methods.rows import ROWS, Rows, Sample, coupled, measure_between
-from moeash.methods.sequential import Lockstep, Rehearsal, put
+from moeash.methods.sequential import Lockstep, Rehearsal, twin
 from moeash.methods.travelling import Travelling
+from moeash.networks.sameness import SAME_FUNCTION, distance
 
 
 class RescalingError(InputError):
@@ -46,9 +46,6 @@ class RescalingError(InputError):
 
 Assign = Callable[[Factor, Tensor, float], Tensor]
 """(layer, entries ``(n_entries,)``, nats per bit) -> indices in the shape of the weight, int64."""
-
-SAME_FUNCTION = 1e-3
-"""How far float32 rounding may move outputs, relative to the largest, when rows are rescaled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +225,7 @@ def prepare_each(
         )
         if rows == "coupled":
             between = measure_between(
-                _twin(network, scaled, kept),
+                twin(network, _values(scaled, kept)),
                 again.batches(len(first)),
                 scaled,
                 sketches=sketches,
@@ -334,7 +331,7 @@ def compress(
     kept = dict(prepared.kept)
     lockstep = None
     if rehearsal is not None:
-        lockstep = Lockstep(rehearsal, {f.name: f.weight for f in prepared.factors} | kept)
+        lockstep = Lockstep(rehearsal, _values(prepared.factors, kept))
         lockstep.put({name: entries.to(i.device)[i] for name, i in indices.items()})
     for factor in prepared.factors:
         grid = entries.to(factor.weight.device)
@@ -454,11 +451,9 @@ def _paired(
     return balanced, kept
 
 
-def _twin(network: nn.Module, factors: list[Factor], kept: dict[str, Tensor]) -> nn.Module:
-    """Return a copy of the network, in eval mode, with the factors' weights and kept tensors."""
-    twin = copy.deepcopy(network).eval()
-    put(twin, {factor.name: factor.weight for factor in factors} | kept)
-    return twin
+def _values(factors: Iterable[Factor], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the balanced float network by ``state_dict`` key."""
+    return {factor.name: factor.weight for factor in factors} | dict(kept)
 
 
 @torch.no_grad()
@@ -472,9 +467,9 @@ def _check_same_function(
     """Refuse a network where something else reads a rescaled layer than what undoes it."""
     with in_eval_mode(network):
         expected = network(batch)
-    moved = float((_twin(network, factors, kept)(batch) - expected).abs().max())
-    if not moved <= SAME_FUNCTION * float(expected.abs().max()):
+    moved = distance(expected, twin(network, _values(factors, kept))(batch))
+    if moved > SAME_FUNCTION:
         raise RescalingError(
-            f"rescaling rows moved the outputs by {moved:.3g}, so something that was not seen "
-            f"reads those layers: pass {remedy}=False"
+            f"rescaling rows moved the outputs by {moved:.2g} of the largest, so something that "
+            f"was not seen reads those layers: pass {remedy}=False"
         )

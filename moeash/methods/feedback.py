@@ -224,7 +224,7 @@ class Feedback:
             return None
         order = sample(len(split), min(self.sequential, self.images), preparation.seed)
         images = [x.clone() for x, _ in split.batches(self.batch_size, order=order)]
-        network = copy.deepcopy(preparation.network.module).eval()
+        network = copy.deepcopy(preparation.network.module)
         return Rehearsal(network, torch.cat(images), self.batch_size)
 
     def refined(self, candidate: Candidate) -> Candidate | None:

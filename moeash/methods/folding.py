@@ -34,12 +34,10 @@ from moeash.networks import memory
 from moeash.networks.inplace import slot
 from moeash.networks.network import Network
 from moeash.networks.norms import DTYPES, NORM_TYPES, VECTORS, key, users
+from moeash.networks.sameness import SAME_FUNCTION, distance
 
 IMAGES = 8
 """Inputs that suffice to see who reads whom and to compare outputs."""
-
-SAME_FUNCTION = 1e-3
-"""How far float32 rounding may move outputs, relative to the largest, when norms are folded."""
 
 LAYERS = {F.linear: 2, F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}
 """Functions with a row per output channel, and the dimensions at which channels are axis 1."""
@@ -144,7 +142,8 @@ def _write(
             slots[name].put(before)
 
     def moved() -> float:
-        return _distance(expected, _floats(module(images)))
+        outputs = _floats(module(images))
+        return max(distance(one, other) for one, other in zip(expected, outputs, strict=True))
 
     for values in planned.values():
         put(values)
@@ -155,11 +154,11 @@ def _write(
     left = {}
     for name, values in planned.items():
         put(values)
-        distance = moved()
-        if not distance <= SAME_FUNCTION:
+        far = moved()
+        if far > SAME_FUNCTION:
             restore(values)
             left[name] = (
-                f"that moves the outputs by {distance:.2g} of the largest, so something that was "
+                f"that moves the outputs by {far:.2g} of the largest, so something that was "
                 "not seen reads its layer or its vectors"
             )
     return left
@@ -315,13 +314,3 @@ def _dtype(parameter: Parameter) -> "np.dtype[Any]":
 
 def _floats(result: Any) -> list[Tensor]:
     return [t.double() for t in tensors_in(result) if t.is_floating_point()]
-
-
-def _distance(expected: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
-    """Return how far outputs are from expected ones, relative to the largest of each tensor."""
-    furthest = 0.0
-    for one, other in zip(expected, outputs, strict=True):
-        if one.numel() and not torch.equal(one, other):
-            distance = float((other - one).abs().max() / one.abs().max())
-            furthest = max(furthest, distance if distance >= 0 else float("inf"))  # NaN is far
-    return furthest

@@ -72,8 +72,7 @@ class Lockstep:
     def __init__(self, rehearsal: Rehearsal, values: Mapping[str, Tensor]) -> None:
         self._images = rehearsal.images
         self._batch_size = rehearsal.batch_size
-        self._float = copy.deepcopy(rehearsal.network).eval()
-        put(self._float, values)
+        self._float = twin(rehearsal.network, values)
         self._compressed = copy.deepcopy(self._float)
         self._device = next(self._float.parameters()).device
         self._uses: Counter[str] = Counter()
@@ -148,6 +147,13 @@ class Lockstep:
         with suppress(Enough), Watched(network, meet):
             network(batch)
         return met
+
+
+def twin(network: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a network in eval mode, with other values by ``state_dict`` key."""
+    other = copy.deepcopy(network).eval()
+    put(other, values)
+    return other
 
 
 def put(network: nn.Module, values: Mapping[str, Tensor]) -> None:
