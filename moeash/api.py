@@ -16,16 +16,16 @@ from torch import nn
 from moeash.codec.container import write
 from moeash.codec.pools import Coder
 from moeash.codec.size import SizeReport, size
+from moeash.compression import folding, remeasuring
+from moeash.compression.keeping import NormsChoice
 from moeash.core.candidate import Candidate, Value
-from moeash.core.keeping import Keeping, KeptPrecision
+from moeash.core.kept import Keeping, KeptPrecision
 from moeash.core.objectives import SizeName
 from moeash.data.unlabelled import Given, Unlabelled
 from moeash.errors import InputError, SpecError
 from moeash.evaluation.evaluate import Evaluator
-from moeash.evaluation.keeping import NormsChoice
 from moeash.evaluation.task import NetworkTask, Task, available_cores
 from moeash.exports.export import ExportReport, export_solution
-from moeash.methods import folding, remeasuring
 from moeash.methods.base import Method, Preparation
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.norms import find_norms

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from moeash.core.codebook import SharedWeights
-from moeash.core.keeping import Keeping
+from moeash.core.kept import Keeping
 from moeash.evaluation.outcome import Archive, Job, Outcome
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from moeash.core.codebook import FLOAT_NAMES, KeptTensor, SharedTensor, SharedWeights
-from moeash.core.keeping import EXPONENTS
+from moeash.core.kept import EXPONENTS
 from moeash.errors import CorruptContainerError, InputError
 
 DTYPES = (

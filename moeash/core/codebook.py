@@ -301,7 +301,7 @@ def keep_all(state: Sequence[Parameter]) -> dict[str, KeptTensor]:
     """Return every kept parameter as it is, by name.
 
     How the file stores them is decided later, for all methods alike, in
-    :mod:`moeash.core.keeping`.
+    :mod:`moeash.core.kept`.
     """
     return {p.name: keep(p) for p in state if p.role == "kept"}
 

@@ -30,7 +30,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.core import _trellis
+from moeash.core import _levels
 from moeash.errors import InputError
 
 States = Literal[0, 4, 8, 16]
@@ -118,7 +118,7 @@ def levels_of(
     found = trellis(n_states)
     assert values.size == math.prod(shape)
     levels = np.empty_like(values)
-    follows = _trellis.walk(
+    follows = _levels.walk(
         False, values, levels, *matrix(shape), found.transitions.ravel(), found.halves
     )
     return levels if follows else None
@@ -131,7 +131,7 @@ def values_of(
     found = trellis(n_states)
     assert levels.size == math.prod(shape)
     values = np.empty_like(levels)
-    _trellis.walk(True, levels, values, *matrix(shape), found.transitions.ravel(), found.halves)
+    _levels.walk(True, levels, values, *matrix(shape), found.transitions.ravel(), found.halves)
     return values
 
 

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moeash.codec.size import size
+from moeash.compression.folding import Folding, fold_norms, some_images
+from moeash.compression.keeping import Stored, decide_keeping
+from moeash.compression.remeasuring import Remeasuring, calibration_images
 from moeash.core.codebook import SharedWeights, State
 from moeash.core.objectives import Sizes
 from moeash.core.variables import middle
@@ -26,14 +29,11 @@ from moeash.evaluation.assess import (
     SplitAssessment,
     read_only_tensor,
 )
-from moeash.evaluation.keeping import Stored, decide_keeping
 from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.placing import Builder, DevicePlacing, HostPlacing
 from moeash.evaluation.task import Task, available_cores
 from moeash.methods.base import GridMethod, Images, Preparation
-from moeash.methods.folding import Folding, fold_norms, some_images
-from moeash.methods.remeasuring import Remeasuring, calibration_images
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.parameters import network_fingerprint

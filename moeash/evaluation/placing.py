@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moeash.core.candidate import Candidate
 from moeash.core.codebook import KeptTensor, SharedWeights, share
-from moeash.core.keeping import Keeping
+from moeash.core.kept import Keeping
 from moeash.core.merge import merge_runs
 from moeash.evaluation.outcome import Job
 from moeash.methods.base import GridAssignment, GridMethod, Method

@@ -12,14 +12,14 @@ from typing import Any
 from torch import nn
 
 from moeash.codec.pools import Coder
-from moeash.core.keeping import Keeping
+from moeash.compression.keeping import KeptChoice, NormsChoice
+from moeash.core.kept import Keeping
 from moeash.core.objectives import SizeName
 from moeash.data.sources import load_source
 from moeash.data.splits import Split, draw_splits
 from moeash.data.unlabelled import Unlabelled
 from moeash.errors import SpecError
 from moeash.evaluation.assess import Precision
-from moeash.evaluation.keeping import KeptChoice, NormsChoice
 from moeash.methods.base import Method
 from moeash.networks.checkpoints import fit, load_checkpoint
 from moeash.networks.network import Network

@@ -1,9 +1,9 @@
 """The table of methods: one entry feeds the spec, the command line and the documentation."""
 
 from moeash.methods.base import MethodEntry
-from moeash.methods.feedback import Feedback
-from moeash.methods.gpfq import Gpfq
-from moeash.methods.uniform import Uniform
+from moeash.methods.feedback.method import Feedback
+from moeash.methods.gpfq.method import Gpfq
+from moeash.methods.uniform.method import Uniform
 
 METHODS: dict[str, MethodEntry] = {
     "feedback": MethodEntry(Feedback, "uniform bins, assigned with second-order error feedback"),

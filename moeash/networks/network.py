@@ -16,7 +16,7 @@ class Network:
         state: its float state in ``state_dict`` order, with the role of every parameter.
         source: where it came from, for people.
         folded: BatchNorms by module name whose scale is in the layer before them already, so that
-            nothing may rescale that layer; see :mod:`moeash.methods.folding`.
+            nothing may rescale that layer; see :mod:`moeash.compression.folding`.
     """
 
     module: nn.Module

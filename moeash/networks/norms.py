@@ -1,11 +1,11 @@
-"""The BatchNorms of a network that may be stored as two vectors; see :mod:`moeash.core.keeping`."""
+"""The BatchNorms of a network that may be stored as two vectors; see :mod:`moeash.core.kept`."""
 
 from collections import Counter
 
 from torch import nn
 
 from moeash.core.codebook import State
-from moeash.core.keeping import Norm
+from moeash.core.kept import Norm
 from moeash.networks import memory
 
 NORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

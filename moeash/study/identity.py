@@ -4,8 +4,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from moeash.evaluation.keeping import NormsChoice
-from moeash.methods.feedback import Feedback
+from moeash.compression.keeping import NormsChoice
+from moeash.methods.feedback.method import Feedback
 
 NORMS_BEFORE: NormsChoice = "as_they_are"
 """What studies did that were stored before ``codec.norms``; they can still be continued as that."""

@@ -7,7 +7,7 @@ from typing import Any
 from moeash.backends.base import Backend
 from moeash.backends.inprocess import InProcessBackend
 from moeash.backends.ray import RayBackend, RayOptions
-from moeash.core.keeping import Keeping
+from moeash.core.kept import Keeping
 from moeash.errors import InputError
 from moeash.evaluation.task import Task, available_cores
 from moeash.searches.loop import Stop

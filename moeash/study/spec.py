@@ -25,17 +25,17 @@ from pydantic import (
 )
 
 from moeash.codec.pools import Coder
+from moeash.compression.keeping import KeptChoice, NormsChoice
+from moeash.compression.remeasuring import IMAGES as REMEASURED_IMAGES
 from moeash.core.merge import MergeCost
 from moeash.core.objectives import SizeName
 from moeash.data.sources import SOURCES
 from moeash.errors import SpecError
 from moeash.evaluation.assess import Precision
-from moeash.evaluation.keeping import KeptChoice, NormsChoice
 from moeash.evaluation.metrics import METRICS
 from moeash.evaluation.task import DataTask, NetworkTask, Task
 from moeash.methods.base import Method
 from moeash.methods.registry import METHODS
-from moeash.methods.remeasuring import IMAGES as REMEASURED_IMAGES
 from moeash.names import nearest
 from moeash.networks.builtin import BUILTIN
 from moeash.searches.loop import Stop

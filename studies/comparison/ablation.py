@@ -30,31 +30,31 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from moeash.codec.size import size
+from moeash.compression.folding import IMAGES, fold_norms
+from moeash.compression.remeasuring import Remeasuring
 from moeash.core.codebook import SharedWeights, keep_all
-from moeash.core.keeping import Keeping, KeptPrecision
+from moeash.core.kept import Keeping, KeptPrecision
 from moeash.core.merge import MergePass, merge_runs
-from moeash.methods import error_feedback
-from moeash.methods.assign_feedback import (
+from moeash.methods.feedback import network as error_feedback
+from moeash.methods.feedback.columns import (
     PASSES,
     Factor,
     cheapest,
     code_lengths,
     zero_aligned_entries,
 )
-from moeash.methods.assign_feedback import nearest as nearest_entries
-from moeash.methods.assign_gpfq import finite_alphabet, quantise_gpfq
-from moeash.methods.error_feedback import (
+from moeash.methods.feedback.columns import nearest as nearest_entries
+from moeash.methods.feedback.method import FeedbackPrepared, shared_weights
+from moeash.methods.feedback.network import (
     Compressed,
     Prepared,
     compress,
     nearest_only,
     only_used,
 )
-from moeash.methods.feedback import FeedbackPrepared, shared_weights
-from moeash.methods.folding import IMAGES, fold_norms
+from moeash.methods.feedback.sequential import Rehearsal
+from moeash.methods.gpfq.layers import finite_alphabet, quantise_gpfq
 from moeash.methods.recursion import Choose, recurse
-from moeash.methods.remeasuring import Remeasuring
-from moeash.methods.sequential import Rehearsal
 from moeash.networks.inplace import WeightWriter, load_into
 from moeash.networks.norms import find_norms
 from moeash.study.spec import load_spec

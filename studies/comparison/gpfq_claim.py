@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from moeash.evaluation.holdout import outputs_on
 from moeash.evaluation.metrics import predicted
-from moeash.methods.assign_gpfq import quantisable, quantise_gpfq, uniform_alphabet
-from moeash.methods.patches import rows_of
+from moeash.methods.gpfq.layers import quantisable, quantise_gpfq, uniform_alphabet
 from moeash.study.spec import load_spec
+from moeash.tracing.patches import rows_of
 
 RESULT = Path(__file__).with_name("gpfq_claim.json")
 SCALES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)

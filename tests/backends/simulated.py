@@ -4,7 +4,7 @@ import hashlib
 
 from moeash.backends.base import Baseline, ignore
 from moeash.backends.pool import Limits, Pool
-from moeash.core.keeping import Keeping
+from moeash.core.kept import Keeping
 from moeash.core.objectives import Sizes
 from moeash.evaluation.outcome import Outcome
 from tests.backends.crew import SimulatedCrew

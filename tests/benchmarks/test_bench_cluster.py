@@ -17,7 +17,7 @@ from moeash.backends.ray import RayBackend, RayOptions
 from moeash.core.candidate import Candidate
 from moeash.evaluation.outcome import Archive, Job
 from moeash.evaluation.task import NetworkTask, Task
-from moeash.methods.uniform import Uniform
+from moeash.methods.uniform.method import Uniform
 from moeash.study.spec import load_spec
 from tests.backends.crew import HurriedCrew, Ok, SimulatedCrew
 from tests.backends.simulated import SimulatedBackend

@@ -14,7 +14,7 @@ RUN = textwrap.dedent("""
     import resource, sys, time
     import torch
     from torchvision import models
-    from moeash.methods.error_feedback import compress, prepare
+    from moeash.methods.feedback.network import compress, prepare
 
     name, n_images, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)

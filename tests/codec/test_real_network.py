@@ -12,7 +12,7 @@ from moeash.codec import container
 from moeash.codec.size import size
 from moeash.core.codebook import Codebook, Parameter, index_dtype, keep_all, share
 from moeash.core.entropy import entropy_bits
-from moeash.core.keeping import Keeping
+from moeash.core.kept import Keeping
 
 pytestmark = pytest.mark.realdata
 

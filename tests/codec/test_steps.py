@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from moeash.codec import container, directory
 from moeash.codec.size import size
 from moeash.core.codebook import KeptTensor, SharedWeights
-from moeash.core.keeping import EXPONENTS
+from moeash.core.kept import EXPONENTS
 from moeash.errors import CorruptContainerError, InputError
 
 CODERS = ["ans", "huffman", "adaptive"]

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from moeash.core.candidate import Candidate
-from moeash.core.keeping import Keeping
+from moeash.core.kept import Keeping
 from moeash.evaluation.outcome import Job
 from moeash.evaluation.placing import Builder
 from moeash.methods.base import Preparation
-from moeash.methods.uniform import Uniform
+from moeash.methods.uniform.method import Uniform
 from moeash.networks.network import Network
 from moeash.networks.parameters import read_state
 from moeash.networks.sources import load_network

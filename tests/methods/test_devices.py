@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from moeash.methods.assign_gpfq import quantise_gpfq, symmetric_alphabet
-from moeash.methods.error_feedback import compress, prepare
+from moeash.methods.feedback.network import compress, prepare
+from moeash.methods.gpfq.layers import quantise_gpfq, symmetric_alphabet
 from moeash.networks.builtin import DigitsCNN
 
 DEVICES = [

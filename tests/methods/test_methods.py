@@ -16,16 +16,16 @@ from moeash.data.sources import load_source
 from moeash.data.splits import draw_splits
 from moeash.errors import InputError
 from moeash.methods.base import Preparation
-from moeash.methods.feedback import Feedback
-from moeash.methods.gpfq import Gpfq
+from moeash.methods.feedback.method import Feedback
+from moeash.methods.gpfq.method import Gpfq
 from moeash.methods.registry import METHODS
-from moeash.methods.uniform import Uniform
+from moeash.methods.uniform.method import Uniform
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.parameters import read_state
 from moeash.networks.sources import load_network
-from moeash.recipes.digits import SPLITS
 from moeash.searches.space import Space
+from studies.digits_cnn import SPLITS
 
 SMALL = {
     "uniform": Uniform(k=(2, 40)),

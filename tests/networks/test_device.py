@@ -93,7 +93,7 @@ def test_candidates_that_come_about_on_the_device_have_the_outcomes_of_the_host(
 def written(module, monkeypatch, k=9, chunk=None):
     """Write one candidate both ways; return what is in the module and what should be."""
     from moeash.methods.base import Preparation
-    from moeash.methods.uniform import Uniform
+    from moeash.methods.uniform.method import Uniform
 
     if chunk is not None:
         monkeypatch.setattr(device_module, "CHUNK", chunk)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from moeash.core.codebook import FLOAT_NAMES, Codebook, index_dtype, keep_all, share
-from moeash.core.keeping import Keeping
+from moeash.core.kept import Keeping
 from moeash.errors import CheckpointError, InputError
 from moeash.networks.inplace import CHUNK, WeightWriter, _DeviceSlot, load_into, slot
 from moeash.networks.parameters import read_state

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from moeash.core.codebook import keep_all
-from moeash.core.keeping import Keeping
+from moeash.core.kept import Keeping
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.norms import find_norms
 from moeash.networks.parameters import read_state

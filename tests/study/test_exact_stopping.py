@@ -11,7 +11,7 @@ import pytest
 
 from moeash.backends.base import Baseline, OneAtATime, ignore
 from moeash.backends.inprocess import InProcessBackend
-from moeash.core.keeping import Keeping
+from moeash.core.kept import Keeping
 from moeash.core.objectives import Sizes
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moeash.backends.inprocess import InProcessBackend
-from moeash.methods.uniform import Uniform
+from moeash.methods.uniform.method import Uniform
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from tests.digits import digits_plan

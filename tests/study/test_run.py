@@ -235,7 +235,7 @@ def test_how_kept_tensors_are_stored_is_decided_once(storage, monkeypatch):
     keeping = task_of(first).keeping
     assert keeping is not None and keeping.exponents
     # Another machine may round otherwise and would decide otherwise: it is not asked.
-    monkeypatch.setattr("moeash.evaluation.keeping.TOLERANCE", 0.0)
+    monkeypatch.setattr("moeash.compression.keeping.TOLERANCE", 0.0)
     tasks = []
 
     def make_backend(task):

@@ -1,7 +1,7 @@
 import pytest
 
 from moeash.errors import SpecError
-from moeash.methods.uniform import Uniform
+from moeash.methods.uniform.method import Uniform
 from moeash.searches.loop import Stop
 from moeash.study.identity import identity_of, with_choices
 from moeash.study.spec import (

@@ -1,0 +1,1 @@
+"""From a recipe to shared weights, the same way for whoever asks."""

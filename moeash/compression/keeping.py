@@ -1,0 +1,313 @@
+"""Decide once per study how its candidates' kept tensors are stored, by what storing them does.
+
+The effect is measured where it happens: on one compressed network from the middle of the search
+space, on images of the search split, as the Kullback-Leibler divergence of its outputs before and
+after. Top-1 is too coarse to see a bias rounded. No labels are used.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import ceil, floor, inf, log2
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from moeash.codec.size import size
+from moeash.core.codebook import KeptTensor, SharedWeights, keep_all
+from moeash.core.kept import EXPONENTS, STEPPED_DTYPES, Keeping, Norm
+from moeash.data.splits import Split
+from moeash.networks.inplace import WeightWriter
+from moeash.networks.network import Network
+from moeash.networks.norms import find_norms
+from moeash.networks.sameness import SAME_FUNCTION, distance
+
+KeptChoice = Literal["float32", "float16", "auto"]
+"""Precision of kept floats; ``auto`` measures how coarse each tensor may be."""
+
+NormsChoice = Literal["two_vectors", "as_they_are"]
+"""Whether a BatchNorm is stored as the two vectors it comes down to."""
+
+TOLERANCE = 0.01
+"""What rounding kept tensors may add, relative to what sharing the weights costs: the divergence of
+the compressed from the float network. A byte spent on weights buys about as much there."""
+
+IMAGES = 250
+"""Images of the search split a decision looks at, evenly spread."""
+
+PROBES = 24
+"""Tensors measured one by one. Where there are more, about so many groups are measured, each of
+consecutive tensors of one kind."""
+
+PROBE_BITS = 7
+"""Bits of the integers, sign included, at which a tensor's effect is measured."""
+
+MAX_BITS = 12
+"""Bits from which on float16 is as precise and takes no measuring."""
+
+MIN_BITS = 3
+"""Fewest bits, sign included, of a tensor's largest integer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """How kept tensors will be stored.
+
+    Attributes:
+        keeping: the decision.
+        notes: what people should know about it, one line each.
+    """
+
+    keeping: Keeping
+    notes: tuple[str, ...] = ()
+
+
+class OutputProbe:
+    """Runs a network on a few images of a split.
+
+    Attributes:
+        n_passes: forward passes over the images so far.
+    """
+
+    def __init__(
+        self, module: nn.Module, writer: WeightWriter, split: Split, *, batch_size: int, device: str
+    ) -> None:
+        """Read the images.
+
+        Args:
+            module: the network, in eval mode.
+            writer: writes into it.
+            split: of its images, evenly spread ones.
+            batch_size: images a forward pass.
+            device: the module's.
+        """
+        order = np.unique(np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(np.int64))
+        self._module = module
+        self._writer = writer
+        self._device = device
+        self._batches = [x for x, _ in split.batches(batch_size, order=order)]
+        self.n_passes = 0
+
+    def write(self, shared: SharedWeights | None) -> None:
+        """Set all weights: to shared ones, or back to the float network's."""
+        if shared is None:
+            self._writer.restore()
+        else:
+            self._writer.write(shared)
+
+    def outputs(self, kept: Iterable[KeptTensor] = ()) -> Tensor:
+        """Set kept tensors and return the outputs ``(n, classes)`` in float64."""
+        self._writer.write_kept(kept)
+        self.n_passes += 1
+        with torch.inference_mode():
+            rows = [self._module(x.to(self._device)).cpu() for x in self._batches]
+        return torch.cat(rows).double()
+
+
+def decide_keeping(
+    network: Network,
+    writer: WeightWriter,
+    search: Split | None,
+    *,
+    kept: KeptChoice,
+    norms: NormsChoice,
+    typical: Callable[[], SharedWeights],
+    coder: str,
+    batch_size: int,
+    device: str,
+) -> Stored:
+    """Decide how the kept tensors of a study are stored. The network has its float weights after.
+
+    Args:
+        network: the float network.
+        writer: writes into it.
+        search: the search split; without one nothing is measured.
+        kept: the study's choice of precision; ``auto`` needs a search split.
+        norms: the study's choice about BatchNorms.
+        typical: makes a compressed network from the middle of the search space.
+        coder: entropy coder of the file.
+        batch_size: images a forward pass.
+        device: the network's.
+    """
+    found = find_norms(network.module, network.state) if norms == "two_vectors" else ()
+    if search is None:
+        assert kept != "auto"
+        return Stored(Keeping(kept, found))
+    notes: tuple[str, ...] = ()
+    if found or kept == "auto":
+        probe = OutputProbe(network.module, writer, search, batch_size=batch_size, device=device)
+    try:
+        if found:
+            found, notes = _confirmed(probe, found, keep_all(network.state))
+        if kept != "auto":
+            return Stored(Keeping(kept, found), notes)
+        chosen = choose_precision(probe, typical(), found, coder=coder, tolerance=TOLERANCE)
+        return replace(chosen, notes=notes + chosen.notes)
+    finally:
+        writer.restore()
+
+
+def _confirmed(
+    probe: OutputProbe, norms: tuple[Norm, ...], kept: Mapping[str, KeptTensor]
+) -> tuple[tuple[Norm, ...], tuple[str, ...]]:
+    """Return the norms if storing them as two vectors leaves the outputs as they are, else none.
+
+    Something else than its own ``forward`` may read a BatchNorm's statistics; only running the
+    network tells.
+    """
+    probe.write(None)
+    expected = probe.outputs()
+    outputs = probe.outputs(Keeping("float32", norms).stored(kept).values())
+    moved = distance(expected, outputs)
+    if moved <= SAME_FUNCTION:
+        return norms, ()
+    return (), (
+        f"BatchNorms are stored as they are: as two vectors they move the outputs by {moved:.2g} "
+        "of the largest, so something else reads their statistics",
+    )
+
+
+def divergence(expected: Tensor, outputs: Tensor) -> float:
+    """Return the mean Kullback-Leibler divergence of outputs from expected ones, in nats.
+
+    Args:
+        expected: ``(n, classes)`` logits.
+        outputs: likewise. NaN is infinitely far away.
+    """
+    p, q = expected.log_softmax(1), outputs.log_softmax(1)
+    value = float((p.exp() * (p - q)).sum(1).mean())
+    return max(value, 0.0) if np.isfinite(value) else float("inf")
+
+
+def choose_precision(
+    probe: OutputProbe,
+    shared: SharedWeights,
+    norms: tuple[Norm, ...],
+    *,
+    coder: str,
+    tolerance: float,
+) -> Stored:
+    """Choose a precision for every kept tensor of a study.
+
+    Rounding a tensor to steps of ``2**e`` diverges in proportion to ``4**e``, and what several
+    tensors do adds up, to first order. Every tensor is measured once at :data:`PROBE_BITS`; a price
+    in nats per element then gives all of them the steps at which the next bit is worth that price.
+    Prices are tried from high to low, halving, until the network measured with all steps at once is
+    within the tolerance. A higher tolerance therefore ends at the same price or an earlier one.
+
+    Args:
+        probe: runs the network.
+        shared: a typical compressed network, kept tensors in the precision of the network.
+        norms: BatchNorms to store as two vectors.
+        coder: entropy coder of the file; steps are taken only where they make it smaller.
+        tolerance: largest divergence from ``shared`` relative to its own from the float network.
+    """
+    kept = {tensor.name: tensor for tensor in shared.kept}
+    exact = Keeping("float32", norms)
+    probe.write(None)
+    before = probe.outputs()
+    probe.write(shared)
+    expected = probe.outputs(exact.stored(kept).values())
+    allowed = tolerance * divergence(before, expected)
+
+    def effect(keeping: Keeping) -> float:
+        return divergence(expected, probe.outputs(keeping.stored(kept).values()))
+
+    half = replace(exact, precision="float16")
+    plain = half if effect(half) <= allowed else exact
+    tensors = {name: t for name, t in exact.stored(kept).items() if _may_step(t)}
+    if not tensors or not allowed:
+        return Stored(plain)
+    rules = []
+    for group in _groups(tensors):
+        exponents = {name: _probe_exponent(tensors[name]) for name in group}
+        rules.append((group, effect(replace(exact, exponents=exponents))))
+    for exponents in _ladder(rules, tensors, start=4 * allowed):
+        stepped = replace(plain, exponents=exponents)
+        cost = effect(stepped)
+        if cost <= allowed:
+            break
+    if not exponents or _kept_bytes(stepped, kept, coder) >= _kept_bytes(plain, kept, coder):
+        return Stored(plain)
+    n_stepped = sum(tensors[name].size for name in exponents)
+    n_floats = sum(t.size for t in tensors.values())
+    return Stored(
+        stepped,
+        (
+            f"{n_stepped:,} of {n_floats:,} kept floats are stored as integers; that moves the "
+            f"outputs by {cost:.2g} nats, {allowed:.2g} are allowed ({probe.n_passes} passes over "
+            "a few search images)",
+        ),
+    )
+
+
+Rule = tuple[tuple[str, ...], float]
+"""Names of tensors, and the divergence when all of them have :data:`PROBE_BITS`."""
+
+
+def _ladder(
+    rules: list[Rule], tensors: Mapping[str, KeptTensor], *, start: float
+) -> Iterator[dict[str, int]]:
+    """Yield exponents by name from coarse to fine, beginning about where ``start`` is diverged.
+
+    The last are none.
+    """
+    sizes = [sum(tensors[name].size for name in group) for group, _ in rules]
+
+    def at(price: float) -> tuple[dict[str, int], float]:
+        exponents: dict[str, int] = {}
+        predicted = 0.0
+        for (group, cost), n in zip(rules, sizes, strict=True):
+            # Wanted: cost * 4**coarser == price * n, where cost may be 0 or infinite.
+            wanted = log2(price * n / cost) / 2 if 0 < cost < inf else (inf if not cost else -inf)
+            coarser = floor(min(max(wanted, PROBE_BITS - MAX_BITS), PROBE_BITS - MIN_BITS))
+            if PROBE_BITS - coarser < MAX_BITS:
+                exponents |= {name: _probe_exponent(tensors[name]) + coarser for name in group}
+                predicted += cost * 4.0**coarser
+        return exponents, predicted
+
+    price = 2.0**10
+    while at(price)[1] > start:
+        price /= 2
+    last: dict[str, int] | None = None
+    while exponents := at(price)[0]:
+        if exponents != last:
+            yield exponents
+        last = exponents
+        price /= 2
+    yield {}
+
+
+def _may_step(tensor: KeptTensor) -> bool:
+    """Tell whether steps could make a tensor smaller: a constant one costs next to nothing."""
+    values = tensor.values
+    return (
+        tensor.dtype in STEPPED_DTYPES
+        and bool(np.isfinite(values).all())
+        and bool((values != values.flat[0]).any() if values.size else False)
+    )
+
+
+def _groups(tensors: Mapping[str, KeptTensor]) -> list[tuple[str, ...]]:
+    """Divide names into about :data:`PROBES` groups of consecutive names of one kind."""
+    kinds: dict[str, list[str]] = {}
+    for name in tensors:
+        kinds.setdefault(name.rpartition(".")[2], []).append(name)
+    length = ceil(len(tensors) / PROBES)
+    return [
+        tuple(names[begin : begin + length])
+        for names in kinds.values()
+        for begin in range(0, len(names), length)
+    ]
+
+
+def _probe_exponent(tensor: KeptTensor) -> int:
+    largest = 2 ** (PROBE_BITS - 1) - 1
+    wanted = ceil(log2(float(np.abs(tensor.values).max()) / largest))
+    # Room on both sides for what the ladder adds and takes away.
+    return min(max(wanted, EXPONENTS[0] + MAX_BITS), EXPONENTS[-1] - MAX_BITS)
+
+
+def _kept_bytes(keeping: Keeping, kept: Mapping[str, KeptTensor], coder: str) -> int:
+    return size(SharedWeights((), tuple(keeping.stored(kept).values())), coder=coder).total

@@ -1,0 +1,1 @@
+"""Second-order error feedback on one global codebook: the house method."""

@@ -1,0 +1,193 @@
+"""Layers compressed one after the other, each aimed at what its float layer gives.
+
+Feedback alone fits a layer to the inputs it has in the float network. In the compressed network it
+has others: what the layers before it lost arrives there. So before a layer is assigned, its float
+weights W move to W + D, such that what it gives for the inputs x^ that the compressed layers hand
+it comes closest to what W gave for the float inputs x, over patches of calibration images::
+
+    min over D, d of   sum |(W + D) x^ + d - W x|^2  +  damping |D|^2
+    [D d] (G + damping) = W C       G = sum [x^ 1]'[x^ 1],   C = sum (x - x^)'[x^ 1]
+
+The shift d goes into the layer's bias, or the running mean of the BatchNorm behind it; without
+either there is none. Assignment itself stays what it is, with the curvature of the float network.
+
+It takes two forward passes up to every layer, so about as many images as the network has layers
+times the calibration images: too dear for every candidate of a search, and worth it for the
+solutions a search has ended with.
+
+Source: GPTAQ (arXiv 2504.02692), asymmetric calibration. Differs: the shift of the inputs moves the
+weights before feedback begins, by least squares, instead of entering each step of the recursion, as
+the Gram matrix of the compressed inputs (where the shift is) and the curvature of the outputs
+(where the error of rounding counts) are two matrices here.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moeash.methods.feedback.columns import Factor
+from moeash.networks.pickling import Travelling
+from moeash.tracing.passes import Enough
+from moeash.tracing.patches import images_per_piece, patches
+from moeash.tracing.uses import Use, Watched
+
+DAMPING = 0.1
+"""Of the least squares, relative to the mean diagonal of G, with patches without end: of .03, .1
+and .3 the best on ResNet-20."""
+
+NOISE = 40.0
+"""How much more with few patches: so many times as much when there is one per column. Images have
+one patch each for a linear layer: 500 of them made files of LeNet-300-100 larger without this."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rehearsal(Travelling):
+    """What layers are compressed one after the other with.
+
+    Attributes:
+        network: a copy of the float network, nobody else's.
+        images: ``(n, ...)`` calibration images.
+        batch_size: images a pass.
+    """
+
+    network: nn.Module
+    images: Tensor
+    batch_size: int
+
+
+class Lockstep:
+    """The float network and the one being compressed, side by side.
+
+    Args:
+        rehearsal: network and images.
+        values: tensors both networks begin with, by ``state_dict`` key, in place of the network's.
+    """
+
+    def __init__(self, rehearsal: Rehearsal, values: Mapping[str, Tensor]) -> None:
+        self._images = rehearsal.images
+        self._batch_size = rehearsal.batch_size
+        self._float = twin(rehearsal.network, values)
+        self._compressed = copy.deepcopy(self._float)
+        self._device = next(self._float.parameters()).device
+        self._uses: Counter[str] = Counter()
+
+        def count(use: Use, inputs: Tensor, outputs: Tensor) -> None:
+            self._uses[use.name] += 1
+
+        with torch.no_grad(), Watched(self._float, count):
+            self._float(self._images[:1].to(self._device))
+
+    def put(self, values: Mapping[str, Tensor]) -> None:
+        """Give the compressed network the values of a layer that has been assigned."""
+        put(self._compressed, values)
+
+    @torch.no_grad()
+    def aimed(self, factor: Factor) -> tuple[Factor, Tensor]:
+        """Return a layer with moved weights, and the shift of its outputs.
+
+        Args:
+            factor: the next layer in the order of execution; all layers before it are assigned.
+
+        Returns:
+            The factor with other weights, and what to add to every output, ``(outputs,)`` float32:
+            zeros without an absorber. A layer whose rows belong to inputs (transposed convolutions,
+            embeddings), that is never active or that these images do not pass is returned as it is.
+        """
+        still = factor.weight.new_zeros(factor.weight.shape[:2]).flatten()
+        sums: dict[int, _Sums] = {}
+        for use, exact, given in self._inputs(factor.name):
+            if use.map.rows_are_inputs:
+                return factor, still
+            if use.first_row not in sums:
+                sums[use.first_row] = _Sums(use, factor.absorber is not None)
+            sums[use.first_row].add(use, exact, given)
+        if not sums:
+            return factor, still
+        parts = [sums[row] for row in sorted(sums)]
+        gram = torch.cat([part.gram for part in parts])
+        cross = torch.cat([part.cross for part in parts])
+        columns = factor.weight.shape[2]
+        mean = gram.diagonal(dim1=1, dim2=2)[:, :columns].mean(1)
+        if not bool((mean > 0).all()):
+            return factor, still
+        damping = DAMPING * (1 + NOISE * columns / parts[0].patches)
+        gram.diagonal(dim1=1, dim2=2)[:, :columns] += damping * mean.unsqueeze(1)
+        right = factor.weight.double() @ cross
+        moved = torch.linalg.solve(gram, right.transpose(1, 2)).transpose(1, 2).float()
+        if factor.absorber is not None:
+            still = moved[:, :, columns].flatten()
+        return replace(factor, weight=factor.weight + moved[:, :, :columns]), still
+
+    def _inputs(self, name: str) -> Iterator[tuple[Use, Tensor, Tensor]]:
+        """Yield the uses of a weight, batch after batch, with float and compressed inputs."""
+        for start in range(0, len(self._images), self._batch_size):
+            batch = self._images[start : start + self._batch_size].to(self._device)
+            exact = self._until(self._float, name, batch)
+            given = self._until(self._compressed, name, batch)
+            for (use, x), (_, y) in zip(exact, given, strict=True):
+                yield use, x, y
+
+    def _until(self, network: nn.Module, name: str, batch: Tensor) -> list[tuple[Use, Tensor]]:
+        """Run a batch until all uses of a weight have been met; return them with their inputs."""
+        met: list[tuple[Use, Tensor]] = []
+
+        def meet(use: Use, inputs: Tensor, outputs: Tensor) -> None:
+            if use.name == name:
+                # Nothing overwrites them: autograd, which measured the curvature, forbids it.
+                met.append((use, inputs))
+                if len(met) == self._uses[name]:
+                    raise Enough
+
+        with suppress(Enough), Watched(network, meet):
+            network(batch)
+        return met
+
+
+def twin(network: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a network in eval mode, with other values by ``state_dict`` key."""
+    other = copy.deepcopy(network).eval()
+    put(other, values)
+    return other
+
+
+def put(network: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Write values into a network, by ``state_dict`` key."""
+    state = network.state_dict()  # the network's own memory: writing here changes it
+    with torch.no_grad():
+        for name, value in values.items():
+            state[name].copy_(value.reshape(state[name].shape))
+
+
+class _Sums:
+    """G and C of the head of this module, per group, in float64."""
+
+    def __init__(self, use: Use, with_shift: bool) -> None:
+        self._with_shift = with_shift
+        columns = use.map.n_columns
+        exact: dict[str, Any] = {"dtype": torch.float64, "device": use.map.weight.device}
+        width = columns + with_shift
+        self.gram = torch.zeros(use.map.groups, width, width, **exact)
+        self.cross = torch.zeros(use.map.groups, columns, width, **exact)
+        self.patches = 0
+
+    def add(self, use: Use, exact: Tensor, given: Tensor) -> None:
+        """Add one use by one batch."""
+        size = images_per_piece(use.map, patches(use.map, given[:1]).shape[1])
+        for start in range(0, len(given), size):
+            piece = slice(start, start + size)
+            x, y = (
+                patches(use.map, inputs[piece]).float().flatten(0, 1).transpose(0, 1)
+                for inputs in (exact, given)
+            )
+            self.patches += y.shape[1]
+            lost = (x - y).transpose(1, 2)
+            if self._with_shift:
+                y = torch.cat([y, y.new_ones(*y.shape[:2], 1)], 2)
+            self.gram += (y.transpose(1, 2) @ y).double()
+            self.cross += (lost @ y).double()

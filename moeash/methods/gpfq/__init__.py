@@ -1,0 +1,1 @@
+"""GPFQ: greedy path-following quantisation, one alphabet a layer."""

@@ -1,0 +1,378 @@
+"""GPFQ: greedy path-following quantisation, in Gram form, layer by layer.
+
+Each layer has an alphabet of its own. The inputs of a layer are taken twice, from the float network
+(X) and from the network whose earlier layers are already quantised (X~); with ``G = X~'X~`` and
+``C = X~'X`` the greedy path is::
+
+    v_t = ( W[:, :t+1] C[t, :t+1]' - Q[:, :t] G[:t, t] ) / G[t, t];   q_t = quantiser(v_t)
+
+which is, column by column, the minimiser of the distance to the *float* pre-activations, so later
+layers partly repair what earlier ones did. Products over samples are sums, so calibration streams
+in batches of any size. A filter over all its input channels is one neuron (d = C_in/groups kh kw).
+
+Source: Zhang, Zhou, Saab, "Post-training quantization for neural networks with provable
+guarantees"; Lybrand, Saab, "A greedy algorithm for quantizing neural networks"; alphabets and
+variants as in the code of both, methods.md sections 1.2 to 1.5. Differs: every patch of a
+convolution is used, at its real stride, instead of a random quarter of disjoint patches.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from moeash.errors import DataError, InputError
+from moeash.methods.recursion import BLOCK, recurse
+from moeash.tracing.patches import LinearMap, images_per_piece, patches, rows_of
+from moeash.tracing.uses import Use, Watched, tiles, why_unused
+
+Variant = Literal["nearest", "l0", "l1", "stochastic"]
+VARIANTS: tuple[str, ...] = get_args(Variant)
+
+Quantiser = Callable[[Tensor], Tensor]
+"""Targets of any shape -> int64 positions in the alphabet."""
+
+
+@dataclass(frozen=True, eq=False)
+class Alphabet:
+    """The symbols of one layer.
+
+    Attributes:
+        entries: ``(n_entries,)``, strictly increasing.
+        quantise: picks one for every target.
+    """
+
+    entries: Tensor
+    quantise: Quantiser
+
+
+def symmetric_alphabet(
+    weight: Tensor,
+    *,
+    levels: int,
+    scale: float = 1.16,
+    quantile: float = 1.0,
+    variant: Variant = "nearest",
+    threshold: float = 0.1,
+    generator: torch.Generator | None = None,
+) -> Alphabet:
+    """Return the mid-tread alphabet ``{-levels..levels} delta`` of a layer.
+
+    ``delta = scale / levels`` times the mean over neurons of the ``quantile`` of ``|row|``. It has
+    ``2 levels + 1`` symbols: the "b bits" of the reference code are ``levels = 2^(b-1)``. The l0
+    variant keeps the top symbol and has two more, ``{0, +-threshold, +-(threshold + j delta')}``.
+
+    Args:
+        weight: ``(groups, rows, columns)``.
+        levels: positive symbols, at least 1.
+        scale: C of the paper, positive.
+        quantile: in (0, 1]; 1 is the maximum.
+        variant: ``"nearest"``; ``"l1"`` shrinks targets by ``threshold`` first; ``"l0"`` sends
+            ``|v| <= threshold`` to 0 and counts the other symbols from there; ``"stochastic"``
+            rounds up with the probability that keeps the mean.
+        threshold: of l0 and l1, in units of the weights.
+        generator: of the stochastic variant, which needs one.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+    if variant not in VARIANTS:
+        raise InputError(f"GPFQ variant {variant!r} is not one of {', '.join(VARIANTS)}")
+    if levels < 1 or not scale > 0 or not 0 < quantile <= 1:
+        raise InputError(
+            f"got {levels} levels, scale {scale}, quantile {quantile}; "
+            "needed at least 1, above 0, in (0, 1]"
+        )
+    # Sorting, because torch.quantile refuses large tensors.
+    magnitude = weight.abs().flatten(0, 1).sort(dim=1).values
+    place = quantile * (magnitude.shape[1] - 1)
+    below, above = (
+        magnitude[:, int(place)],
+        magnitude[:, min(int(place) + 1, magnitude.shape[1] - 1)],
+    )
+    radius = float((below + (above - below) * (place - int(place))).double().mean())
+    delta = scale * radius / levels or 1.0  # all weights zero: any alphabet holds them
+    steps = torch.arange(-levels, levels + 1, dtype=weight.dtype, device=weight.device)
+    if variant == "l0":
+        if not 0 <= threshold < scale * radius:
+            raise InputError(
+                f"threshold {threshold} is not in [0, {scale * radius}), the top symbol"
+            )
+        delta -= threshold / levels
+        positive = threshold + delta * torch.arange(
+            levels + 1, dtype=steps.dtype, device=steps.device
+        )
+        entries = torch.cat([-positive.flip(0), positive.new_zeros(1), positive])
+        return Alphabet(entries, _hard(delta, levels, threshold))
+    if variant == "l1":
+        return Alphabet(steps * delta, _soft(delta, levels, threshold))
+    if variant == "stochastic":
+        if generator is None:
+            raise InputError("the stochastic variant needs a generator")
+        return Alphabet(steps * delta, _stochastic(delta, levels, generator))
+    return Alphabet(steps * delta, _soft(delta, levels, 0.0))
+
+
+def uniform_alphabet(weight: Tensor, *, symbols: int, scale: float) -> Alphabet:
+    """Return ``radius linspace(-1, 1, symbols)``, radius = scale times the median magnitude.
+
+    The alphabet of the first GPFQ paper. Without a zero for an even number of symbols; a target
+    half-way between two takes the lower.
+    """
+    if symbols < 2 or not scale > 0:
+        raise InputError(f"got {symbols} symbols, scale {scale}; needed at least 2, above 0")
+    radius = scale * float(weight.abs().double().median()) or 1.0
+    return finite_alphabet(
+        radius * torch.linspace(-1, 1, symbols, dtype=weight.dtype, device=weight.device)
+    )
+
+
+def finite_alphabet(entries: Tensor) -> Alphabet:
+    """Return any finite alphabet with its nearest-entry rule, e.g. the global codebook."""
+    middles = (entries[1:] + entries[:-1]) / 2
+    return Alphabet(entries, lambda target: torch.bucketize(target.contiguous(), middles))
+
+
+def _soft(delta: float, levels: int, threshold: float) -> Quantiser:
+    def quantise(target: Tensor) -> Tensor:
+        magnitude = (target.abs() - threshold).clamp(min=0)
+        steps = (magnitude / delta + 0.5).floor().clamp(max=levels)
+        return (target.sign() * steps).long() + levels
+
+    return quantise
+
+
+def _hard(delta: float, levels: int, threshold: float) -> Quantiser:
+    def quantise(target: Tensor) -> Tensor:
+        magnitude = target.abs() - threshold
+        steps = (magnitude / delta + 0.5).floor().clamp(min=0, max=levels) + 1
+        steps = torch.where(magnitude > 0, steps, 0.0)
+        return (target.sign() * steps).long() + levels + 1
+
+    return quantise
+
+
+def _stochastic(delta: float, levels: int, generator: torch.Generator) -> Quantiser:
+    def quantise(target: Tensor) -> Tensor:
+        steps = target / delta
+        # Drawn on the CPU: the same stream on every device.
+        draw = torch.rand(target.shape, generator=generator, dtype=torch.float64).to(target.device)
+        up = draw < (steps - steps.floor()).double()
+        return (steps.floor() + up).clamp(min=-levels, max=levels).long() + levels
+
+    return quantise
+
+
+def assign_gpfq(
+    weight: Tensor, gram: Tensor, cross: Tensor, alphabet: Alphabet, *, block: int = BLOCK
+) -> Tensor:
+    """Quantise one layer along the greedy path.
+
+    Args:
+        weight: ``(groups, rows, columns)``.
+        gram: ``(groups, columns, columns)``, X~'X~.
+        cross: ``(groups, columns, columns)``, X~'X; the Gram matrix itself when the inputs agree.
+        alphabet: the layer's symbols.
+        block: columns per block, see :func:`moeash.methods.recursion.recurse`.
+
+    Returns:
+        ``(groups, rows, columns)`` int64 positions in the alphabet. A column whose inputs are all
+        zero gets 0 if the alphabet has it, else the symbol of the weight itself.
+    """
+    gram, cross = gram.to(weight.dtype), cross.to(weight.dtype)
+    entries = alphabet.entries
+    has_zero = bool((entries == 0).any())
+    energy = gram.diagonal(dim1=1, dim2=2)
+    alive = energy > 0
+    inverse = torch.where(alive, energy, 1.0).reciprocal()
+    numerators = weight @ cross.tril().transpose(1, 2)
+
+    def choose(t: int, numerator: Tensor) -> tuple[Tensor, Tensor]:
+        dead = torch.zeros_like(numerator) if has_zero else weight[:, :, t]
+        target = torch.where(alive[:, t, None], numerator * inverse[:, t, None], dead)
+        indices = alphabet.quantise(target)
+        return indices, entries[indices]
+
+    return recurse(numerators, gram, choose, carry="value", block=block)
+
+
+@dataclass(frozen=True, eq=False)
+class GpfqLayer:
+    """One quantised layer.
+
+    Attributes:
+        name: ``state_dict`` key of its weight.
+        shape: shape of the weight.
+        indices: int64, in the shape of the weight.
+        entries: ``(n_entries,)`` float32, the layer's alphabet.
+        bias_shift: ``(n_outputs,)`` float64, what bias correction would add to the bias:
+            ``W mean(X) - Q mean(X~)``. Not applied here.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    indices: Tensor
+    entries: Tensor
+    bias_shift: Tensor
+
+
+def quantise_gpfq(
+    network: nn.Module,
+    batches: Sequence[Tensor],
+    alphabet: Callable[[Tensor], Alphabet],
+) -> tuple[GpfqLayer, ...]:
+    """Quantise the weight of every layer, in the order the network executes them.
+
+    Each weight takes one pass of the float and one of the partly quantised network over the
+    calibration batches, up to its last use. The given network is not changed. A weight used several
+    times sums the Gram matrices of its uses; one used in parts, as attention's projections of
+    queries, keys and values are, has a matrix per part.
+
+    Args:
+        network: the float network.
+        batches: unlabelled images, iterated once per layer.
+        alphabet: makes a layer's alphabet from its ``(groups, rows, columns)`` float64 weight, e.g.
+            a partial of :func:`symmetric_alphabet`.
+
+    Returns:
+        The layers in execution order. :func:`quantisable` names those that are not among them.
+
+    Raises:
+        DataError: there are no batches.
+    """
+    names, _ = quantisable(network, batches)
+    analog, quantised = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
+    weights, twins = dict(analog.named_parameters()), dict(quantised.named_parameters())
+    results = []
+    for name, n_uses in names.items():
+        parts: dict[int, _PairSums] = {}
+        for batch in batches:
+            pairs = zip(
+                _uses_of(analog, name, n_uses, batch),
+                _uses_of(quantised, name, n_uses, batch),
+                strict=True,
+            )
+            for (use, x), (_, xt) in pairs:
+                if use.first_row not in parts:
+                    parts[use.first_row] = _PairSums(use.map)
+                parts[use.first_row].add(x, xt)
+        sums = [parts[first] for first in sorted(parts)]
+        groups = sum(part.map.groups for part in sums)
+        weight = rows_of(weights[name].detach(), groups).double()
+        gram, cross = (torch.cat([getattr(p, what) for p in sums]) for what in ("gram", "cross"))
+        symbols = alphabet(weight)
+        indices = assign_gpfq(weight, gram, cross, symbols)
+        entries = symbols.entries.float()
+        values = entries[indices]
+        shift = weight @ torch.cat([part.analog_mean for part in sums]).unsqueeze(-1)
+        shift -= values.double() @ torch.cat([p.quantised_mean for p in sums]).unsqueeze(-1)
+        twins[name].data.copy_(values.reshape(twins[name].shape))
+        shape = tuple(weights[name].shape)
+        results.append(GpfqLayer(name, shape, indices.reshape(shape), entries, shift.flatten()))
+    return tuple(results)
+
+
+def quantisable(
+    network: nn.Module, batches: Sequence[Tensor]
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Find the weights GPFQ can quantise by running one batch.
+
+    Returns:
+        How often each is used, by ``state_dict`` key in execution order; and of every other
+        floating parameter of two or more dimensions why it cannot.
+
+    Raises:
+        DataError: there are no batches.
+    """
+    if not batches:
+        raise DataError("calibration needs at least one batch of images, got none")
+    uses: dict[str, list[Use]] = {}
+    twin = copy.deepcopy(network).eval()
+    with (
+        torch.no_grad(),
+        Watched(twin, lambda use, x, y: uses.setdefault(use.name, []).append(use)),
+    ):
+        twin(batches[0].to(_device(twin)))
+    parameters = {
+        name: parameter
+        for name, parameter in network.named_parameters()
+        if parameter.ndim >= 2 and parameter.is_floating_point()
+    }
+    names, reasons = {}, why_unused(network, [name for name in parameters if name not in uses])
+    for name, found in uses.items():
+        ranges = {(use.rows.start, use.rows.stop): use.rows for use in found}
+        reason = tiles([ranges[place] for place in sorted(ranges)], len(parameters[name]))
+        if any(use.map.rows_are_inputs for use in found):
+            # One-hot inputs are orthogonal, so the greedy path would be rounding to the nearest.
+            reason = "GPFQ's neurons are outputs, its rows are inputs"
+        if reason is None:
+            names[name] = len(found)
+        else:
+            reasons[name] = reason
+    return names, reasons
+
+
+class _PairSums:
+    """Gram sums of one weight, or part of it, over its float and its quantised inputs, float64."""
+
+    def __init__(self, map_: LinearMap) -> None:
+        groups, columns = map_.groups, map_.n_columns
+        exact: dict[str, Any] = {"dtype": torch.float64, "device": map_.weight.device}
+        self.map = map_
+        self.gram = torch.zeros(groups, columns, columns, **exact)
+        self.cross = torch.zeros(groups, columns, columns, **exact)
+        self._analog_sum = torch.zeros(groups, columns, **exact)
+        self._quantised_sum = torch.zeros(groups, columns, **exact)
+        self._positions = 0
+
+    @property
+    def analog_mean(self) -> Tensor:
+        """Mean float input."""
+        return self._analog_sum / self._positions
+
+    @property
+    def quantised_mean(self) -> Tensor:
+        """Mean input in the partly quantised network."""
+        return self._quantised_sum / self._positions
+
+    @torch.no_grad()
+    def add(self, analog: Tensor, quantised: Tensor) -> None:
+        positions = patches(self.map, analog[:1]).shape[1]
+        size = images_per_piece(self.map, positions)
+        for one, other in zip(torch.split(analog, size), torch.split(quantised, size), strict=True):
+            x = patches(self.map, one).double().flatten(0, 1).transpose(0, 1)
+            xt = patches(self.map, other).double().flatten(0, 1).transpose(0, 1)
+            self.gram += xt.transpose(1, 2) @ xt
+            self.cross += xt.transpose(1, 2) @ x
+            self._analog_sum += x.sum(1)
+            self._quantised_sum += xt.sum(1)
+            self._positions += x.shape[1]
+
+
+class _ReachedError(Exception):
+    """The forward pass has seen what it was run for."""
+
+
+@torch.no_grad()
+def _uses_of(network: nn.Module, name: str, n_uses: int, batch: Tensor) -> list[tuple[Use, Tensor]]:
+    """Return every use of a weight and its inputs, stopping the pass at the last."""
+    seen: list[tuple[Use, Tensor]] = []
+
+    def take(use: Use, inputs: Tensor, outputs: Tensor) -> None:
+        if use.name == name:
+            if len(seen) == n_uses - 1:
+                seen.append((use, inputs))
+                raise _ReachedError
+            seen.append((use, inputs.clone()))  # what follows may change it in place
+
+    with suppress(_ReachedError), Watched(network, take):
+        network(batch.to(_device(network)))
+    return seen
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device

@@ -1,0 +1,1 @@
+"""Nearest bins of one global codebook: the published base method."""

@@ -1,1 +1,0 @@
-"""How the checkpoints that ship with moeash were trained: networks and data, nothing else."""

@@ -1,0 +1,1 @@
+"""Which layer reads what: uses of weights, their patches, passes that watch them."""
