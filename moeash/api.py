@@ -275,7 +275,7 @@ def compress(
         module: a trained module; it is not changed.
         to: target file.
         candidate: the point of the method's space, e.g. ``{"k": 64}``.
-        refined: take the method's dearer way, as the solutions of a search do.
+        refined: take the method's slower way, as the solutions of a search do.
         method: as ``[method]`` in a spec, default ``{"name": "uniform"}``.
         calibration: as in :func:`search`.
         include: patterns of parameters to share.
@@ -301,11 +301,8 @@ def compress(
     if names != set(candidate):
         raise InputError(f"candidate has {sorted(candidate)}, the method needs {sorted(names)}")
     point = Candidate.of(candidate)
-    if refined:
-        better = built.refined(point)
-        if better is None:
-            raise InputError(f"method {built.name} has no dearer way; leave out refined")
-        point = better
+    if refined and not built.refines:
+        raise InputError(f"method {built.name} has no slower way; leave out refined")
     inputs = _calibration(built, calibration, fold_norms, remeasure_norms)
     task = NetworkTask(
         source=module,
@@ -331,7 +328,7 @@ def compress(
         found = find_norms(module, network.state) if norms == "two_vectors" else ()
         prepared = built.prepare(Preparation(network, splits, seed, available_cores()))
         notes.extend(built.notes(prepared))
-        shared = built.compress(prepared, point)
+        shared = built.compress(prepared, point, refined=refined)
         if remeasure_norms:
             images = remeasuring.calibration_images(splits, remeasuring.IMAGES, seed)
             again = remeasuring.Remeasuring(network, images, _device_of(module))

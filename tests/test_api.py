@@ -352,7 +352,7 @@ def test_calibration_inputs_make_feedback_better_than_nearest_entries(tmp_path):
     assert plain < 1.1 * ours < 0
 
 
-def test_a_refined_file_is_closer_where_the_method_has_a_dearer_way(tmp_path):
+def test_a_refined_file_is_closer_where_the_method_has_a_slower_way(tmp_path):
     network, x, closeness = transformer()
     distances = {False: 0.0, True: 0.0}
     for k in (14, 17, 20, 24):
@@ -362,7 +362,7 @@ def test_a_refined_file_is_closer_where_the_method_has_a_dearer_way(tmp_path):
             moeash.compress(network, file, candidate={"k": k, "rate": 0.02}, **options)
             distances[refined] -= closeness(moeash.load_into(transformer()[0], file))
     assert 0 < distances[True] < distances[False]
-    with pytest.raises(InputError, match="method uniform has no dearer way"):
+    with pytest.raises(InputError, match="method uniform has no slower way"):
         moeash.compress(network, tmp_path / "a.moeash", candidate={"k": 14}, refined=True)
 
 

@@ -161,7 +161,7 @@ class RayBackend:
         self.pool.submit(Call("build", job, None))
         _, result = self.pool.next()
         if isinstance(result, Failure):
-            raise EvaluationError(f"{job.candidate} cannot be built: {result}")
+            raise EvaluationError(f"{job.recipe} cannot be built: {result}")
         assert isinstance(result, SharedWeights)
         return result
 

@@ -65,7 +65,7 @@ class Call:
     archive: "Archive | None"
 
     def __str__(self) -> str:
-        return str(self.job.candidate) + (" (merged)" if self.job.runs else "")
+        return str(self.job.recipe)
 
 
 class EvaluationWorker:

@@ -7,31 +7,29 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.core.candidate import Candidate
 from moeash.core.objectives import SizeName, Sizes, as_minimised
 from moeash.core.pareto import non_dominated
+from moeash.core.recipe import Recipe
 
 Status = Literal["complete", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One network to build and measure: a candidate, its merges, and when it cannot matter.
+    """One network to build and measure, and when it cannot matter.
 
     Attributes:
-        candidate: the point of the search space.
-        runs: lengths of the runs of codebook entries merged into one; empty for no merge.
+        recipe: what is built.
         floor: stop as soon as the metric can no longer reach this value.
     """
 
-    candidate: Candidate
-    runs: tuple[int, ...] = ()
+    recipe: Recipe
     floor: float = float("-inf")
 
     @property
     def key(self) -> str:
         """Identity of the network this job builds within a study."""
-        return self.candidate.key + ("/" + "-".join(map(str, self.runs)) if self.runs else "")
+        return self.recipe.key
 
 
 @dataclass(frozen=True)

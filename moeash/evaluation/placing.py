@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.core.candidate import Candidate
 from moeash.core.codebook import KeptTensor, SharedWeights, share
 from moeash.core.kept import Keeping
 from moeash.core.merge import merge_runs
+from moeash.core.recipe import Merge, Recipe, Refine
 from moeash.evaluation.outcome import Job
 from moeash.methods.base import GridAssignment, GridMethod, Method
 from moeash.networks.device import DeviceWriter
@@ -59,18 +59,22 @@ class Builder:
         self._prepared = prepared
         self._keeping = keeping
         self._adjust = adjust
-        self._recent: dict[Candidate, SharedWeights] = {}  # the one used last comes last
+        self._recent: dict[Recipe, SharedWeights] = {}  # the one used last comes last
 
     def build(self, job: Job) -> SharedWeights:
         """Return the shared weights of a job: compressed, merged, kept tensors as stored."""
-        shared = self._recent.pop(job.candidate, None)
+        recipe = job.recipe
+        merges = [step for step in recipe.steps if isinstance(step, Merge)]
+        refined = Refine() in recipe.steps
+        compressed = Recipe(recipe.candidate, (Refine(),) if refined else ())
+        shared = self._recent.pop(compressed, None)
         if shared is None:
-            shared = self._method.compress(self._prepared, job.candidate)
-        self._recent[job.candidate] = shared
+            shared = self._method.compress(self._prepared, recipe.candidate, refined=refined)
+        self._recent[compressed] = shared
         while sum(map(_n_bytes, self._recent.values())) > self.REMEMBERED_BYTES:
             del self._recent[next(iter(self._recent))]
-        if job.runs:
-            shared = merge_runs(shared, job.runs)
+        for step in merges:
+            shared = merge_runs(shared, step.runs)
         return self._keeping.apply(shared if self._adjust is None else self._adjust(shared))
 
 
@@ -153,7 +157,7 @@ class DevicePlacing:
     def place(self, job: Job) -> Placed:
         """Return a candidate."""
         prepared = self._prepared
-        assignment = self._method.assignment(prepared, job.candidate)
+        assignment = self._method.assignment(prepared, job.recipe.candidate)
         assigned = {
             name: (0, nothing, counts)
             for (name, nothing), counts in zip(
@@ -162,9 +166,10 @@ class DevicePlacing:
         }
         outline = share(prepared.state, [assignment.codebook], assigned, self._kept)
         lookup = assignment.lookup
-        if job.runs:
-            outline = merge_runs(outline, job.runs)
-            lookup = np.repeat(np.arange(len(job.runs), dtype=np.uint32), job.runs)[lookup]
+        for step in job.recipe.steps:
+            assert isinstance(step, Merge), "a method on a grid has no slower way"
+            outline = merge_runs(outline, step.runs)
+            lookup = np.repeat(np.arange(len(step.runs), dtype=np.uint32), step.runs)[lookup]
         return PlacedOnDevice(outline, assignment, lookup, prepared, self._kept, self._writer)
 
     def forget(self) -> None:

@@ -53,8 +53,6 @@ class Method(Protocol):
     """A way from a candidate to shared weights; deterministic."""
 
     name: str
-    replayable: bool
-    """Whether ``compress`` rebuilds a solution bit for bit, so that none needs to be stored."""
 
     def space(self) -> Sequence[Variable]:
         """Return the variables a candidate has; the first is k."""
@@ -73,18 +71,18 @@ class Method(Protocol):
         """Return what people should know about the preparation, one line each."""
         ...
 
-    def compress(self, prepared: Any, candidate: Candidate) -> SharedWeights:
+    @property
+    def refines(self) -> bool:
+        """Whether it has a slower way from a candidate to better weights: ``refined=True``."""
+        ...
+
+    def compress(
+        self, prepared: Any, candidate: Candidate, *, refined: bool = False
+    ) -> SharedWeights:
         """Return the shared weights of a candidate; never touches the network.
 
         Kept tensors come in the network's own precision. How the file stores them is the study's
         choice, not the method's.
-        """
-        ...
-
-    def refined(self, candidate: Candidate) -> Candidate | None:
-        """Return the same trade made with more effort, for the solutions a search ends with.
-
-        None when the method has no such way, or the candidate went it already.
         """
         ...
 

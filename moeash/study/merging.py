@@ -19,6 +19,7 @@ import numpy as np
 
 from moeash.backends.base import Backend
 from moeash.core.merge import MergeCost, MergePass, Runs
+from moeash.core.recipe import Merge, Recipe
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.study.ledger import Ledger
 from moeash.study.progress import Progress
@@ -46,7 +47,7 @@ class _Chain:
     unrecorded: list[Job] = field(default_factory=list)
 
     def job(self, runs: Runs) -> Job:
-        return Job(self.parent.candidate, runs, self.floor)
+        return Job(self.parent.job.recipe.then(Merge(runs)), self.floor)
 
     def proposals(self, n: int, max_trials: int | None) -> list[Runs]:
         if max_trials is not None:
@@ -111,7 +112,7 @@ class FrontMerging:
         self._ledger.drop_held()
 
     def _begin(self, parent: EvaluationRecord, floor: float) -> _Chain:
-        shared = self._backend.build(Job(parent.candidate))
+        shared = self._backend.build(parent.job)
         if len(shared.codebooks) != 1:
             self._progress.note(
                 f"evaluation {parent.number} has {len(shared.codebooks)} codebooks; "
@@ -141,8 +142,8 @@ class FrontMerging:
             if outcome.metric is not None and outcome.metric >= chain.floor:
                 chain.merging.accept(proposals[0])
                 # What ran ahead did so on the network before this merge.
-                candidate = chain.parent.candidate
-                self._cancel([t for t, j in self._tickets.items() if j.candidate == candidate])
+                running = self._tickets.items()
+                self._cancel([t for t, j in running if chain.parent.job.recipe == _parent(j)])
             else:
                 chain.merging.reject(proposals[0])
 
@@ -199,3 +200,8 @@ class FrontMerging:
         for ticket in tickets:
             self._backend.cancel(ticket)
             del self._tickets[ticket]
+
+
+def _parent(job: Job) -> Recipe:
+    """Return what a trial merges."""
+    return Recipe(job.recipe.candidate, job.recipe.steps[:-1])

@@ -1,7 +1,7 @@
 """Make the solutions a search has ended with again, with more effort, where the method has a way.
 
-A method may know a dearer way from the same candidate to better weights (see
-:meth:`moeash.methods.base.Method.refined`), too dear for the hundreds of candidates of a search.
+A method may know a slower way from the same candidate to better weights (see
+:attr:`moeash.methods.base.Method.refines`), too slow for the hundreds of candidates of a search.
 Here the solutions of the search's front take it, some of them: spread evenly along the front, both
 ends included. What comes of it is evaluated and stored as any candidate is, in the order of the
 front, and stands on the study's front beside the others or in their place.
@@ -10,7 +10,7 @@ front, and stands on the study's front beside the others or in their place.
 from collections.abc import Sequence
 
 from moeash.backends.base import Backend
-from moeash.core.candidate import Candidate
+from moeash.core.recipe import Refine
 from moeash.evaluation.outcome import Archive, Job
 from moeash.methods.base import Method
 from moeash.study.ledger import Ledger
@@ -53,20 +53,17 @@ def refine(
     Returns:
         Their records, in the order of the front.
     """
-    pairs: list[tuple[EvaluationRecord, Candidate]] = []
-    for parent in front:
-        candidate = method.refined(parent.candidate)
-        if candidate is not None:
-            pairs.append((parent, candidate))
-    chosen = [pairs[i] for i in spread(len(pairs), at_most)]
+    if not method.refines or not at_most:
+        return []
+    chosen = [front[i] for i in spread(len(front), at_most)]
     if not chosen:
         return []
     progress.refine_started(len(chosen))
-    jobs = [Job(candidate, floor=floor) for _, candidate in chosen]
+    jobs = [Job(parent.job.recipe.then(Refine()), floor) for parent in chosen]
     missing = [i for i, job in enumerate(jobs) if ledger.propose(job) is None]
 
     for position, outcome in backend.map([jobs[i] for i in missing], archive):
-        parent, _ = chosen[missing[position]]
+        parent = chosen[missing[position]]
         ledger.record(
             jobs[missing[position]],
             outcome,

@@ -18,6 +18,7 @@ import numpy as np
 from moeash.backends.base import Backend, Baseline
 from moeash.core.candidate import Candidate
 from moeash.core.objectives import as_minimised
+from moeash.core.recipe import Recipe
 from moeash.errors import SpecError, StorageError, StudyExistsError, StudyNotFoundError
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task
@@ -300,7 +301,7 @@ class _Runner:
         )
 
     def job_of(self, candidate: Candidate) -> Job:
-        return Job(candidate, floor=self._floor)
+        return Job(Recipe(candidate), self._floor)
 
     def see(self, record: EvaluationRecord) -> Told:
         self._searched[record.job.key] = record
@@ -323,7 +324,7 @@ class _Runner:
 
     def _evaluate_generation(self, index: int, candidates: Sequence[Any]) -> GenerationResult:
         started = time.perf_counter()
-        jobs = [Job(candidate, floor=self._floor) for candidate in candidates]
+        jobs = [Job(Recipe(candidate), self._floor) for candidate in candidates]
         n_new = len({j.key for j in jobs} - self._ledger.known.keys())
         self._progress.generation_started(index, n_candidates=len(jobs), n_new=n_new)
         # Fixed for the whole generation, so that no outcome depends on the order of evaluation.

@@ -66,8 +66,7 @@ class Solution:
         record = self.record
         return {
             "id": self.id,
-            "candidate": record.candidate.as_dict(),
-            "runs": list(record.job.runs),
+            "recipe": record.recipe.as_dict(),
             "stage": record.stage,
             "metric": self.metric,
             "metric_name": self.facts.metric_name,

@@ -20,7 +20,7 @@ from measure import Bench
 from rows import Row, read_rows, write_rows
 
 from moeash.codec.container import read, write
-from moeash.core.candidate import Candidate
+from moeash.core.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Job
 from moeash.study.spec import StudySpec, parse_spec
@@ -43,16 +43,13 @@ def chosen(front: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
 def measured(summary: dict[str, Any], spec: StudySpec, bench: Bench) -> list[Row]:
     """Return the rows of one study."""
     task = spec.task()
-    front = [s for s in summary["front"] if s["stage"] != "merged" or s.get("runs")]
-    for solution in (s for s in summary["front"] if s not in front):
-        print(f"{spec.name}: solution {solution['id']} is merged and its front.json has no runs")
     evaluator = Evaluator(task)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "solution.moeash"
-        for solution in chosen(front, SHOWN):
-            job = Job(Candidate.of(solution["candidate"]), tuple(solution.get("runs", ())))
-            shared = evaluator.build(job)
+        for solution in chosen(summary["front"], SHOWN):
+            recipe = Recipe.from_dict(solution["recipe"])
+            shared = evaluator.build(Job(recipe))
             if shared.fingerprint() != solution["fingerprint"]:
                 raise SystemExit(
                     f"{spec.name}: solution {solution['id']} rebuilds to other weights than the "
@@ -62,12 +59,10 @@ def measured(summary: dict[str, Any], spec: StudySpec, bench: Bench) -> list[Row
             state = {
                 name: torch.tensor(values) for name, values in read(path).shared.decoded().items()
             }
-            setting = ", ".join(f"{k} {v:.4g}" for k, v in solution["candidate"].items())
-            merged = f", merged to {solution['entries']}" if solution["stage"] == "merged" else ""
             rows.append(
                 {
                     "peer": f"moeash {task.method.name}",
-                    "setting": setting + merged,
+                    "setting": str(recipe),
                     "size_bytes": path.stat().st_size,
                     "study": spec.name,
                     "solution": solution["id"],

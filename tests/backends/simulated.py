@@ -14,7 +14,7 @@ BASELINE = Baseline(0.95, 0.0, 10, 4 * 10**6, 10**6, 100, "network", "data", Kee
 
 def made_up(job):
     """An accuracy on 1,000 images that rises with k and a size that does, with some luck."""
-    k = int(job.candidate["k"])
+    k = int(job.recipe.candidate["k"])
     luck = int.from_bytes(hashlib.blake2b(job.key.encode(), digest_size=4).digest(), "big") / 2**32
     metric = round(0.95 * (1 - 20 / (k + 30)) - 0.05 * luck, 3)
     size_bytes = 1000 + 20 * k + int(500 * luck)

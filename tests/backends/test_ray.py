@@ -320,9 +320,9 @@ def test_interrupting_a_wait_is_possible(local_ray):
 
 
 def _candidate(k):
-    from moeash.core.candidate import Candidate
+    from moeash.core.recipe import Recipe
 
-    return Candidate.of({"k": k})
+    return Recipe.of({"k": k})
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 from moeash.backends.inprocess import InProcessBackend
 from moeash.backends.pool import Limits, Pool
 from moeash.backends.ray import RayBackend, RayOptions
-from moeash.core.candidate import Candidate
+from moeash.core.recipe import Recipe
 from moeash.evaluation.outcome import Archive, Job
 from moeash.evaluation.task import NetworkTask, Task
 from moeash.methods.uniform.method import Uniform
@@ -210,7 +210,7 @@ def test_overhead_and_memory_over_ten_thousand_candidates(backends, capsys):
     rss, overheads = [], []
     cpu = time.process_time()
     for start in range(2, 10_002, 1000):
-        jobs = [Job(Candidate.of({"k": k})) for k in range(start, start + 1000)]
+        jobs = [Job(Recipe.of({"k": k})) for k in range(start, start + 1000)]
         started = time.perf_counter()
         pure = sum(outcome.duration_s for _, outcome in backend.map(jobs, NOTHING))
         overheads.append((time.perf_counter() - started - pure) / len(jobs))
@@ -266,7 +266,7 @@ def test_two_workers_against_one_on_resnet20(backends, real_data, capsys):
         ],
     )
     task = replace(study.task(), n_threads=1)
-    jobs = [Job(Candidate.of({"k": k})) for k in range(20, 44)]
+    jobs = [Job(Recipe.of({"k": k})) for k in range(20, 44)]
     seconds, cpu, driver, used = {}, {}, {}, {}
     for workers in (1, 2):
         backend = backends(task, workers)

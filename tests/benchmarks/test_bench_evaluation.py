@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import moeash
-from moeash.core.candidate import Candidate
 from moeash.core.objectives import as_minimised
 from moeash.core.pareto import non_dominated
+from moeash.core.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
 from moeash.searches.base import Told
@@ -53,7 +53,7 @@ def spec(real_data):
 
 def test_overhead_of_an_evaluation(spec, capsys):
     evaluator = Evaluator(spec.task())
-    job = Job(Candidate.of({"k": 96}))
+    job = Job(Recipe.of({"k": 96}))
     evaluator.evaluate(job, NOTHING)  # reorders the images once
     batches = list(evaluator.assessment._batches())
     whole, bare = [], []
@@ -90,7 +90,7 @@ def plain_loop(evaluator, seed, generations):
         for candidate in candidates:
             n_batches += evaluator.assessment.n_batches
             if candidate not in known:
-                outcome = evaluator.evaluate(Job(candidate), NOTHING)
+                outcome = evaluator.evaluate(Job(Recipe(candidate)), NOTHING)
                 known[candidate] = (outcome.metric, outcome.sizes.size_bytes)
             metric, size_bytes = known[candidate]
             f = as_minimised(np.array([metric]), np.array([[size_bytes]]))[0]

@@ -8,7 +8,7 @@ import torch
 
 import moeash
 from moeash.backends.inprocess import InProcessBackend
-from moeash.core.candidate import Candidate
+from moeash.core.recipe import Recipe
 from moeash.errors import InputError, StudyExistsError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
@@ -43,7 +43,7 @@ def evaluator(method="uniform", module=None, **changes):
 
 
 def job(method="uniform"):
-    return Job(Candidate.of(METHODS[method][1]))
+    return Job(Recipe.of(METHODS[method][1]))
 
 
 def state_of(module):

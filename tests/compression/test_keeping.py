@@ -22,6 +22,7 @@ from moeash.compression.keeping import (
 from moeash.core.candidate import Candidate
 from moeash.core.codebook import SharedWeights
 from moeash.core.kept import Keeping
+from moeash.core.recipe import Recipe
 from moeash.data.sources import load_source
 from moeash.data.splits import draw_splits
 from moeash.errors import SpecError
@@ -240,7 +241,7 @@ def test_a_study_measures_what_it_stores():
         network=NetworkTask(source=trained()),
     )
     evaluator = Evaluator(task)
-    job = Job(Candidate.of({"k": 20}))
+    job = Job(Recipe.of({"k": 20}))
     shared = evaluator.build(job)
     assert any(tensor.exponent for tensor in shared.kept)
     outcome = evaluator.evaluate(job, Archive(("size_bytes",)))
@@ -262,7 +263,7 @@ def test_the_device_way_stores_kept_tensors_alike():
         digits_spec(codec={"kept": "auto"}, method={"k": [4, 40]}).task(),
         network=NetworkTask(source=trained()),
     )
-    job = Job(Candidate.of({"k": 20}))
+    job = Job(Recipe.of({"k": 20}))
     outcomes = []
     for on_device in (False, True):
         evaluator = Evaluator(task, on_device=on_device)

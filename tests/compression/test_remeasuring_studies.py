@@ -8,7 +8,7 @@ import torch
 
 import moeash
 from moeash.backends.inprocess import InProcessBackend
-from moeash.core.candidate import Candidate
+from moeash.core.recipe import Merge, Recipe
 from moeash.errors import InputError, SpecError, StudyExistsError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
@@ -43,7 +43,7 @@ def task(method="uniform", **changes):
 
 
 def job(method="uniform", **options):
-    return Job(Candidate.of(METHODS[method][1]), **options)
+    return Job(Recipe.of(METHODS[method][1]), **options)
 
 
 def state_of(module):
@@ -108,7 +108,7 @@ def test_candidates_that_could_come_about_on_the_device_are_measured_again_too()
 def test_merged_entries_are_measured_as_merged():
     made = Evaluator(task(codec={"norms": "as_they_are", "kept": "float32"}))
     n = made.build(job()).n_entries
-    shared = made.build(job(runs=(n - 3, 1, 2)))
+    shared = made.build(Job(job().recipe.then(Merge((n - 3, 1, 2)))))
     assert shared.n_entries == 3
     arrays = shared.decoded()
     for name, (mean, _) in own_statistics(made, arrays).items():
@@ -120,7 +120,7 @@ def test_merged_entries_are_measured_as_merged():
 def test_what_is_measured_is_what_the_file_decodes_to(norms, kept):
     made = Evaluator(task(codec={"norms": norms, "kept": kept}))
     first = made.evaluate(job(), NOTHING)
-    made.evaluate(Job(Candidate.of({"k": 30})), NOTHING)
+    made.evaluate(Job(Recipe.of({"k": 30})), NOTHING)
     assert replace(made.evaluate(job(), NOTHING), duration_s=first.duration_s) == first
     shared = made.build(job())
     assert shared.fingerprint() == first.fingerprint
@@ -272,7 +272,7 @@ def test_resnet20_in_72_bins_loses_less_and_its_float_network_gains(real_data):
     for again in (False, True):
         made = Evaluator(parse_spec(spec | {"norms": {"remeasure": again}}).task())
         assert made.assessment.baseline == pytest.approx(0.8854, abs=2e-4)
-        metrics[again] = made.evaluate(Job(Candidate.of({"k": 72})), NOTHING).metric
+        metrics[again] = made.evaluate(Job(Recipe.of({"k": 72})), NOTHING).metric
     # 0.8872 and 0.8763 -> 0.8832 where this was written; a standard error of either is 0.003, of
     # their differences, on the same images, about a third of that.
     assert 0.8860 < made.remeasured_baseline < 0.8890

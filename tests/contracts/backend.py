@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moeash.core.candidate import Candidate
 from moeash.core.objectives import Sizes
+from moeash.core.recipe import Merge, Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from tests.digits import digits_spec
 
 
 def jobs(*ks, **options):
-    return [Job(Candidate.of({"k": k}), **options) for k in ks]
+    return [Job(Recipe.of({"k": k}), **options) for k in ks]
 
 
 def timeless(outcome):
@@ -77,7 +77,7 @@ class BackendContract:
         assert {o.status for o in seen[0].values()} == {"complete", "stopped"}
 
     def test_a_failed_job_is_an_outcome_and_the_next_one_is_unharmed(self, backend, reference):
-        broken = Job(Candidate.of({"q": 3}))
+        broken = Job(Recipe.of({"q": 3}))
         got = dict(backend.map([broken, *jobs(9)], NOTHING))
         assert (got[0].status, got[0].metric, got[0].n_batches) == ("failed", None, 0)
         assert "'k'" in got[0].error and "\n" not in got[0].error
@@ -87,7 +87,7 @@ class BackendContract:
         assert list(backend.map([], NOTHING)) == []
 
     def test_build_gives_the_weights_that_were_measured(self, backend):
-        for job in [*jobs(6), Job(Candidate.of({"k": 6}), (2, 1, 1, 1, 1))]:
+        for job in [*jobs(6), Job(Recipe.of({"k": 6}, Merge((2, 1, 1, 1, 1))))]:
             ((_, outcome),) = backend.map([job], NOTHING)
             shared = backend.build(job)
             assert shared.fingerprint() == outcome.fingerprint

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from moeash.core.candidate import Candidate
 from moeash.core.objectives import Sizes
+from moeash.core.recipe import Merge, Recipe
 from moeash.errors import StorageError, StudyExistsError, StudyLockedError, StudyNotFoundError
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.study.storage.records import EvaluationRecord, GenerationRecord, StudyFacts
@@ -35,7 +35,7 @@ FAILED = Outcome("failed", None, None, None, None, 0, 0.1, "ValueError: ключ
 
 
 def add(storage, study, number, *, outcome=COMPLETE, job=None, **options):
-    job = job or Job(Candidate.of({"k": number}))
+    job = job or Job(Recipe.of({"k": number}))
     options = {"stage": "search", "generation": 1, "parent": None, **options}
     return storage.add_evaluation(study.id, number=number, job=job, outcome=outcome, **options)
 
@@ -94,8 +94,8 @@ class StorageContract:
     @pytest.mark.parametrize(
         "job",
         [
-            Job(Candidate.of({"k": 37, "rate": 0.1 + 0.2, "mode": "größe"})),
-            Job(Candidate.of({"k": 2**31}), (1, 2, 3), 1 / 3),
+            Job(Recipe.of({"k": 37, "rate": 0.1 + 0.2, "mode": "größe"})),
+            Job(Recipe.of({"k": 2**31}, Merge((1, 2, 3))), 1 / 3),
         ],
     )
     def test_an_evaluation_comes_back_as_it_was(self, storage, open_storage, outcome, job):
@@ -103,12 +103,12 @@ class StorageContract:
         record = add(storage, study, 4, outcome=outcome, job=job, stage="merged", parent=2)
         assert open_storage().evaluations(study.id) == [record]
         assert (record.number, record.parent, record.stage) == (4, 2, "merged")
-        assert (record.job, record.outcome, record.candidate) == (job, outcome, job.candidate)
+        assert (record.job, record.outcome, record.recipe) == (job, outcome, job.recipe)
 
     @pytest.mark.parametrize("bound", [math.inf, -math.inf, 5e-324, 1.7e308, -0.1])
     def test_bounds_and_floors_of_any_size_come_back(self, storage, bound):
         study = storage.create_study(FACTS)
-        job = Job(Candidate.of({"k": 1}), floor=bound)
+        job = Job(Recipe.of({"k": 1}), floor=bound)
         add(storage, study, 1, outcome=replace(STOPPED, bound=bound), job=job)
         (record,) = storage.evaluations(study.id)
         assert record.outcome.bound == bound and record.job.floor == bound
@@ -127,7 +127,7 @@ class StorageContract:
         study = storage.create_study(FACTS)
         first = add(storage, study, 1)
         with pytest.raises(StorageError):
-            add(storage, study, 1, job=Job(Candidate.of({"k": 99})))
+            add(storage, study, 1, job=Job(Recipe.of({"k": 99})))
         with pytest.raises(StorageError):
             add(storage, study, 2, job=replace(first.job, floor=0.5))
         assert storage.evaluations(study.id) == [first]
@@ -206,7 +206,7 @@ class StorageContract:
 
     def test_what_is_held_is_kept_but_not_shown(self, storage, open_storage):
         study = storage.create_study(FACTS)
-        jobs = [Job(Candidate.of({"k": k}), (1, 2)) for k in (3, 4)]
+        jobs = [Job(Recipe.of({"k": k}, Merge((1, 2)))) for k in (3, 4)]
         storage.hold(study.id, jobs[0], COMPLETE)
         storage.hold(study.id, jobs[1], FAILED)
         add(storage, study, 1)
@@ -216,12 +216,12 @@ class StorageContract:
 
     def test_an_evaluation_takes_the_place_of_what_was_held(self, storage):
         study = storage.create_study(FACTS)
-        job = Job(Candidate.of({"k": 3}), (1, 2))
+        job = Job(Recipe.of({"k": 3}, Merge((1, 2))))
         storage.hold(study.id, job, COMPLETE)
-        storage.hold(study.id, replace(job, runs=(2, 1)), COMPLETE)
+        storage.hold(study.id, Job(Recipe.of({"k": 3}, Merge((2, 1)))), COMPLETE)
         add(storage, study, 1, job=job, stage="merged")
         assert [r.job for r in storage.evaluations(study.id)] == [job]
-        assert list(storage.held(study.id)) == [replace(job, runs=(2, 1)).key]
+        assert list(storage.held(study.id)) == [Job(Recipe.of({"k": 3}, Merge((2, 1)))).key]
         storage.drop_held(study.id)
         assert storage.held(study.id) == {}
         assert [r.job for r in storage.evaluations(study.id)] == [job]
@@ -229,7 +229,7 @@ class StorageContract:
     def test_what_one_study_holds_is_none_of_the_others_business(self, storage):
         one = storage.create_study(FACTS)
         two = storage.create_study(replace(FACTS, name="two"))
-        job = Job(Candidate.of({"k": 3}))
+        job = Job(Recipe.of({"k": 3}))
         storage.hold(one.id, job, COMPLETE)
         storage.hold(two.id, job, FAILED)
         storage.drop_held(two.id)
@@ -250,7 +250,7 @@ class StorageContract:
 
     def test_several_evaluations_are_stored_at_once_or_not_at_all(self, storage, open_storage):
         study = storage.create_study(FACTS)
-        jobs = [Job(Candidate.of({"k": k})) for k in range(3)]
+        jobs = [Job(Recipe.of({"k": k})) for k in range(3)]
         storage.hold(study.id, jobs[1], FAILED)
         records = [
             EvaluationRecord(n, "search", 1, None, job, COMPLETE, "2026-01-01T00:00:00.000+00:00")

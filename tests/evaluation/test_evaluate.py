@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from moeash.codec.container import encode
-from moeash.core.candidate import Candidate
 from moeash.core.objectives import Sizes
+from moeash.core.recipe import Merge, Recipe
 from moeash.data.splits import Split
 from moeash.errors import DataError, EvaluationError, SpecError
 from moeash.evaluation.evaluate import Evaluator
@@ -31,7 +31,7 @@ def function_task(module, evaluate):
 
 
 def job(k, **options):
-    return Job(Candidate.of({"k": k}), **options)
+    return Job(Recipe.of({"k": k}), **options)
 
 
 def state_of(module):
@@ -46,7 +46,7 @@ def same(a, b):
 @pytest.mark.parametrize("kept", ["float16", "float32"])
 def test_the_size_told_is_that_of_the_file(coder, kept):
     evaluator = Evaluator(task(codec={"coder": coder, "kept": kept}))
-    for one in (job(3), job(40), job(6, runs=(1, 3, 2))):
+    for one in (job(3), job(40), Job(Recipe.of({"k": 6}, Merge((1, 3, 2))))):
         outcome = evaluator.evaluate(one, NOTHING)
         shared = evaluator.build(one)
         notes = evaluator.task.notes

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeash.core.candidate import Candidate
 from moeash.core.objectives import SIZE_NAMES, Sizes, as_minimised
 from moeash.core.pareto import non_dominated
+from moeash.core.recipe import Merge, Recipe
 from moeash.evaluation.outcome import Archive, Job, Outcome
 
 sizes = st.builds(Sizes, st.integers(1, 4), st.integers(1, 4), st.sampled_from([1.0, 1.5, 2.0]))
@@ -53,10 +53,10 @@ def test_only_complete_evaluations_rule_out():
 
 
 def test_the_key_of_a_job_names_the_network_it_builds():
-    job = Job(Candidate.of({"k": 4}))
+    job = Job(Recipe.of({"k": 4}))
     assert job.key == '{"k":4}'
-    assert Job(job.candidate, (1, 2, 1)).key == '{"k":4}/1-2-1'
-    assert Job(job.candidate, floor=0.5).key == job.key
+    assert Job(job.recipe.then(Merge((1, 2, 1)))).key == job.recipe.then(Merge((1, 2, 1))).key
+    assert Job(job.recipe, floor=0.5).key == job.key
     assert pickle.loads(pickle.dumps(job)) == job
 
 

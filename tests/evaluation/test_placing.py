@@ -3,8 +3,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from moeash.core.candidate import Candidate
 from moeash.core.kept import Keeping
+from moeash.core.recipe import Merge, Recipe
 from moeash.evaluation.outcome import Job
 from moeash.evaluation.placing import Builder
 from moeash.methods.base import Preparation
@@ -20,9 +20,9 @@ class Counting(Uniform):
 
     compressed: Counter = field(default_factory=Counter)
 
-    def compress(self, prepared, candidate):
+    def compress(self, prepared, candidate, *, refined=False):
         self.compressed[candidate] += 1
-        return super().compress(prepared, candidate)
+        return super().compress(prepared, candidate, refined=refined)
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def builder(method):
 
 
 def candidate(k):
-    return Candidate.of({"k": k})
+    return Recipe.of({"k": k})
 
 
 def test_merges_of_one_candidate_compress_it_once_and_leave_it_as_it_is(builder, method):
     first = builder.build(Job(candidate(9)))
-    merged = builder.build(Job(candidate(9), (2, *[1] * (first.n_entries - 2))))
+    merged = builder.build(Job(candidate(9).then(Merge((2, *[1] * (first.n_entries - 2))))))
     assert merged.n_entries == first.n_entries - 1
     again = builder.build(Job(candidate(9)))
     assert again.fingerprint() == first.fingerprint() != merged.fingerprint()

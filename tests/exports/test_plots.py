@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from moeash.codec.size import size
-from moeash.core.candidate import Candidate
 from moeash.core.codebook import Codebook, Parameter, keep_all, share
 from moeash.core.objectives import Sizes
+from moeash.core.recipe import Recipe
 from moeash.errors import ExportError, InputError
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.exports.canvas import nice_ticks
@@ -54,7 +54,7 @@ def make_study(tmp_path):
                 stage="merged" if parent else "search",
                 generation=1,
                 parent=parent[0] if parent else None,
-                job=Job(Candidate.of({"k": number})),
+                job=Job(Recipe.of({"k": number})),
                 outcome=Outcome(
                     "stopped" if metric is None else "complete",
                     metric,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from moeash.core.bins import Grid, assign_bins, assign_bins_reference
 from moeash.core.candidate import Candidate
+from moeash.core.recipe import Merge, Recipe
 from moeash.errors import InputError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
@@ -74,9 +75,9 @@ def outcomes(evaluator, jobs):
 
 
 def jobs():
-    plain = [Job(Candidate.of({"k": k})) for k in (2, 3, 17, 64, 300)]
-    merged = [Job(Candidate.of({"k": 6}), runs) for runs in ((2, 1, 1, 1, 1), (6,), (1, 5))]
-    return plain + merged + [Job(Candidate.of({"k": 2}), (), 0.99)]
+    plain = [Job(Recipe.of({"k": k})) for k in (2, 3, 17, 64, 300)]
+    merged = [Job(Recipe.of({"k": 6}, Merge(runs))) for runs in ((2, 1, 1, 1, 1), (6,), (1, 5))]
+    return plain + merged + [Job(Recipe.of({"k": 2}), 0.99)]
 
 
 def test_candidates_that_come_about_on_the_device_have_the_outcomes_of_the_host(device):

@@ -13,6 +13,7 @@ from moeash.backends.base import Baseline, OneAtATime, ignore
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.kept import Keeping
 from moeash.core.objectives import Sizes
+from moeash.core.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.study.progress import Silent
@@ -31,7 +32,7 @@ def full_front(study, evaluate_in_full, max_drop):
     floor = floor_of(study.facts.baseline, max_drop)
     full = {}
     for record in study.evaluations():
-        outcome = evaluate_in_full(record.job.candidate)
+        outcome = evaluate_in_full(record.candidate)
         assert outcome.status == "complete" and outcome.sizes == record.outcome.sizes
         full[record.number] = Solution(study.facts, replace(record, outcome=outcome))
     return front_of([s for s in full.values() if s.metric >= floor]), full
@@ -67,7 +68,7 @@ def digits_in_full(metric, batch_size):
     task = digits_plan(evaluation={"metric": metric, "batch_size": batch_size}).task
     evaluator = Evaluator(task)
     nothing = Archive(task.objectives)
-    return cache(lambda candidate: evaluator.evaluate(Job(candidate), nothing))
+    return cache(lambda candidate: evaluator.evaluate(Job(Recipe(candidate)), nothing))
 
 
 OBJECTIVES = (("size_bytes",), ("entries",), ("size_bytes", "entries"), ("bits_per_weight",))
@@ -142,7 +143,7 @@ class TableBackend(OneAtATime):
         return Baseline(0.95, 0.0, self.N_BATCHES, 10_000, 2500, 0, "network", "data", Keeping())
 
     def evaluate(self, job, archive):
-        k, total = job.candidate["k"], self.N_BATCHES * self.BATCH
+        k, total = job.recipe.candidate["k"], self.N_BATCHES * self.BATCH
         sizes = Sizes(int(self.bytes[k]), int(self.entries[k]), float(self.bytes[k]) / 9)
         for n in range(self.N_BATCHES):
             bound = (self.right[k, :n].sum() + total - n * self.BATCH) / total
@@ -173,7 +174,7 @@ def test_a_study_of_tables_has_the_front_of_full_evaluations(tmp_path, seed):
     backend = TableBackend(seed)
     study = run(plan, SqlStorage(str(tmp_path / "a.db")), lambda task: backend, Silent())
     nothing = Archive(objectives)
-    n_stopped = check(study, lambda c: backend.evaluate(Job(c), nothing), max_drop)
+    n_stopped = check(study, lambda c: backend.evaluate(Job(Recipe(c)), nothing), max_drop)
     assert n_stopped >= 1
 
 

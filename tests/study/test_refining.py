@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from moeash import export
 from moeash.backends.inprocess import InProcessBackend
+from moeash.core.recipe import Refine
 from moeash.exports.study_plots import plot_front
 from moeash.study.refining import spread
 from tests.backends.studies import Notes, front, run_study, sequence, spec
@@ -42,7 +43,7 @@ def test_solutions_of_the_searchs_front_are_made_again_from_end_to_end(study):
     assert sizes[0] == min(s.size_bytes for s in searched), "the smallest is on any front"
     assert parents[-1].outcome.metric == max(s.metric for s in searched), "and so is the best"
     for record, parent in zip(refined(study), parents, strict=True):
-        assert record.candidate.as_dict() == parent.candidate.as_dict() | {"sequential": 1}
+        assert record.recipe == parent.recipe.then(Refine())
         assert record.generation == parent.generation
         assert record.outcome.fingerprint != parent.outcome.fingerprint
 

@@ -22,13 +22,13 @@ class Starved(Uniform):
     starving: tuple[int, ...] = ()
     refused: tuple[int, ...] = ()
 
-    def compress(self, prepared, candidate):
+    def compress(self, prepared, candidate, *, refined=False):
         k = int(candidate["k"])
         if k in self.starving and Path(self.marker).exists():
             raise MemoryError("somebody else has it all")
         if k in self.refused:
             raise ValueError("never")
-        return super().compress(prepared, candidate)
+        return super().compress(prepared, candidate, refined=refined)
 
 
 def study(folder, *, retry_failed=False, mode="generational", merge=True, **faults):

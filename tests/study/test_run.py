@@ -7,6 +7,7 @@ import pytest
 from moeash.backends.base import ignore
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.merge import merge_runs
+from moeash.core.recipe import Recipe
 from moeash.errors import SpecError, StorageError, StudyExistsError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
@@ -366,19 +367,21 @@ def test_accepted_merges_hold_their_floor_and_shrink(storage, merge):
             assert trial.job.floor == floor and trial.candidate == records[parent].candidate
             assert trial.generation == records[parent].generation
             # One pair more than the last accepted state, never anything else.
-            assert len(trial.job.runs) == len(runs) - 1 and sum(trial.job.runs) == own.sizes.entries
+            (merge_step,) = trial.recipe.steps
+            assert len(merge_step.runs) == len(runs) - 1
+            assert sum(merge_step.runs) == own.sizes.entries
             outcome = trial.outcome
-            assert outcome.sizes.entries == len(trial.job.runs)
+            assert outcome.sizes.entries == len(merge_step.runs)
             if outcome.status == "complete" and outcome.metric >= floor:
                 assert outcome.sizes.size_bytes <= size.size_bytes
-                size, runs = outcome.sizes, trial.job.runs
+                size, runs = outcome.sizes, merge_step.runs
                 n_accepted += 1
             else:
                 assert outcome.bound < floor or outcome.metric < floor
     assert n_accepted >= 3
     merged = [s for s in done.front() if s.record.stage == "merged"]
     assert merged and all(s.as_dict()["parent"] in records for s in merged)
-    assert all(len(s.as_dict()["runs"]) == s.entries for s in merged)
+    assert all(len(s.record.recipe.steps[-1].runs) == s.entries for s in merged)
 
 
 def test_every_solution_of_the_front_is_offered_to_the_merge_pass(storage):
@@ -400,7 +403,8 @@ def test_a_merged_solution_rebuilds_from_its_candidate_and_runs(uninterrupted):
         job = solution.record.job
         shared = evaluator.build(job)
         assert shared.fingerprint() == solution.record.outcome.fingerprint
-        again = merge_runs(evaluator.build(Job(job.candidate)), job.runs)
+        (step,) = job.recipe.steps
+        again = merge_runs(evaluator.build(Job(Recipe(job.recipe.candidate))), step.runs)
         assert again.fingerprint() == shared.fingerprint()
         measured = evaluator.evaluate(job, Archive(("size_bytes",)))
         assert (measured.metric, measured.sizes) == (solution.metric, solution.record.outcome.sizes)

@@ -42,9 +42,6 @@ from moeash.methods.feedback.sequential import Rehearsal
 
 Damping = float | Literal["auto"] | None
 
-SEQUENTIAL = "sequential"
-"""What a refined candidate has 1 of, and no other has."""
-
 
 @dataclass(frozen=True, eq=False)
 class FeedbackPrepared:
@@ -116,7 +113,6 @@ class Feedback:
     batch_size: int = 100
 
     name = "feedback"
-    replayable = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.k[0] <= self.k[1]:
@@ -227,11 +223,10 @@ class Feedback:
         network = copy.deepcopy(preparation.network.module)
         return Rehearsal(network, torch.cat(images), self.batch_size)
 
-    def refined(self, candidate: Candidate) -> Candidate | None:
-        """Return the candidate compressed layer after layer, if solutions are to be."""
-        if not self.sequential or SEQUENTIAL in candidate.as_dict():
-            return None
-        return Candidate.of(candidate.as_dict() | {SEQUENTIAL: 1})
+    @property
+    def refines(self) -> bool:
+        """Whether solutions are compressed again layer after layer."""
+        return self.sequential > 0
 
     def _damping(self, n_images: int) -> float:
         if isinstance(self.damping, float | int):
@@ -244,7 +239,9 @@ class Feedback:
         """Return how many weights are assigned with feedback, and which are not and why."""
         return prepared.notes
 
-    def compress(self, prepared: FeedbackPrepared, candidate: Candidate) -> SharedWeights:
+    def compress(
+        self, prepared: FeedbackPrepared, candidate: Candidate, *, refined: bool = False
+    ) -> SharedWeights:
         """Return the shared weights of ``(k, rate, damping)``, of a refined one layer by layer."""
         values = candidate.as_dict()
         rate = float(values.get("rate", self.rate[0]))
@@ -254,7 +251,7 @@ class Feedback:
             int(values["k"]),
             rate,
             trellis=self.trellis,
-            rehearsal=prepared.rehearsal if values.get(SEQUENTIAL) else None,
+            rehearsal=prepared.rehearsal if refined else None,
         )
         return shared_weights(prepared, result)
 

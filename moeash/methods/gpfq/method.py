@@ -85,7 +85,7 @@ class Gpfq:
     batch_size: int = 100
 
     name = "gpfq"
-    replayable = True
+    refines = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.levels[0] <= self.levels[1]:
@@ -134,10 +134,9 @@ class Gpfq:
         """Return how many weights are quantised, and what is kept and why."""
         return prepared.notes
 
-    def refined(self, candidate: Candidate) -> None:
-        """Return nothing: there is one way only."""
-
-    def compress(self, prepared: GpfqPrepared, candidate: Candidate) -> SharedWeights:
+    def compress(
+        self, prepared: GpfqPrepared, candidate: Candidate, *, refined: bool = False
+    ) -> SharedWeights:
         """Quantise layer by layer with ``candidate["levels"]`` positive symbols."""
         generator = torch.Generator().manual_seed(prepared.seed)
         alphabet = partial(

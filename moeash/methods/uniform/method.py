@@ -57,7 +57,7 @@ class Uniform:
     clip: tuple[float, float] | None = None
 
     name = "uniform"
-    replayable = True
+    refines = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.k[0] <= self.k[1]:
@@ -100,10 +100,9 @@ class Uniform:
         binning = uniform_codebook(prepared.statistics, grid, self.centre)
         return GridAssignment(grid, binning.lookup, binning.codebook, binning.counts)
 
-    def refined(self, candidate: Candidate) -> None:
-        """Return nothing: there is one way only."""
-
-    def compress(self, prepared: UniformPrepared, candidate: Candidate) -> SharedWeights:
+    def compress(
+        self, prepared: UniformPrepared, candidate: Candidate, *, refined: bool = False
+    ) -> SharedWeights:
         """Return the shared weights for ``candidate["k"]`` bins. O(N)."""
         binning = self.assignment(prepared, candidate)
         shared = [p for p in prepared.state if p.role == "shared"]

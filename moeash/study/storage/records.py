@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from moeash.core.candidate import Candidate
+from moeash.core.recipe import Recipe
 from moeash.evaluation.outcome import Job, Outcome
 
 
@@ -119,9 +120,14 @@ class EvaluationRecord:
     created_at: str
 
     @property
+    def recipe(self) -> Recipe:
+        """What was built."""
+        return self.job.recipe
+
+    @property
     def candidate(self) -> Candidate:
         """The point of the search space."""
-        return self.job.candidate
+        return self.job.recipe.candidate
 
 
 @dataclass(frozen=True)

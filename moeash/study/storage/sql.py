@@ -17,8 +17,8 @@ from sqlalchemy import (
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
-from moeash.core.candidate import Candidate
 from moeash.core.objectives import Sizes
+from moeash.core.recipe import Recipe
 from moeash.errors import StorageError, StudyExistsError, StudyNotFoundError
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.names import nearest
@@ -367,8 +367,8 @@ def _values(job: Job, outcome: Outcome) -> dict[str, Any]:
     sizes = outcome.sizes
     return {
         "key": job.key,
-        "candidate": job.candidate.as_dict(),
-        "runs": list(job.runs),
+        "candidate": job.recipe.as_dict(),
+        "runs": [],
         "floor": job.floor,
         "status": outcome.status,
         "metric": outcome.metric,
@@ -405,11 +405,7 @@ def _evaluation(row: Row[Any]) -> EvaluationRecord:
         stage=v["stage"],
         generation=v["generation"],
         parent=v["parent"],
-        job=Job(
-            Candidate.of(v["candidate"]),
-            tuple(v["runs"]),
-            v["floor"],
-        ),
+        job=Job(Recipe.from_dict(v["candidate"]), v["floor"]),
         outcome=Outcome(
             status=v["status"],
             metric=v["metric"],
