@@ -5,7 +5,8 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:  # the bar is on screen before these are loaded
-    from moeash.study.storage.records import EvaluationRecord, GenerationRecord, StudyFacts
+    from moeash.study.facts import StudyFacts
+    from moeash.study.storage.records import EvaluationRecord, GenerationRecord
 
 TOLERABLE_DROP = 0.01
 """The drop up to which the progress line looks for the best solution unless a spec says."""

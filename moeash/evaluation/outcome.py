@@ -48,6 +48,8 @@ class Outcome:
         error: one line saying what failed.
         retriable: the failure says nothing about the candidate: its workers were lost or too slow,
             memory ran out, a file could not be read. Evaluated again it may well succeed.
+        artifact: the ``.moeash`` bytes of a network that cannot be built again in seconds, on their
+            way to storage; None of all others, and of what storage returns.
     """
 
     status: Status
@@ -59,6 +61,7 @@ class Outcome:
     duration_s: float
     error: str | None = None
     retriable: bool = False
+    artifact: bytes | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

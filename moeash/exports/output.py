@@ -15,7 +15,6 @@ from moeash.exports import plots
 from moeash.exports.export import ExportReport, export_solution
 from moeash.study.plan import task_of
 from moeash.study.spec import OutputTable
-from moeash.study.storage.records import REMEASURED, StudyFacts
 from moeash.study.study import Study
 
 
@@ -31,7 +30,7 @@ def write_output(study: Study, table: OutputTable) -> tuple[ExportReport, list[s
 
     Raises:
         ExportError: the folder cannot be written.
-        InputError: no solution is within ``table.max_drop``.
+        NothingMeetsError: no solution is within ``table.max_drop`` and ``table.max_bytes``.
     """
     folder = Path(table.folder)
     try:
@@ -64,7 +63,7 @@ def summarise(study: Study, report: ExportReport) -> dict[str, Any]:
     return {
         "study": facts.name,
         "spec": dict(facts.spec),
-        "environment": _versions(facts) | {"processor": _processor()},
+        "environment": dict(facts.environment) | {"processor": _processor()},
         "metric_name": facts.metric_name,
         "baseline": facts.baseline,
         "remeasured_baseline": facts.remeasured_baseline,
@@ -79,11 +78,6 @@ def summarise(study: Study, report: ExportReport) -> dict[str, Any]:
         "front": [s.as_dict() for s in study.front()],
         "exported": report.as_dict(),
     }
-
-
-def _versions(facts: StudyFacts) -> dict[str, Any]:
-    """Return the environment without what is a result."""
-    return {k: v for k, v in facts.environment.items() if k not in ("keeping", REMEASURED)}
 
 
 def solution_figure(study: Study, kind: Literal["codebook", "bytes"], number: int | None) -> Figure:

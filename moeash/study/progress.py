@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from moeash.study.storage.records import EvaluationRecord, GenerationRecord, StudyFacts
+from moeash.study.facts import StudyFacts
+from moeash.study.storage.records import EvaluationRecord, GenerationRecord
 
 
 class Progress(Protocol):

@@ -29,20 +29,30 @@ from moeash.searches.loop import ENDINGS, Ending, GenerationResult, optimise
 from moeash.searches.nsga2 import Nsga2Search
 from moeash.searches.space import Space
 from moeash.searches.steady import SteadyNsga2
+from moeash.study.events import (
+    Ended,
+    Event,
+    GenerationStarted,
+    Note,
+    Opened,
+    PhaseEnded,
+    PhaseStarted,
+    WorkersChanged,
+)
+from moeash.study.facts import StudyFacts, floor_of
 from moeash.study.identity import identity_of
 from moeash.study.ledger import Ledger
 from moeash.study.merging import FrontMerging
 from moeash.study.plan import Plan, as_begun
 from moeash.study.progress import Progress
 from moeash.study.refining import refine
-from moeash.study.solution import Solution, floor_of, front_of
+from moeash.study.solution import Solution, front_of
 from moeash.study.steady import run_steady
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
-    REMEASURED,
     EvaluationRecord,
     GenerationRecord,
-    StudyFacts,
+    StoredStatus,
     StudyRecord,
 )
 from moeash.study.study import Study
@@ -84,6 +94,8 @@ def run(
             watch = _Watch(storage, backend, progress)
             baseline = backend.open(watch.notify)
             record = _open_study(storage, plan, task, stored, baseline, progress)
+            n_stored = sum(s.n() for s in storage.summaries([plan.name]))
+            storage.add_events(record.id, [Opened(record.facts, n_stored)])
             watch.begin(record.id)
             if retry_failed:
                 n = storage.forget_retriable(record.id)
@@ -92,7 +104,6 @@ def run(
                 progress.note(note)
             with _status_on_error(storage, record):
                 _Runner(plan, storage, backend, progress, record, watch).run()
-            watch.end()
         finally:
             backend.close()
     return Study(storage, plan.name)
@@ -106,10 +117,12 @@ def _status_on_error(storage: Storage, record: StudyRecord) -> Iterator[None]:
     except BaseException as error:
         # When it is the database that fails, the first error is the one to report.
         with suppress(StorageError):
-            interrupted = isinstance(
-                error, KeyboardInterrupt | SystemExit
-            )  # Ray ends so on SIGTERM
-            storage.set_status(record.id, "interrupted" if interrupted else "failed")
+            # Ray ends a process with SystemExit on SIGTERM.
+            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+            status: StoredStatus = "interrupted" if interrupted else "failed"
+            reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+            storage.set_status(record.id, status, reason=reason)
+            storage.add_events(record.id, [Ended(status, reason)])
         raise
 
 
@@ -190,9 +203,9 @@ def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:
         fingerprint=plan.fingerprint,
         network_fingerprint=baseline.network_fingerprint,
         data_fingerprint=baseline.data_fingerprint,
-        environment=environment(task)
-        | {"keeping": baseline.keeping.as_dict()}
-        | ({} if baseline.remeasured is None else {REMEASURED: baseline.remeasured}),
+        environment=environment(task),
+        keeping=baseline.keeping.as_dict(),
+        remeasured_baseline=baseline.remeasured,
         metric_name=task.metric,
         baseline=baseline.metric,
         original_bytes=baseline.original_bytes,
@@ -245,6 +258,8 @@ class _Runner:
 
     def run(self) -> None:
         self._progress.started(self._facts, n_stored=len(self._ledger.known))
+        searched = [r for r in self._ledger.known.values() if r.stage == "search"]
+        self._say(PhaseStarted("search", self._plan.stop.evaluations, len(searched)))
         space = Space(tuple(self._plan.task.method.space()))
         ending: Ending | None = None
         if self._plan.search.mode == "steady":
@@ -260,10 +275,15 @@ class _Runner:
                 ending = generation.ending
         if ending is not None:
             self._progress.search_ended(ENDINGS[ending])
+            self._say(PhaseEnded("search", ending))
         self._refine_front()
         if self._plan.merge.enabled:
             self._merge_front()
-        self._storage.set_status(self._study.id, "finished", ending)
+        self._storage.set_status(self._study.id, "finished", ending=ending)
+        self._say(Ended("finished"))
+
+    def _say(self, event: Event) -> None:
+        self._storage.add_events(self._study.id, [event])
 
     def _search(self, space: Space) -> Search:
         table = self._plan.search
@@ -327,6 +347,8 @@ class _Runner:
         jobs = [Job(Recipe(candidate), self._floor) for candidate in candidates]
         n_new = len({j.key for j in jobs} - self._ledger.known.keys())
         self._progress.generation_started(index, n_candidates=len(jobs), n_new=n_new)
+        activity = GenerationStarted(index, n_candidates=len(jobs), n_new=n_new)
+        self._storage.set_activity(self._study.id, activity)
         # Fixed for the whole generation, so that no outcome depends on the order of evaluation.
         archive = Archive.of(
             self._objectives, [r.outcome for r in self._searched.values() if self._wanted(r)]
@@ -415,6 +437,10 @@ class _Runner:
         """Make the front's solutions again with more effort, where the method has a way."""
         wanted = [record for record in self._searched.values() if self._wanted(record)]
         front = front_of([Solution(self._facts, record) for record in wanted])
+        total = min(len(front), self._plan.refine.solutions)
+        if not (total and self._plan.task.method.refines):
+            return
+        self._say(PhaseStarted("refine", total, 0))
         refined = refine(
             [solution.record for solution in front],
             self._plan.task.method,
@@ -426,6 +452,7 @@ class _Runner:
             floor=self._floor,
         )
         self._searched |= {record.job.key: record for record in refined}
+        self._say(PhaseEnded("refine", "exhausted"))
 
     def _merge_front(self) -> None:
         """Merge neighbouring entries of the front's solutions while their metric holds."""
@@ -436,6 +463,7 @@ class _Runner:
             floor = (baseline if table.floor == "baseline" else solution.metric) - table.tolerance
             if solution.metric >= floor_of(baseline, table.max_drop) and solution.metric >= floor:
                 solutions.append((solution.record, floor))
+        self._say(PhaseStarted("merge", len(solutions)))
         FrontMerging(
             self._backend,
             self._ledger,
@@ -444,6 +472,7 @@ class _Runner:
             cost=table.cost,
             max_trials=table.max_trials,
         ).run(solutions)
+        self._say(PhaseEnded("merge", "exhausted"))
 
 
 class _Watch:
@@ -463,27 +492,21 @@ class _Watch:
         if self._study_id is None:
             self._early.append(text)
         else:
-            self._storage.add_event(self._study_id, text)
+            self._storage.add_events(self._study_id, [Note(text)])
             self.look()
 
     def begin(self, study_id: int) -> None:
         """Start to write to a study."""
         self._study_id = study_id
-        for text in self._early:
-            self._storage.add_event(study_id, text)
+        self._storage.add_events(study_id, list(map(Note, self._early)))
         self.look()
 
     def look(self) -> None:
         """Store the number of workers when it has changed."""
         workers = self._backend.workers
-        if self._study_id is not None and workers != self._workers:
+        if self._study_id is not None and workers is not None and workers != self._workers:
             self._workers = workers
-            self._storage.set_workers(self._study_id, workers)
-
-    def end(self) -> None:
-        """Store that nobody works on the study any more."""
-        if self._study_id is not None:
-            self._storage.set_workers(self._study_id, 0)
+            self._storage.add_events(self._study_id, [WorkersChanged(workers)])
 
 
 def _metric(outcome: Outcome) -> float:
