@@ -121,7 +121,7 @@ class SplitAssessment:
             return None
         return self._in_order().numpy()
 
-    def adopt(self, images: NDArray[np.float32]) -> None:
+    def use_shared(self, images: NDArray[np.float32]) -> None:
         """Use an equal copy of :attr:`images`, perhaps a shared one, and let the own one go."""
         self._ordered = read_only_tensor(images)
         self._on_device.clear()

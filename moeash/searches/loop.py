@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from moeash.core.candidate import Candidate
-from moeash.searches.base import Search, Told
+from moeash.searches.base import Fitness, Search
 
 Ending = Literal["generations", "evaluations", "wall_time", "no_gain", "exhausted"]
 
@@ -56,7 +56,7 @@ class GenerationResult:
         hypervolume: of the front so far, against the study's fixed reference point.
     """
 
-    told: Sequence[Told]
+    told: Sequence[Fitness]
     n_evaluations: int
     hypervolume: float
 

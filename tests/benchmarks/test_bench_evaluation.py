@@ -17,7 +17,7 @@ from moeash.core.pareto import non_dominated
 from moeash.core.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
-from moeash.searches.base import Told
+from moeash.searches.base import Fitness
 from moeash.searches.nsga2 import Nsga2Search
 from moeash.searches.space import Space
 from moeash.study.spec import parse_spec
@@ -94,7 +94,7 @@ def plain_loop(evaluator, seed, generations):
                 known[candidate] = (outcome.metric, outcome.sizes.size_bytes)
             metric, size_bytes = known[candidate]
             f = as_minimised(np.array([metric]), np.array([[size_bytes]]))[0]
-            told.append(Told(tuple(f)))
+            told.append(Fitness(tuple(f)))
         search.tell(told)
     points = np.array(list(known.values()))
     front = points[non_dominated(as_minimised(points[:, 0], points[:, 1:]))]

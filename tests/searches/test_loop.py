@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from moeash.core.candidate import Candidate
-from moeash.searches.base import Told
+from moeash.searches.base import Fitness
 from moeash.searches.loop import ENDINGS, STALE_GENERATIONS, GenerationResult, Stop, optimise
 
 
@@ -30,7 +30,7 @@ def loop(stop, *, search=None, volumes=None, space_size=None, seconds=1.0, new=2
         now += seconds
         n_evaluations += min(new, len(candidates)) if index == 1 or new else 0
         volume = float(index) if volumes is None else volumes[index - 1]
-        return GenerationResult([Told((0.0,))] * len(candidates), n_evaluations, volume)
+        return GenerationResult([Fitness((0.0,))] * len(candidates), n_evaluations, volume)
 
     return list(
         optimise(search or Counting(), evaluate, stop, space_size=space_size, clock=lambda: now)

@@ -1,0 +1,1 @@
+"""The course of a study: one pump, phases that propose, one budget."""
