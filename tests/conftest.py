@@ -17,6 +17,11 @@ import pytest
 
 pytest.register_assert_rewrite("tests.contracts")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many workers as cores: more threads in each would only wait for one another. Before NumPy
+    # and torch are imported, which read it once.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 NEEDS = {
     "ray": ("ray", "Ray is not installed; pip install -e '.[test]'"),
@@ -24,9 +29,16 @@ NEEDS = {
 }
 """What a marked test needs that may be missing here, and how to get it."""
 
+NOT_QUICK = ("slow", "ray", "postgres", "gpu", "realdata", "browser", "benchmark")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what the installed packages cannot run."""
+    """Skip, with the reason, what the installed packages cannot run; mark what is quick."""
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in NOT_QUICK):
+            item.add_marker(pytest.mark.quick)
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
     for marker, (package, reason) in NEEDS.items():
         if importlib.util.find_spec(package) is None:
             for item in items:
