@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-from moeash.codec.replace import replace_file
 from moeash.codec.size import size
 from moeash.errors import ExportError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.exports import plots
 from moeash.exports.export import ExportReport, export_solution
+from moeash.files import replacing
 from moeash.study.plan import task_of
 from moeash.study.spec import OutputTable
 from moeash.study.storage.records import REMEASURED, StudyFacts
@@ -53,7 +53,8 @@ def write_output(study: Study, table: OutputTable) -> tuple[ExportReport, list[s
     for name, figure in figures.items():
         plots.save(figure, folder / name)
     summary = json.dumps(summarise(study, report), indent=2, allow_nan=False) + "\n"
-    replace_file(folder / "front.json", summary.encode())
+    with replacing(folder / "front.json") as temporary:
+        temporary.write_text(summary, encoding="utf-8")
     return report, [str(folder / name) for name in (*figures, "front.json")]
 
 
