@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent / "moeash"
 
 LAYERS = [  # low to high; names on one line may not import one another
     {"errors"},
+    {"files"},
     {"names"},
     {"core"},
     {"codec"},

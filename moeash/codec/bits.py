@@ -119,3 +119,55 @@ class BitReader:
         """Check that only the zero padding of the last byte is left."""
         if self.remaining >= 8 or "1" in self._text[self._at :]:
             raise CorruptContainerError("codebooks and tables are followed by stray bits")
+
+
+def varint(value: int) -> bytes:
+    """Return a non-negative integer in groups of seven bits, lowest first (LEB128)."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+class Cursor:
+    """Reads bytes from front to back.
+
+    Raises:
+        CorruptContainerError: from every method, when the bytes end too early.
+    """
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._data = data
+        self._at = 0
+
+    @property
+    def remaining(self) -> int:
+        """Bytes not read yet."""
+        return len(self._data) - self._at
+
+    def take(self, size: int) -> bytes:
+        """Read ``size`` bytes."""
+        if size > self.remaining:
+            raise CorruptContainerError(
+                f"the file says {size} bytes follow, but only {self.remaining} do; it is truncated"
+            )
+        self._at += size
+        return bytes(self._data[self._at - size : self._at])
+
+    def varint(self) -> int:
+        """Read a :func:`varint` below 2**63 in its only, shortest form."""
+        value = 0
+        for shift in range(0, 63, 7):
+            byte = self.take(1)[0]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if byte == 0 and shift:
+                    break
+                return value
+        raise CorruptContainerError("an integer is not in its shortest form; the file is damaged")
+
+    def text(self) -> str:
+        """Read a length and that many bytes of UTF-8."""
+        return self.take(self.varint()).decode()

@@ -1,5 +1,6 @@
 """Read ``.moeash`` files back into arrays, torch modules and safetensors."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from moeash.codec.container import read as read_container
-from moeash.codec.replace import replace_file
+from moeash.errors import ExportError
+from moeash.files import replacing, write_flushed
 from moeash.networks.inplace import load_into as load_arrays
 
 
@@ -29,10 +31,55 @@ def decompress(path: str | Path, to: str | Path) -> dict[str, NDArray[Any]]:
 
     Raises:
         ContainerError: the file is not readable.
-        ExportError: the target cannot be written; an existing file is kept.
+        ExportError: the target cannot be written, or safetensors cannot hold the tensors; an
+            existing file is kept.
     """
+    arrays = read_container(path).shared.decoded()
+    with replacing(to) as temporary:
+        write_flushed(temporary, _safetensors(arrays))
+        _check_safetensors(temporary, arrays)
+    return arrays
+
+
+def _safetensors(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    from safetensors import SafetensorError
     from safetensors.numpy import save
 
-    arrays = read_container(path).shared.decoded()
-    replace_file(Path(to), save({name: array.copy() for name, array in arrays.items()}))
-    return arrays
+    if "__metadata__" in arrays:
+        raise ExportError(
+            "safetensors cannot hold a tensor named '__metadata__'; read the file with "
+            "moeash.read, which gives its arrays by name"
+        )
+    try:
+        # Copies: safetensors takes arrays in C order that own their memory.
+        content: bytes = save({name: array.copy() for name, array in arrays.items()})
+    except (SafetensorError, KeyError, ValueError, TypeError) as exc:
+        raise ExportError(
+            f"safetensors cannot hold these tensors: {exc}; read the file with moeash.read"
+        ) from exc
+    return content
+
+
+def _check_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Read a file back and compare it with what it should hold.
+
+    Raises:
+        ExportError: it cannot be read, or holds something else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        written = load_file(path)
+    except (SafetensorError, KeyError, ValueError, TypeError) as exc:
+        raise ExportError(f"the safetensors file written cannot be read: {exc}") from exc
+    for name, array in arrays.items():
+        other = written.get(name)
+        if (
+            other is None
+            or (other.dtype, other.shape) != (array.dtype, array.shape)
+            or other.tobytes() != array.tobytes()
+        ):
+            raise ExportError(f"the safetensors file written does not hold {name!r} as decoded")
+    if len(written) != len(arrays):
+        raise ExportError("the safetensors file written holds other tensors than were decoded")

@@ -107,13 +107,13 @@ def plot_codebook(
 def rows_of(report: SizeReport) -> list[Row]:
     """Return what :func:`plot_bytes` draws of a report; the rows sum to the exact size.
 
-    A shared tensor's indices come with its own table. Kept tensors are coded by their common last
-    name, so ``*.bias`` stands for all biases.
+    A shared tensor's indices come with its own table. Kept tensors that end alike are coded
+    together, so ``*.bias`` stands for all biases.
     """
     rows: list[Row] = [
         (t.name, "indices", t.size_bytes)
         if t.role == "shared"
-        else (f"*.{t.name}", "kept", t.size_bytes)
+        else (_ending(t.names), "kept", t.size_bytes)
         for t in report.tensors
     ]
     rows += [
@@ -122,6 +122,10 @@ def rows_of(report: SizeReport) -> list[Row]:
     ]
     rest = report.total - sum(n_bytes for _, _, n_bytes in rows)
     return [*rows, (None, "common tables, padding", rest)]
+
+
+def _ending(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"*.{names[0].rpartition('.')[2]}"
 
 
 def plot_bytes(

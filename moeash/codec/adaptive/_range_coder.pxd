@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The range coder of _adaptive.pyx and what is coded without a mixture, inline.
+"""The range coder of _rows.pyx and what is coded without a mixture, inline.
 
-Definition: tests/codec/adaptive_twin.py.
+Definition: tests/codec/adaptive/twin.py.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t

@@ -1,6 +1,6 @@
-"""What the adaptive coder's kernel learns and looks up; :mod:`moeash.codec.adaptive` says what for.
+"""What the adaptive coder's kernel learns and looks up.
 
-Every number is part of the file format.
+What for is in :mod:`moeash.codec.adaptive.coder`. Every number is part of the file format.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.codec import _adaptive
+from moeash.codec.adaptive import _rows
 
 N_CONTEXTS = 8
 N_STATISTICS = 6
@@ -42,7 +42,7 @@ PLACE_LEVELS = 4
 PLACE_BITS = 4
 """Leading bits of a place within its unit that are adaptive."""
 
-assert _adaptive.layout() == (
+assert _rows.layout() == (
     N_CONTEXTS,
     N_STATISTICS,
     CONTEXT_SLOTS,

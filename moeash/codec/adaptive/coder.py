@@ -36,7 +36,9 @@ name a number in the last interval whatever its lower end: what is decoded has o
 stream of another is refused.
 
 Everything is integer arithmetic; tables come from integer recurrences, never from the platform's
-``exp``. Every number of :mod:`moeash.codec.adaptive_model` is part of the file format.
+``exp``. Every number of :mod:`moeash.codec.adaptive.model` is part of the file format. A decoder
+without this package needs those tables and ``tests/codec/adaptive/twin.py``, the same coder in 380
+lines of plain Python: it is the definition, and the kernel equals it bit for bit.
 
 Source: the technique is that of lossless data compression: adaptive binary contexts (Rissanen and
 Langdon, 1981), online logistic mixing and secondary estimation (Mahoney, PAQ, 2005). The contexts
@@ -45,14 +47,12 @@ are our own, chosen by measured bytes on six feedback and three nearest-bin inde
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.codec import _adaptive
-from moeash.codec.adaptive_model import Model, tables
+from moeash.codec.adaptive.walk import INDEPENDENT, Geometry, Shape, Walk
 from moeash.core.codebook import index_dtype
 from moeash.core.trellis import Trellis, levels_of, trellis, values_of
 from moeash.errors import CorruptContainerError, InputError
@@ -60,165 +60,13 @@ from moeash.errors import CorruptContainerError, InputError
 MAX_ENTRIES = 1 << 24
 MAX_SHIFT = 15
 
-WORST_BYTES = 64
-"""No weight takes more: 9 decisions of at most 11.5 bits, 31 of 7, 33 of 1."""
-
 MIN_WEIGHTS_IN_UNITS = 10_000
 """Streams of fewer weights are coded in units of one."""
 
 WEIGHTS_PER_BYTE = 16_000
 """No stream holds more: every weight costs a decision of at least -log2(1 - 24 / 65536) bits."""
 
-Shape = tuple[int, ...]
 Tensor = tuple[NDArray[np.unsignedinteger[Any]], Shape]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A tensor as the coder walks it: rows of input channels of kernel taps."""
-
-    rows: int
-    channels: int
-    taps: int
-    tap_width: int
-
-    @classmethod
-    def of(cls, shape: Shape) -> "Geometry":
-        """Return the geometry of a shape; a flat tensor is one row."""
-        if len(shape) < 2:
-            return cls(1, math.prod(shape), 1, 1)
-        return cls(shape[0], shape[1], math.prod(shape[2:]), shape[-1] if len(shape) > 2 else 1)
-
-    @property
-    def row_size(self) -> int:
-        """Weights per row."""
-        return self.channels * self.taps
-
-    @property
-    def pad(self) -> int:
-        """Zeros before the first weight, so that every neighbour exists."""
-        return self.row_size + 2
-
-
-_NOTHING = np.empty(0, dtype=np.uint8)
-_INDEPENDENT = Trellis(np.zeros((1, 2), dtype=np.uint8), np.zeros(1, dtype=np.uint8))
-"""A path of one state in whose only half levels are values."""
-
-
-class _Pass:
-    """One walk over all tensors, encoding or decoding."""
-
-    def __init__(
-        self, n_entries: int, zero: int, shift: int, stream: NDArray[np.uint8] | None
-    ) -> None:
-        self.decoding = stream is not None
-        self.stream = _NOTHING if stream is None else stream
-        self.output = _NOTHING if self.decoding else np.empty(1 << 12, dtype=np.uint8)
-        self.limits = zero, n_entries - 1 - zero
-        self.shift = shift
-        self.model = Model.new()
-        self.state = np.array([(1 << 64) - 1, 0, 0], dtype=np.uint64)
-        self.row_logs = np.zeros(1, dtype=np.int32)
-        self.used = False
-
-    def _rows_at_once(self, geometry: Geometry) -> int:
-        if self.decoding:
-            return geometry.rows
-        worst = geometry.row_size * WORST_BYTES
-        return max(1, (1 << 16) // worst)
-
-    def tensor(self, geometry: Geometry, values: NDArray[np.int32], path: Trellis) -> bool:
-        """Code one tensor and return whether the stream can be its own.
-
-        Args:
-            geometry: its geometry, at least one weight.
-            values: ``(pad + n,)`` int32, index minus zero or level after ``pad`` zeros; read or
-                written.
-            path: the trellis whose levels they are, or :data:`_INDEPENDENT`.
-        """
-        self.used = True
-        self.model.start_tensor()
-        model, table, row_size = self.model, tables(), geometry.row_size
-        mean = int(model.tensor_mean[0])
-        column_mean = np.full(row_size + 2, mean, dtype=np.int32)
-        column_sign = np.zeros(row_size, dtype=np.int32)
-        column_drift = np.zeros(row_size + 2, dtype=np.int32)
-        channel_mean = np.full(geometry.channels, mean, dtype=np.int32)
-        channel_prior = self._channel_prior(geometry)
-        states = np.zeros(row_size, dtype=np.uint8)
-        transitions = path.transitions.ravel()
-        step = self._rows_at_once(geometry)
-        for first in range(0, geometry.rows, step):
-            last = min(first + step, geometry.rows)
-            if not self.decoding:
-                self._reserve((last - first) * row_size * WORST_BYTES)
-            possible = _adaptive.run_rows(
-                self.decoding,
-                self.stream,
-                self.output,
-                self.state,
-                values,
-                geometry.pad,
-                first,
-                last,
-                geometry.channels,
-                geometry.taps,
-                geometry.tap_width,
-                *self.limits,
-                self.shift,
-                table.stretch,
-                table.squash,
-                table.logs,
-                table.learning,
-                table.reciprocal,
-                table.counting,
-                model.slots,
-                model.weights,
-                model.refinements,
-                model.steps,
-                model.escapes,
-                model.places,
-                column_mean,
-                column_sign,
-                column_drift,
-                channel_mean,
-                states,
-                transitions,
-                path.halves,
-                channel_prior,
-                model.tensor_mean,
-            )
-            if not possible:
-                return False
-        self._remember_rows(values[geometry.pad :].reshape(geometry.rows, row_size))
-        return True
-
-    def _channel_prior(self, geometry: Geometry) -> NDArray[np.int32]:
-        """Return ``(channels,)`` int32: what the last tensor's rows say about these channels."""
-        rows = self.row_logs.size
-        if rows < 2 or geometry.channels % rows:
-            return np.zeros(geometry.channels, dtype=np.int32)
-        return np.repeat(self.row_logs, geometry.channels // rows)
-
-    def _remember_rows(self, values: NDArray[np.int32]) -> None:
-        rows, row_size = values.shape
-        magnitudes = np.minimum(np.abs(values), 255 << self.shift)
-        totals = magnitudes.sum(axis=1, dtype=np.int64) >> self.shift
-        means = np.append((totals << 16) // row_size, int(self.model.tensor_mean[0]))
-        slot = np.where(means < 1 << 18, means >> 6, 4096 + (means >> 12))
-        logs = tables().logs[slot].astype(np.int32)
-        self.row_logs = np.clip(logs[:rows] - logs[rows], -2047, 2047)
-
-    def _reserve(self, more: int) -> None:
-        needed = int(self.state[2]) + more
-        if needed > self.output.size:
-            grown = np.empty(max(needed, 2 * self.output.size), dtype=np.uint8)
-            grown[: self.output.size] = self.output
-            self.output = grown
-
-    def tail_bytes(self) -> int:
-        """Return the fewest bytes that name a number in the interval, whatever its lower end."""
-        return next(k for k in range(1, 9) if 1 << (64 - 8 * k) <= int(self.state[0]))
 
 
 def _check_alphabet(n_entries: int, zero: int, shift: int) -> None:
@@ -263,7 +111,7 @@ def choose_shift(
     for (indices, _), path in zip(tensors, _paths(trellises, len(tensors)), strict=True):
         counts = np.bincount(indices)
         distance = int(counts @ np.abs(np.arange(counts.size) - zero))
-        total += distance if path is _INDEPENDENT else distance // 2
+        total += distance if path is INDEPENDENT else distance // 2
     shift = 0
     while shift < MAX_SHIFT and 100 * total >= (110 + (124 << shift)) * n_weights:
         shift += 1
@@ -306,7 +154,7 @@ def encode_stream(
     """
     _check_alphabet(n_entries, zero, shift)
     paths = _paths(trellises, len(tensors))
-    coder = _Pass(n_entries, zero, shift, None)
+    coder = Walk(n_entries, zero, shift, None)
     ends = []
     for position, (indices, shape) in enumerate(tensors):
         size = math.prod(shape)
@@ -331,7 +179,7 @@ def encode_stream(
         geometry = Geometry.of(shape)
         values = np.zeros(geometry.pad + size, dtype=np.int32)
         np.subtract(indices, zero, out=values[geometry.pad :], dtype=np.int64, casting="unsafe")
-        if paths[position] is not _INDEPENDENT:
+        if paths[position] is not INDEPENDENT:
             n_states = paths[position].n_states
             levels = levels_of(values[geometry.pad :], shape, n_states)
             if levels is None:
@@ -345,13 +193,13 @@ def encode_stream(
 
 def _paths(trellises: Sequence[int] | None, n_tensors: int) -> list[Trellis]:
     if trellises is None:
-        return [_INDEPENDENT] * n_tensors
+        return [INDEPENDENT] * n_tensors
     if len(trellises) != n_tensors:
         raise InputError(f"{len(trellises)} trellises for {n_tensors} tensors")
-    return [trellis(n_states) if n_states else _INDEPENDENT for n_states in trellises]
+    return [trellis(n_states) if n_states else INDEPENDENT for n_states in trellises]
 
 
-def _finish(coder: _Pass) -> bytes:
+def _finish(coder: Walk) -> bytes:
     tail = coder.tail_bytes()
     unit = 1 << (64 - 8 * tail)
     end = (int(coder.state[1]) + unit - 1) // unit * unit
@@ -394,7 +242,7 @@ def decode(
         return [np.zeros(n, dtype=dtype) for n in sizes]
     if sum(sizes) > WEIGHTS_PER_BYTE * (len(data) + 8):
         raise CorruptContainerError(f"{len(data)} bytes cannot hold {sum(sizes)} indices")
-    coder = _Pass(n_entries, zero, shift, np.frombuffer(data, dtype=np.uint8))
+    coder = Walk(n_entries, zero, shift, np.frombuffer(data, dtype=np.uint8))
     code = int.from_bytes(data[:8].ljust(8, b"\0"), "big")
     if code >= int(coder.state[0]):
         raise CorruptContainerError("the coded indices begin outside the coder's interval")
@@ -406,7 +254,7 @@ def decode(
         if n and not coder.tensor(geometry, values, path):
             raise CorruptContainerError("the coded indices end early or leave their alphabet")
         decoded = values[geometry.pad :]
-        if n and path is not _INDEPENDENT:
+        if n and path is not INDEPENDENT:
             decoded = values_of(decoded, shape, path.n_states)
         arrays.append((decoded + zero).astype(dtype))
     needed = int(coder.state[2]) - 8 + coder.tail_bytes()

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from moeash.codec import huffman
 from moeash.codec.pools import plan_pool
-from moeash.codec.tables import Table
+from moeash.codec.static import huffman
+from moeash.codec.static.tables import Table
 from moeash.core.entropy import entropy_bits
 from moeash.errors import CorruptContainerError
 

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file
 
-from moeash.codec import _adaptive, adaptive, adaptive_model
+from moeash.codec.adaptive import _rows, model, walk
+from moeash.codec.adaptive import coder as adaptive
 from moeash.core.codebook import index_dtype
 from moeash.errors import CorruptContainerError, InputError
 from tests.codec.paths import draw_path
@@ -31,7 +32,7 @@ def load_module(name, path):
     return module
 
 
-twin = load_module("adaptive_twin", Path(__file__).with_name("adaptive_twin.py"))
+twin = load_module("adaptive_twin", Path(__file__).with_name("twin.py"))
 
 ALPHABETS = [1, 2, 3, 41, 300, 5_000]
 GOLDEN = "c666a7f8471924bf94bd"
@@ -247,7 +248,7 @@ def test_kernel_and_twin_agree_after_every_limit_of_the_counters(shift):
 
 
 def test_the_tables_are_those_of_the_real_functions():
-    table = adaptive_model.tables()
+    table = model.tables()
     x = np.arange(-2047, 2048)
     assert_array_equal(np.abs(table.squash[1:] - 65536 / (1 + np.exp(-x / 256))) < 1, True)
     middle = 16 * np.arange(4096) + 8
@@ -258,7 +259,7 @@ def test_the_tables_are_those_of_the_real_functions():
 
 
 def test_the_kernel_is_built_from_this_version():
-    assert _adaptive.layout()[:4] == (8, 6, 1024, 8)
+    assert _rows.layout()[:4] == (8, 6, 1024, 8)
 
 
 # --- round trips ----------------------------------------------------------------------------
@@ -531,32 +532,32 @@ def test_bytes_where_none_are_needed_are_refused():
 
 @pytest.mark.slow
 def test_no_index_leaves_its_array_in_a_build_with_bounds_checks(tmp_path, monkeypatch):
-    source = tmp_path / "_adaptive.pyx"
+    source = tmp_path / "_rows.pyx"
     directives = ["-X", "boundscheck=True", "-X", "wraparound=False"]
     folder = Path(adaptive.__file__).parent
-    shutil.copy(folder / "_adaptive.pyx", source)
+    shutil.copy(folder / "_rows.pyx", source)
     subprocess.run(
         [sys.executable, "-m", "Cython.Build.Cythonize", "-i", "-f", *directives, str(source)],
         check=True,
         capture_output=True,
         cwd=tmp_path,
-        env={**os.environ, "CFLAGS": "-O1 -fwrapv", "PYTHONPATH": str(folder.parents[1])},
+        env={**os.environ, "CFLAGS": "-O1 -fwrapv", "PYTHONPATH": str(folder.parents[2])},
     )
-    checked = load_module("_adaptive", next(tmp_path.glob("_adaptive*.so")))
+    checked = load_module("_rows", next(tmp_path.glob("_rows*.so")))
     guards = []
 
     def guarded_model():
         # Slots, weights and the like are reached by pointers, which no build checks.
         arrays = {}
-        for field in dataclasses.fields(adaptive_model.Model):
+        for field in dataclasses.fields(model.Model):
             array = getattr(new_model(), field.name)
             guards.append(np.full(array.size + 64, 123, array.dtype))
             arrays[field.name] = guards[-1][32:-32]
             arrays[field.name][:] = array
-        return adaptive_model.Model(**arrays)
+        return model.Model(**arrays)
 
-    new_model = adaptive_model.Model.new
-    monkeypatch.setattr(adaptive_model.Model, "new", guarded_model)
+    new_model = model.Model.new
+    monkeypatch.setattr(model.Model, "new", guarded_model)
     rng = np.random.default_rng(8)
     for n_entries in ALPHABETS[1:]:
         for zero in {0, n_entries // 2, n_entries - 1}:
@@ -570,7 +571,7 @@ def test_no_index_leaves_its_array_in_a_build_with_bounds_checks(tmp_path, monke
             paths = [draw_path(rng, (9, 4, 3), n_entries, zero, 8, n_entries / 5)], n_entries, zero
             along = adaptive.encode(*paths, [8])
             with monkeypatch.context() as patch:
-                patch.setattr(adaptive, "_adaptive", checked)
+                patch.setattr(walk, "_rows", checked)
                 assert assert_round_trip(tensors, n_entries, zero, shift) == data
                 assert adaptive.encode(*paths, [8]) == along
                 for altered in hostile_streams(rng, data, 30):

@@ -1,18 +1,18 @@
 """The adaptive coder in plain Python: the definition the kernel is compared with.
 
-It shares the tables and the numbers of :mod:`moeash.codec.adaptive_model`, nothing else: model and
+It shares the tables and the numbers of :mod:`moeash.codec.adaptive.model`, nothing else: model and
 geometry are written out per weight, and the interval of the range coder is an unbounded integer, so
 there is neither a carry nor a window to get wrong.
 """
 
 from math import prod
 
-from moeash.codec import adaptive_model
+from moeash.codec.adaptive import model
 
-TABLES = adaptive_model.tables()
+TABLES = model.tables()
 STRETCH, SQUASH, LOGS = TABLES.stretch.tolist(), TABLES.squash.tolist(), TABLES.logs.tolist()
 LEARNING, COUNTING = TABLES.learning.tolist(), TABLES.counting.tolist()
-SIGN = adaptive_model.UNARY
+SIGN = model.UNARY
 HALF = SIGN + 1
 
 # Every step of a trellis: half, then the next state after an even and after an odd level.
@@ -121,11 +121,11 @@ class Model:
         self.places = {}  # (scale, units, leading bits) -> [probability of 22 bits, count]
         self.slots = {}  # (decision, context, value) -> [probability of 22 bits, count]
         self.weights = [
-            [12288] * adaptive_model.N_CONTEXTS + [0] * (adaptive_model.N_STATISTICS + 1)
-            for _ in range(adaptive_model.N_DECISIONS)
+            [12288] * model.N_CONTEXTS + [0] * (model.N_STATISTICS + 1)
+            for _ in range(model.N_DECISIONS)
         ]
         self.refinements = {}
-        self.steps = [0] * adaptive_model.N_DECISIONS
+        self.steps = [0] * model.N_DECISIONS
         self.escapes = {}
         self.mean = 1 << 15
         self.row_logs = [0]
@@ -151,7 +151,7 @@ class Model:
         bit = self.coder.code(bit, clamp((mixed + refined) >> 1, 24, 65536 - 24))
 
         error = ((bit << 16) - mixed) * LEARNING[self.steps[decision]]
-        self.steps[decision] = min(self.steps[decision] + 1, adaptive_model.STEP_LIMIT)
+        self.steps[decision] = min(self.steps[decision] + 1, model.STEP_LIMIT)
         for j, i in enumerate(inputs):
             weights[j] = wrap32(weights[j] + ((i * error + (1 << 17)) >> 18))
         for slot in slots:
@@ -168,7 +168,7 @@ class Model:
 
     def escape(self, m):
         """Code ``m >= UNARY`` as Elias' gamma code of ``m - UNARY + 1``."""
-        excess, width = m - adaptive_model.UNARY + 1, 0
+        excess, width = m - model.UNARY + 1, 0
         while self.decide_escape(width, int(excess >> (width + 1) > 0)):
             width += 1
         seen = 1
@@ -176,11 +176,11 @@ class Model:
             bit = excess >> (width - 1 - j) & 1
             bit = self.decide_escape((width, seen), bit) if j < 2 else self.coder.code(bit, 32768)
             seen = 2 * seen + bit
-        return seen + adaptive_model.UNARY - 1
+        return seen + model.UNARY - 1
 
     def observe(self, slot, bit):
         slot[0] += (bit * ((1 << 22) - 1) - slot[0]) * COUNTING[slot[1]] >> 16
-        slot[1] = min(slot[1] + 1, adaptive_model.COUNT_LIMIT)
+        slot[1] = min(slot[1] + 1, model.COUNT_LIMIT)
 
     def place(self, m, units, scale):
         """Code where in its last unit a magnitude lies."""
@@ -208,8 +208,8 @@ class Model:
         row_size = channels * taps
         if rows * row_size == 0:
             return []
-        self.slots = {k: v for k, v in self.slots.items() if k[1] != adaptive_model.LOCAL}
-        self.steps = [min(n, adaptive_model.RESTART_STEPS) for n in self.steps]
+        self.slots = {k: v for k, v in self.slots.items() if k[1] != model.LOCAL}
+        self.steps = [min(n, model.RESTART_STEPS) for n in self.steps]
         prior = [0] * channels
         if len(self.row_logs) > 1 and channels % len(self.row_logs) == 0:
             share = channels // len(self.row_logs)
@@ -308,7 +308,7 @@ class Model:
                             scale,
                         )
                     limit = in_units(above if sign else below, self.unit)
-                    while m < min(limit, adaptive_model.UNARY) and self.decide(
+                    while m < min(limit, model.UNARY) and self.decide(
                         HALF + m if half and m < 2 else m,
                         int(coded > m),
                         contexts,
@@ -316,7 +316,7 @@ class Model:
                         scale,
                     ):
                         m += 1
-                    if m == adaptive_model.UNARY < limit:
+                    if m == model.UNARY < limit:
                         m = self.escape(coded)
                     whole = self.place(whole, m, coarse(blend)) if self.shift else m
                     value = whole if sign else -whole

@@ -1,9 +1,9 @@
 """Canonical Huffman codes, the coder of the published method.
 
 A table's level is ``longest + 1 - length``: frequent symbols have high levels, as with
-:mod:`moeash.codec.ans`, and the same bits describe both. ``longest`` is not stored; a complete code
-has ``sum 2**(level - 1) = 2**longest``. Codes are canonical: by length, then by symbol, each one
-more than the one before. A source of one symbol value takes no bits.
+:mod:`moeash.codec.static.ans`, and the same bits describe both. ``longest`` is not stored; a
+complete code has ``sum 2**(level - 1) = 2**longest``. Codes are canonical: by length, then by
+symbol, each one more than the one before. A source of one symbol value takes no bits.
 """
 
 import heapq
@@ -14,7 +14,7 @@ from bitarray import bitarray
 from bitarray.util import canonical_decode
 from numpy.typing import NDArray
 
-from moeash.codec.tables import FRACTION_BITS, Rows, Table
+from moeash.codec.static.tables import FRACTION_BITS, Rows, Table
 from moeash.errors import CorruptContainerError
 
 NAME = "huffman"

@@ -2,46 +2,25 @@
 # cython: initializedcheck=False
 """Code the indices of one tensor as mixed, adaptive binary decisions: integers only, no allocation.
 
-Only adaptive.py may call this module; it says what is modelled and why, and owns every array. All
-state lives in them, so that a tensor can be coded in several calls, row by row. Nothing here
+Only walk.py may call this module; coder.py says what is modelled and why, walk.py owns every array.
+All state lives in them, so that a tensor can be coded in several calls, row by row. Nothing here
 depends on floating point, on the compiler or on the width of ``int``; sums that may overflow wrap
-modulo 2**32. Definition: tests/codec/adaptive_twin.py, equal bit for bit in
-tests/codec/test_adaptive.py, which also builds this file with bounds checks.
+modulo 2**32. Definition: tests/codec/adaptive/twin.py, equal bit for bit in
+tests/codec/adaptive/test_coder.py, which also builds this file with bounds checks.
 """
 
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from moeash.codec._range_coder cimport (
+from moeash.codec.adaptive._decisions cimport (
+    BY_HALF, CONTEXT_SLOTS, Decision, HALF, HALF_SLOTS, KNOTS, LOCAL, MIN_PROBABILITY, Mixer,
+    N_CONTEXTS, N_GIVEN, N_LANES, N_STATISTICS, PLACE_LEVELS, PLACE_SCALES, SIGN, SIGN_SLOTS,
+    STEP_LIMIT, STRETCH_LIMIT, UNARY, capped, coarse, in_units, log_slot, magnitude, predict, sign3,
+    toward,
+)
+from moeash.codec.adaptive._range_coder cimport (
     COUNT_LIMIT, ESCAPE_LENGTHS, PLACE_BITS, RangeCoder, clamp, code_bit, code_escape, code_place,
     observed,
 )
-
-# Numbers of the format; adaptive_model.py holds the same ones under the same names and compares.
-cdef enum:
-    N_CONTEXTS = 8
-    N_STATISTICS = 6
-    N_INPUTS = N_CONTEXTS + N_STATISTICS + 1
-    N_LANES = 16              # inputs and weights of a decision as they lie in memory
-    N_GIVEN = N_LANES - N_CONTEXTS
-    CONTEXT_SLOTS = 1024
-    UNARY = 8
-    SIGN = UNARY
-    HALF = UNARY + 1          # the decisions that half 1 of a trellis takes for itself begin here
-    BY_HALF = 2
-    N_DECISIONS = HALF + BY_HALF
-    LOCAL = 5
-    KNOTS = 33
-    LOG_SPLIT = 1 << 18
-    SIGN_SLOTS = N_CONTEXTS * CONTEXT_SLOTS * UNARY
-    HALF_SLOTS = SIGN_SLOTS + N_CONTEXTS * CONTEXT_SLOTS
-    PLACE_SCALES = 32
-    PLACE_LEVELS = 4
-
-cdef enum:
-    STRETCH_LIMIT = 2047
-    STEP_LIMIT = 5801
-    MIN_PROBABILITY = 24
-    MAX_PROBABILITY = 65536 - MIN_PROBABILITY
 
 # Positions in the state that outlives a call.
 cdef enum:
@@ -49,111 +28,14 @@ cdef enum:
     CODE = 1
     POSITION = 2
 
-cdef struct Mixer:
-    const int16_t* stretch    # tables, see adaptive_model.Tables
-    const int32_t* squash
-    const int32_t* learning
-    const int64_t* counting
-    int32_t* weights          # the model, see adaptive_model.Model
-    int32_t* refinements
-    int32_t* steps
-
-cdef struct Decision:
-    uint32_t* slots[N_CONTEXTS]
-    int16_t inputs[N_LANES]
-    int32_t* weights
-    int32_t* steps
-    int32_t* refinement       # the nearer of the two its last stage lies between
-    int32_t mixed             # probability before the last stage
-    int32_t probability
-
 
 def layout():
-    """Return the numbers this kernel was built with, which adaptive_model.py compares."""
+    """Return the numbers this kernel was built with, which model.py compares."""
     return (
         N_CONTEXTS, N_STATISTICS, CONTEXT_SLOTS, UNARY, LOCAL, KNOTS, COUNT_LIMIT, STEP_LIMIT,
         MIN_PROBABILITY, ESCAPE_LENGTHS, BY_HALF, N_LANES, PLACE_SCALES, PLACE_LEVELS,
         PLACE_BITS,
     )
-
-
-cdef inline int32_t magnitude(int32_t x) noexcept nogil:
-    return -x if x < 0 else x
-
-
-cdef inline int32_t capped(int32_t x, int32_t most) noexcept nogil:
-    """Return the magnitude of x, at most ``most``."""
-    cdef int32_t m = -x if x < 0 else x
-    return m if m < most else most
-
-
-cdef inline int32_t sign3(int32_t x) noexcept nogil:
-    return 2 if x > 0 else (1 if x < 0 else 0)
-
-
-cdef inline int32_t in_units(int32_t x, int32_t shift) noexcept nogil:
-    """Return x / 2**shift, rounded away from zero."""
-    return ((x - 1) >> shift) + 1 if x > 0 else x >> shift
-
-
-cdef inline int32_t log_slot(int32_t mean) noexcept nogil:
-    """Return where the logarithm of a mean magnitude of 16 fraction bits stands in its table."""
-    if mean < LOG_SPLIT:
-        return mean >> 6
-    return 4096 + (mean >> 12)
-
-
-cdef inline int32_t coarse(int32_t log) noexcept nogil:
-    return clamp((log + 1088) >> 6, 0, 31)
-
-
-cdef inline int32_t toward(int32_t x, int32_t y, int32_t rate) noexcept nogil:
-    """Return x moved to y by ``rate`` / 65536 of the way, rounded down."""
-    return x + <int32_t> ((<int64_t> (y - x) * rate) >> 16)
-
-
-cdef inline void predict(
-    Decision* decision,
-    const Mixer* mixer,
-    uint32_t** slots,         # of the contexts
-    int32_t node,             # which of the decisions that share them
-    const int16_t* given,     # (N_GIVEN,): statistics, 256, 0
-    int32_t which,            # decision whose weights and refinements are used
-    int32_t scale,            # of the column
-) noexcept nogil:
-    """Find the probability of a decision, and what :func:`learn` needs."""
-    cdef:
-        int32_t* weights = mixer.weights + which * N_LANES
-        int32_t* refinement = mixer.refinements + (scale * N_DECISIONS + which) * KNOTS
-        int64_t by_contexts = 0
-        int64_t by_given = 0
-        int64_t total
-        int32_t j, x, fraction, refined
-        int16_t stretched
-
-    for j in range(N_CONTEXTS):
-        decision.slots[j] = slots[j] + node
-        stretched = mixer.stretch[slots[j][node] >> 20]
-        decision.inputs[j] = stretched
-        by_contexts += <int64_t> weights[j] * stretched
-    for j in range(N_GIVEN):
-        decision.inputs[N_CONTEXTS + j] = given[j]
-    for j in range(N_INPUTS - N_CONTEXTS):
-        by_given += <int64_t> weights[N_CONTEXTS + j] * given[j]
-    total = (by_contexts + by_given) >> 16
-    total = STRETCH_LIMIT if total > STRETCH_LIMIT else total
-    total = -STRETCH_LIMIT if total < -STRETCH_LIMIT else total
-    x = <int32_t> total + STRETCH_LIMIT + 1
-    fraction = x & 127
-    refinement += x >> 7
-    refined = (
-        (refinement[0] >> 14) * (128 - fraction) + (refinement[1] >> 14) * fraction
-    ) >> 7
-    decision.mixed = mixer.squash[x]
-    decision.probability = clamp((decision.mixed + refined) >> 1, MIN_PROBABILITY, MAX_PROBABILITY)
-    decision.refinement = refinement + (fraction >> 6)
-    decision.weights = weights
-    decision.steps = mixer.steps + which
 
 
 cdef void learn(const Decision* decision, const Mixer* mixer, bint bit) noexcept nogil:
@@ -197,13 +79,13 @@ def run_rows(
     int32_t negative_limit,              # the largest magnitude below zero
     int32_t positive_limit,
     int32_t shift,                       # magnitudes are modelled in units of 2**shift
-    const int16_t[::1] stretch,          # tables, see adaptive_model.Tables
+    const int16_t[::1] stretch,          # tables, see model.Tables
     const int32_t[::1] squash,
     const int16_t[::1] logs,
     const int32_t[::1] learning,
     const int32_t[::1] reciprocal,
     const int64_t[::1] counting,
-    uint32_t[::1] slots,                 # the model, see adaptive_model.Model
+    uint32_t[::1] slots,                 # the model, see model.Model
     int32_t[::1] weights,
     int32_t[::1] refinements,
     int32_t[::1] steps,
@@ -221,7 +103,7 @@ def run_rows(
 ):
     """Code rows ``first_row`` to ``last_row`` of a tensor and return whether they can be its own.
 
-    Encoding writes at most ``adaptive.WORST_BYTES`` per weight. Decoding reads zeros past the end
+    Encoding writes at most ``walk.WORST_BYTES`` per weight. Decoding reads zeros past the end
     of the stream and returns False as soon as it is certain that the stream has another length, or
     a magnitude exceeds its limit; the rows from there on are then meaningless.
     """

@@ -30,7 +30,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.codec.tables import FRACTION_BITS, RESOLUTIONS, Rows, Table, log2_fixed
+from moeash.codec.static.tables import FRACTION_BITS, RESOLUTIONS, Rows, Table, log2_fixed
 from moeash.errors import CorruptContainerError, ExportError
 
 NAME = "ans"

@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from moeash.codec import ans, huffman
 from moeash.codec.bits import BitReader, BitWriter
 from moeash.codec.pools import fit, plan_pool
-from moeash.codec.tables import FRACTION_BITS, Rows, Table, log2_fixed
+from moeash.codec.static import ans, huffman
+from moeash.codec.static.tables import FRACTION_BITS, Rows, Table, log2_fixed
 from moeash.core.entropy import entropy_bits
 from moeash.errors import CorruptContainerError
 

@@ -4,10 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from moeash.codec import ans, container
+from moeash.codec import container
 from moeash.codec.pools import plan_pool
 from moeash.codec.size import size
-from moeash.codec.tables import FRACTION_BITS, Rows, Table
+from moeash.codec.static import ans
+from moeash.codec.static.tables import FRACTION_BITS, Rows, Table
 from moeash.core.entropy import entropy_bits
 from moeash.errors import CorruptContainerError, ExportError
 
