@@ -26,7 +26,11 @@ NEEDS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what the installed packages cannot run."""
+    """Skip, with the reason, what cannot run here; keep what would starve each other apart."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            # A Ray takes every core. Under `pytest -n N --dist loadgroup` one worker runs them all.
+            item.add_marker(pytest.mark.xdist_group("ray"))
     for marker, (package, reason) in NEEDS.items():
         if importlib.util.find_spec(package) is None:
             for item in items:

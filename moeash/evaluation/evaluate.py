@@ -1,6 +1,7 @@
 """What one candidate is worth: build its weights, size its file, measure it, stop when hopeless."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -18,6 +19,7 @@ from moeash.compression.keeping import Stored, decide_keeping
 from moeash.compression.remeasuring import Remeasuring, calibration_images
 from moeash.core.codebook import SharedWeights, State
 from moeash.core.objectives import Sizes
+from moeash.core.progress import Progress, silent
 from moeash.core.variables import middle
 from moeash.data.splits import Split
 from moeash.errors import SpecError
@@ -78,6 +80,7 @@ class Evaluator:
         *,
         common: Common | None = None,
         on_device: bool | None = None,
+        progress: Progress = silent,
     ) -> None:
         """Load everything once.
 
@@ -87,9 +90,12 @@ class Evaluator:
                 read-only. Nothing of it is made again, and images in it are not read again.
             on_device: let candidates come about where the network is, if the method can; default:
                 where that is not the host.
+            progress: hears how far loading and preparing are.
         """
         n_threads = task.n_threads or available_cores()
         self.task = task
+        self._progress = progress
+        progress("loading the network", 0, None)
         self.network: Network = task.network.load()
         module = self.network.module
         module.to(task.device)
@@ -124,7 +130,9 @@ class Evaluator:
         self._common = common
         self.splits: Mapping[str, Split] = {}
         if task.data is not None and (common is None or common.images is None):
+            self._progress("loading images", 0, None)
             self.splits = task.data.load()
+        self._progress("measuring the float network", 0, None)
         self.assessment = self._assessment()
         if common is not None:
             self._adopt(common)
@@ -134,14 +142,17 @@ class Evaluator:
             images = calibration_images(self._for_method(), task.remeasure_norms, task.seed)
             self._remeasure_on(images)
             self.remeasured_baseline = self._measure_remeasured()
+        self._progress("preparing the method", 0, None)
         self.prepared = task.method.prepare(
             Preparation(
                 network=self.network,
                 splits=self._for_method(),
                 seed=task.seed,
                 n_threads=n_threads,
+                progress=self._progress,
             )
         )
+        self._progress("deciding how kept parameters are stored", 0, None)
         self.stored = self._decide()
         self._place()
 
@@ -273,10 +284,15 @@ class Evaluator:
         """
         return self._builder.build(job)
 
-    def evaluate(self, job: Job, archive: Archive) -> Outcome:
+    def evaluate(self, job: Job, archive: Archive, progress: Progress = silent) -> Outcome:
         """Measure a job, stopping as soon as it is below its floor or certainly dominated.
 
         Never raises for what the candidate does: a failure is an outcome.
+
+        Args:
+            job: what to build and measure.
+            archive: what it has to beat.
+            progress: hears how far the measurement is, batch by batch.
         """
         started = time.perf_counter()
         sizes: Sizes | None = None
@@ -284,8 +300,10 @@ class Evaluator:
             placed = self._placing.place(job)
             sizes = self.sizes(placed.outline)
             known = sizes
+            n_batches = itertools.count()
 
             def hopeless(bound: float) -> bool:
+                progress("measuring", next(n_batches), self.assessment.n_batches)
                 return bound < job.floor or archive.rules_out(bound, known)
 
             if self.task.evaluate is not None:

@@ -112,7 +112,7 @@ class FrontMerging:
         self._ledger.drop_held()
 
     def _begin(self, parent: EvaluationRecord, floor: float) -> _Chain:
-        shared = self._backend.build(parent.job)
+        shared = self._backend.build(parent.recipe)
         if len(shared.codebooks) != 1:
             self._progress.note(
                 f"evaluation {parent.number} has {len(shared.codebooks)} codebooks; "

@@ -14,6 +14,7 @@ from moeash.core.recipe import Refine
 from moeash.evaluation.outcome import Archive, Job
 from moeash.methods.base import Method
 from moeash.study.ledger import Ledger
+from moeash.study.outcomes import outcomes
 from moeash.study.progress import Progress
 from moeash.study.storage.records import EvaluationRecord
 
@@ -62,7 +63,7 @@ def refine(
     jobs = [Job(parent.job.recipe.then(Refine()), floor) for parent in chosen]
     missing = [i for i, job in enumerate(jobs) if ledger.propose(job) is None]
 
-    for position, outcome in backend.map([jobs[i] for i in missing], archive):
+    for position, outcome in outcomes(backend, [jobs[i] for i in missing], archive):
         parent = chosen[missing[position]]
         ledger.record(
             jobs[missing[position]],

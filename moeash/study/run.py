@@ -32,6 +32,7 @@ from moeash.searches.steady import SteadyNsga2
 from moeash.study.identity import identity_of
 from moeash.study.ledger import Ledger
 from moeash.study.merging import FrontMerging
+from moeash.study.outcomes import outcomes
 from moeash.study.plan import Plan, as_begun
 from moeash.study.progress import Progress
 from moeash.study.refining import refine
@@ -400,7 +401,7 @@ class _Runner:
         new = {job.key: job for job in jobs if self._ledger.propose(job) is None}
         missing = list(new.values())
         answers: list[tuple[Job, Outcome]] = []
-        for position, outcome in self._backend.map(missing, archive):
+        for position, outcome in outcomes(self._backend, missing, archive):
             answers.append((missing[position], outcome))
             # A commit waits for the disk. What has arrived meanwhile shares the next one.
             if not self._backend.n_ready:
