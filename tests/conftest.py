@@ -38,6 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not any(item.get_closest_marker(name) for name in NOT_QUICK):
             item.add_marker(pytest.mark.quick)
         if item.get_closest_marker("ray"):
+            # A Ray takes every core: one worker of pytest-xdist runs them all.
             item.add_marker(pytest.mark.xdist_group("ray"))
     for marker, (package, reason) in NEEDS.items():
         if importlib.util.find_spec(package) is None:

@@ -1,5 +1,6 @@
 """What one recipe is worth: build its weights, size its file, measure it, stop when hopeless."""
 
+import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ class Evaluator:
             self.network_fingerprint = network_fingerprint(network.state)
             self.splits: Mapping[str, Split] = {}
             if task.data is not None and (common is None or common.images is None):
+                progress("loading images", 0, None)
                 self.splits = task.load_data()
             progress("measuring the float network", 0, None)
             self.assessment = self._assessment(network.module)
@@ -188,6 +190,11 @@ class Evaluator:
         """Measure a job, stopping as soon as it is below its floor or certainly dominated.
 
         Never raises for what the candidate does: a failure is an outcome.
+
+        Args:
+            job: what to build and measure.
+            archive: what it has to beat.
+            progress: hears how far building and measuring are, layer by layer, batch by batch.
         """
         started = time.perf_counter()
         sizes: Sizes | None = None
@@ -195,8 +202,10 @@ class Evaluator:
             placed = self._placing.place(job, progress)
             sizes = self.sizes(placed.outline)
             known = sizes
+            n_batches = itertools.count()
 
             def hopeless(bound: float) -> bool:
+                progress("measuring", next(n_batches), self.assessment.n_batches)
                 return bound < job.floor or archive.rules_out(bound, known)
 
             if self.task.evaluate is not None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from moeash.backends.base import Backend
 from moeash.backends.inprocess import InProcessBackend
-from moeash.backends.ray import RayBackend, RayOptions
+from moeash.backends.options import BackendOptions
+from moeash.backends.ray import RayBackend
 from moeash.core.kept import Keeping
 from moeash.errors import InputError
 from moeash.evaluation.task import Task, available_cores
@@ -66,20 +67,7 @@ class Plan:
         table = self.backend
         if table.kind == "inprocess":
             return InProcessBackend(task)
-        return RayBackend(
-            task,
-            RayOptions(
-                address=table.address,
-                min_workers=table.min_workers,
-                max_workers=table.workers or table.max_workers,
-                cpus_per_worker=table.cpus_per_worker,
-                gpus_per_worker=table.gpus_per_worker,
-                timeout_s=table.timeout_s,
-                max_tries=table.max_tries,
-                start_timeout_s=table.start_timeout_s,
-                release_idle=table.release_idle,
-            ),
-        )
+        return RayBackend(task, options_of(table), start_timeout_s=table.start_timeout_s)
 
     @classmethod
     def from_spec(cls, spec: StudySpec) -> "Plan":
@@ -97,6 +85,28 @@ class Plan:
             seed=spec.seed,
             backend=spec.backend,
         )
+
+
+def options_of(table: BackendTable) -> BackendOptions:
+    """Return the options of ``[backend]``.
+
+    Raises:
+        InputError: a fewest number of workers without a most.
+    """
+    workers = table.workers or table.max_workers
+    if isinstance(workers, int) and (table.release_idle or table.min_workers is not None):
+        workers = (table.min_workers or 0, workers)
+    if workers is None and (table.release_idle or table.min_workers):
+        raise InputError("a fewest number of workers needs a most; give workers = [FEWEST, MOST]")
+    return BackendOptions(
+        kind=table.kind,
+        address=table.address,
+        workers=workers,
+        cpus_per_worker=table.cpus_per_worker,
+        gpus_per_worker=table.gpus_per_worker,
+        timeout_s=table.timeout_s,
+        max_tries=table.max_tries,
+    )
 
 
 def task_of(study: Study) -> Task:

@@ -216,8 +216,10 @@ class BackendTable(_Table):
     address: str | None = Field(
         None, description="auto or HOST:PORT of a Ray head; default: a Ray of the study's own"
     )
-    workers: int | None = Field(
-        None, ge=1, description="a fixed number of workers; default: as many as there is room for"
+    workers: int | tuple[int, int] | None = Field(
+        None,
+        description="a fixed number, or [fewest, most]: idle workers above the fewest are "
+        "released; default: as many as there is room for",
     )
     min_workers: int | None = Field(None, ge=0, description="workers kept even when idle")
     max_workers: int | None = Field(None, ge=1, description="workers at most")
@@ -238,7 +240,7 @@ class BackendTable(_Table):
                 raise ValueError(f"{', '.join(named)} need kind = 'ray'")
         if self.workers is not None and self.max_workers is not None:
             raise ValueError("workers fixes the number; give either workers or max_workers")
-        most = self.workers or self.max_workers
+        most = self.workers if isinstance(self.workers, int) else self.max_workers
         if most is not None and self.min_workers is not None and self.min_workers > most:
             raise ValueError(f"min_workers = {self.min_workers} is above the most, {most}")
         if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:

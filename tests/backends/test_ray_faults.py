@@ -7,7 +7,11 @@ import pytest
 
 from tests.backends.studies import SMALL_RAY, Faulty, on_ray, run_study, spec, tries
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.filterwarnings("default"),
+]
 
 MARGIN_BYTES = 3 << 30  # what a hog may take before the memory monitor acts
 

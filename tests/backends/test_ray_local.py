@@ -10,12 +10,17 @@ from pathlib import Path
 import pytest
 
 from moeash.backends import ray_settings
-from moeash.backends.ray import RayBackend, RayOptions
+from moeash.backends.options import BackendOptions
+from moeash.backends.ray import RayBackend
 from moeash.study.spec import parse_spec
 from tests.backends.cluster import wait_until
 from tests.backends.studies import spec
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.filterwarnings("default"),
+]
 
 METADATA = "169.254.169.254"
 """Where every cloud answers what machine this is."""
@@ -59,11 +64,10 @@ def test_nobody_asks_for_a_cloud_and_workers_are_at_home(
     made = []
     monkeypatch.setattr(ray_settings, "OwnHome", recording(ray_settings.OwnHome, made))
     task = replace(parse_spec(spec()).task(), n_threads=1)
-    backend = RayBackend(task, RayOptions(max_workers=1))
+    backend = RayBackend(task, BackendOptions("ray", workers=1))
     try:
         backend.open()
-        (actor,) = backend.crew._actors.values()
-        home = ray.get(actor.__ray_call__.remote(lambda worker: os.environ["HOME"]))
+        (home,) = backend.crew.ask(lambda worker: os.environ["HOME"])
         assert home == os.environ["HOME"] == str(tmp_path)
         assert "PYTHONUSERBASE" not in os.environ
         (own,) = made

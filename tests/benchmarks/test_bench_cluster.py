@@ -12,12 +12,15 @@ import pytest
 import torch
 
 from moeash.backends.inprocess import InProcessBackend
-from moeash.backends.pool import Limits, Pool
-from moeash.backends.ray import RayBackend, RayOptions
+from moeash.backends.options import BackendOptions
+from moeash.backends.pool import Pool
+from moeash.backends.ray import RayBackend
+from moeash.backends.staff import Limits
 from moeash.core.recipe import Recipe
 from moeash.evaluation.outcome import Archive, Job
 from moeash.evaluation.task import NetworkTask, Task
 from moeash.methods.uniform.method import Uniform
+from moeash.study.outcomes import outcomes
 from moeash.study.spec import load_spec
 from tests.backends.crew import HurriedCrew, Ok, SimulatedCrew
 from tests.backends.simulated import SimulatedBackend
@@ -179,8 +182,11 @@ def backends(loopback_only):
     def open_(task, workers=None):
         while opened:
             opened.pop().close()
-        options = RayOptions(max_workers=workers, cpus_per_worker=1.0)
-        made = InProcessBackend(task) if workers is None else RayBackend(task, options)
+        made = (
+            InProcessBackend(task)
+            if workers is None
+            else RayBackend(task, BackendOptions("ray", workers=workers, cpus_per_worker=1.0))
+        )
         opened.append(made)
         made.open()
         if workers is not None:
@@ -194,13 +200,7 @@ def backends(loopback_only):
 
 def worker_cpu(backend):
     """CPU seconds of all workers so far."""
-    import ray
-
-    def used(worker):
-        return time.process_time()
-
-    actors = backend.crew._actors.values()
-    return sum(ray.get([actor.__ray_call__.remote(used) for actor in actors]))
+    return sum(backend.crew.ask(lambda worker: time.process_time()))
 
 
 @pytest.mark.ray
@@ -212,7 +212,7 @@ def test_overhead_and_memory_over_ten_thousand_candidates(backends, capsys):
     for start in range(2, 10_002, 1000):
         jobs = [Job(Recipe.of({"k": k})) for k in range(start, start + 1000)]
         started = time.perf_counter()
-        pure = sum(outcome.duration_s for _, outcome in backend.map(jobs, NOTHING))
+        pure = sum(outcome.duration_s for _, outcome in outcomes(backend, jobs, NOTHING))
         overheads.append((time.perf_counter() - started - pure) / len(jobs))
         statm = Path("/proc/self/statm").read_text().split()
         rss.append(int(statm[1]) * resource.getpagesize() / 2**20)
@@ -270,10 +270,10 @@ def test_two_workers_against_one_on_resnet20(backends, real_data, capsys):
     seconds, cpu, driver, used = {}, {}, {}, {}
     for workers in (1, 2):
         backend = backends(task, workers)
-        list(backend.map(jobs[:4], NOTHING))  # every worker has touched its images now
+        list(outcomes(backend, jobs[:4], NOTHING))  # every worker has touched its images now
         before, usage = worker_cpu(backend), backend.usage
         started, driver_started = time.perf_counter(), time.process_time()
-        list(backend.map(jobs, NOTHING))
+        list(outcomes(backend, jobs, NOTHING))
         seconds[workers] = time.perf_counter() - started
         driver[workers] = time.process_time() - driver_started
         cpu[workers] = worker_cpu(backend) - before

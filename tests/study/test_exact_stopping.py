@@ -13,6 +13,7 @@ from moeash.backends.base import Baseline, OneAtATime, ignore
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.kept import Keeping
 from moeash.core.objectives import Sizes
+from moeash.core.progress import silent
 from moeash.core.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
@@ -139,7 +140,7 @@ class TableBackend(OneAtATime):
         self.entries = np.maximum(1, np.arange(65) - rng.integers(0, 6, 65))
         self.order = np.random.default_rng(order) if order is not None else None
 
-    def open(self, notify=ignore):
+    def open(self, notify=ignore, progress=silent):
         return Baseline(0.95, 0.0, self.N_BATCHES, 10_000, 2500, 0, "network", "data", Keeping())
 
     def evaluate(self, job, archive):
@@ -152,12 +153,13 @@ class TableBackend(OneAtATime):
         metric = float(self.right[k].sum() / total)
         return Outcome("complete", metric, metric, sizes, f"k{k}", self.N_BATCHES, 0.0)
 
-    def map(self, jobs, archive):
-        positions = list(range(len(jobs)))
-        if self.order is not None:
-            self.order.shuffle(positions)
-        for position in positions:
-            yield position, self.evaluate(jobs[position], archive)
+    def next(self):
+        tickets = list(self.queue)
+        ticket = tickets[0] if self.order is None else int(self.order.choice(tickets))
+        return ticket, self.evaluate(*self.queue.pop(ticket))
+
+    def build(self, recipe):
+        raise NotImplementedError("tables have no weights")
 
     def close(self):
         pass

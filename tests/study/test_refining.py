@@ -73,9 +73,9 @@ def test_a_study_killed_while_it_refines_goes_on_where_it_was(tmp_path, study, a
     made = []
 
     class Counting(InProcessBackend):
-        def map(self, jobs, archive):
-            made.extend(jobs)
-            return super().map(jobs, archive)
+        def submit(self, job, archive):
+            made.append(job)
+            return super().submit(job, archive)
 
     again = run_study(tmp_path, plain, make_backend=Counting)
     assert sequence(again) == sequence(study)

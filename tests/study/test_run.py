@@ -7,6 +7,7 @@ import pytest
 from moeash.backends.base import ignore
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.merge import merge_runs
+from moeash.core.progress import silent
 from moeash.core.recipe import Recipe
 from moeash.errors import SpecError, StorageError, StudyExistsError
 from moeash.evaluation.evaluate import Evaluator
@@ -98,7 +99,7 @@ def test_a_finished_study_answers_without_a_forward_pass(storage):
     forwards = []
 
     class Counting(InProcessBackend):
-        def open(self, notify=ignore):
+        def open(self, notify=ignore, progress=silent):
             baseline = super().open(notify)
             self.evaluator.network.module.register_forward_hook(lambda *_: forwards.append(1))
             return baseline
@@ -286,7 +287,7 @@ def test_a_study_whose_storage_fails_says_so_and_continues_later(storage, uninte
 
 def test_failed_candidates_stay_off_the_front_and_do_not_end_the_study(storage):
     class Failing(InProcessBackend):
-        def open(self, notify=ignore):
+        def open(self, notify=ignore, progress=silent):
             baseline = super().open(notify)
             evaluator = self.evaluator
             write = evaluator._writer.write
