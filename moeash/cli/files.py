@@ -12,6 +12,16 @@ PARTS = ("header", "codebooks", "tables", "indices", "kept", "checksum")
 
 FileArgument = Annotated[Path, typer.Argument(help="A .moeash file.", metavar="FILE")]
 
+MaxBytesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-bytes",
+        min=1,
+        help="Most bytes of memory that the file may ask for; default the larger of 128 MiB and "
+        "1,024 times the file.",
+    ),
+]
+
 
 def verify(
     file: FileArgument,
@@ -19,13 +29,14 @@ def verify(
         str | None, typer.Option("--study", help="Compare with what this study measured, too.")
     ] = None,
     storage: StorageOption = None,
+    max_bytes: MaxBytesOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Check a file: checksum, structure, decoding; and that it encodes to the same bytes again."""
     from moeash.codec.inspection import verify as check
     from moeash.errors import ContainerError
 
-    report = check(file)
+    report = check(file, max_bytes=max_bytes)
     fingerprint = report.fingerprint
     matches: list[int] = []
     if study is not None:
@@ -53,12 +64,14 @@ def verify(
         print(f"holds exactly the weights study {study} measured as solution {matches[0]}")
 
 
-def inspect(file: FileArgument, json_: JsonOption = False) -> None:
+def inspect(
+    file: FileArgument, max_bytes: MaxBytesOption = None, json_: JsonOption = False
+) -> None:
     """Show the bytes of every part and tensor of a file."""
     from moeash.codec.container import VERSION
     from moeash.codec.inspection import inspect as look
 
-    report = look(file)
+    report = look(file, max_bytes=max_bytes)
     summary: dict[str, Any] = {
         "file": str(file),
         "size_bytes": report.total,
@@ -132,12 +145,13 @@ def _together(kinds: str) -> str:
 def decompress(
     file: FileArgument,
     to: Annotated[Path, typer.Option("--to", help="safetensors file to write.")],
+    max_bytes: MaxBytesOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Write the decoded network as a safetensors checkpoint."""
     from moeash.exports.files import decompress as write_decoded
 
-    arrays = write_decoded(file, to)
+    arrays = write_decoded(file, to, max_bytes=max_bytes)
     size_bytes = to.stat().st_size
     if json_:
         print_json({"wrote": str(to), "tensors": len(arrays), "size_bytes": size_bytes})

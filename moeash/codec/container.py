@@ -17,8 +17,9 @@ File::
     A   adaptive   indices the adaptive coder took, one stream a codebook
     8   checksum   BLAKE2b with a digest of 8 bytes over everything before it
 
-**Directory.** One byte, 0 or 1, then the following plain or as one bzip2 stream (whichever is
-smaller). Columns, because equal things next to each other compress well:
+**Directory.** One byte, 0 or 1, then the following plain or as one bzip2 stream, whichever is
+smaller. What a stream unpacks to MUST be at most ``2**16 + 256 * D`` bytes, and ``2**24``. Columns,
+because equal things next to each other compress well:
 
 * varint number of notes; for each, sorted by key: key, value (varint bytes, UTF-8);
 * varint number of tensors T, in the order of the network's state;
@@ -62,10 +63,13 @@ values are zigzagged (0, -1, 1, -2, ... are 0, 1, 2, 3, ...).
   present symbol in ``ceil(log2 alphabet)`` bits each; one bit whether symbols between are missing,
   and if so alternately ``EG1(present - 1)`` and ``EG1(missing - 1)`` until the last is reached.
   Levels, 1 to 512, of present symbols: ``EG3(level - 1)``, then ``EGk`` of each signed step, less
-  half the step before it (rounded down) if p is 1.
+  half the step before it (rounded down) if p is 1. There MUST NOT be more symbols than elements in
+  the sources that may use the table.
 
 **Payload.** All symbols of the first source, then of the next, as ranks among the present symbols
-of its table; a table with a single symbol takes no payload.
+of its table; a table with a single symbol takes no payload. P is what the ``payload_bytes`` of
+:mod:`moeash.codec.static.ans` or :mod:`moeash.codec.static.huffman` says, and MUST NOT be below
+what it says if every symbol were the cheapest of its table.
 
 * ANS: frequencies f out of 2**24 by :func:`moeash.codec.static.ans.frequencies` from levels of
   ``2**-r`` octaves. The slots of a table follow each other as its ranks do, rotated: that of rank j
@@ -95,9 +99,10 @@ from numpy.typing import NDArray
 
 from moeash.codec import codebooks, directory, streams
 from moeash.codec.bits import BitReader, BitWriter, Cursor
+from moeash.codec.demand import default_limit, demand_of
 from moeash.codec.entries import MAX_CODEBOOKS
 from moeash.codec.layout import CHECKSUM_BYTES, PREFIX_BYTES, lay_out
-from moeash.codec.pools import CODERS, coding_of
+from moeash.codec.pools import CODERS, Coder, coding_of
 from moeash.core.codebook import SharedWeights
 from moeash.errors import (
     ContainerError,
@@ -110,9 +115,6 @@ from moeash.files import replacing, write_flushed
 MAGIC = b"\x8dMSH"
 VERSION = 1
 SUFFIX = ".moeash"
-
-DEFAULT_MAX_BYTES = 256 << 20
-DEFAULT_MAX_EXPANSION = 1024
 
 _NO_LIMIT = 1 << 62
 
@@ -172,17 +174,29 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
 
     Args:
         data: the whole file.
-        max_bytes: most bytes the decoded arrays may take; default the larger of 256 MiB and 1,024
-            times the file. A file of a few bytes can describe a huge constant network.
+        max_bytes: most bytes of memory that decoding may take, see
+            :class:`moeash.codec.demand.Demand`; default the larger of 128 MiB and 1,024 times the
+            file. A file of a few bytes can describe a huge constant network.
 
     Raises:
-        CorruptContainerError: the bytes break a rule of the format.
+        CorruptContainerError: the bytes break a rule of the format, or ask for more memory.
         ContainerVersionError: the file was written by a newer moeash.
+        ContainerError: there is not as much memory as the file asks for and may have.
     """
     data = memoryview(data).cast("B")
     coder, salt = _check_prefix(data)
     if max_bytes is None:
-        max_bytes = max(DEFAULT_MAX_BYTES, DEFAULT_MAX_EXPANSION * len(data))
+        max_bytes = default_limit(len(data))
+    try:
+        return _decode(data, coder, salt, max_bytes)
+    except MemoryError as exc:
+        raise ContainerError(
+            f"there is not enough memory for what the file holds; a lower limit than "
+            f"max_bytes={max_bytes} would refuse it at once"
+        ) from exc
+
+
+def _decode(data: memoryview, coder: Coder, salt: int, max_bytes: int) -> Container:
     cursor = Cursor(data[PREFIX_BYTES:-CHECKSUM_BYTES])
     sections = [cursor.varint() for _ in range(4 if coder == "adaptive" else 3)]
     if sum(sections) != cursor.remaining:
@@ -190,10 +204,10 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
             f"the file says {sum(sections)} bytes follow its header, but {cursor.remaining} do"
         )
     packed, model, payload, *more = (cursor.take(size) for size in sections)
-    entries, notes = directory.unpack(packed)
+    entries, notes = directory.unpack(packed, max_bytes)
     bits = BitReader(model)
     books = codebooks.read_all(bits, limit=MAX_CODEBOOKS)
-    streams.check_sizes(entries, books, max_bytes)
+    demand_of(entries, books, adaptive=coder == "adaptive").check(max_bytes)
     coding = coding_of(coder)
     arrays = streams.read_tables(bits, entries, books, coding, has_choices=coder == "adaptive")
     bits.finish()
@@ -290,7 +304,7 @@ def _checksum(body: bytes | memoryview) -> bytes:
     return hashlib.blake2b(body, digest_size=CHECKSUM_BYTES).digest()
 
 
-def _check_prefix(data: memoryview) -> tuple[str, int]:
+def _check_prefix(data: memoryview) -> tuple[Coder, int]:
     """Check magic, version and checksum; return coder and salt."""
     if bytes(data[: len(MAGIC)]) != MAGIC:
         raise CorruptContainerError("this is no .moeash file: it does not begin with its mark")

@@ -10,6 +10,7 @@ import bz2
 from collections.abc import Sequence
 
 from moeash.codec.bits import Cursor, varint
+from moeash.codec.demand import CHARACTER_BYTES, TENSOR_BYTES, too_much
 from moeash.codec.entries import (
     DTYPES,
     MAX_CODEBOOKS,
@@ -26,6 +27,9 @@ from moeash.codec.entries import (
 from moeash.errors import CorruptContainerError, InputError
 
 MAX_DIRECTORY_BYTES = 1 << 24
+MAX_FREE_BYTES = 1 << 16
+MAX_EXPANSION = 256
+"""A packed directory of D bytes holds at most MAX_FREE_BYTES + MAX_EXPANSION * D."""
 
 EXPONENT_BIAS = 127
 """Added to the exponent of a step to make it a byte."""
@@ -48,23 +52,33 @@ def pack(entries: Entries, notes: Notes) -> bytes:
         raise InputError(found)
     plain = columns(entries, notes)
     packed = bz2.compress(plain, 9)
-    return _BZIP2 + packed if len(packed) < len(plain) else _PLAIN + plain
+    smaller = len(packed) < len(plain) <= _largest(1 + len(packed))
+    return _BZIP2 + packed if smaller else _PLAIN + plain
 
 
-def unpack(data: bytes) -> tuple[Entries, Notes]:
+def _largest(size: int) -> int:
+    """Return the most bytes that the columns of a packed directory of ``size`` bytes may take."""
+    return min(MAX_DIRECTORY_BYTES, MAX_FREE_BYTES + MAX_EXPANSION * size)
+
+
+def unpack(data: bytes, max_bytes: int) -> tuple[Entries, Notes]:
     """Read the bytes of a directory.
+
+    Args:
+        data: the bytes.
+        max_bytes: most bytes of memory that names may take.
 
     Raises:
         CorruptContainerError: anything but what :func:`pack` writes.
     """
     form, body = data[:1], data[1:]
     if form == _BZIP2:
-        body = _decompress(body)
+        body = _decompress(body, _largest(len(data)))
     elif form != _PLAIN:
         raise CorruptContainerError("the directory has an unknown form; the file is damaged")
     cursor = Cursor(body)
     try:
-        entries, notes = _read(cursor)
+        entries, notes = _read(cursor, max_bytes)
     except UnicodeDecodeError as exc:
         raise CorruptContainerError("a name or note is not UTF-8; the file is damaged") from exc
     if cursor.remaining:
@@ -103,7 +117,7 @@ def columns(entries: Entries, notes: Notes) -> bytes:
     return b"".join(parts)
 
 
-def _read(cursor: Cursor) -> tuple[Entries, Notes]:
+def _read(cursor: Cursor, max_bytes: int) -> tuple[Entries, Notes]:
     notes = tuple(
         (cursor.text(), cursor.text()) for _ in range(_limited(cursor, MAX_NOTES, "notes"))
     )
@@ -114,12 +128,16 @@ def _read(cursor: Cursor) -> tuple[Entries, Notes]:
     fronts, backs, lengths = (_numbers(cursor, n, MAX_NAME_BYTES) for _ in range(3))
     names: list[str] = []
     name = b""
+    demand = n * TENSOR_BYTES
     for front, back, length in zip(fronts, backs, lengths, strict=True):
         if front + back > len(name):
             raise CorruptContainerError("a name repeats more of the one before than there is")
         name = name[:front] + cursor.take(length) + name[len(name) - back :]
         if len(name) > MAX_NAME_BYTES:
             raise CorruptContainerError(f"a name takes more than {MAX_NAME_BYTES} bytes")
+        demand += CHARACTER_BYTES * len(name)
+        if demand > max_bytes:
+            raise too_much(demand, max_bytes)
         names.append(name.decode())
     ranks = _numbers(cursor, n_stored, MAX_DIMENSIONS)
     shapes = [tuple(_numbers(cursor, rank, MAX_ELEMENTS)) for rank in ranks]
@@ -192,14 +210,14 @@ def _limited(cursor: Cursor, limit: int, what: str) -> int:
     return value
 
 
-def _decompress(packed: bytes) -> bytes:
+def _decompress(packed: bytes, most: int) -> bytes:
     decompressor = bz2.BZ2Decompressor()
     try:
-        plain = decompressor.decompress(packed, MAX_DIRECTORY_BYTES)
+        plain = decompressor.decompress(packed, most)
     except (OSError, ValueError) as exc:
         raise CorruptContainerError("the directory does not decompress") from exc
     if not decompressor.eof or decompressor.unused_data:
         raise CorruptContainerError(
-            f"the directory is cut off, has stray bytes, or is above {MAX_DIRECTORY_BYTES} bytes"
+            f"the directory is cut off, has stray bytes, or is above {most} bytes"
         )
     return plain

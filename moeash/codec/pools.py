@@ -179,16 +179,16 @@ class Pool:
         with_resolution = len(coding.RESOLUTIONS) > 1
         shared_table = None
         if len(sizes) > 1 and bits.fixed(1):
-            shared_table = Table.read(bits, alphabet, with_resolution=with_resolution)
+            shared_table = Table.read(bits, alphabet, sum(sizes), with_resolution=with_resolution)
         kinds = []
         own: dict[int, Table] = {}
         constants: dict[int, int] = {}
-        for source in range(len(sizes)):
+        for source, size in enumerate(sizes):
             if shared_table is not None and not bits.fixed(1):
                 kind = GLOBAL
             elif not bits.fixed(1):
                 kind = OWN
-                own[source] = Table.read(bits, alphabet, with_resolution=with_resolution)
+                own[source] = Table.read(bits, alphabet, size, with_resolution=with_resolution)
             else:
                 kind = CONSTANT if bits.fixed(1) else FLAT
                 if kind == CONSTANT:

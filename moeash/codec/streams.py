@@ -14,7 +14,7 @@ from moeash.codec.entries import Entries, numpy_dtype
 from moeash.codec.layout import Layout
 from moeash.codec.pools import Coding, Pool
 from moeash.codec.sources import KeptGroup, group_bytes, kept_sources, shared_sources
-from moeash.codec.static.tables import Table
+from moeash.codec.static.tables import Rows, Table
 from moeash.core.codebook import (
     Codebook,
     KeptTensor,
@@ -27,7 +27,7 @@ from moeash.core.codebook import (
 from moeash.core.trellis import N_STATES
 from moeash.errors import CorruptContainerError, InputError
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 20
 
 Source = tuple[Callable[[], NDArray[np.int32]], Table]
 
@@ -104,26 +104,6 @@ def _histogram(indices: NDArray[Any], n_entries: int) -> NDArray[np.int64]:
     return counts
 
 
-def check_sizes(entries: Entries, books: tuple[Codebook, ...], max_bytes: int) -> None:
-    """Refuse before allocating: the sizes are claims so far."""
-    total = 0
-    for entry in entries:
-        if entry.kind == "shared":
-            if entry.codebook >= len(books):
-                raise CorruptContainerError(
-                    f"{entry.name!r} uses codebook {entry.codebook} of {len(books)}"
-                )
-            n_entries = len(books[entry.codebook])
-            total += entry.size * index_dtype(n_entries).itemsize + 8 * n_entries
-        elif entry.kind == "kept":
-            total += entry.size * numpy_dtype(entry.stored).itemsize
-    if total > max_bytes:
-        raise CorruptContainerError(
-            f"the file claims {total} bytes of arrays, above the limit of {max_bytes}; "
-            f"if you trust it, read it with max_bytes={total}"
-        )
-
-
 @dataclass(frozen=True)
 class Taken:
     """The shared tensors of one codebook that the adaptive coder took.
@@ -169,6 +149,11 @@ class Arrays:
         Raises:
             CorruptContainerError: the payload is no stream of these tables.
         """
+        least = self._least_bytes(coding)
+        if len(payload) < least:
+            raise CorruptContainerError(
+                f"the coded indices take {least} bytes at least, but the file has {len(payload)}"
+            )
         filled = [0] * len(self.targets)
         sizes = [(table, out.size) for table, out in self.targets]
         for position, ranks in coding.decode(payload, salt, sizes):
@@ -176,6 +161,20 @@ class Arrays:
             begin = filled[position]
             filled[position] += ranks.size
             out[begin : begin + ranks.size] = table.symbols.astype(out.dtype)[ranks]
+
+    def _least_bytes(self, coding: Coding) -> int:
+        """Return the bytes of the payload if every symbol were the cheapest of its table."""
+        coded = [(table, out.size) for table, out in self.targets if table.symbols.size > 1]
+        cheapest: dict[int, int] = {}
+        for resolution in coding.RESOLUTIONS:
+            tables = list({id(t): t for t, _ in coded if t.resolution == resolution}.values())
+            if tables:
+                rows = Rows.listed(tables)
+                levels = np.concatenate([table.levels for table in tables])
+                least = np.minimum.reduceat(coding.costs(rows, levels, resolution), rows.starts)
+                cheapest.update(zip(map(id, tables), least.tolist(), strict=True))
+        total = sum(size * cheapest[id(table)] for table, size in coded)
+        return coding.payload_bytes(total, sum(size for _, size in coded))
 
     def fill_adaptive(self, section: Cursor, entries: Entries, books: tuple[Codebook, ...]) -> None:
         """Decode the adaptive coder's section.
@@ -206,7 +205,7 @@ def read_tables(
     *,
     has_choices: bool,
 ) -> Arrays:
-    """Read all tables and allocate the arrays; sizes were checked by :func:`check_sizes`.
+    """Read all tables and allocate the arrays, whose sizes were checked before.
 
     Args:
         bits: the model, behind the codebooks.

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
@@ -12,74 +13,86 @@ from moeash.errors import ExportError
 from moeash.files import replacing, write_flushed
 from moeash.networks.inplace import load_into as load_arrays
 
+METADATA = "__metadata__"
+"""The name under which safetensors keeps notes."""
 
-def load_into(module: nn.Module, path: str | Path) -> nn.Module:
+
+def load_into(module: nn.Module, path: str | Path, *, max_bytes: int | None = None) -> nn.Module:
     """Load a ``.moeash`` file into a module of the same architecture, in place.
+
+    Args:
+        module: the network.
+        path: the file.
+        max_bytes: as :func:`moeash.codec.container.decode`.
 
     Raises:
         ContainerError: the file is not readable.
         CheckpointError: it does not fit the module, which is left as it was.
     """
-    load_arrays(module, read_container(path).shared.decoded())
+    load_arrays(module, read_container(path, max_bytes=max_bytes).shared.decoded())
     return module
 
 
-def decompress(path: str | Path, to: str | Path) -> dict[str, NDArray[Any]]:
+def decompress(
+    path: str | Path, to: str | Path, *, max_bytes: int | None = None
+) -> dict[str, NDArray[Any]]:
     """Write the decoded tensors of a ``.moeash`` file as safetensors, and return them.
 
-    Tied tensors are written once under each name. bfloat16 tensors are written as float32.
+    Tied tensors are written once under each name. bfloat16 tensors are written as float32. What was
+    written is read back and compared before the file gets its name.
+
+    Args:
+        path: the file.
+        to: target.
+        max_bytes: as :func:`moeash.codec.container.decode`.
 
     Raises:
         ContainerError: the file is not readable.
         ExportError: the target cannot be written, or safetensors cannot hold the tensors; an
             existing file is kept.
     """
-    arrays = read_container(path).shared.decoded()
+    from safetensors import SafetensorError
+    from safetensors.numpy import save
+
+    arrays = read_container(path, max_bytes=max_bytes).shared.decoded()
+    if METADATA in arrays:
+        raise ExportError(
+            f"safetensors keeps the name {METADATA!r} for itself, but a tensor has it; use "
+            "moeash.read, which gives the arrays by name"
+        )
+    try:
+        content = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
+    except (SafetensorError, KeyError, TypeError, ValueError) as exc:
+        raise ExportError(
+            f"safetensors cannot hold these tensors: {exc}; use moeash.read, which gives the "
+            "arrays by name"
+        ) from exc
     with replacing(to) as temporary:
-        write_flushed(temporary, _safetensors(arrays))
+        write_flushed(temporary, content)
         _check_safetensors(temporary, arrays)
     return arrays
 
 
-def _safetensors(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save
-
-    if "__metadata__" in arrays:
-        raise ExportError(
-            "safetensors cannot hold a tensor named '__metadata__'; read the file with "
-            "moeash.read, which gives its arrays by name"
-        )
-    try:
-        # Copies: safetensors takes arrays in C order that own their memory.
-        content: bytes = save({name: array.copy() for name, array in arrays.items()})
-    except (SafetensorError, KeyError, ValueError, TypeError) as exc:
-        raise ExportError(
-            f"safetensors cannot hold these tensors: {exc}; read the file with moeash.read"
-        ) from exc
-    return content
-
-
 def _check_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Read a file back and compare it with what it should hold.
+    """Read a file back, tensor by tensor, and compare it with what it should hold.
 
     Raises:
         ExportError: it cannot be read, or holds something else.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        written = load_file(path)
-    except (SafetensorError, KeyError, ValueError, TypeError) as exc:
+        with safe_open(path, framework="numpy") as written:
+            if set(written.keys()) != arrays.keys():
+                raise ExportError("the safetensors file written holds other names than decoded")
+            for name, array in arrays.items():
+                if not _same(written.get_tensor(name), array):
+                    raise ExportError(f"the safetensors file written holds another {name!r}")
+    except (SafetensorError, KeyError, TypeError, ValueError) as exc:
         raise ExportError(f"the safetensors file written cannot be read: {exc}") from exc
-    for name, array in arrays.items():
-        other = written.get(name)
-        if (
-            other is None
-            or (other.dtype, other.shape) != (array.dtype, array.shape)
-            or other.tobytes() != array.tobytes()
-        ):
-            raise ExportError(f"the safetensors file written does not hold {name!r} as decoded")
-    if len(written) != len(arrays):
-        raise ExportError("the safetensors file written holds other tensors than were decoded")
+
+
+def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Compare bit for bit: NaN equals itself, and 0 is not -0."""
+    alike = (one.dtype, one.shape) == (other.dtype, other.shape)
+    return alike and one.tobytes() == other.tobytes()

@@ -101,4 +101,4 @@ def with_exponents(exponents):
 )
 def test_a_column_of_steps_that_is_not_one_is_refused(exponents, message):
     with pytest.raises(CorruptContainerError, match=message):
-        directory.unpack(with_exponents(exponents))
+        directory.unpack(with_exponents(exponents), 1 << 20)

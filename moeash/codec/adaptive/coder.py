@@ -256,7 +256,8 @@ def decode(
         decoded = values[geometry.pad :]
         if n and path is not INDEPENDENT:
             decoded = values_of(decoded, shape, path.n_states)
-        arrays.append((decoded + zero).astype(dtype))
+        decoded += zero
+        arrays.append(decoded.astype(dtype))
     needed = int(coder.state[2]) - 8 + coder.tail_bytes()
     if needed != len(data):
         raise CorruptContainerError(f"the coded indices take {needed} bytes, not {len(data)}")

@@ -46,6 +46,13 @@ class Geometry:
         return self.row_size + 2
 
 
+def work_bytes(shape: Shape) -> int:
+    """Return the most bytes that decoding one tensor takes besides its indices."""
+    geometry = Geometry.of(shape)
+    # Values and, later, magnitudes or levels; four statistics, signs and the state of a column.
+    return 4 * (geometry.pad + 2 * math.prod(shape)) + 24 * (geometry.row_size + 2)
+
+
 _NOTHING = np.empty(0, dtype=np.uint8)
 INDEPENDENT = Trellis(np.zeros((1, 2), dtype=np.uint8), np.zeros(1, dtype=np.uint8))
 """A path of one state in whose only half levels are values."""
@@ -148,7 +155,8 @@ class Walk:
 
     def _remember_rows(self, values: NDArray[np.int32]) -> None:
         rows, row_size = values.shape
-        magnitudes = np.minimum(np.abs(values), 255 << self.shift)
+        magnitudes = np.abs(values)
+        np.minimum(magnitudes, 255 << self.shift, out=magnitudes)
         totals = magnitudes.sum(axis=1, dtype=np.int64) >> self.shift
         means = np.append((totals << 16) // row_size, int(self.model.tensor_mean[0]))
         slot = np.where(means < 1 << 18, means >> 6, 4096 + (means >> 12))

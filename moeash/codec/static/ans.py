@@ -39,7 +39,7 @@ SCALE = 1 << SCALE_BITS
 SLACK_BITS = 32
 SLACK_PER_SYMBOL = 15  # 2**-15 bits
 MAX_SALT = 255
-CHUNK = 1 << 22
+CHUNK = 1 << 20
 
 __all__ = ["NAME", "RESOLUTIONS", "costs", "decode", "encode", "flat_levels", "levels"]
 
@@ -102,8 +102,7 @@ def _model(table: Table, salt: int) -> "constriction.stream.model.Categorical | 
     """Return the model of a table, ``None`` if its only symbol needs none."""
     if table.symbols.size == 1:
         return None
-    rows = Rows(table.alphabet, table.symbols, table.levels, np.zeros(1, dtype=np.int64))
-    shares = np.roll(frequencies(rows, table.levels, table.resolution) - 1, salt)
+    shares = np.roll(frequencies(Rows.listed([table]), table.levels, table.resolution) - 1, salt)
     return constriction.stream.model.Categorical(shares.astype(np.float32), perfect=False)
 
 
@@ -150,8 +149,10 @@ def decode(
         model = models[id(table)]
         for begin in range(0, n, CHUNK):
             size = min(CHUNK, n - begin)
-            if model is None:
-                yield position, np.zeros(size, dtype=np.int32)
+            if model is None or coder.is_empty():
+                # The empty state stays so: all it decodes to is the symbol in the first place.
+                first = np.zeros(size, dtype=np.int32)
+                yield position, first if model is None else _rotated(first, table, -salt)
             else:
                 yield position, _rotated(coder.decode(model, size), table, -salt)
     if not coder.is_empty():

@@ -96,8 +96,7 @@ def payload_bytes(cost: int, n_symbols: int) -> int:
 
 def _canonical(table: Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the code lengths and the ranks in order of their codes."""
-    rows = Rows(table.alphabet, table.symbols, table.levels, np.zeros(1, dtype=np.int64))
-    lengths = costs(rows, table.levels, 0) >> FRACTION_BITS
+    lengths = costs(Rows.listed([table]), table.levels, 0) >> FRACTION_BITS
     if lengths.max() > MAX_LENGTH:
         raise CorruptContainerError(f"a Huffman code is longer than {MAX_LENGTH} bits")
     return lengths, np.argsort(lengths, kind="stable")

@@ -15,6 +15,7 @@ Tables of many sources are handled at once as :class:`Rows`: the present symbols
 one flat array. A study sizes thousands of candidates; a loop over tensors would dominate it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -75,6 +76,14 @@ class Rows:
         flat = np.flatnonzero(counts)
         starts = np.searchsorted(flat, np.arange(n_rows) * alphabet)
         return cls(alphabet, flat % alphabet, counts.reshape(-1)[flat], starts)
+
+    @classmethod
+    def listed(cls, tables: "Sequence[Table]") -> "Rows":
+        """Return the symbols of tables of one resolution, a row each; their counts are unknown."""
+        sizes = [table.symbols.size for table in tables]
+        symbols = np.concatenate([table.symbols for table in tables])
+        starts = np.cumsum([0, *sizes[:-1]])
+        return cls(tables[0].alphabet, symbols, np.zeros_like(symbols), starts)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -206,15 +215,24 @@ class Table:
             trend = level - before
 
     @classmethod
-    def read(cls, bits: BitReader, alphabet: int, *, with_resolution: bool) -> "Table":
+    def read(
+        cls, bits: BitReader, alphabet: int, n_elements: int, *, with_resolution: bool
+    ) -> "Table":
         """Read a table over ``alphabet`` symbols.
 
+        Args:
+            bits: the model.
+            alphabet: number of symbols.
+            n_elements: of the sources that may use it; no more symbols occur.
+            with_resolution: whether levels have a resolution.
+
         Raises:
-            CorruptContainerError: symbols or levels out of range, or more than the bits hold.
+            CorruptContainerError: symbols or levels out of range, or more than the bits or the
+                elements hold.
         """
         resolution = bits.fixed(2) if with_resolution else 0
         predictor, order = bits.fixed(1), bits.fixed(2)
-        symbols = _read_symbols(bits, alphabet)
+        symbols = _read_symbols(bits, alphabet, n_elements)
         level, trend = bits.golomb(FIRST_ORDER) + 1, 0
         levels = [level]
         for _ in range(symbols.size - 1):
@@ -236,7 +254,7 @@ def flat_table(alphabet: int, levels: NDArray[np.int64]) -> Table:
     return Table(alphabet, np.arange(alphabet), levels)
 
 
-def _read_symbols(bits: BitReader, alphabet: int) -> NDArray[np.int64]:
+def _read_symbols(bits: BitReader, alphabet: int, n_elements: int) -> NDArray[np.int64]:
     width = symbol_width(alphabet)
     first, last = bits.fixed(width), bits.fixed(width)
     if not first <= last < alphabet:
@@ -244,13 +262,14 @@ def _read_symbols(bits: BitReader, alphabet: int) -> NDArray[np.int64]:
             f"a table covers symbols {first} to {last} of an alphabet of {alphabet}"
         )
     if not bits.fixed(1):
-        _check_room(bits, last - first)
+        _check_room(bits, last - first, n_elements)
         return np.arange(first, last + 1)
     runs = []
-    at = first
+    at, found = first, 0
     while True:
         length = bits.golomb(RUN_ORDER) + 1
-        _check_room(bits, length - 1)
+        found += length
+        _check_room(bits, found - 1, n_elements)
         if at + length - 1 > last:
             raise CorruptContainerError("a table lists symbols past its last one")
         runs.append(np.arange(at, at + length))
@@ -260,7 +279,11 @@ def _read_symbols(bits: BitReader, alphabet: int) -> NDArray[np.int64]:
         at += bits.golomb(RUN_ORDER) + 1
 
 
-def _check_room(bits: BitReader, n_codes: int) -> None:
+def _check_room(bits: BitReader, n_codes: int, n_elements: int) -> None:
     # Every further level takes a bit at least: allocate nothing the bits cannot pay for.
     if n_codes > bits.remaining:
         raise CorruptContainerError("a table lists more symbols than the file has bits")
+    if n_codes >= n_elements:
+        raise CorruptContainerError(
+            f"a table lists more symbols than the {n_elements} elements it is for"
+        )

@@ -150,3 +150,33 @@ def test_the_cost_is_what_the_frequencies_say():
     frequency = table_frequencies(planned(counts))
     exact = (counts[counts > 0] * (24 - np.log2(frequency))).sum()
     assert plan.payload[0] / 2**FRACTION_BITS == pytest.approx(exact, abs=counts.sum() * 2.0**-17)
+
+
+def encode_by_the_book(ranks, table, salt):
+    """The inverse of :func:`decode_by_the_book` for one source."""
+    frequency = [int(f) for f in np.roll(table_frequencies(table), salt)]
+    left = np.concatenate(([0], np.cumsum(frequency))).tolist()
+    state, words = 0, []
+    for rank in reversed(ranks):
+        place = (rank + salt) % len(frequency)
+        if state >= frequency[place] << 40:
+            words.append(state & 0xFFFFFFFF)
+            state >>= 32
+        state = (state // frequency[place] << 24) + state % frequency[place] + left[place]
+    while state:
+        words.append(state & 0xFFFFFFFF)
+        state >>= 32
+    return np.array(words, dtype="<u4").tobytes()
+
+
+@pytest.mark.parametrize("salt", [0, 1, 7])
+def test_a_stream_that_is_exhausted_gives_the_symbol_in_the_first_place(salt, monkeypatch):
+    monkeypatch.setattr(ans, "CHUNK", 100)  # the rest of a source is not decoded but filled in
+    table = planned(np.array([900, 50, 30, 20]))
+    ranks = [*[0, 1, 2, 3] * 40, *[-salt % 4] * 1000]
+    payload = encode_by_the_book(ranks, table, salt)
+    sources = [(table, len(ranks))]
+    assert len(payload) < 100
+    assert decode_by_the_book(payload, salt, sources) == [ranks]
+    got = np.concatenate([part for _, part in ans.decode(payload, salt, sources)])
+    assert got.tolist() == ranks

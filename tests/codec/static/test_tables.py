@@ -50,7 +50,7 @@ def test_a_table_comes_back_and_takes_the_bits_it_is_said_to(counts, coding):
     table.write(bits, with_resolution=ans_only)
     assert bits.n_bits == best.table_bits[0]
     reader = BitReader(bits.to_bytes())
-    again = Table.read(reader, counts.size, with_resolution=ans_only)
+    again = Table.read(reader, counts.size, int(counts.sum()), with_resolution=ans_only)
     reader.finish()
     assert_array_equal(again.symbols, np.flatnonzero(counts))
     assert_array_equal(again.levels, table.levels)
@@ -125,7 +125,7 @@ def test_impossible_tables_are_refused(fields, message):
     for value, width in fields:
         bits.fixed(value, width)
     with pytest.raises(CorruptContainerError, match=message):
-        Table.read(BitReader(bits.to_bytes()), 5, with_resolution=True)
+        Table.read(BitReader(bits.to_bytes()), 5, 100, with_resolution=True)
 
 
 def test_a_table_of_more_symbols_than_bits_is_refused_before_it_is_allocated():
@@ -134,7 +134,7 @@ def test_a_table_of_more_symbols_than_bits_is_refused_before_it_is_allocated():
     bits.fixed(2**40 - 1, 40)
     bits.fixed(0, 1)
     with pytest.raises(CorruptContainerError, match="more symbols than the file has bits"):
-        Table.read(BitReader(bits.to_bytes()), 2**40, with_resolution=True)
+        Table.read(BitReader(bits.to_bytes()), 2**40, 2**50, with_resolution=True)
 
 
 def test_a_level_out_of_range_is_refused():
@@ -143,4 +143,15 @@ def test_a_level_out_of_range_is_refused():
     bits.fixed(0, 1)
     bits.golomb(512, 3)
     with pytest.raises(CorruptContainerError, match="level 513"):
-        Table.read(BitReader(bits.to_bytes()), 5, with_resolution=True)
+        Table.read(BitReader(bits.to_bytes()), 5, 100, with_resolution=True)
+
+
+@pytest.mark.parametrize("gappy", [False, True])
+def test_a_table_of_more_symbols_than_elements_is_refused(gappy):
+    symbols = np.array([0, 1, 2, 3, 9] if gappy else [0, 1, 2, 3, 4])
+    bits = BitWriter()
+    Table(10, symbols, np.ones(5, dtype=np.int64)).write(bits, with_resolution=True)
+    data = bits.to_bytes()
+    assert_array_equal(Table.read(BitReader(data), 10, 5, with_resolution=True).symbols, symbols)
+    with pytest.raises(CorruptContainerError, match="more symbols than the 4 elements"):
+        Table.read(BitReader(data), 10, 4, with_resolution=True)
