@@ -7,7 +7,8 @@
     │   ├── NonFiniteWeightError          NaN or infinity in a weight tensor
     │   ├── SpecError                     a study specification that does not say what to do
     │   ├── CheckpointError               a checkpoint that is unreadable or does not fit
-    │   └── DataError                     an evaluation set that is unreadable or unusable
+    │   ├── DataError                     an evaluation set that is unreadable or unusable
+    │   └── NothingMeetsError             no solution is within the limits of a pick
     ├── ContainerError                    bytes that are not a .moeash file we can read
     │   ├── CorruptContainerError         truncated, altered or hostile bytes
     │   └── ContainerVersionError         written by a newer moeash
@@ -64,6 +65,10 @@ class CheckpointError(InputError):
 
 class DataError(InputError):
     """An evaluation set that cannot be read, or whose content is not usable."""
+
+
+class NothingMeetsError(InputError):
+    """No solution of a study is within the limits of a pick."""
 
 
 class ContainerError(MoeashError):

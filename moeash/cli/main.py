@@ -1,8 +1,9 @@
 """The ``moeash`` command: parse, call, explain.
 
-Exit codes: 0 ok, 1 failed, 2 bad usage or spec, 130 interrupted. Errors are one line on stderr;
-``--debug`` shows the traceback. Every command has ``--json``: then stdout holds one JSON document
-and nothing else. Heavy imports happen inside the commands, so that ``--help`` is instant.
+Exit codes: 0 ok, 1 failed, 2 bad usage or spec, 3 no solution meets the pick, 130 interrupted.
+Errors are one line on stderr; ``--debug`` shows the traceback. Every command has ``--json``: then
+stdout holds one JSON document and nothing else. Heavy imports happen inside the commands, so that
+``--help`` is instant.
 """
 
 import os
@@ -15,7 +16,13 @@ import typer
 
 from moeash import __version__
 from moeash.cli import cluster, doctor, files, spec, studies
-from moeash.errors import InputError, MoeashError, StudyExistsError, StudyNotFoundError
+from moeash.errors import (
+    InputError,
+    MoeashError,
+    NothingMeetsError,
+    StudyExistsError,
+    StudyNotFoundError,
+)
 
 app = typer.Typer(
     name="moeash",
@@ -60,7 +67,7 @@ USAGE_ERRORS = (InputError, StudyNotFoundError, StudyExistsError)
 PARSER_ERRORS: type[Exception] = typer.BadParameter.__mro__[1]
 """What the parser refuses. Typer keeps this class private and exports only one below it."""
 
-OK, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, BAD_USAGE, NOTHING_MEETS, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def main() -> NoReturn:
@@ -109,6 +116,8 @@ def _explain(error: Exception) -> int:
         return BAD_USAGE
     if isinstance(error, MoeashError):
         _complain(str(error))
+        if isinstance(error, NothingMeetsError):
+            return NOTHING_MEETS
         return BAD_USAGE if isinstance(error, USAGE_ERRORS) else FAILED
     _complain(f"{type(error).__name__}: {error} (a bug? --debug shows where)")
     return FAILED

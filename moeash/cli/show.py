@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from moeash.study.facts import StudyFacts
     from moeash.study.solution import Solution
-    from moeash.study.storage.records import StudyFacts
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON document.")]
 StorageOption = Annotated[
@@ -42,6 +42,11 @@ def keep_stdout(json_: bool) -> AbstractContextManager[object]:
 def bytes_text(n: int) -> str:
     """Return bytes with thousands separators."""
     return f"{n:,} B"
+
+
+def clock(moment: str) -> str:
+    """Return a stored moment without fractions of a second and zone."""
+    return moment[:19].replace("T", " ")
 
 
 def duration_text(seconds: float) -> str:

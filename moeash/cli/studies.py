@@ -11,13 +11,14 @@ from moeash.cli.show import (
     RetryOption,
     StorageOption,
     bytes_text,
-    duration_text,
+    clock,
     front_table,
     keep_stdout,
     percent,
     print_json,
     table,
 )
+from moeash.cli.status import status_lines
 
 if TYPE_CHECKING:
     from moeash.exports.export import ExportReport
@@ -125,24 +126,27 @@ def backend_overrides(kind: str | None, **values: Any) -> list[str]:
 def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> None:
     """List the stored studies."""
     from moeash.study.opening import open_storage
-    from moeash.study.study import status_of
 
     store = open_storage(storage, create=False)
-    rows: list[dict[str, Any]] = []
-    for record in store.studies():
-        evaluations = store.evaluations(record.id)
-        rows.append(
-            {
-                "name": record.facts.name,
-                "status": status_of(store, record.facts.name),
-                "ending": record.ending,
-                "evaluations": len(evaluations),
-                "metric_name": record.facts.metric_name,
-                "baseline": record.facts.baseline,
-                "created_at": record.created_at,
-                "updated_at": record.updated_at,
-            }
-        )
+    rows: list[dict[str, Any]] = [
+        {
+            "name": summary.record.facts.name,
+            "status": summary.status,
+            "ending": summary.record.ending,
+            "reason": summary.record.reason,
+            "evaluations": summary.n(),
+            **{status: summary.n(status=status) for status in ("complete", "stopped", "failed")},
+            "generations": summary.n_generations,
+            "hypervolume": summary.hypervolume,
+            "smallest_bytes": summary.smallest_bytes,
+            "metric_name": summary.record.facts.metric_name,
+            "baseline": summary.record.facts.baseline,
+            "original_bytes": summary.record.facts.original_bytes,
+            "created_at": summary.record.created_at,
+            "updated_at": summary.record.updated_at,
+        }
+        for summary in store.summaries()
+    ]
     if json_:
         print_json(rows)
         return
@@ -152,6 +156,7 @@ def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> No
             ("name", "left"),
             ("status", "left"),
             ("evaluations", "right"),
+            ("smallest", "right"),
             ("metric", "left"),
             ("float", "right"),
             ("updated (UTC)", "left"),
@@ -160,10 +165,11 @@ def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> No
             [
                 row["name"],
                 row["status"],
-                str(row["evaluations"]),
+                f"{row['evaluations']:,}",
+                "" if row["smallest_bytes"] is None else bytes_text(row["smallest_bytes"]),
                 row["metric_name"],
                 f"{row['baseline']:.4f}",
-                row["updated_at"][:19].replace("T", " "),
+                clock(row["updated_at"]),
             ]
             for row in rows
         ],
@@ -172,89 +178,16 @@ def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> No
 
 def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOption = False) -> None:
     """Show where a study stands."""
-    from moeash.searches.loop import ENDINGS
     from moeash.study.opening import open_study
-    from moeash.study.pace import Pace, pace_of
+    from moeash.study.summary import summary_of
 
     opened = open_study(study, storage)
-    stands = opened.status
-    evaluations, generations = opened.evaluations(), opened.generations()
-    by_status = {
-        name: sum(r.outcome.status == name for r in evaluations)
-        for name in ("complete", "stopped", "failed")
-    }
-    running = stands == "running"
-    pace = pace_of(opened.facts.spec, evaluations, generations) if running else Pace(None, None)
-    events = opened.storage.events(opened.record.id)
-    batches = sum(r.outcome.n_batches for r in evaluations)
-    full = len(evaluations) * opened.facts.n_batches
-    facts = opened.facts
-    summary: dict[str, Any] = {
-        "name": facts.name,
-        "status": stands,
-        "ending": opened.record.ending,
-        "baseline": facts.baseline,
-        "remeasured_baseline": facts.remeasured_baseline,
-        "metric_name": facts.metric_name,
-        "n_shared": facts.n_shared,
-        "n_kept": facts.n_kept,
-        "original_bytes": facts.original_bytes,
-        "evaluations": len(evaluations),
-        **by_status,
-        "retriable": sum(r.outcome.retriable for r in evaluations),
-        "generations": len(generations),
-        "hypervolume": generations[-1].hypervolume if generations else None,
-        "front": len(opened.front()),
-        "workers": opened.record.workers if running else 0,
-        "evaluations_per_minute": pace.per_minute,
-        "search_left_s": pace.search_left_s,
-        "forward_batches": batches,
-        "forward_batches_of_full_evaluations": full,
-        "evaluation_seconds": sum(r.outcome.duration_s for r in evaluations),
-        "environment": dict(facts.environment),
-        "errors": [
-            {
-                "id": r.number,
-                "candidate": r.candidate.as_dict(),
-                "error": r.outcome.error,
-                "retriable": r.outcome.retriable,
-            }
-            for r in evaluations
-            if r.outcome.status == "failed"
-        ],
-        "events": [{"at": event.created_at, "text": event.text} for event in events],
-    }
+    summary = summary_of(opened)
     if json_:
         print_json(summary)
         return
-    ending = opened.record.ending
-    print(f"study {facts.name}: {stands}" + (f", {ENDINGS[ending]}" if ending else ""))
-    print(
-        f"{facts.n_shared:,} weights shared, {facts.n_kept:,} kept; "
-        f"{facts.original_bytes:,} B as float32; float {facts.metric_name} {facts.baseline_text}"
-    )
-    print(
-        f"{len(generations)} generations, {len(evaluations)} evaluations: "
-        + ", ".join(f"{count} {name}" for name, count in by_status.items())
-    )
-    if full:
-        print(f"forward batches: {batches:,} of {full:,} ({percent(batches / full)})")
-    if generations:
-        print(f"hypervolume {generations[-1].hypervolume:.6f}, front of {summary['front']}")
-    if running:
-        rate = "" if pace.per_minute is None else f", {pace.per_minute:.1f} evaluations a minute"
-        left = pace.search_left_s
-        eta = "" if left is None else f", search ends in about {duration_text(left)}"
-        print(f"workers: {opened.record.workers or 0}{rate}{eta}")
-    for event in events[-5:]:
-        print(f"{event.created_at[:19].replace('T', ' ')} {event.text}")
-    for failure in summary["errors"][:5]:
-        print(f"failed: {failure['id']} {failure['candidate']}: {failure['error']}")
-    if summary["retriable"]:
-        print(
-            f"{summary['retriable']} failed through no fault of their own; "
-            "`moeash run SPEC --retry-failed` tries them again"
-        )
+    for line in status_lines(summary, opened.facts.baseline_text):
+        print(line)
 
 
 def front(study: StudyArgument, storage: StorageOption = None, json_: JsonOption = False) -> None:

@@ -43,12 +43,15 @@ def non_dominated(f: NDArray[Any]) -> NDArray[np.bool_]:
         best_before = np.minimum.accumulate(np.concatenate([[np.inf], unique[:-1, 1]]))
         on_front = unique[:, 1] < best_before
     else:
-        front: list[int] = []
-        for i, row in enumerate(unique):
-            # Later rows cannot dominate earlier ones: they are lexicographically larger.
-            if not (unique[front] <= row).all(axis=1).any():
-                front.append(i)
-        on_front[front] = True
+        # A row that dominates another has a smaller sum of ranks, so the one with the smallest of
+        # those left is on the front. It lies near the ideal point and takes many others away.
+        ranks = [np.unique(column, return_inverse=True)[1].reshape(-1) for column in unique.T]
+        left = np.argsort(np.sum(ranks, axis=0), kind="stable")
+        columns = [unique[left, i] for i in range(unique.shape[1])]  # each in one piece: faster
+        while len(left):
+            on_front[left[0]] = True
+            better = np.any([column < column[0] for column in columns], axis=0)
+            left, columns = left[better], [column[better] for column in columns]
     keep[:] = on_front[inverse.reshape(-1)]
     return keep
 

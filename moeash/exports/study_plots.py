@@ -211,7 +211,7 @@ def _read(studies: Sequence[Study]) -> list[_View]:
             raise InputError(
                 f"study {study.name!r} has no complete evaluation yet; nothing to draw"
             )
-        floor = study.wanted_floor
+        floor = study.facts.wanted_floor
         front = front_of([s for s in solutions if s.metric >= floor])
         views.append(_View(study, *_look(position), solutions, front))
     return views
@@ -229,7 +229,7 @@ def _lowest(view: _View, max_drop: float | None) -> float:
     """Return the lowest metric worth seeing."""
     if max_drop is not None:
         return view.baseline - max_drop
-    floor = view.study.wanted_floor
+    floor = view.study.facts.wanted_floor
     if np.isfinite(floor):
         return floor
     return float(np.median([s.metric for s in view.front]))

@@ -12,9 +12,8 @@ from moeash.backends.base import Baseline
 from moeash.errors import StudyExistsError, StudyNotFoundError
 from moeash.evaluation.task import Task
 from moeash.study.course.journal import Journal
-from moeash.study.facts import StudyFacts
+from moeash.study.facts import StudyFacts, floor_of
 from moeash.study.plan import Plan
-from moeash.study.solution import floor_of
 from moeash.study.spec.identity import differences
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import StudyRecord

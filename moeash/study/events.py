@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from moeash.study.storage.records import EvaluationRecord, GenerationRecord, StudyFacts
+from moeash.study.facts import StudyFacts
+from moeash.study.storage.records import EvaluationRecord, GenerationRecord
 
 
 @dataclass(frozen=True)

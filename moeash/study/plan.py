@@ -12,6 +12,7 @@ from moeash.core.kept import Keeping
 from moeash.errors import InputError
 from moeash.evaluation.task import Task, available_cores
 from moeash.searches.loop import Stop
+from moeash.study.facts import StudyFacts
 from moeash.study.identity import with_choices
 from moeash.study.spec import (
     BackendTable,
@@ -21,7 +22,6 @@ from moeash.study.spec import (
     StudySpec,
     parse_spec,
 )
-from moeash.study.storage.records import StudyFacts
 from moeash.study.study import Study
 
 
@@ -131,9 +131,8 @@ def task_of(study: Study) -> Task:
 
 def as_begun(task: Task, facts: StudyFacts) -> Task:
     """Return a task as it was when its study began: as many threads, kept tensors stored alike."""
-    keeping = facts.environment.get("keeping")
     return replace(
         task,
         n_threads=facts.environment["threads"],
-        keeping=None if keeping is None else Keeping.from_dict(keeping),
+        keeping=Keeping.from_dict(facts.keeping),
     )

@@ -20,7 +20,7 @@ from moeash.study.course.ledger import Ledger
 from moeash.study.events import Ended, Listen, Opened, ignore
 from moeash.study.plan import Plan
 from moeash.study.storage.base import Storage
-from moeash.study.storage.records import StudyRecord
+from moeash.study.storage.records import StoredStatus, StudyRecord
 from moeash.study.study import Study
 
 MakeBackend = Callable[[Task], Backend]
@@ -88,7 +88,7 @@ def _course(
     ledger = Ledger(storage, record.id, journal)
     journal.say(Opened(record.facts, len(ledger.known)))
     ending = Course(plan, record.facts, backend, ledger, journal).run()
-    storage.set_status(record.id, "finished", ending)
+    storage.set_status(record.id, "finished", ending=ending)
     journal.say(Ended("finished"))
 
 
@@ -99,13 +99,10 @@ def _ended(storage: Storage, record: StudyRecord, journal: Journal) -> Iterator[
         yield
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)  # Ray ends so on SIGTERM
-        status = "interrupted" if interrupted else "failed"
+        status: StoredStatus = "interrupted" if interrupted else "failed"
         reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
         # When it is the database that fails, the first error is the one to report.
         with suppress(StorageError):
             storage.set_status(record.id, status, reason=reason)
             journal.say(Ended(status, reason))
         raise
-    finally:
-        with suppress(StorageError):
-            storage.set_workers(record.id, 0)

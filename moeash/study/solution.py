@@ -5,19 +5,28 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeash.core.objectives import as_minimised
 from moeash.core.pareto import knee, non_dominated
-from moeash.errors import InputError
+from moeash.core.recipe import Recipe
+from moeash.core.variables import Variable
+from moeash.errors import InputError, NothingMeetsError
 from moeash.names import nearest
-from moeash.study.storage.records import EvaluationRecord, StudyFacts
+from moeash.study.facts import StudyFacts, floor_of
+from moeash.study.storage.records import EvaluationRecord
 
 Pick = Literal["smallest", "knee", "best"]
 
 
 @dataclass(frozen=True)
 class Solution:
-    """A complete evaluation of a study."""
+    """A complete evaluation of a study.
+
+    Attributes:
+        facts: of the study.
+        record: the evaluation as stored.
+    """
 
     facts: StudyFacts
     record: EvaluationRecord
@@ -26,6 +35,11 @@ class Solution:
     def id(self) -> int:
         """Its number in the study."""
         return self.record.number
+
+    @property
+    def recipe(self) -> Recipe:
+        """Its name: a candidate and the steps taken after it."""
+        return self.record.recipe
 
     @property
     def metric(self) -> float:
@@ -46,7 +60,7 @@ class Solution:
 
     @property
     def entries(self) -> int:
-        """Codebook entries."""
+        """Codebook entries that some weight uses."""
         assert self.record.outcome.sizes is not None
         return self.record.outcome.sizes.entries
 
@@ -66,7 +80,7 @@ class Solution:
         record = self.record
         return {
             "id": self.id,
-            "recipe": record.recipe.as_dict(),
+            "recipe": self.recipe.as_dict(),
             "stage": record.stage,
             "metric": self.metric,
             "metric_name": self.facts.metric_name,
@@ -81,15 +95,7 @@ class Solution:
         }
 
 
-def floor_of(baseline: float, max_drop: float | None) -> float:
-    """Return the lowest metric within ``max_drop`` of the baseline; -inf for None.
-
-    A drop of exactly ``max_drop`` is within, whatever the last bit of a subtraction says.
-    """
-    return float("-inf") if max_drop is None else baseline - max_drop - 1e-12
-
-
-def minimised(solutions: Sequence[Solution]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def minimised(solutions: Sequence[Solution]) -> NDArray[np.float64]:
     """Return ``F`` of solutions of one study, ``(n, 1 + m)``."""
     metric = np.array([s.metric for s in solutions])
     sizes = [
@@ -97,6 +103,17 @@ def minimised(solutions: Sequence[Solution]) -> np.ndarray[Any, np.dtype[np.floa
         for s in solutions
     ]
     return as_minimised(metric, np.array(sizes).reshape(len(solutions), -1))
+
+
+def front_rows(f: NDArray[np.float64]) -> list[int]:
+    """Return the rows that no other row dominates; of equal rows the first alone.
+
+    Args:
+        f: ``(n, m)`` values to minimise, in the order of the evaluations' numbers.
+    """
+    rows = np.flatnonzero(non_dominated(f)) if len(f) else np.empty(0, dtype=np.int64)
+    _, first = np.unique(f[rows], axis=0, return_index=True)
+    return sorted(rows[first].tolist())
 
 
 def front_of(solutions: Sequence[Solution]) -> list[Solution]:
@@ -107,14 +124,7 @@ def front_of(solutions: Sequence[Solution]) -> list[Solution]:
     if not solutions:
         return []
     solutions = sorted(solutions, key=lambda s: s.id)
-    f = minimised(solutions)
-    keep = non_dominated(f)
-    seen: set[tuple[float, ...]] = set()
-    front = []
-    for solution, row, on_front in zip(solutions, f, keep, strict=True):
-        if on_front and tuple(row) not in seen:
-            seen.add(tuple(row))
-            front.append(solution)
+    front = [solutions[row] for row in front_rows(minimised(solutions))]
     return sorted(front, key=lambda s: (s.size_bytes, -s.metric))
 
 
@@ -124,6 +134,7 @@ def pick(
     *,
     max_drop: float | None = None,
     max_bytes: int | None = None,
+    variables: Sequence[Variable] = (),
 ) -> Solution:
     """Choose one solution of a front.
 
@@ -132,31 +143,63 @@ def pick(
         how: ``smallest`` in bytes, ``best`` in metric (ties: smaller), or the ``knee``.
         max_drop: only solutions at most this far below the float network.
         max_bytes: only solutions of at most so many bytes.
+        variables: of the search space; where a bound held the nearest solution back, an error says
+            so.
 
     Raises:
-        InputError: no solution is within the limits; names the nearest. Or ``how`` is no pick.
+        NothingMeetsError: no solution is within the limits; names the nearest.
+        InputError: ``how`` is no pick.
     """
     if how not in get_args(Pick):
         raise InputError(f"no pick {how!r}; {nearest(how, get_args(Pick))}")
     if not front:
-        raise InputError("the study has no complete evaluation yet, so there is nothing to pick")
+        raise NothingMeetsError(
+            "the study has no wanted solution yet, so there is nothing to pick; let it run longer, "
+            "or allow a larger evaluation.max_drop"
+        )
     small = [s for s in front if max_bytes is None or s.size_bytes <= max_bytes]
     if not small:
         least = min(front, key=lambda s: s.size_bytes)
-        raise InputError(
+        raise NothingMeetsError(
             f"no solution within {max_bytes:,} bytes; the smallest one, id {least.id}, takes "
-            f"{least.size_bytes:,} at a drop of {least.drop:.4f}"
+            f"{least.size_bytes:,} at a drop of {least.drop:.4f}" + _bound(least, variables)
         )
     eligible = [s for s in small if s.metric >= floor_of(s.facts.baseline, max_drop)]
     if not eligible:
-        front = small
-        closest = min(front, key=lambda s: s.drop)
-        raise InputError(
-            f"no solution within a drop of {max_drop}; the best one, id {closest.id}, "
-            f"drops {closest.drop:.4f} at {closest.size_bytes:,} bytes"
+        closest = min(small, key=lambda s: s.drop)
+        within = "" if max_bytes is None else f" and {max_bytes:,} bytes"
+        raise NothingMeetsError(
+            f"no solution within a drop of {max_drop}{within}; the best one, id {closest.id}, "
+            f"drops {closest.drop:.4f} at {closest.size_bytes:,} bytes" + _bound(closest, variables)
         )
     if how == "knee":
         return eligible[knee(minimised(eligible))]
     if how == "best":
         return min(eligible, key=lambda s: (-s.metric, s.size_bytes))
     return min(eligible, key=lambda s: (s.size_bytes, -s.metric))
+
+
+def at_bound(solution: Solution, variables: Sequence[Variable]) -> str | None:
+    """Say which bounds of the search space a solution lies at; None when it lies inside.
+
+    Args:
+        solution: its candidate names the variables.
+        variables: of the search space.
+    """
+    values = solution.recipe.candidate.as_dict()
+    found = []
+    for variable in variables:
+        value = values.get(variable.name)
+        sides = [
+            side
+            for side, bound in (("lowest", variable.low), ("highest", variable.high))
+            if value == bound
+        ]
+        if sides and variable.low < variable.high:
+            found.append(f"{variable.name} = {value}, the {sides[0]} allowed")
+    return " and ".join(found) or None
+
+
+def _bound(solution: Solution, variables: Sequence[Variable]) -> str:
+    bound = at_bound(solution, variables)
+    return "" if bound is None else f"; it has {bound}, so a wider search may find another"

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from moeash.core.objectives import as_minimised
+from moeash.core.variables import Variable
 from moeash.errors import InputError
-from moeash.study.solution import Pick, Solution, floor_of, front_of, pick
+from moeash.study.facts import StudyFacts
+from moeash.study.solution import Pick, Solution, front_rows, pick
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
     EvaluationRecord,
     GenerationRecord,
-    StudyFacts,
     StudyRecord,
     StudyStatus,
+    standing,
 )
 
 if TYPE_CHECKING:
@@ -20,27 +23,32 @@ if TYPE_CHECKING:
     from moeash.evaluation.task import Task
 
 
-def status_of(storage: Storage, name: str) -> StudyStatus:
-    """Return where a study stands: it runs exactly while a living process holds it.
-
-    What a process killed with kill -9 has left behind still says "running".
-    """
-    held = storage.holder(name) is not None  # asked first: whoever ends says so, then lets go
-    stored = storage.study(name).status
-    if held:
-        return "running"
-    return "interrupted" if stored == "running" else stored
-
-
 class Study:
-    """One stored study. Every call reads storage anew, so a running study can be watched."""
+    """One stored study, as :func:`moeash.run` and :func:`moeash.open_study` return it.
+
+    Every method reads storage anew, so a running study can be watched.
+
+    Attributes:
+        storage: where it is remembered.
+        name: unique in its storage.
+        record: the study as it was stored when this object was made.
+        task: what candidates are evaluated on; set by whoever ran the study in this process with a
+            module that no spec can name.
+
+    Example:
+        ::
+
+            study = moeash.open_study("digits", "moeash.db")
+            for solution in study.front():
+                print(solution.id, solution.recipe, solution.size_bytes, solution.metric)
+            study.pick("smallest", max_drop=0.01).as_dict()
+    """
 
     def __init__(self, storage: Storage, name: str) -> None:
         self.storage = storage
         self.name = name
         self.record: StudyRecord = storage.study(name)
         self.task: Task | None = None
-        """Set by whoever ran the study in this process with a module that no spec can name."""
 
     def __repr__(self) -> str:
         return f"Study({self.name!r}, {self.storage.url!r})"
@@ -52,8 +60,9 @@ class Study:
 
     @property
     def status(self) -> StudyStatus:
-        """Where it stands now."""
-        return status_of(self.storage, self.name)
+        """Where the study stands now; ``crashed`` when its process died without a word."""
+        holder = self.storage.holder(self.name)  # asked first, see standing()
+        return standing(self.storage.study(self.name).status, holder)
 
     def evaluations(self) -> Sequence[EvaluationRecord]:
         """Return every evaluation: complete, stopped and failed, by number."""
@@ -65,41 +74,40 @@ class Study:
 
     def solutions(self) -> list[Solution]:
         """Return the complete evaluations by number."""
-        return [
-            Solution(self.facts, record)
-            for record in self.evaluations()
-            if record.outcome.status == "complete"
-        ]
+        records = self.storage.evaluations(self.record.id, status="complete")
+        return [Solution(self.facts, record) for record in records]
 
     def front(self) -> list[Solution]:
         """Return the wanted solutions nobody dominates, smallest first.
 
-        Wanted means within ``evaluation.max_drop`` of the baseline where the spec sets one.
+        Wanted means within ``evaluation.max_drop`` of the baseline where the spec sets one. Of
+        solutions with equal objectives the one proposed first is kept.
         """
-        floor = self.wanted_floor
-        return front_of([s for s in self.solutions() if s.metric >= floor])
+        records = self.storage.evaluations(self.record.id, numbers=self.front_numbers())
+        front = [Solution(self.facts, record) for record in records]
+        return sorted(front, key=lambda s: (s.size_bytes, -s.metric))
 
-    @property
-    def wanted_floor(self) -> float:
-        """Lowest metric a wanted solution has; -inf without ``evaluation.max_drop``."""
-        max_drop = self.facts.spec.get("evaluation", {}).get("max_drop")
-        return floor_of(self.facts.baseline, max_drop)
+    def front_numbers(self) -> list[int]:
+        """Return the numbers of the front's solutions, increasing; cheaper than the front."""
+        points = self.storage.points(self.record.id, floor=self.facts.wanted_floor)
+        f = as_minimised(points.metric, points.size_columns(self.facts.objectives))
+        return [int(number) for number in points.numbers[front_rows(f)]]
 
     def solution(self, number: int) -> Solution:
-        """Return one complete evaluation by its id.
+        """Return one complete evaluation by its number.
 
         Raises:
             InputError: there is none of that number, or it is not complete.
         """
-        for record in self.evaluations():
-            if record.number == number:
-                if record.outcome.status != "complete":
-                    raise InputError(
-                        f"evaluation {number} of {self.name!r} was {record.outcome.status}, "
-                        "so it has no measured metric; pick one that `moeash front` lists"
-                    )
-                return Solution(self.facts, record)
-        raise InputError(f"study {self.name!r} has no evaluation {number}; see `moeash front`")
+        record = self.storage.evaluation(self.record.id, number)
+        if record is None:
+            raise InputError(f"study {self.name!r} has no evaluation {number}; see `moeash front`")
+        if record.outcome.status != "complete":
+            raise InputError(
+                f"evaluation {number} of {self.name!r} was {record.outcome.status}, "
+                "so it has no measured metric; pick one that `moeash front` lists"
+            )
+        return Solution(self.facts, record)
 
     def pick(
         self,
@@ -107,15 +115,27 @@ class Study:
         *,
         max_drop: float | None = None,
         max_bytes: int | None = None,
+        variables: Sequence[Variable] = (),
     ) -> Solution:
-        """Choose a solution of the front."""
-        return pick(self.front(), how, max_drop=max_drop, max_bytes=max_bytes)
+        """Choose a solution of the front.
+
+        Args:
+            how: ``smallest`` in bytes, ``best`` in metric, or the ``knee`` of the front.
+            max_drop: only solutions at most this far below the float network.
+            max_bytes: only solutions of at most so many bytes.
+            variables: of the search space, for an error to say which bound was in the way.
+
+        Raises:
+            NothingMeetsError: no solution is within the limits; names the nearest.
+            InputError: ``how`` is no pick.
+        """
+        return pick(self.front(), how, max_drop=max_drop, max_bytes=max_bytes, variables=variables)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """Return one row an evaluation, with ``on_front`` and the candidate's values as columns."""
         import pandas as pd  # half a second of imports that most commands do without
 
-        front = {s.id for s in self.front()}
+        front = set(self.front_numbers())
         rows = []
         for record in self.evaluations():
             outcome, sizes = record.outcome, record.outcome.sizes

@@ -99,7 +99,8 @@ def test_losing_a_worker_changes_nothing(number, local_ray, serial, tmp_path):
         progress=progress,
     )
     assert sequence(study) == sequence(serial)
-    events = [event.text for event in study.storage.events(study.record.id)]
+    events = study.storage.events(study.record.id, kinds=["note"])
+    events = [event.payload["text"] for event in events]
     assert events == progress.notes
     assert len(events) == 1
     assert ("died" if number == signal.SIGKILL else "no answer within 15 s") in events[0]

@@ -12,6 +12,7 @@ import pytest
 from moeash.backends import ray_settings
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
+from moeash.study.summary import summary_of
 from tests.backends.cluster import PATIENCE_S, ROOT, Cluster, Node, wait_until
 from tests.backends.studies import sequence, spec
 
@@ -132,7 +133,7 @@ def test_a_node_that_joins_is_used_and_one_that_dies_costs_nothing(
     process = start(tmp_path, environment, *on(cluster, 2))  # room for one worker as yet
     wait_until(lambda: count(tmp_path) >= 2)
     node = cluster.add_node()
-    wait_until(lambda: stored(tmp_path).record.workers == 2)
+    wait_until(lambda: summary_of(stored(tmp_path))["workers"] == 2)
     n = count(tmp_path)
     wait_until(lambda: count(tmp_path) >= n + 2)
     node.kill()
@@ -259,7 +260,7 @@ def test_a_partition_costs_nothing_but_time(
         slow(2.0)
         arguments = ("--backend", "ray", "--address", f"{HEAD_IP}:6399", "--workers", "2")
         process = start(tmp_path, environment, *arguments, prefix=inside[near])
-        wait_until(lambda: count(tmp_path) and stored(tmp_path).record.workers == 2)
+        wait_until(lambda: count(tmp_path) and summary_of(stored(tmp_path))["workers"] == 2)
         ip("-n", near, "link", "set", "cable0", "down")
         slow(0)
         output, _ = process.communicate(timeout=PATIENCE_S)

@@ -1,14 +1,16 @@
 import json
+import re
 import shutil
 import sqlite3
 
 import pytest
 
+from moeash.study.events import GenerationStarted, WorkersChanged
 from moeash.study.storage.sql import SqlStorage
 
 FRONT_KEYS = {
     "id",
-    "candidate",
+    "recipe",
     "stage",
     "metric",
     "metric_name",
@@ -98,21 +100,29 @@ def test_list_names_every_study(moeash, stored):
     assert "tiny" in moeash("list").out
 
 
-def test_a_study_whose_process_was_killed_is_interrupted_and_not_running(moeash, stored, tmp_path):
+def test_a_study_whose_process_was_killed_has_crashed_and_says_what_it_was_at(
+    moeash, stored, tmp_path
+):
     copy = tmp_path / "killed.db"
     shutil.copy(stored.storage, copy)
     store = SqlStorage(str(copy))
-    store.set_status(store.study("tiny").id, "running")  # what kill -9 leaves behind
-    store.set_workers(store.study("tiny").id, 3)
+    study_id = store.study("tiny").id
+    store.set_status(study_id, "running")  # what kill -9 leaves behind
+    store.add_events(study_id, [WorkersChanged(3)])
+    store.set_activity(study_id, GenerationStarted(7, 20, 20))
     where = ("--storage", copy)
     status = moeash("status", "tiny", *where, "--json").json
-    assert (status["status"], status["workers"]) == ("interrupted", 0)
-    assert moeash("status", "tiny", *where).out.startswith("study tiny: interrupted")
-    assert moeash("list", *where, "--json").json[0]["status"] == "interrupted"
+    assert (status["status"], status["workers"]) == ("crashed", 0)
+    said = moeash("status", "tiny", *where).out
+    assert re.match(r"study tiny: crashed; last: evaluating generation 7, \d\d:\d\d:\d\d\n", said)
+    assert moeash("list", *where, "--json").json[0]["status"] == "crashed"
+    assert "crashed" in moeash("list", *where).out
     with store.lock("tiny"):
         status = moeash("status", "tiny", *where, "--json").json
         assert (status["status"], status["workers"]) == ("running", 3)
-        assert "workers: 3" in moeash("status", "tiny", *where).out
+        assert "workers: 3; evaluating generation 7" in moeash("status", "tiny", *where).out
+    store.set_status(study_id, "failed", reason="StorageError: the disk is full")
+    assert "tiny: failed; StorageError: the disk is full\n" in moeash("status", "tiny", *where).out
     store.close()
 
 
@@ -175,7 +185,7 @@ def test_export_prints_the_holdout_with_its_interval(moeash, stored):
 
 def test_export_of_nothing_within_the_drop_names_the_nearest(moeash, stored, tmp_path):
     answer = moeash("export", "tiny", "--to", "x.moeash", "--max-drop", "-1")
-    assert answer.code == 2
+    assert answer.code == 3
     assert "no solution within a drop of -1.0; the best one, id" in answer.err
     assert list(tmp_path.iterdir()) == []
 

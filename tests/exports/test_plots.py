@@ -17,7 +17,8 @@ from moeash.exports.canvas import nice_ticks
 from moeash.exports.plots import plot_bytes, plot_codebook, plot_front, plot_hypervolume, save
 from moeash.exports.study_plots import staircase
 from moeash.exports.weight_plots import rows_of
-from moeash.study.storage.records import GenerationRecord, StudyFacts
+from moeash.study.facts import StudyFacts
+from moeash.study.storage.records import EvaluationRecord, GenerationRecord, now
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
 
@@ -37,6 +38,7 @@ def make_study(tmp_path):
             "network_fingerprint": "n",
             "data_fingerprint": "d",
             "environment": {},
+            "keeping": {},
             "metric_name": "top1",
             "baseline": BASELINE,
             "original_bytes": 1_000_000,
@@ -48,8 +50,7 @@ def make_study(tmp_path):
         }
         record = storage.create_study(StudyFacts(**(facts | changed)))
         for number, (metric, size_bytes, *parent) in enumerate(points, start=1):
-            storage.add_evaluation(
-                record.id,
+            evaluation = EvaluationRecord(
                 number=number,
                 stage="merged" if parent else "search",
                 generation=1,
@@ -64,7 +65,9 @@ def make_study(tmp_path):
                     10,
                     0.1,
                 ),
+                created_at=now(),
             )
+            storage.add_evaluations(record.id, [evaluation])
         for index, volume in enumerate(volumes, start=1):
             storage.put_generation(
                 record.id, GenerationRecord(index, volume, 20 * index, 5, 100, 1.0)

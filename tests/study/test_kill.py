@@ -160,6 +160,9 @@ def test_an_interrupt_is_recorded_and_the_study_continues(tmp_path, uninterrupte
     assert child.returncode != 0 and "KeyboardInterrupt" in err
     study = Study(SqlStorage(str(path)), "digits")
     assert study.record.status == "interrupted" and len(study.evaluations()) >= 10
+    assert study.record.reason == "KeyboardInterrupt"
+    ended = study.storage.events(study.record.id, kinds=["ended"])[-1]
+    assert ended.payload == {"status": "interrupted", "reason": "KeyboardInterrupt"}
     assert story(run_here(path)) == story(uninterrupted)
 
 
@@ -178,5 +181,5 @@ def test_a_second_process_on_one_study_is_refused_while_the_first_one_lives(
     child.kill()
     child.communicate()
     assert study.record.status == "running", "nobody was left to write anything else"
-    assert study.status == "interrupted"
+    assert study.status == "crashed"
     assert story(run_here(path)) == story(uninterrupted)

@@ -18,9 +18,9 @@ from moeash.study.course.refining import Refining, spread
 from moeash.study.course.standing import Standing
 from moeash.study.course.steady import SteadyState
 from moeash.study.events import PhaseEnded, PhaseStarted
-from moeash.study.facts import StudyFacts
+from moeash.study.facts import StudyFacts, floor_of
 from moeash.study.plan import Plan
-from moeash.study.solution import Solution, floor_of
+from moeash.study.solution import Solution
 
 
 class Course:

@@ -8,8 +8,8 @@ from moeash.core.objectives import Sizes, as_minimised
 from moeash.evaluation.outcome import Archive, Outcome
 from moeash.searches.base import Fitness
 from moeash.searches.hypervolume import hypervolume
-from moeash.study.facts import StudyFacts
-from moeash.study.solution import Solution, floor_of, front_of
+from moeash.study.facts import StudyFacts, floor_of
+from moeash.study.solution import Solution, front_of
 from moeash.study.storage.records import EvaluationRecord, GenerationRecord
 
 MARGIN = 0.1

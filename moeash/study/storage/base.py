@@ -1,22 +1,26 @@
 """The storage contract. One test class runs on every implementation.
 
 One process writes a study at a time, and holds its lock while it does; any number may read. Every
-write is durable when the call returns: whoever is killed afterwards loses nothing that was stored.
+write but :meth:`Storage.set_activity` is durable when the call returns: whoever is killed
+afterwards loses nothing that was stored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from moeash.evaluation.outcome import Job, Outcome
+from moeash.evaluation.outcome import Job, Outcome, Status
+from moeash.study.events import Event
+from moeash.study.facts import StudyFacts
 from moeash.study.storage.records import (
     EvaluationRecord,
     EventRecord,
     GenerationRecord,
+    Points,
     Stage,
-    StudyFacts,
+    StoredStatus,
     StudyRecord,
-    StudyStatus,
+    StudySummary,
 )
 
 
@@ -25,8 +29,10 @@ class Storage(Protocol):
 
     url: str
 
+    # ------------------------------------------------------------------ studies
+
     def create_study(self, facts: StudyFacts) -> StudyRecord:
-        """Store a new study; StudyExistsError when the name is taken."""
+        """Store a new study, which runs; StudyExistsError when the name is taken."""
         ...
 
     def study(self, name: str) -> StudyRecord:
@@ -37,45 +43,90 @@ class Storage(Protocol):
         """Return all studies, oldest first."""
         ...
 
-    def set_status(self, study_id: int, status: StudyStatus, ending: str | None = None) -> None:
-        """Record where a study stands; ``ending`` None leaves the stored one."""
+    def summaries(self, names: Collection[str] | None = None) -> Sequence[StudySummary]:
+        """Return studies with counts of all they hold, oldest first; no evaluation is read.
+
+        Args:
+            names: of the studies wanted, those that do not exist being left out; None for all.
+        """
         ...
 
-    def add_evaluation(
+    def set_status(
+        self,
+        study_id: int,
+        status: StoredStatus,
+        *,
+        ending: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Record where a study stands.
+
+        Args:
+            study_id: of the study.
+            status: ``running`` makes this process the study's owner.
+            ending: why its search ended; None leaves the stored one.
+            reason: why it was interrupted or failed, in one line; None forgets the stored one.
+        """
+        ...
+
+    def set_activity(self, study_id: int, event: Event) -> None:
+        """Overwrite what is being done. Cheap: it may be lost with the machine's power."""
+        ...
+
+    # ------------------------------------------------------------------ evaluations
+
+    def add_evaluations(self, study_id: int, records: Sequence[EvaluationRecord]) -> None:
+        """Store evaluations, their artifacts and their ``evaluated`` events, all or nothing.
+
+        A second evaluation with the same recipe or number is a StorageError. Outcomes held under
+        the same recipes are held no longer.
+        """
+        ...
+
+    def evaluation(self, study_id: int, number: int) -> EvaluationRecord | None:
+        """Return one evaluation; None when there is none of that number."""
+        ...
+
+    def evaluations(
         self,
         study_id: int,
         *,
-        number: int,
-        stage: Stage,
-        generation: int,
-        parent: int | None,
-        job: Job,
-        outcome: Outcome,
-    ) -> EvaluationRecord:
-        """Store one evaluation; a second one with the same key or number is a StorageError."""
+        after: int = 0,
+        limit: int | None = None,
+        stage: Stage | None = None,
+        status: Status | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> Sequence[EvaluationRecord]:
+        """Return evaluations by number, without their artifacts.
+
+        Args:
+            study_id: of the study.
+            after: only numbers above this one.
+            limit: at most so many.
+            stage: only of this stage.
+            status: only of this status.
+            numbers: only these.
+        """
         ...
 
-    def add_evaluations(self, study_id: int, records: Sequence[EvaluationRecord]) -> None:
-        """Store several evaluations, all or none; errors as :meth:`add_evaluation`."""
+    def points(self, study_id: int, *, floor: float = float("-inf")) -> Points:
+        """Return metric and sizes of the complete evaluations, those below ``floor`` left out."""
         ...
 
     def hold(self, study_id: int, job: Job, outcome: Outcome) -> None:
         """Keep an outcome whose number is not known yet; :meth:`evaluations` does not show it.
 
-        :meth:`add_evaluation` of the same key takes its place.
+        :meth:`add_evaluations` of the same recipe takes its place. A recipe that is held or
+        evaluated already is a StorageError.
         """
         ...
 
     def held(self, study_id: int) -> Mapping[str, Outcome]:
-        """Return the outcomes held, by key."""
+        """Return the outcomes held, by :attr:`Job.key`, without their artifacts."""
         ...
 
     def drop_held(self, study_id: int) -> None:
         """Forget the outcomes held."""
-        ...
-
-    def evaluations(self, study_id: int) -> Sequence[EvaluationRecord]:
-        """Return all evaluations of a study by number."""
         ...
 
     def forget_retriable(self, study_id: int) -> int:
@@ -85,25 +136,58 @@ class Storage(Protocol):
         """
         ...
 
+    # ------------------------------------------------------------------ artifacts
+
+    def artifact(self, study_id: int, fingerprint: str) -> bytes:
+        """Return the artifact of the weights with this fingerprint, after checking its digest.
+
+        A StorageError says when there is none, or when it is missing or damaged.
+        """
+        ...
+
+    def artifacts(self, study_id: int) -> Mapping[str, int]:
+        """Return which artifacts there are: bytes by fingerprint."""
+        ...
+
+    # ------------------------------------------------------------------ generations, events
+
     def put_generation(self, study_id: int, generation: GenerationRecord) -> None:
-        """Store a generation; one stored before stays as it is."""
+        """Store a generation and its event; one stored before stays as it is, without an event."""
         ...
 
     def generations(self, study_id: int) -> Sequence[GenerationRecord]:
         """Return all generations of a study by index."""
         ...
 
-    def set_workers(self, study_id: int, n_workers: int | None) -> None:
-        """Record how many workers live."""
+    def add_events(self, study_id: int, events: Sequence[Event]) -> None:
+        """Store lasting events in their order, all or nothing."""
         ...
 
-    def add_event(self, study_id: int, text: str) -> None:
-        """Record what happened to a study's workers."""
+    def events(
+        self,
+        study_id: int,
+        *,
+        after: int = 0,
+        kinds: Collection[str] | None = None,
+        limit: int | None = None,
+        newest: bool = False,
+    ) -> Sequence[EventRecord]:
+        """Return events of a study, oldest first.
+
+        Args:
+            study_id: of the study.
+            after: only those with a larger id.
+            kinds: only these.
+            limit: at most so many.
+            newest: where ``limit`` leaves some out, leave out the oldest.
+        """
         ...
 
-    def events(self, study_id: int) -> Sequence[EventRecord]:
-        """Return the events of a study, oldest first."""
+    def n_events(self, study_id: int, kind: str, *, after: int = 0) -> int:
+        """Return how many events of a kind have an id above ``after``."""
         ...
+
+    # ------------------------------------------------------------------ the writer
 
     def lock(self, study: str) -> AbstractContextManager[None]:
         """Hold a study for writing; StudyLockedError when another process does.

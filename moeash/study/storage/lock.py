@@ -19,6 +19,11 @@ PATIENCE_S = 0.5
 """Whoever asks who holds a study holds it for an instant, which must not look like a writer."""
 
 
+def this_process() -> str:
+    """Return this process in words, for whoever finds a study held by it."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
 @contextmanager
 def file_lock(database: Path, study: str) -> Iterator[None]:
     """Hold ``study`` of ``database``.
@@ -39,7 +44,7 @@ def file_lock(database: Path, study: str) -> Iterator[None]:
             time.sleep(0.01)
         handle.seek(0)
         handle.truncate()
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
+        handle.write(this_process())
         handle.flush()
         try:
             yield

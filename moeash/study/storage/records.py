@@ -1,13 +1,18 @@
 """What storage remembers, as frozen values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moeash.core.candidate import Candidate
+from moeash.core.objectives import SizeName
 from moeash.core.recipe import Recipe
-from moeash.evaluation.outcome import Job, Outcome
+from moeash.evaluation.outcome import Job, Outcome, Status
+from moeash.study.facts import StudyFacts
 
 
 def now() -> str:
@@ -16,62 +21,42 @@ def now() -> str:
 
 
 Stage = Literal["search", "refined", "merged"]
-StudyStatus = Literal["running", "interrupted", "failed", "finished"]
+StoredStatus = Literal["running", "interrupted", "failed", "finished"]
+"""What the process that runs a study says of it."""
+
+StudyStatus = Literal["running", "interrupted", "crashed", "failed", "finished"]
+"""Where a study stands: ``crashed`` when the process that ran it died without a word."""
 
 
-REMEASURED = "remeasured_baseline"
-"""Where :attr:`StudyFacts.remeasured_baseline` is in the environment."""
+def standing(stored: StoredStatus, holder: str | None) -> StudyStatus:
+    """Return where a study stands: it runs exactly while a living process holds it.
+
+    Args:
+        stored: what storage says, read *after* the holder was asked for: a process that ends
+            stores how it ended first, and lets go of the study then.
+        holder: who holds the study; None when nobody does.
+    """
+    if holder is not None:
+        return "running"
+    return "crashed" if stored == "running" else stored
 
 
 @dataclass(frozen=True)
-class StudyFacts:
-    """What is known of a study when it is created; it never changes afterwards.
+class EventRecord:
+    """A stored event; see :mod:`moeash.study.events`.
 
     Attributes:
-        name: unique in its storage.
-        spec: the specification as plain JSON values.
-        fingerprint: digest of what identifies the study: spec without its budget, network, data.
-        network_fingerprint: of the float state and the roles of its parameters.
-        data_fingerprint: of the search split.
-        environment: versions, threads and device the numbers were measured with, how kept tensors
-            are stored, and the remeasured baseline.
-        metric_name: name of the metric.
-        baseline: the float network's metric on the search split.
-        original_bytes: float32 bytes of the state.
-        n_shared: shared weights.
-        n_kept: kept elements.
-        n_batches: forward batches of a full evaluation.
-        objectives: names of the minimised sizes.
-        reference: hypervolume reference point in natural direction: metric, then sizes.
+        id: increases strictly within a storage, so that a stream can resume after it; 0 for the
+            last passing event, which is overwritten by the next.
+        created_at: UTC, ISO 8601.
+        kind: names the event.
+        payload: the event's values.
     """
 
-    name: str
-    spec: Mapping[str, Any]
-    fingerprint: str
-    network_fingerprint: str
-    data_fingerprint: str
-    environment: Mapping[str, Any]
-    metric_name: str
-    baseline: float
-    original_bytes: int
-    n_shared: int
-    n_kept: int
-    n_batches: int
-    objectives: tuple[str, ...]
-    reference: tuple[float, ...]
-
-    @property
-    def remeasured_baseline(self) -> float | None:
-        """The float network's metric with BatchNorms measured again, where candidates' are."""
-        value: float | None = self.environment.get(REMEASURED)
-        return value
-
-    @property
-    def baseline_text(self) -> str:
-        """The float network's metric for people; both where there are two."""
-        again = self.remeasured_baseline
-        text = f"{self.baseline:.4f}"
-        return text if again is None else f"{text} ({again:.4f} with BatchNorms measured again)"
+    id: int
+    created_at: str
+    kind: str
+    payload: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -81,20 +66,24 @@ class StudyRecord:
     Attributes:
         id: key of the row.
         facts: what never changes.
-        status: where it stands.
+        status: what the process that ran it last said.
         ending: why its search ended, once it did.
+        reason: why it was interrupted or failed: one line.
+        owner: the process that ran it last.
+        activity: the last passing event: what was being done.
         created_at: UTC, ISO 8601.
         updated_at: UTC, ISO 8601, of the last write.
-        workers: that live, as far as its process last said; None before it said anything.
     """
 
     id: int
     facts: StudyFacts
-    status: StudyStatus
+    status: StoredStatus
     ending: str | None
+    reason: str | None
+    owner: str | None
+    activity: EventRecord | None
     created_at: str
     updated_at: str
-    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -152,13 +141,82 @@ class GenerationRecord:
 
 
 @dataclass(frozen=True)
-class EventRecord:
-    """Something that happened to a study's workers, and was dealt with.
+class Points:
+    """The complete evaluations of a study as columns: what a front is found in.
 
     Attributes:
-        created_at: UTC, ISO 8601.
-        text: one line.
+        numbers: ``(n,)`` of the evaluations, increasing.
+        metric: ``(n,)`` as measured.
+        sizes: ``(n,)`` each, by name.
     """
 
-    created_at: str
-    text: str
+    numbers: NDArray[np.int64]
+    metric: NDArray[np.float64]
+    sizes: Mapping[SizeName, NDArray[np.float64]]
+
+    def size_columns(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """Return ``(n, m)`` the named sizes, in that order."""
+        columns = {str(name): column for name, column in self.sizes.items()}
+        return np.stack([columns[name] for name in names], axis=1)
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many evaluations of one stage have one status, and what they took.
+
+    Attributes:
+        stage: of the evaluations.
+        status: of the evaluations.
+        n: how many.
+        n_retriable: of them, failures that say nothing about their candidate.
+        n_batches: forward batches they took.
+        duration_s: seconds they took.
+        smallest_bytes: the smallest file among those that are wanted; None when there are none.
+    """
+
+    stage: Stage
+    status: Status
+    n: int
+    n_retriable: int
+    n_batches: int
+    duration_s: float
+    smallest_bytes: int | None
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """A stored study, and its evaluations and generations as counts.
+
+    Attributes:
+        record: the study.
+        holder: the living process that holds it; None when there is none.
+        counts: of its evaluations, one for each stage and status that occurs.
+        n_generations: stored.
+        hypervolume: of the last generation; None before there is one.
+        last_event: the newest; None before there is one.
+    """
+
+    record: StudyRecord
+    holder: str | None
+    counts: tuple[Count, ...]
+    n_generations: int
+    hypervolume: float | None
+    last_event: EventRecord | None
+
+    @property
+    def status(self) -> StudyStatus:
+        """Where the study stands."""
+        return standing(self.record.status, self.holder)
+
+    @property
+    def smallest_bytes(self) -> int | None:
+        """The smallest wanted file; None when there is none."""
+        return min((c.smallest_bytes for c in self.counts if c.smallest_bytes), default=None)
+
+    def n(self, *, stage: Stage | None = None, status: Status | None = None) -> int:
+        """Return how many evaluations there are of a stage and a status."""
+        return sum(
+            count.n
+            for count in self.counts
+            if stage in (None, count.stage) and status in (None, count.status)
+        )

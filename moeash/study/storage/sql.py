@@ -1,54 +1,63 @@
 """Storage on SQLAlchemy: one code for SQLite and PostgreSQL; what differs has its own module."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Row,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from moeash.core.objectives import Sizes
-from moeash.core.recipe import Recipe
 from moeash.errors import StorageError, StudyExistsError, StudyNotFoundError
-from moeash.evaluation.outcome import Job, Outcome
+from moeash.evaluation.outcome import Job, Outcome, Status
 from moeash.names import nearest
-from moeash.study.storage.lock import file_lock, file_lock_holder
-from moeash.study.storage.postgres import (
-    advisory_lock,
-    advisory_lock_holder,
-    lock_schema,
-    postgres_engine,
-)
+from moeash.study.events import Evaluated, Event, GenerationEnded
+from moeash.study.facts import StudyFacts
+from moeash.study.storage.artifacts import MOEASH_ARTIFACTS, Artifacts
+from moeash.study.storage.database import Database
+from moeash.study.storage.lock import this_process
 from moeash.study.storage.records import (
     EvaluationRecord,
     EventRecord,
     GenerationRecord,
+    Points,
     Stage,
-    StudyFacts,
+    StoredStatus,
     StudyRecord,
-    StudyStatus,
+    StudySummary,
     now,
 )
-from moeash.study.storage.schema import is_current, upgrade
-from moeash.study.storage.sqlite import database_of, sqlite_engine
-from moeash.study.storage.tables import EVALUATIONS, EVENTS, GENERATIONS, STUDIES
+from moeash.study.storage.rows import (
+    evaluation_of,
+    event_of,
+    event_values,
+    facts_values,
+    generation_of,
+    job_values,
+    key_of,
+    outcome_of,
+    stored_text,
+    study_of,
+)
+from moeash.study.storage.summaries import points, summaries
+from moeash.study.storage.tables import EVALUATIONS, EVENTS, GENERATIONS, HELD, STUDIES
 
 BUSY_TIMEOUT_S = 10.0
 """How long a write waits for another process's write before it is refused."""
 
+MANY = 500
+"""Values of one IN; databases have a limit."""
+
 
 class SqlStorage:
-    """Studies in a SQL database."""
+    """Studies in a SQL database; see :class:`moeash.study.storage.base.Storage`.
+
+    Attributes:
+        url: of the database, without its password.
+        database: below the storage.
+    """
 
     def __init__(
         self, url: str, *, create: bool = True, busy_timeout_s: float = BUSY_TIMEOUT_S
@@ -65,86 +74,31 @@ class SqlStorage:
             StudyNotFoundError: it does not exist and is not to be created.
             SchemaError: it is newer than this moeash, or not moeash's.
         """
-        self.url = url if "://" in url else f"sqlite:///{url}"
-        self._busy_timeout_s = busy_timeout_s
-        with self._border():
-            parsed = make_url(self.url)
-            self.url = parsed.render_as_string(hide_password=True)
-            self._database: Path | None = None
-            if parsed.get_backend_name() == "postgresql":
-                self._engine = postgres_engine(parsed)
-            else:
-                self._database = database_of(parsed)
-                if not create and not self._database.exists():
-                    raise StudyNotFoundError(
-                        f"there is no database {self._database}; run a study first, "
-                        "or say where it is with --storage or MOEASH_STORAGE"
-                    )
-                self._engine = sqlite_engine(self._database, busy_timeout_s)
-            with self._reading() as connection:
-                current = is_current(connection)
-            if not current:
-                with self._writing() as connection:
-                    if self._database is None:
-                        lock_schema(connection)
-                    upgrade(connection)
+        self.database = Database(url, create=create, busy_timeout_s=busy_timeout_s)
+        self.url = self.database.url
+        path, shared = self.database.path, os.environ.get(MOEASH_ARTIFACTS)
+        if path is not None:
+            self._artifacts = Artifacts(path.with_name(f"{path.name}.artifacts"))
+        else:
+            self._artifacts = Artifacts(None if not shared else Path(shared))
 
-    @contextmanager
-    def _border(self) -> Iterator[None]:
-        """Driver errors stop here."""
-        try:
-            yield
-        except ArgumentError as error:
-            raise StorageError(
-                f"storage {self.url!r} is neither a path nor a database URL"
-            ) from error
-        except SQLAlchemyError as error:
-            cause = str(getattr(error, "orig", error)).splitlines()[0]
-            hint = ""
-            if "locked" in cause:
-                hint = f"; another process kept writing for {self._busy_timeout_s:g} s, try again"
-            elif "not a database" in cause:
-                hint = "; that file is something else, use another --storage"
-            elif "full" in cause:
-                hint = "; free some space, everything stored so far is safe, then run again"
-            elif "connection" in cause and self._database is None:
-                hint = "; is the server running, and may this user connect?"
-            elif "disk I/O" in cause:
-                hint = "; is the disk full? everything stored so far is safe, run again later"
-            elif "readonly" in cause or "unable to open" in cause:
-                hint = "; check the permissions of the file and its folder"
-            raise StorageError(f"database {self.url}: {cause}{hint}") from error
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with self._border(), self._engine.begin() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with (
-            self._border(),
-            self._engine.connect() as connection,
-            connection.execution_options(moeash_writes=True).begin(),
-        ):
-            yield connection
+    # ------------------------------------------------------------------ studies
 
     def create_study(self, facts: StudyFacts) -> StudyRecord:
-        """Store a new study."""
+        """Store a new study, which runs."""
         created = now()
-        values = {name: getattr(facts, name) for name in facts.__dataclass_fields__}
-        values |= {"objectives": list(facts.objectives), "reference": list(facts.reference)}
+        values = {
+            **facts_values(facts),
+            "uid": uuid.uuid4().hex,
+            "wanted_floor": facts.wanted_floor,  # what SQL counts by
+            "status": "running",
+            "owner": this_process(),
+            "created_at": created,
+            "updated_at": created,
+        }
         try:
-            with self._writing() as connection:
-                connection.execute(
-                    insert(STUDIES).values(
-                        **values,
-                        status="running",
-                        ending=None,
-                        created_at=created,
-                        updated_at=created,
-                    )
-                )
+            with self.database.writing() as connection:
+                connection.execute(insert(STUDIES).values(values))
         except StorageError as error:
             if isinstance(error.__cause__, IntegrityError):
                 raise StudyExistsError(f"a study named {facts.name!r} exists already") from error
@@ -153,119 +107,171 @@ class SqlStorage:
 
     def study(self, name: str) -> StudyRecord:
         """Return a study by name."""
-        with self._reading() as connection:
+        with self.database.reading() as connection:
             row = connection.execute(select(STUDIES).where(STUDIES.c.name == name)).one_or_none()
             if row is None:
                 names = connection.execute(select(STUDIES.c.name)).scalars().all()
                 raise StudyNotFoundError(f"no study {name!r} in {self.url}; {nearest(name, names)}")
-        return _study(row)
+        return study_of(row)
 
     def studies(self) -> Sequence[StudyRecord]:
         """Return all studies, oldest first."""
-        with self._reading() as connection:
-            return [_study(r) for r in connection.execute(select(STUDIES).order_by(STUDIES.c.id))]
+        query = select(STUDIES).order_by(STUDIES.c.id)
+        with self.database.reading() as connection:
+            return [study_of(row) for row in connection.execute(query)]
 
-    def set_status(self, study_id: int, status: StudyStatus, ending: str | None = None) -> None:
-        """Record where a study stands."""
-        values: dict[str, Any] = {"status": status, "updated_at": now()}
-        if ending is not None:
-            values["ending"] = ending
-        with self._writing() as connection:
-            connection.execute(update(STUDIES).where(STUDIES.c.id == study_id).values(**values))
+    def summaries(self, names: Collection[str] | None = None) -> Sequence[StudySummary]:
+        """Return studies with counts of all they hold, oldest first."""
+        if names is None:
+            with self.database.reading() as connection:
+                names = connection.execute(select(STUDIES.c.name)).scalars().all()
+        # Asked before anything is read: whoever ends says how first, and lets go then.
+        holders = self.database.holders(list(names))
+        with self.database.reading() as connection:
+            return summaries(connection, holders)
 
-    def add_evaluation(
+    def set_status(
         self,
         study_id: int,
+        status: StoredStatus,
         *,
-        number: int,
-        stage: Stage,
-        generation: int,
-        parent: int | None,
-        job: Job,
-        outcome: Outcome,
-    ) -> EvaluationRecord:
-        """Store one evaluation."""
-        record = EvaluationRecord(number, stage, generation, parent, job, outcome, now())
-        self.add_evaluations(study_id, [record])
-        return record
+        ending: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Record where a study stands."""
+        values: dict[str, Any] = {
+            "status": status,
+            "reason": None if reason is None else stored_text(reason),
+        }
+        if status == "running":
+            values["owner"] = this_process()
+        if ending is not None:
+            values["ending"] = ending
+        with self.database.writing() as connection:
+            _touch(connection, study_id, **values)
+
+    def set_activity(self, study_id: int, event: Event) -> None:
+        """Overwrite what is being done."""
+        values = event_values(study_id, event)
+        del values["study_id"]
+        with self.database.writing(durable=False) as connection:
+            _touch(connection, study_id, activity=values)
+
+    # ------------------------------------------------------------------ evaluations
 
     def add_evaluations(self, study_id: int, records: Sequence[EvaluationRecord]) -> None:
-        """Store several evaluations, all or none, for the price of one."""
-        keys = [record.job.key for record in records]
-        with self._writing() as connection:
-            connection.execute(
-                delete(EVALUATIONS).where(
-                    EVALUATIONS.c.study_id == study_id,
-                    EVALUATIONS.c.number < 0,
-                    EVALUATIONS.c.key.in_(keys),
-                )
-            )
+        """Store evaluations, their artifacts and their events: all or nothing, in one commit."""
+        if not records:
+            return
+        with self.database.writing() as connection:
+            kept = self._release(connection, study_id, [record.job for record in records])
+            kept |= self._put_artifacts(connection, study_id, [r.outcome for r in records])
             connection.execute(
                 insert(EVALUATIONS),
                 [
                     {
                         "study_id": study_id,
-                        "number": r.number,
-                        "stage": r.stage,
-                        "generation": r.generation,
-                        "parent": r.parent,
-                        "created_at": r.created_at,
-                        **_values(r.job, r.outcome),
+                        "number": record.number,
+                        "stage": record.stage,
+                        "generation": record.generation,
+                        "parent": record.parent,
+                        "created_at": record.created_at,
+                        **_values(record.job, record.outcome, kept),
                     }
-                    for r in records
+                    for record in records
                 ],
             )
-            connection.execute(
-                update(STUDIES)
-                .where(STUDIES.c.id == study_id)
-                .values(updated_at=records[-1].created_at)
-            )
+            events = [event_values(study_id, Evaluated(r), r.created_at) for r in records]
+            connection.execute(insert(EVENTS), events)
+            _touch(connection, study_id, updated_at=records[-1].created_at)
+
+    def _release(self, connection: Connection, study_id: int, jobs: Sequence[Job]) -> set[str]:
+        """Hold the outcomes of jobs no longer; return the fingerprints of their artifacts."""
+        held = (HELD.c.study_id == study_id, HELD.c.key.in_([key_of(job) for job in jobs]))
+        released = connection.execute(select(HELD.c.artifact).where(*held)).scalars().all()
+        if released:
+            connection.execute(delete(HELD).where(*held))
+        return {artifact for artifact in released if artifact is not None}
+
+    def _put_artifacts(
+        self, connection: Connection, study_id: int, outcomes: Sequence[Outcome]
+    ) -> set[str]:
+        """Store the artifacts that outcomes bring; return their fingerprints."""
+        contents = {
+            outcome.fingerprint: outcome.artifact
+            for outcome in outcomes
+            if outcome.artifact is not None and outcome.fingerprint is not None
+        }
+        self._artifacts.put(connection, study_id, contents)
+        return set(contents)
+
+    def evaluation(self, study_id: int, number: int) -> EvaluationRecord | None:
+        """Return one evaluation."""
+        found = self.evaluations(study_id, numbers=[number])
+        return found[0] if found else None
+
+    def evaluations(
+        self,
+        study_id: int,
+        *,
+        after: int = 0,
+        limit: int | None = None,
+        stage: Stage | None = None,
+        status: Status | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> Sequence[EvaluationRecord]:
+        """Return evaluations by number."""
+        query = select(EVALUATIONS).where(
+            EVALUATIONS.c.study_id == study_id, EVALUATIONS.c.number > after
+        )
+        if stage is not None:
+            query = query.where(EVALUATIONS.c.stage == stage)
+        if status is not None:
+            query = query.where(EVALUATIONS.c.status == status)
+        query = query.order_by(EVALUATIONS.c.number)
+        with self.database.reading() as connection:
+            if numbers is None:
+                found = connection.execute(query.limit(limit))
+                return [evaluation_of(row) for row in found]
+            wanted = sorted(set(numbers))
+            rows = [
+                row
+                for first in range(0, len(wanted), MANY)
+                for row in connection.execute(
+                    query.where(EVALUATIONS.c.number.in_(wanted[first : first + MANY]))
+                )
+            ]
+        return [evaluation_of(row) for row in rows[:limit]]
+
+    def points(self, study_id: int, *, floor: float = float("-inf")) -> Points:
+        """Return metric and sizes of the complete evaluations from a metric on."""
+        with self.database.reading() as connection:
+            return points(connection, study_id, floor)
 
     def hold(self, study_id: int, job: Job, outcome: Outcome) -> None:
-        """Keep an outcome under a negative number, which no reader is shown."""
-        lowest = select(func.coalesce(func.min(EVALUATIONS.c.number), 0)).where(
-            EVALUATIONS.c.study_id == study_id, EVALUATIONS.c.number < 0
+        """Keep an outcome whose number is not known yet."""
+        known = select(EVALUATIONS.c.number).where(
+            EVALUATIONS.c.study_id == study_id, EVALUATIONS.c.key == key_of(job)
         )
-        with self._writing() as connection:
-            number = connection.execute(lowest).scalar_one() - 1
-            connection.execute(
-                insert(EVALUATIONS).values(
-                    study_id=study_id,
-                    number=number,
-                    stage="held",
-                    generation=0,
-                    parent=None,
-                    created_at=now(),
-                    **_values(job, outcome),
-                )
-            )
+        with self.database.writing() as connection:
+            number = connection.execute(known).scalar_one_or_none()
+            if number is not None:
+                raise StorageError(f"{job.recipe} is evaluation {number} already")
+            kept = self._put_artifacts(connection, study_id, [outcome])
+            values = _values(job, outcome, kept)
+            connection.execute(insert(HELD).values(study_id=study_id, **values))
 
     def held(self, study_id: int) -> Mapping[str, Outcome]:
         """Return the outcomes held, by key."""
-        query = select(EVALUATIONS).where(
-            EVALUATIONS.c.study_id == study_id, EVALUATIONS.c.number < 0
-        )
-        with self._reading() as connection:
-            return {row.key: _evaluation(row).outcome for row in connection.execute(query)}
+        query = select(HELD).where(HELD.c.study_id == study_id)
+        with self.database.reading() as connection:
+            return {row.recipe: outcome_of(row) for row in connection.execute(query)}
 
     def drop_held(self, study_id: int) -> None:
         """Forget the outcomes held."""
-        with self._writing() as connection:
-            connection.execute(
-                delete(EVALUATIONS).where(
-                    EVALUATIONS.c.study_id == study_id, EVALUATIONS.c.number < 0
-                )
-            )
-
-    def evaluations(self, study_id: int) -> Sequence[EvaluationRecord]:
-        """Return all evaluations of a study by number."""
-        query = (
-            select(EVALUATIONS)
-            .where(EVALUATIONS.c.study_id == study_id, EVALUATIONS.c.number > 0)
-            .order_by(EVALUATIONS.c.number)
-        )
-        with self._reading() as connection:
-            return [_evaluation(row) for row in connection.execute(query)]
+        with self.database.writing() as connection:
+            connection.execute(delete(HELD).where(HELD.c.study_id == study_id))
+            self._artifacts.drop_unused(connection, study_id)
 
     def forget_retriable(self, study_id: int) -> int:
         """Forget failures that say nothing about their candidates."""
@@ -277,7 +283,7 @@ class SqlStorage:
         searched = select(func.min(EVALUATIONS.c.generation)).where(
             *retriable, EVALUATIONS.c.stage == "search"
         )
-        with self._writing() as connection:
+        with self.database.writing() as connection:
             first = connection.execute(searched).scalar_one()
             if first is not None:
                 connection.execute(
@@ -287,15 +293,31 @@ class SqlStorage:
                 )
             return connection.execute(delete(EVALUATIONS).where(*retriable)).rowcount
 
+    # ------------------------------------------------------------------ artifacts
+
+    def artifact(self, study_id: int, fingerprint: str) -> bytes:
+        """Return an artifact after checking its digest."""
+        with self.database.reading() as connection:
+            return self._artifacts.get(connection, study_id, fingerprint)
+
+    def artifacts(self, study_id: int) -> Mapping[str, int]:
+        """Return which artifacts there are: bytes by fingerprint."""
+        with self.database.reading() as connection:
+            return self._artifacts.sizes(connection, study_id)
+
+    # ------------------------------------------------------------------ generations, events
+
     def put_generation(self, study_id: int, generation: GenerationRecord) -> None:
-        """Store a generation unless it is stored already."""
+        """Store a generation and its event unless it is stored already."""
         known = select(GENERATIONS.c.index).where(
             GENERATIONS.c.study_id == study_id, GENERATIONS.c.index == generation.index
         )
         values = {name: getattr(generation, name) for name in generation.__dataclass_fields__}
-        with self._writing() as connection:
+        with self.database.writing() as connection:
             if connection.execute(known).one_or_none() is None:
                 connection.execute(insert(GENERATIONS).values(study_id=study_id, **values))
+                event = event_values(study_id, GenerationEnded(generation))
+                connection.execute(insert(EVENTS).values(event))
 
     def generations(self, study_id: int) -> Sequence[GenerationRecord]:
         """Return all generations of a study by index."""
@@ -304,118 +326,70 @@ class SqlStorage:
             .where(GENERATIONS.c.study_id == study_id)
             .order_by(GENERATIONS.c.index)
         )
-        names = GenerationRecord.__dataclass_fields__
-        with self._reading() as connection:
-            return [
-                GenerationRecord(**{name: row._mapping[name] for name in names})
-                for row in connection.execute(query)
-            ]
+        with self.database.reading() as connection:
+            return [generation_of(row) for row in connection.execute(query)]
 
-    def set_workers(self, study_id: int, n_workers: int | None) -> None:
-        """Record how many workers live."""
-        with self._writing() as connection:
-            connection.execute(
-                update(STUDIES).where(STUDIES.c.id == study_id).values(workers=n_workers)
-            )
+    def add_events(self, study_id: int, events: Sequence[Event]) -> None:
+        """Store lasting events in their order."""
+        if not events:
+            return
+        rows = [event_values(study_id, event) for event in events]
+        with self.database.writing() as connection:
+            connection.execute(insert(EVENTS), rows)
+            _touch(connection, study_id)
 
-    def add_event(self, study_id: int, text: str) -> None:
-        """Record what happened to a study's workers."""
-        with self._writing() as connection:
-            connection.execute(
-                insert(EVENTS).values(study_id=study_id, created_at=now(), text=_text(text))
-            )
+    def events(
+        self,
+        study_id: int,
+        *,
+        after: int = 0,
+        kinds: Collection[str] | None = None,
+        limit: int | None = None,
+        newest: bool = False,
+    ) -> Sequence[EventRecord]:
+        """Return events of a study, oldest first."""
+        query = select(EVENTS).where(EVENTS.c.study_id == study_id, EVENTS.c.id > after)
+        if kinds is not None:
+            query = query.where(EVENTS.c.kind.in_(kinds))
+        query = query.order_by(EVENTS.c.id.desc() if newest else EVENTS.c.id).limit(limit)
+        with self.database.reading() as connection:
+            found = [event_of(row) for row in connection.execute(query)]
+        return found[::-1] if newest else found
 
-    def events(self, study_id: int) -> Sequence[EventRecord]:
-        """Return the events of a study, oldest first."""
-        query = select(EVENTS).where(EVENTS.c.study_id == study_id).order_by(EVENTS.c.id)
-        with self._reading() as connection:
-            return [EventRecord(row.created_at, row.text) for row in connection.execute(query)]
+    def n_events(self, study_id: int, kind: str, *, after: int = 0) -> int:
+        """Return how many events of a kind there are."""
+        query = (
+            select(func.count())
+            .select_from(EVENTS)
+            .where(EVENTS.c.study_id == study_id, EVENTS.c.kind == kind, EVENTS.c.id > after)
+        )
+        with self.database.reading() as connection:
+            return connection.execute(query).scalar_one()
+
+    # ------------------------------------------------------------------ the writer
 
     @contextmanager
     def lock(self, study: str) -> Iterator[None]:
         """Hold a study for writing."""
-        if self._database is None:
-            with self._border(), advisory_lock(self._engine, study):
-                yield
-            return
-        with file_lock(self._database, study):
-            with self._border():
-                # An idle connection: without any, SQLite would fold its log into the database
-                # after every commit, which more than doubles the time of one.
-                idle = self._engine.connect()
-            with idle:
-                yield
+        with self.database.lock(study):
+            with self.database.reading() as connection:
+                self._artifacts.clean(connection, study)
+            yield
 
     def holder(self, study: str) -> str | None:
         """Return who holds a study for writing."""
-        if self._database is not None:
-            return file_lock_holder(self._database, study)
-        with self._reading() as connection:
-            return advisory_lock_holder(connection, study)
+        return self.database.holders([study])[study]
 
     def close(self) -> None:
         """Release connections."""
-        self._engine.dispose()
+        self.database.close()
 
 
-def _text(text: str) -> str:
-    return text.replace("\0", "\\0")  # the one character PostgreSQL's text cannot hold
+def _values(job: Job, outcome: Outcome, kept: Collection[str]) -> dict[str, Any]:
+    fingerprint = outcome.fingerprint
+    return job_values(job, outcome, artifact=fingerprint if fingerprint in kept else None)
 
 
-def _values(job: Job, outcome: Outcome) -> dict[str, Any]:
-    """Return the columns that a job and its outcome fill."""
-    sizes = outcome.sizes
-    return {
-        "key": job.key,
-        "candidate": job.recipe.as_dict(),
-        "runs": [],
-        "floor": job.floor,
-        "status": outcome.status,
-        "metric": outcome.metric,
-        "bound": outcome.bound,
-        "size_bytes": None if sizes is None else sizes.size_bytes,
-        "entries": None if sizes is None else sizes.entries,
-        "bits_per_weight": None if sizes is None else sizes.bits_per_weight,
-        "fingerprint": outcome.fingerprint,
-        "n_batches": outcome.n_batches,
-        "duration_s": outcome.duration_s,
-        "error": None if outcome.error is None else _text(outcome.error),
-        "retriable": outcome.retriable,
-    }
-
-
-def _study(row: Row[Any]) -> StudyRecord:
-    values = dict(row._mapping)
-    facts = {name: values[name] for name in StudyFacts.__dataclass_fields__}
-    facts |= {"objectives": tuple(facts["objectives"]), "reference": tuple(facts["reference"])}
-    own = {
-        name: values[name]
-        for name in ("id", "status", "ending", "created_at", "updated_at", "workers")
-    }
-    return StudyRecord(facts=StudyFacts(**facts), **own)
-
-
-def _evaluation(row: Row[Any]) -> EvaluationRecord:
-    v = row._mapping
-    sizes = None
-    if v["size_bytes"] is not None:
-        sizes = Sizes(v["size_bytes"], v["entries"], v["bits_per_weight"])
-    return EvaluationRecord(
-        number=v["number"],
-        stage=v["stage"],
-        generation=v["generation"],
-        parent=v["parent"],
-        job=Job(Recipe.from_dict(v["candidate"]), v["floor"]),
-        outcome=Outcome(
-            status=v["status"],
-            metric=v["metric"],
-            bound=v["bound"],
-            sizes=sizes,
-            fingerprint=v["fingerprint"],
-            n_batches=v["n_batches"],
-            duration_s=v["duration_s"],
-            error=v["error"],
-            retriable=v["retriable"],
-        ),
-        created_at=v["created_at"],
-    )
+def _touch(connection: Connection, study_id: int, **values: Any) -> None:
+    values = {"updated_at": now()} | values
+    connection.execute(update(STUDIES).where(STUDIES.c.id == study_id).values(**values))

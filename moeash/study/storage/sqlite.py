@@ -49,8 +49,11 @@ def sqlite_engine(database: Path, busy_timeout_s: float) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        if not options.get("moeash_durable", True):
+            connection.exec_driver_sql("PRAGMA synchronous=NORMAL")  # of this connection alone
         # A read lock becomes a write lock only with luck; who will write says so at once.
-        writes = connection.get_execution_options().get("moeash_writes")
+        writes = options.get("moeash_writes")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine

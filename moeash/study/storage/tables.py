@@ -1,5 +1,7 @@
 """The schema, as alembic's newest revision makes it. A test compares the two."""
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -7,29 +9,73 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
+    Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
-    false,
 )
 
 METADATA = MetaData()
+
+
+def _study() -> Column[int]:
+    return Column(
+        "study_id",
+        Integer,
+        ForeignKey("studies.id", ondelete="CASCADE"),
+        primary_key=True,
+        nullable=False,
+    )
+
+
+def _artifact() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["study_id", "artifact"], ["artifacts.study_id", "artifacts.fingerprint"]
+    )
+
+
+def _job_and_outcome(*, by_key: bool) -> list[Column[Any]]:
+    return [
+        # PostgreSQL cannot index a long text, so a digest of the recipe stands for it.
+        Column("key", String(32), primary_key=by_key, nullable=False),
+        Column("recipe", Text, nullable=False),
+        Column("floor", Float(53), nullable=False),
+        Column("status", String(10), nullable=False),
+        Column("metric", Float(53)),
+        Column("bound", Float(53)),
+        Column("size_bytes", BigInteger),
+        Column("entries", BigInteger),
+        Column("bits_per_weight", Float(53)),
+        Column("fingerprint", String(64)),
+        Column("artifact", String(64)),
+        Column("n_batches", Integer, nullable=False),
+        Column("duration_s", Float(53), nullable=False),
+        Column("error", Text),
+        Column("retriable", Boolean, nullable=False),
+    ]
+
 
 STUDIES = Table(
     "studies",
     METADATA,
     Column("id", Integer, primary_key=True),
+    Column("uid", String(32), nullable=False),
     Column("name", String(200), nullable=False, unique=True),
     Column("spec", JSON, nullable=False),
     Column("fingerprint", String(64), nullable=False),
     Column("network_fingerprint", String(64), nullable=False),
     Column("data_fingerprint", String(64), nullable=False),
     Column("environment", JSON, nullable=False),
+    Column("keeping", JSON, nullable=False),
     Column("metric_name", String(200), nullable=False),
     Column("baseline", Float(53), nullable=False),
+    Column("remeasured_baseline", Float(53)),
+    Column("wanted_floor", Float(53), nullable=False),
     Column("original_bytes", BigInteger, nullable=False),
     Column("n_shared", BigInteger, nullable=False),
     Column("n_kept", BigInteger, nullable=False),
@@ -38,57 +84,70 @@ STUDIES = Table(
     Column("reference", JSON, nullable=False),
     Column("status", String(20), nullable=False),
     Column("ending", String(20)),
+    Column("reason", Text),
+    Column("owner", Text),
+    Column("activity", JSON(none_as_null=True)),
     Column("created_at", String(40), nullable=False),
     Column("updated_at", String(40), nullable=False),
-    Column("workers", Integer),
+)
+"""``uid`` names the folder of a study's artifacts: random, so that no two studies share one."""
+
+ARTIFACTS = Table(
+    "artifacts",
+    METADATA,
+    _study(),
+    Column("fingerprint", String(64), primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("digest", String(32), nullable=False),
+    Column("content", LargeBinary),
+    Column("path", Text),
 )
 
 EVALUATIONS = Table(
     "evaluations",
     METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("study_id", ForeignKey("studies.id", ondelete="CASCADE"), nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("key", Text, nullable=False),
+    _study(),
+    Column("number", Integer, primary_key=True, autoincrement=False),
     Column("stage", String(10), nullable=False),
     Column("generation", Integer, nullable=False),
     Column("parent", Integer),
-    Column("candidate", JSON, nullable=False),
-    Column("runs", JSON, nullable=False),
-    Column("floor", Float(53), nullable=False),
-    Column("status", String(10), nullable=False),
-    Column("metric", Float(53)),
-    Column("bound", Float(53)),
-    Column("size_bytes", BigInteger),
-    Column("entries", BigInteger),
-    Column("bits_per_weight", Float(53)),
-    Column("fingerprint", String(64)),
-    Column("n_batches", Integer, nullable=False),
-    Column("duration_s", Float(53), nullable=False),
-    Column("error", Text),
-    Column("retriable", Boolean, nullable=False, server_default=false()),
+    *_job_and_outcome(by_key=False),
     Column("created_at", String(40), nullable=False),
-    UniqueConstraint("study_id", "number"),
     UniqueConstraint("study_id", "key"),
+    Index("evaluations_by_status", "study_id", "stage", "status"),
+    _artifact(),
+)
+
+HELD = Table(
+    "held",
+    METADATA,
+    _study(),
+    *_job_and_outcome(by_key=True),
+    _artifact(),
+)
+"""Outcomes whose place in the order of evaluations is not known yet."""
+
+GENERATIONS = Table(
+    "generations",
+    METADATA,
+    _study(),
+    Column("index", Integer, primary_key=True, autoincrement=False),
+    Column("hypervolume", Float(53), nullable=False),
+    Column("n_evaluations", Integer, nullable=False),
+    Column("n_front", Integer, nullable=False),
+    Column("n_batches", Integer, nullable=False),
+    Column("elapsed_s", Float(53), nullable=False),
 )
 
 EVENTS = Table(
     "events",
     METADATA,
     Column("id", Integer, primary_key=True),
-    Column("study_id", ForeignKey("studies.id", ondelete="CASCADE"), nullable=False),
+    Column("study_id", Integer, ForeignKey("studies.id", ondelete="CASCADE"), nullable=False),
     Column("created_at", String(40), nullable=False),
-    Column("text", Text, nullable=False),
-)
-
-GENERATIONS = Table(
-    "generations",
-    METADATA,
-    Column("study_id", ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True),
-    Column("index", Integer, primary_key=True),
-    Column("hypervolume", Float(53), nullable=False),
-    Column("n_evaluations", Integer, nullable=False),
-    Column("n_front", Integer, nullable=False),
-    Column("n_batches", Integer, nullable=False),
-    Column("elapsed_s", Float(53), nullable=False),
+    Column("kind", String(40), nullable=False),
+    Column("payload", JSON, nullable=False),
+    Index("events_of_a_study", "study_id", "kind", "id"),
+    # Without it SQLite would give the id of a deleted event again, and a stream would miss the new.
+    sqlite_autoincrement=True,
 )

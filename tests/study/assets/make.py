@@ -1,8 +1,9 @@
 """Write the database file of the newest revision: ``python -m tests.study.assets.make``.
 
-Run once for each new revision and commit the file; never overwrite an older one.
+Run once for each new revision and commit the file; never overwrite one that was released.
 """
 
+import sqlite3
 from pathlib import Path
 
 from moeash import api
@@ -18,4 +19,12 @@ if __name__ == "__main__":
         search={"population": 5, "stop": {"generations": 3}},
         merge={"enabled": True, "max_trials": 4},
     )
-    api.run(spec, storage=SqlStorage(str(path)))
+    storage = SqlStorage(str(path))
+    api.run(spec, storage=storage)
+    storage.close()
+    with sqlite3.connect(path) as connection:  # one file, without the log beside it
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("VACUUM")
+    connection.close()
+    for lock in path.parent.glob(f"{path.name}-*.lock"):
+        lock.unlink()

@@ -128,3 +128,59 @@ def test_an_error_text_with_a_nul_is_stored(database):
     add(storage, study, 1, outcome=replace(FAILED, error="bad \0 byte"))
     assert storage.evaluations(study.id)[0].outcome.error == r"bad \0 byte"
     storage.close()
+
+
+def test_large_artifacts_lie_in_the_folder_that_all_machines_share(database, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from moeash.study.storage.artifacts import IN_DATABASE_BYTES, MOEASH_ARTIFACTS
+    from tests.contracts.storage import COMPLETE
+
+    big = b"x" * (IN_DATABASE_BYTES + 1)
+    monkeypatch.setenv(MOEASH_ARTIFACTS, str(tmp_path / "shared"))
+    storage = SqlStorage(database)
+    study = storage.create_study(FACTS)
+    add(storage, study, 1, outcome=replace(COMPLETE, artifact=big))
+    (file,) = (tmp_path / "shared").rglob("*.moeash")
+    assert file.read_bytes() == big
+    assert storage.artifact(study.id, COMPLETE.fingerprint) == big
+    (orphan := file.with_name("orphan.moeash")).write_bytes(b"")
+    with storage.lock("digits"):
+        assert not orphan.exists() and file.exists()
+    monkeypatch.delenv(MOEASH_ARTIFACTS)
+    elsewhere = SqlStorage(database)
+    with pytest.raises(StorageError, match="lies in a folder; say in which with MOEASH_ARTIFACTS"):
+        elsewhere.artifact(study.id, COMPLETE.fingerprint)
+    storage.close()
+    elsewhere.close()
+
+
+def test_the_id_of_a_deleted_event_is_never_given_again(database):
+    from sqlalchemy import create_engine, text
+
+    from moeash.study.events import Note
+
+    storage = SqlStorage(database)
+    study = storage.create_study(FACTS)
+    storage.add_events(study.id, [Note("one"), Note("two")])
+    last = storage.events(study.id)[-1].id
+    engine = create_engine(database)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM events"))
+    engine.dispose()
+    storage.add_events(study.id, [Note("three")])
+    assert storage.events(study.id)[0].id > last
+    storage.close()
+
+
+def test_the_tables_are_what_the_newest_migration_makes(database):
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from moeash.study.storage.tables import METADATA
+
+    storage = SqlStorage(database)
+    with storage.database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, METADATA) == []
+    storage.close()

@@ -1,13 +1,15 @@
-"""The schema, its migrations, and databases that older versions wrote."""
+"""The schema, its migrations, and databases that released versions wrote."""
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from moeash.core.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.study.plan import task_of
 from moeash.study.storage import schema
@@ -20,7 +22,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 def test_the_tables_are_what_the_newest_migration_makes(tmp_path):
     storage = SqlStorage(str(tmp_path / "a.db"))
-    with storage._engine.connect() as connection:
+    with storage.database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, METADATA) == []
 
@@ -34,28 +36,53 @@ def test_the_revisions_are_those_of_the_migrations_folder():
     assert parents == [None, *found[:-1]]
 
 
-@pytest.mark.parametrize("revision", schema.REVISIONS)
-def test_a_database_of_every_past_revision_opens(tmp_path, revision):
+@pytest.fixture(params=schema.REVISIONS)
+def stored(request, tmp_path):
+    """The study of a database that the first moeash with that revision wrote."""
     path = tmp_path / "old.db"
-    shutil.copy(ASSETS / f"{revision}.db", path)
-    study = Study(SqlStorage(str(path)), "digits")
-    assert study.record.status == "finished" and study.facts.objectives == ("size_bytes",)
-    records = study.evaluations()
+    shutil.copy(ASSETS / f"{request.param}.db", path)
+    storage = SqlStorage(str(path))
+    yield Study(storage, "digits")
+    storage.close()
+
+
+def test_a_database_of_every_revision_since_the_first_release_is_upgraded(stored):
+    with stored.storage.database.engine.connect() as connection:
+        assert schema.current_revision(connection) == schema.HEAD
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, METADATA) == []
+
+
+def test_a_database_of_every_revision_is_read(stored):
+    assert stored.status == "finished" and stored.facts.objectives == ("size_bytes",)
+    records = stored.evaluations()
     assert {r.stage for r in records} == {"search", "merged"}
     assert {r.outcome.status for r in records} == {"complete", "stopped"}
-    assert [s.id for s in study.front()] and len(study.generations()) == 3
-    assert all(r.job.floor == study.facts.baseline - 0.1 - 1e-12 for r in records if not r.parent)
+    assert [s.id for s in stored.front()] and len(stored.generations()) == 3
+    (summary,) = stored.storage.summaries()
+    assert summary.n() == len(records)
+    assert stored.storage.n_events(stored.record.id, "evaluated") == len(records)
 
 
-@pytest.mark.parametrize("revision", schema.REVISIONS)
-def test_a_front_of_every_past_revision_rebuilds_bit_for_bit(tmp_path, revision):
-    path = tmp_path / "old.db"
-    shutil.copy(ASSETS / f"{revision}.db", path)
-    study = Study(SqlStorage(str(path)), "digits")
-    evaluator = Evaluator(task_of(study))
+def test_a_front_of_every_revision_rebuilds_bit_for_bit(stored):
+    evaluator = Evaluator(task_of(stored))
     try:
-        for solution in study.front():
+        for solution in stored.front():
             built = evaluator.build(solution.record.job)
             assert built.fingerprint() == solution.record.outcome.fingerprint
     finally:
         evaluator.close()
+
+
+def test_a_database_of_every_revision_is_written_on(stored):
+    storage, study_id = stored.storage, stored.record.id
+    records = stored.evaluations()
+    with storage.lock("digits"):
+        number = records[-1].number + 1
+        storage.add_evaluations(study_id, [add_to(records[-1], number)])
+    assert storage.evaluation(study_id, number).number == number
+
+
+def add_to(record, number):
+    job = replace(record.job, recipe=Recipe.of({"k": 10_000}))
+    return replace(record, number=number, job=job)

@@ -4,14 +4,16 @@ import subprocess
 import sys
 import textwrap
 import threading
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from moeash.errors import SchemaError, StorageError, StudyLockedError
+from moeash.study.storage.artifacts import IN_DATABASE_BYTES
 from moeash.study.storage.sql import SqlStorage
-from tests.contracts.storage import FACTS, StorageContract, add
+from tests.contracts.storage import COMPLETE, FACTS, StorageContract, add
 
 
 class TestSqlite(StorageContract):
@@ -115,9 +117,9 @@ def test_a_full_disk_is_a_storage_error_and_what_was_stored_stays(tmp_path):
     study = storage.create_study(FACTS)
     from sqlalchemy import event
 
-    @event.listens_for(storage._engine, "connect")
+    @event.listens_for(storage.database.engine, "connect")
     def _limit(connection, record):
-        connection.execute("PRAGMA max_page_count = 13")  # SQLite then says what a full disk says
+        connection.execute("PRAGMA max_page_count = 24")  # SQLite then says what a full disk says
 
     stored = []
     with pytest.raises(StorageError, match="full; free some space, everything stored"):
@@ -225,3 +227,143 @@ def test_the_folder_of_the_migrations_may_have_any_name(tmp_path):
     """
     out, err = python(code, package.parent, tmp_path / "a.db").communicate()
     assert out == "0\n", err
+
+
+# ---------------------------------------------------------------------- events
+
+
+def test_the_id_of_a_deleted_event_is_never_given_again(tmp_path):
+    from moeash.study.events import Note
+
+    path = tmp_path / "a.db"
+    storage = SqlStorage(str(path))
+    study = storage.create_study(FACTS)
+    storage.add_events(study.id, [Note("one"), Note("two")])
+    last = storage.events(study.id)[-1].id
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM events")
+    connection.close()
+    storage.add_events(study.id, [Note("three")])
+    assert storage.events(study.id)[0].id > last
+
+
+# ---------------------------------------------------------------------- artifacts in files
+
+BIG = b"\x00moeash" * (IN_DATABASE_BYTES // 6)
+
+
+@pytest.fixture
+def with_file(tmp_path):
+    """Storage with one artifact that is too large for the database; and its file."""
+    storage = SqlStorage(str(tmp_path / "a.db"))
+    study = storage.create_study(FACTS)
+    add(storage, study, 1, outcome=replace(COMPLETE, artifact=BIG))
+    (file,) = (tmp_path / "a.db.artifacts").rglob("*.moeash")
+    return storage, study, file
+
+
+def test_a_large_artifact_is_a_file_beside_the_database(with_file):
+    storage, study, file = with_file
+    assert file.read_bytes() == BIG
+    assert storage.database.path.stat().st_size < len(BIG)
+    add(storage, study, 2, outcome=replace(COMPLETE, fingerprint="cd" * 16, artifact=b"small"))
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_database_that_is_moved_with_its_folder_keeps_its_artifacts(with_file, tmp_path):
+    storage, study, _ = with_file
+    storage.close()
+    (tmp_path / "there").mkdir()
+    for path in tmp_path.glob("a.db*"):
+        path.rename(tmp_path / "there" / path.name)
+    moved = SqlStorage(str(tmp_path / "there" / "a.db"))
+    assert moved.artifact(study.id, COMPLETE.fingerprint) == BIG
+
+
+@pytest.mark.parametrize("damage", [BIG[:-1], BIG[:-1] + b"!", b""])
+def test_a_damaged_file_is_never_given_out(with_file, damage):
+    storage, study, file = with_file
+    file.write_bytes(damage)
+    with pytest.raises(StorageError, match="is damaged; put it back from a backup"):
+        storage.artifact(study.id, COMPLETE.fingerprint)
+
+
+def test_a_damaged_row_is_never_given_out(with_file, tmp_path):
+    storage, study, _ = with_file
+    add(storage, study, 2, outcome=replace(COMPLETE, fingerprint="cd" * 16, artifact=b"small"))
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        connection.execute("UPDATE artifacts SET content = x'00' WHERE content IS NOT NULL")
+    connection.close()
+    with pytest.raises(StorageError, match="in the database, is damaged"):
+        storage.artifact(study.id, "cd" * 16)
+
+
+def test_a_missing_file_is_named_with_the_folder_it_belongs_to(with_file):
+    storage, study, file = with_file
+    file.unlink()
+    with pytest.raises(StorageError, match=f"cannot be read from {file}.*keep the two together"):
+        storage.artifact(study.id, COMPLETE.fingerprint)
+
+
+def test_a_folder_that_cannot_be_written_stores_nothing(tmp_path):
+    storage = SqlStorage(str(tmp_path / "a.db"))
+    study = storage.create_study(FACTS)
+    (tmp_path / "a.db.artifacts").write_text("in the way")
+    with pytest.raises(StorageError, match="the artifact cannot be stored"):
+        add(storage, study, 1, outcome=replace(COMPLETE, artifact=BIG))
+    assert storage.evaluations(study.id) == [] and storage.artifacts(study.id) == {}
+
+
+def test_files_without_a_row_are_removed_when_their_study_is_held_and_no_others(with_file):
+    storage, study, file = with_file
+    other = storage.create_study(replace(FACTS, name="other"))
+    add(storage, other, 1, outcome=replace(COMPLETE, artifact=BIG))
+    (orphan := file.with_name("0" * 32 + ".moeash")).write_bytes(b"whole, but without a row")
+    (partial := file.with_name(".half.tmp")).write_bytes(b"half")
+    with storage.lock("other"):
+        assert orphan.exists() and partial.exists()
+    with storage.lock("digits"):
+        assert list(file.parent.iterdir()) == [file]
+    for held in (study, other):
+        assert storage.artifact(held.id, COMPLETE.fingerprint) == BIG
+
+
+DIE = """
+    import os, signal, sys
+    from dataclasses import replace
+    from sqlalchemy import event
+    from moeash.study.storage.sql import SqlStorage
+    from tests.contracts.storage import COMPLETE, add
+    from tests.study.storage.test_sql import BIG
+
+    storage = SqlStorage(sys.argv[1])
+    study = storage.study("digits")
+    moment = sys.argv[2]
+    if moment == "while the file is written":
+        os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
+    @event.listens_for(storage.database.engine, "before_cursor_execute")
+    def _die(connection, cursor, statement, *rest):
+        if statement.startswith(moment):
+            os.kill(os.getpid(), signal.SIGKILL)
+    with storage.lock("digits"):
+        add(storage, study, 1, outcome=replace(COMPLETE, artifact=BIG))
+"""
+
+
+@pytest.mark.parametrize(
+    "moment", ["while the file is written", "INSERT INTO artifacts", "UPDATE studies"]
+)
+def test_a_kill_between_file_and_row_leaves_nothing_but_a_file_that_is_removed(tmp_path, moment):
+    path = tmp_path / "a.db"
+    storage = SqlStorage(str(path))
+    study = storage.create_study(FACTS)
+    child = python(DIE, path, moment)
+    _, err = child.communicate()
+    assert child.returncode == -signal.SIGKILL, err
+    left = [p for p in (tmp_path / "a.db.artifacts").rglob("*") if p.is_file()]
+    assert len(left) == 1, "it was killed too early or too late"
+    assert storage.evaluations(study.id) == [] and storage.artifacts(study.id) == {}
+    with storage.lock("digits"):
+        assert not left[0].exists()
+        add(storage, study, 1, outcome=replace(COMPLETE, artifact=BIG))
+    assert storage.artifact(study.id, COMPLETE.fingerprint) == BIG

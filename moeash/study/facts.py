@@ -1,0 +1,68 @@
+"""What is known of a study when it is created, and never changes afterwards."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What is known of a study when it is created; it never changes afterwards.
+
+    Attributes:
+        name: unique in its storage.
+        spec: the specification as plain JSON values.
+        fingerprint: digest of what identifies the study: spec without its budget, network, data.
+        network_fingerprint: of the float state and the roles of its parameters.
+        data_fingerprint: of the search split.
+        environment: versions, threads and device the numbers were measured with.
+        keeping: how kept tensors are stored, as plain JSON values.
+        metric_name: name of the metric.
+        baseline: the float network's metric on the search split.
+        original_bytes: float32 bytes of the state.
+        n_shared: shared weights.
+        n_kept: kept elements.
+        n_batches: forward batches of a full evaluation.
+        objectives: names of the minimised sizes.
+        reference: hypervolume reference point in natural direction: metric, then sizes.
+        remeasured_baseline: the float network's metric with BatchNorms measured again; None where
+            candidates' BatchNorms are not.
+    """
+
+    name: str
+    spec: Mapping[str, Any]
+    fingerprint: str
+    network_fingerprint: str
+    data_fingerprint: str
+    environment: Mapping[str, Any]
+    keeping: Mapping[str, Any]
+    metric_name: str
+    baseline: float
+    original_bytes: int
+    n_shared: int
+    n_kept: int
+    n_batches: int
+    objectives: tuple[str, ...]
+    reference: tuple[float, ...]
+    remeasured_baseline: float | None = None
+
+    @property
+    def baseline_text(self) -> str:
+        """The float network's metric for people; both where there are two."""
+        again = self.remeasured_baseline
+        text = f"{self.baseline:.4f}"
+        return text if again is None else f"{text} ({again:.4f} with BatchNorms measured again)"
+
+    @property
+    def wanted_floor(self) -> float:
+        """Lowest metric a wanted solution has; -inf without ``evaluation.max_drop``."""
+        max_drop = self.spec.get("evaluation", {}).get("max_drop")
+        return floor_of(self.baseline, max_drop)
+
+
+def floor_of(baseline: float, max_drop: float | None) -> float:
+    """Return the lowest metric within ``max_drop`` of the baseline; -inf for None.
+
+    A drop of exactly ``max_drop`` is within, whatever the last bit of a subtraction says.
+    """
+    return float("-inf") if max_drop is None else baseline - max_drop - 1e-12

@@ -1,0 +1,124 @@
+"""Studies as counts and columns: two queries, however many studies and evaluations there are."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import chain
+
+import numpy as np
+from sqlalchemy import Connection, and_, case, func, select
+
+from moeash.core.objectives import SIZE_NAMES
+from moeash.study.storage.records import Count, EventRecord, Points, StudySummary
+from moeash.study.storage.rows import study_of
+from moeash.study.storage.tables import EVALUATIONS, EVENTS, GENERATIONS, STUDIES
+
+
+def points(connection: Connection, study_id: int, floor: float) -> Points:
+    """Return metric and sizes of a study's complete evaluations whose metric is at least this."""
+    columns = [EVALUATIONS.c[name] for name in ("number", "metric", *SIZE_NAMES)]
+    query = (
+        select(*columns)
+        .where(
+            EVALUATIONS.c.study_id == study_id,
+            EVALUATIONS.c.status == "complete",
+            EVALUATIONS.c.metric >= floor,
+        )
+        .order_by(EVALUATIONS.c.number)
+    )
+    values = chain.from_iterable(connection.execute(query))
+    table = np.fromiter(values, dtype=np.float64).reshape(-1, len(columns))
+    numbers, metric, *sizes = np.ascontiguousarray(table.T)
+    return Points(numbers.astype(np.int64), metric, dict(zip(SIZE_NAMES, sizes, strict=True)))
+
+
+def summaries(connection: Connection, holders: Mapping[str, str | None]) -> list[StudySummary]:
+    """Return studies as counts, oldest first.
+
+    Args:
+        connection: in a transaction.
+        holders: the studies wanted, and who holds each, asked before this transaction began.
+    """
+    generation, event = GENERATIONS.alias(), EVENTS.alias()
+    last_index = (
+        select(func.max(GENERATIONS.c.index))
+        .where(GENERATIONS.c.study_id == STUDIES.c.id)
+        .scalar_subquery()
+    )
+    n_generations = (
+        select(func.count())
+        .select_from(GENERATIONS)
+        .where(GENERATIONS.c.study_id == STUDIES.c.id)
+        .scalar_subquery()
+    )
+    last_event = (
+        select(func.max(EVENTS.c.id)).where(EVENTS.c.study_id == STUDIES.c.id).scalar_subquery()
+    )
+    studies = (
+        select(
+            STUDIES,
+            n_generations.label("n_generations"),
+            generation.c.hypervolume,
+            event.c.id.label("event_id"),
+            event.c.created_at.label("event_created_at"),
+            event.c.kind.label("event_kind"),
+            event.c.payload.label("event_payload"),
+        )
+        .select_from(
+            STUDIES.outerjoin(
+                generation,
+                and_(generation.c.study_id == STUDIES.c.id, generation.c.index == last_index),
+            ).outerjoin(event, event.c.id == last_event)
+        )
+        .where(STUDIES.c.name.in_(list(holders)))
+        .order_by(STUDIES.c.id)
+    )
+    counts = _counts(connection, list(holders))
+    return [
+        StudySummary(
+            record=study_of(row),
+            holder=holders[row.name],
+            counts=tuple(counts[row.id]),
+            n_generations=row.n_generations,
+            hypervolume=row.hypervolume,
+            last_event=None
+            if row.event_id is None
+            else EventRecord(row.event_id, row.event_created_at, row.event_kind, row.event_payload),
+        )
+        for row in connection.execute(studies)
+    ]
+
+
+def _counts(connection: Connection, names: list[str]) -> dict[int, list[Count]]:
+    is_wanted = and_(
+        EVALUATIONS.c.status == "complete", EVALUATIONS.c.metric >= STUDIES.c.wanted_floor
+    )
+    query = (
+        select(
+            EVALUATIONS.c.study_id,
+            EVALUATIONS.c.stage,
+            EVALUATIONS.c.status,
+            func.count().label("n"),
+            func.sum(case((EVALUATIONS.c.retriable, 1), else_=0)).label("n_retriable"),
+            func.sum(EVALUATIONS.c.n_batches).label("n_batches"),
+            func.sum(EVALUATIONS.c.duration_s).label("duration_s"),
+            func.min(case((is_wanted, EVALUATIONS.c.size_bytes))).label("least"),
+        )
+        .join(STUDIES)
+        .where(STUDIES.c.name.in_(names))
+        .group_by(EVALUATIONS.c.study_id, EVALUATIONS.c.stage, EVALUATIONS.c.status)
+        .order_by(EVALUATIONS.c.study_id, EVALUATIONS.c.stage, EVALUATIONS.c.status)
+    )
+    counts: dict[int, list[Count]] = defaultdict(list)
+    for row in connection.execute(query):
+        counts[row.study_id].append(
+            Count(
+                stage=row.stage,
+                status=row.status,
+                n=row.n,
+                n_retriable=int(row.n_retriable),
+                n_batches=int(row.n_batches),
+                duration_s=float(row.duration_s),
+                smallest_bytes=row.least,
+            )
+        )
+    return counts
