@@ -1,14 +1,13 @@
 """The Python interface: everything ``import moeash`` offers."""
 
-import json
 import shutil
 import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import blake2b
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,39 +16,27 @@ from moeash.codec.container import write
 from moeash.codec.pools import Coder
 from moeash.codec.size import SizeReport, size
 from moeash.compression import folding, remeasuring
-from moeash.compression.keeping import NormsChoice
+from moeash.compression.options import NormsChoice
 from moeash.core.candidate import Candidate, Value
 from moeash.core.kept import Keeping, KeptPrecision
 from moeash.core.objectives import SizeName
 from moeash.data.unlabelled import Given, Unlabelled
 from moeash.errors import InputError, SpecError
 from moeash.evaluation.evaluate import Evaluator
-from moeash.evaluation.task import NetworkTask, Task, available_cores
+from moeash.evaluation.task import available_cores
 from moeash.exports.export import ExportReport, export_solution
 from moeash.methods.base import Method, Preparation
+from moeash.methods.registry import build_method
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.norms import find_norms
-from moeash.searches.loop import Stop
+from moeash.networks.sources import read_network
 from moeash.study.opening import DEFAULT_STORAGE, open_storage
 from moeash.study.plan import Plan, task_of
 from moeash.study.progress import Progress, Silent
 from moeash.study.run import run as run_plan
-from moeash.study.solution import Pick
-from moeash.study.spec import (
-    CodecTable,
-    EvaluationTable,
-    MergeTable,
-    NormsTable,
-    RefineTable,
-    SearchTable,
-    StudySpec,
-    build_method,
-    check_coder,
-    load_spec,
-    method_table,
-    parse_spec,
-    parse_table,
-)
+from moeash.study.spec.output import Pick
+from moeash.study.spec.reading import load_spec, parse_spec, spec_of_module
+from moeash.study.spec.spec import PYTHON, StudySpec
 from moeash.study.storage.base import Storage
 from moeash.study.study import Study
 
@@ -113,8 +100,6 @@ def search(
     coder: Coder = "ans",
     kept: KeptPrecision = "float16",
     norms: NormsChoice = "two_vectors",
-    fold_norms: bool = False,
-    remeasure_norms: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Study:
@@ -145,12 +130,10 @@ def search(
         kept: precision of kept float parameters.
         norms: ``"two_vectors"`` stores a BatchNorm as the scale and shift it comes down to, which
             is the same function in eval mode unless somebody else reads its statistics;
-            ``"as_they_are"`` keeps them, for that and for training.
-        fold_norms: fold BatchNorms into the layers before them first, for runtimes without
-            BatchNorm; costs bytes, a fifth more on ResNet-20 at equal outputs. Takes
-            ``calibration``, whatever the method.
-        remeasure_norms: measure BatchNorm statistics again after sharing, on ``calibration``; it
-            moves the float network too, whose metric is then known both ways.
+            ``"as_they_are"`` keeps them, for that and for training. ``"folded"`` folds BatchNorms
+            into the layers before them, for runtimes without BatchNorm, and ``"remeasured"``
+            measures their statistics again after sharing; both take ``calibration``, whatever the
+            method.
         seed: of the search.
         progress: receives the events.
 
@@ -159,81 +142,30 @@ def search(
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"search needs a torch.nn.Module, got {type(module).__name__}")
-    table = _method_table(method or {"name": "uniform"}, coder)
-    built = build_method(table)
-    inputs = _calibration(built, calibration, fold_norms, remeasure_norms)
-    search_table = parse_table(
-        SearchTable,
+    spec = spec_of_module(
         {
-            "population": population,
-            "objectives": tuple(objectives),
-            "stop": {"generations": generations},
+            "name": name or type(module).__name__,
+            "seed": seed,
+            "network": {"include": include, "exclude": exclude, "share_all": share_all},
+            "evaluation": {"max_drop": max_drop, "device": _device_of(module)},
+            "method": method or {},
+            "search": {"population": population, "objectives": objectives},
+            "budget": {"generations": generations},
+            "refine": {"solutions": refine},
+            "merge": merge or {},
+            "codec": {"coder": coder, "kept": kept, "norms": norms},
         },
-        where="search",
-    )
-    refine_table = parse_table(RefineTable, {"solutions": refine}, where="refine")
-    merge_table = parse_table(MergeTable, merge or {}, where="merge")
-    codec_table = parse_table(
-        CodecTable, {"coder": coder, "kept": kept, "norms": norms}, where="codec"
-    )
-    parse_table(EvaluationTable, {"max_drop": max_drop}, where="evaluation")
-    identity = {
-        "module": type(module).__qualname__,
-        "method": table,
-        "search": search_table.model_dump(mode="json", exclude={"stop"}),
-        "merge": merge_table.model_dump(mode="json"),
-        "evaluation": {"max_drop": max_drop},
-        "codec": codec_table.model_dump(mode="json"),
-        "network": {
-            "include": None if include is None else list(include),
-            "exclude": None if exclude is None else list(exclude),
-            "share_all": share_all,
-        },
-        "seed": seed,
-    }
-    if inputs is not None:
-        identity["calibration"] = inputs.fingerprint()
-    chosen = {"fold": fold_norms, "remeasure": remeasure_norms}
-    if any(chosen.values()):
-        identity["norms"] = {name: True for name, value in chosen.items() if value}
-    task = Task(
-        network=NetworkTask(
-            source=module,
-            include=None if include is None else tuple(include),
-            exclude=None if exclude is None else tuple(exclude),
-            share_all=share_all,
-        ),
-        data=None,
-        evaluate=evaluate,
+        module=type(module).__qualname__,
         metric=getattr(evaluate, "__name__", "evaluate"),
-        method=built,
-        objectives=tuple(objectives),
-        coder=coder,
-        kept=kept,
-        norms=norms,
-        notes={},
-        batch_size=1,
+    )
+    inputs = _calibration(build_method(spec.method), calibration, norms)
+    if inputs is not None:
+        spec = replace(spec, calibration=inputs.fingerprint())
+    task = replace(
+        spec.task(module=module, evaluate=evaluate, calibration=inputs),
         n_threads=torch.get_num_threads(),
-        device=_device_of(module),
-        seed=seed,
-        calibration=inputs,
-        fold_norms=fold_norms,
-        remeasure_norms=remeasuring.IMAGES if remeasure_norms else 0,
     )
-    plan = Plan(
-        name=name or type(module).__name__,
-        spec=identity,
-        fingerprint=blake2b(
-            json.dumps(identity, sort_keys=True).encode(), digest_size=16
-        ).hexdigest(),
-        task=task,
-        search=search_table,
-        refine=refine_table,
-        merge=merge_table,
-        stop=Stop(generations=generations),
-        max_drop=max_drop,
-        seed=seed,
-    )
+    plan = Plan(spec, task)
     if storage is not None:
         study = run_plan(plan, open_storage(storage), plan.make_backend, progress or Silent())
         study.task = task
@@ -264,8 +196,6 @@ def compress(
     coder: Coder = "ans",
     kept: KeptPrecision = "float16",
     norms: NormsChoice = "two_vectors",
-    fold_norms: bool = False,
-    remeasure_norms: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> SizeReport:
@@ -285,58 +215,60 @@ def compress(
         kept: precision of kept float parameters.
         norms: ``"two_vectors"`` stores a BatchNorm as the scale and shift it comes down to, which
             is the same function in eval mode unless somebody else reads its statistics;
-            ``"as_they_are"`` keeps them, for that and for training.
-        fold_norms: fold BatchNorms into the layers before them first, for runtimes without
-            BatchNorm; costs bytes, a fifth more on ResNet-20 at equal outputs. Takes
-            ``calibration``, whatever the method.
-        remeasure_norms: measure BatchNorm statistics again after sharing, on ``calibration``.
+            ``"as_they_are"`` keeps them, for that and for training. ``"folded"`` folds BatchNorms
+            into the layers before them, for runtimes without BatchNorm, and ``"remeasured"``
+            measures their statistics again after sharing; both take ``calibration``, whatever the
+            method.
         seed: of the method's random draws.
         progress: its ``note`` receives what the method's preparation wants people to know.
 
     Returns:
         The size of the file and where it goes.
     """
-    built = build_method(_method_table(method or {"name": "uniform"}, coder))
+    try:
+        options = {
+            "network": {
+                "source": PYTHON + type(module).__qualname__,
+                "include": include,
+                "exclude": exclude,
+                "share_all": share_all,
+            },
+            "codec": {"coder": coder, "kept": kept, "norms": norms},
+            "method": method or {},
+        }
+        spec = StudySpec.from_dict({"name": "compress", "seed": seed, **options})
+    except InputError as error:
+        raise SpecError(str(error)) from error
+    built = build_method(spec.method)
     names = {variable.name for variable in built.space()}
     if names != set(candidate):
         raise InputError(f"candidate has {sorted(candidate)}, the method needs {sorted(names)}")
     point = Candidate.of(candidate)
     if refined and not built.refines:
         raise InputError(f"method {built.name} has no slower way; leave out refined")
-    inputs = _calibration(built, calibration, fold_norms, remeasure_norms)
-    task = NetworkTask(
-        source=module,
-        include=None if include is None else tuple(include),
-        exclude=None if exclude is None else tuple(exclude),
-        share_all=share_all,
-    )
-    if kept not in get_args(KeptPrecision):
-        raise InputError(
-            f"kept is {kept!r}; without a search split to measure on, choose from "
-            f"{', '.join(get_args(KeptPrecision))}"
-        )
-    network = task.load()
+    inputs = _calibration(built, calibration, norms)
+    network = read_network(spec.network, module)
     splits = {} if inputs is None else {"calibration": inputs}
     notes: list[str] = []
     given = WeightWriter(module, network.state)
     try:
-        if fold_norms:
+        if norms == "folded":
             images = folding.some_images(splits).to(_device_of(module))
             folded = folding.fold_norms(network, images)
             network = folded.network
             notes.extend(folded.notes)
-        found = find_norms(module, network.state) if norms == "two_vectors" else ()
+        found = () if norms == "as_they_are" else find_norms(module, network.state)
         prepared = built.prepare(Preparation(network, splits, seed, available_cores()))
         notes.extend(built.notes(prepared))
         shared = built.compress(prepared, point, refined=refined)
-        if remeasure_norms:
+        if norms == "remeasured":
             images = remeasuring.calibration_images(splits, remeasuring.IMAGES, seed)
             again = remeasuring.Remeasuring(network, images, _device_of(module))
             shared = again.apply(given, shared)
             notes.extend(again.notes)
         shared = Keeping(kept, found).apply(shared)
     finally:
-        if fold_norms or remeasure_norms:
+        if norms in ("folded", "remeasured"):
             given.restore()
     for note in notes:
         (progress or Silent()).note(note)
@@ -384,25 +316,13 @@ def export(
         evaluator.close()
 
 
-def _method_table(table: Mapping[str, Any], coder: Coder) -> dict[str, Any]:
-    try:
-        complete = method_table(table)
-        check_coder(complete, coder)
-        return complete
-    except ValueError as error:
-        raise SpecError(f"method: {error}") from error
-
-
-def _calibration(
-    method: Method, given: Given | None, fold: bool, remeasure: bool
-) -> Unlabelled | None:
+def _calibration(method: Method, given: Given | None, norms: NormsChoice) -> Unlabelled | None:
     """Return the inputs there is a use for; say so where a method does without, or has no use."""
-    parse_table(NormsTable, {"fold": fold, "remeasure": remeasure}, where="norms")
     if given is not None:
         at_most = max(
             method.calibration_images,
-            folding.IMAGES if fold else 0,
-            remeasuring.IMAGES if remeasure else 0,
+            folding.IMAGES if norms == "folded" else 0,
+            remeasuring.IMAGES if norms == "remeasured" else 0,
         )
         if not at_most:
             raise InputError(f"method {method.name} looks at no inputs; leave calibration out")

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent / "moeash"
 LAYERS = [  # low to high; names on one line may not import one another
     {"errors"},
     {"names"},
+    {"options"},
     {"core"},
     {"codec"},
     {"networks", "data"},
@@ -43,7 +44,7 @@ HOME = {  # third parties that must stay at home: module prefix -> where it may 
     "pymoo": ("searches",),
     "sqlalchemy": ("study/storage",),
     "alembic": ("study/storage",),
-    "pydantic": ("study",),
+    "pydantic": (),
     "matplotlib": ("exports",),
     "pandas": ("study", "exports", "api"),
     "constriction": ("codec",),

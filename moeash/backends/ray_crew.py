@@ -140,7 +140,7 @@ class RayCrew:
         return (
             f"{room} of the cluster are free, and a worker needs "
             + ", ".join(f"{n:g} {name}s" for name, n in needed.items() if n)
-            + "; free some, add nodes, or raise backend.start_timeout_s if loading takes longer"
+            + "; free some or add nodes"
         )
 
     def now(self) -> float:

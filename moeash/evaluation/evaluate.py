@@ -15,21 +15,21 @@ from torch import Tensor
 from moeash.codec.size import size
 from moeash.compression.folding import Folding, fold_norms, some_images
 from moeash.compression.keeping import Stored, decide_keeping
-from moeash.compression.remeasuring import Remeasuring, calibration_images
+from moeash.compression.remeasuring import IMAGES, Remeasuring, calibration_images
 from moeash.core.codebook import SharedWeights, State
 from moeash.core.objectives import Sizes
 from moeash.core.variables import middle
-from moeash.data.splits import Split
+from moeash.data.splits import Split, load_splits
 from moeash.errors import SpecError
 from moeash.evaluation.assess import (
     Assessment,
     FloatPass,
     FunctionAssessment,
-    Precision,
     SplitAssessment,
     read_only_tensor,
 )
 from moeash.evaluation.metrics import load_metric
+from moeash.evaluation.options import Precision
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.placing import Builder, DevicePlacing, HostPlacing
 from moeash.evaluation.task import Task, available_cores
@@ -37,6 +37,7 @@ from moeash.methods.base import GridMethod, Images, Preparation
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.parameters import network_fingerprint
+from moeash.networks.sources import read_network
 
 CIRCUMSTANCES = (MemoryError, torch.OutOfMemoryError, OSError)
 """What an evaluation may raise through no fault of its candidate."""
@@ -90,9 +91,9 @@ class Evaluator:
         """
         n_threads = task.n_threads or available_cores()
         self.task = task
-        self.network: Network = task.network.load()
+        self.network: Network = read_network(task.network, task.module)
         module = self.network.module
-        module.to(task.device)
+        module.to(task.evaluation.device)
         self._training = {part: part.training for part in module.modules()}
         self._torch_threads = torch.get_num_threads()
         self._blas_threads: Any = None
@@ -101,7 +102,7 @@ class Evaluator:
         self.remeasuring: Remeasuring | None = None
         self.remeasured_baseline: float | None = None
         self._on_device = (
-            torch.device(task.device).type != "cpu" if on_device is None else on_device
+            torch.device(task.evaluation.device).type != "cpu" if on_device is None else on_device
         )
         try:
             module.eval()
@@ -109,7 +110,7 @@ class Evaluator:
                 # Methods multiply in NumPy, whose sums depend on BLAS's threads as well.
                 self._blas_threads = threadpoolctl.threadpool_limits(task.n_threads, "blas")
                 torch.set_num_threads(task.n_threads)
-            _set_precision(task.precision)
+            _set_precision(task.evaluation.precision)
             self._load(common, n_threads)
         except BaseException:
             if self._given is not None:
@@ -124,14 +125,14 @@ class Evaluator:
         self._common = common
         self.splits: Mapping[str, Split] = {}
         if task.data is not None and (common is None or common.images is None):
-            self.splits = task.data.load()
+            self.splits = load_splits(task.data)
         self.assessment = self._assessment()
         if common is not None:
             self._adopt(common)
             return
-        self.folding = self._fold() if task.fold_norms else None
-        if task.remeasure_norms:
-            images = calibration_images(self._for_method(), task.remeasure_norms, task.seed)
+        self.folding = self._fold() if task.codec.norms == "folded" else None
+        if task.codec.norms == "remeasured":
+            images = calibration_images(self._for_method(), IMAGES, task.seed)
             self._remeasure_on(images)
             self.remeasured_baseline = self._measure_remeasured()
         self.prepared = task.method.prepare(
@@ -146,7 +147,7 @@ class Evaluator:
         self._place()
 
     def _remeasure_on(self, images: Tensor) -> None:
-        self.remeasuring = Remeasuring(self.network, images, self.task.device)
+        self.remeasuring = Remeasuring(self.network, images, self.task.evaluation.device)
 
     def _measure_remeasured(self) -> float:
         """Return the metric of the float network with its BatchNorms measured again."""
@@ -166,11 +167,11 @@ class Evaluator:
     def _fold(self) -> Folding:
         """Fold BatchNorms; the network as it was given has been measured already."""
         task = self.task
-        images = some_images(self._for_method()).to(task.device)
+        images = some_images(self._for_method()).to(task.evaluation.device)
         self._given = self._writer
         _set_precision("float32")  # outputs are compared closely
         folding = fold_norms(self.network, images)
-        _set_precision(task.precision)
+        _set_precision(task.evaluation.precision)
         self.network = folding.network
         self._writer = WeightWriter(self.network.module, self.network.state)
         return folding
@@ -187,12 +188,10 @@ class Evaluator:
             self.network,
             self._writer,
             self.splits.get("search"),
-            kept=task.kept,
-            norms=task.norms,
+            codec=task.codec,
             typical=self._typical,
-            coder=task.coder,
-            batch_size=task.batch_size,
-            device=task.device,
+            batch_size=task.evaluation.batch_size,
+            device=task.evaluation.device,
         )
 
     def _typical(self) -> SharedWeights:
@@ -258,10 +257,10 @@ class Evaluator:
         return SplitAssessment(
             module,
             self.splits.get("search"),
-            load_metric(self.task.metric),
-            batch_size=self.task.batch_size,
-            device=self.task.device,
-            precision=self.task.precision,
+            load_metric(self.task.evaluation.metric),
+            batch_size=self.task.evaluation.batch_size,
+            device=self.task.evaluation.device,
+            precision=self.task.evaluation.precision,
             float_pass=None if common is None else common.float_pass,
             images=images,
         )
@@ -318,7 +317,7 @@ class Evaluator:
 
     def sizes(self, shared: SharedWeights) -> Sizes:
         """Return the exact sizes of shared weights without writing them."""
-        report = size(shared, coder=self.task.coder, notes=self.task.notes)
+        report = size(shared, coder=self.task.codec.coder, notes=self.task.notes)
         return Sizes(report.total, shared.n_entries, report.bits_per_weight)
 
     def restore(self) -> None:

@@ -93,7 +93,7 @@ def export_solution(evaluator: Evaluator, solution: Solution, to: str | Path) ->
         holdout = _measure(evaluator, container)
 
     task = evaluator.task
-    write(to, shared, coder=task.coder, notes=task.notes, check=measure)
+    write(to, shared, coder=task.codec.coder, notes=task.notes, check=measure)
     size_bytes = Path(to).stat().st_size
     return ExportReport(
         path=str(to),
@@ -121,10 +121,11 @@ def _measure(evaluator: Evaluator, container: Container) -> _Holdout | None:
     if split is None:
         return None
     task, module = evaluator.task, evaluator.network.module
-    metric = load_metric(task.metric)
+    metric = load_metric(task.evaluation.metric)
 
     def outputs() -> Tensor:
-        return outputs_on(module, split, batch_size=task.batch_size, device=task.device)
+        options = task.evaluation
+        return outputs_on(module, split, batch_size=options.batch_size, device=options.device)
 
     evaluator.restore()
     exact = outputs()

@@ -14,31 +14,31 @@ from moeash.evaluation.evaluate import Evaluator
 from moeash.exports import plots
 from moeash.exports.export import ExportReport, export_solution
 from moeash.study.plan import task_of
-from moeash.study.spec import OutputTable
+from moeash.study.spec.output import OutputOptions
 from moeash.study.storage.records import REMEASURED, StudyFacts
 from moeash.study.study import Study
 
 
-def write_output(study: Study, table: OutputTable) -> tuple[ExportReport, list[str]]:
+def write_output(study: Study, options: OutputOptions) -> tuple[ExportReport, list[str]]:
     """Export the picked solution and write the study's front beside it.
 
     Args:
         study: a finished study.
-        table: folder and pick.
+        options: folder and pick.
 
     Returns:
         The export's report, and the paths written.
 
     Raises:
         ExportError: the folder cannot be written.
-        InputError: no solution is within ``table.max_drop``.
+        InputError: no solution is within ``options.max_drop``.
     """
-    folder = Path(table.folder)
+    folder = Path(options.folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ExportError(f"cannot create {folder}: {error.strerror}") from error
-    solution = study.pick(table.pick, max_drop=table.max_drop, max_bytes=table.max_bytes)
+    solution = study.pick(options.pick, max_drop=options.max_drop, max_bytes=options.max_bytes)
     evaluator = Evaluator(task_of(study))
     try:
         report = export_solution(evaluator, solution, folder / f"{study.name}.moeash")
@@ -109,7 +109,7 @@ def _draw(
     shared = evaluator.build(study.solution(number).record.job)
     if kind == "codebook":
         return plots.plot_codebook(shared, evaluator.network.state)
-    return plots.plot_bytes(size(shared, coder=task.coder, notes=task.notes))
+    return plots.plot_bytes(size(shared, coder=task.codec.coder, notes=task.notes))
 
 
 def _processor() -> str:

@@ -1,10 +1,10 @@
 """How fast a running study is, and how long it has left, from what is stored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
+from moeash.study.course.options import BudgetOptions
 from moeash.study.storage.records import EvaluationRecord, GenerationRecord
 
 RECENT_EVALUATIONS = 50
@@ -26,14 +26,14 @@ class Pace:
 
 
 def pace_of(
-    spec: Mapping[str, Any],
+    budget: BudgetOptions,
     evaluations: Sequence[EvaluationRecord],
     generations: Sequence[GenerationRecord],
 ) -> Pace:
     """Return the pace of a study.
 
     Args:
-        spec: as stored with the study.
+        budget: of the study.
         evaluations: all of them.
         generations: all of them, by index.
     """
@@ -41,13 +41,12 @@ def pace_of(
     recent = times[-RECENT_EVALUATIONS:]
     span = recent[-1] - recent[0] if len(recent) > 1 else 0.0
     per_minute = 60 * (len(recent) - 1) / span if span > 0 else None
-    stop = spec.get("search", {}).get("stop", {})
     left = []
-    if stop.get("generations") is not None and generations:
+    if budget.generations is not None and generations:
         last = generations[-RECENT_GENERATIONS:]
         each = sum(g.elapsed_s for g in last) / len(last)
-        left.append(each * max(0, stop["generations"] - generations[-1].index))
-    if stop.get("evaluations") is not None and per_minute is not None:
+        left.append(each * max(0, budget.generations - generations[-1].index))
+    if budget.evaluations is not None and per_minute is not None:
         n_searched = sum(r.stage == "search" for r in evaluations)
-        left.append(60 * max(0, stop["evaluations"] - n_searched) / per_minute)
+        left.append(60 * max(0, budget.evaluations - n_searched) / per_minute)
     return Pace(per_minute, min(left, default=None))

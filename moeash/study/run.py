@@ -8,7 +8,7 @@ last process ended. Nothing is evaluated twice and there is no pickled optimiser
 import dataclasses
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
@@ -19,23 +19,25 @@ from moeash.backends.base import Backend, Baseline
 from moeash.core.candidate import Candidate
 from moeash.core.objectives import as_minimised
 from moeash.core.recipe import Recipe
-from moeash.errors import SpecError, StorageError, StudyExistsError, StudyNotFoundError
+from moeash.errors import StorageError, StudyExistsError, StudyNotFoundError
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task
 from moeash.searches.base import Search, Told
 from moeash.searches.enumerate import ExhaustiveSearch, RandomSearch
 from moeash.searches.hypervolume import hypervolume
-from moeash.searches.loop import ENDINGS, Ending, GenerationResult, optimise
+from moeash.searches.loop import ENDINGS, Ending, GenerationResult, Stop, optimise
 from moeash.searches.nsga2 import Nsga2Search
 from moeash.searches.space import Space
 from moeash.searches.steady import SteadyNsga2
-from moeash.study.identity import identity_of
+from moeash.study.course.options import BudgetOptions
 from moeash.study.ledger import Ledger
 from moeash.study.merging import FrontMerging
 from moeash.study.plan import Plan, as_begun
 from moeash.study.progress import Progress
 from moeash.study.refining import refine
 from moeash.study.solution import Solution, floor_of, front_of
+from moeash.study.spec.identity import differences
+from moeash.study.spec.spec import StudySpec
 from moeash.study.steady import run_steady
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
@@ -72,7 +74,7 @@ def run(
         StudyExistsError: the name is taken by a different spec, network or evaluation set.
         StorageError: the database refused a write; everything stored before is safe.
     """
-    with storage.lock(plan.name):
+    with storage.lock(plan.spec.name):
         stored = _stored(storage, plan)
         if stored is None:
             n_threads = plan.task.n_threads or plan.default_threads
@@ -95,7 +97,7 @@ def run(
             watch.end()
         finally:
             backend.close()
-    return Study(storage, plan.name)
+    return Study(storage, plan.spec.name)
 
 
 @contextmanager
@@ -116,31 +118,17 @@ def _status_on_error(storage: Storage, record: StudyRecord) -> Iterator[None]:
 def _stored(storage: Storage, plan: Plan) -> StudyRecord | None:
     """Return the stored study of that name after checking that it is the same one."""
     try:
-        record = storage.study(plan.name)
+        record = storage.study(plan.spec.name)
     except StudyNotFoundError:
         return None
-    if record.facts.fingerprint != plan.fingerprint:
-        differences = _differences(identity_of(record.facts.spec), identity_of(plan.spec))
-        # None: the fingerprints differ in what is spelt out, such as a table of defaults alone.
-        if differences:
-            raise StudyExistsError(
-                f"study {plan.name!r} exists with another specification ("
-                + "; ".join(differences)
-                + "); give this one another name"
-            )
+    differing = differences(StudySpec.from_dict(record.facts.spec), plan.spec)
+    if differing:
+        raise StudyExistsError(
+            f"study {plan.spec.name!r} exists with another specification ("
+            + "; ".join(differing)
+            + "); give this one another name"
+        )
     return record
-
-
-def _differences(old: Any, new: Any, place: str = "") -> list[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = [*old, *(k for k in new if k not in old)]
-        return [
-            line
-            for key in keys
-            for line in _differences(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
-        ]
-    old, new = (list(v) if isinstance(v, tuple) else v for v in (old, new))
-    return [] if old == new else [f"{place}: stored {old!r}, now {new!r}"]
 
 
 def _open_study(
@@ -159,7 +147,7 @@ def _open_study(
     ):
         if was != now:
             raise StudyExistsError(
-                f"study {plan.name!r} was started on another {what} (fingerprint {was[:12]}, "
+                f"study {plan.spec.name!r} was started on another {what} (fingerprint {was[:12]}, "
                 f"now {now[:12]}); give this one another name"
             )
     if stored.facts.baseline != baseline.metric:
@@ -180,20 +168,16 @@ def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:
         "bits_per_weight": 32.0,
     }
     names = ("metric", *task.objectives)
-    for name in plan.search.reference:
-        if name not in names:
-            raise SpecError(f"search.reference has {name!r}; this study's objectives are {names}")
-    worst |= plan.search.reference
     return StudyFacts(
-        name=plan.name,
-        spec=plan.spec,
-        fingerprint=plan.fingerprint,
+        name=plan.spec.name,
+        spec=plan.spec.to_dict(),
+        fingerprint=plan.spec.fingerprint(),
         network_fingerprint=baseline.network_fingerprint,
         data_fingerprint=baseline.data_fingerprint,
         environment=environment(task)
         | {"keeping": baseline.keeping.as_dict()}
         | ({} if baseline.remeasured is None else {REMEASURED: baseline.remeasured}),
-        metric_name=task.metric,
+        metric_name=task.evaluation.metric,
         baseline=baseline.metric,
         original_bytes=baseline.original_bytes,
         n_shared=baseline.n_shared,
@@ -210,9 +194,14 @@ def environment(task: Task) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "numpy", "pymoo")},
         "machine": platform.machine(),
-        "device": task.device,
+        "device": task.evaluation.device,
         "threads": task.n_threads,
     }
+
+
+def stop_of(budget: BudgetOptions) -> Stop:
+    """Return the rules that end the search."""
+    return Stop(budget.generations, budget.evaluations, budget.wall_time_s, budget.no_gain)
 
 
 class _Runner:
@@ -239,7 +228,7 @@ class _Runner:
         self._elite: list[Outcome] = []
         self._objectives = plan.task.objectives
         self.archive = Archive(self._objectives)
-        self._floor = floor_of(self._facts.baseline, plan.max_drop)
+        self._floor = floor_of(self._facts.baseline, plan.spec.evaluation.max_drop)
         reference = np.array(self._facts.reference)
         self._reference = as_minimised(reference[:1], reference[1:])[0]
 
@@ -247,13 +236,13 @@ class _Runner:
         self._progress.started(self._facts, n_stored=len(self._ledger.known))
         space = Space(tuple(self._plan.task.method.space()))
         ending: Ending | None = None
-        if self._plan.search.mode == "steady":
+        if self._plan.spec.search.algorithm == "steady_nsga2":
             ending = self._run_steady(space)
         else:
             rounds = optimise(
                 self._search(space),
                 self._evaluate_generation,
-                self._plan.stop,
+                stop_of(self._plan.spec.budget),
                 space_size=space.size,
             )
             for generation in rounds:
@@ -261,33 +250,33 @@ class _Runner:
         if ending is not None:
             self._progress.search_ended(ENDINGS[ending])
         self._refine_front()
-        if self._plan.merge.enabled:
+        if self._plan.spec.merge.trials and self._plan.spec.method.mergeable:
             self._merge_front()
         self._storage.set_status(self._study.id, "finished", ending)
 
     def _search(self, space: Space) -> Search:
-        table = self._plan.search
+        table = self._plan.spec.search
         if table.algorithm == "exhaustive":
             return ExhaustiveSearch(space, population=table.population)
         if table.algorithm == "random":
-            return RandomSearch(space, population=table.population, seed=self._plan.seed)
+            return RandomSearch(space, population=table.population, seed=self._plan.spec.seed)
         return Nsga2Search(
             space,
             n_objectives=1 + len(self._objectives),
             population=table.population,
-            seed=self._plan.seed,
+            seed=self._plan.spec.seed,
             initial=table.initial,
         )
 
     # ------------------------------------------------------------------ steady state
 
     def _run_steady(self, space: Space) -> Ending:
-        table = self._plan.search
+        table = self._plan.spec.search
         search = SteadyNsga2(
             space,
             n_objectives=1 + len(self._objectives),
             population=table.population,
-            seed=self._plan.seed,
+            seed=self._plan.spec.seed,
             initial=table.initial,
         )
         return run_steady(
@@ -295,7 +284,7 @@ class _Runner:
             self._backend,
             self._ledger,
             self,
-            self._plan.stop,
+            stop_of(self._plan.spec.budget),
             population=table.population,
             look=self._watch.look,
         )
@@ -418,7 +407,7 @@ class _Runner:
         refined = refine(
             [solution.record for solution in front],
             self._plan.task.method,
-            self._plan.refine.solutions,
+            self._plan.spec.refine.solutions,
             backend=self._backend,
             ledger=self._ledger,
             progress=self._progress,
@@ -429,20 +418,21 @@ class _Runner:
 
     def _merge_front(self) -> None:
         """Merge neighbouring entries of the front's solutions while their metric holds."""
-        table = self._plan.merge
-        baseline = self._facts.baseline
+        options = self._plan.spec.merge
         solutions = []
         for solution in front_of(self._wanted_solutions(self._searched.values())):
-            floor = (baseline if table.floor == "baseline" else solution.metric) - table.tolerance
-            if solution.metric >= floor_of(baseline, table.max_drop) and solution.metric >= floor:
+            floor = solution.metric
+            if options.max_drop is not None:
+                floor = self._facts.baseline - options.max_drop
+            if solution.metric >= floor:
                 solutions.append((solution.record, floor))
         FrontMerging(
             self._backend,
             self._ledger,
             self._progress,
             archive=Archive(self._objectives),
-            cost=table.cost,
-            max_trials=table.max_trials,
+            cost="sse",
+            max_trials=options.trials,
         ).run(solutions)
 
 

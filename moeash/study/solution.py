@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -10,9 +10,8 @@ from moeash.core.objectives import as_minimised
 from moeash.core.pareto import knee, non_dominated
 from moeash.errors import InputError
 from moeash.names import nearest
+from moeash.study.spec.output import Pick
 from moeash.study.storage.records import EvaluationRecord, StudyFacts
-
-Pick = Literal["smallest", "knee", "best"]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """A study as people read it: facts, evaluations, front."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from moeash.errors import InputError
-from moeash.study.solution import Pick, Solution, floor_of, front_of, pick
+from moeash.study.solution import Solution, floor_of, front_of, pick
+from moeash.study.spec.output import Pick
+from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
     EvaluationRecord,
@@ -50,6 +53,11 @@ class Study:
         """What never changes."""
         return self.record.facts
 
+    @cached_property
+    def spec(self) -> StudySpec:
+        """What the study was made with."""
+        return StudySpec.from_dict(self.facts.spec)
+
     @property
     def status(self) -> StudyStatus:
         """Where it stands now."""
@@ -82,8 +90,7 @@ class Study:
     @property
     def wanted_floor(self) -> float:
         """Lowest metric a wanted solution has; -inf without ``evaluation.max_drop``."""
-        max_drop = self.facts.spec.get("evaluation", {}).get("max_drop")
-        return floor_of(self.facts.baseline, max_drop)
+        return floor_of(self.facts.baseline, self.spec.evaluation.max_drop)
 
     def solution(self, number: int) -> Solution:
         """Return one complete evaluation by its id.

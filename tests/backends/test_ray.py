@@ -56,7 +56,8 @@ def calibrated(**changes):
     return spec(
         data__splits__calibration={"part": "all", "count": 60, "seed": 0},
         method={"name": "feedback", "k": [4, 40], "images": 60, "sketches": 1, "batch_size": 30},
-        search={"population": 6, "stop": {"generations": 2}},
+        search={"population": 6},
+        budget={"generations": 2},
         **changes,
     )
 
@@ -99,7 +100,7 @@ def test_losing_a_worker_changes_nothing(number, local_ray, serial, tmp_path):
 def opened(task_spec, **options):
     from dataclasses import replace
 
-    from moeash.study.spec import parse_spec
+    from moeash.study.spec.reading import parse_spec
 
     task = replace(parse_spec(task_spec).task(), n_threads=1)
     return RayBackend(task, RayOptions(cpus_per_worker=0.5, start_timeout_s=240.0, **options))
@@ -347,7 +348,7 @@ def test_a_wrong_address_is_one_line_within_seconds(address, message):
 
 
 def test_in_process_tickets_behave_like_ray_ones():
-    from moeash.study.spec import parse_spec
+    from moeash.study.spec.reading import parse_spec
 
     backend = InProcessBackend(parse_spec(spec()).task())
     backend.open()

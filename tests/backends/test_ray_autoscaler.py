@@ -8,7 +8,7 @@ import pytest
 
 from moeash.backends.inprocess import InProcessBackend
 from moeash.backends.ray import RayBackend, RayOptions
-from moeash.study.spec import parse_spec
+from moeash.study.spec.reading import parse_spec
 from tests.backends.cluster import Cluster, wait_until
 from tests.backends.studies import spec
 from tests.contracts.backend import NOTHING, jobs, timeless

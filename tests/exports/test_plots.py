@@ -20,6 +20,7 @@ from moeash.exports.weight_plots import rows_of
 from moeash.study.storage.records import GenerationRecord, StudyFacts
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
+from tests.digits import digits_spec
 
 BASELINE = 0.9
 
@@ -32,7 +33,7 @@ def make_study(tmp_path):
     def make(points=(), *, name="study", volumes=(), max_drop=None, **changed):
         facts = {
             "name": name,
-            "spec": {} if max_drop is None else {"evaluation": {"max_drop": max_drop}},
+            "spec": digits_spec(name=name, evaluation={"max_drop": max_drop}).to_dict(),
             "fingerprint": "f",
             "network_fingerprint": "n",
             "data_fingerprint": "d",
