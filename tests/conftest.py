@@ -90,8 +90,7 @@ k = [6, 16]
 algorithm = "exhaustive"
 population = 4
 [merge]
-max_drop = 0.02
-max_trials = 2
+trials = 2
 [output]
 folder = "results"
 """
@@ -122,7 +121,7 @@ def tiny(tmp_path_factory) -> TinyStudy:
     """A finished study with its output, to be read and never changed."""
     from moeash import api
     from moeash.exports.output import write_output
-    from moeash.study.spec import load_spec
+    from moeash.study.spec.reading import load_spec
 
     study = TinyStudy(tmp_path_factory.mktemp("tiny"))
     study.spec.write_text(TINY)

@@ -20,7 +20,7 @@ from moeash.cli.show import JsonOption, RetryOption, StorageOption, print_json
 from moeash.errors import BackendError, InputError
 
 if TYPE_CHECKING:
-    from moeash.study.spec import StudySpec
+    from moeash.study.spec.spec import StudySpec
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of the study.", metavar="STUDY")]
 AddressOption = Annotated[
@@ -48,7 +48,7 @@ def submit(
     json_: JsonOption = False,
 ) -> None:
     """Run a study on a cluster, or continue it there; once, however often submitted."""
-    from moeash.study.spec import load_spec
+    from moeash.study.spec.reading import load_spec
 
     settings = [*(overrides or []), 'backend.kind="ray"', 'backend.address="auto"']
     checked = load_spec(spec, settings)
@@ -145,7 +145,8 @@ def _storage_of_cluster(storage: str | None) -> str:
 
 
 def _check_paths(spec: "StudySpec") -> None:
-    paths = {"network.checkpoint": spec.network.checkpoint, "data.root": spec.data.root}
+    root = None if spec.data is None else spec.data.root
+    paths = {"network.checkpoint": spec.network.checkpoint, "data.root": root}
     for key, path in paths.items():
         if path is not None and not Path(path).is_absolute():
             raise InputError(

@@ -8,7 +8,7 @@ with it every batch, is fixed for the study, so numbers do not depend on where a
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from moeash.data.splits import Split
 from moeash.errors import EvaluationError
 from moeash.evaluation.metrics import Metric, predicted
-
-Precision = Literal["float32", "tf32", "bf16"]
-"""Arithmetic of the forward pass. The last two are faster on GPUs and give other numbers."""
+from moeash.evaluation.options import Precision
 
 Hopeless = Callable[[float], bool]
 """Tells from the highest metric still possible whether measuring on is pointless."""

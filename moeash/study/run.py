@@ -55,7 +55,7 @@ def run(
     journal = Journal(storage, listen)
     with storage.lock(plan.spec.name):
         stored = stored_study(storage, plan)
-        task = plan.task_of(stored)
+        task = plan.task_for(stored)
         backend = make_backend(task)
         try:
             baseline = backend.open(journal.note, journal.progress)

@@ -10,7 +10,7 @@ from moeash.methods.uniform.method import Uniform
 from moeash.study.plan import Plan
 from moeash.study.progress import Silent
 from moeash.study.run import run
-from moeash.study.spec import parse_spec
+from moeash.study.spec.reading import parse_spec
 from moeash.study.storage.sql import SqlStorage
 
 SMALL_RAY = {
@@ -33,8 +33,9 @@ def spec(name="digits", **changes):
         },
         "evaluation": {"batch_size": 50, "threads": 1, "max_drop": 0.3},
         "method": {"name": "uniform", "k": [2, 40]},
-        "search": {"population": 8, "stop": {"generations": 3}},
-        "merge": {"max_trials": 4, "tolerance": 0.01},
+        "search": {"population": 8},
+        "budget": {"generations": 3},
+        "merge": {"trials": 4, "max_drop": 0.05},
     }
     for key, value in changes.items():
         *tables, last = key.split("__")
@@ -46,7 +47,7 @@ def spec(name="digits", **changes):
 
 
 def on_ray(**changes):
-    return {"kind": "ray", "workers": 2, "start_timeout_s": 240.0, **changes}
+    return {"kind": "ray", "workers": 2, **changes}
 
 
 class Notes(Silent):

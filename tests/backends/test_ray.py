@@ -14,7 +14,7 @@ from moeash.backends.ray import RayBackend, check_address, why_not_connected
 from moeash.errors import BackendError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Job
-from moeash.study.outcomes import outcomes
+from tests.contracts.outcomes import outcomes
 from tests.backends.cluster import wait_until
 from tests.backends.studies import (
     SMALL_RAY,
@@ -65,7 +65,8 @@ def calibrated(**changes):
     return spec(
         data__splits__calibration={"part": "all", "count": 60, "seed": 0},
         method={"name": "feedback", "k": [4, 40], "images": 60, "sketches": 1, "batch_size": 30},
-        search={"population": 6, "stop": {"generations": 2}},
+        search={"population": 6},
+        budget={"generations": 2},
         **changes,
     )
 
@@ -107,7 +108,7 @@ def test_losing_a_worker_changes_nothing(number, local_ray, serial, tmp_path):
 
 
 def opened(task_spec, *, method=None, start_timeout_s=240.0, idle_s=60.0, **options):
-    from moeash.study.spec import parse_spec
+    from moeash.study.spec.reading import parse_spec
 
     task = replace(parse_spec(task_spec).task(), n_threads=1)
     if method is not None:

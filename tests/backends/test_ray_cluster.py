@@ -66,7 +66,7 @@ def cluster(environment):
     cluster.close()
 
 
-SLOW = {"evaluation__metric": "tests.backends.slow:slow_top1", "merge__max_trials": 3}
+SLOW = {"evaluation__metric": "tests.backends.slow:slow_top1", "merge__trials": 3}
 
 
 @pytest.fixture(scope="module")

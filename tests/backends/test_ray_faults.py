@@ -45,10 +45,10 @@ def test_every_fault_in_one_study_is_accounted_for(touchy_ray, tmp_path):
     """Poison, hang, raise, flaky and out of memory: each bounded, each named, innocents intact."""
     linear = spec(
         search__population=12,
-        search__stop={"generations": 1},
+        budget={"generations": 1},
         search__algorithm="exhaustive",
         method={"name": "uniform", "k": [2, 13]},
-        merge={"enabled": False},
+        merge={"trials": 0},
         evaluation__max_drop=None,
     )
     fates = {3: "poison", 5: "hang", 7: "raise", 9: "flaky", 11: "hog"}

@@ -12,7 +12,7 @@ import pytest
 from moeash.backends import ray_settings
 from moeash.backends.options import BackendOptions
 from moeash.backends.ray import RayBackend
-from moeash.study.spec import parse_spec
+from moeash.study.spec.reading import parse_spec
 from tests.backends.cluster import wait_until
 from tests.backends.studies import spec
 

@@ -17,11 +17,12 @@ from moeash.backends.pool import Pool
 from moeash.backends.ray import RayBackend
 from moeash.backends.staff import Limits
 from moeash.core.recipe import Recipe
+from moeash.evaluation.options import EvaluationOptions
 from moeash.evaluation.outcome import Archive, Job
-from moeash.evaluation.task import NetworkTask, Task
+from moeash.evaluation.task import Task
 from moeash.methods.uniform.method import Uniform
-from moeash.study.outcomes import outcomes
-from moeash.study.spec import load_spec
+from tests.contracts.outcomes import outcomes
+from moeash.study.spec.reading import load_spec
 from tests.backends.crew import HurriedCrew, Ok, SimulatedCrew
 from tests.backends.simulated import SimulatedBackend
 from tests.backends.studies import front, run_study, spec
@@ -52,11 +53,11 @@ def whole_study(tmp_path, mode, n_workers, n, behave, crew):
 
     plain = spec(
         f"{mode}-{n_workers}",
-        search__mode=mode,
+        search__algorithm=mode,
         search__population=n_workers,
-        search__stop={"evaluations": n},
+        budget={"evaluations": n},
         method={"name": "uniform", "k": [2, 2_000_000]},
-        merge={"enabled": False},
+        merge={"trials": 0},
         evaluation__max_drop=None,
     )
     folder = tmp_path / mode
@@ -65,7 +66,7 @@ def whole_study(tmp_path, mode, n_workers, n, behave, crew):
     return study, made[0]
 
 
-@pytest.mark.parametrize("mode", ["generational", "steady"])
+@pytest.mark.parametrize("mode", ["nsga2", "steady_nsga2"])
 def test_the_driver_keeps_up_with_a_thousand_workers(mode, tmp_path, capsys):
     """A whole study in real time: NSGA-II, scheduling, and every answer committed to SQLite.
 
@@ -137,10 +138,10 @@ def test_steady_and_generational_fronts_on_the_same_budget(tmp_path, capsys):
             changes = {
                 "seed": seed,
                 "search__mode": mode,
-                "search__stop": {"evaluations": 60},
+                "budget": {"evaluations": 60},
                 "search__population": 10,
                 "method": {"name": "uniform", "k": [2, 256]},
-                "merge": {"enabled": False},
+                "merge": {"trials": 0},
             }
             study = run_study(tmp_path, spec(f"{mode}-{seed}", **changes))
             volumes[mode] = study.generations()[-1].hypervolume
@@ -157,20 +158,16 @@ def tiny(module):
 def tiny_task():
     torch.manual_seed(0)
     return Task(
-        network=NetworkTask(torch.nn.Linear(64, 64)),
+        network=NetworkOptions("python:Linear"),
         data=None,
-        evaluate=tiny,
-        metric="tiny",
+        evaluation=EvaluationOptions("tiny"),
         method=Uniform(k=(2, 20_000)),
+        codec=CodecOptions(kept="float32", norms="as_they_are"),
         objectives=("size_bytes",),
-        coder="ans",
-        kept="float32",
-        norms="as_they_are",
-        notes={},
-        batch_size=1,
-        n_threads=1,
-        device="cpu",
         seed=0,
+        n_threads=1,
+        module=torch.nn.Linear(64, 64),
+        evaluate=tiny,
     )
 
 

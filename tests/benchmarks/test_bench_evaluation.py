@@ -20,7 +20,7 @@ from moeash.evaluation.outcome import Archive, Job
 from moeash.searches.base import Fitness
 from moeash.searches.nsga2 import Nsga2Search
 from moeash.searches.space import Space
-from moeash.study.spec import parse_spec
+from moeash.study.spec.reading import parse_spec
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.slow, pytest.mark.realdata]
 
@@ -46,7 +46,7 @@ def spec(real_data):
                 "splits": {"search": {"part": "test", "count": N_IMAGES, "seed": 0}},
             },
             "evaluation": {"batch_size": min(250, N_IMAGES), "threads": 1},
-            "merge": {"enabled": False},
+            "merge": {"trials": 0},
         }
     )
 

@@ -7,7 +7,7 @@ import pytest
 from moeash import api
 from moeash.cli.progress import Best, LiveProgress, PlainProgress, for_terminal
 from moeash.study.opening import open_study
-from moeash.study.spec import load_spec
+from moeash.study.spec.reading import load_spec
 
 
 class Terminal(io.StringIO):
@@ -16,7 +16,7 @@ class Terminal(io.StringIO):
 
 
 def shown(tiny, tmp_path, progress) -> None:
-    spec = load_spec(tiny.spec, ["merge.enabled=false"])
+    spec = load_spec(tiny.spec, ["merge.trials=0"])
     progress.expect(generations=3, tolerable_drop=0.05)
     try:
         api.run(spec, storage=str(tmp_path / "moeash.db"), progress=progress)

@@ -10,7 +10,7 @@ from moeash.core.recipe import Merge, Recipe
 from moeash.errors import EvaluationError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
-from moeash.study.outcomes import outcomes
+from tests.contracts.outcomes import outcomes
 from tests.digits import digits_spec
 
 

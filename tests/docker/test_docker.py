@@ -1,5 +1,6 @@
 """The container files say what the code needs, and the tools that read them accept them."""
 
+import json
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from moeash.backends import ray_settings
-from moeash.study.spec import parse_spec
+from moeash.study.spec.reading import parse_spec
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed; pip install pyyaml")
 
@@ -124,7 +125,7 @@ def test_the_kubernetes_job_is_a_command_that_moeash_understands():
             "network": {"source": "digits-cnn"},
             "data": {"source": "digits", "splits": {}},
             "evaluation": {"device": settings["evaluation.device"]},
-            "backend": {"kind": "ray", "max_workers": int(settings["backend.max_workers"])},
+            "backend": {"kind": "ray", "workers": json.loads(settings["backend.workers"])},
         }
     )
 

@@ -102,7 +102,8 @@ def test_a_study_of_a_network_has_the_front_of_full_evaluations(
     plan = digits_plan(
         seed=seed,
         evaluation={"metric": metric, "batch_size": batch_size, "max_drop": max_drop},
-        search={"objectives": objectives, "population": 10, "stop": {"generations": 4}},
+        search={"objectives": objectives, "population": 10},
+        budget={"generations": 4},
     )
     study = run(plan, SqlStorage(str(tmp_path / "a.db")), InProcessBackend, Silent())
     n_stopped = check(study, digits_in_full(metric, batch_size), max_drop)
@@ -171,7 +172,8 @@ def test_a_study_of_tables_has_the_front_of_full_evaluations(tmp_path, seed):
     plan = digits_plan(
         seed=seed,
         evaluation={"max_drop": max_drop},
-        search={"objectives": objectives, "population": 6, "stop": {"generations": 8}},
+        search={"objectives": objectives, "population": 6},
+        budget={"generations": 8},
     )
     backend = TableBackend(seed)
     study = run(plan, SqlStorage(str(tmp_path / "a.db")), lambda task: backend, Silent())
@@ -182,7 +184,7 @@ def test_a_study_of_tables_has_the_front_of_full_evaluations(tmp_path, seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_outcomes_do_not_depend_on_the_order_within_a_generation(tmp_path, seed):
-    plan = digits_plan(search={"objectives": OBJECTIVES[2], "stop": {"generations": 6}}, seed=seed)
+    plan = digits_plan(search={"objectives": OBJECTIVES[2]}, budget={"generations": 6}, seed=seed)
     records = []
     for order in (None, 1, 2):
         backend = TableBackend(seed, order=order)
@@ -194,7 +196,7 @@ def test_outcomes_do_not_depend_on_the_order_within_a_generation(tmp_path, seed)
 
 
 def test_the_hypervolume_is_that_of_the_front_so_far(tmp_path):
-    plan = digits_plan(search={"stop": {"generations": 5}})
+    plan = digits_plan(budget={"generations": 5})
     backend = TableBackend(3)
     study = run(plan, SqlStorage(str(tmp_path / "a.db")), lambda task: backend, Silent())
     volumes = [g.hypervolume for g in study.generations()]

@@ -8,7 +8,7 @@ import pytest
 from moeash.backends.inprocess import InProcessBackend
 from tests.backends.studies import Notes, run_study, sequence, spec
 
-CHANGES = {"merge__max_trials": 9, "search__stop": {"generations": 2}, "merge__tolerance": 0.02}
+CHANGES = {"merge__trials": 9, "budget": {"generations": 2}, "merge__max_drop": 0.05}
 
 
 class ManySlots(InProcessBackend):

@@ -1,53 +1,64 @@
-"""What a study may spend, and what it does with the front its search ends with."""
+"""How long a study goes on, and what follows its search."""
 
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
-from moeash.errors import InputError
+from moeash.options.kinds import Bounds
+from moeash.options.tables import Count, NotNegative, Options, Positive
+
+GENERATIONS = 15
+"""Generations of a study that gives no rule."""
 
 
 @dataclass(frozen=True)
-class BudgetOptions:
-    """``[budget]``: the first rule that holds ends the search, or the study.
+class BudgetOptions(Options):
+    """``[budget]``: the first rule that holds ends what it is about.
 
     Attributes:
-        generations: of the search.
-        evaluations: distinct ones of the whole study, refined and merged ones included.
+        generations: generations of candidates; 15 where no rule is given. Ends the search.
+        evaluations: evaluations of the whole study, refining and merging included.
         wall_time_s: seconds of this process, refining and merging included.
-        no_gain: generations in a row without hypervolume gain, after which the search ends.
+        no_gain: generations in a row without gain of hypervolume. Ends the search.
     """
 
-    generations: int | None = None
-    evaluations: int | None = None
-    wall_time_s: float | None = None
-    no_gain: int | None = None
+    table: ClassVar[str] = "budget"
 
-    def __post_init__(self) -> None:
-        for name in ("generations", "evaluations", "wall_time_s", "no_gain"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"budget.{name} must be above 0, got {value}")
+    generations: Count | None = None
+    evaluations: Count | None = None
+    wall_time_s: Positive | None = None
+    no_gain: Count | None = None
+
+    def check(self) -> None:
+        """Set the rule that holds where none is given."""
+        rules = (self.generations, self.evaluations, self.wall_time_s, self.no_gain)
+        if rules == (None,) * len(rules):
+            object.__setattr__(self, "generations", GENERATIONS)
 
 
 @dataclass(frozen=True)
-class RefineOptions:
-    """``[refine]``: solutions of the front made again the method's slower way, if it has one.
+class RefineOptions(Options):
+    """``[refine]``: solutions of the search made again with more effort, if the method has a way.
 
     Attributes:
         solutions: of the front, evenly spread; 0: none.
     """
 
-    solutions: int = 20
+    table: ClassVar[str] = "refine"
+
+    solutions: Annotated[int, Bounds(0)] = 20
 
 
 @dataclass(frozen=True)
-class MergeOptions:
-    """``[merge]``: neighbouring entries of the front's solutions, merged while it costs nothing.
+class MergeOptions(Options):
+    """``[merge]``: neighbouring codebook entries of solutions merged, if the method allows it.
 
     Attributes:
-        trials: merges tried for a solution, at most; 0: none.
-        max_drop: a merge is kept while the solution stays within this drop of the float network;
-            default: while its own metric does not fall.
+        trials: trial merges a solution, at most; 0: no merging.
+        max_drop: a merge is kept while its solution stays within this drop of the float network;
+            default: while the solution's own metric does not fall.
     """
 
-    trials: int = 10
-    max_drop: float | None = None
+    table: ClassVar[str] = "merge"
+
+    trials: Annotated[int, Bounds(0)] = 10
+    max_drop: NotNegative | None = None
