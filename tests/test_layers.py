@@ -21,6 +21,7 @@ LAYERS = [  # low to high; names on one line may not import one another
     {"backends"},
     {"study"},
     {"exports"},
+    {"launch"},
     {"api"},
     {"cli"},
 ]
@@ -51,7 +52,7 @@ HOME = {  # third parties that must stay at home: module prefix -> where it may 
     "typer": ("cli",),
     "rich": ("cli",),
     "sklearn": ("data",),
-    "ray": ("backends/ray", "cli/cluster"),
+    "ray": ("backends/ray", "launch/ray_jobs"),
     "PIL": ("data",),
 }
 

@@ -59,6 +59,16 @@ class BackendOptions:
         if self.max_tries < 1:
             raise InputError(f"max_tries = {self.max_tries} must be 1 or more")
 
+    @property
+    def fewest_workers(self) -> int | None:
+        """Workers kept even when idle; None: all."""
+        return self.workers[0] if isinstance(self.workers, tuple) else self.workers
+
+    @property
+    def most_workers(self) -> int | None:
+        """Workers at most; None: as many as there is room for."""
+        return self.workers[1] if isinstance(self.workers, tuple) else self.workers
+
     def _check_workers(self) -> None:
         if self.workers is None:
             return
