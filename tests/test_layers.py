@@ -23,6 +23,7 @@ LAYERS = [  # low to high; names on one line may not import one another
     {"backends"},
     {"study"},
     {"exports"},
+    {"launch"},
     {"api"},
     {"cli"},
 ]
@@ -53,7 +54,7 @@ HOME = {  # third parties that must stay at home: module prefix -> where it may 
     "typer": ("cli",),
     "rich": ("cli",),
     "sklearn": ("data",),
-    "ray": ("backends/ray", "cli/cluster"),
+    "ray": ("backends/ray", "launch/ray_jobs"),
     "PIL": ("data",),
 }
 

@@ -109,7 +109,8 @@ class RayBackend:
             timeout_s=options.timeout_s,
             environment={} if self._home is None else self._home.way_back,
         )
-        least, most = self._bounds(n_local)
+        most = options.most_workers or n_local or self._room()
+        least = most if options.fewest_workers is None else options.fewest_workers
         limits = Limits(
             least,
             most,
@@ -128,14 +129,6 @@ class RayBackend:
         self._pool.ensure(1)
         assert self._crew.baseline is not None
         return self._crew.baseline
-
-    def _bounds(self, n_local: int | None) -> tuple[int, int]:
-        """Return the fewest and the most workers."""
-        workers = self._options.workers
-        if isinstance(workers, tuple):
-            return workers
-        fixed = workers or n_local or self._room()
-        return fixed, fixed
 
     def submit(self, job: Job, archive: Archive) -> int:
         """Queue one job."""
@@ -196,7 +189,7 @@ class RayBackend:
             arguments = ray_settings.cluster_options(address)
             n_local = None
         else:
-            n_local = self._most() or max(1, int(available_cores() // self._cpus))
+            n_local = options.most_workers or max(1, int(available_cores() // self._cpus))
             arguments = ray_settings.local_options(
                 n_cpus=n_local * self._cpus, n_gpus=options.gpus_per_worker
             )
@@ -211,10 +204,6 @@ class RayBackend:
             raise BackendError(why_not_connected(address, error)) from error
         self._own_ray = True
         return n_local
-
-    def _most(self) -> int | None:
-        workers = self._options.workers
-        return workers[1] if isinstance(workers, tuple) else workers
 
     def _room(self) -> int:
         """Return how many workers the nodes have room for."""

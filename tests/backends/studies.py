@@ -1,5 +1,6 @@
 """A small real study, and methods that misbehave on purpose."""
 
+import json
 import os
 import signal
 import time
@@ -44,6 +45,15 @@ def spec(name="digits", **changes):
             here = here.setdefault(table, {})
         here[last] = value
     return plain
+
+
+def toml(plain, prefix=""):
+    """Write the plain values that specs are made of as TOML."""
+    lines = [f"{k} = {json.dumps(v)}" for k, v in plain.items() if not isinstance(v, dict)]
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            lines += [f"[{prefix}{key}]", *toml(value, f"{prefix}{key}.").splitlines()]
+    return "\n".join(lines) + "\n"
 
 
 def on_ray(**changes):

@@ -197,6 +197,15 @@ def test_workers_beyond_the_fewest_are_released_when_idle_and_come_back_with_the
     assert pool.n_alive == 3
 
 
+def test_a_little_work_keeps_as_few_workers_busy_as_it_can():
+    crew = SimulatedCrew()
+    pool = Pool(crew, limits(max_workers=3))
+    answers(pool, range(9))
+    for payload in range(40):  # one after the other, a second each
+        answers(pool, [payload])
+    assert pool.n_alive == 1
+
+
 def test_a_fixed_number_of_workers_is_kept_whatever_they_do():
     crew = SimulatedCrew(fates(p9=[Ok(1e6)]))
     pool = Pool(crew, limits(min_workers=3, max_workers=3, timeout_s=1e9))

@@ -74,7 +74,8 @@ def test_compose_accepts_the_file_and_knows_every_service():
         environment = services[name]["environment"]
         assert environment["RAY_AUTH_MODE"] == "token"
         assert environment["RAY_AUTH_TOKEN"] == SECRETS["RAY_AUTH_TOKEN"]
-        assert environment["MOEASH_STORAGE"].startswith("postgresql+psycopg://moeash:p@storage/")
+        knows = environment.get("MOEASH_STORAGE")
+        assert knows == ("postgresql+psycopg://moeash:p@storage/moeash" if name == "head" else None)
     assert [p["host_ip"] for s in services.values() for p in s.get("ports", [])] == ["127.0.0.1"]
 
 
@@ -98,12 +99,14 @@ def test_the_kubernetes_cluster_grows_closed_and_unprivileged():
     assert spec["enableInTreeAutoscaling"] is True
     groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
     for group in groups:
+        is_head = group is spec["headGroupSpec"]
         pod = group["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         names = {e["name"]: e for c in pod["containers"] for e in c["env"]}
         assert names["RAY_AUTH_MODE"]["value"] == "token"
         assert "secretKeyRef" in names["RAY_AUTH_TOKEN"]["valueFrom"]
-        assert "secretKeyRef" in names["MOEASH_STORAGE"]["valueFrom"]
+        assert ("MOEASH_STORAGE" in names) == is_head, "workers need no database"
+        assert not is_head or "secretKeyRef" in names["MOEASH_STORAGE"]["valueFrom"]
     assert all(g["minReplicas"] == 0 < g["maxReplicas"] for g in spec["workerGroupSpecs"])
     assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
 
