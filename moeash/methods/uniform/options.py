@@ -1,35 +1,37 @@
-"""Options of uniform bins."""
+"""The options of the base method."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from moeash.codec.pools import Coder
+from moeash.core.statistics import Centre
+from moeash.core.variables import Integer, Variable
 from moeash.errors import InputError
 from moeash.options.tables import Count, Options
-
-Centre = Literal["mean", "midpoint"]
 
 
 @dataclass(frozen=True)
 class UniformOptions(Options):
-    """``[method]`` of name ``uniform``.
+    """k uniform bins, every weight to the bin it falls in.
 
     Attributes:
         k: lowest and highest number of bins the search may try.
-        centre: value of an entry: the mean of its weights, or the middle of its bin.
+        centre: the value of an entry: the mean of its members, or the middle of its bin.
         zero_aligned: shift the bins so that one is centred on zero, with the entry exactly 0.
         clip: range the bins span; weights outside join the end bins. Default: all weights.
     """
-
-    name: ClassVar[str] = "uniform"
-    table: ClassVar[str] = "method"
-    needs_coder: ClassVar[Coder | None] = None
-    mergeable: ClassVar[bool] = True
 
     k: tuple[Count, Count] = (2, 256)
     centre: Centre = "mean"
     zero_aligned: bool = False
     clip: tuple[float, float] | None = None
+
+    table: ClassVar[str] = "method"
+    name: ClassVar[Literal["uniform"]] = "uniform"
+    calibration_images: ClassVar[int] = 0
+    refines: ClassVar[bool] = False
+    mergeable: ClassVar[bool] = True
+    needs_coder: ClassVar[None] = None
 
     def check(self) -> None:
         """Refuse ranges that are none."""
@@ -41,3 +43,7 @@ class UniformOptions(Options):
             raise InputError(
                 f"method.clip is {list(self.clip)}, needed [low, high] with low < high"
             )
+
+    def space(self) -> Sequence[Variable]:
+        """Return the one variable, k."""
+        return (Integer("k", *self.k),)

@@ -56,7 +56,12 @@ def documented(options: type[Any]) -> dict[str, str]:
             found[name] = meaning
         elif line:
             break
-    return {key: meaning.rstrip(".") for key, meaning in found.items()}
+    return {key: meaning.rstrip(".").replace("``", "`") for key, meaning in found.items()}
+
+
+def summary(options: type[Any]) -> str:
+    """Return the first line of a class's docstring."""
+    return (inspect.getdoc(options) or "").partition("\n")[0].rstrip(".").replace("``", "`")
 
 
 def file_fields(options: type[Any]) -> list["dataclasses.Field[Any]"]:

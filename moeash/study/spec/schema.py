@@ -9,7 +9,7 @@ from typing import Any
 
 from moeash.options.kinds import Kind
 from moeash.options.tables import Table, Tagged, default_of, kinds
-from moeash.study.spec.reference import documented, file_fields, table_of
+from moeash.study.spec.reference import documented, file_fields, summary, table_of
 from moeash.study.spec.spec import StudySpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -62,4 +62,4 @@ def _tagged(options: type[Any], *, default: bool) -> dict[str, Any]:
     else:
         schema["required"] = ["name", *schema["required"]]
     schema["properties"] = {"name": name, **schema["properties"]}
-    return {"title": options.name, **schema}
+    return {"title": options.name, "description": summary(options), **schema}

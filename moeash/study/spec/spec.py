@@ -81,7 +81,8 @@ class StudySpec(Options):
         needed = self.method.needs_coder
         if needed is not None and self.codec.coder != needed:
             raise InputError(
-                f"method.trellis needs codec.coder = {needed!r}, not {self.codec.coder!r}"
+                f"method {self.method.name!r} with these options needs codec.coder = {needed!r}, "
+                f"not {self.codec.coder!r}"
             )
         if self.is_python:
             self._check_python()

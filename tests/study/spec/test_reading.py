@@ -94,7 +94,7 @@ def test_unknown_names_are_refused_with_the_nearest_one(changes, message):
         ({"method": {"name": "feedback", "trellis": False}}, "method.trellis is false, needed 0"),
         (
             {"method": {"name": "feedback", "k": None, "trellis": 8}},
-            "method.trellis needs codec.coder = 'adaptive', not 'ans'",
+            "method 'feedback' with these options needs codec.coder = 'adaptive', not 'ans'",
         ),
         ({"backend": {"workers": 2}}, "backend.workers need backend.kind = 'ray'"),
         ({"backend": {"kind": "ray", "workers": 0}}, "backend.workers is 0, needed an integer of"),

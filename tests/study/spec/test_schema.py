@@ -8,7 +8,7 @@ import pytest
 from moeash.errors import SpecError
 from moeash.methods.options import OPTIONS
 from moeash.study.spec.reading import parse_spec
-from moeash.study.spec.reference import documented, spec_keys
+from moeash.study.spec.reference import documented, spec_keys, summary
 from moeash.study.spec.schema import json_schema
 from tests.digits import BASE, merged
 
@@ -63,6 +63,7 @@ def test_a_form_has_every_methods_options_with_docs_defaults_and_bounds():
     by_name = {branch["properties"]["name"]["const"]: branch for branch in method["oneOf"]}
     assert set(by_name) == set(OPTIONS)
     for name, branch in by_name.items():
+        assert branch["description"] == summary(OPTIONS[name])
         options = copy.copy(branch["properties"])
         del options["name"]
         docs = documented(OPTIONS[name])
