@@ -17,6 +17,11 @@ import pytest
 
 pytest.register_assert_rewrite("tests.contracts")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many workers as cores: more threads in each would only wait for one another. Before NumPy
+    # and torch are imported, which read it once.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 NEEDS = {
     "ray": ("ray", "Ray is not installed; pip install -e '.[test]'"),
@@ -24,9 +29,17 @@ NEEDS = {
 }
 """What a marked test needs that may be missing here, and how to get it."""
 
+NOT_QUICK = ("slow", "ray", "postgres", "gpu", "realdata", "browser", "benchmark")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what the installed packages cannot run."""
+    """Skip, with the reason, what the installed packages cannot run; mark what is quick."""
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in NOT_QUICK):
+            item.add_marker(pytest.mark.quick)
+        if item.get_closest_marker("ray"):
+            # A Ray takes every core: one worker of pytest-xdist runs them all.
+            item.add_marker(pytest.mark.xdist_group("ray"))
     for marker, (package, reason) in NEEDS.items():
         if importlib.util.find_spec(package) is None:
             for item in items:
@@ -77,8 +90,7 @@ k = [6, 16]
 algorithm = "exhaustive"
 population = 4
 [merge]
-max_drop = 0.02
-max_trials = 2
+trials = 2
 [output]
 folder = "results"
 """
@@ -109,7 +121,7 @@ def tiny(tmp_path_factory) -> TinyStudy:
     """A finished study with its output, to be read and never changed."""
     from moeash import api
     from moeash.exports.output import write_output
-    from moeash.study.spec import load_spec
+    from moeash.study.spec.reading import load_spec
 
     study = TinyStudy(tmp_path_factory.mktemp("tiny"))
     study.spec.write_text(TINY)

@@ -3,7 +3,8 @@
 from typing import Any
 
 from moeash.study.plan import Plan
-from moeash.study.spec import StudySpec, parse_spec
+from moeash.study.spec.reading import parse_spec
+from moeash.study.spec.spec import StudySpec
 
 BASE: dict[str, Any] = {
     "name": "digits",
@@ -17,8 +18,9 @@ BASE: dict[str, Any] = {
     },
     "evaluation": {"batch_size": 40, "threads": 1},
     "method": {"name": "uniform", "k": [2, 64]},
-    "search": {"population": 8, "stop": {"generations": 4}},
-    "merge": {"enabled": False},
+    "search": {"population": 8},
+    "budget": {"generations": 4},
+    "merge": {"trials": 0},
 }
 
 

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import VisionTransformer
 
 import moeash
+from moeash.data.splits import load_splits
 from moeash.errors import (
     ContainerError,
     EvaluationError,
@@ -26,8 +27,8 @@ from moeash.study.progress import Silent
 from tests.digits import BASE, digits_spec, merged
 
 CHANGES = {
-    "merge": {"enabled": True, "max_trials": 6},
-    "search": {"stop": {"generations": 2}},
+    "merge": {"trials": 6},
+    "budget": {"generations": 2},
     "codec": {"kept": "float32"},
 }
 
@@ -177,7 +178,7 @@ def likeness():
 
 def search(module, evaluate, **options):
     options = {"method": {"name": "uniform", "k": [2, 40]}, "population": 5, **options}
-    options.setdefault("merge", {"max_trials": 2})
+    options.setdefault("merge", {"trials": 2})
     return moeash.search(module, evaluate=evaluate, generations=2, **options)
 
 
@@ -191,7 +192,7 @@ def test_any_module_is_searched_by_any_function_and_handed_back(tmp_path):
         calls.append(1)
         return closeness(module)
 
-    study = search(module, evaluate, merge={"max_trials": 3})
+    study = search(module, evaluate, merge={"trials": 3})
     assert module.training and module.net[1].training
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
     assert len(calls) == 1 + len(study.evaluations())  # the float module, then each one once
@@ -279,14 +280,14 @@ def test_a_temporary_storage_leaves_with_its_study():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"population": 1}, "search: population: .*greater than or equal to 2"),
-        ({"objectives": ["bytes"]}, "search: objectives.0"),
-        ({"merge": {"floors": 1}}, "merge: unknown key 'floors'; nearest: 'floor'"),
-        ({"coder": "zip"}, "codec: coder: .*'ans', 'huffman' or 'adaptive'"),
-        ({"max_drop": -1}, "evaluation: max_drop"),
+        ({"population": 1}, "search.population is 1, needed an integer"),
+        ({"objectives": ["bytes"]}, r"search.objectives\[0\] is 'bytes'"),
+        ({"merge": {"trails": 1}}, "unknown key 'merge.trails'; nearest: 'trials'"),
+        ({"coder": "zip"}, 'codec.coder .*"ans", "huffman" or "adaptive"'),
+        ({"max_drop": -1}, "evaluation.max_drop is -1, needed"),
         ({"method": {"name": "unifrom"}}, "method: no method 'unifrom'; nearest: 'uniform'"),
-        ({"method": {"k": [3, 2]}}, "method: .*low <= high"),
-        ({"method": {"name": "feedback", "trellis": 8}}, "method: .* needs codec.coder = 'adap"),
+        ({"method": {"k": [3, 2]}}, "method.k .*low <= high"),
+        ({"method": {"name": "feedback", "trellis": 8}}, "needs codec.coder = 'adap"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(options, message):
@@ -377,7 +378,7 @@ def test_a_search_with_calibration_is_stored_with_it_and_continues(tmp_path):
             calibration=inputs,
             generations=generations,
             population=4,
-            merge={"enabled": False},
+            merge={"trials": 0},
             storage=str(tmp_path / "a.db"),
             name="mine",
         )
@@ -436,7 +437,7 @@ def test_a_network_compressed_with_folded_norms_is_the_same_function(tmp_path, m
         method=method,
         calibration=x,
         kept="float32",
-        fold_norms=True,
+        norms="folded",
         progress=told,
     )
     assert "2 BatchNorms are folded into the layers before them" in told.notes
@@ -468,25 +469,25 @@ def test_a_search_with_folded_norms_hands_the_module_back_and_is_another_study(t
             storage=str(tmp_path / "a.db"),
             population=4,
             generations=1,
-            merge={"enabled": False},
+            merge={"trials": 0},
             **options,
         )
 
-    study = run(calibration=x, fold_norms=True)
+    study = run(calibration=x, norms="folded")
     assert study.facts.baseline == 1.0
     report = moeash.export(study, tmp_path / "a.moeash", pick="best")
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert (moeash.read(tmp_path / "a.moeash")["bn1.weight"] == 1).all()
     measured = agreement(moeash.load_into(load_network("digits-cnn"), tmp_path / "a.moeash"))
     assert measured == report.solution["metric"]
-    with pytest.raises(StudyExistsError, match="norms"):
+    with pytest.raises(StudyExistsError, match=r"codec\.norms"):
         run()
 
 
 def test_norms_measured_again_bring_a_coarse_network_closer(tmp_path):
     module = load_network("digits-cnn").eval()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    x, _ = next(digits_spec().task().data.load()["search"].batches(200))
+    x, _ = next(load_splits(digits_spec().data)["search"].batches(200))
     with torch.inference_mode():
         expected = module(x).softmax(1)
 
@@ -502,7 +503,7 @@ def test_norms_measured_again_bring_a_coarse_network_closer(tmp_path):
             path,
             candidate={"k": 10},
             calibration=x if again else None,
-            remeasure_norms=again,
+            norms="remeasured" if again else "two_vectors",
             progress=told,
         )
         assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
@@ -516,37 +517,35 @@ def test_norms_measured_again_bring_a_coarse_network_closer(tmp_path):
         evaluate=closeness,
         method={"name": "uniform", "k": [10, 10]},
         calibration=x,
-        remeasure_norms=True,
+        norms="remeasured",
         generations=1,
-        merge={"enabled": False},
+        merge={"trials": 0},
     )
     assert [s.metric for s in study.front()] == [found[True]]
     assert study.facts.baseline == 0 > study.facts.remeasured_baseline
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-def test_norms_are_not_measured_again_without_inputs_or_when_folded(tmp_path):
-    options = {"candidate": {"k": 4}, "remeasure_norms": True}
+def test_norms_are_not_measured_again_without_inputs(tmp_path):
+    options = {"candidate": {"k": 4}, "norms": "remeasured"}
     module = load_network("digits-cnn")
     with pytest.raises(InputError, match="measuring BatchNorms again takes calibration images"):
         moeash.compress(module, tmp_path / "x.moeash", **options)
-    with pytest.raises(SpecError, match="no statistics to measure again"):
-        moeash.compress(module, tmp_path / "x.moeash", fold_norms=True, **options)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_folding_norms_without_inputs_says_what_is_missing(tmp_path):
     module = load_network("digits-cnn")
     with pytest.raises(InputError, match=r"folding BatchNorms .* pass calibration="):
-        moeash.compress(module, tmp_path / "x.moeash", candidate={"k": 4}, fold_norms=True)
+        moeash.compress(module, tmp_path / "x.moeash", candidate={"k": 4}, norms="folded")
     with pytest.raises(InputError, match=r"folding BatchNorms .* pass calibration="):
-        moeash.search(module, evaluate=lambda module: 0.0, fold_norms=True)
+        moeash.search(module, evaluate=lambda module: 0.0, norms="folded")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_images_nothing_can_be_measured(tmp_path):
     module = load_network("digits-cnn")
-    with pytest.raises(InputError, match=r"kept is 'auto'; .* choose from float32, float16"):
+    with pytest.raises(InputError, match="kept = 'auto' measures"):
         moeash.compress(module, tmp_path / "x.moeash", candidate={"k": 4}, kept="auto")
     with pytest.raises(SpecError, match="kept = 'auto' measures"):
         moeash.search(module, evaluate=lambda module: 0.0, kept="auto")

@@ -118,7 +118,6 @@ def write_images(path, labels):
         (["data.splits.search={part='all',range=[0,9999]}"], "9999|1797"),
         (["data.splits.holdout={part='all',range=[0,10]}"], "overlap|share"),
         (["data.splits={holdout={part='all',range=[0,10]}}"], "search split"),
-        (["data.source=digit"], "nearest: 'digits'"),
         (["data.source=npz", "data.root=nowhere.npz"], "nowhere.npz"),
     ],
 )
@@ -239,7 +238,7 @@ def test_a_full_disk_keeps_the_existing_file(tiny, tmp_path, command):
 
 
 def test_a_full_disk_ends_a_study_that_continues_later(moeash, tiny, tmp_path):
-    flags = ["--set", "name=full", "--set", "method.k=[6,40]", "--set", "merge.enabled=false"]
+    flags = ["--set", "name=full", "--set", "method.k=[6,40]", "--set", "merge.trials=0"]
     with full_disk(65_536):  # room for the schema and some evaluations
         answer = moeash("run", tiny.spec, *flags)
     assert answer.code == 1
@@ -335,11 +334,11 @@ def test_a_newer_database_is_left_alone(moeash, tiny, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"population": 1}, "search: population: "),
-        ({"generations": 0}, "search: stop.generations: "),
-        ({"merge": {"cots": "sse"}}, "merge: unknown key 'cots'; nearest: 'cost'"),
+        ({"population": 1}, "search.population is 1, needed an integer of at least 2"),
+        ({"generations": 0}, "budget.generations is 0, needed an integer of at least 1"),
+        ({"merge": {"trails": 1}}, "unknown key 'merge.trails'; nearest: 'trials'"),
         ({"method": {"name": "unifrom"}}, "no method 'unifrom'; nearest: 'uniform'"),
-        ({"objectives": ("bytes",)}, "search: objectives.0: "),
+        ({"objectives": ("bytes",)}, "search.objectives[0] is 'bytes', needed"),
     ],
 )
 def test_search_refuses_options_in_one_line(options, message):
@@ -363,7 +362,7 @@ def test_a_failing_search_leaves_no_temporary_storage(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_keeps_what_was_evaluated_and_the_next_run_continues(moeash, tiny, tmp_path):
-    flags = ["--set", "method.k=[6,40]", "--set", "merge.enabled=false", "--set", "name=long"]
+    flags = ["--set", "method.k=[6,40]", "--set", "merge.trials=0", "--set", "name=long"]
     command = [sys.executable, "-m", "moeash.cli.main", "run", str(tiny.spec), *flags]
     with subprocess.Popen(
         command,

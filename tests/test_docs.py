@@ -12,7 +12,7 @@ from moeash.data.sources import SOURCES
 from moeash.evaluation.metrics import METRICS
 from moeash.methods.registry import METHODS
 from moeash.networks.builtin import BUILTIN
-from moeash.study.reference import describe_spec
+from moeash.study.spec.reference import describe_spec
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -9,7 +9,9 @@ ROOT = Path(__file__).parent.parent / "moeash"
 
 LAYERS = [  # low to high; names on one line may not import one another
     {"errors"},
+    {"files"},
     {"names"},
+    {"options"},
     {"core"},
     {"codec"},
     {"networks", "data"},
@@ -21,6 +23,7 @@ LAYERS = [  # low to high; names on one line may not import one another
     {"backends"},
     {"study"},
     {"exports"},
+    {"launch"},
     {"api"},
     {"cli"},
 ]
@@ -43,7 +46,7 @@ HOME = {  # third parties that must stay at home: module prefix -> where it may 
     "pymoo": ("searches",),
     "sqlalchemy": ("study/storage",),
     "alembic": ("study/storage",),
-    "pydantic": ("study",),
+    "pydantic": (),
     "matplotlib": ("exports",),
     "pandas": ("study", "exports", "api"),
     "constriction": ("codec",),
@@ -51,7 +54,7 @@ HOME = {  # third parties that must stay at home: module prefix -> where it may 
     "typer": ("cli",),
     "rich": ("cli",),
     "sklearn": ("data",),
-    "ray": ("backends/ray", "cli/cluster"),
+    "ray": ("backends/ray", "launch/ray_jobs"),
     "PIL": ("data",),
 }
 

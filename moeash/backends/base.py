@@ -1,12 +1,15 @@
 """Where jobs are evaluated: the contract of a backend."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from moeash.core.codebook import SharedWeights
 from moeash.core.kept import Keeping
+from moeash.core.progress import Progress, silent
+from moeash.core.recipe import Recipe
+from moeash.errors import EvaluationError
 from moeash.evaluation.outcome import Archive, Job, Outcome
 
 
@@ -53,8 +56,13 @@ def ignore(text: str) -> None:
 class Backend(Protocol):
     """Evaluates jobs somewhere. Results never depend on where, in which order, or beside whom."""
 
-    def open(self, notify: Notify = ignore) -> Baseline:
+    def open(self, notify: Notify = ignore, progress: Progress = silent) -> Baseline:
         """Load the task; must be called first, once.
+
+        Args:
+            notify: hears of everything that went wrong and was mended, until :meth:`close`.
+            progress: hears how far loading, preparing and long evaluations are, until
+                :meth:`close`. It is called from within this and every other method.
 
         Raises:
             BackendError: the place to evaluate cannot be reached, or cannot load the task.
@@ -63,12 +71,12 @@ class Backend(Protocol):
 
     @property
     def n_slots(self) -> int:
-        """How many jobs it makes sense to have submitted at a time."""
+        """How many jobs it makes sense to have submitted at a time; it changes with workers."""
         ...
 
     @property
     def n_ready(self) -> int:
-        """Outcomes that :meth:`next` and :meth:`map` return without waiting."""
+        """Outcomes that :meth:`next` returns without waiting."""
         ...
 
     @property
@@ -76,24 +84,31 @@ class Backend(Protocol):
         """Workers that live at the moment."""
         ...
 
-    def map(self, jobs: Sequence[Job], archive: Archive) -> Iterable[tuple[int, Outcome]]:
-        """Yield ``(position, outcome)`` as jobs finish; a failed job is an outcome."""
-        ...
-
     def submit(self, job: Job, archive: Archive) -> int:
         """Queue one job and return its ticket. Earlier ones begin first."""
         ...
 
     def next(self) -> tuple[int, Outcome]:
-        """Return a ticket and its outcome as soon as there is one."""
+        """Return a ticket and its outcome as soon as there is one; a failed job is an outcome.
+
+        Something must be submitted. Workers beyond a study's fewest that have been idle for a while
+        are released in here, so nobody needs to say that there is nothing to do.
+
+        Raises:
+            BackendError: the place to evaluate is gone.
+        """
         ...
 
     def cancel(self, ticket: int) -> None:
         """Forget a ticket: :meth:`next` will not return it."""
         ...
 
-    def build(self, job: Job) -> SharedWeights:
-        """Return the shared weights of a job."""
+    def build(self, recipe: Recipe) -> SharedWeights:
+        """Return the shared weights of a recipe, whatever else is submitted.
+
+        Raises:
+            EvaluationError: it cannot be built.
+        """
         ...
 
     def close(self) -> None:
@@ -101,7 +116,9 @@ class Backend(Protocol):
         ...
 
 
-Outcomes = Iterator[tuple[int, Outcome]]
+def cannot_build(recipe: Recipe, reason: str) -> EvaluationError:
+    """Return the error of a recipe whose shared weights nobody could make."""
+    return EvaluationError(f"{recipe} cannot be built: {' '.join(reason.split())}")
 
 
 class OneAtATime(ABC):
@@ -113,28 +130,24 @@ class OneAtATime(ABC):
 
     def __init__(self) -> None:
         self._n_tickets = 0
-        self._queue: dict[int, tuple[Job, Archive]] = {}
+        self.queue: dict[int, tuple[Job, Archive]] = {}
+        """What is submitted, by ticket, the oldest first."""
 
     @abstractmethod
     def evaluate(self, job: Job, archive: Archive) -> Outcome:
         """Evaluate one job."""
 
-    def map(self, jobs: Sequence[Job], archive: Archive) -> Outcomes:
-        """Yield outcomes in the order of the jobs."""
-        for position, job in enumerate(jobs):
-            yield position, self.evaluate(job, archive)
-
     def submit(self, job: Job, archive: Archive) -> int:
         """Queue one job; nothing begins before :meth:`next` is called."""
         self._n_tickets += 1
-        self._queue[self._n_tickets] = job, archive
+        self.queue[self._n_tickets] = job, archive
         return self._n_tickets
 
     def next(self) -> tuple[int, Outcome]:
         """Evaluate the oldest queued job."""
-        ticket = next(iter(self._queue))
-        return ticket, self.evaluate(*self._queue.pop(ticket))
+        ticket = next(iter(self.queue))
+        return ticket, self.evaluate(*self.queue.pop(ticket))
 
     def cancel(self, ticket: int) -> None:
         """Forget a queued job."""
-        self._queue.pop(ticket, None)
+        self.queue.pop(ticket, None)

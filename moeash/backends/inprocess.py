@@ -1,7 +1,9 @@
 """Evaluate in this process, one job after the other: the reference every backend must equal."""
 
-from moeash.backends.base import Baseline, Notify, OneAtATime, ignore
+from moeash.backends.base import Baseline, Notify, OneAtATime, cannot_build, ignore
 from moeash.core.codebook import SharedWeights
+from moeash.core.progress import Progress, silent
+from moeash.core.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task
@@ -36,6 +38,7 @@ class InProcessBackend(OneAtATime):
         super().__init__()
         self._task = task
         self._evaluator: Evaluator | None = None
+        self._progress: Progress = silent
 
     @property
     def evaluator(self) -> Evaluator:
@@ -43,18 +46,26 @@ class InProcessBackend(OneAtATime):
         assert self._evaluator is not None
         return self._evaluator
 
-    def open(self, notify: Notify = ignore) -> Baseline:
+    def open(self, notify: Notify = ignore, progress: Progress = silent) -> Baseline:
         """Load the task."""
-        self._evaluator = Evaluator(self._task)
+        self._progress = progress
+        self._evaluator = Evaluator(self._task, progress=progress)
         return describe(self._evaluator)
 
     def evaluate(self, job: Job, archive: Archive) -> Outcome:
         """Evaluate one job."""
-        return self.evaluator.evaluate(job, archive)
+        return self.evaluator.evaluate(job, archive, self._progress)
 
-    def build(self, job: Job) -> SharedWeights:
-        """Return the shared weights of a job."""
-        return self.evaluator.build(job)
+    def build(self, recipe: Recipe) -> SharedWeights:
+        """Return the shared weights of a recipe.
+
+        Raises:
+            EvaluationError: it cannot be built.
+        """
+        try:
+            return self.evaluator.build(Job(recipe))
+        except Exception as error:
+            raise cannot_build(recipe, f"{type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         """Put the user's module and torch's threads back as they were."""

@@ -4,8 +4,9 @@ A pool hands payloads to workers, one at a time each, so that whoever dies takes
 along. Retries belong to the pool, never to the workers' runtime, because a runtime that retries
 also charges the payloads queued behind the one that kills. Every wait has an end:
 
-* a payload that outlives ``timeout_s``, or whose worker dies, has used up one try; after
-  ``max_tries`` it is a :class:`Failure` with its reasons, and the rest goes on;
+* a payload that is not answered and shows no progress for ``timeout_s``, or whose worker dies, has
+  used up one try; after ``max_tries`` it is a :class:`Failure` with its reasons, and the rest goes
+  on. A worker that beats moves the deadline of its payload: long work is not slow work;
 * a payload whose *node* was lost, or that was near when memory ran out, is innocent until proven
   guilty: it is not charged, only bounded by :data:`MAX_LOSSES`. After memory ran out it runs once
   more with nobody beside it, and only then is charged;
@@ -13,124 +14,34 @@ also charges the payloads queued behind the one that kills. Every wait has an en
   worker lives and none can be started, that is a BackendError which says why.
 
 Waiting workers are the demand an autoscaler sees, so the pool keeps asking for as many as it could
-use, up to ``max_workers``.
+use, up to ``max_workers``. Workers above ``min_workers`` that were idle for ``idle_s`` are released
+while the pool waits for others: a node without workers is what lets a cluster shrink. The moments
+between two generations are shorter than that, so a study does not lose its workers there.
 """
 
-import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-from moeash.errors import BackendError
+from moeash.backends.crew import (
+    Answered,
+    Beat,
+    Cause,
+    Crew,
+    Event,
+    Lost,
+    Ready,
+    StartFailed,
+)
+from moeash.backends.staff import Limits, Staff, Usage
+from moeash.core.progress import Progress, silent
 
 Payload = TypeVar("Payload")
 Result = TypeVar("Result")
-P_contra = TypeVar("P_contra", contravariant=True)
 
 MAX_LOSSES = 10
 """How often a payload may lose its worker through no fault of its own."""
-
-MAX_START_FAILURES = 5
-"""Failed starts in a row, with no worker alive, after which the pool gives up."""
-
-_START = -1
-
-BACKOFF_S = 0.5
-BACKOFF_CEILING_S = 30.0
-
-Cause = Literal["worker", "node", "memory"]
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A worker has started."""
-
-    worker: int
-
-
-@dataclass(frozen=True)
-class StartFailed:
-    """A worker could not start; ``fatal`` when every other one would fail in the same way."""
-
-    worker: int
-    reason: str
-    fatal: bool = False
-
-
-@dataclass(frozen=True)
-class Answered(Generic[Result]):
-    """A worker finished its payload."""
-
-    worker: int
-    result: Result
-
-
-@dataclass(frozen=True)
-class Raised:
-    """A payload made its worker raise; the worker lives on."""
-
-    worker: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A worker is gone, and whose fault that can be."""
-
-    worker: int
-    reason: str
-    cause: Cause
-
-
-Event = Ready | StartFailed | Answered[Result] | Raised | Lost
-
-
-class Crew(Protocol[P_contra, Result]):
-    """Where workers come from. Workers are known by numbers the pool gives out."""
-
-    def start(self, worker: int) -> None:
-        """Begin to start a worker."""
-        ...
-
-    def call(self, worker: int, payload: P_contra) -> None:
-        """Begin a payload on an idle worker."""
-        ...
-
-    def wait(self, timeout_s: float) -> "Sequence[Event[Result]]":
-        """Return what happened, waiting at most so long when nothing did."""
-        ...
-
-    def kill(self, worker: int) -> None:
-        """End a worker, whatever it does; no event of it follows."""
-        ...
-
-    def why_not_starting(self) -> str:
-        """Return one line on why workers may not be starting."""
-        ...
-
-    def now(self) -> float:
-        """Return a monotonic time in seconds."""
-        ...
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The bounds of a pool.
-
-    Attributes:
-        min_workers: kept even when idle ones are released, and started before there is work.
-        max_workers: never more than these.
-        timeout_s: wall time of one try.
-        max_tries: tries after which a payload has failed.
-        start_timeout_s: time a worker has to start.
-    """
-
-    min_workers: int
-    max_workers: int
-    timeout_s: float
-    max_tries: int
-    start_timeout_s: float
 
 
 @dataclass(frozen=True)
@@ -163,24 +74,6 @@ class _Ticket(Generic[Payload]):
     reasons: list[str] = field(default_factory=list)
 
 
-@dataclass
-class Usage:
-    """How the time of workers was spent.
-
-    Attributes:
-        busy_s: summed over workers, from call to answer.
-        alive_s: summed over workers, from ready to gone.
-    """
-
-    busy_s: float = 0.0
-    alive_s: float = 0.0
-
-    @property
-    def utilisation(self) -> float:
-        """Busy share of the living time; 0 before any."""
-        return self.busy_s / self.alive_s if self.alive_s else 0.0
-
-
 class Pool(Generic[Payload, Result]):
     """Runs payloads on workers; see the module's text for its promises."""
 
@@ -191,6 +84,7 @@ class Pool(Generic[Payload, Result]):
         *,
         describe: Callable[[Payload], str] = str,
         notify: Callable[[str], None] = lambda text: None,
+        progress: Progress = silent,
     ) -> None:
         """Start nothing yet.
 
@@ -199,55 +93,52 @@ class Pool(Generic[Payload, Result]):
             limits: the bounds.
             describe: names a payload in a message.
             notify: receives one line for everything that went wrong and was mended.
+            progress: hears of every beat, with the payload's description in front.
         """
         self._crew = crew
         self._limits = limits
         self._describe = describe
-        self.notify = notify
+        self._notify = notify
+        self._progress = progress
+        self._staff = Staff(crew, limits, notify=notify, progress=progress)
         self._tickets: dict[int, _Ticket[Payload]] = {}
         self._queue: deque[_Ticket[Payload]] = deque()
         self._suspects: deque[_Ticket[Payload]] = deque()
-        self._done: deque[tuple[int, Result | Failure]] = deque()
-        self._n_tickets = 0
-        self._n_workers = 0
-        self._starting: dict[int, float] = {}
-        self._alive: dict[int, float] = {}
-        self._idle: deque[int] = deque()
-        self._busy: dict[int, tuple[_Ticket[Payload], float]] = {}
+        self._running: dict[int, _Ticket[Payload]] = {}  # by worker
+        self._done: dict[int, Result | Failure] = {}  # by ticket, the oldest first
         self._solitary: int | None = None
-        # (deadline, worker, ticket or _START); stale entries are skipped when they pop.
-        self._deadlines: list[tuple[float, int, int]] = []
-        self._start_failures = 0
-        self._start_after = float("-inf")
-        self._said: set[str] = set()
-        self._spent = Usage()
-        self.limit_workers: int | None = None
-        """A lower bound than ``max_workers`` for the time being; None for none."""
+        self._n_tickets = 0
 
     # ------------------------------------------------------------------ for callers
 
     @property
     def n_alive(self) -> int:
         """Workers that have started."""
-        return len(self._alive)
+        return self._staff.n_alive
 
     @property
     def n_starting(self) -> int:
         """Workers asked for that have not started yet."""
-        return len(self._starting)
+        return self._staff.n_starting
+
+    @property
+    def n_slots(self) -> int:
+        """How many payloads to have submitted at a time.
+
+        As many as workers live. Where their number may change it is twice as many, so that there
+        is always one that waits, and with it the reason to ask for another worker.
+        """
+        return self._staff.n_slots
 
     @property
     def n_ready(self) -> int:
         """Results that :meth:`next` returns without waiting."""
-        return sum(number in self._tickets for number, _ in self._done)
+        return len(self._done)
 
     @property
     def usage(self) -> Usage:
-        """Return how the workers' time was spent so far."""
-        now = self._crew.now()
-        busy = sum(now - since for _, since in self._busy.values())
-        alive = sum(now - since for since in self._alive.values())
-        return Usage(self._spent.busy_s + busy, self._spent.alive_s + alive)
+        """How the workers' time was spent so far."""
+        return self._staff.usage
 
     def submit(self, payload: Payload) -> int:
         """Queue a payload and return its ticket."""
@@ -255,7 +146,7 @@ class Pool(Generic[Payload, Result]):
         ticket = _Ticket(self._n_tickets, payload)
         self._tickets[ticket.number] = ticket
         self._queue.append(ticket)
-        self._staff()
+        self._hire()
         self._dispatch()
         return ticket.number
 
@@ -264,6 +155,7 @@ class Pool(Generic[Payload, Result]):
         ticket = self._tickets.pop(number, None)
         if ticket is not None:
             ticket.cancelled = True
+            self._done.pop(number, None)
 
     def next(self) -> tuple[int, Result | Failure]:
         """Return the next finished ticket and its result, waiting for it.
@@ -271,85 +163,70 @@ class Pool(Generic[Payload, Result]):
         Raises:
             BackendError: no worker lives and none can be started.
         """
-        while True:
-            while self._done:
-                number, result = self._done.popleft()
-                if self._tickets.pop(number, None) is not None:
-                    return number, result
-            assert self._tickets, "next() without anything submitted would wait for ever"
+        assert self._tickets, "next() without anything submitted would wait for ever"
+        while not self._done:
             self._step()
+        number = next(iter(self._done))
+        return number, self.result(number)
 
-    def ensure(self, n_workers: int) -> None:
+    def result(self, number: int) -> Result | Failure:
+        """Return the result of one ticket, waiting for it; others stay for :meth:`next`.
+
+        Raises:
+            BackendError: no worker lives and none can be started.
+        """
+        assert number in self._tickets, "a ticket has one result, once"
+        while number not in self._done:
+            self._step()
+        del self._tickets[number]
+        return self._done.pop(number)
+
+    def ensure(self, n_workers: int, *, at_most: int | None = None) -> None:
         """Wait until so many workers live.
+
+        Args:
+            n_workers: to wait for.
+            at_most: ask for no more than these meanwhile.
 
         Raises:
             BackendError: none can be started.
         """
-        while len(self._alive) < n_workers:
-            self._staff(n_workers)
+        self._staff.most = self._limits.max_workers if at_most is None else at_most
+        while self._staff.n_alive < n_workers:
             self._step(n_workers)
-
-    def release(self) -> int:
-        """End idle workers beyond ``min_workers``; return how many."""
-        n = 0
-        while self._idle and len(self._alive) > self._limits.min_workers:
-            self._end(self._idle[-1])
-            n += 1
-        for worker in list(self._starting)[self._limits.min_workers :]:
-            self._end(worker)
-        return n
+        self._staff.most = self._limits.max_workers
+        if at_most is None:
+            self._hire(n_workers)
 
     def close(self) -> None:
         """End every worker."""
-        for worker in [*self._alive, *self._starting]:
-            self._end(worker)
+        self._staff.end_all()
 
     # ------------------------------------------------------------------ one step
 
-    def _step(self, wanted: int = 0) -> None:
-        self._staff(wanted)
+    def _step(self, n_wanted: int = 0) -> None:
+        self._hire(n_wanted)
         self._dispatch()
-        for event in self._crew.wait(self._patience()):
+        for event in self._crew.wait(self._staff.patience()):
             self._take(event)
-        self._expire()
+        for worker in self._staff.overdue():
+            self._lost(worker, f"no answer within {self._limits.timeout_s:g} s", "worker")
         self._dispatch()
+        self._staff.release(needed=bool(self._queue or self._suspects or n_wanted))
 
-    def _patience(self) -> float:
-        now = self._crew.now()
-        ends = [self._deadlines[0][0]] if self._deadlines else []
-        if self._start_after > now:
-            ends.append(self._start_after)
-        return max(0.0, min(ends, default=now + 1.0) - now)
-
-    def _staff(self, wanted: int = 0) -> None:
+    def _hire(self, n_wanted: int = 0) -> None:
         """Ask for as many workers as there is work for."""
-        top = self._limits.max_workers
-        if self.limit_workers is not None:
-            top = min(top, self.limit_workers)
-        want = min(top, max(len(self._tickets), self._limits.min_workers, wanted))
-        missing = want - len(self._alive) - len(self._starting)
-        if missing <= 0 or self._crew.now() < self._start_after:
-            return
-        for _ in range(missing):
-            self._n_workers += 1
-            worker = self._n_workers
-            deadline = self._crew.now() + self._limits.start_timeout_s
-            self._starting[worker] = deadline
-            self._deadline(deadline, worker, _START)
-            self._crew.start(worker)
+        self._staff.hire(max(len(self._tickets), n_wanted))
 
     def _dispatch(self) -> None:
-        while self._idle:
+        while self._staff.n_idle:
             ticket = self._pick()
             if ticket is None:
                 return
-            worker = self._idle.popleft()
-            now = self._crew.now()
-            self._busy[worker] = ticket, now
+            worker = self._staff.give(ticket.payload)
+            self._running[worker] = ticket
             if ticket.alone:
                 self._solitary = worker
-            self._deadline(now + self._limits.timeout_s, worker, ticket.number)
-            self._crew.call(worker, ticket.payload)
 
     def _pick(self) -> _Ticket[Payload] | None:
         """Return what to run next; a suspect waits until nobody runs beside it."""
@@ -358,7 +235,7 @@ class Pool(Generic[Payload, Result]):
         if self._solitary is not None:
             return None
         if self._suspects:
-            return None if self._busy else self._suspects.popleft()
+            return None if self._running else self._suspects.popleft()
         while self._queue:
             ticket = self._queue.popleft()
             if not ticket.cancelled:
@@ -368,63 +245,36 @@ class Pool(Generic[Payload, Result]):
     # ------------------------------------------------------------------ what happened
 
     def _take(self, event: Event[Result]) -> None:
-        worker = event.worker
         if isinstance(event, Ready):
-            if self._starting.pop(worker, None) is not None:
-                self._alive[worker] = self._crew.now()
-                self._idle.append(worker)
-                self._start_failures = 0
+            self._staff.started(event.worker)
         elif isinstance(event, StartFailed):
-            if worker in self._starting:
-                self._end(worker)
-                self._start_failed(event.reason, event.fatal)
+            self._staff.start_failed(event)
+        elif isinstance(event, Beat):
+            self._beat(event)
         elif isinstance(event, Lost):
-            self._lost(worker, event.reason, event.cause)
-        elif worker in self._busy:
-            ticket = self._free(worker)
-            self._idle.append(worker)
+            self._lost(event.worker, event.reason, event.cause)
+        elif event.worker in self._running:
+            ticket = self._stopped(event.worker)
+            self._staff.free(event.worker)
             if isinstance(event, Answered):
                 self._finish(ticket, event.result)
             else:
                 self._finish(ticket, Failure((*ticket.reasons, event.reason), raised=True))
 
-    def _expire(self) -> None:
-        now = self._crew.now()
-        while self._deadlines and self._deadlines[0][0] <= now:
-            entry = heapq.heappop(self._deadlines)
-            if not self._pending(entry):
-                continue
-            _, worker, number = entry
-            if number == _START:
-                self._end(worker)
-                self._start_timed_out()
-            else:
-                self._lost(worker, f"no answer within {self._limits.timeout_s:g} s", "worker")
-
-    def _start_failed(self, reason: str, fatal: bool) -> None:
-        self._start_failures += 1
-        wait_s = min(BACKOFF_CEILING_S, BACKOFF_S * 2 ** (self._start_failures - 1))
-        self._start_after = self._crew.now() + wait_s
-        if not self._alive and (fatal or self._start_failures >= MAX_START_FAILURES):
-            raise BackendError(f"no worker could start: {reason}")
-        self._say_once(f"a worker could not start: {reason}")
-
-    def _start_timed_out(self) -> None:
-        why = self._crew.why_not_starting()
-        text = f"within {self._limits.start_timeout_s:g} s: {why}"
-        if not self._alive:
-            raise BackendError(f"no worker started {text}")
-        self._say_once(
-            f"a worker did not start {text}; going on with {len(self._alive)}, still asking"
-        )
+    def _beat(self, event: Beat) -> None:
+        if self._staff.beat(event):
+            ticket = self._running[event.worker]
+            if not ticket.cancelled:
+                what = f"{self._describe(ticket.payload)}: {event.what}"
+                self._progress(what, event.done, event.total)
 
     def _lost(self, worker: int, reason: str, cause: Cause) -> None:
-        if worker not in self._alive:
+        if not self._staff.is_alive(worker):
             return
-        ticket = self._busy[worker][0] if worker in self._busy else None
-        self._end(worker)
+        ticket = self._stopped(worker) if worker in self._running else None
+        self._staff.end(worker)
         if ticket is None:
-            self._say_once(f"an idle worker was lost: {reason}")
+            self._staff.say_once(f"an idle worker was lost: {reason}")
             return
         if ticket.cancelled:
             return
@@ -438,46 +288,16 @@ class Pool(Generic[Payload, Result]):
             self._finish(ticket, Failure(tuple(ticket.reasons)))
             return
         charge = "not charged" if innocent else f"try {ticket.tries} of {self._limits.max_tries}"
-        self.notify(f"{what} lost its worker ({charge}): {reason}; it is tried again")
+        self._notify(f"{what} lost its worker ({charge}): {reason}; it is tried again")
         # To the back: what kills workers must not hold up what does not.
         (self._suspects if ticket.alone else self._queue).append(ticket)
 
-    def _deadline(self, at: float, worker: int, number: int) -> None:
-        heapq.heappush(self._deadlines, (at, worker, number))
-        if len(self._deadlines) > 64 + 4 * (len(self._busy) + len(self._starting)):
-            # Most calls end long before their deadline; without this they would pile up.
-            self._deadlines = [entry for entry in self._deadlines if self._pending(entry)]
-            heapq.heapify(self._deadlines)
-
-    def _pending(self, entry: tuple[float, int, int]) -> bool:
-        _, worker, number = entry
-        if number == _START:
-            return worker in self._starting
-        return worker in self._busy and self._busy[worker][0].number == number
+    def _stopped(self, worker: int) -> _Ticket[Payload]:
+        """Return what a worker was at, which it is no longer."""
+        if self._solitary == worker:
+            self._solitary = None
+        return self._running.pop(worker)
 
     def _finish(self, ticket: _Ticket[Payload], result: Result | Failure) -> None:
         if not ticket.cancelled:
-            self._done.append((ticket.number, result))
-
-    def _free(self, worker: int) -> _Ticket[Payload]:
-        ticket, since = self._busy.pop(worker)
-        if self._solitary == worker:
-            self._solitary = None
-        self._spent.busy_s += self._crew.now() - since
-        return ticket
-
-    def _end(self, worker: int) -> None:
-        """Forget a worker and make sure it is gone."""
-        if worker in self._busy:
-            self._free(worker)
-        if worker in self._alive:
-            self._spent.alive_s += self._crew.now() - self._alive.pop(worker)
-        self._starting.pop(worker, None)
-        if worker in self._idle:
-            self._idle.remove(worker)
-        self._crew.kill(worker)
-
-    def _say_once(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            self.notify(text)
+            self._done[ticket.number] = result

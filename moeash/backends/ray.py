@@ -4,17 +4,19 @@ The numbers are those of the in-process backend bit for bit, whatever happens to
 """
 
 import socket
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moeash.backends import ray_settings
-from moeash.backends.base import Baseline, Notify, Outcomes, ignore
-from moeash.backends.pool import Failure, Limits, Pool, Usage
+from moeash.backends.base import Baseline, Notify, cannot_build, ignore
+from moeash.backends.options import BackendOptions
+from moeash.backends.pool import Failure, Pool
+from moeash.backends.staff import IDLE_S, Limits, Usage
 from moeash.backends.worker import Call
 from moeash.core.codebook import SharedWeights
-from moeash.errors import BackendError, EvaluationError
+from moeash.core.progress import Progress, silent
+from moeash.core.recipe import Recipe
+from moeash.errors import BackendError
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task, available_cores
 
@@ -22,40 +24,33 @@ if TYPE_CHECKING:
     from moeash.backends.ray_crew import RayCrew
 
 
-@dataclass(frozen=True)
-class RayOptions:
-    """Where to evaluate, on how much, and how long to wait for it.
-
-    Attributes:
-        address: ``auto``, or ``HOST:PORT`` of a head node; None starts a Ray of our own.
-        min_workers: kept and started at once; None: as many as ``max_workers``.
-        max_workers: None: as many as there is room for when the study starts.
-        cpus_per_worker: CPUs reserved for each; None: its threads.
-        gpus_per_worker: GPUs reserved for each; 0.5 puts two on one.
-        timeout_s: wall time of one try of a candidate.
-        max_tries: tries after which a candidate has failed.
-        start_timeout_s: time a worker has to start, queueing for room included.
-        release_idle: end idle workers beyond ``min_workers`` between generations.
-    """
-
-    address: str | None = None
-    min_workers: int | None = None
-    max_workers: int | None = None
-    cpus_per_worker: float | None = None
-    gpus_per_worker: float = 0.0
-    timeout_s: float = 3600.0
-    max_tries: int = 3
-    start_timeout_s: float = 300.0
-    release_idle: bool = False
+START_TIMEOUT_S = 300.0
+"""How long a worker may take to start, queueing for room included, without a sign of progress."""
 
 
 class RayBackend:
     """Actors on Ray."""
 
-    def __init__(self, task: Task, options: RayOptions) -> None:
+    def __init__(
+        self,
+        task: Task,
+        options: BackendOptions,
+        *,
+        start_timeout_s: float = START_TIMEOUT_S,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            task: what to evaluate.
+            options: where, and on how much.
+            start_timeout_s: time a worker may take to start without a sign of progress.
+            idle_s: workers above the fewest are released when idle for so long.
+        """
         assert task.n_threads is not None, "threads are part of a study; the runner decides them"
         self._task = task
         self._options = options
+        self._start_timeout_s, self._idle_s = start_timeout_s, idle_s
         self._cpus = options.cpus_per_worker or float(task.n_threads)
         self._pool: Pool[Call, Outcome | SharedWeights] | None = None
         self._crew: RayCrew | None = None
@@ -76,8 +71,8 @@ class RayBackend:
 
     @property
     def n_slots(self) -> int:
-        """Workers that live, or, before any does, how many may."""
-        return self.pool.n_alive or self._limits.max_workers
+        """How many jobs keep every worker busy, and let their number grow where it may."""
+        return self.pool.n_slots
 
     @property
     def n_ready(self) -> int:
@@ -94,7 +89,7 @@ class RayBackend:
         """How the workers' time was spent."""
         return self.pool.usage
 
-    def open(self, notify: Notify = ignore) -> Baseline:
+    def open(self, notify: Notify = ignore, progress: Progress = silent) -> Baseline:
         """Connect, start the first worker, and share what it made with the others.
 
         Raises:
@@ -102,6 +97,7 @@ class RayBackend:
                 can load the task.
         """
         ray_settings.prepare(self._options.address)
+        progress("connecting to Ray", 0, None)
         n_local = self._connect()
         from moeash.backends.ray_crew import RayCrew
 
@@ -110,35 +106,29 @@ class RayBackend:
             self._task,
             cpus=self._cpus,
             gpus=options.gpus_per_worker,
+            timeout_s=options.timeout_s,
             environment={} if self._home is None else self._home.way_back,
         )
-        most = options.max_workers or n_local or self._room()
-        least = min(most, options.min_workers if options.min_workers is not None else most)
-        if options.release_idle and options.min_workers is None:
-            least = 0
-        self._limits = Limits(
-            least, most, options.timeout_s, options.max_tries, options.start_timeout_s
+        most = options.most_workers or n_local or self._room()
+        least = most if options.fewest_workers is None else options.fewest_workers
+        limits = Limits(
+            least,
+            most,
+            options.timeout_s,
+            options.max_tries,
+            self._start_timeout_s,
+            self._idle_s,
         )
-        self._pool = Pool(self._crew, self._limits, notify=notify)
+        self._pool = Pool(self._crew, limits, notify=notify, progress=progress)
         if not self._crew.fits():
-            notify(f"{self._crew.why_not_starting()}; waiting {options.start_timeout_s:g} s for it")
-        self._pool.limit_workers = 1
+            notify(f"{self._crew.why_not_starting()}; waiting {self._start_timeout_s:g} s for it")
+        progress("starting the first worker", 0, None)
         self._crew.begin_spares(least - 1)
-        self._pool.ensure(1)
+        self._pool.ensure(1, at_most=1)
         self._crew.share_common()
-        self._pool.limit_workers = None
-        self._pool.ensure(0)
+        self._pool.ensure(1)
         assert self._crew.baseline is not None
         return self._crew.baseline
-
-    def map(self, jobs: Sequence[Job], archive: Archive) -> Outcomes:
-        """Yield outcomes as they come."""
-        tickets = {self.submit(job, archive): position for position, job in enumerate(jobs)}
-        while tickets:
-            ticket, outcome = self.next()
-            yield tickets.pop(ticket), outcome
-        if self._options.release_idle:
-            self.pool.release()
 
     def submit(self, job: Job, archive: Archive) -> int:
         """Queue one job."""
@@ -156,12 +146,15 @@ class RayBackend:
         """Forget a ticket."""
         self.pool.cancel(ticket)
 
-    def build(self, job: Job) -> SharedWeights:
-        """Have a worker build the shared weights of a job; nothing else may be submitted."""
-        self.pool.submit(Call("build", job, None))
-        _, result = self.pool.next()
+    def build(self, recipe: Recipe) -> SharedWeights:
+        """Have a worker build the shared weights of a recipe.
+
+        Raises:
+            EvaluationError: it cannot be built.
+        """
+        result = self.pool.result(self.pool.submit(Call("build", Job(recipe))))
         if isinstance(result, Failure):
-            raise EvaluationError(f"{job.recipe} cannot be built: {result}")
+            raise cannot_build(recipe, str(result))
         assert isinstance(result, SharedWeights)
         return result
 
@@ -196,13 +189,16 @@ class RayBackend:
             arguments = ray_settings.cluster_options(address)
             n_local = None
         else:
-            n_local = options.max_workers or max(1, int(available_cores() // self._cpus))
+            n_local = options.most_workers or max(1, int(available_cores() // self._cpus))
             arguments = ray_settings.local_options(
                 n_cpus=n_local * self._cpus, n_gpus=options.gpus_per_worker
             )
             self._home = ray_settings.OwnHome()
         try:
-            with nullcontext() if self._home is None else self._home.entered():
+            with (
+                ray_settings.own_sigterm(),
+                nullcontext() if self._home is None else self._home.entered(),
+            ):
                 ray.init(**arguments)
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
             raise BackendError(why_not_connected(address, error)) from error
@@ -210,6 +206,7 @@ class RayBackend:
         return n_local
 
     def _room(self) -> int:
+        """Return how many workers the nodes have room for."""
         import ray
 
         n = 0

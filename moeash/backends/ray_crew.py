@@ -1,27 +1,47 @@
 """Workers as Ray actors: starting, calling and ending them, and what Ray's errors mean.
 
 Actors have no restarts and no retries of their own: the pool decides. Of everything Ray can raise
-only :mod:`moeash.backends.pool` events and BackendError leave this module.
+only :mod:`moeash.backends.crew` events and BackendError leave this module.
 """
 
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray import exceptions as ray_errors
 
 from moeash.backends.base import Baseline
-from moeash.backends.pool import Answered, Cause, Event, Lost, Raised, Ready, StartFailed
+from moeash.backends.crew import (
+    Answered,
+    Beat,
+    Cause,
+    Event,
+    Lost,
+    Raised,
+    Ready,
+    StartFailed,
+)
 from moeash.backends.ray_settings import WAIT_STEP_S, worker_environment
 from moeash.backends.worker import Call, EvaluationWorker, Place, versions
 from moeash.errors import BackendError, InputError, MoeashError
 from moeash.evaluation.evaluate import Common
 from moeash.evaluation.outcome import Archive
 from moeash.evaluation.task import Task
+
+Answer = TypeVar("Answer")
+
+PULSES = "pulses"
+"""The actors' second thread, which answers while the first one works. NumPy and torch let go of the
+interpreter while they compute, so an answer takes milliseconds."""
+
+PULSE_S = 1.0
+PULSES_A_SECOND = 50.0
+"""A call that takes longer than :data:`PULSE_S` is asked how far it is, and again and again; with
+many workers less often, so that asking does not keep the driver from its work."""
 
 NODE_WORDS = ("node has died", "node was terminated", "node is dead", "node died", "preempted")
 
@@ -39,7 +59,13 @@ class RayCrew:
     """Actors of one task on a connected Ray."""
 
     def __init__(
-        self, task: Task, *, cpus: float, gpus: float, environment: Mapping[str, str]
+        self,
+        task: Task,
+        *,
+        cpus: float,
+        gpus: float,
+        timeout_s: float,
+        environment: Mapping[str, str],
     ) -> None:
         """Start nothing yet.
 
@@ -47,12 +73,14 @@ class RayCrew:
             task: what to evaluate.
             cpus: CPUs a worker reserves.
             gpus: GPUs a worker reserves.
+            timeout_s: a worker is asked how far it is several times within so long.
             environment: of the workers, beside what pins their threads.
         """
         assert task.n_threads is not None
         self.cpus, self.gpus = cpus, gpus
         self._threads = task.n_threads
-        self._make = ray.remote(EvaluationWorker).options(
+        self._timeout_s = timeout_s
+        self._make = ray.remote(concurrency_groups={PULSES: 1})(EvaluationWorker).options(
             num_cpus=cpus,
             num_gpus=gpus,
             max_restarts=0,
@@ -69,6 +97,10 @@ class RayCrew:
         self._pending: dict[Any, int] = {}
         self._waiting_for: dict[int, Any] = {}
         self._loading: set[int] = set()
+        # (since, worker, what it is at): to be asked how far it is, in the order of time.
+        self._unasked: deque[tuple[float, int, Any]] = deque()
+        self._asked: dict[Any, tuple[int, Any]] = {}
+        self._heard: dict[int, int] = {}
         self.baseline: Baseline | None = None
         self.places: dict[int, Place] = {}
 
@@ -96,14 +128,18 @@ class RayCrew:
             time.sleep(timeout_s)
             return []
         with border():
-            references = list(self._pending)
+            self._ask()
+            references = [*self._pending, *self._asked]
             ready, _ = ray.wait(references, num_returns=1, timeout=timeout_s)
             if ready and len(references) > 1:
                 # Whatever else is ready by now comes along: one look at a thousand references
                 # then serves many answers.
                 ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
-        events = []
+        events: list[Event[Any]] = []
         for reference in ready:
+            if reference in self._asked:
+                events += self._told(reference)
+                continue
             worker = self._pending.pop(reference)
             del self._waiting_for[worker]
             loading = worker in self._loading
@@ -120,6 +156,9 @@ class RayCrew:
         self._pending.pop(reference, None)
         self._loading.discard(worker)
         self.places.pop(worker, None)
+        self._heard.pop(worker, None)
+        for asked in [asked for asked, (who, _) in self._asked.items() if who == worker]:
+            del self._asked[asked]
         if actor is not None:
             _kill(actor)
 
@@ -140,7 +179,7 @@ class RayCrew:
         return (
             f"{room} of the cluster are free, and a worker needs "
             + ", ".join(f"{n:g} {name}s" for name, n in needed.items() if n)
-            + "; free some, add nodes, or raise backend.start_timeout_s if loading takes longer"
+            + "; free some or add nodes"
         )
 
     def now(self) -> float:
@@ -176,6 +215,14 @@ class RayCrew:
             self._common = ray.put(common)
             ray.get(actor.adopt.remote(self._common))
 
+    def ask(self, question: Callable[[EvaluationWorker], Answer]) -> list[Answer]:
+        """Return what all idle workers answer to a question about themselves, asked over there."""
+        with border():
+            answers: list[Answer] = ray.get(
+                [actor.__ray_call__.remote(question) for actor in self._actors.values()]
+            )
+        return answers
+
     def close(self) -> None:
         """Forget everything shared."""
         while self._spare:
@@ -187,6 +234,32 @@ class RayCrew:
     def _expect(self, worker: int, reference: Any) -> None:
         self._pending[reference] = worker
         self._waiting_for[worker] = reference
+        self._unasked.append((self.now(), worker, reference))
+
+    def _ask(self) -> None:
+        """Ask workers that have been at the same thing for a while how far they are."""
+        period = max(PULSE_S, len(self._pending) / PULSES_A_SECOND)
+        until = self.now() - min(period, self._timeout_s / 4)
+        while self._unasked and self._unasked[0][0] <= until:
+            _, worker, reference = self._unasked.popleft()
+            if self._waiting_for.get(worker) is reference:
+                pulse = self._actors[worker].pulse.options(concurrency_group=PULSES)
+                self._asked[pulse.remote()] = worker, reference
+
+    def _told(self, asked: Any) -> list[Event[Any]]:
+        """Return the beat that an answer is: nothing when there is nothing new in it."""
+        worker, reference = self._asked.pop(asked)
+        if self._waiting_for.get(worker) is not reference:
+            return []
+        try:
+            pulse = ray.get(asked)
+        except ray_errors.RayError:
+            return []  # what happened to the worker is told by what it was at
+        self._unasked.append((self.now(), worker, reference))
+        if pulse is None or self._heard.get(worker) == pulse.number:
+            return []
+        self._heard[worker] = pulse.number
+        return [Beat(worker, pulse.what, pulse.done, pulse.total)]
 
     def _put_archive(self, archive: Archive) -> Any:
         # One archive serves a whole generation: it travels once per node, not once per candidate.

@@ -6,8 +6,10 @@ must run before ``import ray``. What a person has set stays as it is: every valu
 
 import os
 import secrets
+import signal
 import site
 import tempfile
+import threading
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,6 +132,28 @@ class OwnHome:
     def close(self) -> None:
         """Remove the folder."""
         self._directory.cleanup()
+
+
+@contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM, which ``ray.init`` replaces by its own.
+
+    Ray's own answer ends its node before anybody has said goodbye to the workers, whereupon its
+    C++ part aborts. A SIGTERM that comes while Ray starts is answered when Ray has stopped
+    answering it. Signals belong to the main thread; elsewhere Ray leaves them alone.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit:
+        signal.signal(signal.SIGTERM, before)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def worker_environment(n_threads: int) -> dict[str, str]:

@@ -55,17 +55,34 @@ class Call:
     """One call to a worker.
 
     Attributes:
-        kind: evaluate a job, or build its shared weights.
+        kind: evaluate a job, or build the shared weights of its recipe.
         job: the job.
         archive: what an evaluation has to beat; None to build.
     """
 
     kind: Literal["evaluate", "build"]
     job: "Job"
-    archive: "Archive | None"
+    archive: "Archive | None" = None
 
     def __str__(self) -> str:
         return str(self.job.recipe)
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """The last a worker has told of how far it is.
+
+    Attributes:
+        number: of the telling, of all this worker's.
+        what: it does, in words.
+        done: units of that which are done.
+        total: units of that in all; None where nobody knows.
+    """
+
+    number: int
+    what: str
+    done: int
+    total: int | None
 
 
 class EvaluationWorker:
@@ -77,6 +94,8 @@ class EvaluationWorker:
 
         torch.set_num_threads(n_threads)
         torch.set_num_interop_threads(1)
+        self._pulse: Pulse | None = None
+        self._n_pulses = 0
 
     def load(
         self, task: "Task", common: "Common | None", expected: Mapping[str, str]
@@ -105,7 +124,7 @@ class EvaluationWorker:
         from moeash.backends.inprocess import describe
         from moeash.evaluation.evaluate import Evaluator
 
-        self._evaluator = Evaluator(task, common=common)
+        self._evaluator = Evaluator(task, common=common, progress=self._progress)
         place = Place(socket.gethostname(), os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"))
         return describe(self._evaluator), place
 
@@ -119,6 +138,15 @@ class EvaluationWorker:
 
     def answer(self, kind: str, job: "Job", archive: "Archive") -> Any:
         """Evaluate a job to its outcome, or build its shared weights."""
+        self._pulse = None
         if kind == "build":
             return self._evaluator.build(job)
-        return self._evaluator.evaluate(job, archive)
+        return self._evaluator.evaluate(job, archive, self._progress)
+
+    def pulse(self) -> Pulse | None:
+        """Return the last that what runs now has told; asked from another thread."""
+        return self._pulse
+
+    def _progress(self, what: str, done: int, total: int | None) -> None:
+        self._n_pulses += 1
+        self._pulse = Pulse(self._n_pulses, what, done, total)

@@ -1,26 +1,17 @@
-"""Commands about clusters: submit, stop, logs. A study is one job of Ray's Jobs API.
+"""Commands about studies on a cluster: submit, stop, logs."""
 
-A job takes 5 to 10 s to start, so there is one for a study, never one for a candidate. It is named
-after its study: submitting twice does not run twice, and whoever knows the study finds the job.
-"""
-
-import asyncio
-import shlex
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moeash.cli.show import JsonOption, RetryOption, StorageOption, print_json
-from moeash.errors import BackendError, InputError
+from moeash.errors import BackendError
 
 if TYPE_CHECKING:
-    from moeash.study.spec import StudySpec
+    from moeash.launch.base import Launcher
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of the study.", metavar="STUDY")]
 AddressOption = Annotated[
@@ -31,8 +22,6 @@ AddressOption = Annotated[
         help="Dashboard of the cluster's head, e.g. http://HEAD:8265.",
     ),
 ]
-ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-STOP_WAIT_S = 30.0
 
 
 def submit(
@@ -48,59 +37,29 @@ def submit(
     json_: JsonOption = False,
 ) -> None:
     """Run a study on a cluster, or continue it there; once, however often submitted."""
-    from moeash.study.spec import load_spec
+    from moeash.launch.ray_jobs import RayJobs, job_of, launch_of
 
-    settings = [*(overrides or []), 'backend.kind="ray"', 'backend.address="auto"']
-    checked = load_spec(spec, settings)
-    store = _storage_of_cluster(storage)
-    _check_paths(checked)
-    client = _connect(address)
-    job = job_of(checked.name)
-    command = ["python", "-m", "moeash.cli.main", "run", "spec.toml"]
-    for setting in settings:
-        command += ["--set", setting]
-    if retry_failed:
-        command.append("--retry-failed")
-    with _border(address), tempfile.TemporaryDirectory() as folder:
-        before = _status(client, job)
-        if before in ENDED:
-            client.delete_job(job)  # its name is free again, and the study continues
-        if before is None or before in ENDED:
-            Path(folder, "spec.toml").write_text(spec.read_text(encoding="utf-8"), encoding="utf-8")
-            client.submit_job(
-                entrypoint=shlex.join(command),
-                submission_id=job,
-                runtime_env={"working_dir": folder, "env_vars": {"MOEASH_STORAGE": store}},
-                metadata={"moeash_study": checked.name},
-            )
-    state = "submitted" if before is None or before in ENDED else "already running"
+    launch = launch_of(spec, overrides or [], storage=storage, retry_failed=retry_failed)
+    jobs = RayJobs(address)
+    state = "submitted" if jobs.start(launch) else "already running"
+    job = job_of(launch.study)
     if json_:
-        print_json({"study": checked.name, "job": job, "state": state})
+        print_json({"study": launch.study, "job": job, "state": state})
     else:
-        print(f"study {checked.name}: {state} as job {job}")
+        print(f"study {launch.study}: {state} as job {job}")
     if follow:
-        _follow(client, job, address)
+        _follow(jobs, launch.study)
 
 
 def stop(study: StudyArgument, address: AddressOption, json_: JsonOption = False) -> None:
     """Stop a study on a cluster; everything evaluated is stored, submit it again to continue."""
-    client = _connect(address)
-    job = job_of(study)
-    with _border(address):
-        status = _status(client, job)
-        if status is None:
-            raise InputError(f"no job of study {study!r} at {address}; was it submitted there?")
-        if status not in ENDED:
-            client.stop_job(job)
-        deadline = time.monotonic() + STOP_WAIT_S
-        while (status := _status(client, job)) not in ENDED:
-            if time.monotonic() > deadline:
-                raise BackendError(f"job {job} did not stop within {STOP_WAIT_S:g} s")
-            time.sleep(0.2)
+    from moeash.launch.ray_jobs import RayJobs, job_of
+
+    state = RayJobs(address).stop(study).name
     if json_:
-        print_json({"study": study, "job": job, "state": str(status).lower()})
+        print_json({"study": study, "job": job_of(study), "state": state})
     else:
-        print(f"study {study}: {str(status).lower()}")
+        print(f"study {study}: {state}")
 
 
 def logs(
@@ -110,110 +69,26 @@ def logs(
     json_: JsonOption = False,
 ) -> None:
     """Show what a study on a cluster has printed."""
-    client = _connect(address)
-    job = job_of(study)
-    if _status(client, job) is None:
-        raise InputError(f"no job of study {study!r} at {address}; was it submitted there?")
+    from moeash.launch.ray_jobs import RayJobs, job_of
+
+    jobs = RayJobs(address)
     if follow:
-        _follow(client, job, address)
-        return
-    with _border(address):
-        text = client.get_job_logs(job)
-    if json_:
-        print_json({"study": study, "job": job, "log": text})
+        _follow(jobs, study)
+    elif json_:
+        print_json({"study": study, "job": job_of(study), "log": "".join(jobs.log(study))})
     else:
-        sys.stdout.write(text)
+        _write(jobs.log(study))
 
 
-def job_of(study: str) -> str:
-    """Return the job of a study."""
-    return f"moeash-{study}"
+def _follow(launcher: "Launcher", study: str) -> None:
+    _write(launcher.log(study, follow=True))
+    state = launcher.state(study)
+    if state is None or state.name != "succeeded":
+        how = "is gone" if state is None else f"{state.name}: {state.message}"
+        raise BackendError(f"study {study} {how}")
 
 
-def _storage_of_cluster(storage: str | None) -> str:
-    if storage is None:
-        raise InputError(
-            "a study on a cluster needs storage that outlives its job; give --storage "
-            "postgresql+psycopg://USER@HOST/DATABASE or set MOEASH_STORAGE"
-        )
-    if "://" not in storage and not Path(storage).is_absolute():
-        raise InputError(
-            f"storage {storage!r} is a relative path, which means another file on the cluster; "
-            "give postgresql+psycopg://USER@HOST/DATABASE or an absolute path of the head node"
-        )
-    return storage
-
-
-def _check_paths(spec: "StudySpec") -> None:
-    paths = {"network.checkpoint": spec.network.checkpoint, "data.root": spec.data.root}
-    for key, path in paths.items():
-        if path is not None and not Path(path).is_absolute():
-            raise InputError(
-                f"{key} = {path!r} is relative, which means another place on the cluster; "
-                f"give the path that every node sees, e.g. --set {key}=/data/..."
-            )
-
-
-def _connect(address: str) -> Any:
-    from moeash.backends import ray_settings
-
-    if not address.startswith(("http://", "https://")):
-        raise InputError(
-            f"address {address!r} is not the URL of a dashboard; give http://HEAD:8265"
-        )
-    ray_settings.prepare(address)
-    try:
-        from ray.job_submission import JobSubmissionClient
-    except ImportError as error:
-        raise BackendError(
-            "clusters need Ray with its Jobs API; install it with: pip install 'moeash[ray]'"
-        ) from error
-    with _border(address):
-        return JobSubmissionClient(address)
-
-
-@contextmanager
-def _border(address: str) -> Iterator[None]:
-    """What the Jobs API raises stops here."""
-    try:
-        yield
-    except (RuntimeError, ConnectionError, OSError) as error:
-        text = " ".join(str(error).split())
-        if "401" in text or "403" in text or "token" in text.lower():
-            raise BackendError(
-                f"{address} refused this user's token; set RAY_AUTH_MODE=token and "
-                "RAY_AUTH_TOKEN_PATH to the cluster's token file"
-            ) from error
-        if "connect" in text.lower() or "resolve" in text.lower():
-            raise BackendError(
-                f"no dashboard answers at {address}; is it the head's address, and does the head "
-                "run `ray start --head --dashboard-host=0.0.0.0`?"
-            ) from error
-        raise BackendError(f"Ray's Jobs API at {address}: {text[:300]}") from error
-
-
-def _status(client: Any, job: str) -> str | None:
-    try:
-        return str(client.get_job_status(job).value)
-    except RuntimeError as error:
-        if "404" in str(error) or "does not exist" in str(error):
-            return None
-        raise
-
-
-def _follow(client: Any, job: str, address: str) -> None:
-    async def tail() -> None:
-        async for lines in client.tail_job_logs(job):
-            sys.stdout.write(lines)
-            sys.stdout.flush()
-
-    with _border(address):
-        asyncio.run(tail())
-        deadline = time.monotonic() + STOP_WAIT_S
-        while (status := _status(client, job)) not in ENDED and time.monotonic() < deadline:
-            time.sleep(0.2)
-        if status != "SUCCEEDED":
-            message = client.get_job_info(job).message
-            raise BackendError(
-                f"job {job} {str(status).lower()}: {' '.join(message.split())[:300]}"
-            )
+def _write(pieces: Iterator[str]) -> None:
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()

@@ -12,6 +12,16 @@ PARTS = ("header", "codebooks", "tables", "indices", "kept", "checksum")
 
 FileArgument = Annotated[Path, typer.Argument(help="A .moeash file.", metavar="FILE")]
 
+MaxBytesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-bytes",
+        min=1,
+        help="Most bytes of memory that the file may ask for; default the larger of 128 MiB and "
+        "1,024 times the file.",
+    ),
+]
+
 
 def verify(
     file: FileArgument,
@@ -19,21 +29,15 @@ def verify(
         str | None, typer.Option("--study", help="Compare with what this study measured, too.")
     ] = None,
     storage: StorageOption = None,
+    max_bytes: MaxBytesOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Check a file: checksum, structure, decoding; and that it encodes to the same bytes again."""
-    from moeash.codec.container import decode, encode
-    from moeash.errors import ContainerError, CorruptContainerError
+    from moeash.codec.inspection import verify as check
+    from moeash.errors import ContainerError
 
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise ContainerError(f"cannot read {file}: {error.strerror}") from error
-    container = decode(data)
-    again = encode(container.shared, coder=container.coder, notes=container.notes)
-    if again != data:
-        raise CorruptContainerError(f"{file} decodes, but encodes to other bytes again")
-    fingerprint = container.shared.fingerprint()
+    report = check(file, max_bytes=max_bytes)
+    fingerprint = report.fingerprint
     matches: list[int] = []
     if study is not None:
         from moeash.study.opening import open_study
@@ -49,41 +53,41 @@ def verify(
             {
                 "file": str(file),
                 "ok": True,
-                "size_bytes": len(data),
+                "size_bytes": report.size_bytes,
                 "fingerprint": fingerprint,
                 "solutions": matches,
             }
         )
         return
-    print(f"{file}: {bytes_text(len(data))}, intact; fingerprint {fingerprint}")
+    print(f"{file}: {bytes_text(report.size_bytes)}, intact; fingerprint {fingerprint}")
     if matches:
         print(f"holds exactly the weights study {study} measured as solution {matches[0]}")
 
 
-def inspect(file: FileArgument, json_: JsonOption = False) -> None:
+def inspect(
+    file: FileArgument, max_bytes: MaxBytesOption = None, json_: JsonOption = False
+) -> None:
     """Show the bytes of every part and tensor of a file."""
-    from moeash.codec.container import read
-    from moeash.codec.size import size
+    from moeash.codec.container import VERSION
+    from moeash.codec.inspection import inspect as look
 
-    container = read(file)
-    shared = container.shared
-    report = size(shared, coder=container.coder, notes=container.notes)
-    stored = file.stat().st_size
+    report = look(file, max_bytes=max_bytes)
     summary: dict[str, Any] = {
         "file": str(file),
-        "size_bytes": stored,
-        "ratio": shared.original_bytes / stored,
-        "version": container.version,
-        "coder": container.coder,
-        "notes": dict(container.notes),
-        "n_shared": shared.n_shared,
-        "n_kept": shared.n_kept,
-        "entries": shared.n_entries,
+        "size_bytes": report.total,
+        "ratio": report.ratio,
+        "version": VERSION,
+        "coder": report.coder,
+        "notes": dict(report.notes),
+        "n_shared": report.n_shared,
+        "n_kept": report.n_kept,
+        "entries": report.n_entries,
         "bits_per_weight": report.bits_per_weight,
         "parts": {name: getattr(report, name) for name in PARTS},
         "tensors": [
             {
                 "name": tensor.name,
+                "names": list(tensor.names),
                 "role": tensor.role,
                 "elements": tensor.n_elements,
                 "bytes": tensor.size_bytes,
@@ -97,16 +101,16 @@ def inspect(file: FileArgument, json_: JsonOption = False) -> None:
         print_json(summary)
         return
     print(
-        f"{file}: {bytes_text(stored)}, ratio {summary['ratio']:.2f}; {shared.n_shared:,} weights "
-        f"on {shared.n_entries} entries at {report.bits_per_weight:.3f} bits, "
-        f"{shared.n_kept:,} kept; {container.coder}, version {container.version}"
+        f"{file}: {bytes_text(report.total)}, ratio {report.ratio:.2f}; {report.n_shared:,} "
+        f"weights on {report.n_entries} entries at {report.bits_per_weight:.3f} bits, "
+        f"{report.n_kept:,} kept; {report.coder}, version {VERSION}"
     )
-    for key, value in container.notes.items():
+    for key, value in report.notes.items():
         print(f"{key}: {value}")
     table(
         "parts",
         [("part", "left"), ("bytes", "right"), ("share", "right")],
-        [[part, f"{n:,}", percent(n / stored)] for part, n in summary["parts"].items()],
+        [[part, f"{n:,}", percent(n / report.total)] for part, n in summary["parts"].items()],
     )
     table(
         "tensors",
@@ -141,12 +145,13 @@ def _together(kinds: str) -> str:
 def decompress(
     file: FileArgument,
     to: Annotated[Path, typer.Option("--to", help="safetensors file to write.")],
+    max_bytes: MaxBytesOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Write the decoded network as a safetensors checkpoint."""
     from moeash.exports.files import decompress as write_decoded
 
-    arrays = write_decoded(file, to)
+    arrays = write_decoded(file, to, max_bytes=max_bytes)
     size_bytes = to.stat().st_size
     if json_:
         print_json({"wrote": str(to), "tensors": len(arrays), "size_bytes": size_bytes})

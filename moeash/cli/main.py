@@ -1,9 +1,9 @@
 """The ``moeash`` command: parse, call, explain.
 
-Exit codes: 0 ok, 1 failed, 2 bad usage or spec, 3 no solution meets the pick, 130 interrupted.
-Errors are one line on stderr; ``--debug`` shows the traceback. Every command has ``--json``: then
-stdout holds one JSON document and nothing else. Heavy imports happen inside the commands, so that
-``--help`` is instant.
+Exit codes: 0 ok, 1 failed, 2 bad usage or spec, 3 no solution meets the pick, 130 interrupted (by
+Ctrl-C or SIGTERM). Errors are one line on stderr; ``--debug`` shows the traceback. Every command
+has ``--json``: then stdout holds one JSON document and nothing else. Heavy imports happen inside
+the commands, so that ``--help`` is instant.
 """
 
 import os

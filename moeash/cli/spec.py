@@ -8,11 +8,11 @@ from moeash.cli.show import JsonOption, print_json, table
 def spec(json_: JsonOption = False) -> None:
     """Describe every key of a study's TOML file; with --json its JSON schema."""
     if json_:
-        from moeash.study.spec import StudySpec
+        from moeash.study.spec.schema import json_schema
 
-        print_json(StudySpec.model_json_schema())
+        print_json(json_schema())
         return
-    from moeash.study.reference import describe_spec, spec_keys
+    from moeash.study.spec.reference import describe_spec, spec_keys
 
     if not sys.stdout.isatty():
         print(describe_spec(), end="")

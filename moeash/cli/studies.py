@@ -51,9 +51,6 @@ def run(
         str | None,
         typer.Option("--address", help="auto or HOST:PORT of a Ray head; default: its own Ray."),
     ] = None,
-    release_idle: Annotated[
-        bool, typer.Option("--release-idle", help="End idle workers between generations.")
-    ] = False,
     retry_failed: RetryOption = False,
     storage: StorageOption = None,
     json_: JsonOption = False,
@@ -67,18 +64,17 @@ def run(
         gpus_per_worker=gpus_per_worker,
         cpus_per_worker=cpus_per_worker,
         address=address,
-        release_idle=release_idle or None,
     )
     progress = for_terminal()
     try:
         from moeash import api
         from moeash.exports.output import write_output
-        from moeash.study.spec import load_spec
+        from moeash.study.spec.reading import load_spec
 
         checked = load_spec(spec, [*(overrides or []), *flags])
         drop = checked.output.max_drop if checked.output is not None else None
         progress.expect(
-            generations=checked.search.stop.generations,
+            generations=checked.budget.generations,
             tolerable_drop=TOLERABLE_DROP if drop is None else drop,
         )
         report, paths = None, list[str]()

@@ -14,6 +14,11 @@ from moeash.errors import CorruptContainerError
 MAX_GOLOMB_ZEROS = 40
 """Longest run of zeros before an Exp-Golomb code; a longer one is damage."""
 
+LONGEST_CODE = 128
+"""No number takes more bits: an Exp-Golomb code of order 31 has at most 40 + 41 + 31."""
+
+WINDOW_BYTES = 1 << 12
+
 
 def zigzag(value: int) -> int:
     """Map 0, -1, 1, -2, 2, ... to 0, 1, 2, 3, 4, ..."""
@@ -80,18 +85,29 @@ class BitReader:
     """
 
     def __init__(self, data: bytes) -> None:
-        self._text = f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}" if data else ""
+        self._data = data
+        self._taken = 0  # bytes of data that are text by now
+        self._text = ""
         self._at = 0
 
     @property
     def remaining(self) -> int:
         """Bits not read yet."""
-        return len(self._text) - self._at
+        return len(self._text) - self._at + 8 * (len(self._data) - self._taken)
+
+    def _look_ahead(self) -> None:
+        """Make text of what is read next, some bytes at a time: text takes eight times as much."""
+        if len(self._text) - self._at < LONGEST_CODE and self._taken < len(self._data):
+            more = self._data[self._taken : self._taken + WINDOW_BYTES]
+            self._taken += len(more)
+            self._text = self._text[self._at :] + f"{int.from_bytes(more, 'big'):0{8 * len(more)}b}"
+            self._at = 0
 
     def fixed(self, width: int) -> int:
         """Read an unsigned integer of ``width`` bits."""
         if width == 0:
             return 0
+        self._look_ahead()
         end = self._at + width
         if end > len(self._text):
             raise CorruptContainerError("codebooks and tables end too early; the file is damaged")
@@ -101,6 +117,7 @@ class BitReader:
 
     def golomb(self, order: int) -> int:
         """Read an Exp-Golomb code."""
+        self._look_ahead()
         one = self._text.find("1", self._at, self._at + MAX_GOLOMB_ZEROS + 1)
         if one < 0:
             raise CorruptContainerError("a number in the tables is absurd; the file is damaged")
@@ -119,3 +136,55 @@ class BitReader:
         """Check that only the zero padding of the last byte is left."""
         if self.remaining >= 8 or "1" in self._text[self._at :]:
             raise CorruptContainerError("codebooks and tables are followed by stray bits")
+
+
+def varint(value: int) -> bytes:
+    """Return a non-negative integer in groups of seven bits, lowest first (LEB128)."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+class Cursor:
+    """Reads bytes from front to back.
+
+    Raises:
+        CorruptContainerError: from every method, when the bytes end too early.
+    """
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._data = data
+        self._at = 0
+
+    @property
+    def remaining(self) -> int:
+        """Bytes not read yet."""
+        return len(self._data) - self._at
+
+    def take(self, size: int) -> bytes:
+        """Read ``size`` bytes."""
+        if size > self.remaining:
+            raise CorruptContainerError(
+                f"the file says {size} bytes follow, but only {self.remaining} do; it is truncated"
+            )
+        self._at += size
+        return bytes(self._data[self._at - size : self._at])
+
+    def varint(self) -> int:
+        """Read a :func:`varint` below 2**63 in its only, shortest form."""
+        value = 0
+        for shift in range(0, 63, 7):
+            byte = self.take(1)[0]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if byte == 0 and shift:
+                    break
+                return value
+        raise CorruptContainerError("an integer is not in its shortest form; the file is damaged")
+
+    def text(self) -> str:
+        """Read a length and that many bytes of UTF-8."""
+        return self.take(self.varint()).decode()

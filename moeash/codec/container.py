@@ -1,4 +1,4 @@
-"""The ``.moeash`` file, versions 1 to 4: a network with shared weights, exactly.
+"""The ``.moeash`` file, version 1: a network with shared weights, exactly.
 
 All integers are little-endian. *varint* is LEB128 in its shortest form, below 2**63. A reader MUST
 refuse a file that breaks any rule below; the sections follow each other without a hole and fill
@@ -7,36 +7,33 @@ the file, so nothing can hide in it and no two readers can see two files. Nothin
 File::
 
     4   magic      8D 4D 53 48 ("MSH"; the high bit shows transfers that are not 8-bit clean)
-    2   version    u16; a reader MUST refuse newer ones than it knows, whatever follows
-    1   coder      0 ANS and 1 Huffman, 2 adaptive beside ANS (from version 2)
-    1   salt       rotation of the ANS coder's slots, 0 for Huffman
+    2   version    u16, 1; a reader MUST refuse any other, a newer one whatever follows
+    1   coder      0 ANS, 1 Huffman, 2 adaptive beside ANS
+    1   salt       rotation of the ANS coder's slots; 0 for Huffman
     .   D, M, P    three varints: bytes of directory, model, payload; adaptive coder: a fourth, A
     D   directory  names, kinds, dtypes, shapes, notes
     M   model      codebooks and frequency tables, a bit string
     P   payload    indices and kept bytes, one coded stream
-    A   adaptive   adaptive coder: indices it took, one stream a codebook
+    A   adaptive   indices the adaptive coder took, one stream a codebook
     8   checksum   BLAKE2b with a digest of 8 bytes over everything before it
 
-**Directory.** One byte, 0 or 1, then the following plain or as one bzip2 stream (whichever is
-smaller). Columns, because equal things next to each other compress well:
+**Directory.** One byte, 0 or 1, then the following plain or as one bzip2 stream, whichever is
+smaller. What a stream unpacks to MUST be at most ``2**16 + 256 * D`` bytes, and ``2**24``. Columns,
+because equal things next to each other compress well:
 
 * varint number of notes; for each, sorted by key: key, value (varint bytes, UTF-8);
 * varint number of tensors T, in the order of the network's state;
 * T bytes of kinds: 0 tied, 1 shared, 2 + c kept and stored with dtype c;
 * for every tensor not tied, one byte: its dtype in the network. Dtypes are numbered by
-  :data:`moeash.codec.directory.DTYPES`; shared ones MUST be floats; bfloat16 MUST NOT be stored
-  (it travels as float32);
+  :data:`moeash.codec.entries.DTYPES`; shared ones MUST be floats; bfloat16 MUST NOT be stored (it
+  travels as float32); a stored dtype MUST NOT have values that the one in the network has not;
 * names, UTF-8, each as bytes shared with the front of the name before, bytes shared with its back,
   new bytes between: three columns of T varints (front, back, new), then all the new bytes;
 * not tied: T varints of dimensions, then all their sizes;
 * shared: varint position of the codebook;
 * tied: varint position of an earlier tensor with the same memory;
-* from version 3 on, absent where no tensor needs it: for every kept float stored as int8 or int16,
-  one byte e. Each element is its integer times ``2**(e - 127)``; e MUST be 1 to 227 and MUST NOT be
-  127 everywhere. Without this column such a tensor's elements are its integers.
-
-A file MUST state the oldest version that has all it uses: 4 for units, else 3 for steps or
-trellises, else 2 for the adaptive coder, else 1. Each has what those before it have.
+* for every kept float32 or bfloat16 stored as int8 or int16, one byte e from 1 to 227: each element
+  is its integer times ``2**(e - 127)``.
 
 **Model.** Most significant bit first, padded with zeros to a byte. ``EGk(u)`` is the Exp-Golomb
 code of order k: with ``v = u + 2**k`` of ``b`` bits, ``b - 1 - k`` zeros and then ``v``. Signed
@@ -44,8 +41,15 @@ values are zigzagged (0, -1, 1, -2, ... are 0, 1, 2, 3, ...).
 
 * ``EG0`` number of codebooks; for each ``EG4(entries - 1)`` and one bit. 0: entries as 32 bits of
   float32. 1: five bits k, then per entry ``EGk`` of its signed distance, in representable float32
-  values, from a prediction: 0, the entry before, then ``2 * e[i-1] - e[i-2]`` in float64, clipped
-  to finite float32 and rounded. Entries MUST be finite and strictly increasing.
+  values (-0.0 lies just below 0.0), from a prediction: 0, the entry before, then
+  ``2 * e[i-1] - e[i-2]`` in float64, clipped to finite float32 and rounded. Entries MUST be finite
+  and strictly increasing.
+* Adaptive coder only, before the tables of each codebook's pool: for every shared tensor with
+  weights one bit. 0: it is a source of the pool. 1: the adaptive coder took it, and two more bits
+  say which trellis its indices, counted from the zero entry, follow: 0 none, else that of 1 four,
+  2 eight, 3 sixteen states (:mod:`moeash.core.trellis`). If any is taken, four bits follow: the
+  shift of the codebook's stream, whose magnitudes are in units of ``2**shift``. The zero entry of a
+  codebook is the one nearest 0, of two the lower.
 * Then the tables of every pool. A pool is the sources over one alphabet: the shared tensors of one
   codebook (not empty, in order), codebook by codebook; then, for every stored dtype by number and
   every byte of its elements from the lowest, the kept tensors, grouped by the last part of their
@@ -59,24 +63,27 @@ values are zigzagged (0, -1, 1, -2, ... are 0, 1, 2, 3, ...).
   present symbol in ``ceil(log2 alphabet)`` bits each; one bit whether symbols between are missing,
   and if so alternately ``EG1(present - 1)`` and ``EG1(missing - 1)`` until the last is reached.
   Levels, 1 to 512, of present symbols: ``EG3(level - 1)``, then ``EGk`` of each signed step, less
-  half the step before it (rounded down) if p is 1.
+  half the step before it (rounded down) if p is 1. There MUST NOT be more symbols than elements in
+  the sources that may use the table.
 
 **Payload.** All symbols of the first source, then of the next, as ranks among the present symbols
-of its table; a table with a single symbol takes no payload. ANS: frequencies out of 2**24 as in
-:func:`moeash.codec.ans.frequencies`, a 64-bit state, 32-bit words; the words little-endian, last
-zeros cut, then padded with zeros to P. A symbol's slot lies behind those of the ranks before it,
-after all P ranks of its table were rotated: rank r comes at place ``(r + salt) % P``. Decoding MUST
-end in the empty state. Huffman: canonical codes, most significant bit first, zero-padded to a byte.
+of its table; a table with a single symbol takes no payload. P is what the ``payload_bytes`` of
+:mod:`moeash.codec.static.ans` or :mod:`moeash.codec.static.huffman` says, and MUST NOT be below
+what it says if every symbol were the cheapest of its table.
 
-**Adaptive.** In the model, between the codebooks and the tables of each codebook's
-pool, every shared tensor with weights has one bit: 1 is coded adaptively, 0 is a source of the
-pool. The section holds, for every codebook with such tensors, a varint of bytes and the stream of
-their indices as :mod:`moeash.codec.adaptive` specifies it, with the entry nearest 0 (of two, the
-lower) as zero. From version 3 on one bit behind the codebooks says whether tensors follow
-trellises. If so, every 1 is followed by two more bits: the tensor's indices, counted from zero, 0
-follow none, or the trellis of 1 four, 2 eight, 3 sixteen states (:mod:`moeash.core.trellis`); at
-least one tensor MUST follow one. In version 4 a byte before each varint is the stream's shift, 0 to
-15: its magnitudes are in units of ``2**shift``. At least one shift MUST NOT be 0.
+* ANS: frequencies f out of 2**24 by :func:`moeash.codec.static.ans.frequencies` from levels of
+  ``2**-r`` octaves. The slots of a table follow each other as its ranks do, rotated: that of rank j
+  of n stands at place ``(j + salt) % n`` and begins at c, the sum of the f before that place. The
+  payload less the zero bytes at its end, completed with zeros to words of 32 bits, is a stack; its
+  last word is on top. The state begins as 0. Whenever it is below 2**32 and a word is left, it
+  becomes ``state * 2**32 + word``. A symbol is the one in whose slot ``state % 2**24`` lies; then
+  the state becomes ``f * (state >> 24) + state % 2**24 - c``. It MUST end as 0, without words left.
+* Huffman: a level is ``longest + 1 - length``, where ``2**longest``, longest at most 31, MUST be
+  the sum of all ``2**(level - 1)``. Codes are canonical: by length, then by rank, each one more
+  than the one before; most significant bit first, zero-padded to a byte.
+
+**Adaptive.** For every codebook with tensors that the adaptive coder took, a varint of bytes and
+the stream of their indices as :mod:`moeash.codec.adaptive.coder` specifies it.
 
 Kept elements are little-endian; a group's elements are those of its tensors, one after another.
 """
@@ -91,10 +98,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from moeash.codec import codebooks, directory, streams
-from moeash.codec.bits import BitReader, BitWriter
-from moeash.codec.plan import CHECKSUM_BYTES, PREFIX_BYTES, plan
-from moeash.codec.pools import CODERS, coding_of
-from moeash.codec.replace import replace_file
+from moeash.codec.bits import BitReader, BitWriter, Cursor
+from moeash.codec.demand import default_limit, demand_of
+from moeash.codec.entries import MAX_CODEBOOKS
+from moeash.codec.layout import CHECKSUM_BYTES, PREFIX_BYTES, lay_out
+from moeash.codec.pools import CODERS, Coder, coding_of
 from moeash.core.codebook import SharedWeights
 from moeash.errors import (
     ContainerError,
@@ -102,16 +110,11 @@ from moeash.errors import (
     CorruptContainerError,
     ExportError,
 )
+from moeash.files import replacing, write_flushed
 
 MAGIC = b"\x8dMSH"
-VERSION = 4
-VERSIONS = {"ans": (1, 3), "huffman": (1, 3), "adaptive": (2, 3, 4)}
-"""What a file of a coder may state; first the version that brought the coder."""
-
+VERSION = 1
 SUFFIX = ".moeash"
-
-DEFAULT_MAX_BYTES = 256 << 20
-DEFAULT_MAX_EXPANSION = 1024
 
 _NO_LIMIT = 1 << 62
 
@@ -142,14 +145,15 @@ def encode(
 
     Args:
         shared: the network.
-        coder: ``"ans"`` (smallest) or ``"huffman"`` (the published method's).
+        coder: ``"ans"``, ``"huffman"`` (the published method's) or ``"adaptive"`` (smallest).
         notes: short texts to store along, such as the network's name; counted in the size.
 
     Raises:
         InputError: counts differ from indices, or a limit of the format is exceeded.
-        ExportError: the indices do not fit their reserved bytes (see :mod:`moeash.codec.ans`).
+        ExportError: the indices do not fit their reserved bytes, see
+            :mod:`moeash.codec.static.ans`.
     """
-    layout = plan(shared, coder=coder, notes=notes)
+    layout = lay_out(shared, coder=coder, notes=notes)
     bits = BitWriter()
     codebooks.write_all(bits, shared.codebooks)
     assert bits.n_bits == layout.codebook_bits
@@ -157,8 +161,7 @@ def encode(
     model = bits.to_bytes()
     assert len(model) == layout.model_bytes
     payload, salt = layout.coding.encode(sources, layout.payload_bytes)
-    version = layout.version.to_bytes(2, "little")
-    head = MAGIC + version + bytes([CODERS.index(coder), salt])
+    head = MAGIC + VERSION.to_bytes(2, "little") + bytes([CODERS.index(coder), salt])
     sections = (layout.lengths, layout.directory, model, payload, layout.adaptive_section)
     body = head + b"".join(sections)
     data = body + _checksum(body)
@@ -171,40 +174,46 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
 
     Args:
         data: the whole file.
-        max_bytes: most bytes the decoded arrays may take; default the larger of 256 MiB and 1,024
-            times the file. A file of a few bytes can describe a huge constant network.
+        max_bytes: most bytes of memory that decoding may take, see
+            :class:`moeash.codec.demand.Demand`; default the larger of 128 MiB and 1,024 times the
+            file. A file of a few bytes can describe a huge constant network.
 
     Raises:
-        CorruptContainerError: the bytes break a rule of the format.
+        CorruptContainerError: the bytes break a rule of the format, or ask for more memory.
         ContainerVersionError: the file was written by a newer moeash.
+        ContainerError: there is not as much memory as the file asks for and may have.
     """
     data = memoryview(data).cast("B")
-    version, coder, salt = _check_prefix(data)
+    coder, salt = _check_prefix(data)
     if max_bytes is None:
-        max_bytes = max(DEFAULT_MAX_BYTES, DEFAULT_MAX_EXPANSION * len(data))
-    cursor = directory.Cursor(data[PREFIX_BYTES:-CHECKSUM_BYTES])
+        max_bytes = default_limit(len(data))
+    try:
+        return _decode(data, coder, salt, max_bytes)
+    except MemoryError as exc:
+        raise ContainerError(
+            f"there is not enough memory for what the file holds; a lower limit than "
+            f"max_bytes={max_bytes} would refuse it at once"
+        ) from exc
+
+
+def _decode(data: memoryview, coder: Coder, salt: int, max_bytes: int) -> Container:
+    cursor = Cursor(data[PREFIX_BYTES:-CHECKSUM_BYTES])
     sections = [cursor.varint() for _ in range(4 if coder == "adaptive" else 3)]
     if sum(sections) != cursor.remaining:
         raise CorruptContainerError(
             f"the file says {sum(sections)} bytes follow its header, but {cursor.remaining} do"
         )
     packed, model, payload, *more = (cursor.take(size) for size in sections)
-    entries, notes = directory.unpack(packed, with_steps=version >= 3)
+    entries, notes = directory.unpack(packed, max_bytes)
     bits = BitReader(model)
-    books = codebooks.read_all(bits, limit=directory.MAX_CODEBOOKS)
-    streams.check_sizes(entries, books, max_bytes)
+    books = codebooks.read_all(bits, limit=MAX_CODEBOOKS)
+    demand_of(entries, books, adaptive=coder == "adaptive").check(max_bytes)
     coding = coding_of(coder)
-    arrays = streams.read_tables(
-        bits, entries, books, coding, with_adaptive=coder == "adaptive", version=version
-    )
+    arrays = streams.read_tables(bits, entries, books, coding, has_choices=coder == "adaptive")
     bits.finish()
-    if version == 3 and not (directory.in_steps(entries) or arrays.on_trellises):
-        raise CorruptContainerError(
-            f"the file states version {version}, but has neither steps nor trellises"
-        )
     arrays.fill(coding, payload, salt)
     for section in more:
-        arrays.fill_adaptive(directory.Cursor(section), entries, books, in_units=version >= 4)
+        arrays.fill_adaptive(Cursor(section), entries, books)
     shared = streams.assemble(entries, books, arrays)
     n_payload = len(payload) + sum(map(len, more))
     sizes = {
@@ -213,7 +222,7 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
         "payload": n_payload,
         "checksum": CHECKSUM_BYTES,
     }
-    return Container(shared, dict(notes), coder, version, sizes)
+    return Container(shared, dict(notes), coder, VERSION, sizes)
 
 
 def write(
@@ -245,15 +254,12 @@ def write(
         InputError: as :func:`encode`.
         ExportError: the folder cannot be written, or the bytes read back are not the network.
     """
-    path = Path(path)
     data = encode(shared, coder=coder, notes=notes)
-
-    def verified(temporary: Path) -> None:
-        container = _verify(temporary, shared)
+    with replacing(path) as temporary:
+        write_flushed(temporary, data)
+        container = _verified(temporary, shared)
         if check is not None:
             check(container)
-
-    replace_file(path, data, check=verified)
     return len(data)
 
 
@@ -263,11 +269,22 @@ def read(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Conta
     Raises:
         ContainerError: the file cannot be read, or what :func:`decode` raises.
     """
+    return decode(read_bytes(path), max_bytes=max_bytes)
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        ContainerError: the file cannot be read.
+    """
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as exc:
-        raise ContainerError(f"cannot read {str(path)!r}: {exc.strerror or exc}") from exc
-    return decode(data, max_bytes=max_bytes)
+        raise ContainerError(
+            f"cannot read {os.fspath(path)!r}: {exc.strerror or exc}; give the path of a "
+            f"{SUFFIX} file"
+        ) from exc
 
 
 def read_arrays(
@@ -287,8 +304,8 @@ def _checksum(body: bytes | memoryview) -> bytes:
     return hashlib.blake2b(body, digest_size=CHECKSUM_BYTES).digest()
 
 
-def _check_prefix(data: memoryview) -> tuple[int, str, int]:
-    """Check magic, version and checksum; return version, coder and salt."""
+def _check_prefix(data: memoryview) -> tuple[Coder, int]:
+    """Check magic, version and checksum; return coder and salt."""
     if bytes(data[: len(MAGIC)]) != MAGIC:
         raise CorruptContainerError("this is no .moeash file: it does not begin with its mark")
     if len(data) < PREFIX_BYTES + 3 + CHECKSUM_BYTES:
@@ -298,19 +315,17 @@ def _check_prefix(data: memoryview) -> tuple[int, str, int]:
         raise ContainerVersionError(
             f"the file has format version {version}, this moeash reads up to {VERSION}; upgrade it"
         )
+    if version != VERSION:
+        raise CorruptContainerError(f"the file has format version {version}, which there never was")
     if _checksum(data[:-CHECKSUM_BYTES]) != bytes(data[-CHECKSUM_BYTES:]):
         raise CorruptContainerError("the checksum does not match; the file is damaged or truncated")
     coder, salt = data[6], data[7]
     if coder >= len(CODERS):
         raise CorruptContainerError(f"the file names the unknown coder {coder}")
-    if version not in VERSIONS[CODERS[coder]]:
-        raise CorruptContainerError(
-            f"the file has format version {version} and coder {CODERS[coder]!r}, which differ"
-        )
-    return version, CODERS[coder], salt
+    return CODERS[coder], salt
 
 
-def _verify(path: Path, shared: SharedWeights) -> Container:
+def _verified(path: Path, shared: SharedWeights) -> Container:
     """Read a file just written, compare it with what it should hold, return it decoded."""
     try:
         container = decode(path.read_bytes(), max_bytes=_NO_LIMIT)

@@ -11,9 +11,9 @@ from typing import Literal, Protocol, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.codec import ans
 from moeash.codec.bits import BitReader, BitWriter
-from moeash.codec.tables import FRACTION_BITS, Rows, Table, flat_table, symbol_width
+from moeash.codec.static import ans
+from moeash.codec.static.tables import FRACTION_BITS, Rows, Table, flat_table, symbol_width
 from moeash.errors import InputError
 
 GLOBAL, OWN, FLAT, CONSTANT = range(4)
@@ -32,7 +32,7 @@ CODERS: tuple[Coder, ...] = get_args(Coder)
 
 
 class Coding(Protocol):
-    """What :mod:`moeash.codec.ans` and :mod:`moeash.codec.huffman` both provide."""
+    """What :mod:`moeash.codec.static.ans` and :mod:`moeash.codec.static.huffman` both provide."""
 
     NAME: str
     RESOLUTIONS: tuple[int, ...]
@@ -69,7 +69,7 @@ def coding_of(coder: str) -> Coding:
     if coder in ("ans", "adaptive"):
         return cast(Coding, ans)
     if coder == "huffman":
-        from moeash.codec import huffman
+        from moeash.codec.static import huffman
 
         return cast(Coding, huffman)
     raise InputError(f"no coder {coder!r}; choose from {', '.join(CODERS)}")
@@ -179,16 +179,16 @@ class Pool:
         with_resolution = len(coding.RESOLUTIONS) > 1
         shared_table = None
         if len(sizes) > 1 and bits.fixed(1):
-            shared_table = Table.read(bits, alphabet, with_resolution=with_resolution)
+            shared_table = Table.read(bits, alphabet, sum(sizes), with_resolution=with_resolution)
         kinds = []
         own: dict[int, Table] = {}
         constants: dict[int, int] = {}
-        for source in range(len(sizes)):
+        for source, size in enumerate(sizes):
             if shared_table is not None and not bits.fixed(1):
                 kind = GLOBAL
             elif not bits.fixed(1):
                 kind = OWN
-                own[source] = Table.read(bits, alphabet, with_resolution=with_resolution)
+                own[source] = Table.read(bits, alphabet, size, with_resolution=with_resolution)
             else:
                 kind = CONSTANT if bits.fixed(1) else FLAT
                 if kind == CONSTANT:
@@ -222,6 +222,11 @@ class PoolPlan:
     fit: Fit
     members: NDArray[np.int64] | None
     member_fit: Fit | None
+
+    @property
+    def all_table_bits(self) -> int:
+        """Bits of everything but the stream."""
+        return self.pool_bits + int(self.table_bits.sum())
 
     @property
     def n_coded(self) -> int:

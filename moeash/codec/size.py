@@ -4,18 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from moeash.codec.plan import CHECKSUM_BYTES, Plan, plan
+from moeash.codec.layout import CHECKSUM_BYTES, Layout, lay_out
 from moeash.codec.pools import KIND_NAMES, PoolPlan
-from moeash.codec.tables import FRACTION_BITS
+from moeash.codec.static.tables import FRACTION_BITS
 from moeash.core.codebook import SharedWeights
+
+NAMES_SHOWN = 3
+"""Names of a group that a line shows."""
 
 
 @dataclass(frozen=True)
 class TensorSize:
-    """What one tensor, or one group of kept tensors, costs.
+    """What one shared tensor, or one group of kept tensors coded together, costs.
 
     Attributes:
-        name: the tensor's name; for kept tensors the last part they share.
+        names: full names of its tensors; those of a group end alike, as all biases do.
         role: ``"shared"`` or ``"kept"``.
         n_elements: number of elements.
         bits: payload and own tables; the pool's table belongs to no tensor.
@@ -23,11 +26,19 @@ class TensorSize:
             one per byte plane if kept.
     """
 
-    name: str
+    names: tuple[str, ...]
     role: Literal["shared", "kept"]
     n_elements: int
     bits: float
     table: str
+
+    @property
+    def name(self) -> str:
+        """The full names in one line; of many tensors the first few."""
+        if len(self.names) <= NAMES_SHOWN + 1:
+            return ", ".join(self.names)
+        more = len(self.names) - NAMES_SHOWN
+        return f"{', '.join(self.names[:NAMES_SHOWN])} and {more} more"
 
     @property
     def size_bytes(self) -> float:
@@ -54,6 +65,11 @@ class SizeReport:
         checksum: bytes of the checksum.
         tensors: what each shared tensor, then each group of kept tensors costs.
         n_shared: number of shared weights.
+        n_kept: number of kept elements.
+        n_entries: number of codebook entries.
+        original_bytes: bytes of the same state with floats as float32.
+        coder: the entropy coder.
+        notes: short texts stored along.
     """
 
     total: int
@@ -65,6 +81,16 @@ class SizeReport:
     checksum: int
     tensors: tuple[TensorSize, ...]
     n_shared: int
+    n_kept: int
+    n_entries: int
+    original_bytes: int
+    coder: str
+    notes: Mapping[str, str]
+
+    @property
+    def ratio(self) -> float:
+        """Bytes of the same state with floats as float32, over the bytes of the file."""
+        return self.original_bytes / self.total
 
     @property
     def bits_per_weight(self) -> float:
@@ -88,7 +114,7 @@ def size(
     Raises:
         InputError: as ``encode``.
     """
-    layout = plan(shared, coder=coder, notes=notes)
+    layout = lay_out(shared, coder=coder, notes=notes)
     n_shared = shared.n_shared
     kept_payload = layout.kept.payload >> FRACTION_BITS
     kept_stream = kept_payload // 8 if n_shared else layout.payload_bytes
@@ -104,10 +130,15 @@ def size(
         checksum=CHECKSUM_BYTES,
         tensors=(*_shared_sizes(layout), *_kept_sizes(layout)),
         n_shared=n_shared,
+        n_kept=shared.n_kept,
+        n_entries=shared.n_entries,
+        original_bytes=shared.original_bytes,
+        coder=coder,
+        notes=dict(notes or {}),
     )
 
 
-def _shared_sizes(layout: Plan) -> list[TensorSize]:
+def _shared_sizes(layout: Layout) -> list[TensorSize]:
     found: dict[int, tuple[float, str]] = {}
     for positions, pool in zip(layout.sources, layout.pools, strict=True):
         if pool is not None:
@@ -117,21 +148,22 @@ def _shared_sizes(layout: Plan) -> list[TensorSize]:
         for position, n_bytes in zip(part.positions, part.stream.tensor_bytes, strict=True):
             found[position] = 8.0 * n_bytes, "adaptive"
     return [
-        TensorSize(layout.entries[p].name, "shared", layout.entries[p].size, *found[p])
+        TensorSize((layout.entries[p].name,), "shared", layout.entries[p].size, *found[p])
         for p in sorted(found)
     ]
 
 
-def _kept_sizes(layout: Plan) -> list[TensorSize]:
+def _kept_sizes(layout: Layout) -> list[TensorSize]:
     sizes = []
     for groups, planes in zip(layout.kept.groups, layout.kept.pools, strict=True):
         by_plane = [_bits(pool) for pool in planes]
         for source, group in enumerate(groups):
-            n = sum(layout.entries[position].size for position in group.positions)
-            leaf = layout.entries[group.positions[0]].leaf
+            entries = [layout.entries[position] for position in group.positions]
+            names = tuple(entry.name for entry in entries)
+            n = sum(entry.size for entry in entries)
             kinds = "/".join(KIND_NAMES[pool.kinds[source]] for pool in planes)
             bits = sum(plane[source] for plane in by_plane)
-            sizes.append(TensorSize(leaf, "kept", n, bits, kinds))
+            sizes.append(TensorSize(names, "kept", n, bits, kinds))
     return sizes
 
 

@@ -1,8 +1,4 @@
-"""Between a plan and the bytes: the sources of a file, their tables, and the arrays they fill.
-
-Sources come in one order everywhere: the shared tensors codebook by codebook, then the byte planes
-of the kept tensors (specified in :mod:`moeash.codec.container`).
-"""
+"""Between a layout and the bytes: the sources of a file, their tables, the arrays they fill."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,19 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.codec import adaptive, directory
-from moeash.codec.bits import BitReader, BitWriter
-from moeash.codec.plan import (
-    TRELLIS_BITS,
-    KeptGroup,
-    Plan,
-    group_bytes,
-    kept_sources,
-    shared_sources,
-    zero_entry,
-)
+from moeash.codec.adaptive import coder as adaptive
+from moeash.codec.adaptive.selection import SHIFT_BITS, TRELLIS_BITS, zero_entry
+from moeash.codec.bits import BitReader, BitWriter, Cursor
+from moeash.codec.entries import Entries, numpy_dtype
+from moeash.codec.layout import Layout
 from moeash.codec.pools import Coding, Pool
-from moeash.codec.tables import Table
+from moeash.codec.sources import KeptGroup, group_bytes, kept_sources, shared_sources
+from moeash.codec.static.tables import Rows, Table
 from moeash.core.codebook import (
     Codebook,
     KeptTensor,
@@ -36,12 +27,12 @@ from moeash.core.codebook import (
 from moeash.core.trellis import N_STATES
 from moeash.errors import CorruptContainerError, InputError
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 20
 
 Source = tuple[Callable[[], NDArray[np.int32]], Table]
 
 
-def write_tables(bits: BitWriter, layout: Plan) -> list[Source]:
+def write_tables(bits: BitWriter, layout: Layout) -> list[Source]:
     """Write all tables and return what the payload is coded from.
 
     Raises:
@@ -50,17 +41,17 @@ def write_tables(bits: BitWriter, layout: Plan) -> list[Source]:
     shared, coding = layout.shared, layout.coding
     with_resolution = len(coding.RESOLUTIONS) > 1
     sources: list[Source] = []
-    if layout.coder == "adaptive" and layout.version >= 3:
-        bits.fixed(int(layout.on_trellises), 1)
     for positions, pool_plan, part in zip(
         layout.sources, layout.pools, layout.adaptive, strict=True
     ):
         taken = dict(zip(part.positions, part.trellises, strict=True)) if part else {}
-        if layout.coder == "adaptive":
+        if layout.has_choices:
             for position in sorted([*positions, *taken]):
                 bits.fixed(int(position in taken), 1)
-                if position in taken and layout.on_trellises:
+                if position in taken:
                     bits.fixed(N_STATES.index(taken[position]), TRELLIS_BITS)
+        if part:
+            bits.fixed(part.shift, SHIFT_BITS)
         for position in taken:
             tensor = shared.tensors[position]
             assert isinstance(tensor, SharedTensor)
@@ -113,24 +104,19 @@ def _histogram(indices: NDArray[Any], n_entries: int) -> NDArray[np.int64]:
     return counts
 
 
-def check_sizes(entries: directory.Entries, books: tuple[Codebook, ...], max_bytes: int) -> None:
-    """Refuse before allocating: the sizes are claims so far."""
-    total = 0
-    for entry in entries:
-        if entry.kind == "shared":
-            if entry.codebook >= len(books):
-                raise CorruptContainerError(
-                    f"{entry.name!r} uses codebook {entry.codebook} of {len(books)}"
-                )
-            n_entries = len(books[entry.codebook])
-            total += entry.size * index_dtype(n_entries).itemsize + 8 * n_entries
-        elif entry.kind == "kept":
-            total += entry.size * directory.numpy_dtype(entry.stored).itemsize
-    if total > max_bytes:
-        raise CorruptContainerError(
-            f"the file claims {total} bytes of arrays, above the limit of {max_bytes}; "
-            f"if you trust it, read it with max_bytes={total}"
-        )
+@dataclass(frozen=True)
+class Taken:
+    """The shared tensors of one codebook that the adaptive coder took.
+
+    Attributes:
+        codebook: its position.
+        trellises: by position in the directory, states of the trellis a tensor follows, 0 for none.
+        shift: magnitudes are in units of 2**shift.
+    """
+
+    codebook: int
+    trellises: dict[int, int]
+    shift: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,19 +127,13 @@ class Arrays:
         indices: ``(n,)`` of every shared tensor with weights.
         groups: groups of kept tensors and their bytes, ``(elements, n_planes)``.
         targets: in file order, the table and the array of every source that is coded.
-        adaptive: per codebook that the adaptive coder serves: codebook, its tensors' positions and
-            the states of the trellis of each, 0 for none.
+        adaptive: what the adaptive coder took, codebook by codebook.
     """
 
     indices: dict[int, NDArray[Any]] = field(default_factory=dict)
     groups: list[tuple[KeptGroup, NDArray[np.uint8]]] = field(default_factory=list)
     targets: list[tuple[Table, NDArray[Any]]] = field(default_factory=list)
-    adaptive: list[tuple[int, dict[int, int]]] = field(default_factory=list)
-
-    @property
-    def on_trellises(self) -> bool:
-        """Whether a tensor follows a trellis."""
-        return any(any(trellises.values()) for _, trellises in self.adaptive)
+    adaptive: list["Taken"] = field(default_factory=list)
 
     def add(self, pool: Pool, source: int, out: NDArray[Any]) -> None:
         """Let a source of a pool fill ``out``; a source of one symbol is filled at once."""
@@ -169,6 +149,11 @@ class Arrays:
         Raises:
             CorruptContainerError: the payload is no stream of these tables.
         """
+        least = self._least_bytes(coding)
+        if len(payload) < least:
+            raise CorruptContainerError(
+                f"the coded indices take {least} bytes at least, but the file has {len(payload)}"
+            )
         filled = [0] * len(self.targets)
         sizes = [(table, out.size) for table, out in self.targets]
         for position, ranks in coding.decode(payload, salt, sizes):
@@ -177,62 +162,71 @@ class Arrays:
             filled[position] += ranks.size
             out[begin : begin + ranks.size] = table.symbols.astype(out.dtype)[ranks]
 
-    def fill_adaptive(
-        self,
-        section: directory.Cursor,
-        entries: directory.Entries,
-        books: tuple[Codebook, ...],
-        *,
-        in_units: bool,
-    ) -> None:
+    def _least_bytes(self, coding: Coding) -> int:
+        """Return the bytes of the payload if every symbol were the cheapest of its table."""
+        coded = [(table, out.size) for table, out in self.targets if table.symbols.size > 1]
+        cheapest: dict[int, int] = {}
+        for resolution in coding.RESOLUTIONS:
+            tables = list({id(t): t for t, _ in coded if t.resolution == resolution}.values())
+            if tables:
+                rows = Rows.listed(tables)
+                levels = np.concatenate([table.levels for table in tables])
+                least = np.minimum.reduceat(coding.costs(rows, levels, resolution), rows.starts)
+                cheapest.update(zip(map(id, tables), least.tolist(), strict=True))
+        total = sum(size * cheapest[id(table)] for table, size in coded)
+        return coding.payload_bytes(total, sum(size for _, size in coded))
+
+    def fill_adaptive(self, section: Cursor, entries: Entries, books: tuple[Codebook, ...]) -> None:
         """Decode the adaptive coder's section.
 
         Raises:
             CorruptContainerError: it is not the streams of these tensors.
         """
-        shifts = []
-        for codebook, trellises in self.adaptive:
-            shift = section.take(1)[0] if in_units else 0
-            if shift > adaptive.MAX_SHIFT:
-                raise CorruptContainerError(f"the file claims units of 2**{shift}")
-            shifts.append(shift)
-            stream = bytes(section.take(section.varint()))
-            shapes = [entries[position].shape for position in trellises]
-            book = books[codebook]
+        for taken in self.adaptive:
+            book = books[taken.codebook]
             decoded = adaptive.decode(
-                stream, shapes, len(book), zero_entry(book), list(trellises.values()), shift=shift
+                section.take(section.varint()),
+                [entries[position].shape for position in taken.trellises],
+                len(book),
+                zero_entry(book),
+                list(taken.trellises.values()),
+                shift=taken.shift,
             )
-            self.indices.update(zip(trellises, decoded, strict=True))
-        if in_units and not any(shifts):
-            raise CorruptContainerError("the file claims units, but no stream is in any")
+            self.indices.update(zip(taken.trellises, decoded, strict=True))
         if section.remaining:
             raise CorruptContainerError(f"{section.remaining} bytes follow the adaptive streams")
 
 
 def read_tables(
     bits: BitReader,
-    entries: directory.Entries,
+    entries: Entries,
     books: tuple[Codebook, ...],
     coding: Coding,
     *,
-    with_adaptive: bool,
-    version: int,
+    has_choices: bool,
 ) -> Arrays:
-    """Read all tables and allocate the arrays; sizes were checked by :func:`check_sizes`.
+    """Read all tables and allocate the arrays, whose sizes were checked before.
+
+    Args:
+        bits: the model, behind the codebooks.
+        entries: the directory.
+        books: the codebooks.
+        coding: of the tables.
+        has_choices: whether every shared tensor says if the adaptive coder took it.
 
     Raises:
         CorruptContainerError: the bits are no such tables.
     """
     arrays = Arrays()
-    on_trellises = bool(with_adaptive and version >= 3 and bits.fixed(1))
     for codebook, positions in enumerate(shared_sources(entries, len(books))):
-        if with_adaptive:
-            taken = {}
-            for position in positions:
-                if bits.fixed(1):
-                    taken[position] = N_STATES[bits.fixed(TRELLIS_BITS)] if on_trellises else 0
+        if has_choices:
+            taken = {
+                position: N_STATES[bits.fixed(TRELLIS_BITS)]
+                for position in positions
+                if bits.fixed(1)
+            }
             if taken:
-                arrays.adaptive.append((codebook, taken))
+                arrays.adaptive.append(Taken(codebook, taken, bits.fixed(SHIFT_BITS)))
             positions = [position for position in positions if position not in taken]
         if not positions:
             continue
@@ -251,14 +245,10 @@ def read_tables(
             for source, row in enumerate(rows):
                 arrays.add(pool, source, row[:, plane])
         arrays.groups.extend(zip(groups, rows, strict=True))
-    if on_trellises and not arrays.on_trellises:
-        raise CorruptContainerError("the file claims a trellis, but no tensor follows one")
     return arrays
 
 
-def assemble(
-    entries: directory.Entries, books: tuple[Codebook, ...], arrays: Arrays
-) -> SharedWeights:
+def assemble(entries: Entries, books: tuple[Codebook, ...], arrays: Arrays) -> SharedWeights:
     """Return the network the arrays hold.
 
     Raises:
@@ -266,7 +256,7 @@ def assemble(
     """
     values: dict[int, NDArray[Any]] = {}
     for group, row in arrays.groups:
-        little = row.reshape(-1).view(directory.numpy_dtype(group.stored))
+        little = row.reshape(-1).view(numpy_dtype(group.stored))
         if group.stored == "bool" and row.max() > 1:
             raise CorruptContainerError("a kept bool is neither 0 nor 1; the file is damaged")
         flat = little.astype(np.dtype(group.stored), copy=False)

@@ -8,13 +8,13 @@ after. Top-1 is too coarse to see a bias rounded. No labels are used.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, floor, inf, log2
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from moeash.codec.size import size
+from moeash.compression.options import CodecOptions
 from moeash.core.codebook import KeptTensor, SharedWeights, keep_all
 from moeash.core.kept import EXPONENTS, STEPPED_DTYPES, Keeping, Norm
 from moeash.data.splits import Split
@@ -22,12 +22,6 @@ from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.norms import find_norms
 from moeash.networks.sameness import SAME_FUNCTION, distance
-
-KeptChoice = Literal["float32", "float16", "auto"]
-"""Precision of kept floats; ``auto`` measures how coarse each tensor may be."""
-
-NormsChoice = Literal["two_vectors", "as_they_are"]
-"""Whether a BatchNorm is stored as the two vectors it comes down to."""
 
 TOLERANCE = 0.01
 """What rounding kept tensors may add, relative to what sharing the weights costs: the divergence of
@@ -110,10 +104,8 @@ def decide_keeping(
     writer: WeightWriter,
     search: Split | None,
     *,
-    kept: KeptChoice,
-    norms: NormsChoice,
+    codec: CodecOptions,
     typical: Callable[[], SharedWeights],
-    coder: str,
     batch_size: int,
     device: str,
 ) -> Stored:
@@ -123,14 +115,14 @@ def decide_keeping(
         network: the float network.
         writer: writes into it.
         search: the search split; without one nothing is measured.
-        kept: the study's choice of precision; ``auto`` needs a search split.
-        norms: the study's choice about BatchNorms.
+        codec: the study's choice; ``kept = "auto"`` needs a search split.
         typical: makes a compressed network from the middle of the search space.
-        coder: entropy coder of the file.
         batch_size: images a forward pass.
         device: the network's.
     """
-    found = find_norms(network.module, network.state) if norms == "two_vectors" else ()
+    kept = codec.kept
+    as_they_are = codec.norms == "as_they_are"
+    found = () if as_they_are else find_norms(network.module, network.state)
     if search is None:
         assert kept != "auto"
         return Stored(Keeping(kept, found))
@@ -142,7 +134,7 @@ def decide_keeping(
             found, notes = _confirmed(probe, found, keep_all(network.state))
         if kept != "auto":
             return Stored(Keeping(kept, found), notes)
-        chosen = choose_precision(probe, typical(), found, coder=coder, tolerance=TOLERANCE)
+        chosen = choose_precision(probe, typical(), found, coder=codec.coder, tolerance=TOLERANCE)
         return replace(chosen, notes=notes + chosen.notes)
     finally:
         writer.restore()

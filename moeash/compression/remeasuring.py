@@ -39,7 +39,7 @@ from moeash.networks.norms import DTYPES, NORM_TYPES, key, users
 from moeash.tracing.passes import Enough, in_eval_mode
 
 IMAGES = 1000
-"""Calibration images used unless a spec says otherwise; they are held in memory."""
+"""Calibration images used, at most; they are held in memory."""
 
 ELEMENTS = 1 << 27
 """Elements the largest input of a norm may have in one pass: 512 MiB as float32, and a network

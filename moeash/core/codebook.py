@@ -26,6 +26,8 @@ ENTRY_DTYPE = np.float32
 
 COUNT_DTYPE = np.int64
 
+_CHUNK = 1 << 20
+
 FloatName = Literal["float16", "bfloat16", "float32", "float64"]
 FLOAT_NAMES: tuple[str, ...] = get_args(FloatName)
 """Dtypes a shared parameter may have in the network. bfloat16 weights travel as float32 arrays."""
@@ -250,7 +252,14 @@ class SharedWeights:
             return np.array(tensor.decoded()).reshape(tensor.shape)
         dtype = array_dtype(tensor.dtype)
         entries = self.codebooks[tensor.codebook].entries.astype(dtype)
-        return np.take(entries, tensor.indices).reshape(tensor.shape)
+        if tensor.size <= _CHUNK:
+            return np.take(entries, tensor.indices).reshape(tensor.shape)
+        # NumPy widens indices to look them up: so many at a time, not all.
+        values = np.empty(tensor.size, dtype=dtype)
+        for begin in range(0, tensor.size, _CHUNK):
+            part = slice(begin, begin + _CHUNK)
+            values[part] = np.take(entries, tensor.indices[part])
+        return values.reshape(tensor.shape)
 
     def decoded(self) -> dict[str, NDArray[Any]]:
         """Return every tensor by name in state order; tied names share one array."""

@@ -68,6 +68,10 @@ class Recipe:
     candidate: Candidate
     steps: tuple[Step, ...] = ()
 
+    def __post_init__(self) -> None:
+        if any(isinstance(step, Refine) for step in self.steps[1:]):
+            raise InputError(f"refine begins with a candidate, so it is the first step; got {self}")
+
     @classmethod
     def of(cls, values: Mapping[str, Value], *steps: Step) -> "Recipe":
         """Return the recipe of a candidate's values and steps."""

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moeash.data.arrays import check_labels
-from moeash.data.sources import Source
+from moeash.data.options import DataOptions
+from moeash.data.sources import Source, load_source
 from moeash.errors import DataError
 from moeash.names import nearest
 
@@ -172,6 +173,12 @@ class Split:
                 f"needed ({positions.size}, c, h, w) and torch.float32"
             )
         return images
+
+
+def load_splits(options: DataOptions) -> dict[str, Split]:
+    """Open a source and draw its splits; images are read when a split is first used."""
+    source = load_source(options.source, root=options.root, options=options.options)
+    return draw_splits(source, options.splits)
 
 
 def draw_splits(

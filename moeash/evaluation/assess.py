@@ -8,7 +8,7 @@ with it every batch, is fixed for the study, so numbers do not depend on where a
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from moeash.data.splits import Split
 from moeash.errors import EvaluationError
 from moeash.evaluation.metrics import Metric, predicted
-
-Precision = Literal["float32", "tf32", "bf16"]
-"""Arithmetic of the forward pass. The last two are faster on GPUs and give other numbers."""
+from moeash.evaluation.options import Precision
 
 Hopeless = Callable[[float], bool]
 """Tells from the highest metric still possible whether measuring on is pointless."""
@@ -121,7 +119,7 @@ class SplitAssessment:
             return None
         return self._in_order().numpy()
 
-    def adopt(self, images: NDArray[np.float32]) -> None:
+    def use_shared(self, images: NDArray[np.float32]) -> None:
         """Use an equal copy of :attr:`images`, perhaps a shared one, and let the own one go."""
         self._ordered = read_only_tensor(images)
         self._on_device.clear()

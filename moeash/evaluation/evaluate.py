@@ -1,75 +1,67 @@
-"""What one candidate is worth: build its weights, size its file, measure it, stop when hopeless."""
+"""What one recipe is worth: build its weights, size its file, measure it, stop when hopeless."""
 
-import dataclasses
+import itertools
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import threadpoolctl
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from moeash.codec.container import encode
 from moeash.codec.size import size
-from moeash.compression.folding import Folding, fold_norms, some_images
-from moeash.compression.keeping import Stored, decide_keeping
-from moeash.compression.remeasuring import Remeasuring, calibration_images
-from moeash.core.codebook import SharedWeights, State
+from moeash.compression.compressor import Groundwork
+from moeash.core.codebook import SharedWeights
 from moeash.core.objectives import Sizes
-from moeash.core.variables import middle
+from moeash.core.progress import Progress, silent
 from moeash.data.splits import Split
 from moeash.errors import SpecError
-from moeash.evaluation.assess import (
-    Assessment,
-    FloatPass,
-    FunctionAssessment,
-    Precision,
-    SplitAssessment,
-    read_only_tensor,
-)
+from moeash.evaluation.assess import Assessment, FloatPass, FunctionAssessment, SplitAssessment
+from moeash.evaluation.loading import Arithmetic, load_compressor, load_inputs
 from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.outcome import Archive, Job, Outcome
-from moeash.evaluation.placing import Builder, DevicePlacing, HostPlacing
-from moeash.evaluation.task import Task, available_cores
-from moeash.methods.base import GridMethod, Images, Preparation
-from moeash.networks.inplace import WeightWriter
-from moeash.networks.network import Network
+from moeash.evaluation.placing import DevicePlacing, HostPlacing
+from moeash.evaluation.task import Task
+from moeash.methods.base import GridMethod
 from moeash.networks.parameters import network_fingerprint
 
 CIRCUMSTANCES = (MemoryError, torch.OutOfMemoryError, OSError)
 """What an evaluation may raise through no fault of its candidate."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Common:
     """What evaluators of one task have in common: one makes it, all may read the same memory.
 
     Attributes:
-        state: the float state.
-        prepared: the method's arrays.
-        stored: how kept tensors are stored.
+        groundwork: of the compressor.
         float_pass: what the float network measured; None when a function measures.
         images: of the search split, hardest first; None when they are streamed or there are none.
         data_fingerprint: of the search split.
-        calibration: images on which BatchNorms are measured again; None when they are not.
     """
 
-    state: State
-    prepared: Any
-    stored: Stored
+    groundwork: Groundwork
     float_pass: FloatPass | None
     images: NDArray[np.float32] | None
     data_fingerprint: str
-    calibration: NDArray[Any] | None = None
 
 
 class Evaluator:
-    """A loaded task: the network, the prepared arrays and the search split, ready for jobs.
+    """A loaded task: the network, its compressor and the search split, ready for jobs.
 
     While an evaluator lives its module is in eval mode and holds the weights of the last job;
     :meth:`restore` puts the float weights back, :meth:`close` everything it has changed.
+
+    Attributes:
+        task: what is evaluated.
+        compressor: builds recipes.
+        assessment: measures the module's present weights.
+        splits: of the study; empty where everything comes from another evaluator.
+        network_fingerprint: of the float state and the roles of its parameters.
+        remeasured_baseline: metric of the float network with its BatchNorms measured again; None
+            where candidates keep their statistics.
     """
 
     def __init__(
@@ -78,6 +70,7 @@ class Evaluator:
         *,
         common: Common | None = None,
         on_device: bool | None = None,
+        progress: Progress = silent,
     ) -> None:
         """Load everything once.
 
@@ -87,117 +80,81 @@ class Evaluator:
                 read-only. Nothing of it is made again, and images in it are not read again.
             on_device: let candidates come about where the network is, if the method can; default:
                 where that is not the host.
+            progress: hears how far loading is.
         """
-        n_threads = task.n_threads or available_cores()
         self.task = task
-        self.network: Network = task.network.load()
-        module = self.network.module
-        module.to(task.device)
-        self._training = {part: part.training for part in module.modules()}
-        self._torch_threads = torch.get_num_threads()
-        self._blas_threads: Any = None
-        self._given: WeightWriter | None = None  # of the weights before BatchNorms were folded
-        self.folding: Folding | None = None
-        self.remeasuring: Remeasuring | None = None
-        self.remeasured_baseline: float | None = None
-        self._on_device = (
-            torch.device(task.device).type != "cpu" if on_device is None else on_device
-        )
+        on_host = torch.device(task.evaluation.device).type == "cpu"
+        self._on_device = not on_host if on_device is None else on_device
+        self._common = common
+        progress("loading the network", 0, None)
+        network = task.load_network()
+        self._training = {part: part.training for part in network.module.modules()}
+        self._arithmetic = Arithmetic(task)
         try:
-            module.eval()
-            if task.n_threads is not None:
-                # Methods multiply in NumPy, whose sums depend on BLAS's threads as well.
-                self._blas_threads = threadpoolctl.threadpool_limits(task.n_threads, "blas")
-                torch.set_num_threads(task.n_threads)
-            _set_precision(task.precision)
-            self._load(common, n_threads)
+            network.module.eval()
+            self.network_fingerprint = network_fingerprint(network.state)
+            self.splits: Mapping[str, Split] = {}
+            if task.data is not None and (common is None or common.images is None):
+                progress("loading images", 0, None)
+                self.splits = task.load_data()
+            progress("measuring the float network", 0, None)
+            self.assessment = self._assessment(network.module)
+            groundwork = None if common is None else common.groundwork
+            self.compressor = load_compressor(
+                task,
+                network,
+                load_inputs(task, self.splits),
+                groundwork=groundwork,
+                progress=progress,
+            )
+            self.remeasured_baseline = self._measure_remeasured() if common is None else None
+            self._place()
         except BaseException:
-            if self._given is not None:
-                self._given.restore()
             self._hand_back()
             raise
 
-    def _load(self, common: Common | None, n_threads: int) -> None:
-        task = self.task
-        self.network_fingerprint = network_fingerprint(self.network.state)
-        self._writer = WeightWriter(self.network.module, self.network.state)
-        self._common = common
-        self.splits: Mapping[str, Split] = {}
-        if task.data is not None and (common is None or common.images is None):
-            self.splits = task.data.load()
-        self.assessment = self._assessment()
-        if common is not None:
-            self._adopt(common)
-            return
-        self.folding = self._fold() if task.fold_norms else None
-        if task.remeasure_norms:
-            images = calibration_images(self._for_method(), task.remeasure_norms, task.seed)
-            self._remeasure_on(images)
-            self.remeasured_baseline = self._measure_remeasured()
-        self.prepared = task.method.prepare(
-            Preparation(
-                network=self.network,
-                splits=self._for_method(),
-                seed=task.seed,
-                n_threads=n_threads,
+    def _assessment(self, module: torch.nn.Module) -> Assessment:
+        task, common = self.task, self._common
+        if task.evaluate is not None:
+            return FunctionAssessment(module, task.evaluate)
+        images = None if common is None else common.images
+        if images is None and "search" not in self.splits:
+            raise SpecError(
+                "the study has no search split; add [data.splits.search] with a part and a range, "
+                "a count or rest = true"
             )
+        return SplitAssessment(
+            module,
+            self.splits.get("search"),
+            load_metric(task.evaluation.metric),
+            batch_size=task.evaluation.batch_size,
+            device=task.evaluation.device,
+            precision=task.evaluation.precision,
+            float_pass=None if common is None else common.float_pass,
+            images=images,
         )
-        self.stored = self._decide()
-        self._place()
 
-    def _remeasure_on(self, images: Tensor) -> None:
-        self.remeasuring = Remeasuring(self.network, images, self.task.device)
-
-    def _measure_remeasured(self) -> float:
+    def _measure_remeasured(self) -> float | None:
         """Return the metric of the float network with its BatchNorms measured again."""
-        assert self.remeasuring is not None
+        remeasuring = self.compressor.remeasuring
+        if remeasuring is None:
+            return None
         try:
-            self.remeasuring.measure()
+            remeasuring.measure()
             return self.assessment.measure(lambda bound: False).bound
         finally:
-            self._writer.restore()
+            self.compressor.writer.restore()
 
-    def _adjust(self, shared: SharedWeights) -> SharedWeights:
-        """Measure a candidate's BatchNorms again, where the study says so."""
-        if self.remeasuring is None:
-            return shared
-        return self.remeasuring.apply(self._writer, shared)
+    def _place(self) -> None:
+        compressor, method = self.compressor, self.task.method
+        self._placing: HostPlacing | DevicePlacing
+        as_binned = self.task.evaluate is None and compressor.remeasuring is None
+        if self._on_device and as_binned and isinstance(method, GridMethod):
+            self._placing = DevicePlacing(method, compressor)
+        else:
+            self._placing = HostPlacing(compressor)
 
-    def _fold(self) -> Folding:
-        """Fold BatchNorms; the network as it was given has been measured already."""
-        task = self.task
-        images = some_images(self._for_method()).to(task.device)
-        self._given = self._writer
-        _set_precision("float32")  # outputs are compared closely
-        folding = fold_norms(self.network, images)
-        _set_precision(task.precision)
-        self.network = folding.network
-        self._writer = WeightWriter(self.network.module, self.network.state)
-        return folding
-
-    def _for_method(self) -> Mapping[str, Images]:
-        given = self.task.calibration
-        return self.splits if given is None else {**self.splits, "calibration": given}
-
-    def _decide(self) -> Stored:
-        task = self.task
-        if task.keeping is not None:
-            return Stored(task.keeping)
-        return decide_keeping(
-            self.network,
-            self._writer,
-            self.splits.get("search"),
-            kept=task.kept,
-            norms=task.norms,
-            typical=self._typical,
-            coder=task.coder,
-            batch_size=task.batch_size,
-            device=task.device,
-        )
-
-    def _typical(self) -> SharedWeights:
-        method = self.task.method
-        return self._adjust(method.compress(self.prepared, middle(method.space())))
+    # ------------------------------------------------------------------ what workers share
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -210,90 +167,55 @@ class Evaluator:
         """Return what other evaluators of this task need not make or read again."""
         assessment = self.assessment
         return Common(
-            self.network.state,
-            self.prepared,
-            self.stored,
+            self.compressor.groundwork,
             assessment.float_pass,
             assessment.images if isinstance(assessment, SplitAssessment) else None,
             self.data_fingerprint,
-            None if self.remeasuring is None else self.remeasuring.images.numpy(),
         )
 
-    def adopt(self, common: Common) -> None:
+    def use_shared(self, common: Common) -> None:
         """Work from now on with a shared copy of :meth:`common`, and let the own one go."""
+        fingerprint = self.data_fingerprint
         self._common = common
         if isinstance(self.assessment, SplitAssessment) and common.images is not None:
-            self.assessment.adopt(common.images)
+            self.assessment.use_shared(common.images)
             self.splits = {}
-        self._adopt(common)
-
-    def _adopt(self, common: Common) -> None:
-        self.network = dataclasses.replace(self.network, state=common.state)
-        self._writer = WeightWriter(self.network.module, common.state)
-        self.prepared, self.stored = common.prepared, common.stored
-        if common.calibration is not None:
-            self._remeasure_on(read_only_tensor(common.calibration))
+        self.compressor.adopt(common.groundwork)
         self._place()
+        assert fingerprint == self.data_fingerprint
 
-    def _place(self) -> None:
-        method, prepared = self.task.method, self.prepared
-        self._builder = Builder(method, prepared, self.stored.keeping, self._adjust)
-        self._placing: HostPlacing | DevicePlacing
-        as_binned = self.task.evaluate is None and self.remeasuring is None
-        if self._on_device and as_binned and isinstance(method, GridMethod):
-            self._placing = DevicePlacing(method, prepared, self.stored.keeping, self.network)
-        else:
-            self._placing = HostPlacing(self._builder, self._writer)
+    # ------------------------------------------------------------------ evaluating
 
-    def _assessment(self) -> Assessment:
-        module, common = self.network.module, self._common
-        if self.task.evaluate is not None:
-            return FunctionAssessment(module, self.task.evaluate)
-        images = None if common is None else common.images
-        if images is None and "search" not in self.splits:
-            raise SpecError(
-                "the study has no search split; add [data.splits.search] with a part and a range, "
-                "a count or rest = true"
-            )
-        return SplitAssessment(
-            module,
-            self.splits.get("search"),
-            load_metric(self.task.metric),
-            batch_size=self.task.batch_size,
-            device=self.task.device,
-            precision=self.task.precision,
-            float_pass=None if common is None else common.float_pass,
-            images=images,
-        )
-
-    def build(self, job: Job) -> SharedWeights:
-        """Return the shared weights of a job.
-
-        Where BatchNorms are measured again the network holds them afterwards.
-        """
-        return self._builder.build(job)
-
-    def evaluate(self, job: Job, archive: Archive) -> Outcome:
+    def evaluate(self, job: Job, archive: Archive, progress: Progress = silent) -> Outcome:
         """Measure a job, stopping as soon as it is below its floor or certainly dominated.
 
         Never raises for what the candidate does: a failure is an outcome.
+
+        Args:
+            job: what to build and measure.
+            archive: what it has to beat.
+            progress: hears how far building and measuring are, layer by layer, batch by batch.
         """
         started = time.perf_counter()
         sizes: Sizes | None = None
         try:
-            placed = self._placing.place(job)
+            placed = self._placing.place(job, progress)
             sizes = self.sizes(placed.outline)
             known = sizes
+            n_batches = itertools.count()
 
             def hopeless(bound: float) -> bool:
+                progress("measuring", next(n_batches), self.assessment.n_batches)
                 return bound < job.floor or archive.rules_out(bound, known)
 
             if self.task.evaluate is not None:
                 # A user's function may write to the module, say BatchNorm statistics: start clean.
-                self._writer.restore()
+                self.compressor.writer.restore()
                 self._placing.forget()
             placed.write()
             measured = self.assessment.measure(hopeless)
+            complete = measured.metric is not None
+            artifact = self._artifact(placed.outline) if complete else None
         except Exception as error:
             return Outcome(
                 status="failed",
@@ -307,25 +229,30 @@ class Evaluator:
                 retriable=isinstance(error, CIRCUMSTANCES),
             )
         return Outcome(
-            status="stopped" if measured.metric is None else "complete",
+            status="complete" if complete else "stopped",
             metric=measured.metric,
             bound=measured.bound,
             sizes=sizes,
-            fingerprint=None if measured.metric is None else placed.fingerprint(),
+            fingerprint=placed.fingerprint() if complete else None,
             n_batches=measured.n_batches,
             duration_s=time.perf_counter() - started,
+            artifact=artifact,
         )
+
+    def _artifact(self, shared: SharedWeights) -> bytes | None:
+        """Return the file of a solution that cannot be rebuilt in seconds."""
+        if not self.task.method.keeps_artifacts:
+            return None
+        return encode(shared, coder=self.task.codec.coder, notes=self.task.notes)
 
     def sizes(self, shared: SharedWeights) -> Sizes:
         """Return the exact sizes of shared weights without writing them."""
-        report = size(shared, coder=self.task.coder, notes=self.task.notes)
-        return Sizes(report.total, shared.n_entries, report.bits_per_weight)
+        report = size(shared, coder=self.task.codec.coder, notes=self.task.notes)
+        return Sizes(report.total, shared.n_used_entries, report.bits_per_weight)
 
     def restore(self) -> None:
         """Put the float weights back into the module, as they were given."""
-        self._writer.restore()
-        if self._given is not None:
-            self._given.restore()
+        self.compressor.restore()
         self._placing.forget()
 
     def close(self) -> None:
@@ -336,12 +263,4 @@ class Evaluator:
     def _hand_back(self) -> None:
         for part, training in self._training.items():
             part.training = training
-        if self._blas_threads is not None:
-            self._blas_threads.restore_original_limits()
-        torch.set_num_threads(self._torch_threads)
-
-
-def _set_precision(precision: Precision) -> None:
-    # cuDNN rounds convolutions to TF32 unless told not to; an objective must not depend on that.
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        self._arithmetic.restore()

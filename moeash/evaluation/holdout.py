@@ -1,14 +1,22 @@
 """Measure a finished solution on the holdout split, once, and say how sure the number is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from moeash.compression.remeasuring import IMAGES, Remeasuring, calibration_images
+from moeash.core.progress import Progress, silent
 from moeash.data.splits import Split
 from moeash.errors import InputError
-from moeash.evaluation.metrics import Metric, predicted
+from moeash.evaluation.loading import Arithmetic
+from moeash.evaluation.metrics import Metric, load_metric, predicted
+from moeash.evaluation.task import Task
+from moeash.networks.inplace import WeightWriter, load_into
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,22 @@ class HoldoutResult:
     top1_high: float
 
 
+@dataclass(frozen=True)
+class Holdout:
+    """A solution on the holdout split, beside what it was made from.
+
+    Attributes:
+        decoded: the decoded network.
+        exact: the float network.
+        remeasured: the float network with BatchNorms measured again, where the study's solutions
+            have theirs so.
+    """
+
+    decoded: HoldoutResult
+    exact: HoldoutResult
+    remeasured: HoldoutResult | None = None
+
+
 def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion; 95 % for the default z.
 
@@ -49,14 +73,14 @@ def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> tup
     return low, high
 
 
-def outputs_on(module: nn.Module, split: Split, *, batch_size: int, device: str) -> torch.Tensor:
+def outputs_on(module: nn.Module, split: Split, *, batch_size: int, device: str) -> Tensor:
     """Return the module's outputs ``(n, n_classes)`` on a split, in split order, on the CPU."""
     with torch.inference_mode():
         return torch.cat([module(x.to(device)).cpu() for x, _ in split.batches(batch_size)])
 
 
-def measure_holdout(
-    outputs: torch.Tensor, float_outputs: torch.Tensor, split: Split, metric: Metric
+def measure_outputs(
+    outputs: Tensor, float_outputs: Tensor, split: Split, metric: Metric
 ) -> HoldoutResult:
     """Return the metric and top-1 of outputs; ``float_outputs`` serve metrics without labels."""
     tally = metric.start(metric.targets(split.labels, float_outputs))
@@ -64,3 +88,51 @@ def measure_holdout(
     right = int((predicted(outputs) == split.labels).sum())
     low, high = wilson_interval(right, len(split))
     return HoldoutResult(len(split), metric.name, tally.value(), right / len(split), low, high)
+
+
+def measure_holdout(
+    task: Task, arrays: Mapping[str, NDArray[Any]], progress: Progress = silent
+) -> Holdout | None:
+    """Measure decoded arrays, and the float network beside them, on a task's holdout split.
+
+    The network is loaded anew, as somebody would who is given the file.
+
+    Args:
+        task: of the study; its images come from ``data``.
+        arrays: the decoded tensors by ``state_dict`` key.
+        progress: hears what is measured.
+
+    Returns:
+        None when the study has no images or no holdout split.
+    """
+    splits = {} if task.data is None else task.load_data()
+    split = splits.get("holdout")
+    if split is None:
+        return None
+    arithmetic = Arithmetic(task)
+    try:
+        network = task.load_network()
+        module = network.module.eval()
+        metric = load_metric(task.evaluation.metric)
+        device, batch_size = task.evaluation.device, task.evaluation.batch_size
+
+        def outputs(what: str) -> Tensor:
+            progress(f"measuring {what} on the holdout split", 0, None)
+            return outputs_on(module, split, batch_size=batch_size, device=device)
+
+        exact = outputs("the float network")
+        again: Tensor | None = None
+        if task.codec.norms == "remeasured":
+            images = calibration_images(splits, IMAGES, task.seed)
+            Remeasuring(network, images, device).measure()
+            again = outputs("the float network with its BatchNorms measured again")
+            WeightWriter(module, network.state).restore()
+        load_into(module, arrays)
+        decoded = outputs("the decoded network")
+    finally:
+        arithmetic.restore()
+    return Holdout(
+        measure_outputs(decoded, exact, split, metric),
+        measure_outputs(exact, exact, split, metric),
+        None if again is None else measure_outputs(again, exact, split, metric),
+    )

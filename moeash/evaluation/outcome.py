@@ -21,10 +21,13 @@ class Job:
     Attributes:
         recipe: what is built.
         floor: stop as soon as the metric can no longer reach this value.
+        start: the artifact the recipe begins with, for a method whose solutions cannot be rebuilt
+            in seconds.
     """
 
     recipe: Recipe
     floor: float = float("-inf")
+    start: bytes | None = field(default=None, repr=False, compare=False)
 
     @property
     def key(self) -> str:
@@ -48,8 +51,8 @@ class Outcome:
         error: one line saying what failed.
         retriable: the failure says nothing about the candidate: its workers were lost or too slow,
             memory ran out, a file could not be read. Evaluated again it may well succeed.
-        artifact: the ``.moeash`` bytes of a network that cannot be built again in seconds, on their
-            way to storage; None of all others, and of what storage returns.
+        artifact: the file's bytes, of a solution that cannot be rebuilt in seconds; storage keeps
+            them, and does not hand them out with every outcome.
     """
 
     status: Status

@@ -4,22 +4,22 @@ Both give the same weights, sizes and fingerprints; a method that is bins of one
 second way, which moves no weights and, until a fingerprint is wanted, no indices.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeash.compression.compressor import Compressor
 from moeash.core.codebook import KeptTensor, SharedWeights, share
-from moeash.core.kept import Keeping
 from moeash.core.merge import merge_runs
-from moeash.core.recipe import Merge, Recipe, Refine
+from moeash.core.progress import Progress, silent
+from moeash.core.recipe import Merge
 from moeash.evaluation.outcome import Job
-from moeash.methods.base import GridAssignment, GridMethod, Method
+from moeash.methods.base import GridAssignment, GridMethod
 from moeash.networks.device import DeviceWriter
 from moeash.networks.inplace import WeightWriter
-from moeash.networks.network import Network
 
 
 class Placed(Protocol):
@@ -37,49 +37,6 @@ class Placed(Protocol):
     def fingerprint(self) -> str:
         """Return the fingerprint of its shared weights."""
         ...
-
-
-Adjust = Callable[[SharedWeights], SharedWeights]
-"""Moves kept tensors of a candidate to fit its shared weights, before they are stored."""
-
-
-class Builder:
-    """Builds the shared weights of jobs, and remembers what it has compressed lately.
-
-    A merge pass tries many merges of one candidate, in turns with other ones of the front, and a
-    refined candidate takes longer to compress than to measure.
-    """
-
-    REMEMBERED_BYTES = 64 << 20
-
-    def __init__(
-        self, method: Method, prepared: Any, keeping: Keeping, adjust: Adjust | None = None
-    ) -> None:
-        self._method = method
-        self._prepared = prepared
-        self._keeping = keeping
-        self._adjust = adjust
-        self._recent: dict[Recipe, SharedWeights] = {}  # the one used last comes last
-
-    def build(self, job: Job) -> SharedWeights:
-        """Return the shared weights of a job: compressed, merged, kept tensors as stored."""
-        recipe = job.recipe
-        merges = [step for step in recipe.steps if isinstance(step, Merge)]
-        refined = Refine() in recipe.steps
-        compressed = Recipe(recipe.candidate, (Refine(),) if refined else ())
-        shared = self._recent.pop(compressed, None)
-        if shared is None:
-            shared = self._method.compress(self._prepared, recipe.candidate, refined=refined)
-        self._recent[compressed] = shared
-        while sum(map(_n_bytes, self._recent.values())) > self.REMEMBERED_BYTES:
-            del self._recent[next(iter(self._recent))]
-        for step in merges:
-            shared = merge_runs(shared, step.runs)
-        return self._keeping.apply(shared if self._adjust is None else self._adjust(shared))
-
-
-def _n_bytes(shared: SharedWeights) -> int:
-    return sum(tensor.indices.nbytes for tensor in shared.shared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,13 +82,13 @@ class PlacedOnDevice:
 class HostPlacing:
     """Builds candidates on the host."""
 
-    def __init__(self, builder: Builder, writer: WeightWriter) -> None:
-        self._builder = builder
-        self._writer = writer
+    def __init__(self, compressor: Compressor) -> None:
+        self._compressor = compressor
 
-    def place(self, job: Job) -> Placed:
+    def place(self, job: Job, progress: Progress = silent) -> Placed:
         """Return a candidate."""
-        return PlacedOnHost(self._builder.build(job), self._writer)
+        shared = self._compressor.build(job.recipe, start=job.start, progress=progress)
+        return PlacedOnHost(shared, self._compressor.writer)
 
     def forget(self) -> None:
         """Learn that somebody else has written to the network: the writer notices by itself."""
@@ -140,12 +97,12 @@ class HostPlacing:
 class DevicePlacing:
     """Lets candidates come about on the device."""
 
-    def __init__(
-        self, method: GridMethod, prepared: Any, keeping: Keeping, network: Network
-    ) -> None:
+    def __init__(self, method: GridMethod, compressor: Compressor) -> None:
+        work, network = compressor.groundwork, compressor.network
+        prepared = work.prepared
         self._method = method
         self._prepared = prepared
-        self._kept = keeping.stored(prepared.kept)
+        self._kept = work.stored.keeping.stored(prepared.kept)
         self._writer = DeviceWriter(network.module, network.state, self._kept)
         # Zeros without memory stand in for indices: sizes need counts alone.
         self._nothing: Mapping[str, NDArray[Any]] = {
@@ -154,7 +111,7 @@ class DevicePlacing:
             if p.role == "shared"
         }
 
-    def place(self, job: Job) -> Placed:
+    def place(self, job: Job, progress: Progress = silent) -> Placed:
         """Return a candidate."""
         prepared = self._prepared
         assignment = self._method.assignment(prepared, job.recipe.candidate)

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from moeash.codec.replace import replace_file
 from moeash.errors import InputError
+from moeash.files import replacing
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito, "Color Universal Design" (2008), without yellow, which is faint on white."""
@@ -88,7 +88,8 @@ def save(figure: Figure, path: str | Path) -> None:
     # Ticks are made while drawing and look up their style then.
     with matplotlib.rc_context(STYLE), _settled(figure):
         figure.savefig(buffer, format=suffix[1:], dpi=200, metadata=_METADATA[suffix])
-    replace_file(path, buffer.getvalue())
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 @contextmanager

@@ -1,24 +1,27 @@
 """From a solution of a study to a verified file.
 
-The order is the promise: rebuild the weights and compare their fingerprint with the one that was
+The order is the promise: build the weights and compare their fingerprint with the one that was
 measured; write a temporary file; read it back, decode it, compare bit for bit; measure *the decoded
 network* on the holdout split; only then rename into place. Whatever fails on the way, an existing
 file stays as it was.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from moeash.codec.container import Container, write
+from moeash.codec.size import size
+from moeash.core.codebook import SharedWeights
+from moeash.core.progress import Progress, silent
+from moeash.core.recipe import Recipe
 from moeash.errors import ExportError, RebuildMismatchError
-from moeash.evaluation.evaluate import Evaluator
-from moeash.evaluation.holdout import HoldoutResult, measure_holdout, outputs_on
-from moeash.evaluation.metrics import load_metric
-from moeash.networks.inplace import load_into
+from moeash.evaluation.holdout import Holdout, HoldoutResult, measure_holdout
+from moeash.evaluation.task import Task
 from moeash.study.solution import Solution
+
+Build = Callable[[Recipe], SharedWeights]
 
 
 @dataclass(frozen=True)
@@ -60,40 +63,33 @@ class ExportReport:
         return asdict(self) | {"holdout_drop": self.holdout_drop}
 
 
-def export_solution(evaluator: Evaluator, solution: Solution, to: str | Path) -> ExportReport:
+def export_solution(
+    task: Task, solution: Solution, build: Build, to: str | Path, progress: Progress = silent
+) -> ExportReport:
     """Write a solution to a file that decodes to exactly the network that was measured.
 
     Args:
-        evaluator: of the solution's study, loaded.
+        task: of the solution's study.
         solution: the solution to export.
+        build: builds its recipe.
         to: target; an existing file is replaced only after everything has been verified.
+        progress: hears what is being done.
 
     Raises:
-        RebuildMismatchError: the rebuilt weights are not the ones that were measured.
+        RebuildMismatchError: the built weights are not the ones that were measured.
         ExportError: the file cannot be written or does not decode to the same weights.
     """
-    shared = evaluator.build(solution.record.job)
-    fingerprint = shared.fingerprint()
-    if fingerprint != solution.record.outcome.fingerprint:
-        raise RebuildMismatchError(
-            f"solution {solution.id} rebuilds to other weights than were measured "
-            f"({fingerprint[:12]}, measured {str(solution.record.outcome.fingerprint)[:12]}); "
-            "the network, the method's version or its library changed since the study ran"
-        )
-    sizes = evaluator.sizes(shared)
-    if sizes.size_bytes != solution.size_bytes:
-        raise ExportError(
-            f"solution {solution.id} would take {sizes.size_bytes} bytes, the front says "
-            f"{solution.size_bytes}; the study was run by a moeash with another container"
-        )
-    holdout: _Holdout | None = None
+    progress(f"building solution {solution.id}", 0, None)
+    shared = build(solution.record.recipe)
+    _check_same(task, solution, shared)
+    holdout: Holdout | None = None
 
     def measure(container: Container) -> None:
         nonlocal holdout
-        holdout = _measure(evaluator, container)
+        holdout = measure_holdout(task, container.shared.decoded(), progress)
 
-    task = evaluator.task
-    write(to, shared, coder=task.coder, notes=task.notes, check=measure)
+    progress("writing and verifying the file", 0, None)
+    write(to, shared, coder=task.codec.coder, notes=task.notes, check=measure)
     size_bytes = Path(to).stat().st_size
     return ExportReport(
         path=str(to),
@@ -108,38 +104,17 @@ def export_solution(evaluator: Evaluator, solution: Solution, to: str | Path) ->
     )
 
 
-@dataclass(frozen=True)
-class _Holdout:
-    decoded: HoldoutResult
-    exact: HoldoutResult
-    remeasured: HoldoutResult | None
-
-
-def _measure(evaluator: Evaluator, container: Container) -> _Holdout | None:
-    """Measure the decoded and the float network on the holdout split."""
-    split = evaluator.splits.get("holdout")
-    if split is None:
-        return None
-    task, module = evaluator.task, evaluator.network.module
-    metric = load_metric(task.metric)
-
-    def outputs() -> Tensor:
-        return outputs_on(module, split, batch_size=task.batch_size, device=task.device)
-
-    evaluator.restore()
-    exact = outputs()
-    again: Tensor | None = None
-    try:
-        load_into(module, container.shared.decoded())
-        decoded = outputs()
-        if evaluator.remeasuring is not None:
-            evaluator.restore()
-            evaluator.remeasuring.measure()
-            again = outputs()
-    finally:
-        evaluator.restore()
-    return _Holdout(
-        measure_holdout(decoded, exact, split, metric),
-        measure_holdout(exact, exact, split, metric),
-        None if again is None else measure_holdout(again, exact, split, metric),
-    )
+def _check_same(task: Task, solution: Solution, shared: SharedWeights) -> None:
+    fingerprint, measured = shared.fingerprint(), str(solution.record.outcome.fingerprint)
+    if fingerprint != measured:
+        raise RebuildMismatchError(
+            f"solution {solution.id} rebuilds to other weights than were measured "
+            f"({fingerprint[:12]}, measured {measured[:12]}); "
+            "the network, the method's version or its library changed since the study ran"
+        )
+    size_bytes = size(shared, coder=task.codec.coder, notes=task.notes).total
+    if size_bytes != solution.size_bytes:
+        raise ExportError(
+            f"solution {solution.id} would take {size_bytes} bytes, the front says "
+            f"{solution.size_bytes}; the study was run by a moeash with another container"
+        )

@@ -1,68 +1,122 @@
-"""What ``moeash run`` leaves behind: the front as JSON and pictures, and the exported file."""
+"""What ``moeash run`` leaves behind: the front as JSON and pictures, and the exported file.
+
+The front and its pictures are written whatever becomes of the pick: a limit that no solution meets
+must not cost what the study has found.
+"""
 
 import json
 import platform
+import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-from moeash.codec.replace import replace_file
 from moeash.codec.size import size
-from moeash.errors import ExportError
-from moeash.evaluation.evaluate import Evaluator
+from moeash.core.codebook import SharedWeights
+from moeash.core.progress import Progress, silent
+from moeash.errors import ExportError, NothingMeetsError
+from moeash.evaluation.task import Task
 from moeash.exports import plots
-from moeash.exports.export import ExportReport, export_solution
-from moeash.study.plan import task_of
-from moeash.study.spec import OutputTable
+from moeash.exports.export import Build, ExportReport, export_solution
+from moeash.files import replacing
+from moeash.study.solution import Solution
+from moeash.study.spec.output import OutputOptions
 from moeash.study.study import Study
 
 
-def write_output(study: Study, table: OutputTable) -> tuple[ExportReport, list[str]]:
+@dataclass(frozen=True)
+class Output:
+    """What was written.
+
+    Attributes:
+        report: of the exported file; None when no solution is within the limits.
+        paths: of the front and its pictures.
+        refusal: why nothing was exported; None when something was.
+    """
+
+    report: ExportReport | None
+    paths: tuple[str, ...]
+    refusal: NothingMeetsError | None = None
+
+
+def write_output(
+    study: Study, options: OutputOptions, task: Task, build: Build, progress: Progress = silent
+) -> Output:
     """Export the picked solution and write the study's front beside it.
 
     Args:
         study: a finished study.
-        table: folder and pick.
-
-    Returns:
-        The export's report, and the paths written.
+        options: folder and pick.
+        task: of the study.
+        build: builds the study's recipes.
+        progress: hears what is being done.
 
     Raises:
-        ExportError: the folder cannot be written.
-        NothingMeetsError: no solution is within ``table.max_drop`` and ``table.max_bytes``.
+        ExportError: the folder or a file cannot be written, or the export fails.
     """
-    folder = Path(table.folder)
+    folder = Path(options.folder)
+    make_folder(folder)
+    chosen: Solution | None = None
+    refusal: NothingMeetsError | None = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ExportError(f"cannot create {folder}: {error.strerror}") from error
-    solution = study.pick(table.pick, max_drop=table.max_drop, max_bytes=table.max_bytes)
-    evaluator = Evaluator(task_of(study))
-    try:
-        report = export_solution(evaluator, solution, folder / f"{study.name}.moeash")
-        figures = {
-            "front.png": plots.plot_front([study], chosen=solution.id),
-            "hypervolume.png": plots.plot_hypervolume([study]),
-            "codebook.png": _draw(evaluator, study, solution.id, "codebook"),
-            "bytes.png": _draw(evaluator, study, solution.id, "bytes"),
+        chosen = study.pick(options.pick, max_drop=options.max_drop, max_bytes=options.max_bytes)
+    except NothingMeetsError as error:
+        refusal = error
+    report: ExportReport | None = None
+    progress("drawing", 0, None)
+    figures = {
+        "front.png": plots.plot_front([study], chosen=None if chosen is None else chosen.id),
+        "hypervolume.png": plots.plot_hypervolume([study]),
+    }
+    if chosen is not None:
+        shared = build(chosen.record.recipe)
+        figures |= {
+            "codebook.png": _codebook(task, shared),
+            "bytes.png": plots.plot_bytes(size(shared, coder=task.codec.coder, notes=task.notes)),
         }
-    finally:
-        evaluator.close()
     for name, figure in figures.items():
         plots.save(figure, folder / name)
-    summary = json.dumps(summarise(study, report), indent=2, allow_nan=False) + "\n"
-    replace_file(folder / "front.json", summary.encode())
-    return report, [str(folder / name) for name in (*figures, "front.json")]
+    if chosen is not None:
+        target = folder / f"{study.name}.moeash"
+        report = export_solution(task, chosen, build, target, progress)
+    with replacing(folder / "front.json") as temporary:
+        summary = summarise(study, options, report)
+        temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    paths = tuple(str(folder / name) for name in (*figures, "front.json"))
+    return Output(report, paths, refusal)
 
 
-def summarise(study: Study, report: ExportReport) -> dict[str, Any]:
+def make_folder(folder: Path) -> None:
+    """Make an output folder and make sure that files can be written there.
+
+    Raises:
+        ExportError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ExportError(
+            f"cannot write to the output folder {folder}: {error.strerror}; "
+            "choose another with --set output.folder=..."
+        ) from error
+
+
+def summarise(
+    study: Study, options: OutputOptions | None, report: ExportReport | None
+) -> dict[str, Any]:
     """Return a finished study and its exported solution as plain values for JSON."""
     evaluations = study.evaluations()
     facts = study.facts
+    spec = dict(facts.spec)
+    if options is not None:  # the limits of this pick, not those of the run that began the study
+        spec["output"] = {k: v for k, v in asdict(options).items() if v is not None}
     return {
         "study": facts.name,
-        "spec": dict(facts.spec),
+        "spec": spec,
         "environment": dict(facts.environment) | {"processor": _processor()},
         "metric_name": facts.metric_name,
         "baseline": facts.baseline,
@@ -76,34 +130,23 @@ def summarise(study: Study, report: ExportReport) -> dict[str, Any]:
         "forward_batches": sum(r.outcome.n_batches for r in evaluations),
         "hypervolume": [g.hypervolume for g in study.generations()],
         "front": [s.as_dict() for s in study.front()],
-        "exported": report.as_dict(),
+        "exported": None if report is None else report.as_dict(),
     }
 
 
-def solution_figure(study: Study, kind: Literal["codebook", "bytes"], number: int | None) -> Figure:
-    """Return a picture of one solution, rebuilt; the knee of the front unless ``number`` names one.
-
-    Args:
-        study: with a spec from which its network can be loaded.
-        kind: the codebook over the weights, or the bytes per tensor.
-        number: a solution's id.
-    """
-    evaluator = Evaluator(task_of(study))
-    try:
-        chosen = study.pick("knee").id if number is None else number
-        return _draw(evaluator, study, chosen, kind)
-    finally:
-        evaluator.close()
-
-
-def _draw(
-    evaluator: Evaluator, study: Study, number: int, kind: Literal["codebook", "bytes"]
+def solution_figure(
+    task: Task, shared: SharedWeights, kind: Literal["codebook", "bytes"]
 ) -> Figure:
-    task = evaluator.task
-    shared = evaluator.build(study.solution(number).record.job)
+    """Return a picture of a built solution: its codebook over the weights, or bytes per tensor."""
     if kind == "codebook":
-        return plots.plot_codebook(shared, evaluator.network.state)
-    return plots.plot_bytes(size(shared, coder=task.coder, notes=task.notes))
+        return _codebook(task, shared)
+    return plots.plot_bytes(size(shared, coder=task.codec.coder, notes=task.notes))
+
+
+def _codebook(task: Task, shared: SharedWeights) -> Figure:
+    # Rows and columns that were rescaled have left the units of the float weights.
+    state = None if task.method.rescales else task.load_network().state
+    return plots.plot_codebook(shared, state)
 
 
 def _processor() -> str:

@@ -29,7 +29,11 @@ _PART_COLOURS = {"indices": COLOURS[0], "table": COLOURS[5], "kept": COLOURS[4]}
 
 
 def plot_codebook(
-    shared: SharedWeights, state: State, *, title: str | None = None, width: float = PAGE_WIDTH
+    shared: SharedWeights,
+    state: State | None,
+    *,
+    title: str | None = None,
+    width: float = PAGE_WIDTH,
 ) -> Figure:
     """Draw codebook entries as stems over the histogram of the float weights.
 
@@ -39,18 +43,21 @@ def plot_codebook(
 
     Args:
         shared: the compressed network.
-        state: the float network it was made from.
+        state: the float network it was made from; None where its weights have other units than the
+            codebook, as rows and columns were rescaled. The histogram is then left out.
         title: above the axes.
         width: inches.
 
     Raises:
         InputError: there is no shared weight, or ``state`` is not the state of ``shared``.
     """
-    weights = _shared_weights(shared, state)
+    if not shared.n_shared:
+        raise InputError("the network has no shared weight, so there is no codebook to draw")
     entries, counts = _usage(shared)
+    weights = _decoded(shared) if state is None else _shared_weights(shared, state)
     low, high = _range(weights)
     bars, edges = _histogram(weights, low, high)
-    inside = (entries >= low) & (entries <= high) & (counts > 0)
+    inside = (entries >= low) & (entries <= high)
     n = shared.n_shared
 
     with matplotlib.rc_context(STYLE):
@@ -59,7 +66,8 @@ def plot_codebook(
         # Half a weight lies below every count, so that a single one is visible.
         axes.set_ylim(0.5, 2.5 * max(bars.max(), counts.max()))
         axes.set_xlim(low, high)
-        axes.stairs(bars, edges, fill=True, baseline=0.5, color="#c9ced6", label="weights")
+        if state is not None:
+            axes.stairs(bars, edges, fill=True, baseline=0.5, color="#c9ced6", label="weights")
         few = len(entries) <= 64
         axes.vlines(
             entries[inside],
@@ -78,7 +86,7 @@ def plot_codebook(
             markeredgewidth=0,
             label="entries",
         )
-        axes.set_xlabel("weight")
+        axes.set_xlabel("weight" if state is not None else "weight, rows and columns rescaled")
         axes.set_ylabel("number of weights")
         share = axes.secondary_yaxis(
             "right", functions=(lambda y: np.divide(y, n), lambda y: np.multiply(y, n))
@@ -91,20 +99,21 @@ def plot_codebook(
         share.yaxis.set_major_formatter(FuncFormatter(_percent))
         if title is not None:
             axes.set_title(title)
-        legend_below(figure, _codebook_legend(shared, weights, entries, low, high))
+        handles = _codebook_legend(shared, weights, entries, low, high)
+        legend_below(figure, handles if state is not None else handles[1:])
     return figure
 
 
 def rows_of(report: SizeReport) -> list[Row]:
     """Return what :func:`plot_bytes` draws of a report; the rows sum to the exact size.
 
-    A shared tensor's indices come with its own table. Kept tensors are coded by their common last
-    name, so ``*.bias`` stands for all biases.
+    A shared tensor's indices come with its own table. Kept tensors that end alike are coded
+    together, so ``*.bias`` stands for all biases.
     """
     rows: list[Row] = [
         (t.name, "indices", t.size_bytes)
         if t.role == "shared"
-        else (f"*.{t.name}", "kept", t.size_bytes)
+        else (_ending(t.names), "kept", t.size_bytes)
         for t in report.tensors
     ]
     rows += [
@@ -113,6 +122,10 @@ def rows_of(report: SizeReport) -> list[Row]:
     ]
     rest = report.total - sum(n_bytes for _, _, n_bytes in rows)
     return [*rows, (None, "common tables, padding", rest)]
+
+
+def _ending(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"*.{names[0].rpartition('.')[2]}"
 
 
 def plot_bytes(
@@ -183,8 +196,6 @@ def plot_bytes(
 
 
 def _shared_weights(shared: SharedWeights, state: State) -> list[NDArray[Any]]:
-    if not shared.n_shared:
-        raise InputError("the network has no shared weight, so there is no codebook to draw")
     values = {p.name: p.values for p in state if p.role == "shared" and p.values is not None}
     weights = []
     for tensor in shared.shared:
@@ -198,14 +209,20 @@ def _shared_weights(shared: SharedWeights, state: State) -> list[NDArray[Any]]:
     return weights
 
 
+def _decoded(shared: SharedWeights) -> list[NDArray[Any]]:
+    return [shared.codebooks[t.codebook].entries[t.indices] for t in shared.shared]
+
+
 def _usage(shared: SharedWeights) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the entries of all codebooks and how many weights use each, sorted by value."""
+    """Return the entries some weight uses, and how many use each, sorted by value."""
     counts = [np.zeros(len(codebook), dtype=np.int64) for codebook in shared.codebooks]
     for tensor in shared.shared:
         counts[tensor.codebook] += tensor.counts
     entries = np.concatenate([c.entries for c in shared.codebooks]).astype(np.float64)
+    used = np.concatenate(counts)
     order = np.argsort(entries, kind="stable")
-    return entries[order], np.concatenate(counts)[order]
+    order = order[used[order] > 0]
+    return entries[order], used[order]
 
 
 def _range(weights: Sequence[NDArray[Any]]) -> tuple[float, float]:

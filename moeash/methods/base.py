@@ -15,6 +15,7 @@ from torch import Tensor
 from moeash.core.bins import Grid, Indices
 from moeash.core.candidate import Candidate
 from moeash.core.codebook import Codebook, SharedWeights
+from moeash.core.progress import Progress, silent
 from moeash.core.variables import Variable
 from moeash.networks.network import Network
 
@@ -41,12 +42,14 @@ class Preparation:
             ``search`` or ``holdout``.
         seed: of every random draw the method makes.
         n_threads: threads it may use; they change the time, never the result.
+        progress: hears how far the preparation is.
     """
 
     network: Network
     splits: Mapping[str, Images]
     seed: int
     n_threads: int
+    progress: Progress = silent
 
 
 class Method(Protocol):

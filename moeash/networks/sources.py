@@ -14,11 +14,37 @@ from moeash.errors import CheckpointError, InputError
 from moeash.names import call_factory, nearest
 from moeash.networks.builtin import BUILTIN, SHIPPED
 from moeash.networks.checkpoints import fit, load_checkpoint
-
-TORCHVISION = "torchvision:"
+from moeash.networks.network import Network
+from moeash.networks.options import TORCHVISION, NetworkOptions
+from moeash.networks.parameters import read_state
 
 RANDOM = "random"
 """``weights`` for an untrained network with seeded weights: to try sizes and speed."""
+
+
+def read_network(options: NetworkOptions, module: nn.Module | None = None) -> Network:
+    """Load a network and read its state.
+
+    Args:
+        options: where it is, and which of its parameters are shared.
+        module: the network itself, in the place of ``options.source``.
+    """
+    if module is not None:
+        name = type(module).__name__
+        if options.checkpoint is not None:
+            fit(module, load_checkpoint(options.checkpoint), options.checkpoint)
+    else:
+        name = options.source
+        module = load_network(
+            options.source,
+            checkpoint=options.checkpoint,
+            weights=options.weights,
+            options=options.options,
+        )
+    state = read_state(
+        module, include=options.include, exclude=options.exclude, all=options.share_all
+    )
+    return Network(module, state, name)
 
 
 def load_network(

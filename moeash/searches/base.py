@@ -1,4 +1,4 @@
-"""The contract every search algorithm fulfils, and the registry of them."""
+"""The contract every search algorithm fulfils."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from moeash.core.candidate import Candidate
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a search learns about one candidate.
+class Fitness:
+    """What a search is told about one candidate: objectives and constraint violation.
 
     Attributes:
         minimised: the objective vector ``F``. For an evaluation that was stopped it holds the best
@@ -29,6 +29,6 @@ class Search(Protocol):
         """Return the next generation; empty when the space is exhausted."""
         ...
 
-    def tell(self, told: Sequence[Told]) -> None:
+    def tell(self, told: Sequence[Fitness]) -> None:
         """Report the last generation, in the order it was proposed."""
         ...

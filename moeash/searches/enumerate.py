@@ -8,7 +8,7 @@ import numpy as np
 from moeash.core.candidate import Candidate
 from moeash.core.variables import Integer, Real
 from moeash.errors import InputError
-from moeash.searches.base import Told
+from moeash.searches.base import Fitness
 from moeash.searches.space import Space
 
 
@@ -39,7 +39,7 @@ class ExhaustiveSearch:
         """Return the next points; empty when all were proposed."""
         return list(itertools.islice(self._points, self._population))
 
-    def tell(self, told: Sequence[Told]) -> None:
+    def tell(self, told: Sequence[Fitness]) -> None:
         """Learn nothing: the order is fixed."""
 
 
@@ -81,5 +81,5 @@ class RandomSearch:
         left = [c for c in ExhaustiveSearch._enumerate(self._space) if c not in self._seen]
         return left[int(self._rng.integers(len(left)))]
 
-    def tell(self, told: Sequence[Told]) -> None:
+    def tell(self, told: Sequence[Fitness]) -> None:
         """Learn nothing: draws are independent."""

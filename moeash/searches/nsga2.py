@@ -26,7 +26,7 @@ from pymoo.problems.static import StaticProblem
 
 from moeash.core.candidate import Candidate
 from moeash.errors import InputError
-from moeash.searches.base import Told
+from moeash.searches.base import Fitness
 from moeash.searches.space import Space
 
 Initial = Literal["linear", "log", "random"]
@@ -80,7 +80,7 @@ class Nsga2Search:
             return []
         return [self._space.decode(x) for x in self._asked.get("X")]
 
-    def tell(self, told: Sequence[Told]) -> None:
+    def tell(self, told: Sequence[Fitness]) -> None:
         """Report the last generation, in the order it was proposed."""
         assert self._asked is not None
         f, g = as_values(told, self._problem.n_obj)
@@ -111,7 +111,7 @@ def operators(is_integer: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def as_values(
-    told: Sequence[Told], n_objectives: int
+    told: Sequence[Fitness], n_objectives: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return objectives ``(n, n_objectives)`` and violations ``(n, 1)`` as pymoo needs them.
 

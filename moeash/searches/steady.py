@@ -19,7 +19,7 @@ from pymoo.core.population import Population
 from pymoo.problems.static import StaticProblem
 
 from moeash.core.candidate import Candidate
-from moeash.searches.base import Told
+from moeash.searches.base import Fitness
 from moeash.searches.nsga2 import Initial, as_values, initial_population, operators, problem_of
 from moeash.searches.space import Space
 
@@ -79,7 +79,7 @@ class SteadyNsga2:
             self._take([self._space.decode(x)], found)
         return found
 
-    def tell(self, candidates: Sequence[Candidate], told: Sequence[Told]) -> None:
+    def tell(self, candidates: Sequence[Candidate], told: Sequence[Fitness]) -> None:
         """Report candidates, proposed here or known from storage.
 
         Those that are there at the same time enter together, for the price of one.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,8 @@ from moeash.core.variables import Variable
 from moeash.errors import InputError, NothingMeetsError
 from moeash.names import nearest
 from moeash.study.facts import StudyFacts, floor_of
+from moeash.study.spec.output import Pick
 from moeash.study.storage.records import EvaluationRecord
-
-Pick = Literal["smallest", "knee", "best"]
 
 
 @dataclass(frozen=True)

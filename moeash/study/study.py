@@ -1,13 +1,16 @@
 """A study as people read it: facts, evaluations, front."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from moeash.core.objectives import as_minimised
 from moeash.core.variables import Variable
 from moeash.errors import InputError
 from moeash.study.facts import StudyFacts
-from moeash.study.solution import Pick, Solution, front_rows, pick
+from moeash.study.solution import Solution, front_rows, pick
+from moeash.study.spec.output import Pick
+from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
     EvaluationRecord,
@@ -57,6 +60,11 @@ class Study:
     def facts(self) -> StudyFacts:
         """What never changes."""
         return self.record.facts
+
+    @cached_property
+    def spec(self) -> StudySpec:
+        """What the study was made with."""
+        return StudySpec.from_dict(self.facts.spec)
 
     @property
     def status(self) -> StudyStatus:

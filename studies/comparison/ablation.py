@@ -35,6 +35,7 @@ from moeash.compression.remeasuring import Remeasuring
 from moeash.core.codebook import SharedWeights, keep_all
 from moeash.core.kept import Keeping, KeptPrecision
 from moeash.core.merge import MergePass, merge_runs
+from moeash.data.splits import load_splits
 from moeash.methods.feedback import network as error_feedback
 from moeash.methods.feedback.columns import (
     PASSES,
@@ -57,7 +58,8 @@ from moeash.methods.gpfq.layers import finite_alphabet, quantise_gpfq
 from moeash.methods.recursion import Choose, recurse
 from moeash.networks.inplace import WeightWriter, load_into
 from moeash.networks.norms import find_norms
-from moeash.study.spec import load_spec
+from moeash.networks.sources import read_network
+from moeash.study.spec.reading import load_spec
 
 RESULT = Path(__file__).with_name("ablation.json")
 
@@ -111,11 +113,11 @@ class Bench:
     def __init__(self, spec: Path) -> None:
         """Load everything once."""
         task = load_spec(spec).task()
-        assert task.data is not None and isinstance(task.network.source, str)
+        assert task.data is not None
         self.name, self._notes = task.network.source, task.notes
         self.scale = SCALES[self.name]
-        splits = task.data.load()
-        self.network = task.network.load()
+        splits = load_splits(task.data)
+        self.network = read_network(task.network)
         self.module = self.network.module.eval()
         self.calibration = self._images(splits["calibration"], self.scale.calibration, 100)
         self._images_kl = self._images(splits["search"], self.scale.measured, 250)

@@ -24,10 +24,12 @@ import torch
 from tables import put_table
 from torch import Tensor, nn
 
+from moeash.data.splits import load_splits
 from moeash.evaluation.holdout import outputs_on
 from moeash.evaluation.metrics import predicted
 from moeash.methods.gpfq.layers import quantisable, quantise_gpfq, uniform_alphabet
-from moeash.study.spec import load_spec
+from moeash.networks.sources import read_network
+from moeash.study.spec.reading import load_spec
 from moeash.tracing.patches import rows_of
 
 RESULT = Path(__file__).with_name("gpfq_claim.json")
@@ -44,9 +46,9 @@ class Bench:
         """Load everything once."""
         task = load_spec(spec).task()
         assert task.data is not None
-        self.name = str(task.network.source)
-        self.module = task.network.load().module.eval()
-        self.splits = task.data.load()
+        self.name = task.network.source
+        self.module = read_network(task.network).module.eval()
+        self.splits = load_splits(task.data)
         # Splits may be sorted by class.
         draw = np.random.default_rng(0)
         order = draw.permutation(len(self.splits["calibration"]))[:images]

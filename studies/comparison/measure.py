@@ -12,18 +12,19 @@ import argparse
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rows import Row, put_rows
 
+from moeash.data.splits import load_splits
 from moeash.evaluation.holdout import outputs_on
 from moeash.evaluation.metrics import predicted
 from moeash.evaluation.task import Task
 from moeash.networks.checkpoints import fit, load_checkpoint
-from moeash.study.spec import load_spec
+from moeash.networks.sources import read_network
+from moeash.study.spec.reading import load_spec
 
 SPLITS = ("search", "holdout")
 
@@ -34,12 +35,11 @@ class Bench:
     def __init__(self, task: Task) -> None:
         """Load everything and run the float network once."""
         assert task.data is not None
-        source = task.network.source
-        self.network = source if isinstance(source, str) else type(source).__name__
+        self.network = task.network.source
         self._task = task
-        splits = task.data.load()
+        splits = load_splits(task.data)
         self._splits = {name: splits[name] for name in SPLITS}
-        exact = task.network.load().module.eval()
+        exact = read_network(task.network).module.eval()
         self._exact = {name: self._outputs(exact, name) for name in SPLITS}
 
     def _outputs(self, module: torch.nn.Module, name: str) -> torch.Tensor:
@@ -47,7 +47,7 @@ class Bench:
 
     def measure(self, state: Mapping[str, Any], origin: str) -> Row:
         """Return the row of a state of the network; what it is and what it takes is to be added."""
-        module = replace(self._task.network).load().module.eval()
+        module = read_network(self._task.network).module.eval()
         fit(module, state, origin)
         row: Row = {"network": self.network}
         for name, split in self._splits.items():

@@ -23,7 +23,8 @@ from moeash.codec.container import read, write
 from moeash.core.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Job
-from moeash.study.spec import StudySpec, parse_spec
+from moeash.study.spec.reading import parse_spec
+from moeash.study.spec.spec import StudySpec
 
 SHOWN = 10
 """Solutions of a front that are measured."""
@@ -55,7 +56,7 @@ def measured(summary: dict[str, Any], spec: StudySpec, bench: Bench) -> list[Row
                     f"{spec.name}: solution {solution['id']} rebuilds to other weights than the "
                     "study measured; run the study again"
                 )
-            write(path, shared, coder=task.coder, notes=task.notes)
+            write(path, shared, coder=task.codec.coder, notes=task.notes)
             state = {
                 name: torch.tensor(values) for name, values in read(path).shared.decoded().items()
             }

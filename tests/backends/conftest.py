@@ -14,6 +14,9 @@ def ray_environment(loopback_only, tmp_path_factory):
 
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ.update(ray_settings.FAST_DETECTION)
+    slow = tmp_path_factory.mktemp("slow") / "seconds"
+    slow.write_text("0")
+    os.environ["MOEASH_TEST_SLOW_FILE"] = str(slow)
     ray_settings.prepare(None)
     root = Path(__file__).parents[2]
     os.environ["PYTHONPATH"] = f"{root}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")

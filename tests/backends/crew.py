@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moeash.backends.pool import Answered, Cause, Lost, Raised, Ready, StartFailed
+from moeash.backends.crew import Answered, Beat, Cause, Lost, Raised, Ready, StartFailed
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,16 @@ class Hang:
     """No answer, ever."""
 
 
-Fate = Ok | Boom | Death | Hang
+@dataclass(frozen=True)
+class Long:
+    """Beats ``n_beats`` times, ``every_s`` apart, and is answered then; or, like Hang, never."""
+
+    n_beats: int
+    every_s: float
+    ends: bool = True
+
+
+Fate = Ok | Boom | Death | Hang | Long
 Behave = Callable[[int, int, "SimulatedCrew"], Fate]
 """(payload, how often it was tried before, the crew) -> what happens."""
 
@@ -54,6 +63,7 @@ class SimulatedCrew:
         self.answer = answer
         self.room = room
         self.start_takes_s = 2.0
+        self.start_beats = 0
         self.start_fails: list[StartFailed] = []
         self.time = 0.0
         self.log: list[tuple[str, int]] = []
@@ -77,6 +87,9 @@ class SimulatedCrew:
     def _begin(self, worker: int) -> None:
         self._life[worker] = 1
         event = Ready(worker)
+        for n in range(1, self.start_beats + 1):
+            at_s = self.start_takes_s * n / (self.start_beats + 1)
+            self._later(at_s, worker, Beat(worker, "preparing", n, self.start_beats))
         if self.start_fails:
             pattern = self.start_fails.pop(0)
             event = StartFailed(worker, pattern.reason, pattern.fatal)
@@ -102,6 +115,13 @@ class SimulatedCrew:
             self._later(fate.takes_s, worker, Raised(worker, "ValueError: boom"))
         elif isinstance(fate, Death):
             self._later(fate.takes_s, worker, Lost(worker, f"{fate.cause} gone", fate.cause))
+        elif isinstance(fate, Long):
+            for n in range(1, fate.n_beats + 1):
+                beat = Beat(worker, "training", n, fate.n_beats)
+                self._later(n * fate.every_s, worker, beat)
+            if fate.ends:
+                after_s = fate.n_beats * fate.every_s
+                self._later(after_s, worker, Answered(worker, self.answer(payload)))
 
     def wait(self, timeout_s: float) -> list[object]:
         end = self.time + timeout_s
@@ -121,7 +141,7 @@ class SimulatedCrew:
             if isinstance(event, Ready):
                 del self._life[worker]
                 self.alive.add(worker)
-            else:
+            elif not isinstance(event, Beat):
                 self.running.pop(worker, None)
             events.append(event)
         return events

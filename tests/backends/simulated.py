@@ -3,9 +3,11 @@
 import hashlib
 
 from moeash.backends.base import Baseline, ignore
-from moeash.backends.pool import Limits, Pool
+from moeash.backends.pool import Pool
+from moeash.backends.staff import Limits
 from moeash.core.kept import Keeping
 from moeash.core.objectives import Sizes
+from moeash.core.progress import silent
 from moeash.evaluation.outcome import Outcome
 from tests.backends.crew import SimulatedCrew
 
@@ -33,7 +35,7 @@ class SimulatedBackend:
         self.pool = Pool(self.crew, limits)
         self.n_workers = n_workers
 
-    def open(self, notify=ignore):
+    def open(self, notify=ignore, progress=silent):
         return BASELINE
 
     @property
@@ -47,12 +49,6 @@ class SimulatedBackend:
     @property
     def workers(self):
         return self.pool.n_alive
-
-    def map(self, jobs, archive):
-        tickets = {self.submit(job, archive): position for position, job in enumerate(jobs)}
-        while tickets:
-            ticket, outcome = self.next()
-            yield tickets.pop(ticket), outcome
 
     def submit(self, job, archive):
         return self.pool.submit(job)

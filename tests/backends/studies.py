@@ -1,5 +1,6 @@
 """A small real study, and methods that misbehave on purpose."""
 
+import json
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ from moeash.methods.uniform.method import Uniform
 from moeash.study.plan import Plan
 from moeash.study.progress import Silent
 from moeash.study.run import run
-from moeash.study.spec import parse_spec
+from moeash.study.spec.reading import parse_spec
 from moeash.study.storage.sql import SqlStorage
 
 SMALL_RAY = {
@@ -33,8 +34,9 @@ def spec(name="digits", **changes):
         },
         "evaluation": {"batch_size": 50, "threads": 1, "max_drop": 0.3},
         "method": {"name": "uniform", "k": [2, 40]},
-        "search": {"population": 8, "stop": {"generations": 3}},
-        "merge": {"max_trials": 4, "tolerance": 0.01},
+        "search": {"population": 8},
+        "budget": {"generations": 3},
+        "merge": {"trials": 4, "max_drop": 0.05},
     }
     for key, value in changes.items():
         *tables, last = key.split("__")
@@ -45,8 +47,17 @@ def spec(name="digits", **changes):
     return plain
 
 
+def toml(plain, prefix=""):
+    """Write the plain values that specs are made of as TOML."""
+    lines = [f"{k} = {json.dumps(v)}" for k, v in plain.items() if not isinstance(v, dict)]
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            lines += [f"[{prefix}{key}]", *toml(value, f"{prefix}{key}.").splitlines()]
+    return "\n".join(lines) + "\n"
+
+
 def on_ray(**changes):
-    return {"kind": "ray", "workers": 2, "start_timeout_s": 240.0, **changes}
+    return {"kind": "ray", "workers": 2, **changes}
 
 
 class Notes(Silent):

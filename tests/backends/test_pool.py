@@ -1,15 +1,10 @@
 import pytest
 
-from moeash.backends.pool import (
-    MAX_LOSSES,
-    MAX_START_FAILURES,
-    Failure,
-    Limits,
-    Pool,
-    StartFailed,
-)
+from moeash.backends.crew import StartFailed
+from moeash.backends.pool import MAX_LOSSES, Failure, Pool
+from moeash.backends.staff import MAX_START_FAILURES, Limits
 from moeash.errors import BackendError
-from tests.backends.crew import Boom, Death, Hang, Ok, SimulatedCrew
+from tests.backends.crew import Boom, Death, Hang, Long, Ok, SimulatedCrew
 
 
 def limits(**changes):
@@ -19,6 +14,7 @@ def limits(**changes):
         "timeout_s": 10.0,
         "max_tries": 3,
         "start_timeout_s": 60.0,
+        "idle_s": 30.0,
     }
     return Limits(**(values | changes))
 
@@ -190,14 +186,69 @@ def test_a_fatal_start_failure_beside_a_living_worker_is_told_and_survived():
     assert said == ["a worker could not start: no such file"]
 
 
-def test_released_workers_come_back_with_the_work():
-    crew = SimulatedCrew()
-    pool = Pool(crew, limits(min_workers=1, max_workers=3))
-    answers(pool, range(9))
-    assert pool.release() == 2
-    assert pool.n_alive == 1
+def test_workers_beyond_the_fewest_are_released_when_idle_and_come_back_with_the_work():
+    crew = SimulatedCrew(fates(p9=[Ok(100.0)]))
+    pool = Pool(crew, limits(min_workers=1, max_workers=3, timeout_s=1e9))
     answers(pool, range(9))
     assert pool.n_alive == 3
+    answers(pool, [9])
+    assert pool.n_alive == 1, "one worked for 100 s, and the others had nothing to do"
+    answers(pool, range(9))
+    assert pool.n_alive == 3
+
+
+def test_a_little_work_keeps_as_few_workers_busy_as_it_can():
+    crew = SimulatedCrew()
+    pool = Pool(crew, limits(max_workers=3))
+    answers(pool, range(9))
+    for payload in range(40):  # one after the other, a second each
+        answers(pool, [payload])
+    assert pool.n_alive == 1
+
+
+def test_a_fixed_number_of_workers_is_kept_whatever_they_do():
+    crew = SimulatedCrew(fates(p9=[Ok(1e6)]))
+    pool = Pool(crew, limits(min_workers=3, max_workers=3, timeout_s=1e9))
+    answers(pool, range(9))
+    answers(pool, [9])
+    assert pool.n_alive == 3
+
+
+def test_workers_are_not_released_between_two_generations():
+    crew = SimulatedCrew()
+    pool = Pool(crew, limits(max_workers=3))
+    for _ in range(50):
+        answers(pool, range(6))
+        crew.time += 5.0  # the search thinks
+    assert [what for what, _ in crew.log] == 3 * ["start"]
+
+
+def test_workers_that_are_needed_no_longer_are_not_asked_for_any_longer():
+    crew = SimulatedCrew(fates(p3=[Ok(100.0)]), room=1)
+    pool = Pool(crew, limits(max_workers=4, timeout_s=1e9, start_timeout_s=1e9))
+    for payload in range(4):
+        pool.submit(payload)
+    pool.next()
+    assert len(crew.queued) == 3
+    for _ in range(3):
+        pool.next()
+    assert (pool.n_alive, len(crew.queued)) == (1, 0)
+
+
+def test_slots_let_the_number_of_workers_grow_where_it_may():
+    crew = SimulatedCrew()
+    pool = Pool(crew, limits(min_workers=1, max_workers=8))
+    pool.ensure(1)
+    n_out, alive = 0, []
+    for _ in range(60):  # a steady search: a child for every free slot
+        while n_out < pool.n_slots:
+            pool.submit(1)
+            n_out += 1
+        pool.next()
+        n_out -= 1
+        alive.append(pool.n_alive)
+    assert alive[-1] == 8 and alive == sorted(alive)
+    assert Pool(SimulatedCrew(), limits(min_workers=2)).n_slots == 2
 
 
 def test_a_cancelled_payload_is_never_returned():
@@ -229,12 +280,75 @@ def test_usage_counts_idle_time():
     assert pool.usage.utilisation == pytest.approx(10 / 18)
 
 
-def test_deadlines_do_not_pile_up():
-    pool = Pool(SimulatedCrew(), limits(timeout_s=1e9))
-    for payload in range(2_000):
-        pool.submit(payload)
-        pool.next()
-    assert len(pool._deadlines) < 100
+def test_a_payload_that_beats_may_take_longer_than_the_timeout():
+    crew = SimulatedCrew(fates(p0=[Long(n_beats=12, every_s=8.0)]))
+    assert answers(Pool(crew, limits(max_workers=1)), [0]) == {0: 0}
+    assert crew.time == 2 + 12 * 8 and crew.tries[0] == 1
+
+
+def test_a_payload_that_stops_beating_is_lost_a_timeout_after_its_last_beat():
+    crew = SimulatedCrew(fates(p0=[Long(n_beats=3, every_s=8.0, ends=False), Ok()]))
+    assert answers(Pool(crew, limits(max_workers=1)), [0]) == {0: 0}
+    assert crew.time == 2 + 3 * 8 + 10 + 2 + 1
+    assert ("kill", 1) in crew.log
+
+
+def test_a_beat_of_one_worker_does_not_excuse_another():
+    crew = SimulatedCrew(fates(p0=[Long(n_beats=50, every_s=2.0)], p1=[Hang()]))
+    results = answers(Pool(crew, limits(max_tries=1)), [0, 1])
+    assert results[0] == 0
+    assert results[1] == Failure(("no answer within 10 s",))
+
+
+def test_beats_are_passed_on_with_what_they_are_about():
+    told = []
+    crew = SimulatedCrew(fates(p0=[Long(n_beats=2, every_s=8.0)]))
+    pool = Pool(
+        crew,
+        limits(max_workers=1),
+        describe=lambda payload: f"candidate {payload}",
+        progress=lambda *beat: told.append(beat),
+    )
+    answers(pool, [0, 1])
+    assert told == [("candidate 0: training", 1, 2), ("candidate 0: training", 2, 2)]
+
+
+def test_nobody_hears_of_a_payload_that_was_cancelled():
+    told = []
+    crew = SimulatedCrew(fates(p0=[Long(n_beats=2, every_s=8.0)]))
+    pool = Pool(crew, limits(max_workers=1), progress=lambda *beat: told.append(beat))
+    first, second = pool.submit(0), pool.submit(1)
+    pool.ensure(1)
+    pool.cancel(first)
+    assert pool.next() == (second, 10)
+    assert told == []
+
+
+def test_a_start_that_beats_may_take_longer_than_its_timeout():
+    told = []
+    crew = SimulatedCrew()
+    crew.start_takes_s, crew.start_beats = 300.0, 9
+    pool = Pool(crew, limits(max_workers=1), progress=lambda *beat: told.append(beat))
+    assert answers(pool, [1]) == {1: 10}
+    assert told == [("preparing", n, 9) for n in range(1, 10)]
+
+
+def test_starts_beside_a_working_worker_are_silent():
+    told = []
+    crew = SimulatedCrew(lambda payload, tries, crew: Ok(9.0))
+    pool = Pool(crew, limits(), progress=lambda *beat: told.append(beat))
+    pool.ensure(1)
+    crew.start_beats = 3
+    answers(pool, range(4))
+    assert pool.n_alive == 2 and told == []
+
+
+def test_one_result_can_be_waited_for_and_the_others_stay():
+    pool = Pool(SimulatedCrew(), limits(max_workers=1))
+    first, second, third = (pool.submit(n) for n in (1, 2, 3))
+    assert pool.result(second) == 20
+    assert pool.n_ready == 1
+    assert [pool.next(), pool.next()] == [(first, 10), (third, 30)]
 
 
 def test_closing_ends_everything():

@@ -4,14 +4,18 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from moeash.backends.inprocess import InProcessBackend
-from moeash.backends.ray import RayBackend, RayOptions, check_address, why_not_connected
+from moeash.backends.options import BackendOptions
+from moeash.backends.ray import RayBackend, check_address, why_not_connected
 from moeash.errors import BackendError
-from moeash.evaluation.outcome import Archive, Job
+from moeash.evaluation.evaluate import Evaluator
+from moeash.evaluation.outcome import Job
+from tests.contracts.outcomes import outcomes
+from tests.backends.cluster import wait_until
 from tests.backends.studies import (
     SMALL_RAY,
     Faulty,
@@ -23,8 +27,13 @@ from tests.backends.studies import (
     sequence,
     spec,
 )
+from tests.contracts.backend import NOTHING, TASK, BackendContract
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.filterwarnings("default"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +65,8 @@ def calibrated(**changes):
     return spec(
         data__splits__calibration={"part": "all", "count": 60, "seed": 0},
         method={"name": "feedback", "k": [4, 40], "images": 60, "sketches": 1, "batch_size": 30},
-        search={"population": 6, "stop": {"generations": 2}},
+        search={"population": 6},
+        budget={"generations": 2},
         **changes,
     )
 
@@ -97,18 +107,19 @@ def test_losing_a_worker_changes_nothing(number, local_ray, serial, tmp_path):
     assert ("died" if number == signal.SIGKILL else "no answer within 15 s") in events[0]
 
 
-def opened(task_spec, **options):
-    from dataclasses import replace
-
-    from moeash.study.spec import parse_spec
+def opened(task_spec, *, method=None, start_timeout_s=240.0, idle_s=60.0, **options):
+    from moeash.study.spec.reading import parse_spec
 
     task = replace(parse_spec(task_spec).task(), n_threads=1)
-    return RayBackend(task, RayOptions(cpus_per_worker=0.5, start_timeout_s=240.0, **options))
+    if method is not None:
+        task = replace(task, method=method)
+    times = {"start_timeout_s": start_timeout_s, "idle_s": idle_s}
+    return RayBackend(task, BackendOptions("ray", cpus_per_worker=0.5, **options), **times)
 
 
 def gpus_of(workers, **options):
     """The GPUs each of some workers is given."""
-    backend = opened(spec(), max_workers=workers, **options)
+    backend = opened(spec(), workers=workers, **options)
     try:
         backend.open()
         backend.pool.ensure(workers)
@@ -129,8 +140,7 @@ def test_a_whole_gpu_puts_each_worker_on_its_own(local_ray):
 
 def test_more_gpus_than_any_node_has_is_said_at_once_and_ends(local_ray):
     said = []
-    backend = opened(spec(), gpus_per_worker=5, max_workers=1)
-    backend._options = RayOptions(gpus_per_worker=5, max_workers=1, start_timeout_s=3.0)
+    backend = opened(spec(), gpus_per_worker=5, workers=1, start_timeout_s=3.0)
     started = time.monotonic()
     try:
         with pytest.raises(BackendError, match=r"a worker needs 5 GPUs but the largest node has 4"):
@@ -144,22 +154,14 @@ def test_more_gpus_than_any_node_has_is_said_at_once_and_ends(local_ray):
 @pytest.fixture(scope="module")
 def two_workers(local_ray):
     """Two workers that have each evaluated something."""
-    backend = opened(spec(), max_workers=2)
+    backend = opened(spec(), workers=2)
     try:
         backend.open()
         backend.pool.ensure(2)
-        list(backend.map([Job(_candidate(k)) for k in (5, 6, 7, 8)], Archive(("size_bytes",))))
+        list(outcomes(backend, [Job(_candidate(k)) for k in (5, 6, 7, 8)], NOTHING))
         yield backend
     finally:
         backend.close()
-
-
-def ask(backend, question):
-    """The answers of all workers, as ``question(worker)`` gives them there."""
-    import ray
-
-    actors = backend.crew._actors.values()
-    return ray.get([actor.__ray_call__.remote(question) for actor in actors])
 
 
 def test_large_arrays_are_in_memory_once_a_node(two_workers):
@@ -186,7 +188,7 @@ def test_large_arrays_are_in_memory_once_a_node(two_workers):
             found[name] = (inode, file)
         return found, len(evaluator.splits)
 
-    (one, n_splits), (two, _) = ask(two_workers, files)
+    (one, n_splits), (two, _) = two_workers.crew.ask(files)
     assert {name for name, (_, file) in one.items() if "plasma" in file} == set(one), one
     assert one == two, "both map the same file"
     assert n_splits == 0, "what the first worker has read itself it has let go"
@@ -198,13 +200,11 @@ def test_threads_are_part_of_the_numbers_so_both_backends_pin_them(two_workers):
 
         return torch.get_num_threads(), torch.get_num_interop_threads()
 
-    assert ask(two_workers, look) == [(1, 1), (1, 1)]
+    assert two_workers.crew.ask(look) == [(1, 1), (1, 1)]
 
 
 def test_workers_share_one_copy_of_the_factors_made_once(local_ray):
-    import ray
-
-    backend = opened(calibrated(), max_workers=2)
+    backend = opened(calibrated(), workers=2)
     try:
         backend.open()
         backend.pool.ensure(2)
@@ -224,8 +224,7 @@ def test_workers_share_one_copy_of_the_factors_made_once(local_ray):
             ]
             return modes, torch.get_num_threads()
 
-        for actor in backend.crew._actors.values():
-            modes, n_threads = ray.get(actor.__ray_call__.remote(look))
+        for modes, n_threads in backend.crew.ask(look):
             # Four layers, in memory that all workers map; 'p' would be a copy of their own.
             assert [mode[3] for mode in modes] == 4 * ["s"]
             assert n_threads == 1
@@ -233,25 +232,73 @@ def test_workers_share_one_copy_of_the_factors_made_once(local_ray):
         backend.close()
 
 
-def test_released_workers_come_back(local_ray, serial):
+def test_a_released_worker_comes_back(local_ray, serial):
     reference = {r.job.key: r.outcome.metric for r in serial.evaluations() if r.stage == "search"}
     jobs = [r.job for r in serial.evaluations() if r.stage == "search"][:6]
-    backend = opened(spec(), max_workers=2, release_idle=True)
+    backend = opened(spec(), workers=(0, 2), idle_s=0.5)
+
+    def one_is_left():
+        backend.submit(jobs[0], NOTHING)
+        backend.next()
+        return backend.workers == 1
+
     try:
         backend.open()
         for _ in range(2):
-            found = dict(backend.map(jobs, Archive(("size_bytes",))))
-            assert backend.workers == 0
-            for position, job in enumerate(jobs):
-                if found[position].metric is not None and reference[job.key] is not None:
-                    assert found[position].metric == reference[job.key]
+            tickets = {backend.submit(job, NOTHING): job for job in jobs}
+            backend.pool.ensure(2)
+            found = {tickets[ticket].key: outcome for ticket, outcome in map_next(backend, tickets)}
+            for job in jobs:
+                if found[job.key].metric is not None and reference[job.key] is not None:
+                    assert found[job.key].metric == reference[job.key]
+            wait_until(one_is_left)
     finally:
         backend.close()
 
 
+def map_next(backend, tickets):
+    return [backend.next() for _ in tickets]
+
+
+@pytest.mark.parametrize("beats", [True, False])
+def test_an_evaluation_that_tells_its_progress_may_take_longer_than_the_timeout(beats, local_ray):
+    """Four batches of 2.5 s each against a timeout of 4 s, in which the metric says nothing."""
+    slow = Path(os.environ["MOEASH_TEST_SLOW_FILE"])
+    plain = spec(evaluation__metric="tests.backends.slow:slow_top1")
+    plain["evaluation"]["batch_size"] = 50 if beats else 200
+    backend = opened(plain, workers=1, timeout_s=4.0, max_tries=1)
+    told = []
+    try:
+        backend.open(progress=lambda *beat: told.append(beat))
+        slow.write_text("2.5" if beats else "10")
+        backend.submit(Job(_candidate(5)), NOTHING)
+        _, outcome = backend.next()
+    finally:
+        slow.write_text("0")
+        backend.close()
+    measuring = [done for what, done, total in told if what == "k=5: measuring" and total == 4]
+    if beats:
+        assert outcome.status == "complete" and outcome.duration_s > 9
+        assert measuring == sorted(set(measuring)) and len(measuring) >= 3
+    else:
+        assert outcome.status == "failed" and "no answer within 4 s" in outcome.error
+        assert measuring == []
+
+
+def test_the_first_workers_preparation_is_heard_by_the_driver(local_ray):
+    backend = opened(spec(), workers=1, timeout_s=0.4)  # asked several times within that
+    told = []
+    try:
+        backend.open(progress=lambda *beat: told.append(beat[0]))
+    finally:
+        backend.close()
+    assert told[:2] == ["connecting to Ray", "starting the first worker"]
+    assert len(told) > 2, told
+
+
 def test_data_that_workers_cannot_see_is_one_clear_line(local_ray, tmp_path):
     broken = spec(data__source="npz", data__root=str(tmp_path / "absent"))
-    backend = opened(broken, max_workers=1)
+    backend = opened(broken, workers=1)
     try:
         with pytest.raises(BackendError) as caught:
             backend.open()
@@ -263,7 +310,7 @@ def test_data_that_workers_cannot_see_is_one_clear_line(local_ray, tmp_path):
 
 
 def test_a_module_that_workers_lack_is_one_clear_line(local_ray):
-    backend = opened(spec(network={"source": "no_such_module_here:factory"}), max_workers=1)
+    backend = opened(spec(network={"source": "no_such_module_here:factory"}), workers=1)
     try:
         with pytest.raises(BackendError, match="no_such_module_here") as caught:
             backend.open()
@@ -273,7 +320,7 @@ def test_a_module_that_workers_lack_is_one_clear_line(local_ray):
 
 
 def test_other_versions_on_workers_are_one_clear_line(local_ray):
-    backend = opened(spec(), max_workers=1)
+    backend = opened(spec(), workers=1)
     from moeash.backends import ray_crew
 
     expected = {"moeash": "99.0"}
@@ -299,16 +346,16 @@ def test_another_ray_or_python_on_the_cluster_is_one_clear_line(ray_environment)
     assert "2.1.0" in line and line.endswith("install the same") and "\n" not in line
 
 
-def test_interrupting_a_wait_is_possible(local_ray):
+def test_interrupting_a_wait_is_possible(local_ray, tmp_path):
     """Ctrl-C must not hang while a candidate does."""
-    backend = opened(spec(), max_workers=1)
+    hanging = Faulty(k=(2, 40), folder=str(tmp_path), fates={5: "hang"})
+    backend = opened(spec(), method=hanging, workers=1)
     backend.open()
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     # A shell may start what runs in the background with interrupts ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        backend.pool._crew.call = lambda worker, payload: None  # accepted and never answered
-        backend.submit(Job(_candidate(5)), Archive(("size_bytes",)))
+        backend.submit(Job(_candidate(5)), NOTHING)
         timer.start()
         started = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
@@ -347,15 +394,17 @@ def test_a_wrong_address_is_one_line_within_seconds(address, message):
     assert time.monotonic() - started < 30
 
 
-def test_in_process_tickets_behave_like_ray_ones():
-    from moeash.study.spec import parse_spec
+class TestRay(BackendContract):
+    @pytest.fixture
+    def make_backend(self, local_ray):
+        def make(task):
+            options = BackendOptions("ray", workers=2, cpus_per_worker=0.5)
+            return RayBackend(replace(task, n_threads=1), options)
 
-    backend = InProcessBackend(parse_spec(spec()).task())
-    backend.open()
-    try:
-        archive = Archive(("size_bytes",))
-        tickets = [backend.submit(Job(_candidate(k)), archive) for k in (3, 4, 5)]
-        backend.cancel(tickets[1])
-        assert [backend.next()[0], backend.next()[0]] == [tickets[0], tickets[2]]
-    finally:
-        backend.close()
+        return make
+
+    @pytest.fixture
+    def reference(self):
+        evaluator = Evaluator(replace(TASK, n_threads=1))
+        yield evaluator
+        evaluator.close()

@@ -7,13 +7,20 @@ from dataclasses import replace
 import pytest
 
 from moeash.backends.inprocess import InProcessBackend
-from moeash.backends.ray import RayBackend, RayOptions
-from moeash.study.spec import parse_spec
+from moeash.backends.options import BackendOptions
+from moeash.backends.ray import RayBackend
+from tests.contracts.outcomes import outcomes
+from moeash.study.spec.reading import parse_spec
 from tests.backends.cluster import Cluster, wait_until
 from tests.backends.studies import spec
 from tests.contracts.backend import NOTHING, jobs, timeless
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("default"),
+]
 
 EMPTY = ("auth", "file_mounts")
 NONE = (
@@ -76,16 +83,14 @@ def test_a_cluster_grows_with_the_workers_a_study_waits_for_and_shrinks_without(
     wanted = jobs(3, 17, 40, 5)
     reference = InProcessBackend(task)
     reference.open()
-    expected = {n: timeless(o) for n, o in reference.map(wanted, NOTHING)}
+    expected = {n: timeless(o) for n, o in outcomes(reference, wanted, NOTHING)}
     reference.close()
 
     def n_nodes():
         return sum(node["Alive"] for node in ray.nodes())
 
-    options = RayOptions(
-        cluster.address, max_workers=2, release_idle=True, start_timeout_s=240.0, min_workers=0
-    )
-    backend = RayBackend(task, options)
+    options = BackendOptions("ray", cluster.address, workers=(0, 2))
+    backend = RayBackend(task, options, idle_s=3.0)
     try:
         backend.open()
         for _ in range(2):
@@ -94,7 +99,13 @@ def test_a_cluster_grows_with_the_workers_a_study_waits_for_and_shrinks_without(
             assert n_nodes() == 3, "two workers of one CPU each need two nodes beside the head"
             got = dict(backend.next() for _ in wanted)
             assert {tickets[t]: timeless(o) for t, o in got.items()} == expected
-            backend.pool.release()
-            wait_until(lambda: n_nodes() == 1)
+
+            def one_node_left():
+                """One worker is kept busy meanwhile: the other has nothing to do."""
+                backend.submit(wanted[0], NOTHING)
+                backend.next()
+                return n_nodes() == 2
+
+            wait_until(one_node_left)
     finally:
         backend.close()

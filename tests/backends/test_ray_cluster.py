@@ -14,18 +14,9 @@ from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
 from moeash.study.summary import summary_of
 from tests.backends.cluster import PATIENCE_S, ROOT, Cluster, Node, wait_until
-from tests.backends.studies import sequence, spec
+from tests.backends.studies import sequence, spec, toml
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-def toml(plain, prefix=""):
-    """Write the plain values that specs are made of as TOML."""
-    lines = [f"{k} = {json.dumps(v)}" for k, v in plain.items() if not isinstance(v, dict)]
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            lines += [f"[{prefix}{key}]", *toml(value, f"{prefix}{key}.").splitlines()]
-    return "\n".join(lines) + "\n"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +57,7 @@ def cluster(environment):
     cluster.close()
 
 
-SLOW = {"evaluation__metric": "tests.backends.slow:slow_top1", "merge__max_trials": 3}
+SLOW = {"evaluation__metric": "tests.backends.slow:slow_top1", "merge__trials": 3}
 
 
 @pytest.fixture(scope="module")

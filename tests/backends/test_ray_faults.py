@@ -7,7 +7,11 @@ import pytest
 
 from tests.backends.studies import SMALL_RAY, Faulty, on_ray, run_study, spec, tries
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.filterwarnings("default"),
+]
 
 MARGIN_BYTES = 3 << 30  # what a hog may take before the memory monitor acts
 
@@ -41,10 +45,10 @@ def test_every_fault_in_one_study_is_accounted_for(touchy_ray, tmp_path):
     """Poison, hang, raise, flaky and out of memory: each bounded, each named, innocents intact."""
     linear = spec(
         search__population=12,
-        search__stop={"generations": 1},
+        budget={"generations": 1},
         search__algorithm="exhaustive",
         method={"name": "uniform", "k": [2, 13]},
-        merge={"enabled": False},
+        merge={"trials": 0},
         evaluation__max_drop=None,
     )
     fates = {3: "poison", 5: "hang", 7: "raise", 9: "flaky", 11: "hog"}

@@ -1,8 +1,10 @@
 """A Ray of a study's own: started, closed to everybody else, and gone afterwards."""
 
 import os
+import signal
 import socket
 import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +12,20 @@ from pathlib import Path
 import pytest
 
 from moeash.backends import ray_settings
-from moeash.backends.ray import RayBackend, RayOptions
-from moeash.study.spec import parse_spec
-from tests.backends.cluster import wait_until
-from tests.backends.studies import spec
+from moeash.backends.options import BackendOptions
+from moeash.backends.ray import RayBackend
+from moeash.errors import StorageError
+from moeash.study.spec.reading import parse_spec
+from moeash.study.storage.sql import SqlStorage
+from moeash.study.study import Study
+from tests.backends.cluster import PATIENCE_S, ROOT, wait_until
+from tests.backends.studies import spec, toml
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.filterwarnings("default"),
+]
 
 METADATA = "169.254.169.254"
 """Where every cloud answers what machine this is."""
@@ -59,11 +69,10 @@ def test_nobody_asks_for_a_cloud_and_workers_are_at_home(
     made = []
     monkeypatch.setattr(ray_settings, "OwnHome", recording(ray_settings.OwnHome, made))
     task = replace(parse_spec(spec()).task(), n_threads=1)
-    backend = RayBackend(task, RayOptions(max_workers=1))
+    backend = RayBackend(task, BackendOptions("ray", workers=1))
     try:
         backend.open()
-        (actor,) = backend.crew._actors.values()
-        home = ray.get(actor.__ray_call__.remote(lambda worker: os.environ["HOME"]))
+        (home,) = backend.crew.ask(lambda worker: os.environ["HOME"])
         assert home == os.environ["HOME"] == str(tmp_path)
         assert "PYTHONUSERBASE" not in os.environ
         (own,) = made
@@ -83,3 +92,47 @@ def recording(kind, made):
         return made[-1]
 
     return make
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_study_on_a_ray_of_its_own_that_is_told_to_end_says_so_in_one_line(
+    number, loopback_only, tmp_path
+):
+    slow = tmp_path / "seconds"
+    slow.write_text("0.1")
+    plain = spec(evaluation__metric="tests.backends.slow:slow_top1", merge={"enabled": False})
+    (tmp_path / "spec.toml").write_text(toml(plain))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moeash.cli.main", "run", "spec.toml", "--workers", "1"],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "MOEASH_STORAGE": str(tmp_path / "a.db"),
+            "MOEASH_TEST_SLOW_FILE": str(slow),
+        },
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever starts the tests in the background has Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    wait_until(lambda: process.poll() is not None or evaluated(tmp_path / "a.db") >= 3)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, out + err
+    said = [line for line in err.splitlines() if line.startswith("moeash: ")]
+    assert said == [
+        "moeash: interrupted; everything evaluated is stored, run the same command to continue"
+    ]
+    for word in ("Traceback", "Stack trace", "SIGABRT", "Check failed"):
+        assert word not in err
+    study = Study(SqlStorage(str(tmp_path / "a.db")), "digits")
+    assert study.record.status == "interrupted"
+
+
+def evaluated(path):
+    try:
+        return len(Study(SqlStorage(str(path)), "digits").evaluations())
+    except StorageError:
+        return 0

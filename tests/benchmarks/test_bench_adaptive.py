@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from moeash.codec import adaptive
+from moeash.codec.adaptive import coder as adaptive
 from moeash.core.codebook import index_dtype
 
 pytestmark = pytest.mark.benchmark

@@ -12,13 +12,17 @@ import pytest
 import torch
 
 from moeash.backends.inprocess import InProcessBackend
-from moeash.backends.pool import Limits, Pool
-from moeash.backends.ray import RayBackend, RayOptions
+from moeash.backends.options import BackendOptions
+from moeash.backends.pool import Pool
+from moeash.backends.ray import RayBackend
+from moeash.backends.staff import Limits
 from moeash.core.recipe import Recipe
+from moeash.evaluation.options import EvaluationOptions
 from moeash.evaluation.outcome import Archive, Job
-from moeash.evaluation.task import NetworkTask, Task
+from moeash.evaluation.task import Task
 from moeash.methods.uniform.method import Uniform
-from moeash.study.spec import load_spec
+from tests.contracts.outcomes import outcomes
+from moeash.study.spec.reading import load_spec
 from tests.backends.crew import HurriedCrew, Ok, SimulatedCrew
 from tests.backends.simulated import SimulatedBackend
 from tests.backends.studies import front, run_study, spec
@@ -49,11 +53,11 @@ def whole_study(tmp_path, mode, n_workers, n, behave, crew):
 
     plain = spec(
         f"{mode}-{n_workers}",
-        search__mode=mode,
+        search__algorithm=mode,
         search__population=n_workers,
-        search__stop={"evaluations": n},
+        budget={"evaluations": n},
         method={"name": "uniform", "k": [2, 2_000_000]},
-        merge={"enabled": False},
+        merge={"trials": 0},
         evaluation__max_drop=None,
     )
     folder = tmp_path / mode
@@ -62,7 +66,7 @@ def whole_study(tmp_path, mode, n_workers, n, behave, crew):
     return study, made[0]
 
 
-@pytest.mark.parametrize("mode", ["generational", "steady"])
+@pytest.mark.parametrize("mode", ["nsga2", "steady_nsga2"])
 def test_the_driver_keeps_up_with_a_thousand_workers(mode, tmp_path, capsys):
     """A whole study in real time: NSGA-II, scheduling, and every answer committed to SQLite.
 
@@ -134,10 +138,10 @@ def test_steady_and_generational_fronts_on_the_same_budget(tmp_path, capsys):
             changes = {
                 "seed": seed,
                 "search__mode": mode,
-                "search__stop": {"evaluations": 60},
+                "budget": {"evaluations": 60},
                 "search__population": 10,
                 "method": {"name": "uniform", "k": [2, 256]},
-                "merge": {"enabled": False},
+                "merge": {"trials": 0},
             }
             study = run_study(tmp_path, spec(f"{mode}-{seed}", **changes))
             volumes[mode] = study.generations()[-1].hypervolume
@@ -154,20 +158,16 @@ def tiny(module):
 def tiny_task():
     torch.manual_seed(0)
     return Task(
-        network=NetworkTask(torch.nn.Linear(64, 64)),
+        network=NetworkOptions("python:Linear"),
         data=None,
-        evaluate=tiny,
-        metric="tiny",
+        evaluation=EvaluationOptions("tiny"),
         method=Uniform(k=(2, 20_000)),
+        codec=CodecOptions(kept="float32", norms="as_they_are"),
         objectives=("size_bytes",),
-        coder="ans",
-        kept="float32",
-        norms="as_they_are",
-        notes={},
-        batch_size=1,
-        n_threads=1,
-        device="cpu",
         seed=0,
+        n_threads=1,
+        module=torch.nn.Linear(64, 64),
+        evaluate=tiny,
     )
 
 
@@ -179,8 +179,11 @@ def backends(loopback_only):
     def open_(task, workers=None):
         while opened:
             opened.pop().close()
-        options = RayOptions(max_workers=workers, cpus_per_worker=1.0)
-        made = InProcessBackend(task) if workers is None else RayBackend(task, options)
+        made = (
+            InProcessBackend(task)
+            if workers is None
+            else RayBackend(task, BackendOptions("ray", workers=workers, cpus_per_worker=1.0))
+        )
         opened.append(made)
         made.open()
         if workers is not None:
@@ -194,13 +197,7 @@ def backends(loopback_only):
 
 def worker_cpu(backend):
     """CPU seconds of all workers so far."""
-    import ray
-
-    def used(worker):
-        return time.process_time()
-
-    actors = backend.crew._actors.values()
-    return sum(ray.get([actor.__ray_call__.remote(used) for actor in actors]))
+    return sum(backend.crew.ask(lambda worker: time.process_time()))
 
 
 @pytest.mark.ray
@@ -212,7 +209,7 @@ def test_overhead_and_memory_over_ten_thousand_candidates(backends, capsys):
     for start in range(2, 10_002, 1000):
         jobs = [Job(Recipe.of({"k": k})) for k in range(start, start + 1000)]
         started = time.perf_counter()
-        pure = sum(outcome.duration_s for _, outcome in backend.map(jobs, NOTHING))
+        pure = sum(outcome.duration_s for _, outcome in outcomes(backend, jobs, NOTHING))
         overheads.append((time.perf_counter() - started - pure) / len(jobs))
         statm = Path("/proc/self/statm").read_text().split()
         rss.append(int(statm[1]) * resource.getpagesize() / 2**20)
@@ -270,10 +267,10 @@ def test_two_workers_against_one_on_resnet20(backends, real_data, capsys):
     seconds, cpu, driver, used = {}, {}, {}, {}
     for workers in (1, 2):
         backend = backends(task, workers)
-        list(backend.map(jobs[:4], NOTHING))  # every worker has touched its images now
+        list(outcomes(backend, jobs[:4], NOTHING))  # every worker has touched its images now
         before, usage = worker_cpu(backend), backend.usage
         started, driver_started = time.perf_counter(), time.process_time()
-        list(backend.map(jobs, NOTHING))
+        list(outcomes(backend, jobs, NOTHING))
         seconds[workers] = time.perf_counter() - started
         driver[workers] = time.process_time() - driver_started
         cpu[workers] = worker_cpu(backend) - before

@@ -17,10 +17,10 @@ from moeash.core.pareto import non_dominated
 from moeash.core.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
-from moeash.searches.base import Told
+from moeash.searches.base import Fitness
 from moeash.searches.nsga2 import Nsga2Search
 from moeash.searches.space import Space
-from moeash.study.spec import parse_spec
+from moeash.study.spec.reading import parse_spec
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.slow, pytest.mark.realdata]
 
@@ -46,7 +46,7 @@ def spec(real_data):
                 "splits": {"search": {"part": "test", "count": N_IMAGES, "seed": 0}},
             },
             "evaluation": {"batch_size": min(250, N_IMAGES), "threads": 1},
-            "merge": {"enabled": False},
+            "merge": {"trials": 0},
         }
     )
 
@@ -94,7 +94,7 @@ def plain_loop(evaluator, seed, generations):
                 known[candidate] = (outcome.metric, outcome.sizes.size_bytes)
             metric, size_bytes = known[candidate]
             f = as_minimised(np.array([metric]), np.array([[size_bytes]]))[0]
-            told.append(Told(tuple(f)))
+            told.append(Fitness(tuple(f)))
         search.tell(told)
     points = np.array(list(known.values()))
     front = points[non_dominated(as_minimised(points[:, 0], points[:, 1:]))]

@@ -33,8 +33,16 @@ def test_parts_of_a_file_sum_to_its_size(moeash, tiny):
 
 def test_inspect_prints_every_part_and_tensor(moeash, tiny):
     out = moeash("inspect", tiny.file).out
-    for word in ("header", "indices", "checksum", "fc1.weight", "running_mean", "digits-cnn"):
+    for word in ("header", "indices", "checksum", "fc1.weight", "bn1.running_mean", "digits-cnn"):
         assert word in out
+
+
+def test_inspect_names_every_tensor_in_full(moeash, tiny):
+    rows = moeash("inspect", tiny.file, "--json").json["tensors"]
+    named = [name for row in rows for name in row["names"]]
+    assert sorted(named) == sorted(package.read(tiny.file))
+    for row in rows:
+        assert row["name"].startswith(row["names"][0])
 
 
 def test_decompressed_safetensors_equal_the_decoded_arrays(moeash, tiny, tmp_path):

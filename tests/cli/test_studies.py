@@ -57,7 +57,7 @@ def test_run_on_a_finished_study_evaluates_nothing_and_writes_its_output_again(m
 def test_where_norms_are_measured_again_both_baselines_are_shown(moeash, stored, tmp_path):
     spec = tmp_path / "again.toml"
     text = stored.spec.read_text().replace('name = "tiny"', 'name = "again"')
-    spec.write_text(text + "\n[norms]\nremeasure = true\nimages = 50\n")
+    spec.write_text(text + "\n[codec]\nnorms = 'remeasured'\n")
     calibration = 'data.splits.calibration={part = "all", range = [160, 260]}'
     options = ("--storage", str(tmp_path / "a.db"))
     ran = moeash("run", spec, "--set", calibration, "--set", "method.k=[8, 10]", *options)
@@ -67,7 +67,7 @@ def test_where_norms_are_measured_again_both_baselines_are_shown(moeash, stored,
     assert 0.8 < again <= 1
     both = f"{given:.4f} ({again:.4f} with BatchNorms measured again)"
     assert both in ran.err
-    assert "2 BatchNorms are measured again on 50 calibration images" in ran.err
+    assert "2 BatchNorms are measured again on 100 calibration images" in ran.err
     assert both in moeash("status", "again", *options).out
     assert both in moeash("front", "again", *options).out
     exported = moeash("export", "again", "--to", tmp_path / "x.moeash", *options)

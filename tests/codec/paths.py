@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from moeash.core.codebook import Codebook, KeptTensor, SharedTensor, SharedWeights, index_dtype
-from tests.codec.adaptive_twin import TRELLISES
+from tests.codec.adaptive.twin import TRELLISES
 
 
 def draw_path(rng, shape, n_entries, zero, n_states, scale):

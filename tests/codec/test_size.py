@@ -106,3 +106,16 @@ def test_what_is_remembered_between_candidates_is_told_apart():
     for tensors in ((first, other, tied), (first, tied, other)):
         shared = SharedWeights((), tensors)
         assert size(shared).total == len(container.encode(shared))
+
+
+def test_rows_show_full_names_and_of_many_the_first_few():
+    def kept(name):
+        return KeptTensor(name, (3,), "float32", np.arange(3, dtype=np.float32))
+
+    names = ["fc.bias", *(f"layer{i}.bn.bias" for i in range(5)), "fc.scale", "head.scale"]
+    report = size(SharedWeights((), tuple(map(kept, names))))
+    assert [row.names for row in report.tensors] == [tuple(names[:6]), tuple(names[6:])]
+    assert [row.name for row in report.tensors] == [
+        "fc.bias, layer0.bn.bias, layer1.bn.bias and 3 more",
+        "fc.scale, head.scale",
+    ]

@@ -8,19 +8,19 @@ import torch
 
 import moeash
 from moeash.backends.inprocess import InProcessBackend
+from moeash.core.kept import Keeping
 from moeash.core.recipe import Recipe
 from moeash.errors import InputError, StudyExistsError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
-from moeash.evaluation.task import NetworkTask
 from moeash.networks.sources import load_network
 from moeash.study.plan import task_of
 from moeash.study.progress import Silent
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
-from tests.digits import digits_plan, digits_spec
+from tests.digits import digits_plan, digits_spec, merged
 
-FOLD = {"norms": {"fold": True}}
+FOLD = {"codec": {"norms": "folded"}}
 CALIBRATED = {
     "data": {"splits": {"calibration": {"part": "all", "count": 100, "seed": 0}}},
     **FOLD,
@@ -38,8 +38,8 @@ NOTHING = Archive(("size_bytes",))
 
 def evaluator(method="uniform", module=None, **changes):
     table, _ = METHODS[method]
-    task = digits_spec(**({"method": table} | CALIBRATED | changes)).task()
-    return Evaluator(task if module is None else replace(task, network=NetworkTask(module)))
+    task = digits_spec(**merged({"method": table} | CALIBRATED, changes)).task()
+    return Evaluator(replace(task, module=module))
 
 
 def job(method="uniform"):
@@ -69,7 +69,8 @@ def test_every_method_leaves_norms_that_only_add(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_norms_stored_as_they_are_keep_their_factor_of_one(method):
-    made = evaluator(method, codec={"norms": "as_they_are"})
+    task = digits_spec(**merged({"method": METHODS[method][0]}, CALIBRATED)).task()
+    made = Evaluator(replace(task, keeping=Keeping("float16")))
     decoded = made.build(job(method)).decoded()
     for name in made.folding.network.folded:
         variance = decoded[f"{name}.running_var"].astype(np.float32)
@@ -138,7 +139,7 @@ def test_people_are_told_what_was_folded():
 
 
 def study(storage, generations=2, **changes):
-    plan = digits_plan(**({"search": {"stop": {"generations": generations}}} | changes))
+    plan = digits_plan(**({"budget": {"generations": generations}} | changes))
     return run(plan, storage, InProcessBackend, Silent())
 
 
@@ -152,7 +153,7 @@ def test_a_folded_study_continues_and_its_file_fits_the_unchanged_module(tmp_pat
     made = study(storage, **FOLD)
     whole = study(SqlStorage(str(tmp_path / "b.db")), **FOLD)
     assert told(made.evaluations()) == told(whole.evaluations())
-    assert task_of(made).fold_norms
+    assert task_of(made).codec.norms == "folded"
     solution = made.pick("best")
     report = moeash.export(made, tmp_path / "a.moeash", id=solution.id)
     assert report.size_bytes == solution.size_bytes
@@ -165,17 +166,5 @@ def test_a_folded_study_continues_and_its_file_fits_the_unchanged_module(tmp_pat
 def test_folding_is_part_of_what_a_study_is(tmp_path):
     storage = SqlStorage(str(tmp_path / "a.db"))
     study(storage, 1)
-    with pytest.raises(StudyExistsError, match=r"norms.*fold.*True"):
+    with pytest.raises(StudyExistsError, match=r"codec\.norms: stored 'two_vectors', now 'folded'"):
         study(storage, 1, **FOLD)
-
-
-def test_a_study_stored_before_there_was_folding_is_one_without(tmp_path):
-    storage = SqlStorage(str(tmp_path / "a.db"))
-    plan = digits_plan(search={"stop": {"generations": 1}})
-    old = replace(plan, spec={k: v for k, v in plan.spec.items() if k != "norms"})
-    first = run(old, storage, InProcessBackend, Silent())
-    again = study(storage, 1)
-    assert told(again.evaluations()) == told(first.evaluations())
-    with pytest.raises(StudyExistsError) as refused:
-        study(storage, 1, evaluation={"max_drop": 0.1})
-    assert "evaluation.max_drop" in str(refused.value) and "norms" not in str(refused.value)

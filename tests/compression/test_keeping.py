@@ -19,16 +19,16 @@ from moeash.compression.keeping import (
     decide_keeping,
     divergence,
 )
+from moeash.compression.options import CodecOptions
 from moeash.core.candidate import Candidate
 from moeash.core.codebook import SharedWeights
 from moeash.core.kept import Keeping
 from moeash.core.recipe import Recipe
 from moeash.data.sources import load_source
 from moeash.data.splits import draw_splits
-from moeash.errors import SpecError
+from moeash.errors import InputError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
-from moeash.evaluation.task import NetworkTask
 from moeash.methods.base import Preparation
 from moeash.methods.uniform.method import Uniform
 from moeash.networks.inplace import WeightWriter
@@ -101,11 +101,10 @@ class Loaded:
         ).keeping
 
     def decide(self, **changes):
+        chosen = {key: changes.pop(key) for key in ("kept", "norms") if key in changes}
         options = {
-            "kept": "auto",
-            "norms": "two_vectors",
+            "codec": CodecOptions(**({"kept": "auto"} | chosen)),
             "typical": lambda: self.shared,
-            "coder": "ans",
             "batch_size": 50,
             "device": "cpu",
         }
@@ -231,14 +230,14 @@ def test_a_plain_precision_measures_no_candidate(loaded, kept):
 
 def test_a_function_cannot_tell_how_coarse_kept_tensors_may_be():
     task = digits_spec(codec={"kept": "auto"}).task()
-    with pytest.raises(SpecError, match="kept = 'auto' measures"):
+    with pytest.raises(InputError, match="kept = 'auto' measures"):
         replace(task, data=None, evaluate=lambda module: 0.0)
 
 
 def test_a_study_measures_what_it_stores():
     task = replace(
         digits_spec(codec={"kept": "auto"}, method={"k": [4, 40]}).task(),
-        network=NetworkTask(source=trained()),
+        module=trained(),
     )
     evaluator = Evaluator(task)
     job = Job(Recipe.of({"k": 20}))
@@ -261,7 +260,7 @@ def test_a_study_measures_what_it_stores():
 def test_the_device_way_stores_kept_tensors_alike():
     task = replace(
         digits_spec(codec={"kept": "auto"}, method={"k": [4, 40]}).task(),
-        network=NetworkTask(source=trained()),
+        module=trained(),
     )
     job = Job(Recipe.of({"k": 20}))
     outcomes = []

@@ -8,23 +8,23 @@ import torch
 
 import moeash
 from moeash.backends.inprocess import InProcessBackend
+from moeash.core.kept import Keeping
 from moeash.core.recipe import Merge, Recipe
-from moeash.errors import InputError, SpecError, StudyExistsError
+from moeash.errors import InputError, StudyExistsError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
-from moeash.evaluation.task import NetworkTask
 from moeash.exports.output import summarise
 from moeash.networks.inplace import load_into
 from moeash.networks.sources import load_network
 from moeash.study.plan import task_of
 from moeash.study.progress import Silent
 from moeash.study.run import run
-from moeash.study.spec import parse_spec
+from moeash.study.spec.reading import parse_spec
 from moeash.study.storage.sql import SqlStorage
 from tests.digits import digits_plan, digits_spec, merged
 
 AGAIN = {
-    "norms": {"remeasure": True, "images": 120},
+    "codec": {"norms": "remeasured"},
     "data": {"splits": {"calibration": {"part": "all", "count": 150, "seed": 0}}},
 }
 METHODS = {
@@ -35,6 +35,9 @@ METHODS = {
     ),
     "gpfq": ({"name": "gpfq", "k": None, "levels": [1, 16], "images": 100}, {"levels": 2}),
 }
+AS_THEY_ARE = Keeping("float32")
+"""BatchNorms in four vectors, so that a file has their statistics."""
+
 NOTHING = Archive(("size_bytes",))
 
 
@@ -77,12 +80,12 @@ def load_into_new(arrays):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_candidate_has_the_statistics_of_its_own_weights(method):
-    made = Evaluator(task(method, codec={"norms": "as_they_are", "kept": "float32"}))
+    made = Evaluator(replace(task(method), keeping=AS_THEY_ARE))
     arrays = made.build(job(method)).decoded()
     for name, (mean, variance) in own_statistics(made, arrays).items():
         np.testing.assert_allclose(arrays[f"{name}.running_mean"], mean, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(arrays[f"{name}.running_var"], variance, rtol=1e-4)
-    plain = Evaluator(task(method, norms={"remeasure": False}))
+    plain = Evaluator(task(method, codec={"norms": "as_they_are"}))
     assert not np.allclose(
         plain.build(job(method)).decoded()["bn1.running_mean"], arrays["bn1.running_mean"]
     )
@@ -90,8 +93,8 @@ def test_a_candidate_has_the_statistics_of_its_own_weights(method):
 
 def test_what_a_method_prepares_is_of_the_network_as_it_was_given():
     made, plain = (
-        Evaluator(task("feedback", norms={"remeasure": again})).prepared.networks[0]
-        for again in (True, False)
+        Evaluator(task("feedback", codec={"norms": norms})).prepared.networks[0]
+        for norms in ("remeasured", "two_vectors")
     )
     for one, other in zip(made.factors, plain.factors, strict=True):
         assert torch.equal(one.coupling, other.coupling)
@@ -106,7 +109,7 @@ def test_candidates_that_could_come_about_on_the_device_are_measured_again_too()
 
 
 def test_merged_entries_are_measured_as_merged():
-    made = Evaluator(task(codec={"norms": "as_they_are", "kept": "float32"}))
+    made = Evaluator(replace(task(), keeping=AS_THEY_ARE))
     n = made.build(job()).n_entries
     shared = made.build(Job(job().recipe.then(Merge((n - 3, 1, 2)))))
     assert shared.n_entries == 3
@@ -116,9 +119,8 @@ def test_merged_entries_are_measured_as_merged():
 
 
 @pytest.mark.parametrize("kept", ["float16", "float32", "auto"])
-@pytest.mark.parametrize("norms", ["two_vectors", "as_they_are"])
-def test_what_is_measured_is_what_the_file_decodes_to(norms, kept):
-    made = Evaluator(task(codec={"norms": norms, "kept": kept}))
+def test_what_is_measured_is_what_the_file_decodes_to(kept):
+    made = Evaluator(task(codec={"kept": kept}))
     first = made.evaluate(job(), NOTHING)
     made.evaluate(Job(Recipe.of({"k": 30})), NOTHING)
     assert replace(made.evaluate(job(), NOTHING), duration_s=first.duration_s) == first
@@ -145,7 +147,7 @@ def test_both_baselines_are_told_and_the_given_one_is_that_of_the_given_network(
 def test_closing_brings_the_given_weights_back():
     module = load_network("digits-cnn")
     before = state_of(module)
-    made = Evaluator(replace(task(), network=NetworkTask(module)))
+    made = Evaluator(replace(task(), module=module))
     made.evaluate(job(), NOTHING)
     made.build(job())
     made.close()
@@ -167,19 +169,14 @@ def test_an_evaluator_that_adopts_what_another_made_measures_the_same(method):
 
 def test_without_calibration_images_it_is_refused():
     with pytest.raises(InputError, match="measuring BatchNorms again takes calibration images"):
-        Evaluator(digits_spec(norms={"remeasure": True}).task())
-
-
-def test_folded_norms_are_not_measured_again():
-    with pytest.raises(SpecError, match=r"norms: .*folded BatchNorms have no statistics"):
-        digits_spec(norms={"fold": True, "remeasure": True})
+        Evaluator(digits_spec(codec={"norms": "remeasured"}).task())
 
 
 # ------------------------------------------------------------------ studies
 
 
 def study(storage, generations=2, **changes):
-    spec = merged(AGAIN | {"search": {"stop": {"generations": generations}}}, changes)
+    spec = merged(AGAIN | {"budget": {"generations": generations}}, changes)
     return run(digits_plan(**spec), storage, InProcessBackend, Silent())
 
 
@@ -197,7 +194,7 @@ def test_a_study_continues_as_the_uninterrupted_one(tmp_path):
 def test_a_study_merges_exports_and_reports_both_baselines(tmp_path):
     made = study(
         SqlStorage(str(tmp_path / "a.db")),
-        merge={"enabled": True, "max_trials": 3, "tolerance": 0.02},
+        merge={"trials": 3, "max_drop": 0.3},
     )
     assert "merged" in {r.stage for r in made.evaluations()}
     evaluator = Evaluator(task_of(made))
@@ -236,14 +233,12 @@ def test_an_export_measures_the_float_network_both_ways_on_the_holdout(tmp_path)
 def test_measuring_again_is_part_of_what_a_study_is(tmp_path):
     storage = SqlStorage(str(tmp_path / "a.db"))
     study(storage, 1)
-    with pytest.raises(StudyExistsError, match=r"norms\.images: stored 120, now 130"):
-        study(storage, 1, norms={"images": 130})
-    with pytest.raises(StudyExistsError, match="norms"):
-        study(storage, 1, norms=None)
+    with pytest.raises(StudyExistsError, match=r"codec\.norms: stored 'remeasured', now 'two_"):
+        study(storage, 1, codec=None)
 
 
 def test_a_study_without_has_one_baseline(tmp_path):
-    made = study(SqlStorage(str(tmp_path / "a.db")), 1, norms=None)
+    made = study(SqlStorage(str(tmp_path / "a.db")), 1, codec=None)
     assert made.facts.remeasured_baseline is None
     assert made.facts.baseline_text == f"{made.facts.baseline:.4f}"
 
@@ -269,8 +264,8 @@ def test_resnet20_in_72_bins_loses_less_and_its_float_network_gains(real_data):
         "evaluation": {"batch_size": 250, "threads": 1},
     }
     metrics = {}
-    for again in (False, True):
-        made = Evaluator(parse_spec(spec | {"norms": {"remeasure": again}}).task())
+    for again, norms in ((False, "two_vectors"), (True, "remeasured")):
+        made = Evaluator(parse_spec(spec | {"codec": {"norms": norms}}).task())
         assert made.assessment.baseline == pytest.approx(0.8854, abs=2e-4)
         metrics[again] = made.evaluate(Job(Recipe.of({"k": 72})), NOTHING).metric
     # 0.8872 and 0.8763 -> 0.8832 where this was written; a standard error of either is 0.003, of

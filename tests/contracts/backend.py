@@ -7,8 +7,10 @@ import pytest
 
 from moeash.core.objectives import Sizes
 from moeash.core.recipe import Merge, Recipe
+from moeash.errors import EvaluationError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
+from tests.contracts.outcomes import outcomes
 from tests.digits import digits_spec
 
 
@@ -35,7 +37,8 @@ class BackendContract:
     @pytest.fixture
     def backend(self, make_backend):
         made = make_backend(TASK)
-        self.baseline = made.open()
+        self.told = []
+        self.baseline = made.open(progress=lambda *told: self.told.append(told))
         yield made
         made.close()
 
@@ -57,7 +60,7 @@ class BackendContract:
 
     def test_every_job_gets_the_outcome_of_the_reference(self, backend, reference):
         wanted = jobs(3, 17, 64, 5)
-        got = dict(backend.map(wanted, NOTHING))
+        got = dict(outcomes(backend, wanted, NOTHING))
         assert sorted(got) == [0, 1, 2, 3]
         for position, job in enumerate(wanted):
             assert timeless(got[position]) == timeless(reference.evaluate(job, NOTHING))
@@ -71,24 +74,42 @@ class BackendContract:
         seen = []
         for _ in range(3):
             order = rng.permutation(len(wanted))
-            got = dict(backend.map([wanted[i] for i in order], archive))
+            got = dict(outcomes(backend, [wanted[i] for i in order], archive))
             seen.append({wanted[i].key: timeless(got[p]) for p, i in enumerate(order)})
         assert seen[0] == seen[1] == seen[2]
         assert {o.status for o in seen[0].values()} == {"complete", "stopped"}
 
     def test_a_failed_job_is_an_outcome_and_the_next_one_is_unharmed(self, backend, reference):
         broken = Job(Recipe.of({"q": 3}))
-        got = dict(backend.map([broken, *jobs(9)], NOTHING))
+        got = dict(outcomes(backend, [broken, *jobs(9)], NOTHING))
         assert (got[0].status, got[0].metric, got[0].n_batches) == ("failed", None, 0)
         assert "'k'" in got[0].error and "\n" not in got[0].error
         assert timeless(got[1]) == timeless(reference.evaluate(jobs(9)[0], NOTHING))
 
-    def test_no_jobs_have_no_outcomes(self, backend):
-        assert list(backend.map([], NOTHING)) == []
-
     def test_build_gives_the_weights_that_were_measured(self, backend):
         for job in [*jobs(6), Job(Recipe.of({"k": 6}, Merge((2, 1, 1, 1, 1))))]:
-            ((_, outcome),) = backend.map([job], NOTHING)
-            shared = backend.build(job)
+            ((_, outcome),) = outcomes(backend, [job], NOTHING)
+            shared = backend.build(job.recipe)
             assert shared.fingerprint() == outcome.fingerprint
             assert shared.n_entries == outcome.sizes.entries
+
+    def test_build_does_not_disturb_what_is_submitted(self, backend):
+        wanted = jobs(7, 21)
+        tickets = [backend.submit(job, NOTHING) for job in wanted]
+        shared = backend.build(jobs(5)[0].recipe)
+        got = dict(backend.next() for _ in wanted)
+        assert sorted(got) == sorted(tickets) and len(set(tickets)) == 2
+        assert shared.fingerprint() not in {o.fingerprint for o in got.values()}
+
+    def test_a_recipe_that_cannot_be_built_is_one_line(self, backend):
+        with pytest.raises(EvaluationError, match=r"cannot be built: .*'k'") as caught:
+            backend.build(Recipe.of({"q": 3}))
+        assert "\n" not in str(caught.value)
+
+    def test_a_cancelled_job_has_no_outcome(self, backend):
+        tickets = [backend.submit(job, NOTHING) for job in jobs(3, 4, 5)]
+        backend.cancel(tickets[1])
+        assert {backend.next()[0], backend.next()[0]} == {tickets[0], tickets[2]}
+
+    def test_opening_tells_what_it_is_doing(self, backend):
+        assert self.told and all(isinstance(what, str) for what, _, _ in self.told)

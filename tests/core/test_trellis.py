@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 
 from moeash.core.trellis import followed, levels_of, subsets, trellis, values_of
 from moeash.errors import InputError
-from tests.codec.adaptive_twin import TRELLISES
+from tests.codec.adaptive.twin import TRELLISES
 from tests.codec.paths import draw_path
 
 SIZES = [4, 8, 16]

@@ -1,5 +1,6 @@
 """The container files say what the code needs, and the tools that read them accept them."""
 
+import json
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from moeash.backends import ray_settings
-from moeash.study.spec import parse_spec
+from moeash.study.spec.reading import parse_spec
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed; pip install pyyaml")
 
@@ -73,7 +74,8 @@ def test_compose_accepts_the_file_and_knows_every_service():
         environment = services[name]["environment"]
         assert environment["RAY_AUTH_MODE"] == "token"
         assert environment["RAY_AUTH_TOKEN"] == SECRETS["RAY_AUTH_TOKEN"]
-        assert environment["MOEASH_STORAGE"].startswith("postgresql+psycopg://moeash:p@storage/")
+        knows = environment.get("MOEASH_STORAGE")
+        assert knows == ("postgresql+psycopg://moeash:p@storage/moeash" if name == "head" else None)
     assert [p["host_ip"] for s in services.values() for p in s.get("ports", [])] == ["127.0.0.1"]
 
 
@@ -97,12 +99,14 @@ def test_the_kubernetes_cluster_grows_closed_and_unprivileged():
     assert spec["enableInTreeAutoscaling"] is True
     groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
     for group in groups:
+        is_head = group is spec["headGroupSpec"]
         pod = group["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         names = {e["name"]: e for c in pod["containers"] for e in c["env"]}
         assert names["RAY_AUTH_MODE"]["value"] == "token"
         assert "secretKeyRef" in names["RAY_AUTH_TOKEN"]["valueFrom"]
-        assert "secretKeyRef" in names["MOEASH_STORAGE"]["valueFrom"]
+        assert ("MOEASH_STORAGE" in names) == is_head, "workers need no database"
+        assert not is_head or "secretKeyRef" in names["MOEASH_STORAGE"]["valueFrom"]
     assert all(g["minReplicas"] == 0 < g["maxReplicas"] for g in spec["workerGroupSpecs"])
     assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
 
@@ -124,7 +128,7 @@ def test_the_kubernetes_job_is_a_command_that_moeash_understands():
             "network": {"source": "digits-cnn"},
             "data": {"source": "digits", "splits": {}},
             "evaluation": {"device": settings["evaluation.device"]},
-            "backend": {"kind": "ray", "max_workers": int(settings["backend.max_workers"])},
+            "backend": {"kind": "ray", "workers": json.loads(settings["backend.workers"])},
         }
     )
 

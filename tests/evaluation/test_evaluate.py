@@ -9,25 +9,26 @@ from torch import nn
 from moeash.codec.container import encode
 from moeash.core.objectives import Sizes
 from moeash.core.recipe import Merge, Recipe
+from moeash.data.options import DataOptions
 from moeash.data.splits import Split
-from moeash.errors import DataError, EvaluationError, SpecError
+from moeash.errors import DataError, EvaluationError, InputError, SpecError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
-from moeash.evaluation.task import DataTask, NetworkTask
 from moeash.networks.sources import load_network
 from tests.digits import digits_spec
 
+ELSEWHERE = DataOptions("npz", root="/nowhere.npz", splits={"search": {}})
 NOTHING = Archive(("size_bytes",))
 
 
 def task(module=None, **changes):
     made = digits_spec(**changes).task()
-    return made if module is None else replace(made, network=NetworkTask(source=module))
+    return replace(made, module=module)
 
 
 def function_task(module, evaluate):
     made = task(module)
-    return replace(made, data=None, evaluate=evaluate, metric="mine", n_threads=None)
+    return replace(made, data=None, evaluate=evaluate, n_threads=None)
 
 
 def job(k, **options):
@@ -173,7 +174,7 @@ def test_stopping_needs_a_reason():
 
 
 def test_a_task_measures_images_or_a_function():
-    with pytest.raises(SpecError, match="either images"):
+    with pytest.raises(InputError, match="either images"):
         replace(task(), evaluate=lambda module: 1.0)
     with pytest.raises(SpecError, match=r"no search split; add \[data.splits.search\]"):
         Evaluator(task(data={"splits": {"search": None}}))
@@ -201,7 +202,7 @@ def test_what_one_evaluator_has_made_the_others_neither_make_nor_read():
     expected = [replace(first.evaluate(j, NOTHING), duration_s=0.0) for j in wanted]
     common = as_shared(first.common())
     assert not common.images.flags.writeable and common.images.shape == (200, 1, 8, 8)
-    elsewhere = replace(task(), data=DataTask("npz", "/nowhere.npz", {}, {"search": {}}))
+    elsewhere = replace(task(), data=ELSEWHERE)
     other = Evaluator(elsewhere, common=common)
     assert other.assessment.baseline == first.assessment.baseline
     assert other.data_fingerprint == first.splits["search"].fingerprint()
@@ -223,9 +224,7 @@ def test_streamed_images_are_read_by_everybody(monkeypatch):
     assert other.splits and other.data_fingerprint == first.data_fingerprint
     assert other.evaluate(job(9), NOTHING).metric == first.evaluate(job(9), NOTHING).metric
     with pytest.raises(DataError, match=r"nowhere\.npz"):
-        Evaluator(
-            replace(task(), data=DataTask("npz", "/nowhere.npz", {}, {"search": {}})), common=common
-        )
+        Evaluator(replace(task(), data=ELSEWHERE), common=common)
     first.close()
     other.close()
 

@@ -169,7 +169,7 @@ def test_the_holdout_is_not_touched_before_the_export(tmp_path, monkeypatch):
             "evaluation": {"threads": 1},
             "method": {"k": [8, 9]},
             "search": {"algorithm": "exhaustive", "population": 2},
-            "merge": {"max_trials": 1},
+            "merge": {"trials": 1},
         },
         storage=str(tmp_path / "moeash.db"),
     )

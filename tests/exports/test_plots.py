@@ -21,6 +21,7 @@ from moeash.study.facts import StudyFacts
 from moeash.study.storage.records import EvaluationRecord, GenerationRecord, now
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
+from tests.digits import digits_spec
 
 BASELINE = 0.9
 
@@ -33,7 +34,7 @@ def make_study(tmp_path):
     def make(points=(), *, name="study", volumes=(), max_drop=None, **changed):
         facts = {
             "name": name,
-            "spec": {} if max_drop is None else {"evaluation": {"max_drop": max_drop}},
+            "spec": digits_spec(name=name, evaluation={"max_drop": max_drop}).to_dict(),
             "fingerprint": "f",
             "network_fingerprint": "n",
             "data_fingerprint": "d",

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from moeash.codec import adaptive
-from moeash.codec.plan import plan
+from moeash.codec.adaptive import coder as adaptive
+from moeash.codec.layout import lay_out
 from moeash.codec.size import size
 from moeash.core.candidate import Candidate
 from moeash.core.codebook import keep_all
@@ -134,7 +134,7 @@ def test_the_coder_finds_the_trellis_of_feedback_and_saves_by_it(network, splits
     method = Feedback(k=(2, 60), images=100, batch_size=50, trellis=8)
     ready = prepared(method, network, splits)
     shared = method.compress(ready, Candidate.of({"k": 41, "rate": 0.05}))
-    layout = plan(shared, coder="adaptive")
+    layout = lay_out(shared, coder="adaptive")
     (part,) = layout.adaptive
     assert set(part.trellises) == {8}
     tensors = [(tensor.indices, tensor.shape) for tensor in shared.shared]
@@ -148,7 +148,7 @@ def test_the_coder_finds_the_trellis_of_feedback_and_saves_by_it(network, splits
 def test_a_trellis_without_calibration_is_followed_too(network):
     method = Feedback(k=(2, 40), trellis=4)
     shared = method.compress(prepared(method, network, {}), Candidate.of({"k": 40, "rate": 0.05}))
-    (part,) = plan(shared, coder="adaptive").adaptive
+    (part,) = lay_out(shared, coder="adaptive").adaptive
     assert set(part.trellises) == {4}
 
 

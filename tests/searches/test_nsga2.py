@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from moeash.core.pareto import non_dominated
 from moeash.core.variables import Integer, Real
 from moeash.errors import InputError
-from moeash.searches.base import Told
+from moeash.searches.base import Fitness
 from moeash.searches.hypervolume import hypervolume
 from moeash.searches.nsga2 import Nsga2Search, initial_population
 from moeash.searches.space import Space
@@ -31,7 +31,7 @@ def search(*, seed=0, population=20, generations=15, tell=objectives, space=K, i
             break
         proposed.append(candidates)
         algorithm.tell(
-            [Told(None) if tell(c["k"]) is None else Told(tell(c["k"])) for c in candidates]
+            [Fitness(None) if tell(c["k"]) is None else Fitness(tell(c["k"])) for c in candidates]
         )
     return proposed
 
@@ -104,7 +104,7 @@ def test_failed_candidates_never_survive_feasible_ones():
         odd = [c["k"] % 2 == 1 for c in candidates]
         algorithm.tell(
             [
-                Told(objectives(c["k"])) if ok else Told(None)
+                Fitness(objectives(c["k"])) if ok else Fitness(None)
                 for c, ok in zip(candidates, odd, strict=True)
             ]
         )
@@ -121,7 +121,7 @@ def test_infeasible_candidates_lose_to_feasible_ones_however_good_they_look():
         candidates = algorithm.ask()
         algorithm.tell(
             [
-                Told((-9.0, 1.0), violation=0.2) if c["k"] < 64 else Told(objectives(c["k"]))
+                Fitness((-9.0, 1.0), violation=0.2) if c["k"] < 64 else Fitness(objectives(c["k"]))
                 for c in candidates
             ]
         )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from moeash.core.variables import Integer, Real
-from moeash.searches.base import Told
+from moeash.searches.base import Fitness
 from moeash.searches.space import Space
 from moeash.searches.steady import SteadyNsga2
 
@@ -16,7 +16,7 @@ LINE = Space((Integer("k", 1, 40),))
 
 def conflict(candidate):
     k = candidate["k"]
-    return Told((float(k), abs(float(k) - 30)))
+    return Fitness((float(k), abs(float(k) - 30)))
 
 
 @pytest.mark.parametrize("n", [1, 7])
@@ -40,12 +40,12 @@ def test_the_population_finds_the_front():
     steady, best = search(space, population=20), []
     for _ in range(600):
         (c,) = steady.propose(1)
-        steady.tell([c], [Told((c["x"], (1 - c["x"]) ** 2 + c["y"]))])
+        steady.tell([c], [Fitness((c["x"], (1 - c["x"]) ** 2 + c["y"]))])
         best.append(c["y"])
     assert np.mean(best[-100:]) < 0.1 < np.mean(best[:100]), "y is nothing but cost"
 
 
-@pytest.mark.parametrize("told", [Told(None), Told((0.0, 0.0), violation=0.5)])
+@pytest.mark.parametrize("told", [Fitness(None), Fitness((0.0, 0.0), violation=0.5)])
 def test_what_failed_or_is_unwanted_never_breeds_while_others_live(told):
     steady = search(LINE)
     first = steady.propose(6)

@@ -13,6 +13,7 @@ from moeash.backends.base import Baseline, OneAtATime, ignore
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.kept import Keeping
 from moeash.core.objectives import Sizes
+from moeash.core.progress import silent
 from moeash.core.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
@@ -101,7 +102,8 @@ def test_a_study_of_a_network_has_the_front_of_full_evaluations(
     plan = digits_plan(
         seed=seed,
         evaluation={"metric": metric, "batch_size": batch_size, "max_drop": max_drop},
-        search={"objectives": objectives, "population": 10, "stop": {"generations": 4}},
+        search={"objectives": objectives, "population": 10},
+        budget={"generations": 4},
     )
     study = run(plan, SqlStorage(str(tmp_path / "a.db")), InProcessBackend, Silent())
     n_stopped = check(study, digits_in_full(metric, batch_size), max_drop)
@@ -139,7 +141,7 @@ class TableBackend(OneAtATime):
         self.entries = np.maximum(1, np.arange(65) - rng.integers(0, 6, 65))
         self.order = np.random.default_rng(order) if order is not None else None
 
-    def open(self, notify=ignore):
+    def open(self, notify=ignore, progress=silent):
         return Baseline(0.95, 0.0, self.N_BATCHES, 10_000, 2500, 0, "network", "data", Keeping())
 
     def evaluate(self, job, archive):
@@ -152,12 +154,13 @@ class TableBackend(OneAtATime):
         metric = float(self.right[k].sum() / total)
         return Outcome("complete", metric, metric, sizes, f"k{k}", self.N_BATCHES, 0.0)
 
-    def map(self, jobs, archive):
-        positions = list(range(len(jobs)))
-        if self.order is not None:
-            self.order.shuffle(positions)
-        for position in positions:
-            yield position, self.evaluate(jobs[position], archive)
+    def next(self):
+        tickets = list(self.queue)
+        ticket = tickets[0] if self.order is None else int(self.order.choice(tickets))
+        return ticket, self.evaluate(*self.queue.pop(ticket))
+
+    def build(self, recipe):
+        raise NotImplementedError("tables have no weights")
 
     def close(self):
         pass
@@ -169,7 +172,8 @@ def test_a_study_of_tables_has_the_front_of_full_evaluations(tmp_path, seed):
     plan = digits_plan(
         seed=seed,
         evaluation={"max_drop": max_drop},
-        search={"objectives": objectives, "population": 6, "stop": {"generations": 8}},
+        search={"objectives": objectives, "population": 6},
+        budget={"generations": 8},
     )
     backend = TableBackend(seed)
     study = run(plan, SqlStorage(str(tmp_path / "a.db")), lambda task: backend, Silent())
@@ -180,7 +184,7 @@ def test_a_study_of_tables_has_the_front_of_full_evaluations(tmp_path, seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_outcomes_do_not_depend_on_the_order_within_a_generation(tmp_path, seed):
-    plan = digits_plan(search={"objectives": OBJECTIVES[2], "stop": {"generations": 6}}, seed=seed)
+    plan = digits_plan(search={"objectives": OBJECTIVES[2]}, budget={"generations": 6}, seed=seed)
     records = []
     for order in (None, 1, 2):
         backend = TableBackend(seed, order=order)
@@ -192,7 +196,7 @@ def test_outcomes_do_not_depend_on_the_order_within_a_generation(tmp_path, seed)
 
 
 def test_the_hypervolume_is_that_of_the_front_so_far(tmp_path):
-    plan = digits_plan(search={"stop": {"generations": 5}})
+    plan = digits_plan(budget={"generations": 5})
     backend = TableBackend(3)
     study = run(plan, SqlStorage(str(tmp_path / "a.db")), lambda task: backend, Silent())
     volumes = [g.hypervolume for g in study.generations()]

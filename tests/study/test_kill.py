@@ -19,7 +19,7 @@ from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
 from tests.digits import BASE, digits_plan, merged
 
-CHANGES = {"merge": {"enabled": True, "max_trials": 12}, "search": {"stop": {"generations": 3}}}
+CHANGES = {"merge": {"trials": 12}, "budget": {"generations": 3}}
 
 CHILD = textwrap.dedent("""
     import json, sys
@@ -127,9 +127,10 @@ def test_twenty_kills_change_nothing(tmp_path, uninterrupted):
 CALIBRATED = {
     **CHANGES,
     "data": {"splits": {"calibration": {"part": "all", "count": 60, "seed": 0}}},
-    "method": {"k": None, "name": "feedback", "images": 60, "sketches": 1, "batch_size": 30},
-    "search": {"population": 6, "stop": {"generations": 2}},
-    "merge": {"enabled": True, "max_trials": 3},
+    "method": {"k": None, "name": "feedback", "images": 60, "sketches": 1},
+    "search": {"population": 6},
+    "budget": {"generations": 2},
+    "merge": {"trials": 3},
 }
 
 

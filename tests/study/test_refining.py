@@ -17,8 +17,9 @@ def calibrated(name="feedback", solutions=3, **changes):
         name,
         data__splits__calibration={"part": "all", "count": 60, "seed": 0},
         data__splits__holdout={"part": "all", "rest": True},
-        method={"name": "feedback", "k": [4, 40], "images": 60, "sketches": 1, "batch_size": 30},
-        search={"population": 6, "stop": {"generations": 2}},
+        method={"name": "feedback", "k": [4, 40], "images": 60, "sketches": 1},
+        search={"population": 6},
+        budget={"generations": 2},
         refine={"solutions": solutions},
         **changes,
     )
@@ -30,7 +31,7 @@ def refined(study):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return run_study(tmp_path_factory.mktemp("refined"), calibrated(merge={"enabled": False}))
+    return run_study(tmp_path_factory.mktemp("refined"), calibrated(merge={"trials": 0}))
 
 
 def test_solutions_of_the_searchs_front_are_made_again_from_end_to_end(study):
@@ -67,15 +68,15 @@ def test_a_study_killed_while_it_refines_goes_on_where_it_was(tmp_path, study, a
     def stop():
         raise KeyboardInterrupt
 
-    plain = calibrated(merge={"enabled": False})
+    plain = calibrated(merge={"trials": 0})
     with pytest.raises(KeyboardInterrupt):
         run_study(tmp_path, plain, progress=Notes({n_searched + after - 12: stop}))
     made = []
 
     class Counting(InProcessBackend):
-        def map(self, jobs, archive):
-            made.extend(jobs)
-            return super().map(jobs, archive)
+        def submit(self, job, archive):
+            made.append(job)
+            return super().submit(job, archive)
 
     again = run_study(tmp_path, plain, make_backend=Counting)
     assert sequence(again) == sequence(study)
@@ -83,22 +84,22 @@ def test_a_study_killed_while_it_refines_goes_on_where_it_was(tmp_path, study, a
 
 
 def test_a_larger_budget_refines_more_and_repeats_nothing(tmp_path):
-    few = run_study(tmp_path, calibrated(solutions=1, merge={"enabled": False}))
+    few = run_study(tmp_path, calibrated(solutions=1, merge={"trials": 0}))
     assert len(refined(few)) == 1
     first = sequence(few)
-    more = run_study(tmp_path, calibrated(solutions=4, merge={"enabled": False}))
+    more = run_study(tmp_path, calibrated(solutions=4, merge={"trials": 0}))
     assert len(refined(more)) > 1
     assert set(first) <= set(sequence(more))
 
 
 def test_nothing_is_refined_unless_wanted_and_possible(tmp_path):
-    off = run_study(tmp_path, calibrated("off", solutions=0, merge={"enabled": False}))
-    uniform = run_study(tmp_path, spec("uniform", merge={"enabled": False}))
+    off = run_study(tmp_path, calibrated("off", solutions=0, merge={"trials": 0}))
+    uniform = run_study(tmp_path, spec("uniform", merge={"trials": 0}))
     assert refined(off) == refined(uniform) == []
 
 
 def test_a_merge_pass_goes_on_from_refined_solutions(tmp_path):
-    study = run_study(tmp_path, calibrated(merge={"max_trials": 2, "tolerance": 0.05}))
+    study = run_study(tmp_path, calibrated(merge={"trials": 2, "max_drop": 0.3}))
     records = {r.number: r for r in study.evaluations()}
     merged = [records[r.parent].stage for r in study.evaluations() if r.stage == "merged"]
     assert "refined" in merged

@@ -31,10 +31,11 @@ class Starved(Uniform):
         return super().compress(prepared, candidate, refined=refined)
 
 
-def study(folder, *, retry_failed=False, mode="generational", merge=True, **faults):
+def study(folder, *, retry_failed=False, algorithm="nsga2", merge=True, **faults):
     plan = digits_plan(
-        search={"mode": mode, "stop": {"generations": 3}},
-        merge={"enabled": merge, "max_trials": 3},
+        search={"algorithm": algorithm},
+        budget={"generations": 3},
+        merge={"trials": 3 if merge else 0},
     )
     method = Starved(k=(2, 64), marker=str(folder / "starving"), **faults)
     plan = dataclasses.replace(plan, task=dataclasses.replace(plan.task, method=method))
@@ -104,8 +105,10 @@ def test_what_fails_again_is_stored_again_and_changes_nothing(damaged, tmp_path)
 
 def test_a_steady_study_proposes_what_was_lost_or_something_new(tmp_path):
     (tmp_path / "starving").touch()
-    lost, _ = study(tmp_path, mode="steady", merge=False, starving=(2, 64))
+    lost, _ = study(tmp_path, algorithm="steady_nsga2", merge=False, starving=(2, 64))
     assert failed(lost)
     (tmp_path / "starving").unlink()
-    mended, _ = study(tmp_path, mode="steady", merge=False, starving=(2, 64), retry_failed=True)
+    mended, _ = study(
+        tmp_path, algorithm="steady_nsga2", merge=False, starving=(2, 64), retry_failed=True
+    )
     assert not failed(mended) and len(mended.evaluations()) == 24

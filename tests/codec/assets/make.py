@@ -1,5 +1,10 @@
-"""Make the files of every version. Run once when one is fixed; never again over old files."""
+"""Make the files of version 1 and their fingerprints: ``python -m tests.codec.assets.make``.
 
+They were made once, when the format was fixed, and are read for ever: files that exist are never
+written again. A later version adds a folder of its own.
+"""
+
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +17,11 @@ from moeash.core.codebook import (
     SharedWeights,
     TiedTensor,
 )
+from tests.codec.conftest import build_zoo
 from tests.codec.paths import network_of_wide_alphabets, network_on_trellises
 
-HERE = Path(__file__).parent
+V1 = Path(__file__).parent / "v1"
+FINGERPRINTS = V1 / "fingerprints.json"
 NOTES = {"made_by": "tests/codec/assets/make.py"}
 
 
@@ -71,24 +78,32 @@ def stepped():
     return SharedWeights(structured().codebooks, tuple(tensors))
 
 
+NETWORKS = {
+    "plain": (network, ("ans", "huffman", "adaptive")),
+    "zoo": (build_zoo, ("ans", "huffman", "adaptive")),
+    "steps": (stepped, ("ans", "huffman", "adaptive")),
+    "structured": (structured, ("adaptive",)),
+    "trellises": (lambda: network_on_trellises([8, 0, 4, 16]), ("adaptive",)),
+    "units": (network_of_wide_alphabets, ("adaptive",)),
+    "units-trellis": (lambda: network_of_wide_alphabets(n_states=8), ("adaptive",)),
+    "kept-only": (lambda: SharedWeights((), stepped().kept), ("ans",)),
+    "empty": (lambda: SharedWeights((), ()), ("ans",)),
+}
+"""Networks and the coders they are written with."""
+
+
+def main():
+    V1.mkdir(exist_ok=True)
+    known = json.loads(FINGERPRINTS.read_text()) if FINGERPRINTS.exists() else {}
+    for name, (make, coders) in NETWORKS.items():
+        shared = make()
+        for coder in coders:
+            path = V1 / f"{name}-{coder}.moeash"
+            if not path.exists():
+                container.write(path, shared, coder=coder, notes=NOTES)
+                known[path.name] = shared.fingerprint()
+    FINGERPRINTS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
 if __name__ == "__main__":
-    networks = {
-        "v1": network(),
-        "v2": structured(),
-        "v3": network_on_trellises([8, 0, 4, 16]),
-        "v3-steps": stepped(),
-        "v4": network_of_wide_alphabets(),
-    }
-    files = {
-        "v1": ("v1", "ans"),
-        "v1-huffman": ("v1", "huffman"),
-        "v2": ("v2", "adaptive"),
-        "v3": ("v3", "adaptive"),
-        "v3-steps": ("v3-steps", "ans"),
-        "v4": ("v4", "adaptive"),
-    }
-    for name, (which, coder) in files.items():
-        if not (HERE / f"{name}.moeash").exists():
-            container.write(HERE / f"{name}.moeash", networks[which], coder=coder, notes=NOTES)
-    for which, shared in networks.items():
-        (HERE / f"{which}.fingerprint").write_text(shared.fingerprint() + "\n")
+    main()

@@ -20,7 +20,7 @@ from moeash.methods.feedback.columns import (
     zero_aligned_entries,
 )
 from moeash.methods.feedback.paths import assign_trellis, nearest_path
-from tests.codec.adaptive_twin import TRELLISES
+from tests.codec.adaptive.twin import TRELLISES
 from tests.methods.feedback.row_curvature import between_rows, coupled_by
 from tests.methods.feedback.test_columns import layer, loss, problem
 from tests.methods.feedback.trellis_twin import cheapest_path, fix_columns

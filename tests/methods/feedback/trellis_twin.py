@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.codec.adaptive_twin import TRELLISES
+from tests.codec.adaptive.twin import TRELLISES
 
 
 def fix_columns(

@@ -16,8 +16,9 @@ if __name__ == "__main__":
     assert not path.exists(), f"{path} is committed already"
     spec = digits_spec(
         evaluation={"max_drop": 0.1},
-        search={"population": 5, "stop": {"generations": 3}},
-        merge={"enabled": True, "max_trials": 4},
+        search={"population": 5},
+        budget={"generations": 3},
+        merge={"trials": 4},
     )
     storage = SqlStorage(str(path))
     api.run(spec, storage=storage)

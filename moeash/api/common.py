@@ -1,0 +1,83 @@
+"""What the functions of the interface have in common."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from moeash.compression import folding, remeasuring
+from moeash.compression.options import NormsChoice
+from moeash.data.unlabelled import Given, Unlabelled
+from moeash.errors import InputError
+from moeash.methods.base import Method
+from moeash.study.events import Doing, Listen, ignore
+
+Shown = bool | Listen
+"""Who hears of progress: True, a bar on a terminal and nobody elsewhere; False, nobody; or a
+function that receives every :class:`moeash.study.events.Event`."""
+
+
+@contextmanager
+def listening(progress: Shown) -> Iterator[Listen]:
+    """Hold who hears of progress, and take a bar away afterwards."""
+    if callable(progress):
+        yield progress
+    elif progress and sys.stderr.isatty():
+        from moeash.console.progress import LiveProgress
+
+        display = LiveProgress()
+        try:
+            yield display
+        finally:
+            display.close()
+    else:
+        yield ignore
+
+
+def doing(listen: Listen) -> Callable[[str, int, int | None], None]:
+    """Return what turns progress into events."""
+    return lambda what, done, total: listen(Doing(what, done, total))
+
+
+def method_table(method: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``[method]`` of a name or a mapping."""
+    return {"name": method} if isinstance(method, str) else dict(method)
+
+
+def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested mappings with what ``over`` says in the place of what ``base`` does."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        merged[key] = overlaid(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def inputs_for(method: Method, given: Given | None, norms: NormsChoice) -> Unlabelled | None:
+    """Return the inputs there is a use for; say so where a method does without, or has no use."""
+    if given is not None:
+        at_most = max(
+            method.calibration_images,
+            folding.IMAGES if norms == "folded" else 0,
+            remeasuring.IMAGES if norms == "remeasured" else 0,
+        )
+        if not at_most:
+            raise InputError(f"method {method.name} looks at no inputs; leave calibration out")
+        return Unlabelled(given, at_most=at_most)
+    if method.calibration_images:
+        warnings.warn(
+            f"method {method.name} has no calibration inputs and does not know what the network "
+            "computes with; pass calibration=, unlabelled inputs suffice",
+            stacklevel=4,
+        )
+    return None
+
+
+def device_of(module: nn.Module) -> str:
+    """Return the device a module is on."""
+    parameter = next(module.parameters(), None)
+    return "cpu" if parameter is None else str(parameter.device)

@@ -1,0 +1,166 @@
+"""Compress one network, or export a solution of a study, to a verified file."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from moeash.api.common import (
+    Shown,
+    device_of,
+    doing,
+    inputs_for,
+    listening,
+    method_table,
+    overlaid,
+)
+from moeash.codec.container import write
+from moeash.codec.size import SizeReport, size
+from moeash.core.candidate import Value
+from moeash.core.recipe import Recipe, Refine
+from moeash.data.unlabelled import Given
+from moeash.errors import InputError
+from moeash.evaluation.loading import compressor_of
+from moeash.evaluation.task import available_cores
+from moeash.exports.building import building
+from moeash.exports.export import ExportReport, export_solution
+from moeash.methods.registry import build_method
+from moeash.study.events import Doing, Note
+from moeash.study.plan import task_of
+from moeash.study.spec.output import Pick
+from moeash.study.spec.reading import spec_of_module
+from moeash.study.study import Study
+
+
+def compress(
+    module: nn.Module,
+    to: str | Path,
+    *,
+    candidate: Mapping[str, Value],
+    refined: bool = False,
+    method: str | Mapping[str, Any] = "uniform",
+    calibration: Given | None = None,
+    seed: int = 0,
+    spec: Mapping[str, Any] | None = None,
+    progress: Shown = True,
+) -> SizeReport:
+    """Write one compressed network to a verified file, without search or evaluation.
+
+    Args:
+        module: a trained module; it is not changed.
+        to: target file.
+        candidate: the point of the method's space, e.g. ``{"k": 64}``.
+        refined: take the method's slower way, as the solutions of a search do.
+        method: its name, or a mapping as ``[method]`` in a spec.
+        calibration: as in :func:`search`.
+        seed: of the method's random draws.
+        spec: ``network`` and ``codec`` as a spec has them.
+        progress: who hears of it.
+
+    Returns:
+        The size of the file and where it goes.
+
+    Raises:
+        InputError: the candidate is no point of the method's space, or an option cannot be used.
+
+    Example:
+        >>> import tempfile
+        >>> import moeash
+        >>> import torch
+        >>> network = torch.nn.Linear(64, 32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = moeash.compress(
+        ...         network, f"{folder}/linear.moeash", candidate={"k": 4}, progress=False
+        ...     )
+        >>> report.total < 64 * 32
+        True
+    """
+    described = spec_of_module(
+        overlaid(
+            {
+                "name": "compress",
+                "seed": seed,
+                "evaluation": {"device": device_of(module)},
+                "method": method_table(method),
+            },
+            spec or {},
+        ),
+        module=type(module).__qualname__,
+        metric="none",
+    )
+    chosen = build_method(described.method)
+    names = {variable.name for variable in chosen.space()}
+    if names != set(candidate):
+        raise InputError(f"candidate has {sorted(candidate)}, the method needs {sorted(names)}")
+    if refined and not chosen.refines:
+        raise InputError(f"method {chosen.name} has no slower way; leave out refined")
+    recipe = Recipe.of(candidate, *([Refine()] if refined else []))
+    inputs = inputs_for(chosen, calibration, described.codec.norms)
+    task = replace(
+        described.task(module=module, calibration=inputs),
+        n_threads=available_cores(),
+        refines=refined,
+    )
+    with listening(progress) as listen:
+        with compressor_of(task, doing(listen)) as compressor:
+            for note in compressor.notes:
+                listen(Note(note))
+            shared = compressor.build(recipe, progress=doing(listen))
+        listen(Doing("writing and verifying the file"))
+        write(to, shared, coder=task.codec.coder)
+    return size(shared, coder=task.codec.coder)
+
+
+def export(
+    study: Study,
+    to: str | Path,
+    *,
+    pick: Pick = "smallest",
+    max_drop: float | None = None,
+    max_bytes: int | None = None,
+    id: int | None = None,
+    progress: Shown = True,
+) -> ExportReport:
+    """Export a solution of a study as a verified ``.moeash`` file.
+
+    Args:
+        study: from :func:`run`, :func:`search` or :func:`open_study`.
+        to: target file.
+        pick: which solution of the front, unless ``id`` names one.
+        max_drop: only solutions at most this far below the float network, in units of the metric.
+        max_bytes: only solutions of at most so many bytes.
+        id: a solution's number, instead of ``pick`` and its limits.
+        progress: who hears of it.
+
+    Returns:
+        What was written and how the decoded network measures on the holdout split.
+
+    Raises:
+        NothingMeetsError: no solution is within the limits; names the nearest.
+        RebuildMismatchError: the solution does not rebuild to the weights that were measured.
+        ExportError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import moeash
+        >>> import torch
+        >>> network = torch.nn.Linear(64, 32)
+        >>> def smoothness(module):
+        ...     return -float(module.weight.diff().square().sum())
+        >>> study = moeash.search(network, evaluate=smoothness, generations=1, progress=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = moeash.export(study, f"{folder}/a.moeash", pick="knee", progress=False)
+        >>> report.size_bytes == report.solution["size_bytes"]
+        True
+    """
+    if id is not None and (max_drop is not None or max_bytes is not None):
+        raise InputError("id names one solution, so limits have no use beside it; leave one out")
+    if id is not None:
+        solution = study.solution(id)
+    else:
+        solution = study.pick(pick, max_drop=max_drop, max_bytes=max_bytes)
+    task = task_of(study)
+    with listening(progress) as listen, building(study, doing(listen)) as build:
+        return export_solution(task, solution, build, to, doing(listen))

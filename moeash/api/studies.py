@@ -1,0 +1,237 @@
+"""Run a study of a spec, or search how to share the weights of a module."""
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from moeash.api.common import (
+    Shown,
+    device_of,
+    doing,
+    inputs_for,
+    listening,
+    method_table,
+    overlaid,
+)
+from moeash.data.unlabelled import Given
+from moeash.errors import InputError
+from moeash.exports.output import Output, make_folder, write_output
+from moeash.methods.registry import build_method
+from moeash.study.opening import DEFAULT_STORAGE, open_storage
+from moeash.study.plan import Plan, task_of
+from moeash.study.run import Build
+from moeash.study.run import run as run_plan
+from moeash.study.spec.reading import load_spec, parse_spec, spec_of_module
+from moeash.study.spec.spec import StudySpec
+from moeash.study.storage.base import Storage
+from moeash.study.study import Study
+
+
+def run(
+    spec: str | Path | Mapping[str, Any] | StudySpec,
+    *,
+    storage: str | Storage | None = None,
+    progress: Shown = True,
+    retry_failed: bool = False,
+) -> Study:
+    """Run a study to its end, or continue it where it was interrupted.
+
+    Args:
+        spec: path of a TOML file, its content as nested mappings, or a checked spec. Its
+            ``[output]`` is the command line's; see :func:`run_with_output`.
+        storage: database URL or SQLite path; default ``MOEASH_STORAGE`` or ``./moeash.db``.
+        progress: who hears of it.
+        retry_failed: evaluate again what has failed through no fault of its own: workers lost,
+            too slow, out of memory. The search then learns of it, and may propose other candidates
+            from there on; nothing that was measured is lost.
+
+    Returns:
+        The finished study.
+
+    Raises:
+        SpecError: the spec does not say what to do.
+        StudyExistsError: the name is taken by another spec, network or evaluation set.
+        StudyLockedError: another process works on it.
+
+    Example:
+        >>> import moeash
+        >>> study = moeash.run({
+        ...     "name": "digits",
+        ...     "network": {"source": "digits-cnn"},
+        ...     "data": {
+        ...         "source": "digits",
+        ...         "splits": {"search": {"part": "all", "range": [0, 100]}},
+        ...     },
+        ...     "method": {"k": [8, 16]},
+        ...     "search": {"algorithm": "exhaustive"},
+        ...     "merge": {"trials": 0},
+        ... }, progress=False)
+        >>> study.status
+        'finished'
+        >>> all(8 <= solution.entries <= 16 for solution in study.front())
+        True
+    """
+    return _run(spec, storage, progress, retry_failed)[0]
+
+
+def run_with_output(
+    spec: str | Path | Mapping[str, Any] | StudySpec,
+    *,
+    storage: str | Storage | None = None,
+    progress: Shown = True,
+    retry_failed: bool = False,
+) -> tuple[Study, Output | None]:
+    """Run a study as :func:`run` does, and write what its ``[output]`` asks for.
+
+    The front and its pictures are written whether or not a solution is within the limits.
+
+    Returns:
+        The finished study, and what was written; None without ``[output]``.
+
+    Raises:
+        ExportError: the output folder cannot be written, which is found out before the search.
+    """
+    return _run(spec, storage, progress, retry_failed, with_output=True)
+
+
+def _run(
+    spec: str | Path | Mapping[str, Any] | StudySpec,
+    storage: str | Storage | None,
+    progress: Shown,
+    retry_failed: bool,
+    *,
+    with_output: bool = False,
+) -> tuple[Study, Output | None]:
+    if isinstance(spec, str | Path):
+        spec = load_spec(spec)
+    elif not isinstance(spec, StudySpec):
+        spec = parse_spec(spec)
+    plan = Plan.from_spec(spec)
+    options = spec.output if with_output else None
+    if options is not None:
+        make_folder(Path(options.folder))
+    written: list[Output] = []
+    with listening(progress) as listen:
+
+        def finished(study: Study, build: Build) -> None:
+            if options is not None:
+                task = task_of(study)
+                written.append(write_output(study, options, task, build, doing(listen)))
+
+        study = run_plan(
+            plan,
+            open_storage(storage),
+            plan.make_backend,
+            listen,
+            retry_failed=retry_failed,
+            finished=finished,
+        )
+    return study, written[0] if written else None
+
+
+def search(
+    module: nn.Module,
+    *,
+    evaluate: Callable[[nn.Module], float],
+    calibration: Given | None = None,
+    name: str | None = None,
+    storage: str | Storage | None = None,
+    method: str | Mapping[str, Any] = "uniform",
+    max_drop: float | None = None,
+    population: int = 20,
+    generations: int = 15,
+    seed: int = 0,
+    spec: Mapping[str, Any] | None = None,
+    progress: Shown = True,
+) -> Study:
+    """Search how to share the weights of any module, measured by any function.
+
+    Args:
+        module: a trained module; it holds candidates' weights while ``evaluate`` runs and its own
+            weights again when the search returns or raises.
+        evaluate: ``evaluate(module) -> float``, finite, higher is better, deterministic.
+        calibration: unlabelled inputs for methods that look at some: a tensor ``(n, ...)``, a
+            dataset, or batches such as a ``DataLoader`` gives; labels are ignored. The first ones
+            are taken, as many as the method's ``images``.
+        name: of the study; give one together with ``storage`` to make it resumable. The function
+            is not part of a study's identity: use another name when it changes.
+        storage: database URL or SQLite path; default: a temporary one that lives as long as the
+            returned study.
+        method: its name, or a mapping as ``[method]`` in a spec.
+        max_drop: solutions further below the float module are not wanted, in units of ``evaluate``.
+        population: candidates a generation.
+        generations: at most so many.
+        seed: of the search and the method.
+        spec: everything else a spec can say, as nested mappings, e.g.
+            ``{"network": {"exclude": ["head.*"]}, "codec": {"coder": "adaptive"}}``.
+        progress: who hears of it.
+
+    Returns:
+        The finished study. Export with ``moeash.export(study, path)``.
+
+    Raises:
+        InputError: the module, the function or an option cannot be used.
+
+    Example:
+        >>> import moeash
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> network = torch.nn.Linear(8, 4)
+        >>> x = torch.randn(64, 8)
+        >>> with torch.no_grad():
+        ...     expected = network(x)
+        >>> def closeness(module):
+        ...     with torch.no_grad():
+        ...         return -float((module(x) - expected).square().mean())
+        >>> study = moeash.search(
+        ...     network, evaluate=closeness, method={"k": [2, 16]}, generations=3, progress=False
+        ... )
+        >>> best = study.pick("best")
+        >>> best.drop < 0.01
+        True
+    """
+    if not isinstance(module, nn.Module):
+        raise InputError(f"search needs a torch.nn.Module, got {type(module).__name__}")
+    described = spec_of_module(
+        overlaid(
+            {
+                "name": name or type(module).__name__,
+                "seed": seed,
+                "evaluation": {"max_drop": max_drop, "device": device_of(module)},
+                "method": method_table(method),
+                "search": {"population": population},
+                "budget": {"generations": generations},
+            },
+            spec or {},
+        ),
+        module=type(module).__qualname__,
+        metric=getattr(evaluate, "__name__", "evaluate"),
+    )
+    inputs = inputs_for(build_method(described.method), calibration, described.codec.norms)
+    if inputs is not None:
+        described = replace(described, calibration=inputs.fingerprint())
+    task = replace(
+        described.task(module=module, evaluate=evaluate, calibration=inputs),
+        n_threads=described.evaluation.threads or torch.get_num_threads(),
+    )
+    plan = Plan(described, task)
+    folder = None if storage is not None else tempfile.mkdtemp(prefix="moeash-")
+    try:
+        store = open_storage(storage if folder is None else str(Path(folder) / DEFAULT_STORAGE))
+        with listening(progress) as listen:
+            study = run_plan(plan, store, plan.make_backend, listen)
+    except BaseException:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    study.task = task
+    if folder is not None:
+        weakref.finalize(study, shutil.rmtree, folder, ignore_errors=True)
+    return study

@@ -1,0 +1,1 @@
+"""The adaptive coder: indices predicted from what was coded before, without tables."""

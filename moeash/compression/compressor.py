@@ -1,0 +1,283 @@
+"""The compressor: the only way from a recipe to shared weights, whoever asks.
+
+It is made once per network, which is the dear part: BatchNorms are folded where that is wanted, the
+method prepares, and how kept tensors are stored is decided. :meth:`Compressor.build` then builds
+any recipe: the longest prefix that is at hand (an artifact, or what was compressed lately, or else
+the candidate compressed again) and the steps that remain.
+
+Images of the search split are looked at only where something has to be decided on them, so a
+decision that is known already costs none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moeash.codec.container import decode
+from moeash.compression.folding import Folding, fold_norms, some_images
+from moeash.compression.keeping import Stored, decide_keeping
+from moeash.compression.options import CodecOptions
+from moeash.compression.remeasuring import IMAGES, Remeasuring, calibration_images
+from moeash.core.codebook import SharedWeights, State
+from moeash.core.kept import Keeping
+from moeash.core.merge import merge_runs
+from moeash.core.progress import Progress, silent
+from moeash.core.recipe import Merge, Recipe, Refine
+from moeash.core.variables import middle
+from moeash.data.splits import Split
+from moeash.methods.base import Images, Method, Preparation
+from moeash.networks.inplace import WeightWriter
+from moeash.networks.network import Network
+
+REMEMBERED_BYTES = 64 << 20
+"""Indices of compressed candidates that are kept for the recipes that begin with them: a merge pass
+tries many merges of one solution, and a refined one takes longer to compress than to measure."""
+
+
+@dataclass(frozen=True, eq=False)
+class Groundwork:
+    """What compressors of one study have in common: one makes it, all may read the same memory.
+
+    Attributes:
+        state: the float state, with BatchNorms folded if they are.
+        prepared: the method's arrays.
+        stored: how kept tensors are stored.
+        calibration: images on which BatchNorms are measured again; None when they are not.
+    """
+
+    state: State
+    prepared: Any
+    stored: Stored
+    calibration: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a study's compressors agree on beside the network and the method.
+
+    Attributes:
+        codec: how the file is written.
+        seed: of the method's random draws.
+        n_threads: of kernels and BLAS.
+        device: of the network.
+        batch_size: images of a forward pass.
+        refines: whether recipes may refine.
+    """
+
+    codec: CodecOptions
+    seed: int
+    n_threads: int
+    device: str
+    batch_size: int
+    refines: bool = True
+
+
+class Compressor:
+    """Builds the shared weights of one network's recipes.
+
+    The module holds float weights, folded where that is wanted, once the compressor is made, and
+    whatever was built last where BatchNorms are measured again; :meth:`restore` puts the float
+    weights back, as they were given.
+
+    Attributes:
+        network: with the state that is compressed.
+        writer: writes into it.
+        groundwork: what other compressors of the study need not make again.
+        notes: what people should know, one line each.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        method: Method,
+        circumstances: Circumstances,
+        inputs: Mapping[str, Images],
+        *,
+        search: Split | None = None,
+        keeping: Keeping | None = None,
+        groundwork: Groundwork | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        """Prepare the network.
+
+        Args:
+            network: holding its float weights, in eval mode, on its device.
+            method: turns candidates into shared weights.
+            circumstances: what else the weights depend on.
+            inputs: the calibration split, and whatever else a method may look at.
+            search: the search split, where ``keeping`` has to be decided.
+            keeping: how kept tensors are stored, where that is known.
+            groundwork: what another compressor of the study has made; nothing of it is made again.
+            progress: hears how far preparing is.
+
+        Raises:
+            InputError: the method, folding or measuring again lacks inputs.
+        """
+        self._method = method
+        self._circumstances = circumstances
+        self._given: WeightWriter | None = None  # of the weights before BatchNorms were folded
+        self._recent: dict[Recipe, SharedWeights] = {}  # the one used last comes last
+        self.network = network
+        self.writer = WeightWriter(network.module, network.state)
+        self.folding: Folding | None = None
+        self.remeasuring: Remeasuring | None = None
+        if groundwork is not None:
+            self.adopt(groundwork)
+            return
+        try:
+            self.groundwork = self._prepare(inputs, search, keeping, progress)
+        except BaseException:
+            self.restore()
+            raise
+
+    # ------------------------------------------------------------------ preparing
+
+    def _prepare(
+        self,
+        inputs: Mapping[str, Images],
+        search: Split | None,
+        keeping: Keeping | None,
+        progress: Progress,
+    ) -> Groundwork:
+        here = self._circumstances
+        looked_at = inputs if search is None else {**inputs, "search": search}
+        if here.codec.norms == "folded":
+            progress("folding BatchNorms", 0, None)
+            self._fold(some_images(looked_at).to(here.device))
+        calibration: NDArray[Any] | None = None
+        if here.codec.norms == "remeasured":
+            images = calibration_images(inputs, IMAGES, here.seed)
+            self.remeasuring = Remeasuring(self.network, images, here.device)
+            calibration = images.numpy()
+        prepared = self._method.prepare(
+            Preparation(
+                network=self.network,
+                splits=inputs,
+                seed=here.seed,
+                n_threads=here.n_threads,
+                refines=here.refines,
+                progress=progress,
+            )
+        )
+        self.groundwork = Groundwork(self.network.state, prepared, _UNDECIDED, calibration)
+        if keeping is not None:
+            return replace(self.groundwork, stored=Stored(keeping))
+        progress("deciding how kept tensors are stored", 0, None)
+        stored = decide_keeping(
+            self.network,
+            self.writer,
+            search,
+            kept=here.codec.kept,
+            norms="as_they_are" if here.codec.norms == "as_they_are" else "two_vectors",
+            typical=self._typical,
+            coder=here.codec.coder,
+            batch_size=here.batch_size,
+            device=here.device,
+        )
+        return replace(self.groundwork, stored=stored)
+
+    def _fold(self, images: Tensor) -> None:
+        self._given = self.writer
+        self.folding = fold_norms(self.network, images)
+        self.network = self.folding.network
+        self.writer = WeightWriter(self.network.module, self.network.state)
+
+    def _typical(self) -> SharedWeights:
+        """Return a compressed network from the middle of the search space, kept tensors exact."""
+        recipe = Recipe(middle(self._method.space()))
+        return self._adjusted(self._compressed(recipe, silent))
+
+    def adopt(self, groundwork: Groundwork) -> None:
+        """Work with a shared copy of what one compressor has made, and let the own one go."""
+        self.groundwork = groundwork
+        self.network = replace(self.network, state=groundwork.state)
+        self.writer = WeightWriter(self.network.module, groundwork.state)
+        self._recent.clear()
+        if groundwork.calibration is not None:
+            images = read_only_tensor(groundwork.calibration)
+            self.remeasuring = Remeasuring(self.network, images, self._circumstances.device)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know about the preparation, one line each."""
+        steps = (self.folding, self.remeasuring)
+        notes = [note for step in steps if step is not None for note in step.notes]
+        work = self.groundwork
+        return (*notes, *self._method.notes(work.prepared), *work.stored.notes)
+
+    @property
+    def most_entries(self) -> int:
+        """The most codebook entries any candidate can have."""
+        return self._method.most_entries(self.groundwork.prepared)
+
+    # ------------------------------------------------------------------ building
+
+    def build(
+        self, recipe: Recipe, *, start: bytes | None = None, progress: Progress = silent
+    ) -> SharedWeights:
+        """Return the shared weights of a recipe, kept tensors as the file stores them.
+
+        Where BatchNorms are measured again the network holds them afterwards.
+
+        Args:
+            recipe: what to build.
+            start: the artifact of the recipe's candidate and its steps but the last merge, where
+                there is one.
+            progress: hears how far a slow step is.
+
+        Raises:
+            InputError: a step does not fit what it is taken on.
+        """
+        if start is not None:
+            # Its kept tensors are part of what was trained, and stored already.
+            return _merged(decode(start).shared, recipe)
+        shared = _merged(self._compressed(recipe, progress), recipe)
+        return self.groundwork.stored.keeping.apply(self._adjusted(shared))
+
+    def _compressed(self, recipe: Recipe, progress: Progress) -> SharedWeights:
+        """Return a candidate compressed, refined if the recipe says so, and remember it."""
+        refined = recipe.steps[:1] == (Refine(),)
+        prefix = Recipe(recipe.candidate, recipe.steps[: int(refined)])
+        shared = self._recent.pop(prefix, None)
+        if shared is None:
+            shared = self._method.compress(
+                self.groundwork.prepared,
+                recipe.candidate,
+                refined=refined,
+                network=self.network,
+                progress=progress,
+            )
+        self._recent[prefix] = shared
+        while sum(map(_n_bytes, self._recent.values())) > REMEMBERED_BYTES:
+            del self._recent[next(iter(self._recent))]
+        return shared
+
+    def _adjusted(self, shared: SharedWeights) -> SharedWeights:
+        """Measure BatchNorms again where that is wanted."""
+        if self.remeasuring is None:
+            return shared
+        return self.remeasuring.apply(self.writer, shared)
+
+    def restore(self) -> None:
+        """Put the float weights back into the module, as they were given."""
+        self.writer.restore()
+        if self._given is not None:
+            self._given.restore()
+
+
+_UNDECIDED = Stored(Keeping("float32"))
+"""How kept tensors are stored while that is being decided."""
+
+
+def _merged(shared: SharedWeights, recipe: Recipe) -> SharedWeights:
+    for step in recipe.steps:
+        if isinstance(step, Merge):
+            shared = merge_runs(shared, step.runs)
+    return shared
+
+
+def _n_bytes(shared: SharedWeights) -> int:
+    return sum(tensor.indices.nbytes for tensor in shared.shared)

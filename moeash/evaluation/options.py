@@ -1,0 +1,36 @@
+"""What is measured of a compressed network, and how."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from moeash.options.tables import Count, NotNegative, Options
+
+METRIC_NAMES = ("top1", "macro_f1", "neg_cross_entropy", "agreement", "neg_divergence")
+"""Names of the built-in metrics, see :data:`moeash.evaluation.metrics.METRICS`."""
+
+Precision = Literal["float32", "tf32", "bf16"]
+"""Arithmetic of the forward pass. The last two are faster on GPUs and give other numbers."""
+
+
+@dataclass(frozen=True)
+class EvaluationOptions(Options):
+    """``[evaluation]``.
+
+    Attributes:
+        metric: top1, macro_f1, neg_cross_entropy, agreement or neg_divergence, or
+            package.module:function; higher is better.
+        batch_size: images a forward pass.
+        max_drop: solutions further below the float network are not wanted; in units of the metric.
+        threads: torch threads; default: all cores, on Ray the CPUs of a worker.
+        device: torch device; cuda is the GPU a worker is assigned.
+        precision: arithmetic of forward passes: float32, or on GPUs tf32 or bf16.
+    """
+
+    table: ClassVar[str] = "evaluation"
+
+    metric: str = "top1"
+    batch_size: Count = 500
+    max_drop: NotNegative | None = None
+    threads: Count | None = None
+    device: str = "cpu"
+    precision: Precision = "float32"

@@ -1,0 +1,168 @@
+"""Files that leave: a name never stands for half a file, nor for one that was not checked."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from moeash.errors import ExportError
+
+LEFTOVER_AGE_S = 3600
+"""Age from which a temporary file that no process holds was left by one that was killed."""
+
+# The target's own name is no part of it, which may be as long as the system allows.
+_PATTERN = re.compile(r"\.moeash-[0-9a-f]{16}\.tmp")
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFLNK: "a link that leads to itself",
+}
+
+_WRITING_FAILED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+"""What a write reports without naming its file."""
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary file to write and check, which then takes the name ``path``.
+
+    The file lies in the folder of ``path`` and exists, empty. When the block ends, it is flushed to
+    the device and renamed. When the block raises, the temporary file is removed and what was at
+    ``path`` stays as it was. A symbolic link stays, and what it points to is replaced. Temporary
+    files that a killed process left in the folder are removed, an hour later at the earliest.
+
+    Args:
+        path: the name the file gets.
+
+    Raises:
+        ExportError: ``path`` is something else than a file, or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "front.json"
+        >>> with replacing(path) as temporary:
+        ...     _ = temporary.write_text("[]")
+        ...     path.exists()
+        False
+        >>> path.read_text()
+        '[]'
+    """
+    target = _target(path)
+    temporary = target.with_name(f".moeash-{secrets.token_hex(8)}.tmp")
+    with _translated(path, temporary):
+        _remove_leftovers(target.parent)
+        try:
+            with temporary.open("xb") as held:
+                _mark_as_held(held)
+                yield temporary
+                _flush(temporary)
+                temporary.replace(target)
+            _flush_folder(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_flushed(path: Path, content: bytes) -> None:
+    """Write a file and flush it to the device, so that reading it back checks what lies there."""
+    path.write_bytes(content)
+    _flush(path)
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    """Return what a path leads to.
+
+    Raises:
+        ExportError: it is there and no regular file, or cannot be looked at.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return target
+    except (OSError, ValueError) as exc:  # ValueError: a null character
+        raise _cannot_write(path, exc) from exc
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+        raise ExportError(
+            f"cannot write {os.fspath(path)!r}: it is {kind}; choose the name of a file"
+        )
+    return target
+
+
+@contextmanager
+def _translated(path: str | os.PathLike[str], temporary: Path) -> Iterator[None]:
+    """Turn what the system says about the temporary file into an :class:`ExportError`."""
+    try:
+        yield
+    except OSError as exc:
+        # A block may also read: what fails there is not what cannot be written.
+        if exc.filename is None:
+            ours = exc.errno in _WRITING_FAILED
+        else:
+            ours = os.fsdecode(exc.filename) == os.fspath(temporary)
+        if not ours:
+            raise
+        raise _cannot_write(path, exc) from exc
+
+
+def _cannot_write(path: str | os.PathLike[str], exc: OSError | ValueError) -> ExportError:
+    reason = getattr(exc, "strerror", None) or exc
+    return ExportError(
+        f"cannot write {os.fspath(path)!r}: {reason}; choose a name in a folder that exists, may "
+        "be written and has room"
+    )
+
+
+def _mark_as_held(file: IO[bytes]) -> None:
+    """Tell other processes that a temporary file is no leftover."""
+    # Where the system has no such locks nobody can take one, which removing a leftover needs.
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut, where the system can."""
+    # The file is complete and named by now: a folder that cannot be flushed is no failure.
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder."""
+    # Tidying: whatever cannot be listed or removed is no reason not to write.
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if _PATTERN.fullmatch(path.name):
+                with contextlib.suppress(OSError):
+                    _remove_leftover(path)
+
+
+def _remove_leftover(path: Path) -> None:
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode) or time.time() - found.st_mtime < LEFTOVER_AGE_S:
+        return
+    with path.open("rb") as file:
+        # Whoever writes holds a lock until the file is named, however long checking takes.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()

@@ -1,0 +1,1 @@
+"""Start, stop and watch studies that run somewhere else than in this process."""

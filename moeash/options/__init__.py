@@ -1,0 +1,1 @@
+"""What a person may choose: kinds of values, and tables of them."""

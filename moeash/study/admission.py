@@ -1,0 +1,114 @@
+"""Whether a study may be run under its name: a new one, or the same one as before.
+
+A study is the same when its specification, without what says how long or where it runs, its network
+and its search split are the same. Values measured on anything else must not mix.
+"""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from moeash.backends.base import Baseline
+from moeash.errors import StudyExistsError, StudyNotFoundError
+from moeash.evaluation.task import Task
+from moeash.study.course.journal import Journal
+from moeash.study.facts import StudyFacts, floor_of
+from moeash.study.plan import Plan
+from moeash.study.spec.identity import differences
+from moeash.study.storage.base import Storage
+from moeash.study.storage.records import StudyRecord
+
+
+def stored_study(storage: Storage, plan: Plan) -> StudyRecord | None:
+    """Return the stored study of a plan's name; None when there is none.
+
+    Raises:
+        StudyExistsError: it has another specification.
+    """
+    name = plan.spec.name
+    try:
+        record = storage.study(name)
+    except StudyNotFoundError:
+        return None
+    if record.facts.fingerprint != plan.spec.fingerprint():
+        raise StudyExistsError(
+            f"study {name!r} exists with another specification ("
+            + "; ".join(differences(record.facts.spec, plan.spec.to_dict()))
+            + "); give this one another name"
+        )
+    return record
+
+
+def admit(
+    storage: Storage,
+    plan: Plan,
+    task: Task,
+    stored: StudyRecord | None,
+    baseline: Baseline,
+    journal: Journal,
+) -> StudyRecord:
+    """Return the record of a study that may run now: a new one, or the stored one.
+
+    Raises:
+        StudyExistsError: it was started on another network or search split.
+    """
+    if stored is None:
+        return storage.create_study(_facts(plan, task, baseline))
+    facts = stored.facts
+    for what, was, now in (
+        ("network's weights", facts.network_fingerprint, baseline.network_fingerprint),
+        ("search split", facts.data_fingerprint, baseline.data_fingerprint),
+    ):
+        if was != now:
+            raise StudyExistsError(
+                f"study {facts.name!r} was started on another {what} (fingerprint {was[:12]}, "
+                f"now {now[:12]}); give this one another name"
+            )
+    if facts.baseline != baseline.metric:
+        journal.note(
+            f"the float network measures {baseline.metric} here, {facts.baseline} when the "
+            "study began; another machine or torch version rounds differently"
+        )
+    storage.set_status(stored.id, "running")
+    return stored
+
+
+def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:
+    spec = plan.spec
+    worst: dict[str, float] = {
+        "size_bytes": float(baseline.original_bytes),
+        "entries": float(baseline.most_entries),
+        "bits_per_weight": 32.0,
+    }
+    # What is further below the float network is not wanted, so it has no share in the hypervolume.
+    max_drop = spec.evaluation.max_drop
+    metric = baseline.reference if max_drop is None else floor_of(baseline.metric, max_drop)
+    return StudyFacts(
+        name=spec.name,
+        spec=spec.to_dict(),
+        fingerprint=spec.fingerprint(),
+        network_fingerprint=baseline.network_fingerprint,
+        data_fingerprint=baseline.data_fingerprint,
+        environment=environment(task),
+        keeping=baseline.keeping.as_dict(),
+        remeasured_baseline=baseline.remeasured,
+        metric_name=spec.evaluation.metric,
+        baseline=baseline.metric,
+        original_bytes=baseline.original_bytes,
+        n_shared=baseline.n_shared,
+        n_kept=baseline.n_kept,
+        n_batches=baseline.n_batches,
+        objectives=tuple(spec.search.objectives),
+        reference=(metric, *(worst[name] for name in spec.search.objectives)),
+    )
+
+
+def environment(task: Task) -> dict[str, Any]:
+    """Return what the numbers of a study were measured with."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "numpy", "pymoo")},
+        "machine": platform.machine(),
+        "device": task.evaluation.device,
+        "threads": task.n_threads,
+    }

@@ -1,0 +1,155 @@
+"""The course of one study: search, then refine, then merge what the search has ended with."""
+
+from moeash.backends.base import Backend
+from moeash.evaluation.outcome import Archive
+from moeash.searches.base import Search
+from moeash.searches.enumerate import ExhaustiveSearch, RandomSearch
+from moeash.searches.nsga2 import Nsga2Search
+from moeash.searches.space import Space
+from moeash.searches.steady import SteadyNsga2
+from moeash.study.course.budget import Budget, Ending
+from moeash.study.course.generations import Generations
+from moeash.study.course.journal import Journal
+from moeash.study.course.ledger import Ledger
+from moeash.study.course.merging import Merging
+from moeash.study.course.phase import Phase
+from moeash.study.course.pump import Pump
+from moeash.study.course.refining import Refining, spread
+from moeash.study.course.standing import Standing
+from moeash.study.course.steady import SteadyState
+from moeash.study.events import PhaseEnded, PhaseStarted
+from moeash.study.facts import StudyFacts, floor_of
+from moeash.study.plan import Plan
+from moeash.study.solution import Solution
+
+
+class Course:
+    """Runs the phases of a study, from generation 1 to the last merge."""
+
+    def __init__(
+        self, plan: Plan, facts: StudyFacts, backend: Backend, ledger: Ledger, journal: Journal
+    ) -> None:
+        self._plan = plan
+        self._facts = facts
+        self._backend = backend
+        self._ledger = ledger
+        self._journal = journal
+        self._budget = Budget(plan.spec.budget)
+        self._pump = Pump(backend, ledger, journal)
+        self.standing = Standing(facts, plan.spec.evaluation.max_drop)
+
+    def run(self) -> Ending:
+        """Run every phase; return why the search ended."""
+        ending = self._search()
+        self._refine()
+        self._merge()
+        return ending
+
+    def _run(self, phase: Phase, total: int | None, n_stored: int = 0) -> Ending:
+        self._journal.say(PhaseStarted(phase.name, total, n_stored))
+        self._pump.run(phase)
+        assert phase.ending is not None, f"{phase.name} stopped asking without saying why"
+        self._journal.say(PhaseEnded(phase.name, phase.ending))
+        return phase.ending
+
+    # ------------------------------------------------------------------ searching
+
+    def _search(self) -> Ending:
+        options, budget = self._plan.spec.search, self._budget
+        space = Space(tuple(self._plan.task.method.space()))
+        stored = [r for r in self._ledger.known.values() if r.stage == "search"]
+        phase: Phase
+        if options.mode == "steady":
+            phase = SteadyState(
+                SteadyNsga2(
+                    space,
+                    n_objectives=1 + len(options.objectives),
+                    population=options.population,
+                    seed=self._plan.spec.seed,
+                    initial=options.initial,
+                ),
+                self.standing,
+                budget,
+                self._journal,
+                population=options.population,
+                stored=stored,
+            )
+        else:
+            phase = Generations(
+                self._proposer(space),
+                self.standing,
+                budget,
+                self._journal,
+                space_size=space.size,
+                known=self._ledger.known,
+            )
+        generations = budget.options.generations
+        total = None if generations is None else generations * options.population
+        return self._run(phase, total, len(stored))
+
+    def _proposer(self, space: Space) -> Search:
+        spec = self._plan.spec
+        options = spec.search
+        if options.algorithm == "exhaustive":
+            return ExhaustiveSearch(space, population=options.population)
+        if options.algorithm == "random":
+            return RandomSearch(space, population=options.population, seed=spec.seed)
+        return Nsga2Search(
+            space,
+            n_objectives=1 + len(options.objectives),
+            population=options.population,
+            seed=spec.seed,
+            initial=options.initial,
+        )
+
+    # ------------------------------------------------------------------ the front's solutions
+
+    def _refine(self) -> None:
+        """Make solutions of the search's front again, where the method has a slower way."""
+        at_most = self._plan.spec.refine.solutions
+        if not self._plan.task.method.refines or not at_most:
+            return
+        front = self.standing.front()
+        chosen = [front[i].record for i in spread(len(front), at_most)]
+        if not chosen:
+            return
+        phase = Refining(
+            chosen,
+            self._budget,
+            archive=self.standing.archive,
+            floor=self.standing.floor,
+            n_evaluations=lambda: self._ledger.n_proposed,
+        )
+        n_stored = sum(p.job.key in self._ledger.known for p in phase.proposals)
+        self._run(phase, len(chosen), n_stored)
+        self.standing.add(phase.refined)
+
+    def _merge(self) -> None:
+        """Merge neighbouring entries of the front's solutions while their metric holds."""
+        options = self._plan.spec.merge
+        if not options.trials or not self._plan.task.method.mergeable:
+            return
+        solutions = [
+            (solution.record, floor)
+            for solution in self.standing.front()
+            if solution.metric >= (floor := self._merge_floor(solution))
+        ]
+        if not solutions:
+            return
+        phase = Merging(
+            solutions,
+            self._budget,
+            self._journal,
+            archive=Archive(self._facts.objectives),
+            trials=options.trials,
+            build=self._backend.build,
+            outcome=self._ledger.outcome,
+            n_evaluations=lambda: self._ledger.n_proposed,
+        )
+        self._run(phase, len(solutions))
+
+    def _merge_floor(self, solution: Solution) -> float:
+        max_drop = self._plan.spec.merge.max_drop
+        if max_drop is None:
+            return solution.metric
+        return floor_of(self._facts.baseline, max_drop)

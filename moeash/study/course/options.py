@@ -1,0 +1,64 @@
+"""How long a study goes on, and what follows its search."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from moeash.options.kinds import Bounds
+from moeash.options.tables import Count, NotNegative, Options, Positive
+
+GENERATIONS = 15
+"""Generations of a study that gives no rule."""
+
+
+@dataclass(frozen=True)
+class BudgetOptions(Options):
+    """``[budget]``: the first rule that holds ends what it is about.
+
+    Attributes:
+        generations: generations of candidates; 15 where no rule is given. Ends the search.
+        evaluations: evaluations of the whole study, refining and merging included.
+        wall_time_s: seconds of this process, refining and merging included.
+        no_gain: generations in a row without gain of hypervolume. Ends the search.
+    """
+
+    table: ClassVar[str] = "budget"
+
+    generations: Count | None = None
+    evaluations: Count | None = None
+    wall_time_s: Positive | None = None
+    no_gain: Count | None = None
+
+    def check(self) -> None:
+        """Set the rule that holds where none is given."""
+        rules = (self.generations, self.evaluations, self.wall_time_s, self.no_gain)
+        if rules == (None,) * len(rules):
+            object.__setattr__(self, "generations", GENERATIONS)
+
+
+@dataclass(frozen=True)
+class RefineOptions(Options):
+    """``[refine]``: solutions of the search made again with more effort, if the method has a way.
+
+    Attributes:
+        solutions: of the front, evenly spread; 0: none.
+    """
+
+    table: ClassVar[str] = "refine"
+
+    solutions: Annotated[int, Bounds(0)] = 20
+
+
+@dataclass(frozen=True)
+class MergeOptions(Options):
+    """``[merge]``: neighbouring codebook entries of solutions merged, if the method allows it.
+
+    Attributes:
+        trials: trial merges a solution, at most; 0: no merging.
+        max_drop: a merge is kept while its solution stays within this drop of the float network;
+            default: while the solution's own metric does not fall.
+    """
+
+    table: ClassVar[str] = "merge"
+
+    trials: Annotated[int, Bounds(0)] = 10
+    max_drop: NotNegative | None = None

@@ -1,0 +1,63 @@
+"""What makes two studies one and the same."""
+
+import copy
+import json
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moeash.study.spec.spec import StudySpec
+
+NOT_IDENTIFYING = (
+    ("version",),
+    ("budget",),
+    ("refine",),
+    ("merge",),
+    ("backend",),
+    ("output",),
+    ("network", "checkpoint"),
+    ("data", "root"),
+)
+"""What may change when a study is continued: how long it goes on, what is added to its front, where
+it runs, and paths. Data and weights behind the paths have fingerprints of their own."""
+
+
+def identifying(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a spec's plain values without those that do not identify the study."""
+    identity: dict[str, Any] = copy.deepcopy(dict(plain))
+    for *tables, key in NOT_IDENTIFYING:
+        here: Any = identity
+        for table in tables:
+            here = here.get(table) or {}
+        here.pop(key, None)
+    data = identity.get("data")
+    if data:
+        # Splits are drawn one after the other, so their order is part of them.
+        data["splits"] = [[name, rule] for name, rule in data["splits"].items()]
+    return identity
+
+
+def fingerprint_of(identity: Mapping[str, Any]) -> str:
+    """Return 32 hex digits over canonical JSON."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def differences(stored: "StudySpec", now: "StudySpec") -> list[str]:
+    """Return in words what identifies two studies and differs; nothing for one and the same."""
+    return _differences(stored.identity(defaults=True), now.identity(defaults=True), "")
+
+
+def _differences(stored: Any, now: Any, place: str) -> list[str]:
+    if isinstance(stored, Mapping) and isinstance(now, Mapping):
+        if place == "method" and stored["name"] != now["name"]:
+            # The options of two methods say nothing beside each other.
+            stored, now = ({"name": method["name"]} for method in (stored, now))
+        keys = [*stored, *(key for key in now if key not in stored)]
+        return [
+            line
+            for key in keys
+            for line in _differences(stored.get(key), now.get(key), f"{place}.{key}".lstrip("."))
+        ]
+    return [] if stored == now else [f"{place}: stored {stored!r}, now {now!r}"]

@@ -1,0 +1,185 @@
+"""A study as one value: the options of every concern, assembled and checked against each other.
+
+Making one loads nothing: neither the network nor torch. The same class describes a study whose
+module and functions are given in Python (:func:`moeash.study.spec.reading.spec_of_module`); its
+network's source is then ``python:`` and the module's class.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from moeash.backends.options import BackendOptions
+from moeash.compression.options import CodecOptions
+from moeash.data.options import DataOptions
+from moeash.errors import InputError
+from moeash.evaluation.options import METRIC_NAMES, EvaluationOptions
+from moeash.methods.options import MethodOptions
+from moeash.methods.uniform.options import UniformOptions
+from moeash.names import is_reference, nearest
+from moeash.networks.options import NetworkOptions
+from moeash.options.kinds import Bounds, Pattern
+from moeash.options.tables import Options, read, to_plain
+from moeash.searches.options import SearchOptions
+from moeash.study.course.options import BudgetOptions, MergeOptions, RefineOptions
+from moeash.study.spec.identity import fingerprint_of, identifying
+from moeash.study.spec.output import OutputOptions
+from moeash.study.spec.upgrade import VERSION, upgraded
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from moeash.data.unlabelled import Unlabelled
+    from moeash.evaluation.task import Evaluate, Task
+
+PYTHON = "python:"
+"""In front of the class of a module that was given in Python."""
+
+NAME = Pattern(r"[\w.+-]+", "letters, digits, _ . + -", 200)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySpec(Options):
+    """A whole study.
+
+    Attributes:
+        version: of this format; a file without it is of version 1.
+        name: of the study in its storage.
+        seed: of the search and the method.
+        network: which network, and which of its parameters are shared.
+        data: which images, and how they are divided; None for a module given in Python.
+        evaluation: what is measured, and how.
+        method: how weights are shared.
+        search: how candidates are proposed.
+        budget: how long the study goes on.
+        refine: what is made again with more effort.
+        merge: what is merged.
+        codec: how the file is written.
+        backend: where candidates are evaluated.
+        output: what is written when the study is finished; None: nothing.
+        calibration: fingerprint of calibration inputs given in Python; never in a file.
+    """
+
+    version: Literal[1] = VERSION
+    name: Annotated[str, NAME]
+    seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
+    network: NetworkOptions
+    data: DataOptions | None = None
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    method: MethodOptions = field(default_factory=UniformOptions)
+    search: SearchOptions = field(default_factory=SearchOptions)
+    budget: BudgetOptions = field(default_factory=BudgetOptions)
+    refine: RefineOptions = field(default_factory=RefineOptions)
+    merge: MergeOptions = field(default_factory=MergeOptions)
+    codec: CodecOptions = field(default_factory=CodecOptions)
+    backend: BackendOptions = field(default_factory=BackendOptions)
+    output: OutputOptions | None = None
+    calibration: str | None = field(default=None, metadata={"in_files": False})
+
+    def check(self) -> None:
+        """Refuse options of different tables that do not go together."""
+        needed = self.method.needs_coder
+        if needed is not None and self.codec.coder != needed:
+            raise InputError(
+                f"method {self.method.name!r} with these options needs codec.coder = {needed!r}, "
+                f"not {self.codec.coder!r}"
+            )
+        if self.is_python:
+            self._check_python()
+            return
+        if self.data is None:
+            raise InputError("'data' is missing")
+        if self.calibration is not None:
+            raise InputError("calibration is for modules given in Python; use data.splits")
+        metric = self.evaluation.metric
+        if metric not in METRIC_NAMES and not is_reference(metric):
+            raise InputError(
+                f"evaluation.metric: no metric {metric!r}; "
+                f"{nearest(metric, [*METRIC_NAMES, 'package.module:function'])}"
+            )
+
+    def _check_python(self) -> None:
+        if self.data is not None:
+            raise InputError("a module given in Python is measured by a function; leave out data")
+        if self.backend.kind != "inprocess":
+            raise InputError("a module given in Python stays in its process; leave out backend")
+        if self.codec.kept == "auto":
+            raise InputError(
+                "codec.kept = 'auto' measures what rounding does on images of the search split, "
+                "and here a function measures; choose float16 or float32"
+            )
+
+    @property
+    def is_python(self) -> bool:
+        """Whether module and function are given in Python, so that no file can name them."""
+        return self.network.source.startswith(PYTHON)
+
+    def to_dict(self, *, defaults: bool = False) -> dict[str, Any]:
+        """Return the spec as JSON has it: what is stored, and what :meth:`from_dict` reads.
+
+        Args:
+            defaults: include what is at its default.
+        """
+        return {"version": self.version, **to_plain(self, defaults=defaults)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "StudySpec":
+        """Return the spec of plain values, those of older versions upgraded.
+
+        Raises:
+            InputError: every problem, each with its place.
+        """
+        return read(cls, upgraded(plain))
+
+    def identity(self, *, defaults: bool = False) -> dict[str, Any]:
+        """Return what identifies the study, see :mod:`moeash.study.spec.identity`.
+
+        Args:
+            defaults: include what is at its default.
+        """
+        return identifying(self.to_dict(defaults=defaults))
+
+    def fingerprint(self) -> str:
+        """Return 32 hex digits over :meth:`identity`; options of a later moeash leave them."""
+        return fingerprint_of(self.identity())
+
+    def task(
+        self,
+        *,
+        module: "nn.Module | None" = None,
+        evaluate: "Evaluate | None" = None,
+        calibration: "Unlabelled | None" = None,
+    ) -> "Task":
+        """Return what a worker needs to evaluate candidates of this study; loads torch.
+
+        Args:
+            module: where :attr:`is_python`.
+            evaluate: likewise, measures the module.
+            calibration: likewise, inputs for the method.
+
+        Raises:
+            InputError: the study was made in Python and its module is not given.
+        """
+        from moeash.evaluation.task import Task
+        from moeash.methods.registry import build_method
+
+        if self.is_python and (module is None or evaluate is None):
+            raise InputError(
+                f"study {self.name!r} was searched from Python and its module is not stored; "
+                "call moeash.search again with the same name and storage (nothing is evaluated "
+                "twice) and export the study it returns"
+            )
+        return Task(
+            network=self.network,
+            data=self.data,
+            evaluation=self.evaluation,
+            method=build_method(self.method),
+            codec=self.codec,
+            objectives=self.search.objectives,
+            seed=self.seed,
+            n_threads=self.evaluation.threads,
+            notes={} if self.is_python else {"network": self.network.source},
+            module=module,
+            evaluate=evaluate,
+            calibration=calibration,
+        )

@@ -1,0 +1,134 @@
+"""What a study as a Ray job says to whom, without any cluster. With one: test_ray_cluster.py."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from moeash.errors import InputError, SpecError
+from moeash.launch.base import Launch, State
+from moeash.launch.ray_jobs import RayJobs, entrypoint, environment, launch_of
+
+SECRET = "postgresql+psycopg://me:s3cret@db/studies"
+OPEN = "postgresql+psycopg://me@db/studies"
+
+SPEC = """
+name = "digits"
+network = { source = "digits-cnn" }
+[data]
+source = "digits"
+[data.splits]
+search = { part = "all", count = 200, seed = 0 }
+"""
+
+
+@pytest.fixture
+def spec(tmp_path, monkeypatch):
+    monkeypatch.delenv("MOEASH_STORAGE", raising=False)
+    path = tmp_path / "spec.toml"
+    path.write_text(SPEC)
+    return path
+
+
+def test_a_launch_runs_on_the_cluster_it_was_sent_to(spec):
+    launch = launch_of(spec, ["seed=3"], storage=OPEN, retry_failed=True)
+    assert (launch.study, launch.spec) == ("digits", SPEC)
+    command = entrypoint(launch)
+    assert "--set seed=3" in command and command.endswith("--retry-failed")
+    assert """'backend.kind="ray"'""" in command and """'backend.address="auto"'""" in command
+    assert environment(launch) == {"MOEASH_STORAGE": OPEN}
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [SECRET, "postgresql+psycopg://db/studies?user=me&password=s3cret"],
+)
+def test_a_password_is_refused_and_the_way_out_named(spec, storage):
+    with pytest.raises(InputError, match=r"has a password.*MOEASH_STORAGE.*PGPASSFILE") as caught:
+        launch_of(spec, storage=storage)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_password_of_this_machines_own_environment_is_not_sent(spec, monkeypatch):
+    monkeypatch.setenv("MOEASH_STORAGE", SECRET)
+    launch = launch_of(spec, storage=SECRET)
+    assert environment(launch) == {}
+    assert "s3cret" not in entrypoint(launch) and "me:" not in entrypoint(launch)
+
+
+@pytest.mark.parametrize(
+    ("on_head", "code", "said"),
+    [
+        (SECRET, 0, "-m moeash.cli.main run spec.toml"),
+        ("postgresql+psycopg://other:name@db/studies", 0, "-m moeash.cli.main run spec.toml"),
+        ("postgresql+psycopg://me:s3cret@elsewhere/studies", 2, "another database than db/studies"),
+        ("", 127, "MOEASH_STORAGE: set it in the environment of the head node"),
+        (None, 127, "MOEASH_STORAGE: set it in the environment of the head node"),
+    ],
+)
+def test_a_job_takes_the_heads_own_storage_or_ends_at_once(
+    on_head, code, said, tmp_path, monkeypatch
+):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho $@\n")
+    python.chmod(0o755)
+    head = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    if on_head is not None:
+        head["MOEASH_STORAGE"] = on_head
+    done = run(entrypoint(Launch("digits", SPEC, storage=SECRET)), head)
+    assert (done.returncode, said in done.stdout) == (code, True), done.stdout
+    assert "s3cret" not in done.stdout
+    anywhere = run(entrypoint(Launch("digits", SPEC)), head)
+    assert anywhere.returncode == (0 if on_head else 127)
+
+
+def run(command, environment):
+    """Run a job's command as Ray does."""
+    shell = shutil.which("bash")
+    return subprocess.run(
+        command,
+        shell=True,
+        executable=shell,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "storage", "message"),
+    [
+        ([], "studies.db", "is a relative path, which means another file on the cluster"),
+        (['data.root="pictures"'], OPEN, "data.root = 'pictures' is relative"),
+        (['network.checkpoint="a.pt"'], OPEN, "network.checkpoint = 'a.pt' is relative"),
+    ],
+)
+def test_what_means_something_else_on_the_cluster_is_refused(spec, settings, storage, message):
+    with pytest.raises(InputError, match=message):
+        launch_of(spec, settings, storage=storage)
+
+
+def test_a_spec_that_is_wrong_never_leaves_this_machine(spec):
+    with pytest.raises(SpecError, match="serch"):
+        launch_of(spec, ["serch.population=4"], storage=OPEN)
+
+
+def test_an_address_that_is_no_dashboard_is_refused():
+    with pytest.raises(InputError, match="'head:6379' is not the URL of a dashboard"):
+        RayJobs("head:6379")
+
+
+@pytest.mark.parametrize(
+    ("name", "ended"),
+    [
+        ("pending", False),
+        ("running", False),
+        ("stopped", True),
+        ("succeeded", True),
+        ("failed", True),
+    ],
+)
+def test_only_what_waits_or_runs_may_still_do_something(name, ended):
+    assert State(name).ended is ended

@@ -1,0 +1,33 @@
+from moeash.study.course.journal import ACTIVITY_EVERY_S, Journal
+from moeash.study.events import Doing, Note, PhaseStarted
+from moeash.study.storage.sql import SqlStorage
+from tests.contracts.storage import facts
+
+
+def test_what_is_said_before_the_study_exists_is_stored_as_soon_as_it_does(tmp_path):
+    storage, heard = SqlStorage(str(tmp_path / "a.db")), []
+    journal = Journal(storage, heard.append)
+    journal.note("first")
+    study = storage.create_study(facts())
+    journal.begin(study.id)
+    journal.say(PhaseStarted("search", 10))
+    stored = storage.events(study.id)
+    assert [event.kind for event in stored] == ["note", "phase_started"]
+    assert stored[0].payload == {"text": "first"}
+    assert heard == [Note("first"), PhaseStarted("search", 10)]
+
+
+def test_passing_events_are_heard_at_once_and_the_last_is_stored_now_and_then(tmp_path):
+    now = 0.0
+    storage, heard = SqlStorage(str(tmp_path / "a.db")), []
+    study = storage.create_study(facts())
+    journal = Journal(storage, heard.append, clock=lambda: now)
+    journal.begin(study.id)
+    for done in range(5):
+        journal.progress("measuring", done, 5)
+    assert heard == [Doing("measuring", done, 5) for done in range(5)]
+    assert storage.study(study.facts.name).activity.payload["done"] == 0
+    now = ACTIVITY_EVERY_S
+    journal.progress("measuring", 5, 5)
+    assert storage.study(study.facts.name).activity.payload["done"] == 5
+    assert storage.events(study.id) == []

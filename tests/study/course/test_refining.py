@@ -1,0 +1,73 @@
+import pytest
+
+from moeash.core.recipe import Recipe, Refine
+from moeash.evaluation.outcome import Archive, Job
+from moeash.study.course.budget import Budget
+from moeash.study.course.options import BudgetOptions
+from moeash.study.course.phase import Proposal
+from moeash.study.course.refining import Refining, spread
+from tests.study.course.driving import Desk, Slots, complete
+
+NOTHING = Archive(("size_bytes",))
+
+
+def better(job):
+    return complete(0.95, 900 + int(job.recipe.candidate["k"]), fingerprint=job.key[-30:])
+
+
+def refine(folder, backend, *, n=6, options=None):
+    desk = Desk(folder)
+    answers = []
+    for k in range(1, n + 1):
+        proposal = Proposal(Job(Recipe.of({"k": k})), NOTHING, "search", 1 + k % 2)
+        answers.append((proposal, complete(0.8, 1000 + k)))
+    parents = desk.ledger.store(answers)
+    phase = Refining(
+        parents,
+        Budget(options or BudgetOptions()),
+        archive=NOTHING,
+        floor=0.5,
+        n_evaluations=lambda: desk.ledger.n_proposed,
+    )
+    desk.run(phase, backend)
+    return desk, phase
+
+
+@pytest.mark.parametrize("n_slots", [1, 4])
+def test_every_solution_is_made_again_in_the_order_of_the_front(tmp_path, n_slots):
+    desk, phase = refine(tmp_path, Slots(better, n_slots, seed=2))
+    records = desk.records()
+    parents, refined = records[:6], sorted(records[6:], key=lambda r: r.number)
+    assert phase.ending == "complete"
+    assert [r.recipe for r in refined] == [p.recipe.then(Refine()) for p in parents]
+    assert [(r.parent, r.generation) for r in refined] == [
+        (p.number, p.generation) for p in parents
+    ]
+    assert {r.stage for r in refined} == {"refined"}
+    assert sorted(r.number for r in phase.refined) == list(range(7, 13))
+
+
+@pytest.mark.parametrize("n_slots", [1, 4])
+def test_the_budget_is_kept_and_the_first_of_the_front_come_first(tmp_path, n_slots):
+    desk, phase = refine(
+        tmp_path, Slots(better, n_slots), options=BudgetOptions(evaluations=6 + 2)
+    )
+    assert phase.ending == "evaluations"
+    assert [r.parent for r in desk.records() if r.stage == "refined"] == [1, 2]
+
+
+def test_a_continued_phase_repeats_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        refine(tmp_path, Slots(better, 1, die_after=4))
+    backend = Slots(better)
+    desk, _ = refine(tmp_path, backend)
+    assert sum(backend.evaluated.values()) == 2
+    assert len(desk.records()) == 12
+
+
+@pytest.mark.parametrize(
+    ("n", "at_most", "expected"),
+    [(5, 9, [0, 1, 2, 3, 4]), (9, 3, [0, 4, 8]), (9, 1, [4]), (0, 4, []), (2, 2, [0, 1])],
+)
+def test_solutions_are_spread_with_both_ends(n, at_most, expected):
+    assert spread(n, at_most) == expected
