@@ -119,6 +119,17 @@ class Study:
             )
         return Solution(self.facts, record)
 
+    def artifact(self, fingerprint: str) -> bytes:
+        """Return the stored ``.moeash`` bytes of a solution that takes long to build.
+
+        Args:
+            fingerprint: of its shared weights.
+
+        Raises:
+            StorageError: there are none, or they are missing or damaged.
+        """
+        return self.storage.artifact(self.record.id, fingerprint)
+
     def pick(
         self,
         how: Pick = "smallest",

@@ -26,6 +26,7 @@ from moeash.study.storage.tables import EVENTS
 from moeash.study.study import Study
 from moeash.study.summary import in_words, summary_of
 from tests.contracts.storage import COMPLETE, FACTS, FAILED, STOPPED
+from tests.digits import BASE
 
 BEGIN = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -37,11 +38,11 @@ def moment(seconds):
 class Story:
     """A study whose events are written at chosen seconds."""
 
-    def __init__(self, storage, **stop):
+    def __init__(self, storage, **budget):
         from dataclasses import replace
 
         self.storage = storage
-        facts = replace(FACTS, baseline=0.9, spec={"search": {"stop": stop}})
+        facts = replace(FACTS, baseline=0.9, spec=BASE | {"budget": budget})
         self.id = storage.create_study(facts).id
         self.n = 0
 
@@ -102,12 +103,12 @@ def lines(summary):
     return "\n".join(status_lines(summary, "0.9000"))
 
 
-def searched(storage, n=10, **stop):
+def searched(storage, n=10, total=None, **budget):
     """A search of an evaluation every 6 seconds."""
-    story = Story(storage, **stop)
+    story = Story(storage, **budget)
     story.tell(0, Opened(FACTS, 0))
     story.tell(0, WorkersChanged(2))
-    story.tell(0, PhaseStarted("search", stop.get("evaluations")))
+    story.tell(0, PhaseStarted("search", total))
     for i in range(n):
         story.evaluate(6 * (i + 1))
     return story
@@ -119,7 +120,7 @@ def test_a_document_is_plain_json(storage):
 
 
 def test_a_running_search_tells_its_rate_and_what_its_budget_leaves(storage):
-    summary = searched(storage, evaluations=40).summary(60)
+    summary = searched(storage, total=40, generations=5).summary(60)
     assert (summary["status"], summary["phase"], summary["workers"]) == ("running", "search", 2)
     search = phase(summary, "search")
     assert (search["state"], search["done"], search["total"]) == ("running", 10, 40)
@@ -147,9 +148,9 @@ def test_nobody_knows_how_long_a_search_without_gain_takes(storage):
     assert "searching: 10 evaluations, 10.0 evaluations a minute" in lines(summary)
 
 
-def refining(storage, n):
-    story = searched(storage, evaluations=10)
-    story.tell(61, PhaseEnded("search", "evaluations"))
+def refining(storage, n, **budget):
+    story = searched(storage, generations=1, **budget)
+    story.tell(61, PhaseEnded("search", "generations"))
     story.tell(61, PhaseStarted("refine", 20, 0))
     for i in range(n):
         story.evaluate(61 + 30 * (i + 1), stage="refined")
@@ -160,13 +161,21 @@ def test_a_study_that_refines_says_so_and_nothing_of_the_search(storage):
     summary = refining(storage, 3).summary(160)
     assert (summary["phase"], summary["search_left_s"]) == ("refine", None)
     search, refine = phase(summary, "search"), phase(summary, "refine")
-    assert (search["state"], search["ending"], search["done"]) == ("ended", "evaluations", 10)
+    assert (search["state"], search["ending"], search["done"]) == ("ended", "generations", 10)
     assert (refine["done"], refine["total"], refine["evaluations"]) == (3, 20, 3)
     # Its own pace: 2 a minute, not mixed with the search's 10.
     assert refine["per_minute"] == 2 and refine["left_s"] == summary["phase_left_s"] == 17 * 30
     said = lines(summary)
     assert "refining 3 of 20, 2.0 evaluations a minute, ends in about 8 min 30 s" in said
     assert "search" not in said.replace("search ended", "").replace("search began", "")
+
+
+def test_evaluations_of_the_whole_study_end_any_phase(storage):
+    assert refining(storage, 3, evaluations=15).summary(160)["phase_left_s"] == 2 * 30
+
+
+def test_the_wall_time_of_the_whole_study_ends_any_phase(storage):
+    assert refining(storage, 0, wall_time_s=100).summary(70)["phase_left_s"] == 30
 
 
 def test_a_phase_that_has_just_begun_has_no_pace_yet(storage):
