@@ -7,9 +7,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from moeash.study.progress import Silent
+
 from moeash.methods.uniform.method import Uniform
 from moeash.study.plan import Plan
-from moeash.study.progress import Silent
 from moeash.study.run import run
 from moeash.study.spec.reading import parse_spec
 from moeash.study.storage.sql import SqlStorage

@@ -21,11 +21,11 @@ from moeash.evaluation.options import EvaluationOptions
 from moeash.evaluation.outcome import Archive, Job
 from moeash.evaluation.task import Task
 from moeash.methods.uniform.method import Uniform
-from tests.contracts.outcomes import outcomes
 from moeash.study.spec.reading import load_spec
 from tests.backends.crew import HurriedCrew, Ok, SimulatedCrew
 from tests.backends.simulated import SimulatedBackend
 from tests.backends.studies import front, run_study, spec
+from tests.contracts.outcomes import outcomes
 
 pytestmark = pytest.mark.benchmark
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from moeash.study.progress import Silent
 
 import moeash
 from moeash.backends.inprocess import InProcessBackend
@@ -17,7 +18,6 @@ from moeash.exports.output import summarise
 from moeash.networks.inplace import load_into
 from moeash.networks.sources import load_network
 from moeash.study.plan import task_of
-from moeash.study.progress import Silent
 from moeash.study.run import run
 from moeash.study.spec.reading import parse_spec
 from moeash.study.storage.sql import SqlStorage
