@@ -18,7 +18,7 @@ def status_lines(summary: Mapping[str, Any], baseline: str) -> Iterator[str]:
         summary: the document.
         baseline: the float network's metric in words.
     """
-    from moeash.searches.loop import ENDINGS
+    from moeash.study.course.budget import ENDINGS
 
     ending, reason = summary["ending"], summary["reason"]
     line = f"study {summary['name']}: {summary['status']}"

@@ -170,10 +170,8 @@ class Compressor:
             self.network,
             self.writer,
             search,
-            kept=here.codec.kept,
-            norms="as_they_are" if here.codec.norms == "as_they_are" else "two_vectors",
+            codec=here.codec,
             typical=self._typical,
-            coder=here.codec.coder,
             batch_size=here.batch_size,
             device=here.device,
         )

@@ -54,8 +54,8 @@ class Assessment(Protocol):
     baseline: float
     """The metric of the float network."""
 
-    reference: float
-    """Worst metric that counts towards hypervolume."""
+    reference: float | None
+    """Worst value the metric can have; None where there is none."""
 
     n_batches: int
     """Forward batches of a full measurement."""
@@ -199,7 +199,8 @@ class FunctionAssessment:
     def __init__(self, module: nn.Module, evaluate: Callable[[nn.Module], float]) -> None:
         self._module = module
         self._evaluate = evaluate
-        self.reference = float(getattr(evaluate, "reference", 0.0))
+        worst = getattr(evaluate, "reference", None)
+        self.reference = None if worst is None else float(worst)
         self.baseline = self.measure(lambda bound: False).bound
 
     def measure(self, hopeless: Hopeless) -> Measurement:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from moeash.searches.loop import Stop
+from moeash.study.course.options import BudgetOptions
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import EventRecord, Stage, StudySummary
 from moeash.study.study import Study
@@ -68,7 +68,7 @@ def summary_of(study: Study, *, now: datetime | None = None) -> dict[str, Any]:
     storage, study_id = study.storage, study.record.id
     (counted,) = storage.summaries([study.name])
     record, facts, status = counted.record, counted.record.facts, counted.status
-    watch = _Watch(storage, study_id, counted, _stop(facts.spec), now or datetime.now(UTC))
+    watch = _Watch(storage, study_id, counted, study.spec.budget, now or datetime.now(UTC))
     phases = [watch.phase(name) for name in STAGES]
     present = next((phase for phase in phases if phase.state == "running"), None)
     last = storage.events(study_id, kinds=TELLING, limit=N_EVENTS, newest=True)
@@ -165,12 +165,12 @@ class _Watch:
     """Derives the phases of a study from its counts and events."""
 
     def __init__(
-        self, storage: Storage, study_id: int, counted: StudySummary, stop: Stop, now: datetime
+        self, storage: Storage, study_id: int, counted: StudySummary, budget: BudgetOptions, now: datetime
     ) -> None:
         self._storage = storage
         self._study_id = study_id
         self._counted = counted
-        self._stop = stop
+        self._budget = budget
         self._now = now.timestamp()
         kinds = ("opened", "phase_started", "phase_ended")
         self._course = storage.events(study_id, kinds=kinds)
@@ -256,17 +256,17 @@ class _Watch:
     def _search_rules(self, started: EventRecord, n: int, per_minute: float | None) -> list[float]:
         """Return how long each rule lets a running search go on."""
         left = []
-        if self._stop.generations is not None:
+        if self._budget.generations is not None:
             ended = self._storage.events(
                 self._study_id, kinds=("generation_ended",), limit=RECENT_GENERATIONS, newest=True
             )
             if ended:
                 each = sum(e.payload["elapsed_s"] for e in ended) / len(ended)
-                left.append(each * max(0, self._stop.generations - ended[-1].payload["index"]))
-        if self._stop.evaluations is not None and per_minute is not None:
-            left.append(60 * max(0, self._stop.evaluations - n) / per_minute)
-        if self._stop.wall_time_s is not None:
-            left.append(max(0.0, _time(started) + self._stop.wall_time_s - self._now))
+                left.append(each * max(0, self._budget.generations - ended[-1].payload["index"]))
+        if self._budget.evaluations is not None and per_minute is not None:
+            left.append(60 * max(0, self._budget.evaluations - n) / per_minute)
+        if self._budget.wall_time_s is not None:
+            left.append(max(0.0, _time(started) + self._budget.wall_time_s - self._now))
         return left
 
     def _times(self, kind: str, started: EventRecord, limit: int) -> list[float]:
@@ -274,10 +274,6 @@ class _Watch:
             self._study_id, kinds=(kind,), after=started.id, limit=limit, newest=True
         )
         return sorted(map(_time, events))
-
-
-def _stop(spec: Mapping[str, Any]) -> Stop:
-    return Stop(**spec.get("search", {}).get("stop", {}))
 
 
 def _time(event: EventRecord) -> float:
