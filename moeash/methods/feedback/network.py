@@ -35,9 +35,10 @@ from moeash.methods.feedback.pairs import Pair, find_pairs, pair_scales, recolum
 from moeash.methods.feedback.paths import assign_coupled, assign_trellis, nearest_path
 from moeash.methods.feedback.rows import ROWS, Rows, Sample, coupled, measure_between
 from moeash.methods.feedback.sequential import Lockstep, Rehearsal, twin
+from moeash.networks.norms import NORM_TYPES
 from moeash.networks.pickling import Travelling
 from moeash.networks.sameness import SAME_FUNCTION, distance
-from moeash.tracing.passes import NORM_TYPES, in_eval_mode
+from moeash.tracing.watching import in_eval_mode
 
 
 class RescalingError(InputError):

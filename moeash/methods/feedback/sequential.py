@@ -24,7 +24,6 @@ the Gram matrix of the compressed inputs (where the shift is) and the curvature 
 import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,9 +32,8 @@ from torch import Tensor, nn
 
 from moeash.methods.feedback.columns import Factor
 from moeash.networks.pickling import Travelling
-from moeash.tracing.passes import Enough
 from moeash.tracing.patches import images_per_piece, patches
-from moeash.tracing.uses import Use, Watched
+from moeash.tracing.uses import Use, inputs_of, watch_uses
 
 DAMPING = 0.1
 """Of the least squares, relative to the mean diagonal of G, with patches without end: of .03, .1
@@ -80,7 +78,7 @@ class Lockstep:
         def count(use: Use, inputs: Tensor, outputs: Tensor) -> None:
             self._uses[use.name] += 1
 
-        with torch.no_grad(), Watched(self._float, count):
+        with torch.no_grad(), watch_uses(self._float, count):
             self._float(self._images[:1].to(self._device))
 
     def put(self, values: Mapping[str, Tensor]) -> None:
@@ -128,25 +126,10 @@ class Lockstep:
         """Yield the uses of a weight, batch after batch, with float and compressed inputs."""
         for start in range(0, len(self._images), self._batch_size):
             batch = self._images[start : start + self._batch_size].to(self._device)
-            exact = self._until(self._float, name, batch)
-            given = self._until(self._compressed, name, batch)
+            exact = inputs_of(self._float, name, self._uses[name], batch)
+            given = inputs_of(self._compressed, name, self._uses[name], batch)
             for (use, x), (_, y) in zip(exact, given, strict=True):
                 yield use, x, y
-
-    def _until(self, network: nn.Module, name: str, batch: Tensor) -> list[tuple[Use, Tensor]]:
-        """Run a batch until all uses of a weight have been met; return them with their inputs."""
-        met: list[tuple[Use, Tensor]] = []
-
-        def meet(use: Use, inputs: Tensor, outputs: Tensor) -> None:
-            if use.name == name:
-                # Nothing overwrites them: autograd, which measured the curvature, forbids it.
-                met.append((use, inputs))
-                if len(met) == self._uses[name]:
-                    raise Enough
-
-        with suppress(Enough), Watched(network, meet):
-            network(batch)
-        return met
 
 
 def twin(network: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:

@@ -18,7 +18,6 @@ convolution is used, at its real stride, instead of a random quarter of disjoint
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from moeash.errors import DataError, InputError
 from moeash.methods.recursion import BLOCK, recurse
 from moeash.tracing.patches import LinearMap, images_per_piece, patches, rows_of
-from moeash.tracing.uses import Use, Watched, tiles, why_unused
+from moeash.tracing.uses import Use, inputs_of, tiles, watch_uses, why_unused
 
 Variant = Literal["nearest", "l0", "l1", "stochastic"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
@@ -220,6 +219,7 @@ class GpfqLayer:
     bias_shift: Tensor
 
 
+@torch.no_grad()
 def quantise_gpfq(
     network: nn.Module,
     batches: Sequence[Tensor],
@@ -248,12 +248,13 @@ def quantise_gpfq(
     analog, quantised = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
     weights, twins = dict(analog.named_parameters()), dict(quantised.named_parameters())
     results = []
+    device = _device(network)
     for name, n_uses in names.items():
         parts: dict[int, _PairSums] = {}
         for batch in batches:
             pairs = zip(
-                _uses_of(analog, name, n_uses, batch),
-                _uses_of(quantised, name, n_uses, batch),
+                inputs_of(analog, name, n_uses, batch.to(device)),
+                inputs_of(quantised, name, n_uses, batch.to(device)),
                 strict=True,
             )
             for (use, x), (_, xt) in pairs:
@@ -294,7 +295,7 @@ def quantisable(
     twin = copy.deepcopy(network).eval()
     with (
         torch.no_grad(),
-        Watched(twin, lambda use, x, y: uses.setdefault(use.name, []).append(use)),
+        watch_uses(twin, lambda use, x, y: uses.setdefault(use.name, []).append(use)),
     ):
         twin(batches[0].to(_device(twin)))
     parameters = {
@@ -351,27 +352,6 @@ class _PairSums:
             self._analog_sum += x.sum(1)
             self._quantised_sum += xt.sum(1)
             self._positions += x.shape[1]
-
-
-class _ReachedError(Exception):
-    """The forward pass has seen what it was run for."""
-
-
-@torch.no_grad()
-def _uses_of(network: nn.Module, name: str, n_uses: int, batch: Tensor) -> list[tuple[Use, Tensor]]:
-    """Return every use of a weight and its inputs, stopping the pass at the last."""
-    seen: list[tuple[Use, Tensor]] = []
-
-    def take(use: Use, inputs: Tensor, outputs: Tensor) -> None:
-        if use.name == name:
-            if len(seen) == n_uses - 1:
-                seen.append((use, inputs))
-                raise _ReachedError
-            seen.append((use, inputs.clone()))  # what follows may change it in place
-
-    with suppress(_ReachedError), Watched(network, take):
-        network(batch.to(_device(network)))
-    return seen
 
 
 def _device(network: nn.Module) -> torch.device:
