@@ -328,7 +328,7 @@ def compress(
         found = find_norms(module, network.state) if norms == "two_vectors" else ()
         prepared = built.prepare(Preparation(network, splits, seed, available_cores()))
         notes.extend(built.notes(prepared))
-        shared = built.compress(prepared, point, refined=refined)
+        shared = built.compress(prepared, point, network=network, refined=refined)
         if remeasure_norms:
             images = remeasuring.calibration_images(splits, remeasuring.IMAGES, seed)
             again = remeasuring.Remeasuring(network, images, _device_of(module))

@@ -197,7 +197,9 @@ class Evaluator:
 
     def _typical(self) -> SharedWeights:
         method = self.task.method
-        return self._adjust(method.compress(self.prepared, middle(method.space())))
+        return self._adjust(
+            method.compress(self.prepared, middle(method.space()), network=self.network)
+        )
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -237,7 +239,7 @@ class Evaluator:
 
     def _place(self) -> None:
         method, prepared = self.task.method, self.prepared
-        self._builder = Builder(method, prepared, self.stored.keeping, self._adjust)
+        self._builder = Builder(method, prepared, self.stored.keeping, self.network, self._adjust)
         self._placing: HostPlacing | DevicePlacing
         as_binned = self.task.evaluate is None and self.remeasuring is None
         if self._on_device and as_binned and isinstance(method, GridMethod):

@@ -1,4 +1,4 @@
-"""Tensors that travel to workers as NumPy arrays, so that all on one machine share one copy.
+"""Tensors pickled as NumPy arrays, so that all workers on one machine share one copy.
 
 A pickled torch tensor is bytes that every receiver copies; a NumPy array is a buffer beside the
 pickle, which Ray keeps once a machine and maps, read-only, into every worker.
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 
-class Travelling:
+class PickledAsArrays:
     """Pickles its CPU tensors, in fields and in dictionaries there, as arrays.
 
-    What arrives may be read-only memory: its tensors must not be written to.
+    What is unpickled may be read-only memory: its tensors must not be written to.
     """
 
     def __getstate__(self) -> dict[str, Any]:

@@ -5,13 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from moeash.compression.keeping import NormsChoice
-from moeash.methods.feedback.method import Feedback
 
 NORMS_BEFORE: NormsChoice = "as_they_are"
 """What studies did that were stored before ``codec.norms``; they can still be continued as that."""
-
-FEEDBACK_BEFORE = {"rows": "independent", "sequential": 0}
-"""Likewise, what feedback did before it had these options."""
 
 
 def identity_of(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,10 +30,6 @@ def identity_of(plain: Mapping[str, Any]) -> dict[str, Any]:
         del codec["norms"]
         if not codec:
             del identity["codec"]
-    method = identity.get("method", {})
-    for option, before in FEEDBACK_BEFORE.items():
-        if method.get("name") == Feedback.name and method.get(option) == before:
-            del method[option]
     # Studies that were stored before the table left BatchNorms alone, as one does that chooses to.
     norms = identity.get("norms", {})
     if not norms.get("remeasure"):
@@ -49,8 +41,5 @@ def identity_of(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_choices(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored spec that says what it did where there was no choice when it was stored."""
-    method = plain.get("method", {})
-    if method.get("name") == Feedback.name:
-        method = {**FEEDBACK_BEFORE, **method}
     codec = {"norms": NORMS_BEFORE, **plain.get("codec", {})}
-    return {**plain, "codec": codec} | ({"method": method} if method else {})
+    return {**plain, "codec": codec}

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from moeash.methods.registry import METHODS
+from moeash.methods.options import OPTIONS
 from moeash.study.spec import StudySpec
 
 
@@ -61,12 +61,11 @@ def _keys(model: type[BaseModel], table: str) -> Iterator[SpecKey]:
 
 def _method_keys() -> Iterator[SpecKey]:
     yield SpecKey(
-        "method.name", _alternatives(list(METHODS)), '"uniform"', "how weights are shared"
+        "method.name", _alternatives(list(OPTIONS)), '"uniform"', "how weights are shared"
     )
-    for name, entry in METHODS.items():
-        documented = _attributes(entry.build)
-        assert isinstance(entry.build, type) and dataclasses.is_dataclass(entry.build)
-        for field in dataclasses.fields(entry.build):
+    for name, options in OPTIONS.items():
+        documented = _attributes(options)
+        for field in dataclasses.fields(options):
             default = "" if field.default is None else _toml(field.default)
             meaning = f"{name}: {documented[field.name]}"
             yield SpecKey(f"method.{field.name}", _words(field.type), default, meaning)

@@ -34,12 +34,13 @@ from moeash.errors import SpecError
 from moeash.evaluation.assess import Precision
 from moeash.evaluation.metrics import METRICS
 from moeash.evaluation.task import DataTask, NetworkTask, Task
+from moeash.methods import registry
 from moeash.methods.base import Method
-from moeash.methods.registry import METHODS
+from moeash.methods.options import OPTIONS, MethodOptions
 from moeash.names import nearest
 from moeash.networks.builtin import BUILTIN
 from moeash.searches.loop import Stop
-from moeash.study.identity import FEEDBACK_BEFORE, identity_of
+from moeash.study.identity import identity_of
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -147,9 +148,7 @@ class SearchTable(_Table):
 class RefineTable(_Table):
     """``[refine]``: solutions of the front made again with more effort, if the method has a way."""
 
-    solutions: int = Field(
-        20, ge=0, description="of the front, evenly spread; see method.sequential. 0: none"
-    )
+    solutions: int = Field(20, ge=0, description="of the front, evenly spread. 0: none")
 
 
 class MergeTable(_Table):
@@ -340,9 +339,6 @@ class StudySpec(_Table):
         plain = self.model_dump(mode="json", exclude_defaults=not defaults)
         if not defaults:
             plain["method"] = _chosen_options(self.method)
-            plain["method"] |= {
-                option: self.method[option] for option in FEEDBACK_BEFORE if option in self.method
-            }
             plain["codec"] = plain.get("codec", {}) | {"norms": self.codec.norms}
         return identity_of(plain)
 
@@ -361,9 +357,8 @@ def method_table(table: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: as :func:`build_method`.
     """
-    method = build_method(table)
-    assert dataclasses.is_dataclass(method) and not isinstance(method, type)
-    return {"name": method.name, **dataclasses.asdict(method)}
+    options = method_options(table)
+    return {"name": options.name, **dataclasses.asdict(options)}
 
 
 def check_coder(method: Mapping[str, Any], coder: Coder) -> None:
@@ -373,43 +368,51 @@ def check_coder(method: Mapping[str, Any], coder: Coder) -> None:
         ValueError: weights on trellises, whose paths only the adaptive coder knows; tables would
             take some 0.7 bits a weight more.
     """
-    if method.get("trellis") and coder != "adaptive":
-        raise ValueError(f"method.trellis needs codec.coder = 'adaptive', not {coder!r}")
+    needed = method_options(method).needs_coder
+    if needed is not None and coder != needed:
+        raise ValueError(f"method.trellis needs codec.coder = {needed!r}, not {coder!r}")
 
 
 def _chosen_options(table: Mapping[str, Any]) -> dict[str, Any]:
     """Return a method's name and the options that are not at their default."""
-    method = build_method(table)
-    assert dataclasses.is_dataclass(method) and not isinstance(method, type)
-    options = dataclasses.asdict(method)
-    defaults = {f.name: f.default for f in dataclasses.fields(method)}
-    return {"name": method.name} | {k: v for k, v in options.items() if v != defaults[k]}
+    chosen = method_options(table)
+    options = dataclasses.asdict(chosen)
+    defaults = {f.name: f.default for f in dataclasses.fields(chosen)}
+    return {"name": chosen.name} | {k: v for k, v in options.items() if v != defaults[k]}
 
 
 def build_method(table: Mapping[str, Any]) -> Method:
     """Return a method from ``[method]``.
 
     Raises:
+        ValueError: as :func:`method_options`.
+    """
+    return registry.build_method(method_options(table))
+
+
+def method_options(table: Mapping[str, Any]) -> MethodOptions:
+    """Return a method's options from ``[method]``.
+
+    Raises:
         ValueError: unknown name or option, or a value out of range; pydantic adds the place.
     """
     options = dict(table)
     name = options.pop("name", "uniform")
-    if name not in METHODS:
-        raise ValueError(f"no method {name!r}; {nearest(str(name), METHODS)}")
-    build = METHODS[name].build
-    assert isinstance(build, type) and dataclasses.is_dataclass(build)
+    if name not in OPTIONS:
+        raise ValueError(f"no method {name!r}; {nearest(str(name), OPTIONS)}")
+    build = OPTIONS[name]
     fields = [f.name for f in dataclasses.fields(build)]
     for key in options:
         if key not in fields:
             raise ValueError(f"method {name!r} has no option {key!r}; {nearest(key, fields)}")
     adapter: TypeAdapter[Any] = TypeAdapter(build)
     try:
-        method: Method = adapter.validate_python(options)
+        chosen: MethodOptions = adapter.validate_python(options)
     except ValidationError as error:
         raise ValueError(
             "; ".join(_explain(problem, StudySpec) for problem in error.errors())
         ) from error
-    return method
+    return chosen
 
 
 def parse_spec(data: Mapping[str, Any], *, where: str = "spec") -> StudySpec:

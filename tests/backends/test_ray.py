@@ -12,6 +12,7 @@ from moeash.backends.inprocess import InProcessBackend
 from moeash.backends.ray import RayBackend, RayOptions, check_address, why_not_connected
 from moeash.errors import BackendError
 from moeash.evaluation.outcome import Archive, Job
+from moeash.methods.uniform.options import UniformOptions
 from tests.backends.studies import (
     SMALL_RAY,
     Faulty,
@@ -55,7 +56,7 @@ def calibrated(**changes):
     """The same study with error feedback, on calibration images."""
     return spec(
         data__splits__calibration={"part": "all", "count": 60, "seed": 0},
-        method={"name": "feedback", "k": [4, 40], "images": 60, "sketches": 1, "batch_size": 30},
+        method={"name": "feedback", "k": [4, 40], "images": 60, "sketches": 1},
         search={"population": 6, "stop": {"generations": 2}},
         **changes,
     )
@@ -86,7 +87,7 @@ def test_losing_a_worker_changes_nothing(number, local_ray, serial, tmp_path):
     study = run_study(
         tmp_path,
         spec(backend=on_ray(timeout_s=15.0)),
-        method=Faulty(k=(2, 40), folder=str(tmp_path), slow_s=0.05),
+        method=Faulty(UniformOptions(k=(2, 40)), folder=str(tmp_path), slow_s=0.05),
         progress=progress,
     )
     assert sequence(study) == sequence(serial)

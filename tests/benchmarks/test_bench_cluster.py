@@ -18,6 +18,7 @@ from moeash.core.recipe import Recipe
 from moeash.evaluation.outcome import Archive, Job
 from moeash.evaluation.task import NetworkTask, Task
 from moeash.methods.uniform.method import Uniform
+from moeash.methods.uniform.options import UniformOptions
 from moeash.study.spec import load_spec
 from tests.backends.crew import HurriedCrew, Ok, SimulatedCrew
 from tests.backends.simulated import SimulatedBackend
@@ -158,7 +159,7 @@ def tiny_task():
         data=None,
         evaluate=tiny,
         metric="tiny",
-        method=Uniform(k=(2, 20_000)),
+        method=Uniform(UniformOptions(k=(2, 20_000))),
         objectives=("size_bytes",),
         coder="ans",
         kept="float32",

@@ -90,7 +90,7 @@ def test_a_candidate_has_the_statistics_of_its_own_weights(method):
 
 def test_what_a_method_prepares_is_of_the_network_as_it_was_given():
     made, plain = (
-        Evaluator(task("feedback", norms={"remeasure": again})).prepared.networks[0]
+        Evaluator(task("feedback", norms={"remeasure": again})).prepared.layers
         for again in (True, False)
     )
     for one, other in zip(made.factors, plain.factors, strict=True):

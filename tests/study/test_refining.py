@@ -17,7 +17,7 @@ def calibrated(name="feedback", solutions=3, **changes):
         name,
         data__splits__calibration={"part": "all", "count": 60, "seed": 0},
         data__splits__holdout={"part": "all", "rest": True},
-        method={"name": "feedback", "k": [4, 40], "images": 60, "sketches": 1, "batch_size": 30},
+        method={"name": "feedback", "k": [4, 40], "images": 60, "sketches": 1},
         search={"population": 6, "stop": {"generations": 2}},
         refine={"solutions": solutions},
         **changes,

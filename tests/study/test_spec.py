@@ -2,6 +2,7 @@ import pytest
 
 from moeash.errors import SpecError
 from moeash.methods.uniform.method import Uniform
+from moeash.methods.uniform.options import UniformOptions
 from moeash.searches.loop import Stop
 from moeash.study.identity import identity_of, with_choices
 from moeash.study.spec import (
@@ -96,7 +97,7 @@ def test_a_file_is_read_and_overridden(tmp_path):
         path, ["seed=7", "data.root=../some where", "search.stop.no_gain=3", "method.k=[2, 9]"]
     )
     assert (spec.seed, spec.data.root, spec.stop()) == (7, "../some where", Stop(no_gain=3))
-    assert spec.build_method() == Uniform(k=(2, 9))
+    assert spec.build_method() == Uniform(UniformOptions(k=(2, 9)))
     assert load_spec(path).stop() == Stop(generations=15)
 
 
@@ -204,26 +205,6 @@ def test_a_study_from_before_norms_had_a_choice_is_one_that_leaves_them(codec):
     assert "norms" not in stored["codec"]
 
 
-@pytest.mark.parametrize("options", [{}, {"images": 30}])
-def test_a_study_from_before_feedback_had_options_is_one_without_what_they_do(options):
-    spec, now = (
-        digits_spec(method={"name": "feedback", "k": [2, 64], **options, **chosen})
-        for chosen in ({"rows": "independent", "sequential": 0}, {})
-    )
-    stored = spec.model_dump(mode="json")
-    del stored["method"]["rows"], stored["method"]["sequential"]
-    assert spec.identity(defaults=False)["method"] == {
-        "name": "feedback",
-        "k": (2, 64),
-        **options,
-    }
-    assert spec.fingerprint() != now.fingerprint()
-    assert parse_spec(with_choices(stored)) == spec
-    assert identity_of(stored) == identity_of(spec.model_dump(mode="json"))
-    assert identity_of(stored) != identity_of(now.model_dump(mode="json"))
-    assert "rows" not in stored["method"]
-
-
 def test_a_stored_spec_gives_the_same_spec_again():
     spec = digits_spec(output={"folder": "x"}, method={"clip": [-1, 1]})
     again = parse_spec(spec.model_dump(mode="json"))
@@ -232,7 +213,7 @@ def test_a_stored_spec_gives_the_same_spec_again():
 
 def test_a_method_is_built_from_its_table():
     assert build_method({"name": "uniform", "k": [3, 9], "zero_aligned": True}) == Uniform(
-        k=(3, 9), zero_aligned=True
+        UniformOptions(k=(3, 9), zero_aligned=True)
     )
     with pytest.raises(ValueError, match="no method 'gpfqq'"):
         build_method({"name": "gpfqq"})

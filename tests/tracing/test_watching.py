@@ -6,7 +6,6 @@ from torch import nn
 
 from moeash.tracing.watching import Watcher, in_eval_mode
 
-
 X = torch.ones(3)
 
 
