@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from moeash.api.files import compress, export
     from moeash.api.studies import run, search
     from moeash.codec.container import read_arrays as read
-    from moeash.exports.files import decompress, inspect, load_into, verify
+    from moeash.codec.inspection import inspect, verify
+    from moeash.exports.files import decompress, load_into
     from moeash.study.opening import open_storage, open_study
     from moeash.study.solution import Solution
     from moeash.study.study import Study
@@ -45,14 +46,14 @@ HOMES = {
     "compress": "moeash.api.files",
     "decompress": "moeash.exports.files",
     "export": "moeash.api.files",
-    "inspect": "moeash.exports.files",
+    "inspect": "moeash.codec.inspection",
     "load_into": "moeash.exports.files",
     "open_storage": "moeash.study.opening",
     "open_study": "moeash.study.opening",
     "read": "moeash.codec.container:read_arrays",
     "run": "moeash.api.studies",
     "search": "moeash.api.studies",
-    "verify": "moeash.exports.files",
+    "verify": "moeash.codec.inspection",
 }
 """Where each public name that is not an error is defined; loaded when it is first asked for."""
 

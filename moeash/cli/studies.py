@@ -224,9 +224,13 @@ def plot(
     elif kind == "hypervolume":
         figure = plots.plot_hypervolume(opened)
     else:
-        from moeash.exports import output
+        from moeash.exports.building import building
+        from moeash.exports.output import solution_figure
+        from moeash.study.plan import task_of
 
-        figure = output.solution_figure(opened[0], kind, id_)
+        solution = opened[0].pick("knee") if id_ is None else opened[0].solution(id_)
+        with building(opened[0]) as build:
+            figure = solution_figure(task_of(opened[0]), build(solution.record.recipe), kind)
     plots.save(figure, to)
     print_json({"wrote": str(to)}) if json_ else print(f"wrote {to}")
 
@@ -252,12 +256,12 @@ def export(
     limits = (pick, max_drop, max_bytes)
     if id_ is not None and any(limit is not None for limit in limits):
         raise typer.BadParameter("--id names one solution; leave out --pick and its limits")
-    from moeash import api
+    from moeash.api.files import export as export_file
     from moeash.study.opening import open_study
 
     opened = open_study(study, storage)
     with keep_stdout(json_):
-        report = api.export(
+        report = export_file(
             opened, to, pick=pick or "smallest", max_drop=max_drop, max_bytes=max_bytes, id=id_
         )
     if json_:

@@ -31,6 +31,7 @@ from moeash.data.splits import Split
 from moeash.methods.base import Images, Method, Preparation
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
+from moeash.networks.pickling import read_only_tensor
 
 REMEMBERED_BYTES = 64 << 20
 """Indices of compressed candidates that are kept for the recipes that begin with them: a merge pass

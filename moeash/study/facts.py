@@ -26,9 +26,9 @@ class StudyFacts:
         n_kept: kept elements.
         n_batches: forward batches of a full evaluation.
         objectives: names of the minimised sizes.
-        reference: hypervolume reference point in natural direction: metric, then sizes. The metric's
-            is None where a metric has no worst value; what the first generation measures then fixes
-            it, see :class:`moeash.study.course.standing.Standing`.
+        reference: hypervolume reference point in natural direction: metric, then sizes. Of a metric
+            without a worst value it is None, and fixed by what the first generation measures, see
+            :class:`moeash.study.course.standing.Standing`.
         remeasured_baseline: the float network's metric with BatchNorms measured again; None where
             candidates' BatchNorms are not.
     """

@@ -101,6 +101,14 @@ class Study:
         f = as_minimised(points.metric, points.size_columns(self.facts.objectives))
         return [int(number) for number in points.numbers[front_rows(f)]]
 
+    def artifact(self, fingerprint: str) -> bytes:
+        """Return the stored file of a solution that cannot be rebuilt in seconds.
+
+        Raises:
+            StorageError: there is none, or it is damaged.
+        """
+        return self.storage.artifact(self.record.id, fingerprint)
+
     def solution(self, number: int) -> Solution:
         """Return one complete evaluation by its number.
 

@@ -165,7 +165,12 @@ class _Watch:
     """Derives the phases of a study from its counts and events."""
 
     def __init__(
-        self, storage: Storage, study_id: int, counted: StudySummary, budget: BudgetOptions, now: datetime
+        self,
+        storage: Storage,
+        study_id: int,
+        counted: StudySummary,
+        budget: BudgetOptions,
+        now: datetime,
     ) -> None:
         self._storage = storage
         self._study_id = study_id

@@ -93,7 +93,7 @@ def test_a_candidate_has_the_statistics_of_its_own_weights(method):
 
 def test_what_a_method_prepares_is_of_the_network_as_it_was_given():
     made, plain = (
-        Evaluator(task("feedback", codec={"norms": norms})).prepared.networks[0]
+        Evaluator(task("feedback", codec={"norms": norms})).compressor.groundwork.prepared.layers
         for norms in ("remeasured", "two_vectors")
     )
     for one, other in zip(made.factors, plain.factors, strict=True):

@@ -13,8 +13,8 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
-from moeash.codec.replace import replace_file
 from moeash.errors import ExportError, StorageError
+from moeash.files import replacing
 from moeash.study.storage.tables import ARTIFACTS, EVALUATIONS, HELD, STUDIES
 
 IN_DATABASE_BYTES = 2**20
@@ -119,7 +119,8 @@ class Artifacts:
         path = self._path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, content)
+            with replacing(path) as temporary:
+                temporary.write_bytes(content)
         except (OSError, ExportError) as error:
             raise StorageError(f"the artifact cannot be stored: {error}") from error
         return row | {"content": None, "path": name}
