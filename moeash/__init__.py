@@ -6,47 +6,101 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from moeash.errors import (
+    BackendError,
+    CheckpointError,
+    ContainerError,
+    ContainerVersionError,
+    CorruptContainerError,
+    DataError,
+    EvaluationError,
+    ExportError,
+    InputError,
+    MoeashError,
+    NonFiniteWeightError,
+    NothingMeetsError,
+    RebuildMismatchError,
+    SchemaError,
+    SpecError,
+    StorageError,
+    StudyExistsError,
+    StudyLockedError,
+    StudyNotFoundError,
+)
+
 if TYPE_CHECKING:
-    from moeash.api import compress, export, run, search
+    from moeash.api.files import compress, export
+    from moeash.api.studies import run, search
     from moeash.codec.container import read_arrays as read
+    from moeash.codec.inspection import inspect, verify
     from moeash.exports.files import decompress, load_into
     from moeash.study.opening import open_storage, open_study
+    from moeash.study.solution import Solution
+    from moeash.study.study import Study
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "compress": "moeash.api",
+HOMES = {
+    "Solution": "moeash.study.solution",
+    "Study": "moeash.study.study",
+    "compress": "moeash.api.files",
     "decompress": "moeash.exports.files",
-    "export": "moeash.api",
+    "export": "moeash.api.files",
+    "inspect": "moeash.codec.inspection",
     "load_into": "moeash.exports.files",
     "open_storage": "moeash.study.opening",
     "open_study": "moeash.study.opening",
     "read": "moeash.codec.container:read_arrays",
-    "run": "moeash.api",
-    "search": "moeash.api",
+    "run": "moeash.api.studies",
+    "search": "moeash.api.studies",
+    "verify": "moeash.codec.inspection",
 }
+"""Where each public name that is not an error is defined; loaded when it is first asked for."""
 
 __all__ = [
+    "BackendError",
+    "CheckpointError",
+    "ContainerError",
+    "ContainerVersionError",
+    "CorruptContainerError",
+    "DataError",
+    "EvaluationError",
+    "ExportError",
+    "InputError",
+    "MoeashError",
+    "NonFiniteWeightError",
+    "NothingMeetsError",
+    "RebuildMismatchError",
+    "SchemaError",
+    "Solution",
+    "SpecError",
+    "StorageError",
+    "Study",
+    "StudyExistsError",
+    "StudyLockedError",
+    "StudyNotFoundError",
     "compress",
     "decompress",
     "export",
+    "inspect",
     "load_into",
     "open_storage",
     "open_study",
     "read",
     "run",
     "search",
+    "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in HOMES:
         raise AttributeError(f"module 'moeash' has no attribute {name!r}")
-    module, _, own_name = _HOMES[name].partition(":")
+    module, _, own_name = HOMES[name].partition(":")
     value = getattr(importlib.import_module(module), own_name or name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *HOMES])

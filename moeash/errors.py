@@ -5,6 +5,7 @@
     MoeashError
     ├── InputError (also ValueError)      the caller passed something we refuse; nothing changed
     │   ├── NonFiniteWeightError          NaN or infinity in a weight tensor
+    │   ├── RescalingError                rows that cannot be rescaled without changing the outputs
     │   ├── SpecError                     a study specification that does not say what to do
     │   ├── CheckpointError               a checkpoint that is unreadable or does not fit
     │   ├── DataError                     an evaluation set that is unreadable or unusable
@@ -19,6 +20,7 @@
     │   ├── StudyExistsError              that name is taken by a different specification
     │   ├── StudyLockedError              another process works on that study
     │   └── SchemaError                   the database is older or newer than this moeash
+    ├── PreparedFileError                 a stored preparation that is damaged or of another moeash
     ├── RebuildMismatchError              a stored solution does not rebuild to the same weights
     └── ExportError                       the file would not decode to the same weights, or
                                           cannot be written
@@ -53,6 +55,10 @@ class NonFiniteWeightError(InputError):
     def __reduce__(self) -> tuple[Any, ...]:
         # Workers pickle what they raise; keyword-only fields need this to survive the trip.
         return partial(type(self), self.name, count=self.count, size=self.size), ()
+
+
+class RescalingError(InputError):
+    """Something that was not seen reads a layer, so its rows cannot be rescaled."""
 
 
 class SpecError(InputError):
@@ -111,6 +117,10 @@ class StudyLockedError(StorageError):
 
 class SchemaError(StorageError):
     """The database is older or newer than this moeash."""
+
+
+class PreparedFileError(MoeashError):
+    """A stored preparation cannot be read, is damaged, or is of another version of moeash."""
 
 
 class RebuildMismatchError(MoeashError):

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from moeash.study.progress import Silent
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import VisionTransformer
@@ -23,7 +24,6 @@ from moeash.errors import (
 from moeash.evaluation.evaluate import Evaluator
 from moeash.networks.sources import load_network
 from moeash.study.plan import task_of
-from moeash.study.progress import Silent
 from tests.digits import BASE, digits_spec, merged
 
 CHANGES = {

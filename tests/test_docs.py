@@ -10,7 +10,7 @@ import pytest
 from moeash.cli.main import app
 from moeash.data.sources import SOURCES
 from moeash.evaluation.metrics import METRICS
-from moeash.methods.registry import METHODS
+from moeash.methods.options import OPTIONS
 from moeash.networks.builtin import BUILTIN
 from moeash.study.spec.reference import describe_spec
 
@@ -29,7 +29,7 @@ def test_every_command_the_readme_shows_exists():
     assert {name for pair in shown for name in pair if name} <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("name", [*METHODS, *METRICS, *SOURCES, *BUILTIN])
+@pytest.mark.parametrize("name", [*OPTIONS, *METRICS, *SOURCES, *BUILTIN])
 def test_every_name_a_spec_may_say_is_in_the_readme(name):
     assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", README)
 

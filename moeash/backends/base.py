@@ -19,7 +19,7 @@ class Baseline:
 
     Attributes:
         metric: of the float network on the search split.
-        reference: worst metric that counts towards hypervolume.
+        reference: worst value the metric can have; None where there is none.
         n_batches: forward batches of a full evaluation.
         original_bytes: float32 bytes of the state.
         n_shared: shared weights.
@@ -27,13 +27,14 @@ class Baseline:
         network_fingerprint: of the float state and the roles of its parameters.
         data_fingerprint: of the search split; of nothing when a function measures.
         keeping: how kept tensors are stored.
+        most_entries: the most codebook entries any candidate can have.
         remeasured: metric of the float network with BatchNorms measured again, where candidates'
             are.
         notes: what the preparation wants people to know.
     """
 
     metric: float
-    reference: float
+    reference: float | None
     n_batches: int
     original_bytes: int
     n_shared: int
@@ -41,6 +42,7 @@ class Baseline:
     network_fingerprint: str
     data_fingerprint: str
     keeping: Keeping
+    most_entries: int
     remeasured: float | None = None
     notes: tuple[str, ...] = ()
 

@@ -12,10 +12,8 @@ from moeash.networks.parameters import describe as count_parameters
 
 def describe(evaluator: Evaluator) -> Baseline:
     """Return the facts of a loaded task."""
-    steps = (evaluator.folding, evaluator.remeasuring)
-    notes = [note for step in steps if step is not None for note in step.notes]
-    notes += [*evaluator.task.method.notes(evaluator.prepared), *evaluator.stored.notes]
-    counts = count_parameters(evaluator.network.state)
+    compressor = evaluator.compressor
+    counts = count_parameters(compressor.network.state)
     return Baseline(
         metric=evaluator.assessment.baseline,
         reference=evaluator.assessment.reference,
@@ -25,9 +23,10 @@ def describe(evaluator: Evaluator) -> Baseline:
         n_kept=counts.kept_elements,
         network_fingerprint=evaluator.network_fingerprint,
         data_fingerprint=evaluator.data_fingerprint,
-        keeping=evaluator.stored.keeping,
+        keeping=compressor.groundwork.stored.keeping,
         remeasured=evaluator.remeasured_baseline,
-        notes=tuple(notes),
+        most_entries=compressor.most_entries,
+        notes=compressor.notes,
     )
 
 
@@ -63,7 +62,7 @@ class InProcessBackend(OneAtATime):
             EvaluationError: it cannot be built.
         """
         try:
-            return self.evaluator.build(Job(recipe))
+            return self.evaluator.compressor.build(recipe)
         except Exception as error:
             raise cannot_build(recipe, f"{type(error).__name__}: {error}") from error
 

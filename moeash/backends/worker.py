@@ -134,13 +134,13 @@ class EvaluationWorker:
 
     def adopt(self, common: "Common") -> None:
         """Use the shared copy of what this worker made, and let its own go."""
-        self._evaluator.adopt(common)
+        self._evaluator.use_shared(common)
 
     def answer(self, kind: str, job: "Job", archive: "Archive") -> Any:
         """Evaluate a job to its outcome, or build its shared weights."""
         self._pulse = None
         if kind == "build":
-            return self._evaluator.build(job)
+            return self._evaluator.compressor.build(job.recipe, start=job.start)
         return self._evaluator.evaluate(job, archive, self._progress)
 
     def pulse(self) -> Pulse | None:

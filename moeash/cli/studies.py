@@ -56,7 +56,8 @@ def run(
     json_: JsonOption = False,
 ) -> None:
     """Run a study, or continue it; write its front, plots and picked file."""
-    from moeash.cli.progress import TOLERABLE_DROP, for_terminal
+    from moeash.console.progress import for_terminal
+    from moeash.console.words import TOLERABLE_DROP
 
     flags = backend_overrides(
         backend,
@@ -65,27 +66,23 @@ def run(
         cpus_per_worker=cpus_per_worker,
         address=address,
     )
-    progress = for_terminal()
-    try:
-        from moeash import api
-        from moeash.exports.output import write_output
-        from moeash.study.spec.reading import load_spec
+    from moeash.study.spec.reading import load_spec
 
-        checked = load_spec(spec, [*(overrides or []), *flags])
-        drop = checked.output.max_drop if checked.output is not None else None
-        progress.expect(
-            generations=checked.budget.generations,
-            tolerable_drop=TOLERABLE_DROP if drop is None else drop,
-        )
-        report, paths = None, list[str]()
+    checked = load_spec(spec, [*(overrides or []), *flags])
+    drop = checked.output.max_drop if checked.output is not None else None
+    display = for_terminal(tolerable_drop=TOLERABLE_DROP if drop is None else drop)
+    try:
+        from moeash.api.studies import run_with_output
+
         with keep_stdout(json_):
-            study = api.run(checked, storage=storage, progress=progress, retry_failed=retry_failed)
-            if checked.output is not None:
-                progress.exporting()
-                report, paths = write_output(study, checked.output)
+            study, output = run_with_output(
+                checked, storage=storage, progress=display, retry_failed=retry_failed
+            )
     finally:
-        progress.close()
+        display.close()
     solutions = study.front()
+    report = None if output is None else output.report
+    paths = () if output is None else output.paths
     if json_:
         print_json(
             {
@@ -96,12 +93,14 @@ def run(
                 "files": paths,
             }
         )
-        return
-    front_table(study.facts, solutions)
-    if report is not None:
-        show_export(report)
-    for path in paths:
-        print(f"wrote {path}")
+    else:
+        front_table(study.facts, solutions)
+        if report is not None:
+            show_export(report)
+        for path in paths:
+            print(f"wrote {path}")
+    if output is not None and output.refusal is not None:
+        raise output.refusal
 
 
 def backend_overrides(kind: str | None, **values: Any) -> list[str]:
@@ -225,9 +224,13 @@ def plot(
     elif kind == "hypervolume":
         figure = plots.plot_hypervolume(opened)
     else:
-        from moeash.exports import output
+        from moeash.exports.building import building
+        from moeash.exports.output import solution_figure
+        from moeash.study.plan import task_of
 
-        figure = output.solution_figure(opened[0], kind, id_)
+        solution = opened[0].pick("knee") if id_ is None else opened[0].solution(id_)
+        with building(opened[0]) as build:
+            figure = solution_figure(task_of(opened[0]), build(solution.record.recipe), kind)
     plots.save(figure, to)
     print_json({"wrote": str(to)}) if json_ else print(f"wrote {to}")
 
@@ -253,12 +256,12 @@ def export(
     limits = (pick, max_drop, max_bytes)
     if id_ is not None and any(limit is not None for limit in limits):
         raise typer.BadParameter("--id names one solution; leave out --pick and its limits")
-    from moeash import api
+    from moeash.api.files import export as export_file
     from moeash.study.opening import open_study
 
     opened = open_study(study, storage)
     with keep_stdout(json_):
-        report = api.export(
+        report = export_file(
             opened, to, pick=pick or "smallest", max_drop=max_drop, max_bytes=max_bytes, id=id_
         )
     if json_:

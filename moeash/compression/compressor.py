@@ -31,6 +31,7 @@ from moeash.data.splits import Split
 from moeash.methods.base import Images, Method, Preparation
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
+from moeash.networks.pickling import read_only_tensor
 
 REMEMBERED_BYTES = 64 << 20
 """Indices of compressed candidates that are kept for the recipes that begin with them: a merge pass
@@ -170,10 +171,8 @@ class Compressor:
             self.network,
             self.writer,
             search,
-            kept=here.codec.kept,
-            norms="as_they_are" if here.codec.norms == "as_they_are" else "two_vectors",
+            codec=here.codec,
             typical=self._typical,
-            coder=here.codec.coder,
             batch_size=here.batch_size,
             device=here.device,
         )

@@ -22,28 +22,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
 from moeash.core.codebook import Parameter
 from moeash.core.kept import unit_variance
 from moeash.errors import InputError
 from moeash.methods.base import Images
-from moeash.methods.feedback.pairs import READING, tensors_in
 from moeash.networks import memory
 from moeash.networks.inplace import slot
 from moeash.networks.network import Network
 from moeash.networks.norms import DTYPES, NORM_TYPES, VECTORS, key, users
 from moeash.networks.sameness import SAME_FUNCTION, distance
-from moeash.tracing.passes import in_eval_mode
+from moeash.tracing.trace import Trace, trace
+from moeash.tracing.watching import in_eval_mode, tensors_in
 
 IMAGES = 8
 """Inputs that suffice to see who reads whom and to compare outputs."""
 
 LAYERS = {F.linear: 2, F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}
 """Functions with a row per output channel, and the dimensions at which channels are axis 1."""
-
-NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias")
-LAYER_ARGUMENTS = ("input", "weight", "bias")
 
 Values = dict[str, NDArray[Any]]
 """New values of tensors by ``state_dict`` key."""
@@ -97,22 +93,18 @@ def fold_norms(network: Network, images: Tensor) -> Folding:
         images: some inputs ``(n, ...)`` on the module's device; :data:`IMAGES` suffice.
     """
     module, state = network.module, {p.name: p for p in network.state}
-    watch = _Watch(module)
+    readers = _Readers(trace(module, images), users(module))
     with in_eval_mode(module):
-        with watch:
-            result = module(images)
-        for tensor in tensors_in(result):
-            watch.read(tensor)
         planned: dict[str, Values] = {}
         left: dict[str, str] = {}
         for name, part in module.named_modules():
             if isinstance(part, _BatchNorm):
-                plan = _plan(name, part, watch, state)
+                plan = _plan(name, part, readers, state)
                 if isinstance(plan, str):
                     left[name] = plan
                 else:
                     planned[name] = plan
-        left |= _write(module, images, planned, state, _floats(result))
+        left |= _write(module, images, planned, state, _floats(readers.trace.outputs))
     folded = {name: values for name, values in planned.items() if name not in left}
     changed = {name: array for values in folded.values() for name, array in values.items()}
     after = tuple(replace(p, values=changed.get(p.name, p.values)) for p in network.state)
@@ -164,80 +156,56 @@ def _write(
     return left
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Layer:
     """One call of a layer.
 
     Attributes:
         weight: its ``state_dict`` key.
         bias: likewise; None without one, empty when it is no tensor of the network.
-        output: what it returned; held, because the id of a freed tensor may come again.
+        output: what it returned.
         channels_first: its rows are axis 1 of the output.
     """
 
     weight: str
     bias: str | None
-    output: Tensor
+    output: int
     channels_first: bool
 
 
-class _Watch(TorchFunctionMode):
-    """Sees which layer's own output each BatchNorm is handed, and counts who reads what."""
+class _Readers:
+    """Which layer's own output each BatchNorm of a run is handed, and who reads what.
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        tensors = memory.own_tensors(network)
-        tied = memory.ties(tensors)
-        self.users = users(network)
-        self._names = {id(tensor): tied.get(name, name) for name, tensor in tensors.items()}
-        self.reads: Counter[str] = Counter()
-        """Functions that were given a tensor of the network, by ``state_dict`` key."""
-        self.output_reads: Counter[int] = Counter()
-        """Likewise for outputs of layers, by id."""
+    Attributes:
+        trace: the run.
+        users: modules that own a tensor of the network, by name.
+        layers: by their output.
+        inputs: what BatchNorms were given, by the key of their running mean.
+    """
+
+    def __init__(self, run: Trace, users: Counter[str]) -> None:
+        self.trace = run
+        self.users = users
         self.layers: dict[int, _Layer] = {}
-        """By the id of their output."""
-        self.inputs: dict[str, list[Tensor]] = {}
-        """What BatchNorms were given, by the key of their running mean."""
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Call the function and note what it read and made."""
-        given = dict(kwargs or {})
-        result = func(*args, **given)
-        name = getattr(func, "__name__", "")
-        if name in READING or (name == "__get__" and not isinstance(result, Tensor)):
-            return result
-        for tensor in [*tensors_in(args), *tensors_in(given)]:
-            self.read(tensor)
-        if func in LAYERS:
-            given |= dict(zip(LAYER_ARGUMENTS, args, strict=False))
-            weight, bias = self._names.get(id(given["weight"])), given.get("bias")
-            if weight is not None:
-                key_ = None if bias is None else self._names.get(id(bias), "")
-                first = result.ndim == LAYERS[func]
-                self.layers[id(result)] = _Layer(weight, key_, result, first)
-        elif func is F.batch_norm:
-            given |= dict(zip(NORM_ARGUMENTS, args, strict=False))
-            mean = self._names.get(id(given["running_mean"]))
-            if mean is not None:
-                self.inputs.setdefault(mean, []).append(given["input"])
-        return result
-
-    def read(self, tensor: Tensor) -> None:
-        """Note that something reads a tensor."""
-        if id(tensor) in self._names:
-            self.reads[self._names[id(tensor)]] += 1
-        elif id(tensor) in self.layers:
-            self.output_reads[id(tensor)] += 1
+        self.inputs: dict[str, list[int]] = {}
+        for operation in run.operations:
+            weight = run.name_of(operation, "weight")
+            if operation.function in LAYERS and weight is not None:
+                (output,) = operation.makes
+                bias = run.name_of(operation, "bias") or ""
+                self.layers[output] = _Layer(
+                    weight,
+                    bias if "bias" in operation.arguments else None,
+                    output,
+                    len(run.shapes[output]) == LAYERS[operation.function],
+                )
+            mean = run.name_of(operation, "running_mean")
+            if operation.function is F.batch_norm and mean is not None:
+                self.inputs.setdefault(mean, []).append(operation.arguments["input"])
 
 
 def _plan(
-    name: str, norm: _BatchNorm, watch: _Watch, state: Mapping[str, Parameter]
+    name: str, norm: _BatchNorm, readers: _Readers, state: Mapping[str, Parameter]
 ) -> Values | str:
     """Return the new values that fold a norm, or why it is not to be folded."""
     if type(norm) not in NORM_TYPES:
@@ -247,23 +215,23 @@ def _plan(
     vectors = {v: key(name, v) for v in VECTORS if getattr(norm, v) is not None}
     if any(state[k].role == "shared" for k in vectors.values()):
         return "its vectors are among the weights to share"
-    if any(state[k].role == "tied" or watch.users[k] > 1 for k in vectors.values()):
+    if any(state[k].role == "tied" or readers.users[k] > 1 for k in vectors.values()):
         return "it has a vector in common with another module"
     if any(state[k].dtype not in DTYPES for k in vectors.values()):
         return "its vectors are too narrow to be computed with"
-    inputs = watch.inputs.get(vectors["running_mean"], [])
+    inputs = readers.inputs.get(vectors["running_mean"], [])
     if len(inputs) != 1:
         return f"it is called {len(inputs)} times" if inputs else "the run does not call it"
-    layer = watch.layers.get(id(inputs[0]))
+    layer = readers.layers.get(inputs[0])
     if layer is None:
         return "it is not handed the output of a linear layer or a convolution"
-    if any(watch.reads[k] != 1 for k in vectors.values()):
+    if any(readers.trace.reads_of[k] != 1 for k in vectors.values()):
         return "something else reads its vectors"
-    if watch.output_reads[id(layer.output)] != 1:
+    if readers.trace.reads[layer.output] != 1:
         return f"something else reads the output of {layer.weight!r}"
     own = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
     for k in own:
-        if not k or watch.users[k] != 1 or watch.reads[k] != 1:
+        if not k or readers.users[k] != 1 or readers.trace.reads_of[k] != 1:
             return f"{k!r} is used elsewhere too" if k else f"the bias with {own[0]!r} is computed"
         if state[k].dtype not in DTYPES:
             return f"{k!r} is too narrow to be multiplied with another factor"

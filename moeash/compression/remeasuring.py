@@ -17,16 +17,16 @@ Sums are float32 within one image and channel, around a mean nearby, and float64
 Source: methods.md section 6, which measured the approximation.
 """
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from moeash.core.codebook import KeptTensor, SharedWeights
@@ -36,7 +36,8 @@ from moeash.methods.base import Images
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.norms import DTYPES, NORM_TYPES, key, users
-from moeash.tracing.passes import Enough, in_eval_mode
+from moeash.tracing.trace import NORM, trace
+from moeash.tracing.watching import Call, Watcher, in_eval_mode
 
 IMAGES = 1000
 """Calibration images used, at most; they are held in memory."""
@@ -91,9 +92,11 @@ class Remeasuring:
         self._device = device
         self._norms: dict[str, _BatchNorm] = {}
         """By name, in the order they are called."""
+        self._means: dict[int, str] = {}
+        """Names by the id of the running mean."""
         self.left: dict[str, str] = {}
         self._largest = 1
-        self._look(network)
+        self._find(network)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -140,12 +143,14 @@ class Remeasuring:
     def _in_one_pass(self) -> dict[str, NDArray[np.float64]]:
         new: dict[str, NDArray[np.float64]] = {}
 
-        def see(name: str, x: Tensor) -> None:
-            sums = _Sums()
-            sums.add(x)
-            new.update(self._set(name, sums))
+        def measure(call: Call) -> None:
+            name, x = self._norm_of(call)
+            if name is not None:
+                sums = _Sums()
+                sums.add(x)
+                new.update(self._set(name, sums))
 
-        with self._seen_by(see, *self._norms):
+        with Watcher(before=measure):
             self._module(self.images.to(self._device))
         return new
 
@@ -153,19 +158,31 @@ class Remeasuring:
         new: dict[str, NDArray[np.float64]] = {}
         for name in self._norms:
             sums = _Sums()
-
-            def see(name: str, x: Tensor, sums: "_Sums" = sums) -> None:
-                sums.add(x)
-                raise Enough
-
-            with self._seen_by(see, name):
-                for images in torch.split(self.images, size):
-                    try:
-                        self._module(images.to(self._device))
-                    except Enough:
-                        continue
+            watcher = self._up_to(name, sums)
+            for images in torch.split(self.images, size):
+                with watcher:
+                    self._module(images.to(self._device))
             new.update(self._set(name, sums))
         return new
+
+    def _up_to(self, norm: str, sums: "_Sums") -> Watcher:
+        """Return what adds up the inputs of a norm and ends the pass there."""
+
+        def add(call: Call) -> None:
+            name, x = self._norm_of(call)
+            if name == norm:
+                sums.add(x)
+                watcher.end()
+
+        watcher = Watcher(before=add)
+        return watcher
+
+    def _norm_of(self, call: Call) -> tuple[str | None, Tensor]:
+        """Return the norm a call is of, if it is measured, and the call's input."""
+        if call.function is not F.batch_norm:
+            return None, self.images
+        given = call.arguments(NORM)
+        return self._means.get(id(given["running_mean"])), given["input"]
 
     def _set(self, name: str, sums: "_Sums") -> dict[str, NDArray[np.float64]]:
         """Give a norm the statistics of what was added up, and return them."""
@@ -179,38 +196,21 @@ class Remeasuring:
             key(name, "running_var"): variance.cpu().numpy(),
         }
 
-    @contextmanager
-    def _seen_by(self, see: Callable[[str, Tensor], None], *names: str) -> Iterator[None]:
-        """Show a function every input of norms before they compute with it."""
-
-        def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-            return lambda module, args: see(name, args[0])
-
-        handles = [self._norms[name].register_forward_pre_hook(hook(name)) for name in names]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _look(self, network: Network) -> None:
+    def _find(self, network: Network) -> None:
+        """See which norms a run calls, and which of them can be measured."""
         used = users(self._module)
         state = {p.name: p for p in network.state}
-        calls: Counter[str] = Counter()
-        positions: dict[str, int] = {}
-
-        def see(name: str, x: Tensor) -> None:
-            calls[name] += 1
-            positions[name] = x.numel() // x.shape[1]
-            self._largest = max(self._largest, -(-x.numel() // LOOK))
-
-        for name, part in self._module.named_modules():
-            if isinstance(part, _BatchNorm):
-                self._norms[name] = part
-        with torch.inference_mode(), in_eval_mode(self._module), self._seen_by(see, *self._norms):
-            self._module(self.images[:LOOK].to(self._device))
-        for name, norm in self._norms.items():
+        calls: Counter[str | None] = Counter()
+        run = trace(self._module, self.images[:LOOK].to(self._device))
+        for operation in run.operations:
+            if operation.function is F.batch_norm:
+                calls[run.name_of(operation, "running_mean")] += 1
+                size = math.prod(run.shapes[operation.arguments["input"]])
+                self._largest = max(self._largest, -(-size // LOOK))
+        norms = {n: p for n, p in self._module.named_modules() if isinstance(p, _BatchNorm)}
+        for name, norm in norms.items():
             own = [state.get(key(name, v)) for v in ("running_mean", "running_var")]
+            n_calls = calls[key(name, "running_mean")]
             if type(norm) not in NORM_TYPES:
                 self.left[name] = f"what a {type(norm).__name__} computes is not known"
             elif norm.running_mean is None:
@@ -219,10 +219,11 @@ class Remeasuring:
                 self.left[name] = "they are another module's as well"
             elif any(p is not None and p.dtype not in DTYPES for p in own):
                 self.left[name] = "they are too narrow"
-            elif calls[name] != 1:
-                self.left[name] = f"it is called {calls[name]} times in one run"
-        order = [name for name in calls if name not in self.left]
-        self._norms = {name: self._norms[name] for name in order}
+            elif n_calls != 1:
+                self.left[name] = f"it is called {n_calls} times in one run"
+        means = {key(name, "running_mean"): name for name in norms if name not in self.left}
+        self._norms = {means[mean]: norms[means[mean]] for mean in calls if mean in means}
+        self._means = {id(norm.running_mean): name for name, norm in self._norms.items()}
 
 
 class _Sums:

@@ -240,6 +240,14 @@ class SharedWeights:
         return sum(len(c) for c in self.codebooks)
 
     @property
+    def n_used_entries(self) -> int:
+        """Codebook entries that some weight uses, of all codebooks."""
+        used = [np.zeros(len(codebook), dtype=np.bool_) for codebook in self.codebooks]
+        for tensor in self.shared:
+            used[tensor.codebook] |= tensor.counts > 0
+        return sum(int(entries.sum()) for entries in used)
+
+    @property
     def original_bytes(self) -> int:
         """Bytes of the same state with floats as float32, tied tensors once."""
         return sum(

@@ -5,7 +5,6 @@ network makes its mistakes early and a hopeless one is found out after few batch
 with it every batch, is fixed for the study, so numbers do not depend on where a pass stops.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from moeash.data.splits import Split
 from moeash.errors import EvaluationError
 from moeash.evaluation.metrics import Metric, predicted
 from moeash.evaluation.options import Precision
+from moeash.networks.pickling import read_only_tensor
 
 Hopeless = Callable[[float], bool]
 """Tells from the highest metric still possible whether measuring on is pointless."""
@@ -54,8 +54,8 @@ class Assessment(Protocol):
     baseline: float
     """The metric of the float network."""
 
-    reference: float
-    """Worst metric that counts towards hypervolume."""
+    reference: float | None
+    """Worst value the metric can have; None where there is none."""
 
     n_batches: int
     """Forward batches of a full measurement."""
@@ -199,7 +199,8 @@ class FunctionAssessment:
     def __init__(self, module: nn.Module, evaluate: Callable[[nn.Module], float]) -> None:
         self._module = module
         self._evaluate = evaluate
-        self.reference = float(getattr(evaluate, "reference", 0.0))
+        worst = getattr(evaluate, "reference", None)
+        self.reference = None if worst is None else float(worst)
         self.baseline = self.measure(lambda bound: False).bound
 
     def measure(self, hopeless: Hopeless) -> Measurement:
@@ -208,15 +209,6 @@ class FunctionAssessment:
         if not np.isfinite(value):
             raise EvaluationError(f"evaluate(module) returned {value}; it must be a finite number")
         return Measurement(value, value, 1)
-
-
-def read_only_tensor(values: NDArray[np.float32]) -> Tensor:
-    """Return a tensor in the memory of ``values``, which nobody may write to."""
-    with warnings.catch_warnings():
-        # Torch cannot mark a tensor read-only; whoever wrote to this one would be killed by the
-        # kernel, not hurt others. Evaluations only read it.
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        return torch.from_numpy(values)
 
 
 def hardest_first(outputs: Tensor, targets: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -16,10 +16,10 @@ from moeash.compression.compressor import Groundwork
 from moeash.core.codebook import SharedWeights
 from moeash.core.objectives import Sizes
 from moeash.core.progress import Progress, silent
-from moeash.data.splits import Split
+from moeash.data.splits import Split, load_splits
 from moeash.errors import SpecError
 from moeash.evaluation.assess import Assessment, FloatPass, FunctionAssessment, SplitAssessment
-from moeash.evaluation.loading import Arithmetic, load_compressor, load_inputs
+from moeash.evaluation.loading import Arithmetic, load_compressor, load_inputs, load_network
 from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.placing import DevicePlacing, HostPlacing
@@ -87,7 +87,7 @@ class Evaluator:
         self._on_device = not on_host if on_device is None else on_device
         self._common = common
         progress("loading the network", 0, None)
-        network = task.load_network()
+        network = load_network(task)
         self._training = {part: part.training for part in network.module.modules()}
         self._arithmetic = Arithmetic(task)
         try:
@@ -96,7 +96,7 @@ class Evaluator:
             self.splits: Mapping[str, Split] = {}
             if task.data is not None and (common is None or common.images is None):
                 progress("loading images", 0, None)
-                self.splits = task.load_data()
+                self.splits = load_splits(task.data)
             progress("measuring the float network", 0, None)
             self.assessment = self._assessment(network.module)
             groundwork = None if common is None else common.groundwork

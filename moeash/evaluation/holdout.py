@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from moeash.compression.remeasuring import IMAGES, Remeasuring, calibration_images
 from moeash.core.progress import Progress, silent
-from moeash.data.splits import Split
+from moeash.data.splits import Split, load_splits
 from moeash.errors import InputError
-from moeash.evaluation.loading import Arithmetic
+from moeash.evaluation.loading import Arithmetic, load_network
 from moeash.evaluation.metrics import Metric, load_metric, predicted
 from moeash.evaluation.task import Task
 from moeash.networks.inplace import WeightWriter, load_into
@@ -105,13 +105,13 @@ def measure_holdout(
     Returns:
         None when the study has no images or no holdout split.
     """
-    splits = {} if task.data is None else task.load_data()
+    splits = {} if task.data is None else load_splits(task.data)
     split = splits.get("holdout")
     if split is None:
         return None
     arithmetic = Arithmetic(task)
     try:
-        network = task.load_network()
+        network = load_network(task)
         module = network.module.eval()
         metric = load_metric(task.evaluation.metric)
         device, batch_size = task.evaluation.device, task.evaluation.batch_size

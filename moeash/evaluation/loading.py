@@ -9,11 +9,12 @@ import torch
 
 from moeash.compression.compressor import Circumstances, Compressor, Groundwork
 from moeash.core.progress import Progress, silent
-from moeash.data.splits import Split
+from moeash.data.splits import Split, load_splits
 from moeash.evaluation.options import Precision
 from moeash.evaluation.task import Task, available_cores
 from moeash.methods.base import Images
 from moeash.networks.network import Network
+from moeash.networks.sources import read_network
 
 
 class Arithmetic:
@@ -43,6 +44,13 @@ def set_precision(precision: Precision) -> None:
     # cuDNN rounds convolutions to TF32 unless told not to; an objective must not depend on that.
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def load_network(task: Task) -> Network:
+    """Return a task's network, holding its float weights, on its device."""
+    network = read_network(task.network, task.module)
+    network.module.to(task.evaluation.device)
+    return network
 
 
 def load_inputs(task: Task, splits: Mapping[str, Split]) -> Mapping[str, Images]:
@@ -101,15 +109,16 @@ def compressor_of(task: Task, progress: Progress = silent) -> Iterator[Compresso
     The search split is not looked at: the task must know how kept tensors are stored. Afterwards
     the module is as it was.
     """
-    assert task.keeping is not None, "deciding on the search split is the study's, not a reader's"
+    if task.keeping is None and task.data is not None:
+        raise AssertionError("deciding on the search split is the study's, not a reader's")
     arithmetic = Arithmetic(task)
     try:
         progress("loading the network", 0, None)
-        network = task.load_network()
+        network = load_network(task)
         training = {part: part.training for part in network.module.modules()}
         network.module.eval()
         try:
-            splits = {} if task.data is None else task.load_data()
+            splits = {} if task.data is None else load_splits(task.data)
             inputs = load_inputs(task, splits)
             compressor = load_compressor(task, network, inputs, progress=progress)
             try:

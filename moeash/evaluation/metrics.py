@@ -44,8 +44,8 @@ class Metric(Protocol):
         ...
 
     @property
-    def reference(self) -> float:
-        """Worst value that counts: the default hypervolume reference."""
+    def reference(self) -> float | None:
+        """Worst value it can have, the hypervolume reference; None where there is none."""
         ...
 
     def targets(self, labels: NDArray[np.int64], float_outputs: Tensor) -> NDArray[Any]:
@@ -224,7 +224,7 @@ class NegativeCrossEntropy:
     """Minus the mean cross-entropy in nats: smoother than accuracy, needs labels."""
 
     name: str = "neg_cross_entropy"
-    reference: float = -10.0
+    reference: float | None = None
 
     def targets(self, labels: NDArray[np.int64], float_outputs: Tensor) -> NDArray[np.int64]:
         """Return the labels."""
@@ -257,7 +257,7 @@ class NegativeDivergence:
     """
 
     name: str = "neg_divergence"
-    reference: float = -10.0
+    reference: float | None = None
 
     def targets(self, labels: NDArray[np.int64], float_outputs: Tensor) -> NDArray[np.float32]:
         """Return the float network's outputs, ``(n, n_classes)``."""
@@ -295,16 +295,17 @@ class MeanScore:
     """Mean of a user function ``score(outputs, labels) -> (b,)``, one score an image.
 
     The function's attribute ``best`` (default infinity: never stop early) is the highest score an
-    image can get, and ``reference`` (default 0) the worst mean that counts.
+    image can get, and ``reference`` (default: none) the worst mean it can have.
     """
 
     name: str
     score: Callable[[Tensor, Tensor], Tensor]
 
     @property
-    def reference(self) -> float:
+    def reference(self) -> float | None:
         """Worst mean that counts."""
-        return float(getattr(self.score, "reference", 0.0))
+        worst = getattr(self.score, "reference", None)
+        return None if worst is None else float(worst)
 
     def targets(self, labels: NDArray[np.int64], float_outputs: Tensor) -> NDArray[np.int64]:
         """Return the labels."""

@@ -39,9 +39,11 @@ class Task:
         n_threads: torch and kernel threads of the study; None leaves torch as it is.
         keeping: what ``codec`` came to when the study began; None: decide it.
         module: the network itself, in the place of its source.
-        evaluate: measures the network, for what is not classification.
+        evaluate: measures the network, for what is not classification. Where there is neither this
+            nor ``data``, the network can be compressed and not evaluated.
         calibration: inputs for the method, where they do not come with ``data``.
         notes: short texts stored in the file, counted in its bytes.
+        refines: whether recipes may refine, which takes preparing.
     """
 
     network: NetworkOptions
@@ -57,9 +59,10 @@ class Task:
     evaluate: Evaluate | None = None
     calibration: Unlabelled | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    refines: bool = True
 
     def __post_init__(self) -> None:
-        if (self.data is None) == (self.evaluate is None):
+        if self.data is not None and self.evaluate is not None:
             raise InputError("a task measures either images (data) or a function (evaluate)")
         if self.codec.kept == "auto" and self.data is None:
             raise InputError(

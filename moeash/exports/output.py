@@ -17,6 +17,7 @@ from moeash.codec.size import size
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
 from moeash.errors import ExportError, NothingMeetsError
+from moeash.evaluation.loading import load_network
 from moeash.evaluation.task import Task
 from moeash.exports import plots
 from moeash.exports.export import Build, ExportReport, export_solution
@@ -145,7 +146,7 @@ def solution_figure(
 
 def _codebook(task: Task, shared: SharedWeights) -> Figure:
     # Rows and columns that were rescaled have left the units of the float weights.
-    state = None if task.method.rescales else task.load_network().state
+    state = None if task.method.rescales else load_network(task).state
     return plots.plot_codebook(shared, state)
 
 

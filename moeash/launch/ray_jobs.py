@@ -24,7 +24,7 @@ from moeash.errors import BackendError, InputError
 from moeash.launch.base import Launch, State, StateName
 
 if TYPE_CHECKING:
-    from moeash.study.spec import StudySpec
+    from moeash.study.spec.spec import StudySpec
 
 STOP_WAIT_S = 30.0
 POLL_S = 0.2
@@ -256,7 +256,8 @@ def _check_storage(storage: str) -> None:
 
 
 def _check_paths(spec: "StudySpec") -> None:
-    paths = {"network.checkpoint": spec.network.checkpoint, "data.root": spec.data.root}
+    root = None if spec.data is None else spec.data.root
+    paths = {"network.checkpoint": spec.network.checkpoint, "data.root": root}
     for key, path in paths.items():
         if path is not None and not Path(path).is_absolute():
             raise InputError(

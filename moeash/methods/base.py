@@ -1,12 +1,23 @@
-"""The contract every method fulfils.
+"""The contract every method fulfils, and what it takes to add one.
 
 A method turns (network, candidate) into :class:`~moeash.core.codebook.SharedWeights`. What follows
 (size, accuracy, merging, export, plots) is common to all methods and never asks which one it was.
+
+A new method is a folder with
+
+* ``options.py``: its options, a frozen dataclass that needs no torch, documented by its
+  ``Attributes:`` and checked in ``__post_init__`` with :class:`~moeash.errors.InputError`; the
+  members it needs are listed in :mod:`moeash.methods.options`, where it is entered by name;
+* ``method.py``: a class that derives from :class:`Configured` and fulfils :class:`Method`, entered
+  in :mod:`moeash.methods.registry`;
+* the classes its prepared value consists of, entered in :mod:`moeash.methods.stored`;
+
+and a subclass of the contract in ``tests/contracts/method.py``.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +28,7 @@ from moeash.core.candidate import Candidate
 from moeash.core.codebook import Codebook, SharedWeights
 from moeash.core.progress import Progress, silent
 from moeash.core.variables import Variable
+from moeash.methods.options import MethodOptions
 from moeash.networks.network import Network
 
 
@@ -37,28 +49,42 @@ class Preparation:
     """What a method may look at once per study.
 
     Attributes:
-        network: the float network.
+        network: the float network; its module holds its float weights.
         splits: the study's splits by name; a method may use ``calibration`` and ``train``, never
             ``search`` or ``holdout``.
         seed: of every random draw the method makes.
         n_threads: threads it may use; they change the time, never the result.
-        progress: hears how far the preparation is.
+        refines: whether refined candidates will be asked for; what only they need is prepared only
+            then.
+        progress: told a few times a second at most what is going on.
     """
 
     network: Network
     splits: Mapping[str, Images]
     seed: int
     n_threads: int
+    refines: bool = True
     progress: Progress = silent
 
 
 class Method(Protocol):
-    """A way from a candidate to shared weights; deterministic."""
+    """A way from a candidate to shared weights; deterministic.
 
-    name: str
+    It is its options and nothing else, so it is picklable and costs nothing to make.
+    """
+
+    @property
+    def options(self) -> MethodOptions:
+        """What it was configured with."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its name in a spec."""
+        ...
 
     def space(self) -> Sequence[Variable]:
-        """Return the variables a candidate has; the first is k."""
+        """Return the variables a candidate has."""
         ...
 
     @property
@@ -66,33 +92,132 @@ class Method(Protocol):
         """How many images of a calibration split it looks at, at most; 0: it needs none."""
         ...
 
+    @property
+    def refines(self) -> bool:
+        """Whether it has a slower way from a candidate to better weights: ``refined=True``."""
+        ...
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether neighbouring entries of its codebook may be merged; then it has exactly one."""
+        ...
+
+    @property
+    def needs_coder(self) -> str | None:
+        """The entropy coder its files need; None: any will do."""
+        ...
+
+    @property
+    def rescales(self) -> bool:
+        """Whether it rescales rows or columns, so that entries have other units than weights."""
+        ...
+
+    @property
+    def keeps_artifacts(self) -> bool:
+        """Whether its solutions cannot be rebuilt in seconds, so that their files are stored."""
+        ...
+
     def prepare(self, preparation: Preparation) -> Any:
-        """Return the picklable arrays every candidate needs: the work of once per study."""
+        """Return what every candidate needs: the work of once per study.
+
+        It consists of dataclasses entered in :mod:`moeash.methods.stored`, tuples, lists, dicts,
+        tensors, arrays and plain values, so that it can be pickled to workers and stored beside a
+        study; never of modules. The module is left as it was.
+        """
         ...
 
     def notes(self, prepared: Any) -> Sequence[str]:
         """Return what people should know about the preparation, one line each."""
         ...
 
-    @property
-    def refines(self) -> bool:
-        """Whether it has a slower way from a candidate to better weights: ``refined=True``."""
+    def most_entries(self, prepared: Any) -> int:
+        """Return how many codebook entries any candidate of its space can have, in all codebooks.
+
+        No candidate has more; whether one has as many depends on the weights.
+        """
         ...
 
     def compress(
-        self, prepared: Any, candidate: Candidate, *, refined: bool = False
+        self,
+        prepared: Any,
+        candidate: Candidate,
+        *,
+        network: Network,
+        refined: bool = False,
+        progress: Progress = silent,
     ) -> SharedWeights:
-        """Return the shared weights of a candidate; never touches the network.
+        """Return the shared weights of a candidate.
 
         Kept tensors come in the network's own precision. How the file stores them is the study's
         choice, not the method's.
+
+        Args:
+            prepared: from :meth:`prepare`, in this process or another; never written to.
+            candidate: a value for every variable of :meth:`space`.
+            network: the network that was prepared. Its module may hold any weights; it may run
+                with others in the meantime and holds what it held afterwards, bit for bit.
+            refined: take the slower way; only where :attr:`refines`.
+            progress: told what is going on, where it takes long.
         """
         ...
 
 
+O = TypeVar("O", bound=MethodOptions)  # noqa: E741
+
+
+@dataclass(frozen=True)
+class Configured(Generic[O]):
+    """The half of a method that its options answer.
+
+    Attributes:
+        options: what it was configured with.
+    """
+
+    options: O
+
+    @property
+    def name(self) -> str:
+        """Its name in a spec."""
+        return self.options.name
+
+    def space(self) -> Sequence[Variable]:
+        """Return the variables a candidate has."""
+        return self.options.space()
+
+    @property
+    def calibration_images(self) -> int:
+        """How many images of a calibration split it looks at, at most."""
+        return self.options.calibration_images
+
+    @property
+    def refines(self) -> bool:
+        """Whether it has a slower way from a candidate to better weights."""
+        return self.options.refines
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether neighbouring entries of its codebook may be merged."""
+        return self.options.mergeable
+
+    @property
+    def needs_coder(self) -> str | None:
+        """The entropy coder its files need; None: any will do."""
+        return self.options.needs_coder
+
+    @property
+    def rescales(self) -> bool:
+        """Whether it rescales rows or columns, so that entries have other units than weights."""
+        return False
+
+    @property
+    def keeps_artifacts(self) -> bool:
+        """Whether its solutions cannot be rebuilt in seconds, so that their files are stored."""
+        return False
+
+
 @dataclass(frozen=True, eq=False)
 class GridAssignment:
-    """Shared weights of one codebook, told without looking at any weight.
+    """Shared weights of one codebook, known without looking at any weight.
 
     Attributes:
         grid: the bins.
@@ -111,22 +236,9 @@ class GridAssignment:
 class GridMethod(Protocol):
     """A method that gives every weight the entry of its bin, so that a device can do it.
 
-    Its prepared arrays have ``state`` and ``kept``.
+    It leaves kept tensors as they are.
     """
 
     def assignment(self, prepared: Any, candidate: Candidate) -> GridAssignment:
         """Return what ``compress`` would assign."""
         ...
-
-
-@dataclass(frozen=True)
-class MethodEntry:
-    """One row of the table of methods.
-
-    Attributes:
-        build: makes the method from its options; the dataclass whose fields are its options.
-        summary: one line for people.
-    """
-
-    build: Callable[..., Method]
-    summary: str

@@ -1,21 +1,25 @@
-"""The table of methods: one entry feeds the spec, the command line and the documentation."""
+"""The method of any options. Loads torch: only what runs a method imports this."""
 
-from dataclasses import fields
+from collections.abc import Callable
+from typing import Any
 
-from moeash.methods.base import Method, MethodEntry
+from moeash.methods.base import Method
 from moeash.methods.feedback.method import Feedback
+from moeash.methods.feedback.options import FeedbackOptions
 from moeash.methods.gpfq.method import Gpfq
+from moeash.methods.gpfq.options import GpfqOptions
 from moeash.methods.options import MethodOptions
 from moeash.methods.uniform.method import Uniform
+from moeash.methods.uniform.options import UniformOptions
 
-METHODS: dict[str, MethodEntry] = {
-    "feedback": MethodEntry(Feedback, "uniform bins, assigned with second-order error feedback"),
-    "gpfq": MethodEntry(Gpfq, "greedy path-following quantisation, one alphabet a layer"),
-    "uniform": MethodEntry(Uniform, "k uniform bins, every weight to the bin it falls in"),
+METHODS: dict[type[MethodOptions], Callable[[Any], Method]] = {
+    FeedbackOptions: Feedback,
+    GpfqOptions: Gpfq,
+    UniformOptions: Uniform,
 }
+"""Methods by the class of their options."""
 
 
 def build_method(options: MethodOptions) -> Method:
-    """Return the method of some options."""
-    chosen = {field.name: getattr(options, field.name) for field in fields(options)}
-    return METHODS[options.name].build(**chosen)
+    """Return the method that options configure."""
+    return METHODS[type(options)](options)

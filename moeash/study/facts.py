@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from moeash.core.objectives import SizeName
+
 
 @dataclass(frozen=True)
 class StudyFacts:
@@ -24,7 +26,9 @@ class StudyFacts:
         n_kept: kept elements.
         n_batches: forward batches of a full evaluation.
         objectives: names of the minimised sizes.
-        reference: hypervolume reference point in natural direction: metric, then sizes.
+        reference: hypervolume reference point in natural direction: metric, then sizes. Of a metric
+            without a worst value it is None, and fixed by what the first generation measures, see
+            :class:`moeash.study.course.standing.Standing`.
         remeasured_baseline: the float network's metric with BatchNorms measured again; None where
             candidates' BatchNorms are not.
     """
@@ -42,8 +46,8 @@ class StudyFacts:
     n_shared: int
     n_kept: int
     n_batches: int
-    objectives: tuple[str, ...]
-    reference: tuple[float, ...]
+    objectives: tuple[SizeName, ...]
+    reference: tuple[float | None, ...]
     remeasured_baseline: float | None = None
 
     @property

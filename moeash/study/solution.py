@@ -98,7 +98,7 @@ def minimised(solutions: Sequence[Solution]) -> NDArray[np.float64]:
     """Return ``F`` of solutions of one study, ``(n, 1 + m)``."""
     metric = np.array([s.metric for s in solutions])
     sizes = [
-        s.record.outcome.sizes.vector(s.facts.objectives)  # type: ignore[union-attr, arg-type]
+        s.record.outcome.sizes.vector(s.facts.objectives)  # type: ignore[union-attr]
         for s in solutions
     ]
     return as_minimised(metric, np.array(sizes).reshape(len(solutions), -1))

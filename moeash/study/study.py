@@ -10,7 +10,6 @@ from moeash.errors import InputError
 from moeash.study.facts import StudyFacts
 from moeash.study.solution import Solution, front_rows, pick
 from moeash.study.spec.output import Pick
-from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
     EvaluationRecord,
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from moeash.evaluation.task import Task
+    from moeash.study.spec.spec import StudySpec
 
 
 class Study:
@@ -62,8 +62,10 @@ class Study:
         return self.record.facts
 
     @cached_property
-    def spec(self) -> StudySpec:
+    def spec(self) -> "StudySpec":
         """What the study was made with."""
+        from moeash.study.spec.spec import StudySpec  # the options of everything there is
+
         return StudySpec.from_dict(self.facts.spec)
 
     @property

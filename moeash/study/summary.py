@@ -9,7 +9,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from moeash.options.tables import read
 from moeash.study.course.options import BudgetOptions
+from moeash.study.facts import StudyFacts
+from moeash.study.spec.upgrade import upgraded
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import EventRecord, Stage, StudySummary
 from moeash.study.study import Study
@@ -68,7 +71,7 @@ def summary_of(study: Study, *, now: datetime | None = None) -> dict[str, Any]:
     storage, study_id = study.storage, study.record.id
     (counted,) = storage.summaries([study.name])
     record, facts, status = counted.record, counted.record.facts, counted.status
-    watch = _Watch(storage, study_id, counted, study.spec.budget, now or datetime.now(UTC))
+    watch = _Watch(storage, study_id, counted, _budget(facts), now or datetime.now(UTC))
     phases = [watch.phase(name) for name in STAGES]
     present = next((phase for phase in phases if phase.state == "running"), None)
     last = storage.events(study_id, kinds=TELLING, limit=N_EVENTS, newest=True)
@@ -282,6 +285,11 @@ class _Watch:
             self._study_id, kinds=(kind,), after=started.id, limit=limit, newest=True
         )
         return sorted(map(_time, events))
+
+
+def _budget(facts: StudyFacts) -> BudgetOptions:
+    # Not the whole spec: reading all options would take longer than everything else here.
+    return read(BudgetOptions, upgraded(facts.spec).get("budget", {}))
 
 
 def _time(event: EventRecord) -> float:

@@ -1,7 +1,7 @@
 """Calibration passes: what every use of a weight received, and the gradients in its outputs."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils.hooks import RemovableHandle
+from torch.nn import functional as F
 
 from moeash.errors import InputError
-from moeash.tracing.uses import Use, Watched
-
-NORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+from moeash.networks.norms import NORM_TYPES
+from moeash.tracing.trace import NORM
+from moeash.tracing.uses import FUNCTIONS, Use, Uses, watch_uses
+from moeash.tracing.watching import Call, Watcher, in_eval_mode
 
 Part = tuple[str, int, int, int]
 """What sums belong to: the weight's name, its first row, its number of rows, its groups."""
@@ -26,7 +27,7 @@ that. A batch of large images is passed in pieces."""
 
 
 @dataclass(eq=False)
-class Call:
+class RecordedUse:
     """One use of a weight in one pass.
 
     Attributes:
@@ -64,10 +65,11 @@ class Passes:
         self.blind: set[str] = set()
         self._temperature = temperature
         self._generator = torch.Generator().manual_seed(seed)
-        self._calls: list[Call] = []
-        self._norms = _NormWatcher(self._calls, network)
+        self._recorded: list[RecordedUse] = []
+        self._uses = Uses(network)
+        self._norms = _NormReads(network)
 
-    def over(self, batches: Iterable[Tensor]) -> Iterator[tuple[Call, list[Tensor], int]]:
+    def over(self, batches: Iterable[Tensor]) -> Iterator[tuple[RecordedUse, list[Tensor], int]]:
         """Yield every use of a weight, the gradients in its outputs per sketch, and the images.
 
         The network is in eval mode meanwhile and left as it was found.
@@ -75,40 +77,45 @@ class Passes:
         Raises:
             InputError: the network returns no differentiable ``(batch, classes)``.
         """
-        watched = Watched(self.network, self._record)
+        watcher = Watcher(after=self._record)
         with _differentiable(self.network):
             for batch in _pieces(self.network, batches):
-                with watched, self._norms, torch.enable_grad():
+                with watcher, torch.enable_grad():
                     logits = self.network(batch)
                 gradients = self._gradients(logits)
                 self.images += batch.shape[0]
-                for i, call in enumerate(self._calls):
-                    yield call, [g[i] for g in gradients], batch.shape[0]
-                self._calls.clear()
+                for i, use in enumerate(self._recorded):
+                    yield use, [g[i] for g in gradients], batch.shape[0]
+                self._recorded.clear()
 
     def norm_of(self, name: str, uses: int) -> str | None:
         """Return the BatchNorm that reads every use of a weight, and nothing but that weight."""
         return self._norms.norm_of(name, uses)
 
-    def _record(self, use: Use, inputs: Tensor, outputs: Tensor) -> None:
-        if outputs.requires_grad:
+    def _record(self, call: Call) -> None:
+        self._norms.note(call, self._recorded)
+        use = self._uses.of(call)
+        if use is None:
+            return
+        if call.result.requires_grad:
+            inputs = call.arguments(FUNCTIONS[call.function][1])["input"].detach()
             # The edge now: an activation in place would put its own in the tensor's place.
-            edge = get_gradient_edge(outputs)
-            self._calls.append(Call(use, inputs.detach(), outputs, edge))
+            edge = get_gradient_edge(call.result)
+            self._recorded.append(RecordedUse(use, inputs, call.result, edge))
         else:
             self.blind.add(use.name)
 
     def _gradients(self, logits: Any) -> list[list[Tensor]]:
-        """Return, per sketch, the gradient of its scalar in the output of every recorded call."""
+        """Return, per sketch, the gradient of its scalar in the output of every recorded use."""
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise InputError(f"calibration needs logits of shape (batch, classes), got {shape}")
         if not logits.requires_grad:
             raise InputError("the network's outputs have no gradient; it detaches them somewhere")
         p = (logits.detach().float() / self._temperature).softmax(1)
-        if not self._calls:
+        if not self._recorded:
             return [[] for _ in range(self.sketches)]
-        edges = [call.edge for call in self._calls]
+        edges = [use.edge for use in self._recorded]
         gradients = []
         for i in range(self.sketches):
             signs = torch.randint(0, 2, p.shape, generator=self._generator).to(p) * 2 - 1
@@ -123,27 +130,11 @@ class Passes:
             )
             gradients.append(
                 [
-                    torch.zeros_like(call.outputs) if gradient is None else gradient
-                    for call, gradient in zip(self._calls, found, strict=True)
+                    torch.zeros_like(use.outputs) if gradient is None else gradient
+                    for use, gradient in zip(self._recorded, found, strict=True)
                 ]
             )
         return gradients
-
-
-class Enough(BaseException):
-    """Ends a pass that has shown what it was made for; no error, so no network catches it."""
-
-
-@contextmanager
-def in_eval_mode(network: nn.Module) -> Iterator[None]:
-    """Hold a network in eval mode, and leave every module in the mode it was in."""
-    modes = {module: module.training for module in network.modules()}
-    try:
-        network.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager
@@ -178,41 +169,39 @@ def _images_per_pass(network: nn.Module, image: Tensor) -> int:
         nonlocal elements
         elements += outputs.numel()
 
-    with Watched(network, count):
+    with watch_uses(network, count):
         network(image)
     return max(1, PASS_ELEMENTS // max(elements, 1))
 
 
-class _NormWatcher:
-    """Finds the BatchNorm behind every layer: the one that is handed the layer's own output."""
+class _NormReads:
+    """Counts which BatchNorms are handed a layer's own output."""
 
-    def __init__(self, calls: list[Call], network: nn.Module) -> None:
-        self.recorded = calls
-        self.names: dict[nn.Module, str] = {
-            module: name
+    def __init__(self, network: nn.Module) -> None:
+        self._names: dict[int, str] = {
+            id(module.running_mean): name
             for name, module in network.named_modules()
-            if isinstance(module, NORM_TYPES) and module.track_running_stats
+            if isinstance(module, NORM_TYPES) and module.running_mean is not None
         }
-        self.reads: Counter[tuple[str, str]] = Counter()  # (weight, BatchNorm)
-        self.calls: Counter[str] = Counter()
-        self._handles: list[RemovableHandle] = []
+        self._reads: Counter[tuple[str, str]] = Counter()  # (weight, BatchNorm)
+        self._calls: Counter[str] = Counter()
 
-    def __enter__(self) -> None:
-        self._handles = [module.register_forward_pre_hook(self) for module in self.names]
-
-    def __exit__(self, *error: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.calls[self.names[module]] += 1
-        for call in self.recorded:
-            if call.outputs is args[0]:
-                self.reads[call.use.name, self.names[module]] += 1
+    def note(self, call: Call, recorded: Sequence[RecordedUse]) -> None:
+        """Count a call, where it is a BatchNorm's, beside the uses recorded before it."""
+        if call.function is not F.batch_norm:
+            return
+        given = call.arguments(NORM)
+        norm = self._names.get(id(given["running_mean"]))
+        if norm is None:
+            return
+        self._calls[norm] += 1
+        for use in recorded:
+            if use.outputs is given["input"]:
+                self._reads[use.use.name, norm] += 1
 
     def norm_of(self, name: str, uses: int) -> str | None:
         """Return the BatchNorm that reads every use of a weight, and nothing but that weight."""
-        for (weight, norm), reads in self.reads.items():
-            if weight == name and reads == uses == self.calls[norm]:
+        for (weight, norm), reads in self._reads.items():
+            if weight == name and reads == uses == self._calls[norm]:
                 return norm
         return None

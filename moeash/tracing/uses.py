@@ -1,25 +1,19 @@
 """Every use a network makes of its weights, seen at the functions of torch that apply them.
 
-Not at modules: attention hands its weights to one function and never calls its output projection,
-Swin blocks call ``F.linear`` with the weights of a module they never call, two modules may share
-one weight. What counts is that a row range of a parameter was multiplied with something.
-
-Attention is taken apart into its four projections, so that each is seen; its outputs are the same
-but for the rounding of one matrix product that becomes three.
+What counts is that a row range of a parameter was multiplied with something, not which module it
+belongs to: two modules may share one weight. Attention is seen as its four projections.
 """
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from moeash.tracing.patches import LinearMap
+from moeash.tracing.watching import Call, Watcher
 
 LINEAR = ("input", "weight", "bias")
 CONV = (*LINEAR, "stride", "padding", "dilation", "groups")
@@ -37,8 +31,6 @@ FUNCTIONS: dict[Callable[..., Any], tuple[int, tuple[str, ...]]] = {
     F.embedding: (0, EMBEDDING),
 }
 """What applies a weight: its number of spatial dimensions and its arguments by position."""
-
-ATTENTION = inspect.signature(F.multi_head_attention_forward)
 
 LAYERS: tuple[type[nn.Module], ...] = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention, nn.Embedding),
@@ -73,18 +65,59 @@ OnUse = Callable[[Use, Tensor, Tensor], None]
 """(use, inputs, outputs), both as the function had them, images first."""
 
 
-class Watched(TorchFunctionMode):
-    """While active, every use of a network's weights is told.
+def watch_uses(network: nn.Module, on_use: OnUse) -> Watcher:
+    """Return what shows every use of a network's weights while it runs.
 
     Args:
         network: whose parameters are looked for. Weights computed from parameters (weight
-            normalisation, say) are not parameters and not told.
+            normalisation, say) are not parameters and not shown.
         on_use: called after each use.
     """
+    uses = Uses(network)
 
-    def __init__(self, network: nn.Module, on_use: OnUse) -> None:
-        super().__init__()
-        self._on_use = on_use
+    def after(call: Call) -> None:
+        use = uses.of(call)
+        if use is not None:
+            on_use(use, call.arguments(FUNCTIONS[call.function][1])["input"], call.result)
+
+    return Watcher(after=after)
+
+
+def inputs_of(
+    network: nn.Module, name: str, n_uses: int, batch: Tensor
+) -> list[tuple[Use, Tensor]]:
+    """Run a network until all uses of a weight have been met; return them with their inputs.
+
+    Args:
+        network: in the mode it is to run in.
+        name: ``state_dict`` key of the weight.
+        n_uses: how often it is used in a run; what follows the last use is not computed.
+        batch: on the network's device.
+    """
+    met: list[tuple[Use, Tensor]] = []
+
+    def meet(use: Use, inputs: Tensor, outputs: Tensor) -> None:
+        if use.name != name:
+            return
+        last = len(met) == n_uses - 1
+        met.append((use, inputs if last else inputs.clone()))  # what follows may change it in place
+        if last:
+            watcher.end()
+
+    watcher = watch_uses(network, meet)
+    with watcher:
+        network(batch)
+    return met
+
+
+class Uses:
+    """Tells which calls apply a weight of a network.
+
+    Args:
+        network: whose parameters are looked for.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
         self._names: dict[int, str] = {}
         self._by_storage: dict[int, list[tuple[str, Tensor]]] = {}
         for name, parameter in network.named_parameters():
@@ -92,40 +125,23 @@ class Watched(TorchFunctionMode):
             place = parameter.untyped_storage().data_ptr()
             self._by_storage.setdefault(place, []).append((name, parameter))
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Call the function and tell what it did to a parameter."""
-        given = kwargs or {}
-        if func is F.multi_head_attention_forward:
-            return self._attend(ATTENTION.bind(*args, **given))
-        result = func(*args, **given)
-        if func in FUNCTIONS:
-            n_dims, names = FUNCTIONS[func]
-            self._tell(n_dims, names, dict(zip(names, args, strict=False)) | dict(given), result)
-        return result
-
-    def _tell(
-        self, n_dims: int, names: tuple[str, ...], given: Mapping[str, Any], result: Tensor
-    ) -> None:
+    def of(self, call: Call) -> Use | None:
+        """Return which weight a call applies, and how; None when it applies none."""
+        if call.function not in FUNCTIONS:
+            return None
+        n_dims, names = FUNCTIONS[call.function]
+        given = call.arguments(names)
         weight, bias = given["weight"], given.get("bias")
         place = self._place(weight)
         if place is None or given.get("max_norm") is not None:  # max_norm rewrites the weight
-            return
+            return None
         name, first_row = place
         where = None if bias is None else self._place(bias)
+        options = ("groups", "stride", "padding", "dilation")
         map_ = LinearMap.of(
             weight,
             n_dims,
-            **{
-                key: given[key]
-                for key in ("groups", "stride", "padding", "dilation")
-                if key in given
-            },
+            **{key: given[key] for key in options if key in given},
             transposed=names is TRANSPOSED,
             lookup=names is EMBEDDING,
         )
@@ -133,36 +149,7 @@ class Watched(TorchFunctionMode):
         # A bias goes with the rows of its weight only where the rows are outputs.
         if where is not None and where[1] == first_row and not map_.rows_are_inputs:
             key = where[0]
-        self._on_use(Use(name, first_row, map_, key), given["input"], result)
-
-    def _attend(self, bound: inspect.BoundArguments) -> Any:
-        """Call the projections one by one, and attention with projections that do nothing."""
-        bound.apply_defaults()
-        given = bound.arguments
-        if given["use_separate_proj_weight"]:
-            weights = [given[f"{x}_proj_weight"] for x in "qkv"]
-        else:
-            weights = given["in_proj_weight"].chunk(3)
-        bias = given["in_proj_bias"]
-        biases = (None,) * 3 if bias is None else bias.chunk(3)
-        given["query"], given["key"], given["value"] = (
-            self._project(given[x], weight, bias)
-            for x, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True)
-        )
-        out_weight, out_bias = given["out_proj_weight"], given["out_proj_bias"]
-        nothing = torch.eye(len(out_weight), dtype=out_weight.dtype, device=out_weight.device)
-        given |= {"use_separate_proj_weight": True, "in_proj_weight": None, "in_proj_bias": None}
-        given |= {f"{x}_proj_weight": nothing for x in "qkv"}
-        given |= {"out_proj_weight": nothing, "out_proj_bias": None}
-        attended, weighed = F.multi_head_attention_forward(*bound.args, **bound.kwargs)
-        return self._project(attended, out_weight, out_bias), weighed
-
-    def _project(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # Attention has the sequence first; whoever is told wants the images there.
-        x = x.transpose(0, 1) if x.ndim == 3 else x
-        y = F.linear(x, weight, bias)
-        self._tell(0, LINEAR, {"input": x, "weight": weight, "bias": bias}, y)
-        return y.transpose(0, 1) if y.ndim == 3 else y
+        return Use(name, first_row, map_, key)
 
     def _place(self, tensor: Tensor) -> tuple[str, int] | None:
         """Return the parameter a tensor is, or is a range of rows of, and its first row."""
@@ -196,7 +183,7 @@ def tiles(ranges: Sequence[range], n_rows: int) -> str | None:
 
 
 def why_unused(network: nn.Module, names: Sequence[str]) -> dict[str, str]:
-    """Say of parameters that no use was told of why that may be."""
+    """Say of parameters without any use why that may be."""
     owners = {
         f"{prefix}.{local}" if prefix else local: module
         for prefix, module in network.named_modules()

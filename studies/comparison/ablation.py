@@ -32,11 +32,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from moeash.codec.size import size
 from moeash.compression.folding import IMAGES, fold_norms
 from moeash.compression.remeasuring import Remeasuring
-from moeash.core.codebook import SharedWeights, keep_all
+from moeash.core.codebook import SharedWeights
 from moeash.core.kept import Keeping, KeptPrecision
 from moeash.core.merge import MergePass, merge_runs
-from moeash.data.splits import load_splits
-from moeash.methods.feedback import network as error_feedback
+from moeash.methods.feedback.balancing import Balancing
 from moeash.methods.feedback.columns import (
     PASSES,
     Factor,
@@ -45,31 +44,24 @@ from moeash.methods.feedback.columns import (
     zero_aligned_entries,
 )
 from moeash.methods.feedback.columns import nearest as nearest_entries
-from moeash.methods.feedback.method import FeedbackPrepared, shared_weights
-from moeash.methods.feedback.network import (
-    Compressed,
-    Prepared,
-    compress,
-    nearest_only,
-    only_used,
-)
+from moeash.methods.feedback.compressing import Compressed, compress, only_used
+from moeash.methods.feedback.method import SEQUENTIAL, shared_weights
+from moeash.methods.feedback.preparing import PreparedLayers, Settings, nearest_only, prepare
 from moeash.methods.feedback.sequential import Rehearsal
 from moeash.methods.gpfq.layers import finite_alphabet, quantise_gpfq
 from moeash.methods.recursion import Choose, recurse
 from moeash.networks.inplace import WeightWriter, load_into
 from moeash.networks.norms import find_norms
-from moeash.networks.sources import read_network
-from moeash.study.spec.reading import load_spec
+from moeash.study.spec import load_spec
 
 RESULT = Path(__file__).with_name("ablation.json")
 
-DEFAULTS: dict[str, Any] = {"sketches": 2, "damping": 0.03, "rows": "independent"}
-"""Arguments of ``error_feedback.prepare`` in every row: half the default's sketches for the time
-they take, the default damping, and each row of a weight by itself: coupling them is one of the
-things that are added to this base."""
+BASE = Settings(sketches=2, damping=0.03, rows="independent")
+"""How every row prepares but for what it changes: half the method's sketches for the time they
+take, and each row of a weight by itself: coupling them is one of the things that are added to this
+base."""
 
-
-COUPLED = {"rows": "coupled", "common_order": True}
+COUPLED = replace(BASE, rows="coupled", common_order=True)
 
 
 @dataclass(frozen=True)
@@ -113,11 +105,11 @@ class Bench:
     def __init__(self, spec: Path) -> None:
         """Load everything once."""
         task = load_spec(spec).task()
-        assert task.data is not None
+        assert task.data is not None and isinstance(task.network.source, str)
         self.name, self._notes = task.network.source, task.notes
         self.scale = SCALES[self.name]
-        splits = load_splits(task.data)
-        self.network = read_network(task.network)
+        splits = task.data.load()
+        self.network = task.network.load()
         self.module = self.network.module.eval()
         self.calibration = self._images(splits["calibration"], self.scale.calibration, 100)
         self._images_kl = self._images(splits["search"], self.scale.measured, 250)
@@ -145,15 +137,18 @@ class Bench:
         with torch.inference_mode():
             return torch.cat([module(x) for x in self._images_kl])
 
-    def _prepared(self, **arguments: Any) -> Prepared:
-        arguments = DEFAULTS | {"unscaled": self.network.folded} | arguments
-        return error_feedback.prepare(
-            self.module, self.calibration, shared=self.weights, **arguments
+    def _prepared(self, settings: Settings) -> PreparedLayers:
+        return prepare(
+            self.module,
+            self.calibration,
+            settings,
+            shared=self.weights,
+            unscaled=self.network.folded,
         )
 
     def rehearsal(self, count: int) -> Rehearsal:
         """Return what layers are compressed one after the other with."""
-        return Rehearsal(self.module, torch.cat(self.calibration)[:count], 100)
+        return Rehearsal(self.module, torch.cat(self.calibration)[:count])
 
     def pack(self, result: Compressed, row: "Row") -> SharedWeights:
         """Return what goes into the file."""
@@ -161,8 +156,7 @@ class Bench:
 
     def shared(self, result: Compressed) -> SharedWeights:
         """Return a candidate with its kept tensors in the network's precision."""
-        state = self.network.state
-        return shared_weights(FeedbackPrepared(state, (), keep_all(state), None, ()), result)
+        return shared_weights(self.network.state, result)
 
     def stored(self, shared: SharedWeights, row: "Row") -> SharedWeights:
         """Return a candidate with its kept tensors as the file stores them."""
@@ -189,7 +183,7 @@ class Bench:
 
 def feedback(bench: Bench, row: "Row", k: int) -> Compressed:
     """Assign with the method as it is, but for the row's arguments."""
-    return compress(bench.prepared(**row.prepare), k, row.rate, **row.compress)
+    return compress(bench.prepared(row.settings), k, row.rate, **row.compress)
 
 
 def nearest(bench: Bench, row: "Row", k: int) -> Compressed:
@@ -207,13 +201,13 @@ def gpfq(bench: Bench, row: "Row", k: int) -> Compressed:
 
 def sequential(bench: Bench, row: "Row", k: int) -> Compressed:
     """Compress layer after layer, each aimed at the outputs of its float layer."""
-    rehearsal = bench.rehearsal(500)
-    return compress(bench.prepared(**row.prepare), k, row.rate, rehearsal=rehearsal, **row.compress)
+    rehearsal = bench.rehearsal(SEQUENTIAL)
+    return compress(bench.prepared(row.settings), k, row.rate, rehearsal=rehearsal, **row.compress)
 
 
 def unaligned(bench: Bench, row: "Row", k: int) -> Compressed:
     """Assign on the centres of the paper's bins, none of them exactly 0."""
-    prepared = bench.prepared(**row.prepare)
+    prepared = bench.prepared(row.settings)
     low, high = prepared.span
     entries = low + (torch.arange(k, dtype=torch.float64) + 0.5) * ((high - low) / k)
     return compress(prepared, k, row.rate, entries=entries.float())
@@ -221,7 +215,7 @@ def unaligned(bench: Bench, row: "Row", k: int) -> Compressed:
 
 def scaled_per_layer(bench: Bench, row: "Row", k: int) -> Compressed:
     """Price a bit in every layer by that layer alone, rows alike: no Fisher scale."""
-    prepared = bench.prepared(**row.prepare)
+    prepared = bench.prepared(row.settings)
     alike = [replace(f, sensitivity=torch.ones_like(f.sensitivity)) for f in prepared.factors]
     factors = [replace(f, sensitivity=f.sensitivity / f.curvature) for f in alike]
     return compress(replace(prepared, factors=tuple(factors)), k, row.rate)
@@ -278,7 +272,7 @@ def varied(
             indices = recurse(targets, factor.coupling, choose, carry="error")
         return torch.empty_like(indices).scatter_(2, place, indices).reshape(factor.shape)
 
-    return compress(bench.prepared(**row.prepare), k, row.rate, assign=assign)
+    return compress(bench.prepared(row.settings), k, row.rate, assign=assign)
 
 
 def reestimated(
@@ -304,7 +298,7 @@ def merged_codebook(bench: Bench, row: "Row", k: int) -> SharedWeights:
 def reassigned(bench: Bench, row: "Row", k: int) -> Compressed:
     """Assign with feedback again, on the entries the merges left."""
     entries = torch.tensor(merged_codebook(bench, row, k).codebooks[0].entries)
-    return compress(bench.prepared(**row.prepare), k + k // 3, row.rate, entries=entries)
+    return compress(bench.prepared(row.settings), k + k // 3, row.rate, entries=entries)
 
 
 # ------------------------------------------------------------------ the rows
@@ -318,8 +312,8 @@ class Row:
         name: in the table.
         under: the row it is compared with, by name.
         assign: makes a candidate.
-        prepare: arguments of ``error_feedback.prepare`` that differ from DEFAULTS.
-        compress: arguments of ``error_feedback.compress`` that differ.
+        settings: how the network is measured and factorised.
+        compress: arguments of :func:`moeash.methods.feedback.compressing.compress` that differ.
         rate: what a bit is worth.
         coder: of the file.
         kept: precision of kept floats.
@@ -331,7 +325,7 @@ class Row:
     name: str
     under: str = "feedback"
     assign: Callable[[Bench, "Row", int], Compressed | SharedWeights] = feedback
-    prepare: Mapping[str, Any] = field(default_factory=dict)
+    settings: Settings = BASE
     compress: Mapping[str, Any] = field(default_factory=dict)
     rate: float = 0.02
     coder: str = "adaptive"
@@ -343,29 +337,37 @@ class Row:
 
 ROWS = (
     Row("feedback"),
-    Row("another seed", prepare={"seed": 1}),
+    Row("another seed", settings=replace(BASE, seed=1)),
     Row("nearest entries", assign=nearest),
     Row("GPFQ's rule on the global codebook", assign=gpfq),
-    Row("GPTQ: X'X, one scale, no rate", prepare={"kind": "inputs", "absorb": False}, rate=0.0),
+    Row(
+        "GPTQ: X'X, one scale, no rate",
+        settings=replace(BASE, kind="inputs", absorb=False),
+        rate=0.0,
+    ),
     # the codebook
     Row("grid not aligned to zero", assign=unaligned),
     Row("nearest entry, the next to 0, and 0 only", assign=partial(varied, rule=few_entries)),
     Row("a third more bins, a quarter merged", assign=merged_codebook),
     Row("the same, assigned again", assign=reassigned),
     # the curvature
-    Row("X'X of the inputs", prepare={"kind": "inputs"}),
-    Row("temperature 1", prepare={"temperature": 1.0}),
-    Row("temperature 16", prepare={"temperature": 16.0}),
-    Row("1 sketch an image", prepare={"sketches": 1}),
-    Row("4 sketches an image", prepare={"sketches": 4}),
-    Row("damping .003", prepare={"damping": 0.003}),
-    Row("damping .01", prepare={"damping": 0.01}),
-    Row("damping .1", prepare={"damping": 0.1}),
-    Row("natural column order", prepare={"act_order": False}),
+    Row("X'X of the inputs", settings=replace(BASE, kind="inputs")),
+    Row("temperature 1", settings=replace(BASE, temperature=1.0)),
+    Row("temperature 16", settings=replace(BASE, temperature=16.0)),
+    Row("1 sketch an image", settings=replace(BASE, sketches=1)),
+    Row("4 sketches an image", settings=replace(BASE, sketches=4)),
+    Row("damping .003", settings=replace(BASE, damping=0.003)),
+    Row("damping .01", settings=replace(BASE, damping=0.01)),
+    Row("damping .1", settings=replace(BASE, damping=0.1)),
+    Row("natural column order", settings=replace(BASE, act_order=False)),
     # rows, scales and what takes up errors
-    Row("rows not balanced", prepare={"balance": 0.0}),
-    Row("rows balanced with 1/2", prepare={"balance": 0.5}),
-    Row("no absorbers", "rows not balanced", prepare={"absorb": False, "balance": 0.0}),
+    Row("rows not balanced", settings=replace(BASE, balancing=Balancing(0.0))),
+    Row("rows balanced with 1/2", settings=replace(BASE, balancing=Balancing(0.5))),
+    Row(
+        "no absorbers",
+        "rows not balanced",
+        settings=replace(BASE, absorb=False, balancing=Balancing(0.0)),
+    ),
     Row("BatchNorms measured again", assign=reestimated, norms_only=True),
     Row(
         "nearest entries, BatchNorms measured again",
@@ -399,13 +401,13 @@ ROWS = (
     Row("kept floats as float32", kept="float32"),
     Row("BatchNorms as four vectors", two_vectors=False, norms_only=True),
     # what is added to the base: the first two by default, the last on request
-    Row("rows coupled", prepare=COUPLED),
+    Row("rows coupled", settings=COUPLED),
     Row("layer after layer", assign=sequential),
     Row("a trellis of 4 states", compress={"trellis": 4}),
     Row("a trellis of 8 states", compress={"trellis": 8}),
-    Row("rows coupled, layer after layer", assign=sequential, prepare=COUPLED),
-    Row("rows coupled, a trellis of 8", prepare=COUPLED, compress={"trellis": 8}),
-    Row("all three", assign=sequential, prepare=COUPLED, compress={"trellis": 8}),
+    Row("rows coupled, layer after layer", assign=sequential, settings=COUPLED),
+    Row("rows coupled, a trellis of 8", settings=COUPLED, compress={"trellis": 8}),
+    Row("all three", assign=sequential, settings=COUPLED, compress={"trellis": 8}),
 )
 
 

@@ -7,9 +7,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from moeash.study.progress import Silent
+
 from moeash.methods.uniform.method import Uniform
 from moeash.study.plan import Plan
-from moeash.study.progress import Silent
 from moeash.study.run import run
 from moeash.study.spec.reading import parse_spec
 from moeash.study.storage.sql import SqlStorage
@@ -120,7 +121,7 @@ class Faulty(Uniform):
     fates: dict[int, str] = field(default_factory=dict)
     slow_s: float = 0.0
 
-    def compress(self, prepared, candidate, *, refined=False):
+    def compress(self, prepared, candidate, **way):
         k = int(candidate["k"])
         (Path(self.folder) / f"pid-{os.getpid()}").touch()
         marker = Path(self.folder) / f"tried-{k}"
@@ -143,7 +144,7 @@ class Faulty(Uniform):
                     held.append(bytearray(b"x") * (100 << 20))
                     time.sleep(0.02)
                 raise AssertionError("nine gigabytes, and the memory monitor did not act")
-        return super().compress(prepared, candidate, refined=refined)
+        return super().compress(prepared, candidate, **way)
 
 
 def pids(folder):

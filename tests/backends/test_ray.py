@@ -14,7 +14,6 @@ from moeash.backends.ray import RayBackend, check_address, why_not_connected
 from moeash.errors import BackendError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Job
-from tests.contracts.outcomes import outcomes
 from tests.backends.cluster import wait_until
 from tests.backends.studies import (
     SMALL_RAY,
@@ -28,6 +27,7 @@ from tests.backends.studies import (
     spec,
 )
 from tests.contracts.backend import NOTHING, TASK, BackendContract
+from tests.contracts.outcomes import outcomes
 
 pytestmark = [
     pytest.mark.ray,

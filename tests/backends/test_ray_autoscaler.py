@@ -9,11 +9,11 @@ import pytest
 from moeash.backends.inprocess import InProcessBackend
 from moeash.backends.options import BackendOptions
 from moeash.backends.ray import RayBackend
-from tests.contracts.outcomes import outcomes
 from moeash.study.spec.reading import parse_spec
 from tests.backends.cluster import Cluster, wait_until
 from tests.backends.studies import spec
 from tests.contracts.backend import NOTHING, jobs, timeless
+from tests.contracts.outcomes import outcomes
 
 pytestmark = [
     pytest.mark.ray,

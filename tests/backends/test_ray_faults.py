@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from moeash.methods.uniform.options import UniformOptions
 from tests.backends.studies import SMALL_RAY, Faulty, on_ray, run_study, spec, tries
 
 pytestmark = [
@@ -52,7 +53,7 @@ def test_every_fault_in_one_study_is_accounted_for(touchy_ray, tmp_path):
         evaluation__max_drop=None,
     )
     fates = {3: "poison", 5: "hang", 7: "raise", 9: "flaky", 11: "hog"}
-    faulty = Faulty(k=(2, 13), folder=str(tmp_path), fates=fates)
+    faulty = Faulty(UniformOptions(k=(2, 13)), folder=str(tmp_path), fates=fates)
     study = run_study(tmp_path, linear | {"backend": on_ray(timeout_s=12.0)}, method=faulty)
     (tmp_path / "clean").mkdir()
     clean = run_study(tmp_path / "clean", linear)

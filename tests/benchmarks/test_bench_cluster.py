@@ -16,16 +16,19 @@ from moeash.backends.options import BackendOptions
 from moeash.backends.pool import Pool
 from moeash.backends.ray import RayBackend
 from moeash.backends.staff import Limits
+from moeash.compression.options import CodecOptions
 from moeash.core.recipe import Recipe
 from moeash.evaluation.options import EvaluationOptions
 from moeash.evaluation.outcome import Archive, Job
 from moeash.evaluation.task import Task
 from moeash.methods.uniform.method import Uniform
-from tests.contracts.outcomes import outcomes
+from moeash.methods.uniform.options import UniformOptions
+from moeash.networks.options import NetworkOptions
 from moeash.study.spec.reading import load_spec
 from tests.backends.crew import HurriedCrew, Ok, SimulatedCrew
 from tests.backends.simulated import SimulatedBackend
 from tests.backends.studies import front, run_study, spec
+from tests.contracts.outcomes import outcomes
 
 pytestmark = pytest.mark.benchmark
 
@@ -161,7 +164,7 @@ def tiny_task():
         network=NetworkOptions("python:Linear"),
         data=None,
         evaluation=EvaluationOptions("tiny"),
-        method=Uniform(k=(2, 20_000)),
+        method=Uniform(UniformOptions(k=(2, 20_000))),
         codec=CodecOptions(kept="float32", norms="as_they_are"),
         objectives=("size_bytes",),
         seed=0,

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from moeash.study.progress import Silent
 
 import moeash
 from moeash.backends.inprocess import InProcessBackend
@@ -15,7 +16,6 @@ from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
 from moeash.networks.sources import load_network
 from moeash.study.plan import task_of
-from moeash.study.progress import Silent
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from tests.digits import digits_plan, digits_spec, merged

@@ -31,6 +31,7 @@ from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
 from moeash.methods.base import Preparation
 from moeash.methods.uniform.method import Uniform
+from moeash.methods.uniform.options import UniformOptions
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.norms import find_norms
@@ -87,9 +88,9 @@ class Loaded:
         self.network = Network(self.module, read_state(self.module), "test")
         self.writer = WeightWriter(self.module, self.network.state)
         self.search = draw_splits(load_source("digits"), SPLITS)["search"]
-        method = Uniform()
+        method = Uniform(UniformOptions())
         prepared = method.prepare(Preparation(self.network, {}, seed=0, n_threads=1))
-        self.shared = method.compress(prepared, Candidate.of({"k": k}))
+        self.shared = method.compress(prepared, Candidate.of({"k": k}), network=self.network)
         self.norms = find_norms(self.module, self.network.state)
 
     def probe(self):

@@ -12,6 +12,7 @@ from moeash.core.codebook import keep_all
 from moeash.errors import InputError
 from moeash.methods.base import Preparation
 from moeash.methods.uniform.method import Uniform
+from moeash.methods.uniform.options import UniformOptions
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.norms import NORM_TYPES
@@ -120,9 +121,9 @@ def test_the_writer_knows_what_it_has_not_written_itself():
     module = deep()
     network = network_of(module)
     writer = WeightWriter(module, network.state)
-    shared = Uniform().compress(
-        Uniform().prepare(Preparation(network, {}, seed=0, n_threads=1)), Candidate.of({"k": 9})
-    )
+    method = Uniform(UniformOptions())
+    prepared = method.prepare(Preparation(network, {}, seed=0, n_threads=1))
+    shared = method.compress(prepared, Candidate.of({"k": 9}), network=network)
     writer.write(shared)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     adjusted = Remeasuring(network, images(), "cpu").apply(writer, shared)

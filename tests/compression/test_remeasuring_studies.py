@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from moeash.study.progress import Silent
 
 import moeash
 from moeash.backends.inprocess import InProcessBackend
@@ -17,7 +18,6 @@ from moeash.exports.output import summarise
 from moeash.networks.inplace import load_into
 from moeash.networks.sources import load_network
 from moeash.study.plan import task_of
-from moeash.study.progress import Silent
 from moeash.study.run import run
 from moeash.study.spec.reading import parse_spec
 from moeash.study.storage.sql import SqlStorage
@@ -93,7 +93,7 @@ def test_a_candidate_has_the_statistics_of_its_own_weights(method):
 
 def test_what_a_method_prepares_is_of_the_network_as_it_was_given():
     made, plain = (
-        Evaluator(task("feedback", codec={"norms": norms})).prepared.networks[0]
+        Evaluator(task("feedback", codec={"norms": norms})).compressor.groundwork.prepared.layers
         for norms in ("remeasured", "two_vectors")
     )
     for one, other in zip(made.factors, plain.factors, strict=True):

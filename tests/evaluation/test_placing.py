@@ -9,6 +9,7 @@ from moeash.evaluation.outcome import Job
 from moeash.evaluation.placing import Builder
 from moeash.methods.base import Preparation
 from moeash.methods.uniform.method import Uniform
+from moeash.methods.uniform.options import UniformOptions
 from moeash.networks.network import Network
 from moeash.networks.parameters import read_state
 from moeash.networks.sources import load_network
@@ -20,21 +21,22 @@ class Counting(Uniform):
 
     compressed: Counter = field(default_factory=Counter)
 
-    def compress(self, prepared, candidate, *, refined=False):
+    def compress(self, prepared, candidate, **way):
         self.compressed[candidate] += 1
-        return super().compress(prepared, candidate, refined=refined)
+        return super().compress(prepared, candidate, **way)
 
 
 @pytest.fixture
 def method():
-    return Counting(k=(2, 64))
+    return Counting(UniformOptions(k=(2, 64)))
 
 
 @pytest.fixture
 def builder(method):
     module = load_network("digits-cnn")
     network = Network(module, read_state(module), "digits-cnn")
-    return Builder(method, method.prepare(Preparation(network, {}, 0, 1)), Keeping("float16", ()))
+    prepared = method.prepare(Preparation(network, {}, 0, 1))
+    return Builder(method, prepared, Keeping("float16", ()), network)
 
 
 def candidate(k):

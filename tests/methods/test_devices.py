@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from moeash.methods.feedback.network import compress, prepare
+from moeash.methods.feedback.compressing import compress
+from moeash.methods.feedback.preparing import Settings, prepare
 from moeash.methods.gpfq.layers import quantise_gpfq, symmetric_alphabet
 from moeash.networks.builtin import DigitsCNN
 
@@ -48,7 +49,8 @@ def no_weight_leaves(monkeypatch):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_feedback_stays_on_the_networks_device(device, no_weight_leaves):
-    prepared = prepare(network(device), images().split(30), sketches=1, rows="independent")
+    settings = Settings(sketches=1, rows="independent")
+    prepared = prepare(network(device), images().split(30), settings)
     result = compress(prepared, 20, 0.05)
     assert {f.coupling.device.type for f in prepared.factors} == {device}
     assert {chosen.device.type for chosen in result.indices.values()} == {device}
@@ -72,7 +74,7 @@ def test_the_guard_would_notice(no_weight_leaves):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_assigns_nearly_all_weights_as_the_cpu_does():
     one, other = (
-        compress(prepare(network(device), images().split(30), sketches=1), 20, 0.0)
+        compress(prepare(network(device), images().split(30), Settings(sketches=1)), 20, 0.0)
         for device in ("cpu", "cuda")
     )
     for name, chosen in one.indices.items():

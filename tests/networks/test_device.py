@@ -93,19 +93,21 @@ def test_candidates_that_come_about_on_the_device_have_the_outcomes_of_the_host(
 
 def written(module, monkeypatch, k=9, chunk=None):
     """Write one candidate both ways; return what is in the module and what should be."""
+    from moeash.core.codebook import keep_all
     from moeash.methods.base import Preparation
     from moeash.methods.uniform.method import Uniform
+    from moeash.methods.uniform.options import UniformOptions
 
     if chunk is not None:
         monkeypatch.setattr(device_module, "CHUNK", chunk)
     network = Network(module, read_state(module), "n")
-    method = Uniform(k=(2, 400))
+    method = Uniform(UniformOptions(k=(2, 400)))
     prepared = method.prepare(Preparation(network=network, splits={}, seed=0, n_threads=1))
     candidate = Candidate.of({"k": k})
     plan = method.assignment(prepared, candidate)
-    writer = DeviceWriter(module, network.state, prepared.kept)
+    writer = DeviceWriter(module, network.state, keep_all(network.state))
     writer.write(plan.grid, plan.lookup, plan.codebook)
-    shared = method.compress(prepared, candidate)
+    shared = method.compress(prepared, candidate, network=network)
     indices = writer.indices(plan.grid, plan.lookup, len(plan.codebook))
     for tensor in shared.shared:
         assert indices[tensor.name].dtype == tensor.indices.dtype

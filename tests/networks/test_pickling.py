@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from moeash.networks.pickling import Travelling
+from moeash.networks.pickling import PickledAsArrays
 
 
 @dataclass(frozen=True, eq=False)
-class Bag(Travelling):
+class Bag(PickledAsArrays):
     name: str
     whole: torch.Tensor
     strided: torch.Tensor

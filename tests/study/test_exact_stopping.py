@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from moeash.study.progress import Silent
 
 from moeash.backends.base import Baseline, OneAtATime, ignore
 from moeash.backends.inprocess import InProcessBackend
@@ -17,7 +18,6 @@ from moeash.core.progress import silent
 from moeash.core.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
-from moeash.study.progress import Silent
 from moeash.study.run import run
 from moeash.study.solution import Solution, floor_of, front_of, minimised
 from moeash.study.storage.sql import SqlStorage

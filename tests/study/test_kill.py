@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from moeash.study.progress import Silent
 
 from moeash.backends.inprocess import InProcessBackend
 from moeash.errors import StudyLockedError
-from moeash.study.progress import Silent
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study

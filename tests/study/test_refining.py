@@ -3,12 +3,12 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moeash.study.refining import spread
 
 from moeash import export
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.recipe import Refine
 from moeash.exports.study_plots import plot_front
-from moeash.study.refining import spread
 from tests.backends.studies import Notes, front, run_study, sequence, spec
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from moeash.backends.inprocess import InProcessBackend
 from moeash.methods.uniform.method import Uniform
+from moeash.methods.uniform.options import UniformOptions
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from tests.digits import digits_plan
@@ -22,13 +23,13 @@ class Starved(Uniform):
     starving: tuple[int, ...] = ()
     refused: tuple[int, ...] = ()
 
-    def compress(self, prepared, candidate, *, refined=False):
+    def compress(self, prepared, candidate, **way):
         k = int(candidate["k"])
         if k in self.starving and Path(self.marker).exists():
             raise MemoryError("somebody else has it all")
         if k in self.refused:
             raise ValueError("never")
-        return super().compress(prepared, candidate, refined=refined)
+        return super().compress(prepared, candidate, **way)
 
 
 def study(folder, *, retry_failed=False, algorithm="nsga2", merge=True, **faults):
@@ -37,7 +38,7 @@ def study(folder, *, retry_failed=False, algorithm="nsga2", merge=True, **faults
         budget={"generations": 3},
         merge={"trials": 3 if merge else 0},
     )
-    method = Starved(k=(2, 64), marker=str(folder / "starving"), **faults)
+    method = Starved(UniformOptions(k=(2, 64)), marker=str(folder / "starving"), **faults)
     plan = dataclasses.replace(plan, task=dataclasses.replace(plan.task, method=method))
     told = Recorder()
     storage = SqlStorage(str(folder / "a.db"))

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from moeash.study.progress import Silent
 
 from moeash.backends.base import ignore
 from moeash.backends.inprocess import InProcessBackend
@@ -14,7 +15,6 @@ from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
 from moeash.networks.sources import load_network
 from moeash.study.plan import task_of
-from moeash.study.progress import Silent
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from tests.digits import digits_plan

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from moeash.tracing.patches import patches, per_row, rows_of
-from moeash.tracing.uses import Watched
+from moeash.tracing.uses import watch_uses
 
 LAYERS = {
     "linear": (nn.Linear(6, 4), (3, 6)),
@@ -38,7 +38,7 @@ def used(layer, shape):
     else:
         inputs = torch.randn(shape, generator=generator)
     seen = []
-    with Watched(layer, lambda *use: seen.append(use)):
+    with watch_uses(layer, lambda *use: seen.append(use)):
         layer(inputs)
     (use,) = seen
     return use

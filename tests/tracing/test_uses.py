@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import VisionTransformer, swin_t
 
-from moeash.tracing.uses import Watched, tiles, why_unused
+from moeash.tracing.uses import tiles, watch_uses, why_unused
 
 
 def random(*shape, seed=0):
@@ -14,7 +14,7 @@ def random(*shape, seed=0):
 def watch(network, *inputs):
     """Return what the network returns, and its uses as (name, first row, inputs, outputs)."""
     seen = []
-    with torch.no_grad(), Watched(network, lambda use, x, y: seen.append((use, x, y))):
+    with torch.no_grad(), watch_uses(network, lambda use, x, y: seen.append((use, x, y))):
         result = network(*inputs)
     return result, seen
 
@@ -84,7 +84,7 @@ def test_attention_taken_apart_computes_what_it_computed(name):
     with torch.no_grad():
         expected, weighed = attention(query, key, value, **call)
         seen = []
-        with Watched(attention, lambda use, x, y: seen.append((use, x, y))):
+        with watch_uses(attention, lambda use, x, y: seen.append((use, x, y))):
             got, also = attention(query, key, value, **call)
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(also, weighed, atol=1e-6, rtol=1e-5)

@@ -2,7 +2,7 @@
 # cython: initializedcheck=False
 """Fix columns one after the other, each along its cheapest path through a trellis.
 
-Only assign_trellis.py may call this module; it says what is computed and owns the arrays.
+Only paths.py may call this module; it says what is computed and owns the arrays.
 Reference: tests/methods/feedback/trellis_twin.py, equal bit for bit in
 tests/methods/feedback/test_paths.py; products and sums are therefore single float32 operations, and
 paths are summed in float64.

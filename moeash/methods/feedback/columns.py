@@ -25,7 +25,7 @@ from torch import Tensor
 from moeash.errors import InputError
 from moeash.methods.feedback.curvature import LayerCurvature
 from moeash.methods.recursion import BLOCK, recurse
-from moeash.networks.pickling import Travelling
+from moeash.networks.pickling import PickledAsArrays
 
 PASSES = 2
 """Passes over a layer: one with the code lengths of nearest entries, one with those it gave."""
@@ -36,7 +36,7 @@ without a division by zero."""
 
 
 @dataclass(frozen=True, eq=False)
-class RowFactor(Travelling):
+class RowFactor(PickledAsArrays):
     """How the rows of a layer take up each other's errors, see :mod:`moeash.methods.feedback.rows`.
 
     Attributes:
@@ -53,7 +53,7 @@ class RowFactor(Travelling):
 
 
 @dataclass(frozen=True, eq=False)
-class Factor(Travelling):
+class Factor(PickledAsArrays):
     """One layer, ready to be assigned.
 
     Attributes:

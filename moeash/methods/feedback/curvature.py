@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from moeash.errors import DataError, InputError
-from moeash.tracing.passes import Call, Part, Passes
+from moeash.tracing.passes import Part, Passes, RecordedUse
 from moeash.tracing.patches import LinearMap, images_per_piece, patches, per_row, rows_of
 from moeash.tracing.uses import tiles, why_unused
 
@@ -221,7 +221,9 @@ def _unseen(
 
 
 @torch.no_grad()
-def pieces(call: Call, gradients: list[Tensor], images: int) -> Iterator[tuple[Tensor, Tensor]]:
+def pieces(
+    call: RecordedUse, gradients: list[Tensor], images: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield a few images at a time what a weight's gradients are made of.
 
     Args:
@@ -277,7 +279,7 @@ class _Sums:
         self.biases: set[str | None] = set()
 
     @torch.no_grad()
-    def add(self, call: Call, gradients: list[Tensor], images: int) -> None:
+    def add(self, call: RecordedUse, gradients: list[Tensor], images: int) -> None:
         """Add one use of the weight by one batch.
 
         Args:

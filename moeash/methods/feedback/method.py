@@ -5,22 +5,21 @@ who goes where: rounding one weight moves the weights not yet rounded so that th
 move least, as calibration images see it. No labels, no training.
 
 Source: methods.md section 6; GPTQ (arXiv 2210.17323) for the recursion. Differences are listed in
-:mod:`moeash.methods.feedback.network` and :mod:`moeash.methods.feedback.curvature`.
+:mod:`moeash.methods.feedback.columns` and :mod:`moeash.methods.feedback.curvature`.
 """
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from moeash.core.candidate import Candidate
 from moeash.core.codebook import (
     COUNT_DTYPE,
     Codebook,
-    KeptTensor,
     Parameter,
     SharedWeights,
     State,
@@ -29,127 +28,55 @@ from moeash.core.codebook import (
     keep_all,
     share,
 )
-from moeash.core.trellis import N_STATES, States
-from moeash.core.variables import Integer, Real, Variable
+from moeash.core.progress import Progress, silent
 from moeash.data.splits import sample
-from moeash.errors import InputError
-from moeash.methods.base import Images, Preparation
-from moeash.methods.feedback import network as error_feedback
-from moeash.methods.feedback.curvature import CurvatureKind
-from moeash.methods.feedback.network import Compressed, RescalingError
-from moeash.methods.feedback.rows import ROWS, Rows
-from moeash.methods.feedback.sequential import Rehearsal
+from moeash.errors import InputError, RescalingError
+from moeash.methods.base import Configured, Images, Preparation
+from moeash.methods.feedback.balancing import Balancing
+from moeash.methods.feedback.columns import zero_aligned_entries
+from moeash.methods.feedback.compressing import Compressed, compress
+from moeash.methods.feedback.options import FeedbackOptions
+from moeash.methods.feedback.preparing import PreparedLayers, Settings, nearest_only, prepare
+from moeash.methods.feedback.sequential import BATCH, Rehearsal
+from moeash.networks.network import Network
+from moeash.networks.pickling import PickledAsArrays
 
-Damping = float | Literal["auto"] | None
+DAMPING = 0.1
+"""Least damping of coupled rows; see the option."""
+
+FEW = 0.03
+"""Least damping with a thousand images, and as much more as there are fewer: the curvature of few
+is mostly noise."""
+
+SEQUENTIAL = 500
+"""Calibration images with which refined candidates are compressed layer after layer: half a minute
+for ResNet-20 on one core. Files of equal outputs were 6 % smaller there; shallow networks gain
+nothing."""
 
 
 @dataclass(frozen=True, eq=False)
-class FeedbackPrepared:
+class FeedbackPrepared(PickledAsArrays):
     """What every candidate needs.
 
     Attributes:
-        state: the float state.
-        networks: by damping: factors of every calibrated layer, balanced, and what undoes the
-            balancing.
-        kept: the kept parameters, where a candidate does not move them.
-        rehearsal: what refined candidates are compressed with; None when there are none.
+        layers: factors of every calibrated layer, balanced, and what undoes the balancing.
+        images: ``(n, ...)`` with which refined candidates are compressed; None when there will be
+            none, or no calibration images.
         notes: what people should know about the preparation.
     """
 
-    state: State
-    networks: tuple[error_feedback.Prepared, ...]
-    kept: dict[str, KeptTensor]
-    rehearsal: Rehearsal | None
+    layers: PreparedLayers
+    images: Tensor | None
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Feedback:
-    """Second-order error feedback on the one global codebook.
-
-    Attributes:
-        k: lowest and highest number of bins over the range of the balanced weights.
-        rate: what a bit is worth, lowest and highest; searched on a log scale. One value means the
-            same trade on every network; equal bounds fix it.
-        curvature: ``gradients`` of the output, or ``inputs`` of each layer.
-        sketches: random sketches of the output per calibration image.
-        temperature: of the softmax whose Hessian weighs the outputs.
-        damping: added to the diagonal, relative to its mean. ``auto``: 0.1, with independent rows
-            0.03, and at least 30 over the number of images, as the curvature of few is mostly
-            noise. With coupled rows files of equal outputs were 2 % smaller for ResNet-20 with 0.1
-            than with 0.03, 6 % for LeNet-300-100 and 11 % for LeNet-5.
-        dampings: how many dampings the search chooses from, half a decade apart around
-            ``damping``; each is as much memory as the weights' factors. 1: it is not searched.
-        balance: exponent of the balancing of rows in front of BatchNorms and between layers with
-            only ReLUs and pooling between them; 0 switches it off.
-        rows: ``coupled``: the error of a weight moves to later rows, too, as far as the images show
-            that they can take it up; ``independent``: to later columns of its row only. Coupled
-            rows, as trellises, are assigned on the CPU wherever the network is.
-        trellis: states of the trellis that the weights of a column follow, 4, 8 or 16; 0 for none.
-            k then counts entries half as far apart: ask for 1.6 times as many. Needs the adaptive
-            coder. With 8, files of equal outputs were 4 % smaller for ResNet-20, 6 % for
-            LeNet-300-100, and larger for LeNet-5 at half a bit a weight and for a CNN of 55,000
-            weights. A merge pass leaves it, as merged entries follow no trellis: disable merging.
-        sequential: calibration images with which refined solutions are compressed layer after
-            layer, see :mod:`moeash.methods.feedback.sequential`; 0: solutions are not refined.
-            Takes two passes up to each layer, half a minute for ResNet-20 on one core, and gave
-            files of equal outputs that were 6 % smaller there; shallow networks gain nothing.
-        images: calibration images used, at most.
-        batch_size: calibration images a pass.
-    """
-
-    k: tuple[int, int] = (4, 128)
-    rate: tuple[float, float] = (0.02, 0.1)
-    curvature: CurvatureKind = "gradients"
-    sketches: int = 4
-    temperature: float = 4.0
-    damping: Damping = "auto"
-    dampings: int = 1
-    balance: float = 0.25
-    rows: Rows = "coupled"
-    trellis: States = 0
-    sequential: int = 500
-    images: int = 5000
-    batch_size: int = 100
-
-    name = "feedback"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.k[0] <= self.k[1]:
-            raise InputError(f"method.k must be [low, high] with 1 <= low <= high, got {self.k}")
-        if not 0 < self.rate[0] <= self.rate[1]:
-            raise InputError(
-                f"method.rate must be [low, high] with 0 < low <= high, got {self.rate}"
-            )
-        if self.trellis not in N_STATES:
-            raise InputError(f"method.trellis must be one of {N_STATES}, got {self.trellis}")
-        if self.rows not in ROWS:
-            raise InputError(f"method.rows must be {' or '.join(ROWS)}, got {self.rows!r}")
-        if isinstance(self.damping, str) and self.damping != "auto":
-            raise InputError(f"method.damping must be a number or 'auto', got {self.damping!r}")
-        if self.sequential < 0:
-            raise InputError(f"method.sequential must be at least 0, got {self.sequential}")
-        if self.images < 1 or self.batch_size < 1 or self.dampings < 1:
-            raise InputError(
-                "method.images, method.batch_size and method.dampings must be at least 1"
-            )
-
-    def space(self) -> Sequence[Variable]:
-        """Return k and, unless they are fixed, the rate and the damping in half decades."""
-        space: list[Variable] = [Integer("k", *self.k)]
-        if self.rate[0] != self.rate[1]:
-            space.append(Real("rate", *self.rate, log=True))
-        if self.dampings > 1:
-            space.append(Integer("damping", *self._half_decades()))
-        return space
-
-    def _half_decades(self) -> tuple[int, int]:
-        return -(self.dampings // 2), (self.dampings - 1) // 2
+class Feedback(Configured[FeedbackOptions]):
+    """Second-order error feedback on the one global codebook."""
 
     @property
-    def calibration_images(self) -> int:
-        """Images looked at, at most."""
-        return self.images
+    def rescales(self) -> bool:
+        """Whether rows are balanced."""
+        return self.options.balance > 0
 
     def prepare(self, preparation: Preparation) -> FeedbackPrepared:
         """Measure the curvature of every layer on the calibration split and factorise it.
@@ -157,107 +84,118 @@ class Feedback:
         Without a calibration split every weight goes to its nearest entry, and a note says so.
         """
         network = preparation.network
-        shared = [p.name for p in network.state if p.role == "shared"]
         split = preparation.splits.get("calibration")
         if split is None:
-            nearest = error_feedback.nearest_only(network.module, shared)
-            prepared = (nearest,) * self.dampings
-            rehearsal = None
-            notes = [
+            shared = [p.name for p in network.state if p.role == "shared"]
+            note = (
                 "method feedback has no calibration split, so every weight goes to its nearest "
                 "entry; add [data.splits.calibration], or calibration= from Python (unlabelled "
                 "images suffice)"
-            ]
-        else:
-            try:
-                prepared = self._measure(preparation, split, shared, rescale=True)
-                notes = []
-            except RescalingError as error:
-                prepared = self._measure(preparation, split, shared, rescale=False)
-                notes = [f"rows are not balanced: {error}"]
-            rehearsal = self._rehearsal(preparation, split)
-            one = prepared[0]
-            notes.append(
-                f"{one.n_calibrated:,} weights in {len(one.factors)} layers are assigned "
-                f"with feedback from {min(self.images, len(split)):,} calibration images"
             )
-            for name, reason in one.reasons.items():
-                notes.append(f"{name} goes to its nearest entries: {reason}")
-        return FeedbackPrepared(
-            state=network.state,
-            networks=prepared,
-            kept=keep_all(network.state),
-            rehearsal=rehearsal,
-            notes=tuple(notes),
+            return FeedbackPrepared(nearest_only(network.module, shared), None, (note,))
+        order = sample(len(split), self.options.images, preparation.seed)
+        notes = []
+        try:
+            layers = self._measure(preparation, split, order, Balancing(self.options.balance))
+        except RescalingError as error:
+            alone = Balancing(0.0, through_norms=False)
+            layers = self._measure(preparation, split, order, alone)
+            notes.append(f"rows are not balanced: {error}")
+        notes.append(
+            f"{layers.n_calibrated:,} weights in {len(layers.factors)} layers are assigned "
+            f"with feedback from {len(order):,} calibration images"
         )
+        for name, reason in layers.reasons.items():
+            notes.append(f"{name} goes to its nearest entries: {reason}")
+        images = None
+        if preparation.refines:
+            n_images = min(SEQUENTIAL, self.options.images)
+            some = sample(len(split), n_images, preparation.seed)
+            images = torch.cat([x.clone() for x, _ in split.batches(BATCH, order=some)])
+        return FeedbackPrepared(layers, images, tuple(notes))
 
     def _measure(
-        self, preparation: Preparation, split: Images, shared: list[str], *, rescale: bool
-    ) -> tuple[error_feedback.Prepared, ...]:
-        module = preparation.network.module
-        device = next(module.parameters()).device
-        order = sample(len(split), self.images, preparation.seed)
-        damping = self._damping(len(order))
-        low, high = self._half_decades()
-        return error_feedback.prepare_each(
-            module,
-            (x.to(device) for x, _ in split.batches(self.batch_size, order=order)),
-            [damping * 10 ** (i / 2) for i in range(low, high + 1)],
-            shared=shared,
-            kind=self.curvature,
-            sketches=self.sketches,
-            temperature=self.temperature,
-            common_order=self.trellis > 0,
-            rows=self.rows,
-            balance=self.balance if rescale else 0.0,
-            through_norms=rescale,
-            unscaled=preparation.network.folded,
+        self,
+        preparation: Preparation,
+        split: Images,
+        order: NDArray[np.int64],
+        balancing: Balancing,
+    ) -> PreparedLayers:
+        options, network = self.options, preparation.network
+        device = next(network.module.parameters()).device
+
+        def batches() -> Iterator[Tensor]:
+            done = 0
+            for x, _ in split.batches(BATCH, order=order):
+                yield x.to(device)
+                done += len(x)
+                preparation.progress("measuring curvature", done, len(order))
+
+        by_itself = max(DAMPING, FEW * (1000 / len(order)))
+        settings = Settings(
+            sketches=options.sketches,
+            damping=by_itself if options.damping == "auto" else options.damping,
+            common_order=options.trellis > 0,
+            balancing=balancing,
             seed=preparation.seed,
         )
-
-    def _rehearsal(self, preparation: Preparation, split: Images) -> Rehearsal | None:
-        if not self.sequential:
-            return None
-        order = sample(len(split), min(self.sequential, self.images), preparation.seed)
-        images = [x.clone() for x, _ in split.batches(self.batch_size, order=order)]
-        network = copy.deepcopy(preparation.network.module)
-        return Rehearsal(network, torch.cat(images), self.batch_size)
-
-    @property
-    def refines(self) -> bool:
-        """Whether solutions are compressed again layer after layer."""
-        return self.sequential > 0
-
-    def _damping(self, n_images: int) -> float:
-        if isinstance(self.damping, float | int):
-            return self.damping
-        few = 0.03 * max(1.0, 1000 / n_images)
-        # None is what studies stored that were made before "auto".
-        return max(0.1, few) if self.damping == "auto" and self.rows == "coupled" else few
+        return prepare(
+            network.module,
+            batches(),
+            settings,
+            shared=[p.name for p in network.state if p.role == "shared"],
+            unscaled=network.folded,
+            progress=preparation.progress,
+        )
 
     def notes(self, prepared: FeedbackPrepared) -> Sequence[str]:
         """Return how many weights are assigned with feedback, and which are not and why."""
         return prepared.notes
 
+    def most_entries(self, prepared: FeedbackPrepared) -> int:
+        """Return the entries of the largest grid of the space."""
+        low, high = self.options.k
+        # A grid through 0 has up to 2 entries more than k, not always for the highest k.
+        grids = range(max(low, high - 2), high + 1)
+        return max(len(zero_aligned_entries(*prepared.layers.span, k)) for k in grids)
+
     def compress(
-        self, prepared: FeedbackPrepared, candidate: Candidate, *, refined: bool = False
+        self,
+        prepared: FeedbackPrepared,
+        candidate: Candidate,
+        *,
+        network: Network,
+        refined: bool = False,
+        progress: Progress = silent,
     ) -> SharedWeights:
-        """Return the shared weights of ``(k, rate, damping)``, of a refined one layer by layer."""
+        """Return the shared weights of ``(k, rate)``, of a refined candidate layer by layer."""
         values = candidate.as_dict()
-        rate = float(values.get("rate", self.rate[0]))
-        network = prepared.networks[int(values.get("damping", 0)) - self._half_decades()[0]]
-        result = error_feedback.compress(
-            network,
+        rehearsal = None
+        if refined and prepared.layers.factors:  # else there is nothing to do better
+            if prepared.images is None:
+                raise InputError(
+                    "this was prepared without what refined candidates need; prepare it with "
+                    "refines=True"
+                )
+            rehearsal = Rehearsal(network.module, prepared.images, network.state)
+        result = compress(
+            prepared.layers,
             int(values["k"]),
-            rate,
-            trellis=self.trellis,
-            rehearsal=prepared.rehearsal if refined else None,
+            float(values.get("rate", self.options.rate[0])),
+            trellis=self.options.trellis,
+            rehearsal=rehearsal,
+            progress=progress,
         )
-        return shared_weights(prepared, result)
+        return shared_weights(network.state, result)
 
 
-def shared_weights(prepared: FeedbackPrepared, result: Compressed) -> SharedWeights:
-    """Return one candidate's network as shared weights."""
+def shared_weights(state: State, result: Compressed) -> SharedWeights:
+    """Return one candidate's network as shared weights.
+
+    Args:
+        state: the float state.
+        result: indices and moved kept tensors.
+    """
     codebook = Codebook(result.entries.cpu().numpy())
     dtype = index_dtype(len(codebook))
     assigned = {}
@@ -265,14 +203,14 @@ def shared_weights(prepared: FeedbackPrepared, result: Compressed) -> SharedWeig
         indices = chosen.flatten().cpu().numpy().astype(dtype)
         counts = np.bincount(indices, minlength=len(codebook)).astype(COUNT_DTYPE)
         assigned[name] = (0, indices, counts)
-    kept = dict(prepared.kept)
-    for parameter in prepared.state:
+    kept = keep_all(state)
+    for parameter in state:
         moved = result.kept.get(parameter.name)
         if moved is not None and parameter.role == "kept":
             kept[parameter.name] = keep(_moved(parameter, moved))
-    return share(prepared.state, [codebook], assigned, kept)
+    return share(state, [codebook], assigned, kept)
 
 
-def _moved(parameter: Parameter, values: torch.Tensor) -> Parameter:
+def _moved(parameter: Parameter, values: Tensor) -> Parameter:
     array = values.detach().cpu().float().numpy().reshape(parameter.shape)
     return Parameter(parameter.name, parameter.shape, parameter.dtype, "kept", array)

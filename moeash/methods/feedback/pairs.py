@@ -12,16 +12,15 @@ equalises ranges; the objective here is ours.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from moeash.methods.feedback.columns import Factor
-from moeash.tracing.passes import in_eval_mode
+from moeash.networks.norms import key
+from moeash.tracing.trace import Operation, Trace, trace
 
 LAYER_TYPES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers with a row per output channel and columns per input channel."""
@@ -41,9 +40,6 @@ POOLING = frozenset(
 
 FLATTENING = frozenset({"flatten", "reshape", "view"})
 """Functions that may merge positions into channels, each channel's elements side by side."""
-
-READING = frozenset({"size", "dim", "numel", "is_floating_point", "is_complex", "__len__"})
-"""Functions that look at a tensor's form only."""
 
 SWEEPS = 2000
 """Sweeps over the pairs at most, each a few vector operations; hundreds are usual."""
@@ -82,115 +78,96 @@ def find_pairs(network: nn.Module, batch: Tensor) -> tuple[Pair, ...]:
         network: left as it is.
         batch: images ``(batch, ...)``.
     """
-    weights: dict[int, list[str]] = {}
+    owners: dict[int, list[str]] = {}
     for name, module in network.named_modules():
         if isinstance(module, LAYER_TYPES) and "weight" in module._parameters:
-            weights.setdefault(id(module.weight), []).append(f"{name}.weight" if name else "weight")
-    watch = _Watch({key: names[0] for key, names in weights.items() if len(names) == 1})
-    with in_eval_mode(network), torch.no_grad(), watch:
-        result = network(batch)
-    for tensor in tensors_in(result):
-        watch.lose(tensor)
+            owners.setdefault(id(module.weight), []).append(key(name, "weight"))
+    following = _Following({names[0] for names in owners.values() if len(names) == 1})
+    run = trace(network, batch)
+    for operation in run.operations:
+        following.follow(operation, run)
+    for tensor in run.returned:
+        following.lose(tensor)
     return tuple(
         Pair(producer, consumer)
-        for producer, consumer in watch.readers.items()
-        if consumer is not None and watch.calls[producer] == watch.calls[consumer] == 1
+        for producer, consumer in following.readers.items()
+        if consumer is not None and following.calls[producer] == following.calls[consumer] == 1
     )
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A tensor on its way from a layer.
+    """Where a tensor comes from.
 
     Attributes:
-        tensor: held, because the id of a freed tensor may come again.
         producer: key of the layer's weight.
         first: channels are its axis 1, as convolutions make and read them; else its last axis.
     """
 
-    tensor: Tensor
     producer: str
     first: bool
 
 
-class _Watch(TorchFunctionMode):
-    """Follows the outputs of layers through the functions of torch."""
+class _Following:
+    """Follows the outputs of layers through a run.
 
-    def __init__(self, names: dict[int, str]) -> None:
-        super().__init__()
-        self.names = names
+    Args:
+        layers: keys of the layers' weights.
+    """
+
+    def __init__(self, layers: Collection[str]) -> None:
         self.calls: Counter[str] = Counter()
         self.readers: dict[str, str | None] = {}  # None: read twice, or by something else
-        self.followed: dict[int, _Source] = {}
-        self.read: set[int] = set()
+        self._layers = layers
+        self._sources: dict[int, _Source] = {}
+        self._read: set[int] = set()
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Call the function and note what it read and made."""
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
-        if name in READING or (name == "__get__" and not isinstance(result, Tensor)):
-            return result
-        given = [*tensors_in(args), *tensors_in(kwargs)]
-        layer = next((self.names[id(t)] for t in given if id(t) in self.names), None)
-        source = self.followed.get(id(args[0])) if args else None
-        for tensor in given:
-            if id(tensor) in self.followed and id(tensor) in self.read:
+    def follow(self, operation: Operation, run: Trace) -> None:
+        """Note what an operation read and made."""
+        names = (run.names.get(tensor) for tensor in operation.reads)
+        layer = next((name for name in names if name in self._layers), None)
+        source = None if operation.first is None else self._sources.get(operation.first)
+        for tensor in operation.reads:
+            if tensor in self._sources and tensor in self._read:
                 self.lose(tensor)
-            self.read.add(id(tensor))
+            self._read.add(tensor)
         if layer is not None:
             self.calls[layer] += 1
-            first = name.startswith("conv")
+            first = operation.name.startswith("conv")
             if source is not None and source.first == first:
                 self.readers.setdefault(source.producer, layer)
-            elif source is not None:
-                self.lose(source.tensor)  # it is not the channels that become columns
-            self._follow(result, layer, first)
-        elif source is not None and _lets_through(name, source, result):
-            self._follow(result, source.producer, source.first and result.ndim > 2)
-            for tensor in given[1:]:
+            elif source is not None and operation.first is not None:
+                self.lose(operation.first)  # it is not the channels that become columns
+            self._add(operation, _Source(layer, first))
+        elif source is not None and _lets_through(operation, source, run):
+            (made,) = operation.makes
+            first = source.first and len(run.shapes[made]) > 2
+            self._add(operation, _Source(source.producer, first))
+            for tensor in operation.reads[1:]:
                 self.lose(tensor)
         else:
-            for tensor in given:
+            for tensor in operation.reads:
                 self.lose(tensor)
-        return result
 
-    def lose(self, tensor: Tensor) -> None:
+    def lose(self, tensor: int) -> None:
         """Note that something reads a tensor that cannot undo a scale."""
-        if id(tensor) in self.followed:
-            self.readers[self.followed[id(tensor)].producer] = None
+        if tensor in self._sources:
+            self.readers[self._sources[tensor].producer] = None
 
-    def _follow(self, result: Any, producer: str, first: bool) -> None:
-        if isinstance(result, Tensor):
-            self.followed[id(result)] = _Source(result, producer, first)
-            self.read.discard(id(result))  # an in-place function returns what it was given
-
-
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested containers."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, dict):
-        for value in values.values():
-            yield from tensors_in(value)
-    elif isinstance(values, list | tuple):
-        for value in values:
-            yield from tensors_in(value)
+    def _add(self, operation: Operation, source: _Source) -> None:
+        if len(operation.makes) == 1:
+            self._sources[operation.makes[0]] = source
+            self._read.discard(operation.makes[0])  # a function in place returns what it was given
 
 
-def _lets_through(name: str, source: _Source, result: Any) -> bool:
-    if not isinstance(result, Tensor):
+def _lets_through(operation: Operation, source: _Source, run: Trace) -> bool:
+    if len(operation.makes) != 1 or operation.first is None:
         return False
-    if name in ELEMENTWISE:
+    if operation.name in ELEMENTWISE:
         return True
-    flattened = name in FLATTENING and result.ndim == 2 and len(result) == len(source.tensor)
-    return source.first and (name in POOLING or flattened)
+    before, after = run.shapes[operation.first], run.shapes[operation.makes[0]]
+    flattened = operation.name in FLATTENING and len(after) == 2 and after[0] == before[0]
+    return source.first and (operation.name in POOLING or flattened)
 
 
 def pair_scales(

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from moeash.methods.feedback.columns import LEAST_SENSITIVITY, Factor, RowFactor
 from moeash.methods.feedback.curvature import pieces
-from moeash.tracing.passes import Call, Passes
+from moeash.tracing.passes import Passes, RecordedUse
 
 Rows = Literal["coupled", "independent"]
 """Whether rows take up each other's errors."""
@@ -142,7 +142,9 @@ def measure_between(
 
 
 @torch.no_grad()
-def _add(total: Tensor, factor: Factor, call: Call, gradients: list[Tensor], images: int) -> None:
+def _add(
+    total: Tensor, factor: Factor, call: RecordedUse, gradients: list[Tensor], images: int
+) -> None:
     """Add one use of a weight, or of a range of its rows, by one batch."""
     map_ = call.use.map
     first = call.use.rows.start // factor.weight.shape[1]

@@ -21,21 +21,19 @@ the Gram matrix of the compressed inputs (where the shift is) and the curvature 
 (where the error of rounding counts) are two matrices here.
 """
 
-import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from moeash.core.codebook import State
 from moeash.methods.feedback.columns import Factor
-from moeash.networks.pickling import Travelling
-from moeash.tracing.passes import Enough
+from moeash.networks.borrowing import Borrowed, TwoVersions
 from moeash.tracing.patches import images_per_piece, patches
-from moeash.tracing.uses import Use, Watched
+from moeash.tracing.uses import Use, inputs_of, watch_uses
 
 DAMPING = 0.1
 """Of the least squares, relative to the mean diagonal of G, with patches without end: of .03, .1
@@ -46,23 +44,29 @@ NOISE = 40.0
 one patch each for a linear layer: 500 of them made files of LeNet-300-100 larger without this."""
 
 
+BATCH = 100
+"""Images a pass: changes time and memory, and the last bits of sums."""
+
+
 @dataclass(frozen=True, eq=False)
-class Rehearsal(Travelling):
+class Rehearsal:
     """What layers are compressed one after the other with.
 
     Attributes:
-        network: a copy of the float network, nobody else's.
+        network: runs with other weights in the meantime, and is as it was afterwards.
         images: ``(n, ...)`` calibration images.
+        state: the float weights of the network; None: what it holds.
         batch_size: images a pass.
     """
 
     network: nn.Module
     images: Tensor
-    batch_size: int
+    state: State | None = None
+    batch_size: int = BATCH
 
 
 class Lockstep:
-    """The float network and the one being compressed, side by side.
+    """The float network and the one being compressed, by turns in the memory of one.
 
     Args:
         rehearsal: network and images.
@@ -72,20 +76,34 @@ class Lockstep:
     def __init__(self, rehearsal: Rehearsal, values: Mapping[str, Tensor]) -> None:
         self._images = rehearsal.images
         self._batch_size = rehearsal.batch_size
-        self._float = twin(rehearsal.network, values)
-        self._compressed = copy.deepcopy(self._float)
-        self._device = next(self._float.parameters()).device
+        self._values = values
+        self._borrowed = Borrowed(rehearsal.network, rehearsal.state)
+        self._versions = TwoVersions(self._borrowed)
+        self._device = next(rehearsal.network.parameters()).device
         self._uses: Counter[str] = Counter()
 
-        def count(use: Use, inputs: Tensor, outputs: Tensor) -> None:
-            self._uses[use.name] += 1
+    def __enter__(self) -> Self:
+        self._borrowed.__enter__()
+        try:
+            self._borrowed.put(self._values)
+            network = self._versions.be_first()
 
-        with torch.no_grad(), Watched(self._float, count):
-            self._float(self._images[:1].to(self._device))
+            def count(use: Use, inputs: Tensor, outputs: Tensor) -> None:
+                self._uses[use.name] += 1
+
+            with torch.no_grad(), watch_uses(network, count):
+                network(self._images[:1].to(self._device))
+        except BaseException:
+            self._borrowed.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._borrowed.__exit__(*error)
 
     def put(self, values: Mapping[str, Tensor]) -> None:
         """Give the compressed network the values of a layer that has been assigned."""
-        put(self._compressed, values)
+        self._versions.replace(values)
 
     @torch.no_grad()
     def aimed(self, factor: Factor) -> tuple[Factor, Tensor]:
@@ -128,40 +146,10 @@ class Lockstep:
         """Yield the uses of a weight, batch after batch, with float and compressed inputs."""
         for start in range(0, len(self._images), self._batch_size):
             batch = self._images[start : start + self._batch_size].to(self._device)
-            exact = self._until(self._float, name, batch)
-            given = self._until(self._compressed, name, batch)
+            exact = inputs_of(self._versions.be_first(), name, self._uses[name], batch)
+            given = inputs_of(self._versions.be_second(), name, self._uses[name], batch)
             for (use, x), (_, y) in zip(exact, given, strict=True):
                 yield use, x, y
-
-    def _until(self, network: nn.Module, name: str, batch: Tensor) -> list[tuple[Use, Tensor]]:
-        """Run a batch until all uses of a weight have been met; return them with their inputs."""
-        met: list[tuple[Use, Tensor]] = []
-
-        def meet(use: Use, inputs: Tensor, outputs: Tensor) -> None:
-            if use.name == name:
-                # Nothing overwrites them: autograd, which measured the curvature, forbids it.
-                met.append((use, inputs))
-                if len(met) == self._uses[name]:
-                    raise Enough
-
-        with suppress(Enough), Watched(network, meet):
-            network(batch)
-        return met
-
-
-def twin(network: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
-    """Return a copy of a network in eval mode, with other values by ``state_dict`` key."""
-    other = copy.deepcopy(network).eval()
-    put(other, values)
-    return other
-
-
-def put(network: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Write values into a network, by ``state_dict`` key."""
-    state = network.state_dict()  # the network's own memory: writing here changes it
-    with torch.no_grad():
-        for name, value in values.items():
-            state[name].copy_(value.reshape(state[name].shape))
 
 
 class _Sums:

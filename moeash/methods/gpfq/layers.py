@@ -16,22 +16,25 @@ variants as in the code of both, methods.md sections 1.2 to 1.5. Differs: every 
 convolution is used, at its real stride, instead of a random quarter of disjoint patches.
 """
 
-import copy
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from moeash.core.codebook import State
+from moeash.core.progress import Progress, silent
 from moeash.errors import DataError, InputError
+from moeash.methods.gpfq.options import VARIANTS, Variant
 from moeash.methods.recursion import BLOCK, recurse
+from moeash.networks.borrowing import Borrowed, TwoVersions
 from moeash.tracing.patches import LinearMap, images_per_piece, patches, rows_of
-from moeash.tracing.uses import Use, Watched, tiles, why_unused
+from moeash.tracing.uses import Use, inputs_of, tiles, watch_uses, why_unused
+from moeash.tracing.watching import in_eval_mode
 
-Variant = Literal["nearest", "l0", "l1", "stochastic"]
-VARIANTS: tuple[str, ...] = get_args(Variant)
+THRESHOLD = 0.1
+"""Of the l0 and l1 variants, in units of the weights: the paper's code has this value."""
 
 Quantiser = Callable[[Tensor], Tensor]
 """Targets of any shape -> int64 positions in the alphabet."""
@@ -57,7 +60,7 @@ def symmetric_alphabet(
     scale: float = 1.16,
     quantile: float = 1.0,
     variant: Variant = "nearest",
-    threshold: float = 0.1,
+    threshold: float = THRESHOLD,
     generator: torch.Generator | None = None,
 ) -> Alphabet:
     """Return the mid-tread alphabet ``{-levels..levels} delta`` of a layer.
@@ -100,7 +103,8 @@ def symmetric_alphabet(
     if variant == "l0":
         if not 0 <= threshold < scale * radius:
             raise InputError(
-                f"threshold {threshold} is not in [0, {scale * radius}), the top symbol"
+                f"threshold {threshold} is not in [0, {scale * radius}), the top symbol of a "
+                "layer; choose another variant than l0"
             )
         delta -= threshold / levels
         positive = threshold + delta * torch.arange(
@@ -224,19 +228,27 @@ def quantise_gpfq(
     network: nn.Module,
     batches: Sequence[Tensor],
     alphabet: Callable[[Tensor], Alphabet],
+    *,
+    shared: Collection[str] | None = None,
+    state: State | None = None,
+    progress: Progress = silent,
 ) -> tuple[GpfqLayer, ...]:
     """Quantise the weight of every layer, in the order the network executes them.
 
     Each weight takes one pass of the float and one of the partly quantised network over the
-    calibration batches, up to its last use. The given network is not changed. A weight used several
-    times sums the Gram matrices of its uses; one used in parts, as attention's projections of
-    queries, keys and values are, has a matrix per part.
+    calibration batches, up to its last use. The network's own memory holds both by turns, and in
+    the end what it held before. A weight used several times sums the Gram matrices of its uses; one
+    used in parts, as attention's projections of queries, keys and values are, has a matrix per
+    part.
 
     Args:
-        network: the float network.
+        network: the network.
         batches: unlabelled images, iterated once per layer.
         alphabet: makes a layer's alphabet from its ``(groups, rows, columns)`` float64 weight, e.g.
             a partial of :func:`symmetric_alphabet`.
+        shared: ``state_dict`` keys to quantise; default: all that can be.
+        state: the float weights; default: what the network holds.
+        progress: told after every layer.
 
     Returns:
         The layers in execution order. :func:`quantisable` names those that are not among them.
@@ -244,38 +256,54 @@ def quantise_gpfq(
     Raises:
         DataError: there are no batches.
     """
-    names, _ = quantisable(network, batches)
-    analog, quantised = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
-    weights, twins = dict(analog.named_parameters()), dict(quantised.named_parameters())
-    results = []
-    for name, n_uses in names.items():
-        parts: dict[int, _PairSums] = {}
-        for batch in batches:
-            pairs = zip(
-                _uses_of(analog, name, n_uses, batch),
-                _uses_of(quantised, name, n_uses, batch),
-                strict=True,
-            )
-            for (use, x), (_, xt) in pairs:
-                if use.first_row not in parts:
-                    parts[use.first_row] = _PairSums(use.map)
-                parts[use.first_row].add(x, xt)
-        sums = [parts[first] for first in sorted(parts)]
-        groups = sum(part.map.groups for part in sums)
-        weight = rows_of(weights[name].detach(), groups).double()
-        gram, cross = (torch.cat([getattr(p, what) for p in sums]) for what in ("gram", "cross"))
-        symbols = alphabet(weight)
-        indices = assign_gpfq(weight, gram, cross, symbols)
-        entries = symbols.entries.float()
-        values = entries[indices]
-        shift = weight @ torch.cat([part.analog_mean for part in sums]).unsqueeze(-1)
-        shift -= values.double() @ torch.cat([p.quantised_mean for p in sums]).unsqueeze(-1)
-        twins[name].data.copy_(values.reshape(twins[name].shape))
-        shape = tuple(weights[name].shape)
-        results.append(GpfqLayer(name, shape, indices.reshape(shape), entries, shift.flatten()))
-    return tuple(results)
+    with torch.no_grad(), Borrowed(network, state) as borrowed:
+        found, _ = quantisable(network, batches)
+        names = {name: n for name, n in found.items() if shared is None or name in shared}
+        versions = TwoVersions(borrowed)
+        results = []
+        for name, n_uses in names.items():
+            parts = _gram_sums(versions, name, n_uses, batches)
+            layer = _quantised(name, borrowed.get(name), parts, alphabet)
+            versions.replace({name: layer.entries[layer.indices]})
+            results.append(layer)
+            progress("quantising layers", len(results), len(names))
+        return tuple(results)
 
 
+def _gram_sums(
+    versions: TwoVersions, name: str, n_uses: int, batches: Sequence[Tensor]
+) -> "list[_PairSums]":
+    """Return the sums of a weight's parts, by their first rows."""
+    parts: dict[int, _PairSums] = {}
+    for batch in batches:
+        analog = versions.be_first()
+        batch = batch.to(_device(analog))
+        exact = inputs_of(analog, name, n_uses, batch)
+        given = inputs_of(versions.be_second(), name, n_uses, batch)
+        for (use, x), (_, xt) in zip(exact, given, strict=True):
+            if use.first_row not in parts:
+                parts[use.first_row] = _PairSums(use.map)
+            parts[use.first_row].add(x, xt)
+    return [parts[first] for first in sorted(parts)]
+
+
+def _quantised(
+    name: str, weight: Tensor, sums: "list[_PairSums]", alphabet: Callable[[Tensor], Alphabet]
+) -> GpfqLayer:
+    """Quantise one weight along the greedy path."""
+    shape = tuple(weight.shape)
+    weight = rows_of(weight, sum(part.map.groups for part in sums)).double()
+    gram, cross = (torch.cat([getattr(p, what) for p in sums]) for what in ("gram", "cross"))
+    symbols = alphabet(weight)
+    indices = assign_gpfq(weight, gram, cross, symbols)
+    entries = symbols.entries.float()
+    shift = weight @ torch.cat([part.analog_mean for part in sums]).unsqueeze(-1)
+    values = entries[indices].double()
+    shift -= values @ torch.cat([part.quantised_mean for part in sums]).unsqueeze(-1)
+    return GpfqLayer(name, shape, indices.reshape(shape), entries, shift.flatten())
+
+
+@torch.no_grad()
 def quantisable(
     network: nn.Module, batches: Sequence[Tensor]
 ) -> tuple[dict[str, int], dict[str, str]]:
@@ -291,12 +319,9 @@ def quantisable(
     if not batches:
         raise DataError("calibration needs at least one batch of images, got none")
     uses: dict[str, list[Use]] = {}
-    twin = copy.deepcopy(network).eval()
-    with (
-        torch.no_grad(),
-        Watched(twin, lambda use, x, y: uses.setdefault(use.name, []).append(use)),
-    ):
-        twin(batches[0].to(_device(twin)))
+    watcher = watch_uses(network, lambda use, x, y: uses.setdefault(use.name, []).append(use))
+    with in_eval_mode(network), watcher:
+        network(batches[0].to(_device(network)))
     parameters = {
         name: parameter
         for name, parameter in network.named_parameters()
@@ -351,27 +376,6 @@ class _PairSums:
             self._analog_sum += x.sum(1)
             self._quantised_sum += xt.sum(1)
             self._positions += x.shape[1]
-
-
-class _ReachedError(Exception):
-    """The forward pass has seen what it was run for."""
-
-
-@torch.no_grad()
-def _uses_of(network: nn.Module, name: str, n_uses: int, batch: Tensor) -> list[tuple[Use, Tensor]]:
-    """Return every use of a weight and its inputs, stopping the pass at the last."""
-    seen: list[tuple[Use, Tensor]] = []
-
-    def take(use: Use, inputs: Tensor, outputs: Tensor) -> None:
-        if use.name == name:
-            if len(seen) == n_uses - 1:
-                seen.append((use, inputs))
-                raise _ReachedError
-            seen.append((use, inputs.clone()))  # what follows may change it in place
-
-    with suppress(_ReachedError), Watched(network, take):
-        network(batch.to(_device(network)))
-    return seen
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -6,7 +6,6 @@ many codebooks as layers; the merge pass, which needs one global codebook, leave
 Source: as :mod:`moeash.methods.gpfq.layers`; methods.md section 1.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from moeash.core.candidate import Candidate
 from moeash.core.codebook import (
@@ -27,85 +26,41 @@ from moeash.core.codebook import (
     keep_all,
     share,
 )
-from moeash.core.variables import Integer, Variable
+from moeash.core.progress import Progress, silent
 from moeash.data.splits import sample
 from moeash.errors import InputError
-from moeash.methods.base import Preparation
-from moeash.methods.gpfq.layers import (
-    VARIANTS,
-    GpfqLayer,
-    Variant,
-    quantisable,
-    quantise_gpfq,
-    symmetric_alphabet,
-)
+from moeash.methods.base import Configured, Preparation
+from moeash.methods.gpfq.layers import GpfqLayer, quantisable, quantise_gpfq, symmetric_alphabet
+from moeash.methods.gpfq.options import GpfqOptions
+from moeash.networks.network import Network
+from moeash.networks.pickling import PickledAsArrays
+
+BATCH = 100
+"""Calibration images a pass: changes time and memory, and the last bits of sums."""
 
 
 @dataclass(frozen=True, eq=False)
-class GpfqPrepared:
+class GpfqPrepared(PickledAsArrays):
     """What every candidate needs.
 
     Attributes:
-        state: the float state; what GPFQ cannot quantise is kept in it.
-        module: a copy of the float network.
-        batches: calibration images.
+        images: ``(n, ...)`` calibration images.
+        n_layers: layers that are quantised.
         seed: of the stochastic variant.
-        notes: what was quantised, and what was kept and why.
+        notes: what is quantised, and what is kept and why.
     """
 
-    state: State
-    module: nn.Module
-    batches: tuple[Tensor, ...]
+    images: Tensor
+    n_layers: int
     seed: int
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Gpfq:
-    """Greedy path-following quantisation, one symmetric alphabet a layer.
-
-    Attributes:
-        levels: lowest and highest number of positive symbols; b bits of the paper are 2**(b-1).
-        scale: C of the paper.
-        quantile: of the magnitudes of a row that sets its layer's radius; 1 is the maximum.
-        variant: ``nearest``, ``l0``, ``l1`` or ``stochastic``.
-        threshold: of l0 and l1, in units of the weights.
-        bias_correction: add the mean output error of a layer to its bias, where it has one.
-        images: calibration images used, at most.
-        batch_size: calibration images a pass.
-    """
-
-    levels: tuple[int, int] = (1, 16)
-    scale: float = 1.16
-    quantile: float = 1.0
-    variant: Variant = "nearest"
-    threshold: float = 0.1
-    bias_correction: bool = False
-    images: int = 1000
-    batch_size: int = 100
-
-    name = "gpfq"
-    refines = False
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.levels[0] <= self.levels[1]:
-            raise InputError(
-                f"method.levels must be [low, high] with 1 <= low <= high, got {self.levels}"
-            )
-        if self.variant not in VARIANTS:
-            raise InputError(f"method.variant is one of {', '.join(VARIANTS)}")
-
-    def space(self) -> Sequence[Variable]:
-        """Return the one variable, the number of positive symbols."""
-        return (Integer("levels", *self.levels),)
-
-    @property
-    def calibration_images(self) -> int:
-        """Images looked at, at most."""
-        return self.images
+class Gpfq(Configured[GpfqOptions]):
+    """Greedy path-following quantisation, one symmetric alphabet a layer."""
 
     def prepare(self, preparation: Preparation) -> GpfqPrepared:
-        """Copy the network and hold the calibration images.
+        """Hold the calibration images, and see which layers the network has.
 
         Raises:
             InputError: there is no calibration split; GPFQ is defined by its inputs.
@@ -117,44 +72,64 @@ class Gpfq:
                 "calibration= from Python (unlabelled images suffice)"
             )
         network = preparation.network
-        module = copy.deepcopy(network.module)
-        order = sample(len(split), self.images, preparation.seed)
-        batches = tuple(x.clone() for x, _ in split.batches(self.batch_size, order=order))
-        names, reasons = quantisable(module, batches)
-        left = [p.name for p in network.state if p.role == "shared" and p.name not in names]
-        state = tuple(replace(p, role="kept") if p.name in left else p for p in network.state)
-        n_quantised = sum(
-            p.values.size for p in state if p.role == "shared" and p.values is not None
-        )
-        notes = [f"{n_quantised:,} weights are quantised by GPFQ from {len(order):,} images"]
-        notes += [f"{name} is kept: {reasons.get(name, 'it is no weight')}" for name in left]
-        return GpfqPrepared(state, module, batches, preparation.seed, tuple(notes))
+        order = sample(len(split), self.options.images, preparation.seed)
+        batches: list[Tensor] = []
+        for x, _ in split.batches(BATCH, order=order):
+            batches.append(x.clone())
+            preparation.progress("reading images", sum(map(len, batches)), len(order))
+        names, reasons = quantisable(network.module, batches)
+        shared = [p for p in network.state if p.role == "shared"]
+        sizes = [p.values.size for p in shared if p.name in names and p.values is not None]
+        notes = [f"{sum(sizes):,} weights are quantised by GPFQ from {len(order):,} images"]
+        notes += [
+            f"{p.name} is kept: {reasons.get(p.name, 'it is no weight')}"
+            for p in shared
+            if p.name not in names
+        ]
+        return GpfqPrepared(torch.cat(batches), len(sizes), preparation.seed, tuple(notes))
 
     def notes(self, prepared: GpfqPrepared) -> Sequence[str]:
         """Return how many weights are quantised, and what is kept and why."""
         return prepared.notes
 
+    def most_entries(self, prepared: GpfqPrepared) -> int:
+        """Return the symbols of all layers with the highest number of levels."""
+        # The l0 variant has the threshold, with either sign, besides.
+        symbols = 2 * self.options.levels[1] + (3 if self.options.variant == "l0" else 1)
+        return prepared.n_layers * symbols
+
     def compress(
-        self, prepared: GpfqPrepared, candidate: Candidate, *, refined: bool = False
+        self,
+        prepared: GpfqPrepared,
+        candidate: Candidate,
+        *,
+        network: Network,
+        refined: bool = False,
+        progress: Progress = silent,
     ) -> SharedWeights:
         """Quantise layer by layer with ``candidate["levels"]`` positive symbols."""
         generator = torch.Generator().manual_seed(prepared.seed)
         alphabet = partial(
             symmetric_alphabet,
             levels=int(candidate["levels"]),
-            scale=self.scale,
-            quantile=self.quantile,
-            variant=self.variant,
-            threshold=self.threshold,
-            generator=generator if self.variant == "stochastic" else None,
+            scale=self.options.scale,
+            variant=self.options.variant,
+            generator=generator if self.options.variant == "stochastic" else None,
         )
-        quantised = quantise_gpfq(prepared.module, prepared.batches, alphabet)
+        quantised = quantise_gpfq(
+            network.module,
+            torch.split(prepared.images, BATCH),
+            alphabet,
+            shared={p.name for p in network.state if p.role == "shared"},
+            state=network.state,
+            progress=progress,
+        )
         layers = {layer.name: layer for layer in quantised}
         state = tuple(
             replace(p, role="kept") if p.role == "shared" and p.name not in layers else p
-            for p in prepared.state
+            for p in network.state
         )
-        if self.bias_correction:
+        if self.options.bias_correction:
             state = _corrected(state, layers)
         codebooks: list[Codebook] = []
         assigned = {}

@@ -59,7 +59,7 @@ class Course:
         space = Space(tuple(self._plan.task.method.space()))
         stored = [r for r in self._ledger.known.values() if r.stage == "search"]
         phase: Phase
-        if options.mode == "steady":
+        if options.algorithm == "steady_nsga2":
             phase = SteadyState(
                 SteadyNsga2(
                     space,
@@ -140,7 +140,7 @@ class Course:
             solutions,
             self._budget,
             self._journal,
-            archive=Archive(self._facts.objectives),
+            archive=Archive(self._plan.spec.search.objectives),
             trials=options.trials,
             build=self._backend.build,
             outcome=self._ledger.outcome,

@@ -163,7 +163,7 @@ class StudySpec(Options):
         from moeash.evaluation.task import Task
         from moeash.methods.registry import build_method
 
-        if self.is_python and (module is None or evaluate is None):
+        if self.is_python and module is None:
             raise InputError(
                 f"study {self.name!r} was searched from Python and its module is not stored; "
                 "call moeash.search again with the same name and storage (nothing is evaluated "
@@ -182,4 +182,5 @@ class StudySpec(Options):
             module=module,
             evaluate=evaluate,
             calibration=calibration,
+            refines=self.refine.solutions > 0,
         )

@@ -8,9 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from moeash.errors import InputError
+from moeash.methods.feedback.balancing import Balancing
 from moeash.methods.feedback.columns import Factor, entropy_bits, rescaled
-from moeash.methods.feedback.network import compress, prepare
+from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.pairs import Pair, find_pairs, pair_scales, recolumned
+from moeash.methods.feedback.preparing import Settings, prepare
 from moeash.networks.builtin import CifarResNet, LeNet5, LeNet300
 
 
@@ -128,7 +130,9 @@ def test_a_hidden_reader_is_noticed_by_the_outputs():
     network = Two(lambda net, y: net.b(F.relu(y)) + hidden(y)).eval()
     with pytest.raises(InputError, match="through_pairs=False"):
         prepare(network, [torch.randn(30, 6)])
-    prepared = prepare(network, [torch.randn(30, 6)], through_pairs=False)
+    prepared = prepare(
+        network, [torch.randn(30, 6)], Settings(balancing=Balancing(through_pairs=False))
+    )
     torch.testing.assert_close(prepared.factors[0].weight[0], network.a.weight.detach())
 
 
@@ -145,7 +149,7 @@ def test_balanced_pairs_are_the_same_network(balance):
     network = Chain().eval()
     with torch.no_grad():
         network.stem.weight.mul_(torch.logspace(-1, 1, 8).reshape(-1, 1, 1, 1))
-    prepared = prepare(network, images().split(20), balance=balance)
+    prepared = prepare(network, images().split(20), Settings(balancing=Balancing(balance)))
     moved = [
         float((f.weight.reshape(f.shape) - network.state_dict()[f.name]).abs().max())
         for f in prepared.factors
@@ -274,7 +278,9 @@ def test_balancing_buys_more_for_the_same_bits():
             error = (outputs(network, result.values, unseen) - expected).square().mean()
             yield sum(entropy_bits(i) for i in result.indices.values()), float(error)
 
-    plain = list(costs(prepare(network, x.split(100), balance=0.0), (80, 160)))
+    plain = list(
+        costs(prepare(network, x.split(100), Settings(balancing=Balancing(0.0))), (80, 160))
+    )
     balanced = list(costs(prepare(network, x.split(100)), range(16, 80, 4)))
     for bits, error in plain:
         assert min(e for b, e in balanced if b <= bits) < 0.7 * error

@@ -22,10 +22,10 @@ from moeash.methods.feedback.columns import (
     rate_weight,
     zero_aligned_entries,
 )
+from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.curvature import measure_curvature
-from moeash.methods.feedback.method import Feedback
-from moeash.methods.feedback.network import compress, prepare
 from moeash.methods.feedback.paths import assign_coupled, assign_trellis
+from moeash.methods.feedback.preparing import Settings, prepare
 from moeash.methods.feedback.rows import Sample, coupled, measure_between
 from moeash.networks.sources import load_network
 from tests.methods.feedback.row_curvature import between_rows, coupled_by
@@ -427,13 +427,13 @@ def test_few_large_images_are_kept(monkeypatch):
 
 def test_preparing_couples_rows_or_leaves_them():
     network = Net().eval()
-    alone = prepare(network, images(40).split(8), rows="independent")
+    alone = prepare(network, images(40).split(8), Settings(rows="independent"))
     assert all(factor.rows is None for factor in alone.factors)
     together = prepare(network, images(40).split(8))
     assert [factor.rows is None for factor in together.factors][1:] == [False, False]
     for one, other in zip(alone.factors, together.factors, strict=True):
         assert torch.equal(one.weight, other.weight) and torch.equal(one.coupling, other.coupling)
-    on_trellises = prepare(network, images(40).split(8), common_order=True)
+    on_trellises = prepare(network, images(40).split(8), Settings(common_order=True))
     for factor in on_trellises.factors[1:]:
         assert (factor.rows.order.diff(dim=1) == 1).all()
 
@@ -447,9 +447,7 @@ def test_the_same_images_give_the_same_indices():
 
 def test_another_word_for_rows_is_refused():
     with pytest.raises(InputError, match="coupled or independent, got 'both'"):
-        prepare(Net(), [images()], rows="both")
-    with pytest.raises(InputError, match=r"method\.rows must be coupled or independent"):
-        Feedback(rows="both")
+        Settings(rows="both")
 
 
 def log_probabilities(network, values, x):
@@ -469,9 +467,8 @@ def test_coupled_rows_bring_lenet300_nearer_to_the_float_network_at_equal_bits(r
     exact = log_probabilities(network, {}, seen)
     points = {}
     for rows in ("coupled", "independent"):
-        prepared = prepare(
-            network, calibration.split(100), rows=rows, sketches=2, damping=0.1, seed=0
-        )
+        settings = Settings(rows=rows, sketches=2, damping=0.1)
+        prepared = prepare(network, calibration.split(100), settings)
         points[rows] = []
         for k in range(28, 44, 2):
             result = compress(prepared, k, 0.05)

@@ -1,12 +1,13 @@
 import copy
-import pickle
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from moeash.methods.feedback.network import compress, prepare
+from moeash.methods.feedback.balancing import Balancing
+from moeash.methods.feedback.compressing import compress
+from moeash.methods.feedback.preparing import Settings, prepare
 from moeash.methods.feedback.sequential import DAMPING, NOISE, Lockstep, Rehearsal
 
 
@@ -60,7 +61,7 @@ def case(request):
     make, shape = NETWORKS[request.param]
     network, x = make().eval(), images(shape=shape)
     prepared = prepare(network, x.split(40))
-    return network, prepared, Rehearsal(copy.deepcopy(network), x, 40), images(400, shape, seed=7)
+    return network, prepared, Rehearsal(network, x, batch_size=40), images(400, shape, seed=7)
 
 
 def lost(network, values, x):
@@ -76,37 +77,38 @@ def floats(prepared):
 
 def test_layers_behind_an_unchanged_network_stay_as_they_are(case):
     _, prepared, rehearsal, _ = case
-    lockstep = Lockstep(rehearsal, floats(prepared))
-    for factor in prepared.factors:
-        aimed, shift = lockstep.aimed(factor)
-        torch.testing.assert_close(aimed.weight, factor.weight, rtol=0, atol=1e-6)
-        assert float(shift.abs().max()) < 1e-6
+    with Lockstep(rehearsal, floats(prepared)) as lockstep:
+        for factor in prepared.factors:
+            aimed, shift = lockstep.aimed(factor)
+            torch.testing.assert_close(aimed.weight, factor.weight, rtol=0, atol=1e-6)
+            assert float(shift.abs().max()) < 1e-6
 
 
 def test_a_layer_is_moved_to_the_damped_least_squares_solution():
     torch.manual_seed(3)
     network = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).eval()
     x = images(50, (5,))
-    prepared = prepare(network, [x], through_pairs=False)
+    prepared = prepare(network, [x], Settings(balancing=Balancing(through_pairs=False)))
     first, second = prepared.factors
-    lockstep = Lockstep(Rehearsal(network, x, 20), floats(prepared))
-    rough = (first.weight * 4).round() / 4
-    lockstep.put({first.name: rough})
-    aimed, shift = lockstep.aimed(second)
+    with Lockstep(Rehearsal(network, x, batch_size=20), floats(prepared)) as lockstep:
+        rough = (first.weight * 4).round() / 4
+        lockstep.put({first.name: rough})
+        aimed, shift = lockstep.aimed(second)
 
-    bias = network[0].bias.detach().numpy()
-    exact, given = (
-        np.tanh(x.numpy() @ w[0].numpy().T + bias).astype(np.float64) for w in (first.weight, rough)
-    )
-    columns = np.hstack([given, np.ones((50, 1))])
-    weight = second.weight[0].numpy().astype(np.float64)
-    damping = np.sqrt(DAMPING * (1 + NOISE * 7 / 50) * (given**2).sum(0).mean())
-    # Damped least squares as plain ones: a row per column that asks it to stay 0.
-    rows = np.vstack([columns, damping * np.eye(7, 8)])
-    wanted = np.vstack([(exact - given) @ weight.T, np.zeros((7, 3))])
-    moved = np.linalg.lstsq(rows, wanted, rcond=None)[0]
-    np.testing.assert_allclose(aimed.weight[0].numpy(), weight + moved[:7].T, atol=1e-5)
-    np.testing.assert_allclose(shift.numpy(), moved[7], atol=1e-5)
+        bias = network[0].bias.detach().numpy()
+        exact, given = (
+            np.tanh(x.numpy() @ w[0].numpy().T + bias).astype(np.float64)
+            for w in (first.weight, rough)
+        )
+        columns = np.hstack([given, np.ones((50, 1))])
+        weight = second.weight[0].numpy().astype(np.float64)
+        damping = np.sqrt(DAMPING * (1 + NOISE * 7 / 50) * (given**2).sum(0).mean())
+        # Damped least squares as plain ones: a row per column that asks it to stay 0.
+        rows = np.vstack([columns, damping * np.eye(7, 8)])
+        wanted = np.vstack([(exact - given) @ weight.T, np.zeros((7, 3))])
+        moved = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+        np.testing.assert_allclose(aimed.weight[0].numpy(), weight + moved[:7].T, atol=1e-5)
+        np.testing.assert_allclose(shift.numpy(), moved[7], atol=1e-5)
 
 
 def test_outputs_move_less_than_with_all_layers_at_once(case):
@@ -120,15 +122,12 @@ def test_outputs_move_less_than_with_all_layers_at_once(case):
 
 
 @pytest.mark.parametrize("trellis", [0, 4])
-def test_it_is_deterministic_travels_and_touches_nobody(trellis):
+def test_it_is_deterministic_and_leaves_the_network_as_it_was(trellis):
     network, x = Net().eval(), images()
     before = copy.deepcopy(network.state_dict())
-    prepared = prepare(network, x.split(40), common_order=True)
-    rehearsal = Rehearsal(network, x, 40)
-    results = [
-        compress(prepared, 20, 0.02, trellis=trellis, rehearsal=each)
-        for each in (rehearsal, rehearsal, pickle.loads(pickle.dumps(rehearsal)))
-    ]
+    prepared = prepare(network, x.split(40), Settings(common_order=True))
+    rehearsal = Rehearsal(network, x, batch_size=40)
+    results = [compress(prepared, 20, 0.02, trellis=trellis, rehearsal=rehearsal) for _ in range(3)]
     for result in results[1:]:
         assert torch.equal(result.entries, results[0].entries)
         for name, indices in results[0].indices.items():
@@ -144,9 +143,9 @@ def test_batches_of_any_size_give_the_same_layers_up_to_rounding():
     prepared = prepare(network, x.split(40))
     moved = []
     for batch_size in (7, 120):
-        lockstep = Lockstep(Rehearsal(network, x, batch_size), floats(prepared))
-        lockstep.put({"stem.weight": (network.stem.weight.detach() * 6).round() / 6})
-        moved.append([lockstep.aimed(factor) for factor in prepared.factors[1:]])
+        with Lockstep(Rehearsal(network, x, batch_size=batch_size), floats(prepared)) as lockstep:
+            lockstep.put({"stem.weight": (network.stem.weight.detach() * 6).round() / 6})
+            moved.append([lockstep.aimed(factor) for factor in prepared.factors[1:]])
     for (a, s), (b, t) in zip(*moved, strict=True):
         torch.testing.assert_close(a.weight, b.weight, rtol=0, atol=2e-5)
         torch.testing.assert_close(s, t, rtol=0, atol=2e-5)
@@ -174,24 +173,24 @@ class Odd(nn.Module):
 def test_what_no_least_squares_can_aim_is_left_as_it_is():
     network, x = Odd().eval(), images(40)
     prepared = prepare(network, [x])
-    lockstep = Lockstep(Rehearsal(network, x, 20), floats(prepared))
-    lockstep.put({"stem.weight": (network.stem.weight.detach() * 4).round() / 4})
-    factors = {factor.name: factor for factor in prepared.factors}
-    for name in ("up.weight", "dead.weight", "seldom.weight"):
-        aimed, shift = lockstep.aimed(factors[name])
-        assert aimed is factors[name]
-        assert not shift.any()
-    aimed, _ = lockstep.aimed(factors["head.weight"])
-    assert not torch.equal(aimed.weight, factors["head.weight"].weight)
+    with Lockstep(Rehearsal(network, x, batch_size=20), floats(prepared)) as lockstep:
+        lockstep.put({"stem.weight": (network.stem.weight.detach() * 4).round() / 4})
+        factors = {factor.name: factor for factor in prepared.factors}
+        for name in ("up.weight", "dead.weight", "seldom.weight"):
+            aimed, shift = lockstep.aimed(factors[name])
+            assert aimed is factors[name]
+            assert not shift.any()
+        aimed, _ = lockstep.aimed(factors["head.weight"])
+        assert not torch.equal(aimed.weight, factors["head.weight"].weight)
 
 
 def test_each_part_of_attention_is_aimed_by_what_it_is_given():
     network, x = Attending().eval(), images(60, (5, 6))
     prepared = prepare(network, [x])
-    lockstep = Lockstep(Rehearsal(network, x, 60), floats(prepared))
-    lockstep.put({"memory.weight": (network.memory.weight.detach() * 4).round() / 4})
-    factor = next(f for f in prepared.factors if f.name == "attention.in_proj_weight")
-    aimed, _ = lockstep.aimed(factor)
-    moved = (aimed.weight - factor.weight).abs().amax((1, 2))
-    assert moved[0] < 1e-6, "queries come from what has not changed"
-    assert moved[1] > 1e-3 and moved[2] > 1e-3
+    with Lockstep(Rehearsal(network, x, batch_size=60), floats(prepared)) as lockstep:
+        lockstep.put({"memory.weight": (network.memory.weight.detach() * 4).round() / 4})
+        factor = next(f for f in prepared.factors if f.name == "attention.in_proj_weight")
+        aimed, _ = lockstep.aimed(factor)
+        moved = (aimed.weight - factor.weight).abs().amax((1, 2))
+        assert moved[0] < 1e-6, "queries come from what has not changed"
+        assert moved[1] > 1e-3 and moved[2] > 1e-3

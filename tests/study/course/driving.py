@@ -43,7 +43,7 @@ class Slots:
         if self._die_after is not None and sum(self.evaluated.values()) >= self._die_after:
             raise KeyboardInterrupt
         ticket = self._random.choice(list(self._out))
-        job, archive = self._out.pop(ticket)
+        job, _ = self._out.pop(ticket)
         self.evaluated[job.key] += 1
         return ticket, self._evaluate(job)
 

@@ -49,9 +49,7 @@ def test_every_solution_is_made_again_in_the_order_of_the_front(tmp_path, n_slot
 
 @pytest.mark.parametrize("n_slots", [1, 4])
 def test_the_budget_is_kept_and_the_first_of_the_front_come_first(tmp_path, n_slots):
-    desk, phase = refine(
-        tmp_path, Slots(better, n_slots), options=BudgetOptions(evaluations=6 + 2)
-    )
+    desk, phase = refine(tmp_path, Slots(better, n_slots), options=BudgetOptions(evaluations=6 + 2))
     assert phase.ending == "evaluations"
     assert [r.parent for r in desk.records() if r.stage == "refined"] == [1, 2]
 

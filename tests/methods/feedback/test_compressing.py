@@ -8,8 +8,10 @@ from torchvision.models import VisionTransformer
 
 from moeash.core.trellis import levels_of
 from moeash.errors import InputError
+from moeash.methods.feedback.balancing import Balancing
 from moeash.methods.feedback.columns import nearest, zero_aligned_entries
-from moeash.methods.feedback.network import compress, nearest_only, prepare
+from moeash.methods.feedback.compressing import compress
+from moeash.methods.feedback.preparing import Settings, nearest_only, prepare
 
 
 class Net(nn.Module):
@@ -79,7 +81,7 @@ def test_every_weight_is_an_entry_in_use_and_zero_is_one(prepared):
 @pytest.fixture(scope="module")
 def in_one_order(network):
     shared = ["stem.weight", "mix.weight", "point.weight", "head.weight", "table.weight"]
-    return prepare(network, images().split(16), shared=shared, common_order=True)
+    return prepare(network, images().split(16), Settings(common_order=True), shared=shared)
 
 
 @pytest.mark.parametrize("n_states", [4, 8, 16])
@@ -160,7 +162,7 @@ def test_a_shared_bias_absorbs_nothing(network):
 
 
 def test_without_absorbers_no_kept_tensor_changes(network):
-    prepared = prepare(network, [images()], absorb=False)
+    prepared = prepare(network, [images()], Settings(absorb=False))
     assert len(prepared.factors) == 4
     assert prepared.kept == {}
     assert all(f.absorber is None and not f.absorbed.any() for f in prepared.factors)
@@ -180,8 +182,8 @@ def test_rescaling_is_refused_when_somebody_else_reads_the_layer():
     leaky = Net(leak=0.5).eval()
     for balance in (0.25, 0.0):  # even unbalanced, the running mean could not take up a shift
         with pytest.raises(InputError, match="through_norms=False"):
-            prepare(leaky, [images()], balance=balance)
-    prepared = prepare(leaky, [images()], through_norms=False)
+            prepare(leaky, [images()], Settings(balancing=Balancing(balance)))
+    prepared = prepare(leaky, [images()], Settings(balancing=Balancing(through_norms=False)))
     assert set(prepared.kept) == {"stem.bias", "head.bias"}
 
 
@@ -210,7 +212,7 @@ def pictures(n, seed):
 @pytest.mark.parametrize("kind", ["gradients", "inputs"])
 def test_feedback_moves_a_transformers_outputs_less_than_nearest_bins(transformer, kind):
     shared = [name for name, p in transformer.named_parameters() if p.ndim >= 2]
-    ours = prepare(transformer, pictures(200, 0).split(50), shared=shared, kind=kind)
+    ours = prepare(transformer, pictures(200, 0).split(50), Settings(kind=kind), shared=shared)
     assert set(ours.reasons) == {"class_token", "encoder.pos_embedding"}
     assert "encoder.layers.encoder_layer_0.self_attention.in_proj_bias" in ours.kept
     x = pictures(100, 1)

@@ -1,0 +1,163 @@
+"""Indices of a whole network on one global codebook: the work of once per candidate.
+
+:func:`compress` turns ``(k, rate)`` into indices, and into the new values of the kept tensors that
+make up for them at no cost in bytes: biases and BatchNorm statistics.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moeash.core.progress import Progress, silent
+from moeash.core.trellis import States
+from moeash.errors import InputError
+from moeash.methods.feedback.balancing import balanced_values
+from moeash.methods.feedback.columns import (
+    PASSES,
+    Factor,
+    assign_feedback,
+    nearest,
+    output_shift,
+    rate_weight,
+    zero_aligned_entries,
+)
+from moeash.methods.feedback.paths import assign_coupled, assign_trellis, nearest_path
+from moeash.methods.feedback.preparing import PreparedLayers
+from moeash.methods.feedback.sequential import Lockstep, Rehearsal
+
+Assign = Callable[[Factor, Tensor, float], Tensor]
+"""(layer, entries ``(n_entries,)``, nats per bit) -> indices in the shape of the weight, int64."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """One candidate's network.
+
+    Attributes:
+        entries: ``(n_entries,)`` float32, strictly increasing: the entries in use; with a trellis
+            also the unused ones between them, so that an entry's position tells its parity.
+        indices: by ``state_dict`` key, int64 in the shape of the weight.
+        kept: new values of kept tensors by key; tensors not named keep theirs.
+    """
+
+    entries: Tensor
+    indices: dict[str, Tensor]
+    kept: dict[str, Tensor]
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """Every changed tensor of the ``state_dict``, by key."""
+        return {name: self.entries[i] for name, i in self.indices.items()} | self.kept
+
+
+def compress(
+    prepared: PreparedLayers,
+    k: int,
+    rate: float,
+    *,
+    entries: Tensor | None = None,
+    passes: int = PASSES,
+    trellis: States = 0,
+    rehearsal: Rehearsal | None = None,
+    assign: Assign | None = None,
+    progress: Progress = silent,
+) -> Compressed:
+    """Assign every shared weight to an entry of one global codebook.
+
+    Args:
+        prepared: from :func:`moeash.methods.feedback.preparing.prepare`.
+        k: bins over the range of the shared weights; the grid is moved so that 0 is an entry.
+        rate: what a bit is worth, see :func:`moeash.methods.feedback.columns.rate_weight`.
+        entries: another codebook than that grid, ``(n_entries,)`` float32, strictly increasing; a
+            bit is still priced by k.
+        passes: see :func:`moeash.methods.feedback.columns.assign_feedback`.
+        trellis: states of the trellis every column follows, see
+            :mod:`moeash.methods.feedback.paths`; groups then need a common order. 0: every entry
+            is open to every weight.
+        rehearsal: compress layer after layer, see :mod:`moeash.methods.feedback.sequential`. None:
+            all for the inputs they have in the float network.
+        assign: another rule for the layers with a curvature than these options name.
+        progress: told after every layer.
+
+    Raises:
+        InputError: k or the rate is out of range, or there is nothing to share.
+    """
+    if not rate >= 0:
+        raise InputError(f"got rate {rate}, needed at least 0")
+    low, high = prepared.span
+    if entries is None:
+        entries = zero_aligned_entries(low, high, k)
+    zero = int(entries.abs().argmin())
+    # A weight on a trellis has a choice of entries two steps apart.
+    step = (high - low) / k * (2 if trellis else 1)
+    price = rate_weight(prepared.factors, step, rate)
+    indices = {}
+    for name, weight in prepared.plain.items():
+        grid = entries.to(weight.device)
+        if trellis:
+            indices[name] = nearest_path(weight, grid, zero, trellis)
+        else:
+            indices[name] = nearest(weight, grid)
+    if assign is None:
+        assign = _rule(zero, passes, trellis)
+    kept = dict(prepared.kept)
+    with ExitStack() as stack:
+        lockstep = None
+        if rehearsal is not None:
+            values = balanced_values(prepared.factors, kept)
+            lockstep = stack.enter_context(Lockstep(rehearsal, values))
+            lockstep.put({name: entries.to(i.device)[i] for name, i in indices.items()})
+        for done, factor in enumerate(prepared.factors):
+            grid = entries.to(factor.weight.device)
+            shift: Tensor | float = 0.0
+            if lockstep is not None:
+                factor, shift = lockstep.aimed(factor)
+            chosen = assign(factor, grid, price)
+            indices[factor.name] = chosen
+            values = {factor.name: grid[chosen]}
+            if factor.absorber is not None:
+                shift = shift + output_shift(factor, chosen, grid)
+                sign = -1 if factor.absorber.endswith("running_mean") else 1
+                before = kept[factor.absorber]
+                values[factor.absorber] = kept[factor.absorber] = before + sign * shift.to(before)
+            if lockstep is not None:
+                lockstep.put(values)
+            progress("assigning layers", done + 1, len(prepared.factors))
+    return only_used(entries, indices, kept, without_gaps=zero if trellis else None)
+
+
+def _rule(zero: int, passes: int, trellis: States) -> Assign:
+    """Return the method's own rule."""
+
+    def assign(factor: Factor, entries: Tensor, price: float) -> Tensor:
+        if trellis:
+            return assign_trellis(factor, entries, zero, trellis, price=price, passes=passes)
+        if factor.rows is not None:
+            return assign_coupled(factor, entries, price=price, passes=passes)
+        return assign_feedback(factor, entries, price=price, passes=passes)
+
+    return assign
+
+
+def only_used(
+    entries: Tensor,
+    indices: dict[str, Tensor],
+    kept: dict[str, Tensor],
+    *,
+    without_gaps: int | None = None,
+) -> Compressed:
+    """Leave out entries no weight uses: all, or those outside the used ones and this one."""
+    counts = torch.zeros(entries.numel(), dtype=torch.int64)
+    for chosen in indices.values():
+        counts += torch.bincount(chosen.flatten(), minlength=entries.numel()).cpu()
+    used = counts > 0
+    if without_gaps is not None:
+        used[without_gaps] = True
+        first, last = torch.nonzero(used).flatten()[[0, -1]].tolist()
+        used[first : last + 1] = True
+    place = used.long().cumsum(0) - 1
+    renumbered = {name: place.to(chosen.device)[chosen] for name, chosen in indices.items()}
+    return Compressed(entries[used], renumbered, kept)

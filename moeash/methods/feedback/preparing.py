@@ -1,0 +1,237 @@
+"""Second-order feedback for a whole network: the work of once per study.
+
+:func:`prepare` runs the calibration images through the network, factorises every curvature and
+balances the rows in front of BatchNorms and those that the next layer's columns can undo; then it
+passes some of the images again to see which rows can take up each other's errors.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor, nn
+
+from moeash.core.progress import Progress, silent
+from moeash.errors import InputError
+from moeash.methods.feedback.balancing import Balancing, balanced, balanced_values
+from moeash.methods.feedback.columns import Factor, prepare_feedback
+from moeash.methods.feedback.curvature import CurvatureKind, LayerCurvature, measure_curvature
+from moeash.methods.feedback.rows import ROWS, Rows, Sample, coupled, measure_between
+from moeash.networks.borrowing import Borrowed
+from moeash.networks.pickling import PickledAsArrays
+
+TEMPERATURE = 4.0
+"""Of the softmax whose Hessian weighs the outputs; best or close to it on three networks, see
+:func:`moeash.methods.feedback.curvature.measure_curvature`."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is measured and factorised.
+
+    Attributes:
+        kind: which curvature; ``gradients`` of the output see more than ``inputs`` of each layer,
+            see :mod:`moeash.methods.feedback.curvature`.
+        sketches: see :func:`moeash.methods.feedback.curvature.measure_curvature`.
+        temperature: likewise.
+        damping: see :func:`moeash.methods.feedback.columns.prepare_feedback`.
+        act_order: likewise.
+        common_order: likewise; coupled rows then keep their own order, as trellises need it, too.
+        rows: whether later rows take up errors of earlier ones, see
+            :mod:`moeash.methods.feedback.rows`. If so, some images are kept in memory and passed
+            once more. Coupled rows, as trellises, are assigned on the CPU wherever the network is.
+        absorb: let biases and running means take up constant changes of their layer's outputs.
+            Without, no row in front of a BatchNorm is balanced either.
+        balancing: of rows.
+        seed: of the sketches.
+    """
+
+    kind: CurvatureKind = "gradients"
+    sketches: int = 4
+    temperature: float = TEMPERATURE
+    damping: float = 0.01
+    act_order: bool = True
+    common_order: bool = False
+    rows: Rows = "coupled"
+    absorb: bool = True
+    balancing: Balancing = field(default_factory=Balancing)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rows not in ROWS:
+            raise InputError(f"rows are {' or '.join(ROWS)}, got {self.rows!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedLayers(PickledAsArrays):
+    """Everything about a network that does not depend on the candidate.
+
+    Attributes:
+        factors: the layers with a curvature, in execution order, rows already balanced.
+        plain: shared weights without a curvature, by ``state_dict`` key; nearest entries for them.
+        reasons: why, by the same keys.
+        kept: values of kept tensors, by key: the biases and running statistics that belong to
+            ``factors``. With them the balanced float weights are the same function as the network.
+    """
+
+    factors: tuple[Factor, ...]
+    plain: dict[str, Tensor]
+    reasons: dict[str, str]
+    kept: dict[str, Tensor]
+
+    @property
+    def n_calibrated(self) -> int:
+        """Number of weights assigned with feedback."""
+        return sum(factor.weight.numel() for factor in self.factors)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Smallest and largest shared weight, or 0 where that reaches further."""
+        weights = [*(factor.weight for factor in self.factors), *self.plain.values()]
+        if not weights:
+            raise InputError("the network has no weight to share")
+        low = min(float(weight.min()) for weight in weights)
+        high = max(float(weight.max()) for weight in weights)
+        return min(low, 0.0), max(high, 0.0)
+
+
+def prepare(
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    settings: Settings | None = None,
+    *,
+    shared: Collection[str] | None = None,
+    unscaled: Collection[str] = (),
+    progress: Progress = silent,
+) -> PreparedLayers:
+    """Measure a network and factorise it.
+
+    Args:
+        network: the float network, left as it is.
+        batches: unlabelled calibration images ``(batch, ...)``, iterated once.
+        settings: how; default: as the method does, with a small damping.
+        shared: ``state_dict`` keys to share; by default every linear and convolution weight the
+            network calls. Keys without a curvature get nearest entries and a reason.
+        unscaled: BatchNorms by module name whose layers keep their rows as they are: folded ones
+            (:mod:`moeash.compression.folding`). Their means still absorb.
+        progress: told after every batch and layer.
+
+    Raises:
+        InputError: ``shared`` names no parameter, or an argument is out of range.
+        RescalingError: rows cannot be balanced as the settings ask.
+        DataError: there are no images.
+    """
+    settings = settings or Settings()
+    state = network.state_dict()
+    unknown = sorted(set(shared or ()) - set(state))
+    if unknown:
+        raise InputError(f"the network has no parameter {', '.join(map(repr, unknown))}")
+    fixed = set(shared or ())
+    if not settings.absorb:
+        fixed |= set(state)
+    elif not settings.balancing.through_norms:
+        fixed |= {name for name in state if name.endswith("running_mean")}
+    first = _First(batches)
+    again = Sample()
+    curvature = measure_curvature(
+        network,
+        again.watch(first) if settings.rows == "coupled" else first,
+        kind=settings.kind,
+        sketches=settings.sketches,
+        temperature=settings.temperature,
+        fixed=fixed,
+        seed=settings.seed,
+    )
+    left_out = curvature.left_out
+    layers = [
+        replace(layer, norm=None) if layer.norm in unscaled else layer
+        for layer in curvature.layers
+        if shared is None or layer.name in shared
+    ]
+    del curvature  # its matrices are twice as large as the factors: each goes when it is factorised
+    factors = _factors(layers, settings, progress)
+    plain, reasons = {}, {}
+    for name in sorted(set(shared or ()) - {factor.name for factor in factors}):
+        plain[name] = state[name].detach().float().clone()
+        reasons[name] = left_out.get(name, "it is not the weight of a layer")
+    batch = first.batch
+    assert batch is not None
+    factors, kept = balanced(network, factors, batch, settings.balancing, set(shared or ()))
+    if settings.rows == "coupled":
+        images = _told(again.batches(len(batch)), len(again), progress)
+        with Borrowed(network) as borrowed:
+            borrowed.put(balanced_values(factors, kept))
+            factors = _with_coupled_rows(network, images, factors, settings)
+    return PreparedLayers(tuple(factors), plain, reasons, kept)
+
+
+class _First:
+    """Batches, the first of which is held."""
+
+    def __init__(self, batches: Iterable[Tensor]) -> None:
+        self.batch: Tensor | None = None
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self._batches:
+            if self.batch is None:
+                self.batch = batch
+            yield batch
+
+
+def _told(images: Iterable[Tensor], n_images: int, progress: Progress) -> Iterator[Tensor]:
+    done = 0
+    for batch in images:
+        yield batch
+        done += len(batch)
+        progress("measuring rows", done, n_images)
+
+
+def _factors(layers: list[LayerCurvature], settings: Settings, progress: Progress) -> list[Factor]:
+    """Factorise every layer, emptying the list on the way."""
+    made: list[Factor] = []
+    n_layers = len(layers)
+    while layers:
+        made.append(
+            prepare_feedback(
+                layers.pop(0),
+                damping=settings.damping,
+                act_order=settings.act_order,
+                common_order=settings.common_order,
+            )
+        )
+        progress("factorising layers", len(made), n_layers)
+    return made
+
+
+def _with_coupled_rows(
+    network: nn.Module, batches: Iterable[Tensor], factors: list[Factor], settings: Settings
+) -> list[Factor]:
+    """Return the factors with their rows coupled where that gains something.
+
+    Args:
+        network: holds the balanced weights.
+        batches: images.
+        factors: balanced.
+        settings: how.
+    """
+    between = measure_between(
+        network,
+        batches,
+        factors,
+        sketches=settings.sketches,
+        temperature=settings.temperature,
+        seed=settings.seed + 1,  # other sketches than those that made the factors
+    )
+    return [
+        coupled(factor, between.pop(factor.name), natural_order=settings.common_order)
+        if factor.name in between
+        else factor
+        for factor in factors
+    ]
+
+
+def nearest_only(network: nn.Module, shared: Collection[str]) -> PreparedLayers:
+    """Return what compressing needs to send every weight to its nearest entry."""
+    state = network.state_dict()
+    plain = {name: state[name].detach().float().clone() for name in shared}
+    return PreparedLayers((), plain, dict.fromkeys(plain, "there are no calibration images"), {})
