@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from moeash.options.tables import read
+from moeash.study.course.budget import ENDINGS
 from moeash.study.course.options import BudgetOptions
 from moeash.study.facts import StudyFacts
 from moeash.study.spec.upgrade import upgraded
@@ -140,7 +141,7 @@ def in_words(event: EventRecord) -> str:
             of = "" if values["total"] is None else f", {values['total']:,} at most"
             return f"{values['phase']} began{of}"
         case "phase_ended":
-            return f"{values['phase']} ended: {values['ending']}"
+            return f"{values['phase']} ended: {ENDINGS.get(values['ending'], values['ending'])}"
         case "generation_started":
             return f"evaluating generation {values['index']}"
         case "generation_ended":

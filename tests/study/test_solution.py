@@ -93,6 +93,11 @@ def test_the_bounds_a_solution_lies_at_are_named(values, words):
     assert at_bound(solution(1, recipe=Recipe.of(values)), variables) == words
 
 
+def test_of_equal_solutions_the_one_proposed_first_is_on_the_front():
+    equal = [solution(number, 0.6, 100) for number in (9, 4, 7)]
+    assert front_of([*equal, solution(1, 0.5, 100)]) == [equal[1]]
+
+
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6), st.booleans()), max_size=20))
 @settings(deadline=None, max_examples=50)
 def test_a_front_read_as_columns_is_the_front_of_the_solutions(tmp_path_factory, points):

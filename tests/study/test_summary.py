@@ -294,6 +294,7 @@ def test_failures_are_told_with_their_recipe(storage):
         (WorkersChanged(2), "2 workers"),
         (PhaseStarted("merge", 9), "merge began, 9 at most"),
         (PhaseStarted("search"), "search began"),
+        (PhaseEnded("merge", "complete"), "merge ended: every solution was worked on"),
         (Ended("interrupted", "SIGTERM"), "interrupted: SIGTERM"),
         (Ended("finished"), "finished"),
     ],
