@@ -250,8 +250,13 @@ class _Runner:
         if ending is not None:
             self._progress.search_ended(ENDINGS[ending])
         self._refine_front()
-        if self._plan.spec.merge.trials and self._plan.spec.method.mergeable:
+        spec = self._plan.spec
+        if spec.merge.trials and spec.method.mergeable:
             self._merge_front()
+        elif spec.merge.trials:
+            self._progress.note(
+                f"entries of method {spec.method.name!r} as configured are not merged"
+            )
         self._storage.set_status(self._study.id, "finished", ending)
 
     def _search(self, space: Space) -> Search:
