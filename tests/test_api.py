@@ -260,6 +260,18 @@ def test_a_search_with_other_options_is_another_study(tmp_path):
         search(module, closeness, storage=storage, name="mine", coder="huffman")
 
 
+def test_a_module_searched_from_python_has_a_spec_like_any_other(tmp_path):
+    module, closeness = likeness()
+    storage = str(tmp_path / "a.db")
+    study = search(module, closeness, storage=storage, name="mine", coder="huffman")
+    spec = moeash.open_study("mine", storage).spec
+    assert spec.is_python and spec.network.source == f"python:{type(module).__qualname__}"
+    assert (spec.codec.coder, spec.budget.generations) == ("huffman", study.spec.budget.generations)
+    assert spec.fingerprint() == study.facts.fingerprint
+    # What is at its default is not stored, so a later moeash with more options continues it.
+    assert set(study.facts.spec["codec"]) == {"coder"}
+
+
 def test_a_stored_search_needs_its_module_to_export(tmp_path):
     module, closeness = likeness()
     storage = str(tmp_path / "a.db")
