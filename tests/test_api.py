@@ -96,9 +96,7 @@ def test_an_export_that_fails_keeps_the_existing_file(study, tmp_path):
         replace(p, values=p.values * np.float32(1.5)) if p.role == "kept" else p
         for p in evaluator.network.state
     )
-    from moeash.core.codebook import keep_all
-
-    object.__setattr__(evaluator.prepared, "kept", keep_all(state))
+    object.__setattr__(evaluator.network, "state", state)
     with pytest.raises(RebuildMismatchError, match="rebuilds to other weights than were measured"):
         moeash.export(study, path, evaluator=evaluator)
     evaluator.close()
