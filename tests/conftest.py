@@ -120,14 +120,12 @@ class TinyStudy:
 def tiny(tmp_path_factory) -> TinyStudy:
     """A finished study with its output, to be read and never changed."""
     from moeash import api
-    from moeash.exports.output import write_output
     from moeash.study.spec.reading import load_spec
 
     study = TinyStudy(tmp_path_factory.mktemp("tiny"))
     study.spec.write_text(TINY)
     spec = load_spec(study.spec, [f'output.folder="{study.folder / "results"}"'])
-    assert spec.output is not None
-    write_output(api.run(spec, storage=study.storage), spec.output)
+    api.run_with_output(spec, storage=study.storage)
     return study
 
 

@@ -96,9 +96,7 @@ def test_an_export_that_fails_keeps_the_existing_file(study, tmp_path):
         replace(p, values=p.values * np.float32(1.5)) if p.role == "kept" else p
         for p in evaluator.network.state
     )
-    from moeash.core.codebook import keep_all
-
-    object.__setattr__(evaluator.prepared, "kept", keep_all(state))
+    object.__setattr__(evaluator.network, "state", state)
     with pytest.raises(RebuildMismatchError, match="rebuilds to other weights than were measured"):
         moeash.export(study, path, evaluator=evaluator)
     evaluator.close()
@@ -258,6 +256,18 @@ def test_a_search_with_other_options_is_another_study(tmp_path):
     search(module, closeness, storage=storage, name="mine")
     with pytest.raises(StudyExistsError, match=r"codec\.coder: stored 'ans', now 'huffman'"):
         search(module, closeness, storage=storage, name="mine", coder="huffman")
+
+
+def test_a_module_searched_from_python_has_a_spec_like_any_other(tmp_path):
+    module, closeness = likeness()
+    storage = str(tmp_path / "a.db")
+    study = search(module, closeness, storage=storage, name="mine", coder="huffman")
+    spec = moeash.open_study("mine", storage).spec
+    assert spec.is_python and spec.network.source == f"python:{type(module).__qualname__}"
+    assert (spec.codec.coder, spec.budget.generations) == ("huffman", study.spec.budget.generations)
+    assert spec.fingerprint() == study.facts.fingerprint
+    # What is at its default is not stored, so a later moeash with more options continues it.
+    assert set(study.facts.spec["codec"]) == {"coder"}
 
 
 def test_a_stored_search_needs_its_module_to_export(tmp_path):

@@ -183,9 +183,13 @@ def test_a_temporary_file_in_use_is_no_leftover_however_old(tmp_path):
 
 def test_leftovers_that_are_no_files_stay(tmp_path):
     (tmp_path / LEFTOVER).mkdir()
-    os.utime(tmp_path / LEFTOVER, (0, 0))
+    link = tmp_path / LEFTOVER.replace("0", "1")
+    (tmp_path / "elsewhere").touch()
+    link.symlink_to("elsewhere")
+    for path in (tmp_path / LEFTOVER, link):
+        os.utime(path, (0, 0), follow_symlinks=False)
     write(tmp_path / "x", "new")
-    assert names(tmp_path) == [LEFTOVER, "x"]
+    assert names(tmp_path) == [LEFTOVER, link.name, "elsewhere", "x"]
 
 
 def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):

@@ -89,6 +89,7 @@ class BitReader:
         self._taken = 0  # bytes of data that are text by now
         self._text = ""
         self._at = 0
+        self._low = -1  # behind here more bytes are made text
 
     @property
     def remaining(self) -> int:
@@ -97,17 +98,20 @@ class BitReader:
 
     def _look_ahead(self) -> None:
         """Make text of what is read next, some bytes at a time: text takes eight times as much."""
-        if len(self._text) - self._at < LONGEST_CODE and self._taken < len(self._data):
-            more = self._data[self._taken : self._taken + WINDOW_BYTES]
-            self._taken += len(more)
+        more = self._data[self._taken : self._taken + WINDOW_BYTES]
+        self._taken += len(more)
+        if more:
             self._text = self._text[self._at :] + f"{int.from_bytes(more, 'big'):0{8 * len(more)}b}"
             self._at = 0
+        at_end = self._taken == len(self._data)
+        self._low = len(self._text) if at_end else len(self._text) - LONGEST_CODE
 
     def fixed(self, width: int) -> int:
         """Read an unsigned integer of ``width`` bits."""
         if width == 0:
             return 0
-        self._look_ahead()
+        if self._at > self._low:
+            self._look_ahead()
         end = self._at + width
         if end > len(self._text):
             raise CorruptContainerError("codebooks and tables end too early; the file is damaged")
@@ -117,7 +121,8 @@ class BitReader:
 
     def golomb(self, order: int) -> int:
         """Read an Exp-Golomb code."""
-        self._look_ahead()
+        if self._at > self._low:
+            self._look_ahead()
         one = self._text.find("1", self._at, self._at + MAX_GOLOMB_ZEROS + 1)
         if one < 0:
             raise CorruptContainerError("a number in the tables is absurd; the file is damaged")
@@ -184,6 +189,14 @@ class Cursor:
                     break
                 return value
         raise CorruptContainerError("an integer is not in its shortest form; the file is damaged")
+
+    def varints(self, n: int) -> list[int]:
+        """Read ``n`` of them; most are of one byte, and then it is one step."""
+        head = bytes(self._data[self._at : self._at + n])
+        if len(head) == n and head.isascii():
+            self._at += n
+            return list(head)
+        return [self.varint() for _ in range(n)]
 
     def text(self) -> str:
         """Read a length and that many bytes of UTF-8."""

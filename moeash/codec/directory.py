@@ -8,6 +8,7 @@ it makes the result smaller. The layout is specified in :mod:`moeash.codec.conta
 
 import bz2
 from collections.abc import Sequence
+from itertools import islice
 
 from moeash.codec.bits import Cursor, varint
 from moeash.codec.demand import CHARACTER_BYTES, TENSOR_BYTES, too_much
@@ -140,7 +141,8 @@ def _read(cursor: Cursor, max_bytes: int) -> tuple[Entries, Notes]:
             raise too_much(demand, max_bytes)
         names.append(name.decode())
     ranks = _numbers(cursor, n_stored, MAX_DIMENSIONS)
-    shapes = [tuple(_numbers(cursor, rank, MAX_ELEMENTS)) for rank in ranks]
+    sizes = iter(_numbers(cursor, sum(ranks), MAX_ELEMENTS))
+    shapes = [tuple(islice(sizes, rank)) for rank in ranks]
     codebooks = _numbers(cursor, kinds.count(_SHARED), MAX_CODEBOOKS - 1)
     targets = _numbers(cursor, kinds.count(_TIED), MAX_TENSORS)
     each_dtype, each_shape = iter(dtypes), iter(shapes)
@@ -197,7 +199,7 @@ def _column(values: Sequence[int]) -> list[bytes]:
 def _numbers(cursor: Cursor, n: int, limit: int) -> list[int]:
     if n > cursor.remaining:
         raise CorruptContainerError("the directory is too short for its tensors")
-    values = [cursor.varint() for _ in range(n)]
+    values = cursor.varints(n)
     if n and max(values) > limit:
         raise CorruptContainerError(f"the directory holds {max(values)} where {limit} is the limit")
     return values

@@ -46,7 +46,7 @@ ELEMENTS = 1 << 27
 """Elements the largest input of a norm may have in one pass: 512 MiB as float32, and a network
 holds a few such tensors at a time."""
 
-LOOK = 2
+PROBE_IMAGES = 2
 """Images of the run that shows which norms are called, and how large their inputs are."""
 
 
@@ -85,7 +85,7 @@ class Remeasuring:
         Raises:
             InputError: there is only one image.
         """
-        if len(images) < LOOK:
+        if len(images) < PROBE_IMAGES:
             raise InputError(f"BatchNorms are not measured on {len(images)} image; give some more")
         self.images = images
         self._module = network.module
@@ -134,7 +134,7 @@ class Remeasuring:
         Returns:
             Means and variances by ``state_dict`` key.
         """
-        size = max(LOOK, ELEMENTS // self._largest)
+        size = max(PROBE_IMAGES, ELEMENTS // self._largest)
         with torch.inference_mode(), in_eval_mode(self._module):
             if len(self.images) <= size:
                 return self._in_one_pass()
@@ -201,12 +201,12 @@ class Remeasuring:
         used = users(self._module)
         state = {p.name: p for p in network.state}
         calls: Counter[str | None] = Counter()
-        run = trace(self._module, self.images[:LOOK].to(self._device))
+        run = trace(self._module, self.images[:PROBE_IMAGES].to(self._device))
         for operation in run.operations:
             if operation.function is F.batch_norm:
                 calls[run.name_of(operation, "running_mean")] += 1
                 size = math.prod(run.shapes[operation.arguments["input"]])
-                self._largest = max(self._largest, -(-size // LOOK))
+                self._largest = max(self._largest, -(-size // PROBE_IMAGES))
         norms = {n: p for n, p in self._module.named_modules() if isinstance(p, _BatchNorm)}
         for name, norm in norms.items():
             own = [state.get(key(name, v)) for v in ("running_mean", "running_var")]

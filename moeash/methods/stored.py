@@ -67,7 +67,7 @@ def save(prepared: Any, path: str | Path) -> None:
     metadata = {
         "moeash": __version__,
         "tree": tree,
-        "digest": _digest(tree, writing.tensors),
+        "digest": digest_of(tree, writing.tensors),
     }
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -98,7 +98,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Any:
                     f"{__version__}; {advice}"
                 )
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if metadata["digest"] != _digest(metadata["tree"], tensors):
+        if metadata["digest"] != digest_of(metadata["tree"], tensors):
             raise PreparedFileError(f"{str(path)!r} is damaged: its content changed; {advice}")
         return _Reading(tensors, device).value(json.loads(metadata["tree"]))
     except OSError as error:
@@ -107,7 +107,13 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Any:
         raise PreparedFileError(f"{str(path)!r} is damaged: {error}; {advice}") from error
 
 
-def _digest(tree: str, tensors: Mapping[str, Tensor]) -> str:
+def digest_of(tree: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return 32 hex digits that change with anything in a file.
+
+    Args:
+        tree: the plain values as JSON.
+        tensors: by key.
+    """
     digest = hashlib.blake2b(tree.encode(), digest_size=16)
     for key in sorted(tensors):
         tensor = tensors[key]

@@ -158,7 +158,7 @@ class _HostSlot:
 
 
 class _DeviceSlot:
-    """A tensor in another device's memory: narrow indices and a small codebook travel, no more."""
+    """A tensor in another device's memory: narrow indices and a small codebook are sent."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor

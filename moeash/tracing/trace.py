@@ -22,7 +22,7 @@ from moeash.tracing.watching import Call, Watcher, in_eval_mode, tensors_in
 FORM_ONLY = frozenset({"size", "dim", "numel", "is_floating_point", "is_complex", "__len__"})
 """Functions that look at a tensor's form and not at its values."""
 
-NORM = ("input", "running_mean", "running_var", "weight", "bias", "training")
+NORM = ("input", "running_mean", "running_var", "weight", "bias")
 
 ARGUMENTS: Mapping[Any, tuple[str, ...]] = {
     F.linear: LINEAR,

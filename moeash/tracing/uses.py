@@ -111,7 +111,7 @@ def inputs_of(
 
 
 class Uses:
-    """Tells which calls apply a weight of a network.
+    """Finds the calls that apply a weight of a network.
 
     Args:
         network: whose parameters are looked for.

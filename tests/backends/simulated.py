@@ -11,7 +11,9 @@ from moeash.core.progress import silent
 from moeash.evaluation.outcome import Outcome
 from tests.backends.crew import SimulatedCrew
 
-BASELINE = Baseline(0.95, 0.0, 10, 4 * 10**6, 10**6, 100, "network", "data", Keeping())
+BASELINE = Baseline(
+    0.95, 0.0, 10, 4 * 10**6, 10**6, 100, "network", "data", Keeping(), most_entries=10**6
+)
 
 
 def made_up(job):

@@ -7,9 +7,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moeash.study.progress import Silent
-
 from moeash.methods.uniform.method import Uniform
+from moeash.study.events import Evaluated, ignore
 from moeash.study.plan import Plan
 from moeash.study.run import run
 from moeash.study.spec.reading import parse_spec
@@ -61,24 +60,32 @@ def on_ray(**changes):
     return {"kind": "ray", "workers": 2, **changes}
 
 
-class Notes(Silent):
-    """Keeps what a person would be told, and calls ``at`` when so many evaluations are stored."""
+class Listener:
+    """Keeps the events of a study, and calls ``at`` when so many evaluations are stored."""
 
     def __init__(self, at=None):
-        self.notes = []
+        self.events = []
         self.at = dict(at or {})
         self.n = 0
 
-    def note(self, message):
-        self.notes.append(message)
+    def __call__(self, event):
+        self.events.append(event)
+        if isinstance(event, Evaluated) and not event.stored_before:
+            self.n += 1
+            if self.n in self.at:
+                self.at.pop(self.n)()
 
-    def evaluated(self, record, *, stored_before):
-        self.n += not stored_before
-        if self.n in self.at:
-            self.at.pop(self.n)()
+    def of(self, kind):
+        """The events of one kind."""
+        return [event for event in self.events if event.kind == kind]
+
+    @property
+    def notes(self):
+        """What a person was told."""
+        return [event.text for event in self.of("note")]
 
 
-def run_study(folder, plain, *, method=None, progress=None, make_backend=None):
+def run_study(folder, plain, *, method=None, listen=ignore, make_backend=None):
     """Run a study in a database of its own, optionally with another method."""
     from dataclasses import replace
 
@@ -86,7 +93,7 @@ def run_study(folder, plain, *, method=None, progress=None, make_backend=None):
     if method is not None:
         plan = replace(plan, task=replace(plan.task, method=method))
     storage = SqlStorage(str(Path(folder) / f"{plain['name']}.db"))
-    return run(plan, storage, make_backend or plan.make_backend, progress or Silent())
+    return run(plan, storage, make_backend or plan.make_backend, listen)
 
 
 def sequence(study):

@@ -64,7 +64,7 @@ def calibrated(**changes):
     """The same study with error feedback, on calibration images."""
     return spec(
         data__splits__calibration={"part": "all", "count": 60, "seed": 0},
-        method={"name": "feedback", "k": [4, 40], "images": 60, "sketches": 1, "batch_size": 30},
+        method={"name": "feedback", "k": [4, 40], "images": 60, "sketches": 1},
         search={"population": 6},
         budget={"generations": 2},
         **changes,
@@ -79,10 +79,10 @@ def test_a_study_with_feedback_has_the_front_of_one_process(workers, local_ray, 
     assert front(study) == front(alone) != []
 
 
-@pytest.mark.parametrize("norms", [{"fold": True}, {"remeasure": True, "images": 50}])
+@pytest.mark.parametrize("norms", ["folded", "remeasured"])
 def test_a_study_that_changes_norms_has_the_front_of_one_process(norms, local_ray, tmp_path):
-    alone = run_study(tmp_path, calibrated(name="alone", norms=norms))
-    study = run_study(tmp_path, calibrated(norms=norms, backend=on_ray(workers=2)))
+    alone = run_study(tmp_path, calibrated(name="alone", codec={"norms": norms}))
+    study = run_study(tmp_path, calibrated(codec={"norms": norms}, backend=on_ray(workers=2)))
     assert study.facts.remeasured_baseline == alone.facts.remeasured_baseline
     assert sequence(study) == sequence(alone)
     assert front(study) == front(alone) != []

@@ -51,3 +51,21 @@ def test_stray_bits_are_refused():
 def test_a_symbol_outside_its_alphabet_is_refused():
     with pytest.raises(CorruptContainerError, match="symbol 7 of 5"):
         BitReader(b"\xff").symbol(5)
+
+
+@pytest.mark.parametrize("before", [0, 1, 7, 100])
+def test_numbers_of_any_length_come_back_across_all_that_is_looked_ahead(before):
+    rng = np.random.default_rng(before)
+    numbers = [(int(2.0 ** rng.uniform(0, 40)), int(rng.integers(32))) for _ in range(3000)]
+    bits = BitWriter()
+    bits.fixed(0, before)
+    for code, order in numbers:
+        bits.golomb(code, order)
+        bits.fixed(code % 2, 1)
+    data = bits.to_bytes()
+    reader = BitReader(data)
+    assert reader.fixed(before) == 0
+    assert reader.remaining == 8 * len(data) - before
+    for code, order in numbers:
+        assert (reader.golomb(order), reader.fixed(1)) == (code, code % 2)
+    reader.finish()

@@ -78,3 +78,14 @@ def test_names_share_front_and_back_with_the_one_before():
     assert directory.overlap(b"layer1.0.conv1.weight", b"layer1.0.conv2.weight") == (13, 7)
     assert directory.overlap(b"aa", b"aaa") == (2, 0)
     assert directory.overlap(b"", b"x") == (0, 0)
+
+
+def test_a_directory_that_would_unpack_to_too_much_is_written_plainly():
+    entries = tuple(Entry("x", "kept", (), "bool", "bool") for _ in range(30_000))
+    packed = directory.pack(entries, ())
+    assert packed[0] == 0
+    assert directory.unpack(packed, 1 << 30) == (entries, ())
+    few = entries[:3000]
+    packed = directory.pack(few, ())
+    assert packed[0] == 1
+    assert directory.unpack(packed, 1 << 30) == (few, ())

@@ -11,6 +11,16 @@ print(sorted(heavy & set(sys.modules)))
 """
 
 
+EVERY = """
+import importlib, pkgutil, sys
+import moeash.codec
+for module in pkgutil.walk_packages(moeash.codec.__path__, "moeash.codec."):
+    importlib.import_module(module.name)
+    assert "torch" not in sys.modules, module.name
+print(sorted({"torch", "pandas", "scipy", "matplotlib", "pymoo", "sqlalchemy"} & set(sys.modules)))
+"""
+
+
 def imported_to_read(name):
     here = Path(__file__).parent
     command = [sys.executable, "-c", READ, str(here / "assets" / "v1" / name)]
@@ -24,3 +34,10 @@ def test_reading_needs_numpy_and_constriction_only():
 
 def test_bitarray_is_imported_for_huffman_only():
     assert imported_to_read("plain-huffman.moeash") == "['bitarray']"
+
+
+def test_no_module_of_the_codec_needs_torch():
+    command = [sys.executable, "-c", EVERY]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.strip() == "[]"

@@ -3,9 +3,9 @@ import re
 import sys
 
 import pytest
-from moeash.cli.progress import Best, LiveProgress, PlainProgress, for_terminal
 
 from moeash import api
+from moeash.console.progress import Best, LiveProgress, PlainProgress, for_terminal
 from moeash.study.opening import open_study
 from moeash.study.spec.reading import load_spec
 

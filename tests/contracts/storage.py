@@ -46,6 +46,14 @@ FACTS = StudyFacts(
     objectives=("size_bytes", "entries"),
     reference=(0.0, 1e9, 256.0),
 )
+
+
+def facts(**changes):
+    """The facts of a study with one size, and what a test wants otherwise."""
+    plain = {"objectives": ("size_bytes",), "reference": (0.0, 1e6), **changes}
+    return replace(FACTS, **plain)
+
+
 COMPLETE = Outcome("complete", 1 / 3, 1 / 3, Sizes(2**40, 7, 2.1), "ab" * 16, 10, 0.25)
 STOPPED = Outcome("stopped", None, 0.7, Sizes(100, 7, 2.1), None, 3, 0.1)
 FAILED = Outcome("failed", None, None, None, None, 0, 0.1, "ValueError: ключ 'k'")

@@ -221,3 +221,13 @@ def test_entropy_ignores_order_and_empty_symbols_and_scales_with_repetition(coun
 @pytest.mark.parametrize("counts", [[], [0], [0, 0], [7], [0, 7]])
 def test_one_symbol_or_none_carries_no_information(counts):
     assert entropy_bits(np.array(counts)) == 0
+
+
+def test_values_of_a_large_tensor_are_its_entries():
+    n = 2 * (1 << 20) + 3
+    indices = np.random.default_rng(0).integers(0, 300, n).astype(np.uint16)
+    book = Codebook(np.linspace(-1, 1, 300))
+    tensor = SharedTensor("w", (n,), "float64", 0, indices, np.bincount(indices, minlength=300))
+    values = SharedWeights((book,), (tensor,)).values(tensor)
+    assert values.dtype == np.float64
+    np.testing.assert_array_equal(values, book.entries[indices])

@@ -164,7 +164,7 @@ def test_a_tree_that_makes_no_sense_is_refused_even_with_a_right_digest(path, tr
 
     def change(tensors, metadata):
         metadata["tree"] = json.dumps(tree)
-        metadata["digest"] = stored._digest(metadata["tree"], tensors)
+        metadata["digest"] = stored.digest_of(metadata["tree"], tensors)
 
     rewritten(path, change)
     with pytest.raises(PreparedFileError, match="damaged"):

@@ -209,7 +209,7 @@ def _unseen(
     layers: list[LayerCurvature],
     left_out: dict[str, str],
 ) -> dict[str, str]:
-    """Say why no use was told of every other weight tensor."""
+    """Say of every other weight tensor why it has no use."""
     known = {*(layer.name for layer in layers), *left_out}
     unseen = [
         name

@@ -157,7 +157,7 @@ def prepare(
     assert batch is not None
     factors, kept = balanced(network, factors, batch, settings.balancing, set(shared or ()))
     if settings.rows == "coupled":
-        images = _told(again.batches(len(batch)), len(again), progress)
+        images = _reported(again.batches(len(batch)), len(again), progress)
         with Borrowed(network) as borrowed:
             borrowed.put(balanced_values(factors, kept))
             factors = _with_coupled_rows(network, images, factors, settings)
@@ -178,7 +178,8 @@ class _First:
             yield batch
 
 
-def _told(images: Iterable[Tensor], n_images: int, progress: Progress) -> Iterator[Tensor]:
+def _reported(images: Iterable[Tensor], n_images: int, progress: Progress) -> Iterator[Tensor]:
+    """Yield batches of images, reporting how many have been measured."""
     done = 0
     for batch in images:
         yield batch

@@ -269,6 +269,34 @@ def test_one_global_codebook_serves_all_layers_and_beats_nearest_entries():
     assert errors[0] < 0.3 * errors[1]
 
 
+class Stubborn(Net):
+    """Takes anything that goes wrong for an error of its own, and tries again."""
+
+    def forward(self, x):
+        try:
+            return super().forward(x)
+        except Exception:
+            return super().forward(2 * x)
+
+
+def test_a_network_that_catches_exceptions_is_quantised_as_one_that_does_not():
+    x = torch.randn(20, 2, 9, 9, generator=torch.Generator().manual_seed(0))
+    make = partial(symmetric_alphabet, levels=4)
+    plain, stubborn = (quantise_gpfq(network.eval(), [x], make) for network in (Net(), Stubborn()))
+    assert [layer.name for layer in plain] == [layer.name for layer in stubborn]
+    assert all(torch.equal(a.indices, b.indices) for a, b in zip(plain, stubborn, strict=True))
+
+
+def test_only_layers_asked_for_are_quantised_and_the_others_stay_float():
+    network = Net().eval()
+    x = torch.randn(20, 2, 9, 9, generator=torch.Generator().manual_seed(0))
+    make = partial(symmetric_alphabet, levels=1)
+    (alone,) = quantise_gpfq(network, [x], make, shared=["second.weight"])
+    assert alone.name == "second.weight"
+    _, behind_another, _ = quantise_gpfq(network, [x], make)
+    assert not torch.equal(alone.indices, behind_another.indices)
+
+
 def test_bad_calls_are_refused_with_the_reason():
     weight = torch.ones(1, 2, 3)
     with pytest.raises(DataError, match="at least one batch"):
