@@ -34,7 +34,10 @@ def non_dominated(f: NDArray[Any]) -> NDArray[np.bool_]:
     keep = np.zeros(n, dtype=np.bool_)
     if n == 0:
         return keep
-    unique, inverse = np.unique(f, axis=0, return_inverse=True)  # rows in lexicographic order
+    order = np.lexsort(f.T[::-1])  # by the first objective, then the second, ...
+    new = np.ones(n, dtype=np.bool_)
+    new[1:] = (f[order[1:]] != f[order[:-1]]).any(axis=1)
+    unique = f[order[new]]
     on_front = np.zeros(len(unique), dtype=np.bool_)
     if f.shape[1] == 1:
         on_front[0] = True
@@ -50,9 +53,11 @@ def non_dominated(f: NDArray[Any]) -> NDArray[np.bool_]:
         columns = [unique[left, i] for i in range(unique.shape[1])]  # each in one piece: faster
         while len(left):
             on_front[left[0]] = True
-            better = np.any([column < column[0] for column in columns], axis=0)
+            better = columns[0] < columns[0][0]
+            for column in columns[1:]:
+                better |= column < column[0]
             left, columns = left[better], [column[better] for column in columns]
-    keep[:] = on_front[inverse.reshape(-1)]
+    keep[order] = on_front[np.cumsum(new) - 1]
     return keep
 
 

@@ -99,10 +99,11 @@ class Study:
 
     def front_numbers(self) -> list[int]:
         """Return the numbers of the front's solutions, increasing; cheaper than the front."""
-        points = self.storage.points(self.record.id, floor=self.facts.wanted_floor)
+        facts = self.facts
+        points = self.storage.points(self.record.id, facts.objectives, floor=facts.wanted_floor)
         if not len(points.numbers):
             return []
-        f = as_minimised(points.metric, points.size_columns(self.facts.objectives))
+        f = as_minimised(points.metric, points.sizes)
         return [int(number) for number in points.numbers[front_rows(f)]]
 
     def solution(self, number: int) -> Solution:

@@ -25,10 +25,12 @@ N, BLOCK, ROUNDS = 50_000, 1000, 5
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    """A study of two sizes, a fifth of it merges, a third stopped; its front has about 1,000."""
+    """A study of one size, a fifth of it merges, a third stopped."""
     path = str(tmp_path_factory.mktemp("many") / "many.db")
     storage = SqlStorage(path)
-    study = storage.create_study(replace(FACTS, name="many", baseline=0.9))
+    study = storage.create_study(
+        replace(FACTS, name="many", baseline=0.9, objectives=("size_bytes",))
+    )
     rng = np.random.default_rng(0)
 
     def record(number):

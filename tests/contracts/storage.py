@@ -230,14 +230,13 @@ class StorageContract:
             add(storage, study, number, outcome=replace(COMPLETE, metric=metric))
         add(storage, study, 4, outcome=STOPPED)
         add(storage, study, 5, outcome=FAILED)
-        points = storage.points(study.id)
+        points = storage.points(study.id, ["entries", "size_bytes"])
         assert points.numbers.tolist() == [1, 2, 3]
         assert points.metric.tolist() == [0.25, -1.5, 0.5]
-        columns = points.size_columns(["entries", "size_bytes"])
-        assert columns.tolist() == [[7.0, 2.0**40]] * 3
-        assert storage.points(study.id, floor=0.25).numbers.tolist() == [1, 3]
-        nothing = storage.points(study.id, floor=0.75)
-        assert nothing.numbers.tolist() == [] and nothing.size_columns(["entries"]).shape == (0, 1)
+        assert points.sizes.tolist() == [[7.0, 2.0**40]] * 3
+        assert storage.points(study.id, ["entries"], floor=0.25).numbers.tolist() == [1, 3]
+        nothing = storage.points(study.id, ["entries"], floor=0.75)
+        assert nothing.numbers.tolist() == [] and nothing.sizes.shape == (0, 1)
 
     def test_an_evaluation_of_no_study_is_refused(self, storage):
         study = storage.create_study(FACTS)

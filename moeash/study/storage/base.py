@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from moeash.core.objectives import SizeName
 from moeash.evaluation.outcome import Job, Outcome, Status
 from moeash.study.events import Event
 from moeash.study.facts import StudyFacts
@@ -109,7 +110,9 @@ class Storage(Protocol):
         """
         ...
 
-    def points(self, study_id: int, *, floor: float = float("-inf")) -> Points:
+    def points(
+        self, study_id: int, sizes: Sequence[SizeName], *, floor: float = float("-inf")
+    ) -> Points:
         """Return metric and sizes of the complete evaluations, those below ``floor`` left out."""
         ...
 

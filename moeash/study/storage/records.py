@@ -1,6 +1,6 @@
 """What storage remembers, as frozen values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeash.core.candidate import Candidate
-from moeash.core.objectives import SizeName
 from moeash.core.recipe import Recipe
 from moeash.evaluation.outcome import Job, Outcome, Status
 from moeash.study.facts import StudyFacts
@@ -147,17 +146,12 @@ class Points:
     Attributes:
         numbers: ``(n,)`` of the evaluations, increasing.
         metric: ``(n,)`` as measured.
-        sizes: ``(n,)`` each, by name.
+        sizes: ``(n, m)`` in the order they were asked for.
     """
 
     numbers: NDArray[np.int64]
     metric: NDArray[np.float64]
-    sizes: Mapping[SizeName, NDArray[np.float64]]
-
-    def size_columns(self, names: Sequence[str]) -> NDArray[np.float64]:
-        """Return ``(n, m)`` the named sizes, in that order."""
-        columns = {str(name): column for name, column in self.sizes.items()}
-        return np.stack([columns[name] for name in names], axis=1)
+    sizes: NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from moeash.core.objectives import SizeName
 from moeash.errors import StorageError, StudyExistsError, StudyNotFoundError
 from moeash.evaluation.outcome import Job, Outcome, Status
 from moeash.names import nearest
@@ -242,10 +243,12 @@ class SqlStorage:
             ]
         return [evaluation_of(row) for row in rows[:limit]]
 
-    def points(self, study_id: int, *, floor: float = float("-inf")) -> Points:
+    def points(
+        self, study_id: int, sizes: Sequence[SizeName], *, floor: float = float("-inf")
+    ) -> Points:
         """Return metric and sizes of the complete evaluations from a metric on."""
         with self.database.reading() as connection:
-            return points(connection, study_id, floor)
+            return points(connection, study_id, sizes, floor)
 
     def hold(self, study_id: int, job: Job, outcome: Outcome) -> None:
         """Keep an outcome whose number is not known yet."""

@@ -1,21 +1,23 @@
 """Studies as counts and columns: two queries, however many studies and evaluations there are."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
 import numpy as np
 from sqlalchemy import Connection, and_, case, func, select
 
-from moeash.core.objectives import SIZE_NAMES
+from moeash.core.objectives import SizeName
 from moeash.study.storage.records import Count, EventRecord, Points, StudySummary
 from moeash.study.storage.rows import study_of
 from moeash.study.storage.tables import EVALUATIONS, EVENTS, GENERATIONS, STUDIES
 
 
-def points(connection: Connection, study_id: int, floor: float) -> Points:
+def points(
+    connection: Connection, study_id: int, sizes: Sequence[SizeName], floor: float
+) -> Points:
     """Return metric and sizes of a study's complete evaluations whose metric is at least this."""
-    columns = [EVALUATIONS.c[name] for name in ("number", "metric", *SIZE_NAMES)]
+    columns = [EVALUATIONS.c[name] for name in ("number", "metric", *sizes)]
     query = (
         select(*columns)
         .where(
@@ -25,10 +27,9 @@ def points(connection: Connection, study_id: int, floor: float) -> Points:
         )
         .order_by(EVALUATIONS.c.number)
     )
-    values = chain.from_iterable(connection.execute(query))
+    values = chain.from_iterable(connection.execute(query).fetchall())
     table = np.fromiter(values, dtype=np.float64).reshape(-1, len(columns))
-    numbers, metric, *sizes = np.ascontiguousarray(table.T)
-    return Points(numbers.astype(np.int64), metric, dict(zip(SIZE_NAMES, sizes, strict=True)))
+    return Points(table[:, 0].astype(np.int64), table[:, 1], table[:, 2:])
 
 
 def summaries(connection: Connection, holders: Mapping[str, str | None]) -> list[StudySummary]:
