@@ -9,6 +9,7 @@ unique ``name``.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 from moeash.core.candidate import Candidate, Value
@@ -81,7 +82,7 @@ class Recipe:
         """Return this recipe with one more step."""
         return Recipe(self.candidate, (*self.steps, step))
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Canonical JSON: equal recipes, equal keys."""
         return json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))

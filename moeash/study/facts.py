@@ -68,5 +68,11 @@ def floor_of(baseline: float, max_drop: float | None) -> float:
     """Return the lowest metric within ``max_drop`` of the baseline; -inf for None.
 
     A drop of exactly ``max_drop`` is within, whatever the last bit of a subtraction says.
+
+    Example:
+        >>> 0.7 >= 0.8 - 0.1
+        False
+        >>> 0.7 >= floor_of(0.8, 0.1)
+        True
     """
     return float("-inf") if max_drop is None else baseline - max_drop - 1e-12

@@ -109,6 +109,10 @@ def front_rows(f: NDArray[np.float64]) -> list[int]:
 
     Args:
         f: ``(n, m)`` values to minimise, in the order of the evaluations' numbers.
+
+    Example:
+        >>> front_rows(np.array([[1.0, 5.0], [2.0, 2.0], [3.0, 3.0], [2.0, 2.0]]))
+        [0, 1]
     """
     rows = np.flatnonzero(non_dominated(f)) if len(f) else np.empty(0, dtype=np.int64)
     _, first = np.unique(f[rows], axis=0, return_index=True)

@@ -10,7 +10,6 @@ from moeash.errors import InputError
 from moeash.study.facts import StudyFacts
 from moeash.study.solution import Solution, front_rows, pick
 from moeash.study.spec.output import Pick
-from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import (
     EvaluationRecord,
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from moeash.evaluation.task import Task
+    from moeash.study.spec.spec import StudySpec
 
 
 class Study:
@@ -62,8 +62,10 @@ class Study:
         return self.record.facts
 
     @cached_property
-    def spec(self) -> StudySpec:
+    def spec(self) -> "StudySpec":
         """What the study was made with."""
+        from moeash.study.spec.spec import StudySpec  # the options of everything there is
+
         return StudySpec.from_dict(self.facts.spec)
 
     @property
@@ -98,16 +100,10 @@ class Study:
     def front_numbers(self) -> list[int]:
         """Return the numbers of the front's solutions, increasing; cheaper than the front."""
         points = self.storage.points(self.record.id, floor=self.facts.wanted_floor)
+        if not len(points.numbers):
+            return []
         f = as_minimised(points.metric, points.size_columns(self.facts.objectives))
         return [int(number) for number in points.numbers[front_rows(f)]]
-
-    def artifact(self, fingerprint: str) -> bytes:
-        """Return the stored file of a solution that cannot be rebuilt in seconds.
-
-        Raises:
-            StorageError: there is none, or it is damaged.
-        """
-        return self.storage.artifact(self.record.id, fingerprint)
 
     def solution(self, number: int) -> Solution:
         """Return one complete evaluation by its number.
@@ -124,6 +120,17 @@ class Study:
                 "so it has no measured metric; pick one that `moeash front` lists"
             )
         return Solution(self.facts, record)
+
+    def artifact(self, fingerprint: str) -> bytes:
+        """Return the stored ``.moeash`` bytes of a solution that takes long to build.
+
+        Args:
+            fingerprint: of its shared weights.
+
+        Raises:
+            StorageError: there are none, or they are missing or damaged.
+        """
+        return self.storage.artifact(self.record.id, fingerprint)
 
     def pick(
         self,

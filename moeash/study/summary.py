@@ -9,7 +9,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from moeash.options.tables import read
+from moeash.study.course.budget import ENDINGS
 from moeash.study.course.options import BudgetOptions
+from moeash.study.facts import StudyFacts
+from moeash.study.spec.upgrade import upgraded
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import EventRecord, Stage, StudySummary
 from moeash.study.study import Study
@@ -68,7 +72,7 @@ def summary_of(study: Study, *, now: datetime | None = None) -> dict[str, Any]:
     storage, study_id = study.storage, study.record.id
     (counted,) = storage.summaries([study.name])
     record, facts, status = counted.record, counted.record.facts, counted.status
-    watch = _Watch(storage, study_id, counted, study.spec.budget, now or datetime.now(UTC))
+    watch = _Watch(storage, study_id, counted, _budget(facts), now or datetime.now(UTC))
     phases = [watch.phase(name) for name in STAGES]
     present = next((phase for phase in phases if phase.state == "running"), None)
     last = storage.events(study_id, kinds=TELLING, limit=N_EVENTS, newest=True)
@@ -137,7 +141,7 @@ def in_words(event: EventRecord) -> str:
             of = "" if values["total"] is None else f", {values['total']:,} at most"
             return f"{values['phase']} began{of}"
         case "phase_ended":
-            return f"{values['phase']} ended: {values['ending']}"
+            return f"{values['phase']} ended: {ENDINGS.get(values['ending'], values['ending'])}"
         case "generation_started":
             return f"evaluating generation {values['index']}"
         case "generation_ended":
@@ -179,13 +183,14 @@ class _Watch:
         self._now = now.timestamp()
         kinds = ("opened", "phase_started", "phase_ended")
         self._course = storage.events(study_id, kinds=kinds)
+        self._opened = next((e for e in reversed(self._course) if e.kind == "opened"), None)
 
     @property
     def workers(self) -> int:
         """How many workers live, as far as the present process has said."""
-        opened = max((e.id for e in self._course if e.kind == "opened"), default=0)
+        after = 0 if self._opened is None else self._opened.id
         said = self._storage.events(
-            self._study_id, kinds=("workers",), after=opened, limit=1, newest=True
+            self._study_id, kinds=("workers",), after=after, limit=1, newest=True
         )
         return int(said[0].payload["workers"]) if said else 0
 
@@ -216,7 +221,7 @@ class _Watch:
         per_minute = left_s = None
         if state == "running":
             per_minute = self._per_minute(started)
-            left_s = self._left_s(name, started, n, done, total, per_minute)
+            left_s = self._left_s(name, started, done, total, per_minute)
         return Phase(
             name,
             state,
@@ -239,13 +244,12 @@ class _Watch:
         self,
         name: str,
         started: EventRecord,
-        n: int,
         done: int,
         total: int | None,
         per_minute: float | None,
     ) -> float | None:
         """Return how long a running phase goes on: to its total, or to the first rule."""
-        left = []
+        left = self._budget_left(per_minute)
         if name == "merge":
             times = [_time(started), *self._times("solution_merged", started, RECENT_SOLUTIONS)]
             times = times[-RECENT_SOLUTIONS:]
@@ -255,30 +259,38 @@ class _Watch:
         elif total is not None and per_minute is not None:
             left.append(60 * max(0, total - done) / per_minute)
         if name == "search":
-            left += self._search_rules(started, n, per_minute)
+            left += self._generations_left()
         return min(left, default=None)
 
-    def _search_rules(self, started: EventRecord, n: int, per_minute: float | None) -> list[float]:
-        """Return how long each rule lets a running search go on."""
+    def _budget_left(self, per_minute: float | None) -> list[float]:
+        """Return how long each rule lets the whole study go on."""
         left = []
-        if self._budget.generations is not None:
-            ended = self._storage.events(
-                self._study_id, kinds=("generation_ended",), limit=RECENT_GENERATIONS, newest=True
-            )
-            if ended:
-                each = sum(e.payload["elapsed_s"] for e in ended) / len(ended)
-                left.append(each * max(0, self._budget.generations - ended[-1].payload["index"]))
         if self._budget.evaluations is not None and per_minute is not None:
-            left.append(60 * max(0, self._budget.evaluations - n) / per_minute)
-        if self._budget.wall_time_s is not None:
-            left.append(max(0.0, _time(started) + self._budget.wall_time_s - self._now))
+            left.append(60 * max(0, self._budget.evaluations - self._counted.n()) / per_minute)
+        if self._budget.wall_time_s is not None and self._opened is not None:
+            left.append(max(0.0, _time(self._opened) + self._budget.wall_time_s - self._now))
         return left
+
+    def _generations_left(self) -> list[float]:
+        """Return how long the remaining generations take, where their number is the rule."""
+        ended = self._storage.events(
+            self._study_id, kinds=("generation_ended",), limit=RECENT_GENERATIONS, newest=True
+        )
+        if self._budget.generations is None or not ended:
+            return []
+        each = sum(e.payload["elapsed_s"] for e in ended) / len(ended)
+        return [each * max(0, self._budget.generations - ended[-1].payload["index"])]
 
     def _times(self, kind: str, started: EventRecord, limit: int) -> list[float]:
         events = self._storage.events(
             self._study_id, kinds=(kind,), after=started.id, limit=limit, newest=True
         )
         return sorted(map(_time, events))
+
+
+def _budget(facts: StudyFacts) -> BudgetOptions:
+    # Not the whole spec: reading all options would take longer than everything else here.
+    return read(BudgetOptions, upgraded(facts.spec).get("budget", {}))
 
 
 def _time(event: EventRecord) -> float:

@@ -187,10 +187,9 @@ class SqlStorage:
 
     def _release(self, connection: Connection, study_id: int, jobs: Sequence[Job]) -> set[str]:
         """Hold the outcomes of jobs no longer; return the fingerprints of their artifacts."""
-        held = (HELD.c.study_id == study_id, HELD.c.key.in_([key_of(job) for job in jobs]))
-        released = connection.execute(select(HELD.c.artifact).where(*held)).scalars().all()
-        if released:
-            connection.execute(delete(HELD).where(*held))
+        keys = [key_of(job) for job in jobs]
+        query = delete(HELD).where(HELD.c.study_id == study_id, HELD.c.key.in_(keys))
+        released = connection.execute(query.returning(HELD.c.artifact)).scalars()
         return {artifact for artifact in released if artifact is not None}
 
     def _put_artifacts(

@@ -6,7 +6,7 @@ Run once for each new revision and commit the file; never overwrite one that was
 import sqlite3
 from pathlib import Path
 
-from moeash import api
+import moeash
 from moeash.study.storage.schema import HEAD
 from moeash.study.storage.sql import SqlStorage
 from tests.digits import digits_spec
@@ -21,10 +21,11 @@ if __name__ == "__main__":
         merge={"trials": 4},
     )
     storage = SqlStorage(str(path))
-    api.run(spec, storage=storage)
+    moeash.run(spec, storage=storage)
     storage.close()
     with sqlite3.connect(path) as connection:  # one file, without the log beside it
         connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA page_size = 1024")  # many tables, few rows
         connection.execute("VACUUM")
     connection.close()
     for lock in path.parent.glob(f"{path.name}-*.lock"):

@@ -10,8 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from moeash.core.recipe import Recipe
-from moeash.evaluation.evaluate import Evaluator
-from moeash.study.plan import task_of
+from moeash.exports.building import building
 from moeash.study.storage import schema
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.tables import METADATA
@@ -65,13 +64,9 @@ def test_a_database_of_every_revision_is_read(stored):
 
 
 def test_a_front_of_every_revision_rebuilds_bit_for_bit(stored):
-    evaluator = Evaluator(task_of(stored))
-    try:
+    with building(stored) as build:
         for solution in stored.front():
-            built = evaluator.build(solution.record.job)
-            assert built.fingerprint() == solution.record.outcome.fingerprint
-    finally:
-        evaluator.close()
+            assert build(solution.recipe).fingerprint() == solution.record.outcome.fingerprint
 
 
 def test_a_database_of_every_revision_is_written_on(stored):

@@ -200,7 +200,7 @@ def test_a_file_that_may_not_be_written_is_refused(tmp_path):
     path = folder / "a.db"
     storage = SqlStorage(str(path))
     storage.create_study(FACTS)
-    for reachable in (folder, *list(folder.parents)[:3]):
+    for reachable in (folder, *list(folder.parents)[:4]):
         reachable.chmod(reachable.stat().st_mode | 0o055)
     path.chmod(0o444)
     folder.chmod(0o555)
