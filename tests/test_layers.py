@@ -24,6 +24,7 @@ LAYERS = [  # low to high; names on one line may not import one another
     {"study"},
     {"exports"},
     {"launch"},
+    {"console"},
     {"api"},
     {"cli"},
 ]
@@ -52,7 +53,7 @@ HOME = {  # third parties that must stay at home: module prefix -> where it may 
     "constriction": ("codec",),
     "bitarray": ("codec",),
     "typer": ("cli",),
-    "rich": ("cli",),
+    "rich": ("cli", "console"),
     "sklearn": ("data",),
     "ray": ("backends/ray", "launch/ray_jobs"),
     "PIL": ("data",),

@@ -124,24 +124,24 @@ class EvaluationWorker:
         from moeash.backends.inprocess import describe
         from moeash.evaluation.evaluate import Evaluator
 
-        self._evaluator = Evaluator(task, common=common, progress=self._progress)
+        self.evaluator = Evaluator(task, common=common, progress=self._progress)
         place = Place(socket.gethostname(), os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-        return describe(self._evaluator), place
+        return describe(self.evaluator), place
 
     def common(self) -> "Common":
         """Return what the other workers need not make or read again."""
-        return self._evaluator.common()
+        return self.evaluator.common()
 
     def adopt(self, common: "Common") -> None:
         """Use the shared copy of what this worker made, and let its own go."""
-        self._evaluator.use_shared(common)
+        self.evaluator.use_shared(common)
 
     def answer(self, kind: str, job: "Job", archive: "Archive") -> Any:
         """Evaluate a job to its outcome, or build its shared weights."""
         self._pulse = None
         if kind == "build":
-            return self._evaluator.compressor.build(job.recipe, start=job.start)
-        return self._evaluator.evaluate(job, archive, self._progress)
+            return self.evaluator.compressor.build(job.recipe, start=job.start)
+        return self.evaluator.evaluate(job, archive, self._progress)
 
     def pulse(self) -> Pulse | None:
         """Return the last that what runs now has told; asked from another thread."""

@@ -20,6 +20,7 @@ from moeash.codec.container import decode
 from moeash.compression.folding import Folding, fold_norms, some_images
 from moeash.compression.keeping import Stored, decide_keeping
 from moeash.compression.options import CodecOptions
+from moeash.compression.preparations import Preparations
 from moeash.compression.remeasuring import IMAGES, Remeasuring, calibration_images
 from moeash.core.codebook import SharedWeights, State
 from moeash.core.kept import Keeping
@@ -100,6 +101,7 @@ class Compressor:
         search: Split | None = None,
         keeping: Keeping | None = None,
         groundwork: Groundwork | None = None,
+        preparations: Preparations | None = None,
         progress: Progress = silent,
     ) -> None:
         """Prepare the network.
@@ -112,6 +114,7 @@ class Compressor:
             search: the search split, where ``keeping`` has to be decided.
             keeping: how kept tensors are stored, where that is known.
             groundwork: what another compressor of the study has made; nothing of it is made again.
+            preparations: where those that took long are kept.
             progress: hears how far preparing is.
 
         Raises:
@@ -129,7 +132,7 @@ class Compressor:
             self.adopt(groundwork)
             return
         try:
-            self.groundwork = self._prepare(inputs, search, keeping, progress)
+            self.groundwork = self._prepare(inputs, search, keeping, preparations, progress)
         except BaseException:
             self.restore()
             raise
@@ -141,6 +144,7 @@ class Compressor:
         inputs: Mapping[str, Images],
         search: Split | None,
         keeping: Keeping | None,
+        preparations: Preparations | None,
         progress: Progress,
     ) -> Groundwork:
         here = self._circumstances
@@ -153,16 +157,18 @@ class Compressor:
             images = calibration_images(inputs, IMAGES, here.seed)
             self.remeasuring = Remeasuring(self.network, images, here.device)
             calibration = images.numpy()
-        prepared = self._method.prepare(
-            Preparation(
-                network=self.network,
-                splits=inputs,
-                seed=here.seed,
-                n_threads=here.n_threads,
-                refines=here.refines,
-                progress=progress,
-            )
+        preparation = Preparation(
+            network=self.network,
+            splits=inputs,
+            seed=here.seed,
+            n_threads=here.n_threads,
+            refines=here.refines,
+            progress=progress,
         )
+        if preparations is None or not self._method.calibration_images:
+            prepared = self._method.prepare(preparation)
+        else:
+            prepared = preparations.prepare(self._method, preparation, here.device)
         self.groundwork = Groundwork(self.network.state, prepared, _UNDECIDED, calibration)
         if keeping is not None:
             return replace(self.groundwork, stored=Stored(keeping))

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import threadpoolctl
 import torch
 
 from moeash.compression.compressor import Circumstances, Compressor, Groundwork
+from moeash.compression.preparations import Preparations
 from moeash.core.progress import Progress, silent
 from moeash.data.splits import Split, load_splits
 from moeash.evaluation.options import Precision
@@ -78,6 +80,7 @@ def load_compressor(
         progress: hears how far preparing is.
     """
     search = inputs.get("search") if task.keeping is None else None
+    folder = task.preparations
     precision = task.evaluation.precision
     set_precision("float32")  # outputs are compared closely
     try:
@@ -96,6 +99,9 @@ def load_compressor(
             search=search if isinstance(search, Split) else None,
             keeping=task.keeping,
             groundwork=groundwork,
+            preparations=None
+            if task.preparations is None
+            else Preparations(Path(task.preparations)),
             progress=progress,
         )
     finally:

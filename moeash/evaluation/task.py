@@ -44,6 +44,7 @@ class Task:
         calibration: inputs for the method, where they do not come with ``data``.
         notes: short texts stored in the file, counted in its bytes.
         refines: whether recipes may refine, which takes preparing.
+        preparations: folder in which preparations that took long are kept; None: they are not.
     """
 
     network: NetworkOptions
@@ -60,6 +61,7 @@ class Task:
     calibration: Unlabelled | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     refines: bool = True
+    preparations: str | None = None
 
     def __post_init__(self) -> None:
         if self.data is not None and self.evaluate is not None:

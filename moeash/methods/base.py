@@ -43,6 +43,10 @@ class Images(Protocol):
         """Yield images and labels; a method that calibrates ignores the labels."""
         ...
 
+    def fingerprint(self) -> str:
+        """Return 32 hex digits that change with the images."""
+        ...
+
 
 @dataclass(frozen=True)
 class Preparation:

@@ -11,7 +11,6 @@ shared again.
 import dataclasses
 import hashlib
 import json
-import secrets
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import Tensor
 from moeash import __version__
 from moeash.core.statistics import BinStatistics
 from moeash.errors import PreparedFileError
+from moeash.files import replacing
 from moeash.methods.feedback.columns import Factor, RowFactor
 from moeash.methods.feedback.method import FeedbackPrepared
 from moeash.methods.feedback.preparing import PreparedLayers
@@ -59,9 +59,8 @@ def save(prepared: Any, path: str | Path) -> None:
 
     Raises:
         TypeError: it holds what no prepared value may hold.
-        OSError: the file cannot be written.
+        ExportError: the file cannot be written.
     """
-    path = Path(path)
     writing = _Writing()
     tree = json.dumps(writing.plain(prepared))
     metadata = {
@@ -69,12 +68,8 @@ def save(prepared: Any, path: str | Path) -> None:
         "tree": tree,
         "digest": digest_of(tree, writing.tensors),
     }
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with replacing(path) as temporary:
         save_file(writing.tensors, temporary, metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Any:

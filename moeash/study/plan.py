@@ -9,6 +9,7 @@ from moeash.core.kept import Keeping
 from moeash.evaluation.task import Task, available_cores
 from moeash.study.facts import StudyFacts
 from moeash.study.spec.spec import StudySpec
+from moeash.study.storage.base import Storage
 from moeash.study.storage.records import StudyRecord
 from moeash.study.study import Study
 
@@ -37,11 +38,15 @@ class Plan:
             return available_cores()
         return max(1, int(self.spec.backend.cpus_per_worker or 1))
 
-    def task_for(self, stored: StudyRecord | None) -> Task:
+    def task_for(self, stored: StudyRecord | None, storage: Storage) -> Task:
         """Return the task to evaluate: as it was when the study began, if it has begun."""
         if stored is not None:
-            return as_begun(self.task, stored.facts)
-        return replace(self.task, n_threads=self.task.n_threads or self.default_threads)
+            return as_begun(self.task, stored.facts, storage)
+        return replace(
+            self.task,
+            n_threads=self.task.n_threads or self.default_threads,
+            preparations=storage.beside("prepared"),
+        )
 
     def make_backend(self, task: Task) -> Backend:
         """Return where to evaluate ``task``."""
@@ -58,13 +63,14 @@ def task_of(study: Study) -> Task:
             its caller has the module.
     """
     task = study.spec.task() if study.task is None else study.task
-    return as_begun(task, study.facts)
+    return as_begun(task, study.facts, study.storage)
 
 
-def as_begun(task: Task, facts: StudyFacts) -> Task:
+def as_begun(task: Task, facts: StudyFacts, storage: Storage) -> Task:
     """Return a task as it was when its study began: as many threads, kept tensors stored alike."""
     return replace(
         task,
         n_threads=facts.environment["threads"],
         keeping=Keeping.from_dict(facts.keeping),
+        preparations=storage.beside("prepared"),
     )

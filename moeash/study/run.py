@@ -7,6 +7,7 @@ last process ended. Nothing is evaluated twice and there is no pickled optimiser
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from moeash.backends.base import Backend
 from moeash.core.codebook import SharedWeights
@@ -55,7 +56,7 @@ def run(
     journal = Journal(storage, listen)
     with storage.lock(plan.spec.name):
         stored = stored_study(storage, plan)
-        task = plan.task_for(stored)
+        task = plan.task_for(stored, storage)
         backend = make_backend(task)
         try:
             baseline = backend.open(journal.note, journal.progress)
@@ -87,7 +88,8 @@ def _course(
         journal.note(note)
     ledger = Ledger(storage, record.id, journal)
     journal.say(Opened(record.facts, len(ledger.known)))
-    ending = Course(plan, record.facts, backend, ledger, journal).run()
+    artifact = partial(storage.artifact, record.id)
+    ending = Course(plan, record.facts, backend, ledger, journal, artifact=artifact).run()
     storage.set_status(record.id, "finished", ending=ending)
     journal.say(Ended("finished"))
 

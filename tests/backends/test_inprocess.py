@@ -1,7 +1,7 @@
 import pytest
 
 from moeash.backends.inprocess import InProcessBackend
-from tests.contracts.backend import BackendContract
+from tests.contracts.backend import NOTHING, BackendContract, jobs
 
 
 class TestInProcess(BackendContract):
@@ -11,3 +11,9 @@ class TestInProcess(BackendContract):
 
     def test_closing_an_unopened_backend_is_harmless(self, make_backend):
         make_backend(None).close()
+
+    def test_an_evaluation_tells_how_far_it_is(self, backend):
+        self.told.clear()
+        backend.submit(jobs(8)[0], NOTHING)
+        backend.next()
+        assert self.told == [("measuring", n, 5) for n in range(5)]

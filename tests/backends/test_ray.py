@@ -168,7 +168,7 @@ def test_large_arrays_are_in_memory_once_a_node(two_workers):
     """Weights, prepared arrays and images of every worker lie in the store that all map."""
 
     def files(worker):
-        evaluator = worker._evaluator
+        evaluator = worker.evaluator
         common = evaluator.common()
         arrays = {
             "state": common.state[0].values,
@@ -212,7 +212,7 @@ def test_workers_share_one_copy_of_the_factors_made_once(local_ray):
         def look(worker):
             import torch
 
-            evaluator = worker._evaluator
+            evaluator = worker.evaluator
             places = [f.coupling.data_ptr() for f in evaluator.prepared.networks[0].factors]
             lines = Path("/proc/self/maps").read_text().splitlines()
             maps = [(*line.split()[0].split("-"), line.split()[1]) for line in lines]

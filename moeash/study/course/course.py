@@ -1,5 +1,8 @@
 """The course of one study: search, then refine, then merge what the search has ended with."""
 
+from collections.abc import Callable
+from functools import partial
+
 from moeash.backends.base import Backend
 from moeash.evaluation.outcome import Archive
 from moeash.searches.base import Search
@@ -7,13 +10,14 @@ from moeash.searches.enumerate import ExhaustiveSearch, RandomSearch
 from moeash.searches.nsga2 import Nsga2Search
 from moeash.searches.space import Space
 from moeash.searches.steady import SteadyNsga2
+from moeash.study.artifacts import start_of
 from moeash.study.course.budget import Budget, Ending
 from moeash.study.course.generations import Generations
 from moeash.study.course.journal import Journal
 from moeash.study.course.ledger import Ledger
 from moeash.study.course.merging import Merging
 from moeash.study.course.phase import Phase
-from moeash.study.course.pump import Pump
+from moeash.study.course.pump import Pump, Start, no_start
 from moeash.study.course.refining import Refining, spread
 from moeash.study.course.standing import Standing
 from moeash.study.course.steady import SteadyState
@@ -27,15 +31,35 @@ class Course:
     """Runs the phases of a study, from generation 1 to the last merge."""
 
     def __init__(
-        self, plan: Plan, facts: StudyFacts, backend: Backend, ledger: Ledger, journal: Journal
+        self,
+        plan: Plan,
+        facts: StudyFacts,
+        backend: Backend,
+        ledger: Ledger,
+        journal: Journal,
+        *,
+        artifact: Callable[[str], bytes],
     ) -> None:
+        """Begin before the search.
+
+        Args:
+            plan: the study.
+            facts: what is known of it.
+            backend: where it is evaluated.
+            ledger: what is stored of it.
+            journal: hears of everything.
+            artifact: returns the stored file of a fingerprint.
+        """
         self._plan = plan
         self._facts = facts
         self._backend = backend
         self._ledger = ledger
         self._journal = journal
         self._budget = Budget(plan.spec.budget)
-        self._pump = Pump(backend, ledger, journal)
+        start: Start = no_start
+        if plan.task.method.keeps_artifacts:
+            start = partial(start_of, known=ledger.known, read=artifact)
+        self._pump = Pump(backend, ledger, journal, start=start)
         self.standing = Standing(facts, plan.spec.evaluation.max_drop)
 
     def run(self) -> Ending:

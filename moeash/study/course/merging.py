@@ -112,57 +112,57 @@ class Merging:
 
     def ask(self, n_free: int) -> Sequence[Proposal]:
         """Return the certain trials of all solutions first, then those ahead of their turn."""
-        self.ending = self.ending or self._budget.spent(self._n_evaluations())
-        if self.ending is None and self._turn() is None:
-            self.ending = self.ending or "complete"
+        self._advance()
         if self.ending is not None:
             return ()
+        decided = self._chains[self._position].unstored
+        if decided:  # ahead of its turn, which has come: the pump knows the outcome
+            return (decided[0][0],)
         return list(self._wanted(n_free))
 
     def tell(self, proposal: Proposal, outcome: Outcome) -> Sequence[Answer]:
         """Decide what can be decided; return what the current solution has decided, in order."""
         chain = self._out.pop(proposal.job.key, None)
-        if chain is None:
-            return ()
-        self._ahead[proposal.job.key] = outcome
-        self._decide(chain)
+        if chain is not None:
+            self._ahead[proposal.job.key] = outcome
+            self._decide(chain)
         return self._due()
 
     def stored(self, records: Sequence[EvaluationRecord]) -> None:
-        """Go on to the next solution when the current one has no trials left."""
+        """Forget the outcomes that are stored."""
         for record in records:
             self._ahead.pop(record.job.key, None)
 
     def wants(self, proposal: Proposal) -> bool:
         """Want what may still be decided, and what waits for its turn."""
         key = proposal.job.key
-        return key in self._out or key in self._ahead
+        return self.ending is None and (key in self._out or key in self._ahead)
 
     # ------------------------------------------------------------------ the serial order
 
-    def _turn(self) -> _Chain | None:
-        """Return the solution whose turn it is; those without trials left are finished first."""
-        while self.ending is None and self._position < len(self._chains):
+    def _advance(self) -> None:
+        """Go on to the solution whose turn it is; those without trials left are finished first."""
+        self.ending = self.ending or self._budget.spent(self._n_evaluations())
+        while self.ending is None:
+            if self._position == len(self._chains):
+                self.ending = "complete"
+                return
             chain = self._chains[self._position]
             self._announce(chain)
             if chain.unstored or self._proposals(chain, 1):
-                return chain
+                return
             self._finish(chain)
-        return None
 
     def _due(self) -> list[Answer]:
         """Return the decided trials whose turn it is, within the budget."""
-        due: list[Answer] = []
-        while (chain := self._turn()) is not None and chain.unstored:
-            left = self._budget.evaluations_left(self._n_evaluations() + len(due))
-            taken = chain.unstored if left is None else chain.unstored[:left]
-            due += taken
-            if len(taken) < len(chain.unstored):
-                self.ending = "evaluations"
-                break
-            chain.unstored = []
-        if self.ending is None:
-            self.ending = self._budget.spent(self._n_evaluations() + len(due))
+        if self.ending is not None:
+            return []
+        chain = self._chains[self._position]
+        left = self._budget.evaluations_left(self._n_evaluations())
+        due = chain.unstored if left is None else chain.unstored[:left]
+        chain.unstored = chain.unstored[len(due) :]
+        if chain.unstored:
+            self.ending = "evaluations"
         return due
 
     def _decide(self, chain: _Chain) -> None:
@@ -225,7 +225,7 @@ class Merging:
         A trial of the current solution whose outcome is known is asked for all the same: the pump
         answers it from there.
         """
-        current = self._turn()
+        current = self._chains[self._position]
         for depth in range(max(n, 1)):
             for chain in self._chains[self._position :]:
                 if n <= 0:

@@ -4,20 +4,40 @@ The pump alone knows the backend's queue, the ledger, commits and worker counts;
 of them. What storage knows already is answered from there, which is all that resuming takes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from moeash.backends.base import Backend
+from moeash.core.recipe import Recipe
 from moeash.study.course.journal import Journal
 from moeash.study.course.ledger import Ledger
 from moeash.study.course.phase import Answer, Phase, Proposal
 from moeash.study.events import WorkersChanged
 
+Start = Callable[[Recipe], bytes | None]
+"""Returns the artifact a recipe begins with; None where there is none."""
+
+
+def no_start(recipe: Recipe) -> None:
+    """Return that a recipe begins with its candidate."""
+
 
 class Pump:
     """Runs phases to their end, one after the other."""
 
-    def __init__(self, backend: Backend, ledger: Ledger, journal: Journal) -> None:
+    def __init__(
+        self, backend: Backend, ledger: Ledger, journal: Journal, *, start: Start = no_start
+    ) -> None:
+        """Begin with nothing out.
+
+        Args:
+            backend: where jobs are evaluated.
+            ledger: numbers and stores them.
+            journal: hears of workers.
+            start: returns the artifact a recipe begins with.
+        """
         self._backend = backend
+        self._start = start
         self._ledger = ledger
         self._journal = journal
         self._running: dict[int, Proposal] = {}
@@ -48,7 +68,8 @@ class Pump:
                 self._ledger.propose(proposal.job)
             outcome = self._ledger.outcome(proposal.job.key)
             if outcome is None:
-                ticket = self._backend.submit(proposal.job, proposal.archive)
+                job = replace(proposal.job, start=self._start(proposal.job.recipe))
+                ticket = self._backend.submit(job, proposal.archive)
                 self._running[ticket] = proposal
             else:
                 known.append((proposal, outcome))

@@ -203,6 +203,13 @@ class Storage(Protocol):
         """Return who holds a study for writing, in words; None when nobody does."""
         ...
 
+    def beside(self, what: str) -> str | None:
+        """Return a folder for large files that may be deleted at any time; None where none is.
+
+        It need not exist. That of an SQLite database lies beside it.
+        """
+        ...
+
     def close(self) -> None:
         """Release connections."""
         ...

@@ -382,6 +382,11 @@ class SqlStorage:
         """Return who holds a study for writing."""
         return self.database.holders([study])[study]
 
+    def beside(self, what: str) -> str | None:
+        """Return a folder for large files that may be deleted at any time."""
+        path = self.database.path
+        return None if path is None else str(path.with_name(f"{path.name}.{what}"))
+
     def close(self) -> None:
         """Release connections."""
         self.database.close()

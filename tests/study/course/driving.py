@@ -31,6 +31,9 @@ class Slots:
 
     @property
     def n_ready(self):
+        n_done = sum(self.evaluated.values())
+        if self._die_after is not None and n_done >= self._die_after:
+            return 0
         return self._random.randrange(2) if len(self._out) > 1 else 0
 
     def submit(self, job, archive):
