@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Row
@@ -36,13 +37,28 @@ def facts_values(facts: StudyFacts) -> dict[str, Any]:
     return values | {"objectives": list(facts.objectives), "reference": list(facts.reference)}
 
 
-def job_values(job: Job, outcome: Outcome, *, artifact: str | None) -> dict[str, Any]:
+def evaluation_values(
+    study_id: int, record: EvaluationRecord, kept: Collection[str]
+) -> dict[str, Any]:
+    """Return the columns of an evaluation; ``kept`` as for :func:`job_values`."""
+    return {
+        "study_id": study_id,
+        "number": record.number,
+        "stage": record.stage,
+        "generation": record.generation,
+        "parent": record.parent,
+        "created_at": record.created_at,
+        **job_values(record.job, record.outcome, kept),
+    }
+
+
+def job_values(job: Job, outcome: Outcome, kept: Collection[str]) -> dict[str, Any]:
     """Return the columns that a job and its outcome fill.
 
     Args:
         job: what was evaluated.
         outcome: what became of it.
-        artifact: the fingerprint under which its artifact is stored; None when it has none.
+        kept: the fingerprints under which artifacts are stored.
     """
     sizes = outcome.sizes
     return {
@@ -56,7 +72,7 @@ def job_values(job: Job, outcome: Outcome, *, artifact: str | None) -> dict[str,
         "entries": None if sizes is None else sizes.entries,
         "bits_per_weight": None if sizes is None else sizes.bits_per_weight,
         "fingerprint": outcome.fingerprint,
-        "artifact": artifact,
+        "artifact": outcome.fingerprint if outcome.fingerprint in kept else None,
         "n_batches": outcome.n_batches,
         "duration_s": outcome.duration_s,
         "error": None if outcome.error is None else stored_text(outcome.error),

@@ -32,6 +32,7 @@ from moeash.study.storage.records import (
 )
 from moeash.study.storage.rows import (
     evaluation_of,
+    evaluation_values,
     event_of,
     event_values,
     facts_values,
@@ -167,21 +168,8 @@ class SqlStorage:
         with self.database.writing() as connection:
             kept = self._release(connection, study_id, [record.job for record in records])
             kept |= self._put_artifacts(connection, study_id, [r.outcome for r in records])
-            connection.execute(
-                insert(EVALUATIONS),
-                [
-                    {
-                        "study_id": study_id,
-                        "number": record.number,
-                        "stage": record.stage,
-                        "generation": record.generation,
-                        "parent": record.parent,
-                        "created_at": record.created_at,
-                        **_values(record.job, record.outcome, kept),
-                    }
-                    for record in records
-                ],
-            )
+            rows = [evaluation_values(study_id, record, kept) for record in records]
+            connection.execute(insert(EVALUATIONS), rows)
             events = [event_values(study_id, Evaluated(r), r.created_at) for r in records]
             connection.execute(insert(EVENTS), events)
             _touch(connection, study_id, updated_at=records[-1].created_at)
@@ -260,7 +248,7 @@ class SqlStorage:
             if number is not None:
                 raise StorageError(f"{job.recipe} is evaluation {number} already")
             kept = self._put_artifacts(connection, study_id, [outcome])
-            values = _values(job, outcome, kept)
+            values = job_values(job, outcome, kept)
             connection.execute(insert(HELD).values(study_id=study_id, **values))
 
     def held(self, study_id: int) -> Mapping[str, Outcome]:
@@ -390,11 +378,6 @@ class SqlStorage:
     def close(self) -> None:
         """Release connections."""
         self.database.close()
-
-
-def _values(job: Job, outcome: Outcome, kept: Collection[str]) -> dict[str, Any]:
-    fingerprint = outcome.fingerprint
-    return job_values(job, outcome, artifact=fingerprint if fingerprint in kept else None)
 
 
 def _touch(connection: Connection, study_id: int, **values: Any) -> None:
