@@ -1,10 +1,13 @@
 """Open storage and stored studies. Light: who only reads a study does not load torch."""
 
 import os
+from typing import TYPE_CHECKING
 
 from moeash.study.storage.base import Storage
 from moeash.study.storage.sql import SqlStorage
-from moeash.study.study import Study
+
+if TYPE_CHECKING:
+    from moeash.study.study import Study
 
 DEFAULT_STORAGE = "moeash.db"
 
@@ -25,10 +28,12 @@ def open_storage(storage: str | Storage | None = None, *, create: bool = True) -
     return SqlStorage(storage, create=create) if isinstance(storage, str) else storage
 
 
-def open_study(name: str, storage: str | Storage | None = None) -> Study:
+def open_study(name: str, storage: str | Storage | None = None) -> "Study":
     """Return a stored study.
 
     Raises:
         StudyNotFoundError: there is none of that name, or no database.
     """
+    from moeash.study.study import Study  # a list of studies does without
+
     return Study(open_storage(storage, create=False), name)
