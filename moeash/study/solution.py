@@ -171,10 +171,11 @@ def pick(
     eligible = [s for s in small if s.metric >= floor_of(s.facts.baseline, max_drop)]
     if not eligible:
         closest = min(small, key=lambda s: s.drop)
-        within = "" if max_bytes is None else f" and {max_bytes:,} bytes"
+        limits = f"a drop of {max_drop}{closest.facts.unit}"
+        if max_bytes is not None:
+            limits += f" and {max_bytes:,} bytes"
         raise NothingMeetsError(
-            f"no solution within a drop of {max_drop}{closest.facts.unit}{within}; the best one, id "
-            f"{closest.id}, drops {closest.drop:.4f} at {closest.size_bytes:,} bytes"
+            f"no solution within {limits}; the best one, id {closest.id}, drops {closest.drop:.4f} at {closest.size_bytes:,} bytes"
             + _bound(closest, variables)
         )
     if how == "knee":
