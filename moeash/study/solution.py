@@ -175,8 +175,8 @@ def pick(
         if max_bytes is not None:
             limits += f" and {max_bytes:,} bytes"
         raise NothingMeetsError(
-            f"no solution within {limits}; the best one, id {closest.id}, drops {closest.drop:.4f} at {closest.size_bytes:,} bytes"
-            + _bound(closest, variables)
+            f"no solution within {limits}; the best one, id {closest.id}, drops "
+            f"{closest.drop:.4f} at {closest.size_bytes:,} bytes" + _bound(closest, variables)
         )
     if how == "knee":
         return eligible[knee(minimised(eligible))]
