@@ -126,7 +126,7 @@ def front_table(facts: "StudyFacts", front: Sequence["Solution"]) -> None:
             ("entries", "right"),
             ("bits/weight", "right"),
             (facts.metric_name, "right"),
-            ("drop", "right"),
+            (f"drop{facts.unit}".replace(" ", " in "), "right"),
         ],
         [
             [

@@ -293,8 +293,10 @@ def show_export(report: "ExportReport") -> None:
             f"float with BatchNorms measured again: top-1 {percent(again.top1)}, "
             f"{again.metric_name} {again.metric:.4f}"
         )
+    from moeash.evaluation.options import unit_of
+
     if holdout.metric_name != "top1":
         print(
             f"holdout {holdout.metric_name}: {holdout.metric:.4f}, float {exact.metric:.4f}, "
-            f"drop {exact.metric - holdout.metric:+.4f}"
+            f"drop {exact.metric - holdout.metric:+.4f}{unit_of(holdout.metric_name)}"
         )

@@ -46,6 +46,7 @@ class PlainProgress:
         self._best = Best(tolerable_drop)
         self._last = self._phase_began = time.monotonic()
         self._what = ""
+        self._in_phase = False
         self._phase: PhaseStarted | None = None
         self._solution: SolutionMerging | None = None
         self._new = self._done = 0
@@ -68,7 +69,7 @@ class PlainProgress:
             case Doing():
                 return self._doing(event)
             case PhaseStarted():
-                self._phase, self._phase_began = event, time.monotonic()
+                self._phase, self._phase_began, self._in_phase = event, time.monotonic(), True
                 self._new = self._done = 0
                 return words.started(event)
             case Evaluated():
@@ -80,6 +81,7 @@ class PlainProgress:
             case SolutionMerged():
                 return f"{words.merged(event)}, {self._best}"
             case PhaseEnded():
+                self._in_phase = False
                 return words.ended(event)
             case Note():
                 return f"note: {event.text}"
@@ -87,9 +89,9 @@ class PlainProgress:
 
     def _doing(self, event: Doing) -> str | None:
         """Speak up when something else is being done, and when nothing was said for a while."""
-        new = event.what != self._what
+        new = event.what != self._what and not self._in_phase
         self._what = event.what
-        return words.doing(event) if new or self._is_quiet() else None
+        return f"  {words.doing(event)}" if new or self._is_quiet() else None
 
     def _evaluated(self, event: Evaluated) -> str | None:
         self._best.add(event.record)

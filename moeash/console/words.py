@@ -35,10 +35,11 @@ class Best:
             self._size_bytes, self._drop = outcome.sizes.size_bytes, drop
 
     def __str__(self) -> str:
+        unit = "" if self._facts is None else self._facts.unit
         if self._facts is None or self._size_bytes is None:
-            return f"nothing within a drop of {self._tolerable_drop:g} yet"
+            return f"nothing within a drop of {self._tolerable_drop:g}{unit} yet"
         ratio = self._facts.original_bytes / self._size_bytes
-        return f"best {self._size_bytes:,} B (ratio {ratio:.1f}) at drop {self._drop:+.4f}"
+        return f"best {self._size_bytes:,} B (ratio {ratio:.1f}) at drop {self._drop:+.4f}{unit}"
 
 
 def headline(facts: StudyFacts, n_stored: int) -> str:

@@ -99,9 +99,7 @@ def load_compressor(
             search=search if isinstance(search, Split) else None,
             keeping=task.keeping,
             groundwork=groundwork,
-            preparations=None
-            if task.preparations is None
-            else Preparations(Path(task.preparations)),
+            preparations=None if folder is None else Preparations(Path(folder)),
             progress=progress,
         )
     finally:

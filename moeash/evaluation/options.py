@@ -8,6 +8,14 @@ from moeash.options.tables import Count, NotNegative, Options
 METRIC_NAMES = ("top1", "macro_f1", "neg_cross_entropy", "agreement", "neg_divergence")
 """Names of the built-in metrics, see :data:`moeash.evaluation.metrics.METRICS`."""
 
+_NATS = ("neg_cross_entropy", "neg_divergence")
+
+
+def unit_of(metric: str) -> str:
+    """Return the unit of a metric and of drops in it, with a space before; empty for shares."""
+    return " nats" if metric in _NATS else ""
+
+
 Precision = Literal["float32", "tf32", "bf16"]
 """Arithmetic of the forward pass. The last two are faster on GPUs and give other numbers."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moeash.core.objectives import SizeName
+from moeash.evaluation.options import unit_of
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,13 @@ class StudyFacts:
     def baseline_text(self) -> str:
         """The float network's metric for people; both where there are two."""
         again = self.remeasured_baseline
-        text = f"{self.baseline:.4f}"
+        text = f"{self.baseline:.4f}{self.unit}"
         return text if again is None else f"{text} ({again:.4f} with BatchNorms measured again)"
+
+    @property
+    def unit(self) -> str:
+        """Unit of the metric and of drops, with a space before; empty for shares."""
+        return unit_of(self.metric_name)
 
     @property
     def wanted_floor(self) -> float:

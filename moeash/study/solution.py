@@ -165,15 +165,18 @@ def pick(
         least = min(front, key=lambda s: s.size_bytes)
         raise NothingMeetsError(
             f"no solution within {max_bytes:,} bytes; the smallest one, id {least.id}, takes "
-            f"{least.size_bytes:,} at a drop of {least.drop:.4f}" + _bound(least, variables)
+            f"{least.size_bytes:,} at a drop of {least.drop:.4f}{least.facts.unit}"
+            + _bound(least, variables)
         )
     eligible = [s for s in small if s.metric >= floor_of(s.facts.baseline, max_drop)]
     if not eligible:
         closest = min(small, key=lambda s: s.drop)
-        within = "" if max_bytes is None else f" and {max_bytes:,} bytes"
+        limits = f"a drop of {max_drop}{closest.facts.unit}"
+        if max_bytes is not None:
+            limits += f" and {max_bytes:,} bytes"
         raise NothingMeetsError(
-            f"no solution within a drop of {max_drop}{within}; the best one, id {closest.id}, "
-            f"drops {closest.drop:.4f} at {closest.size_bytes:,} bytes" + _bound(closest, variables)
+            f"no solution within {limits}; the best one, id {closest.id}, drops "
+            f"{closest.drop:.4f} at {closest.size_bytes:,} bytes" + _bound(closest, variables)
         )
     if how == "knee":
         return eligible[knee(minimised(eligible))]
