@@ -8,7 +8,7 @@ File::
 
     4   magic      8D 4D 53 48 ("MSH"; the high bit shows transfers that are not 8-bit clean)
     2   version    u16, 1; a reader MUST refuse any other, a newer one whatever follows
-    1   coder      0 ANS, 1 Huffman, 2 adaptive beside ANS
+    1   coder      0 ANS, 1 Huffman, 2 adaptive beside ANS, 3 the same with streams in units
     1   salt       rotation of the ANS coder's slots; 0 for Huffman
     .   D, M, P    three varints: bytes of directory, model, payload; adaptive coder: a fourth, A
     D   directory  names, kinds, dtypes, shapes, notes
@@ -44,12 +44,12 @@ values are zigzagged (0, -1, 1, -2, ... are 0, 1, 2, 3, ...).
   values (-0.0 lies just below 0.0), from a prediction: 0, the entry before, then
   ``2 * e[i-1] - e[i-2]`` in float64, clipped to finite float32 and rounded. Entries MUST be finite
   and strictly increasing.
-* Adaptive coder only, before the tables of each codebook's pool: for every shared tensor with
-  weights one bit. 0: it is a source of the pool. 1: the adaptive coder took it, and two more bits
-  say which trellis its indices, counted from the zero entry, follow: 0 none, else that of 1 four,
-  2 eight, 3 sixteen states (:mod:`moeash.core.trellis`). If any is taken, four bits follow: the
-  shift of the codebook's stream, whose magnitudes are in units of ``2**shift``. The zero entry of a
-  codebook is the one nearest 0, of two the lower.
+* Adaptive coder only: one bit whether trellises follow. Then, before the tables of each codebook's
+  pool, for every shared tensor with weights one bit. 0: it is a source of the pool. 1: the adaptive
+  coder took it, and where trellises follow two more bits say which one its indices, counted from
+  the zero entry, follow: 0 none, else that of 1 four, 2 eight, 3 sixteen states
+  (:mod:`moeash.core.trellis`); they MUST NOT be 0 for all. The zero entry of a codebook is the one
+  nearest 0, of two the lower.
 * Then the tables of every pool. A pool is the sources over one alphabet: the shared tensors of one
   codebook (not empty, in order), codebook by codebook; then, for every stored dtype by number and
   every byte of its elements from the lowest, the kept tensors, grouped by the last part of their
@@ -83,7 +83,9 @@ what it says if every symbol were the cheapest of its table.
   than the one before; most significant bit first, zero-padded to a byte.
 
 **Adaptive.** For every codebook with tensors that the adaptive coder took, a varint of bytes and
-the stream of their indices as :mod:`moeash.codec.adaptive.coder` specifies it.
+the stream of their indices as :mod:`moeash.codec.adaptive.coder` specifies it. Where streams are in
+units, a byte before the varint is the shift: magnitudes are in units of ``2**shift``; they MUST NOT
+be 0 for all.
 
 Kept elements are little-endian; a group's elements are those of its tensors, one after another.
 """
@@ -115,6 +117,9 @@ from moeash.files import replacing, write_flushed
 MAGIC = b"\x8dMSH"
 VERSION = 1
 SUFFIX = ".moeash"
+
+IN_UNITS = CODERS.index("adaptive") + 1
+"""The adaptive coder where some stream counts magnitudes in other units than one."""
 
 _NO_LIMIT = 1 << 62
 
@@ -161,7 +166,11 @@ def encode(
     model = bits.to_bytes()
     assert len(model) == layout.model_bytes
     payload, salt = layout.coding.encode(sources, layout.payload_bytes)
-    head = MAGIC + VERSION.to_bytes(2, "little") + bytes([CODERS.index(coder), salt])
+    head = (
+        MAGIC
+        + VERSION.to_bytes(2, "little")
+        + bytes([CODERS.index(layout.coder) + layout.in_units, salt])
+    )
     sections = (layout.lengths, layout.directory, model, payload, layout.adaptive_section)
     body = head + b"".join(sections)
     data = body + _checksum(body)
@@ -184,11 +193,11 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
         ContainerError: there is not as much memory as the file asks for and may have.
     """
     data = memoryview(data).cast("B")
-    coder, salt = _check_prefix(data)
+    coder, in_units, salt = _check_prefix(data)
     if max_bytes is None:
         max_bytes = default_limit(len(data))
     try:
-        return _decode(data, coder, salt, max_bytes)
+        return _decode(data, coder, in_units, salt, max_bytes)
     except MemoryError as exc:
         raise ContainerError(
             f"there is not enough memory for what the file holds; a lower limit than "
@@ -196,7 +205,7 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None) -> Contain
         ) from exc
 
 
-def _decode(data: memoryview, coder: Coder, salt: int, max_bytes: int) -> Container:
+def _decode(data: memoryview, coder: Coder, in_units: bool, salt: int, max_bytes: int) -> Container:
     cursor = Cursor(data[PREFIX_BYTES:-CHECKSUM_BYTES])
     sections = [cursor.varint() for _ in range(4 if coder == "adaptive" else 3)]
     if sum(sections) != cursor.remaining:
@@ -213,7 +222,7 @@ def _decode(data: memoryview, coder: Coder, salt: int, max_bytes: int) -> Contai
     bits.finish()
     arrays.fill(coding, payload, salt)
     for section in more:
-        arrays.fill_adaptive(Cursor(section), entries, books)
+        arrays.fill_adaptive(Cursor(section), entries, books, in_units=in_units)
     shared = streams.assemble(entries, books, arrays)
     n_payload = len(payload) + sum(map(len, more))
     sizes = {
@@ -304,8 +313,8 @@ def _checksum(body: bytes | memoryview) -> bytes:
     return hashlib.blake2b(body, digest_size=CHECKSUM_BYTES).digest()
 
 
-def _check_prefix(data: memoryview) -> tuple[Coder, int]:
-    """Check magic, version and checksum; return coder and salt."""
+def _check_prefix(data: memoryview) -> tuple[Coder, bool, int]:
+    """Check magic, version and checksum; return coder, whether streams are in units, and salt."""
     if bytes(data[: len(MAGIC)]) != MAGIC:
         raise CorruptContainerError("this is no .moeash file: it does not begin with its mark")
     if len(data) < PREFIX_BYTES + 3 + CHECKSUM_BYTES:
@@ -320,9 +329,10 @@ def _check_prefix(data: memoryview) -> tuple[Coder, int]:
     if _checksum(data[:-CHECKSUM_BYTES]) != bytes(data[-CHECKSUM_BYTES:]):
         raise CorruptContainerError("the checksum does not match; the file is damaged or truncated")
     coder, salt = data[6], data[7]
-    if coder >= len(CODERS):
+    in_units = coder == IN_UNITS
+    if coder - in_units >= len(CODERS):
         raise CorruptContainerError(f"the file names the unknown coder {coder}")
-    return CODERS[coder], salt
+    return CODERS[coder - in_units], in_units, salt
 
 
 def _verified(path: Path, shared: SharedWeights) -> Container:

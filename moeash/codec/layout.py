@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from moeash.codec import codebooks, directory
-from moeash.codec.adaptive.selection import AdaptivePlan, select
+from moeash.codec.adaptive.selection import TRELLIS_BITS, AdaptivePlan, select
 from moeash.codec.bits import varint
 from moeash.codec.entries import MAX_CODEBOOKS, Entries, entries_of, notes_of
 from moeash.codec.pools import Coding, PoolPlan, coding_of, plan_pool
@@ -121,9 +121,19 @@ class Layout:
         """Bits that say which shared tensors the adaptive coder takes, and how."""
         if not self.has_choices:
             return 0
-        taken = [part for part in self.adaptive if part]
-        n_tensors = sum(map(len, self.sources)) + sum(len(part.positions) for part in taken)
-        return n_tensors + sum(part.choice_bits for part in taken)
+        n_taken = sum(len(part.positions) for part in self.adaptive if part)
+        n_tensors = n_taken + sum(map(len, self.sources))
+        return 1 + n_tensors + (TRELLIS_BITS * n_taken if self.on_trellises else 0)
+
+    @cached_property
+    def on_trellises(self) -> bool:
+        """Whether a tensor follows a trellis."""
+        return any(any(part.trellises) for part in self.adaptive if part)
+
+    @cached_property
+    def in_units(self) -> bool:
+        """Whether a stream counts magnitudes in other units than one."""
+        return any(part.shift for part in self.adaptive if part)
 
     @cached_property
     def model_bytes(self) -> int:
@@ -134,7 +144,11 @@ class Layout:
     @cached_property
     def adaptive_section(self) -> bytes:
         """The adaptive coder's streams, codebook by codebook."""
-        return b"".join(part.section for part in self.adaptive if part)
+        return b"".join(
+            (bytes([part.shift]) if self.in_units else b"") + part.section
+            for part in self.adaptive
+            if part
+        )
 
     @cached_property
     def payload_bytes(self) -> int:

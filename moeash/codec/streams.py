@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeash.codec.adaptive import coder as adaptive
-from moeash.codec.adaptive.selection import SHIFT_BITS, TRELLIS_BITS, zero_entry
+from moeash.codec.adaptive.selection import TRELLIS_BITS, zero_entry
 from moeash.codec.bits import BitReader, BitWriter, Cursor
 from moeash.codec.entries import Entries, numpy_dtype
 from moeash.codec.layout import Layout
@@ -41,6 +41,8 @@ def write_tables(bits: BitWriter, layout: Layout) -> list[Source]:
     shared, coding = layout.shared, layout.coding
     with_resolution = len(coding.RESOLUTIONS) > 1
     sources: list[Source] = []
+    if layout.has_choices:
+        bits.fixed(int(layout.on_trellises), 1)
     for positions, pool_plan, part in zip(
         layout.sources, layout.pools, layout.adaptive, strict=True
     ):
@@ -48,10 +50,8 @@ def write_tables(bits: BitWriter, layout: Layout) -> list[Source]:
         if layout.has_choices:
             for position in sorted([*positions, *taken]):
                 bits.fixed(int(position in taken), 1)
-                if position in taken:
+                if position in taken and layout.on_trellises:
                     bits.fixed(N_STATES.index(taken[position]), TRELLIS_BITS)
-        if part:
-            bits.fixed(part.shift, SHIFT_BITS)
         for position in taken:
             tensor = shared.tensors[position]
             assert isinstance(tensor, SharedTensor)
@@ -111,12 +111,10 @@ class Taken:
     Attributes:
         codebook: its position.
         trellises: by position in the directory, states of the trellis a tensor follows, 0 for none.
-        shift: magnitudes are in units of 2**shift.
     """
 
     codebook: int
     trellises: dict[int, int]
-    shift: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,23 +174,31 @@ class Arrays:
         total = sum(size * cheapest[id(table)] for table, size in coded)
         return coding.payload_bytes(total, sum(size for _, size in coded))
 
-    def fill_adaptive(self, section: Cursor, entries: Entries, books: tuple[Codebook, ...]) -> None:
+    def fill_adaptive(
+        self, section: Cursor, entries: Entries, books: tuple[Codebook, ...], *, in_units: bool
+    ) -> None:
         """Decode the adaptive coder's section.
 
         Raises:
             CorruptContainerError: it is not the streams of these tensors.
         """
+        shifts = []
         for taken in self.adaptive:
             book = books[taken.codebook]
+            shifts.append(section.take(1)[0] if in_units else 0)
+            if shifts[-1] > adaptive.MAX_SHIFT:
+                raise CorruptContainerError(f"the file claims units of 2**{shifts[-1]}")
             decoded = adaptive.decode(
                 section.take(section.varint()),
                 [entries[position].shape for position in taken.trellises],
                 len(book),
                 zero_entry(book),
                 list(taken.trellises.values()),
-                shift=taken.shift,
+                shift=shifts[-1],
             )
             self.indices.update(zip(taken.trellises, decoded, strict=True))
+        if in_units and not any(shifts):
+            raise CorruptContainerError("the file claims units, but no stream is in any")
         if section.remaining:
             raise CorruptContainerError(f"{section.remaining} bytes follow the adaptive streams")
 
@@ -218,15 +224,16 @@ def read_tables(
         CorruptContainerError: the bits are no such tables.
     """
     arrays = Arrays()
+    on_trellises = bool(has_choices and bits.fixed(1))
     for codebook, positions in enumerate(shared_sources(entries, len(books))):
         if has_choices:
             taken = {
-                position: N_STATES[bits.fixed(TRELLIS_BITS)]
+                position: N_STATES[bits.fixed(TRELLIS_BITS) if on_trellises else 0]
                 for position in positions
                 if bits.fixed(1)
             }
             if taken:
-                arrays.adaptive.append(Taken(codebook, taken, bits.fixed(SHIFT_BITS)))
+                arrays.adaptive.append(Taken(codebook, taken))
             positions = [position for position in positions if position not in taken]
         if not positions:
             continue
@@ -237,6 +244,8 @@ def read_tables(
             out = np.empty(sizes[source], dtype=index_dtype(n_entries))
             arrays.indices[position] = out
             arrays.add(pool, source, out)
+    if on_trellises and not any(any(taken.trellises.values()) for taken in arrays.adaptive):
+        raise CorruptContainerError("the file claims trellises, but no tensor follows one")
     for groups in kept_sources(entries):
         sizes = [sum(entries[position].size for position in group.positions) for group in groups]
         rows = [np.empty((size, groups[0].n_planes), dtype=np.uint8) for size in sizes]

@@ -27,7 +27,7 @@ EXTREME = [0, 1, 2, 63, 64, 127, 128, 255, 2**14, 2**16, 2**20, 2**24, 2**31, 2*
 def sections(data):
     """Return the first eight bytes, directory (plain), model, payload and what more there is."""
     cursor = Cursor(memoryview(data)[8:-8])
-    sizes = [cursor.varint() for _ in range(4 if data[6] == 2 else 3)]
+    sizes = [cursor.varint() for _ in range(4 if data[6] >= 2 else 3)]
     packed, *others = (cursor.take(size) for size in sizes)
     if packed[:1] == b"\1":
         packed = b"\0" + bz2.decompress(packed[1:])

@@ -178,8 +178,8 @@ def test_lengths_that_leave_a_hole_or_overlap_are_refused(zoo):
 
 def test_unknown_coders_and_version_0_are_refused(zoo):
     head, *parts = sections(container.encode(zoo))
-    with pytest.raises(CorruptContainerError, match="unknown coder 3"):
-        container.decode(sealed(head[:6] + b"\3\0", *parts))
+    with pytest.raises(CorruptContainerError, match="unknown coder 4"):
+        container.decode(sealed(head[:6] + b"\4\0", *parts))
     with pytest.raises(CorruptContainerError, match="version 0, which there never was"):
         container.decode(sealed(head[:4] + b"\0\0" + head[6:], *parts))
 

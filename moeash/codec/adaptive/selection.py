@@ -15,11 +15,7 @@ from moeash.core.trellis import N_STATES, followed
 TRELLIS_BITS = 2
 """Bits that say which of the trellises an adaptively coded tensor follows."""
 
-SHIFT_BITS = 4
-"""Bits that say in units of which power of two a stream counts magnitudes."""
-
 assert len(N_STATES) == 1 << TRELLIS_BITS
-assert coder.MAX_SHIFT < 1 << SHIFT_BITS
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +36,8 @@ class AdaptivePlan:
 
     @property
     def section(self) -> bytes:
-        """The stream as the file holds it, after its length."""
+        """The stream as the file holds it, after its length and without its shift."""
         return varint(len(self.stream.data)) + self.stream.data
-
-    @property
-    def choice_bits(self) -> int:
-        """Bits of the model that describe the stream, besides one for each tensor's choice."""
-        return TRELLIS_BITS * len(self.positions) + SHIFT_BITS
 
 
 Selection = tuple[list[int], PoolPlan | None, AdaptivePlan | None]
@@ -82,7 +73,7 @@ def select(shared: SharedWeights, positions: list[int], pool: PoolPlan) -> Selec
 
 def _bits(way: Selection) -> float:
     _, tables, part = way
-    total = 8.0 * len(part.section) + part.choice_bits if part else 0.0
+    total = 8.0 * len(part.section) if part else 0.0
     if tables:
         total += int(tables.payload.sum()) / (1 << FRACTION_BITS) + tables.all_table_bits
     return total
