@@ -49,18 +49,6 @@ def clock(moment: str) -> str:
     return moment[:19].replace("T", " ")
 
 
-def duration_text(seconds: float) -> str:
-    """Return a duration in its two largest units."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    days, h = divmod(hours, 24)
-    if days:
-        return f"{days} d {h} h"
-    if hours:
-        return f"{hours} h {m} min"
-    return f"{minutes} min {s} s" if minutes else f"{s} s"
-
-
 def percent(fraction: float) -> str:
     """Return a fraction as percent with two decimals."""
     return f"{100 * fraction:.2f} %"

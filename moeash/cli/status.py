@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from moeash.cli.show import bytes_text, clock, duration_text, percent
+from moeash.cli.show import bytes_text, clock, percent
+from moeash.console.durations import duration_text
 
 DOING = {"search": "searching", "refine": "refining", "merge": "merging"}
 

@@ -1,5 +1,6 @@
 """The lines a study is reported with: one vocabulary for the live bar and the plain log."""
 
+from moeash.console.durations import duration_text
 from moeash.study.course.budget import ENDINGS
 from moeash.study.events import Doing, GenerationEnded, PhaseEnded, PhaseStarted, SolutionMerged
 from moeash.study.facts import StudyFacts
@@ -7,6 +8,10 @@ from moeash.study.storage.records import EvaluationRecord
 
 TOLERABLE_DROP = 0.01
 """The drop up to which the progress line looks for the best solution unless a spec says."""
+
+
+WORTH_SAYING_S = 5.0
+"""Time left that is worth a word."""
 
 
 class Best:
@@ -91,7 +96,12 @@ def merged(event: SolutionMerged) -> str:
 
 def doing(event: Doing) -> str:
     """Return what is being done, and how far it is."""
-    return event.what if event.total is None else f"{event.what}: {event.done} of {event.total}"
+    if event.total is None:
+        return event.what
+    text = f"{event.what}: {event.done} of {event.total}"
+    if event.left_s is None or event.left_s < WORTH_SAYING_S:
+        return text
+    return f"{text}, about {duration_text(event.left_s)} left"
 
 
 def failure(record: EvaluationRecord) -> str:

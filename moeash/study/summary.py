@@ -72,7 +72,7 @@ def summary_of(study: Study, *, now: datetime | None = None) -> dict[str, Any]:
     storage, study_id = study.storage, study.record.id
     (counted,) = storage.summaries([study.name])
     record, facts, status = counted.record, counted.record.facts, counted.status
-    watch = _Watch(storage, study_id, counted, _budget(facts), now or datetime.now(UTC))
+    watch = _Counted(storage, study_id, counted, _budget(facts), now or datetime.now(UTC))
     phases = [watch.phase(name) for name in STAGES]
     present = next((phase for phase in phases if phase.state == "running"), None)
     last = storage.events(study_id, kinds=TELLING, limit=N_EVENTS, newest=True)
@@ -165,7 +165,7 @@ def in_words(event: EventRecord) -> str:
             return event.kind
 
 
-class _Watch:
+class _Counted:
     """Derives the phases of a study from its counts and events."""
 
     def __init__(

@@ -23,6 +23,9 @@ class Journal:
         self._study_id: int | None = None
         self._early: list[Event] = []
         self._last_activity = float("-inf")
+        self._what = ""
+        self._since = 0.0
+        self._first = 0
 
     def begin(self, study_id: int) -> None:
         """Store what has happened so far, and from now on everything at once."""
@@ -56,8 +59,14 @@ class Journal:
         self.say(Note(text))
 
     def progress(self, what: str, done: int, total: int | None) -> None:
-        """Say how far a step of work is."""
-        self.say(Doing(what, done, total))
+        """Say how far a step of work is, and how long it will take at the pace it has."""
+        now = self._clock()
+        if what != self._what or done <= self._first:
+            self._what, self._since, self._first = what, now, done
+        left = None
+        if total is not None and done > self._first:
+            left = (now - self._since) / (done - self._first) * (total - done)
+        self.say(Doing(what, done, total, left))
 
     def _show(self, event: Event) -> None:
         now = self._clock()

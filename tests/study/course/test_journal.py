@@ -1,5 +1,5 @@
 from moeash.study.course.journal import ACTIVITY_EVERY_S, Journal
-from moeash.study.events import Doing, Note, PhaseStarted
+from moeash.study.events import Note, PhaseStarted
 from moeash.study.storage.sql import SqlStorage
 from tests.contracts.storage import facts
 
@@ -25,9 +25,27 @@ def test_passing_events_are_heard_at_once_and_the_last_is_stored_now_and_then(tm
     journal.begin(study.id)
     for done in range(5):
         journal.progress("measuring", done, 5)
-    assert heard == [Doing("measuring", done, 5) for done in range(5)]
+    assert [(event.what, event.done, event.total) for event in heard] == [
+        ("measuring", done, 5) for done in range(5)
+    ]
     assert storage.study(study.facts.name).activity.payload["done"] == 0
     now = ACTIVITY_EVERY_S
     journal.progress("measuring", 5, 5)
     assert storage.study(study.facts.name).activity.payload["done"] == 5
     assert storage.events(study.id) == []
+
+
+def test_time_left_follows_from_the_pace_of_the_step_alone(tmp_path):
+    now = 100.0
+    heard = []
+    journal = Journal(SqlStorage(str(tmp_path / "a.db")), heard.append, clock=lambda: now)
+    journal.progress("loading", 0, None)
+    journal.progress("measuring", 0, 10)
+    now = 104.0
+    journal.progress("measuring", 2, 10)
+    now = 106.0
+    journal.progress("measuring", 4, 10)
+    journal.progress("factorising", 3, 4)
+    now = 107.0
+    journal.progress("factorising", 4, 4)
+    assert [event.left_s for event in heard] == [None, None, 16.0, 9.0, None, 0.0]
