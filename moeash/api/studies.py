@@ -21,7 +21,7 @@ from moeash.api.common import (
     overlaid,
 )
 from moeash.data.unlabelled import Given
-from moeash.errors import InputError
+from moeash.errors import EvaluationError, InputError
 from moeash.exports.output import Output, make_folder, write_output
 from moeash.methods.registry import build_method
 from moeash.study.opening import DEFAULT_STORAGE, open_storage
@@ -178,6 +178,7 @@ def search(
 
     Raises:
         InputError: the module, the function or an option cannot be used.
+        EvaluationError: every candidate failed; says why the first did.
 
     Example:
         >>> import moeash
@@ -232,6 +233,18 @@ def search(
             shutil.rmtree(folder, ignore_errors=True)
         raise
     study.task = task
+    _refuse_nothing(study)
     if folder is not None:
         weakref.finalize(study, shutil.rmtree, folder, ignore_errors=True)
     return study
+
+
+def _refuse_nothing(study: Study) -> None:
+    """Refuse to hand out a study none of whose candidates could be measured."""
+    (counted,) = study.storage.summaries([study.name])
+    n_failed = counted.n(status="failed")
+    if n_failed and n_failed == counted.n():
+        first = study.storage.evaluations(study.record.id, status="failed", limit=1)[0]
+        raise EvaluationError(
+            f"all {n_failed} candidates failed; the first, {first.recipe}: {first.outcome.error}"
+        )

@@ -19,6 +19,7 @@ from moeash.errors import EvaluationError
 from moeash.evaluation.metrics import Metric, predicted
 from moeash.evaluation.options import Precision
 from moeash.networks.pickling import read_only_tensor
+from moeash.networks.places import Places
 
 Hopeless = Callable[[float], bool]
 """Tells from the highest metric still possible whether measuring on is pointless."""
@@ -197,6 +198,12 @@ class FunctionAssessment:
     float_pass: FloatPass | None = None
 
     def __init__(self, module: nn.Module, evaluate: Callable[[nn.Module], float]) -> None:
+        """Measure the float module.
+
+        Raises:
+            EvaluationError: the function gives no finite number, or moves the module's tensors.
+        """
+        self._places = Places.of(module)
         self._module = module
         self._evaluate = evaluate
         worst = getattr(evaluate, "reference", None)
@@ -204,11 +211,39 @@ class FunctionAssessment:
         self.baseline = self.measure(lambda bound: False).bound
 
     def measure(self, hopeless: Hopeless) -> Measurement:
-        """Call the function; it cannot be stopped early."""
-        value = float(self._evaluate(self._module))
+        """Call the function; it cannot be stopped early.
+
+        Raises:
+            EvaluationError: it gives no finite number, or it has moved the module's tensors, now or
+                before: weights are written where they were.
+        """
+        self.check_places()
+        given = self._evaluate(self._module)
+        self.check_places()
+        try:
+            value = float(given)
+        except (TypeError, ValueError) as error:
+            raise EvaluationError(
+                f"evaluate(module) returned {type(given).__name__}; it must return a finite number"
+            ) from error
         if not np.isfinite(value):
             raise EvaluationError(f"evaluate(module) returned {value}; it must be a finite number")
         return Measurement(value, value, 1)
+
+    def check_places(self) -> None:
+        """Refuse to go on with tensors that have moved.
+
+        Raises:
+            EvaluationError: names one of them.
+        """
+        moved = self._places.moved()
+        if moved:
+            others = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
+            raise EvaluationError(
+                f"evaluate(module) has moved {moved[0]!r}{others} to other memory, dtype, device "
+                "or strides, but candidates' weights are written where they were; leave the module "
+                "as it is: move it before the search, or move a copy (copy.deepcopy(module))"
+            )
 
 
 def hardest_first(outputs: Tensor, targets: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -25,7 +25,9 @@ from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.placing import DevicePlacing, HostPlacing
 from moeash.evaluation.task import Task
 from moeash.methods.base import GridMethod
+from moeash.networks.inplace import write_float
 from moeash.networks.parameters import network_fingerprint
+from moeash.networks.places import Places
 
 CIRCUMSTANCES = (MemoryError, torch.OutOfMemoryError, OSError)
 """What an evaluation may raise through no fault of its candidate."""
@@ -88,6 +90,7 @@ class Evaluator:
         self._common = common
         progress("loading the network", 0, None)
         network = load_network(task)
+        self._places = Places.of(network.module)
         self._training = {part: part.training for part in network.module.modules()}
         self._arithmetic = Arithmetic(task)
         try:
@@ -208,7 +211,8 @@ class Evaluator:
                 progress("measuring", next(n_batches), self.assessment.n_batches)
                 return bound < job.floor or archive.rules_out(bound, known)
 
-            if self.task.evaluate is not None:
+            if isinstance(self.assessment, FunctionAssessment):
+                self.assessment.check_places()
                 # A user's function may write to the module, say BatchNorm statistics: start clean.
                 self.compressor.writer.restore()
                 self._placing.forget()
@@ -251,7 +255,10 @@ class Evaluator:
         return Sizes(report.total, shared.n_used_entries, report.bits_per_weight)
 
     def restore(self) -> None:
-        """Put the float weights back into the module, as they were given."""
+        """Put the float weights back into the module, as they were given, wherever they are now."""
+        if self._places.moved():
+            write_float(self.compressor.network)
+            return
         self.compressor.restore()
         self._placing.forget()
 

@@ -6,10 +6,12 @@ network* on the holdout split; only then rename into place. Whatever fails on th
 file stays as it was.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from moeash.codec.container import Container, write
 from moeash.codec.size import size
@@ -18,10 +20,15 @@ from moeash.core.progress import Progress, silent
 from moeash.core.recipe import Recipe
 from moeash.errors import ExportError, RebuildMismatchError
 from moeash.evaluation.holdout import Holdout, HoldoutResult, measure_holdout
+from moeash.evaluation.loading import Arithmetic, load_network
 from moeash.evaluation.task import Task
+from moeash.networks.inplace import load_into, write_float
 from moeash.study.solution import Solution
 
 Build = Callable[[Recipe], SharedWeights]
+
+ROUNDING = 1e-4
+"""Relative difference of a function's values on equal weights that rounding may explain."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,8 @@ def export_solution(
         progress: hears what is being done.
 
     Raises:
-        RebuildMismatchError: the built weights are not the ones that were measured.
+        RebuildMismatchError: the built weights are not the ones that were measured, or the function
+            that measured them gives another value on the decoded network.
         ExportError: the file cannot be written or does not decode to the same weights.
     """
     progress(f"building solution {solution.id}", 0, None)
@@ -86,6 +94,7 @@ def export_solution(
 
     def measure(container: Container) -> None:
         nonlocal holdout
+        _check_function(task, solution, container.shared.decoded())
         holdout = measure_holdout(task, container.shared.decoded(), progress)
 
     progress("writing and verifying the file", 0, None)
@@ -117,4 +126,28 @@ def _check_same(task: Task, solution: Solution, shared: SharedWeights) -> None:
         raise ExportError(
             f"solution {solution.id} would take {size_bytes} bytes, the front says "
             f"{solution.size_bytes}; the study was run by a moeash with another container"
+        )
+
+
+def _check_function(task: Task, solution: Solution, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Have a user's function measure the decoded network: it must give what it gave before."""
+    if task.evaluate is None:
+        return
+    arithmetic = Arithmetic(task)
+    network = load_network(task)
+    training = {part: part.training for part in network.module.modules()}
+    try:
+        network.module.eval()
+        load_into(network.module, arrays)
+        value = float(task.evaluate(network.module))
+    finally:
+        write_float(network)
+        for part, was_training in training.items():
+            part.training = was_training
+        arithmetic.restore()
+    if not abs(value - solution.metric) <= ROUNDING * max(1.0, abs(solution.metric)):
+        raise RebuildMismatchError(
+            f"evaluate(module) gives {value:.6g} on the decoded network, {solution.metric:.6g} was "
+            f"measured for solution {solution.id}; is it deterministic, and does it leave the "
+            "module as it is?"
         )

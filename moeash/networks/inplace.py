@@ -19,6 +19,7 @@ from moeash.core.codebook import (
 from moeash.errors import InputError
 from moeash.networks import memory
 from moeash.networks.checkpoints import write_tensors
+from moeash.networks.network import Network
 from moeash.networks.parameters import dtype_name
 
 CHUNK = 1 << 16
@@ -183,6 +184,20 @@ def _widen(indices: NDArray[Any], device: torch.device) -> Tensor:
     if indices.dtype.itemsize == 1:
         return moved.int()
     return moved.int().bitwise_and_(0xFFFF) if indices.dtype.itemsize == 2 else moved
+
+
+def write_float(network: Network) -> None:
+    """Copy a network's float state into its module, wherever the module's tensors are.
+
+    The last resort where tensors have moved, so that no view may be used: what had been folded
+    stays so.
+    """
+    tensors = memory.own_tensors(network.module)
+    with torch.no_grad():
+        for parameter in network.state:
+            if parameter.values is not None and parameter.name in tensors:
+                values = torch.tensor(np.asarray(parameter.values))
+                tensors[parameter.name].copy_(values.reshape(tensors[parameter.name].shape))
 
 
 def load_into(module: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -1,0 +1,42 @@
+"""Where a module's tensors lie, so that nobody writes through a view to where they no longer are.
+
+Weights are written through views of the module's own memory. Whoever runs the module may replace
+that memory meanwhile: ``m.to(memory_format=...)``, ``p.data = ...``, ``m.to(device)``,
+``m.share_memory()``, ``m.half()``. A view then shows what nobody reads any more, or memory that has
+been freed.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from moeash.networks import memory
+
+Place = tuple[int, torch.dtype, torch.device, tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the tensors of a module were when this was made."""
+
+    module: nn.Module
+    places: dict[str, Place]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Places":
+        """Record where a module's tensors are now."""
+        tensors = memory.own_tensors(module)
+        return cls(module, {name: _place(tensor) for name, tensor in tensors.items()})
+
+    def moved(self) -> list[str]:
+        """Return the names of tensors that are elsewhere, or otherwise laid out, or gone."""
+        now = {name: _place(tensor) for name, tensor in memory.own_tensors(self.module).items()}
+        return [name for name, place in self.places.items() if now.get(name) != place] + [
+            name for name in now if name not in self.places
+        ]
+
+
+def _place(tensor: Tensor) -> Place:
+    pointer = tensor.data_ptr() if tensor.numel() else 0
+    return pointer, tensor.dtype, tensor.device, tuple(tensor.shape), tensor.stride()
