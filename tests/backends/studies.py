@@ -84,6 +84,16 @@ class Listener:
         """What a person was told."""
         return [event.text for event in self.of("note")]
 
+    @property
+    def new(self):
+        """Keys of what was evaluated."""
+        return [e.record.job.key for e in self.of("evaluated") if not e.stored_before]
+
+    @property
+    def known(self):
+        """Keys of what storage answered."""
+        return [e.record.job.key for e in self.of("evaluated") if e.stored_before]
+
 
 def run_study(folder, plain, *, method=None, listen=ignore, make_backend=None):
     """Run a study in a database of its own, optionally with another method."""
