@@ -248,7 +248,7 @@ def test_a_full_disk_keeps_the_existing_file(tiny, tmp_path, command):
 
 def test_a_full_disk_ends_a_study_that_continues_later(moeash, tiny, tmp_path):
     flags = ["--set", "name=full", "--set", "method.k=[6,40]", "--set", "merge.trials=0"]
-    with full_disk(65_536):  # room for the schema and some evaluations
+    with full_disk(200_000):  # room for the schema and some evaluations
         answer = moeash("run", tiny.spec, *flags)
     assert answer.code == 1
     line = answer.err.splitlines()[-1]

@@ -86,7 +86,7 @@ def _course(
     for note in notes:
         journal.note(note)
     ledger = Ledger(storage, record.id, journal)
-    journal.say(Opened(record.facts, len(ledger.known)))
+    journal.say(Opened(record.facts, len(ledger.known), plan.spec.budget))
     ending = Course(plan, record.facts, backend, ledger, journal).run()
     storage.set_status(record.id, "finished", ending=ending)
     journal.say(Ended("finished"))
