@@ -6,10 +6,7 @@ The order is that of the list in the founding issue.
 import os
 import pickle
 import resource
-import signal
 import sqlite3
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import numpy as np
@@ -246,16 +243,16 @@ def test_a_full_disk_keeps_the_existing_file(tiny, tmp_path, command):
     assert target.read_bytes() == b"before"
 
 
-def test_a_full_disk_ends_a_study_that_continues_later(moeash, tiny, tmp_path):
+def test_a_full_disk_ends_a_study_that_continues_later(moeash, bare, tmp_path):
     flags = ["--set", "name=full", "--set", "method.k=[6,40]", "--set", "merge.trials=0"]
     with full_disk(200_000):  # room for the schema and some evaluations
-        answer = moeash("run", tiny.spec, *flags)
+        answer = moeash("run", bare, *flags)
     assert answer.code == 1
     line = answer.err.splitlines()[-1]
     assert line.startswith("moeash: database") and "everything stored so far is safe" in line
     stored = moeash("status", "full", "--json").json["evaluations"]
     assert 0 < stored < 35
-    answer = moeash("run", tiny.spec, *flags)
+    answer = moeash("run", bare, *flags)
     assert answer.code == 0
     assert f"continuing after {stored} stored evaluations" in answer.err
     assert moeash("status", "full", "--json").json["evaluations"] == 35
@@ -309,18 +306,18 @@ def test_a_newer_container_is_named_as_such(moeash, tiny, tmp_path):
 # ------------------------------------------------------------------ databases
 
 
-def test_a_locked_database_is_a_clear_refusal(moeash, tiny, tmp_path, monkeypatch):
+def test_a_locked_database_is_a_clear_refusal(moeash, bare, tmp_path, monkeypatch):
     from moeash.study.storage import sql
 
     monkeypatch.setitem(sql.SqlStorage.__init__.__kwdefaults__, "busy_timeout_s", 0.2)
-    assert moeash("run", tiny.spec, "--set", "name=first").code == 0
+    assert moeash("run", bare, "--set", "name=first").code == 0
     with sqlite3.connect(tmp_path / "moeash.db", isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
-        answer = moeash("run", tiny.spec, "--set", "name=second")
+        answer = moeash("run", bare, "--set", "name=second")
         other.execute("ROLLBACK")
     assert answer.code == 1
     assert "database is locked; another process kept writing" in answer.err
-    assert moeash("run", tiny.spec, "--set", "name=second").code == 0
+    assert moeash("run", bare, "--set", "name=second").code == 0
 
 
 def test_a_newer_database_is_left_alone(moeash, tiny, tmp_path):
@@ -368,33 +365,3 @@ def test_a_failing_search_leaves_no_temporary_storage(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="no"):
         package.search(network(), evaluate=broken)
     assert list(tmp_path.iterdir()) == []
-
-
-# ------------------------------------------------------------------ Ctrl-C
-
-
-def test_ctrl_c_keeps_what_was_evaluated_and_the_next_run_continues(moeash, tiny, tmp_path):
-    flags = ["--set", "method.k=[6,40]", "--set", "merge.trials=0", "--set", "name=long"]
-    command = [sys.executable, "-m", "moeash.cli.main", "run", str(tiny.spec), *flags]
-    with subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Whoever starts the tests in the background has Ctrl-C ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        assert any(line.startswith("generation 2") for line in process.stderr)
-        process.send_signal(signal.SIGINT)
-        _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert rest.splitlines()[-1] == (
-        "moeash: interrupted; everything evaluated is stored, run the same command to continue"
-    )
-    stopped = moeash("status", "long", "--json").json
-    assert stopped["status"] == "interrupted" and 8 <= stopped["evaluations"] < 35
-    answer = moeash("run", tiny.spec, *flags)
-    assert answer.code == 0
-    assert f"continuing after {stopped['evaluations']} stored evaluations" in answer.err
-    assert moeash("status", "long", "--json").json["evaluations"] == 35

@@ -1,7 +1,9 @@
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import moeash
 from moeash.errors import (
@@ -11,7 +13,13 @@ from moeash.errors import (
     SpecError,
     StudyExistsError,
 )
+from moeash.study import admission
+from moeash.study.events import Evaluated
+from moeash.study.spec import reading
+from moeash.study.summary import summary_of
 from tests.api.modules import HUFFMAN, Regressor, likeness, search
+from tests.digits import merged
+from tests.study.spec.test_identity import LaterSpec
 
 
 def test_any_module_is_searched_by_any_function_and_handed_back(tmp_path):
@@ -104,6 +112,50 @@ def test_a_module_searched_from_python_has_a_spec_like_any_other(tmp_path):
     assert set(study.facts.spec["codec"]) == {"coder"}
 
 
+def test_a_search_goes_on_under_a_moeash_with_one_more_option(tmp_path, monkeypatch):
+    module, closeness = likeness()
+    calls = []
+
+    def evaluate(module):
+        calls.append(1)
+        return closeness(module)
+
+    storage = str(tmp_path / "a.db")
+    first = search(module, evaluate, storage=storage, name="mine", spec=HUFFMAN)
+    for place in (reading, admission):
+        monkeypatch.setattr(place, "StudySpec", LaterSpec)
+    del calls[:]
+    again = search(module, evaluate, storage=storage, name="mine", spec=HUFFMAN)
+    assert again.record.id == first.record.id
+    assert len(calls) == 1, "the float module; nothing is evaluated twice"
+    other = merged(HUFFMAN, {"codec": {"checksum": True}})
+    with pytest.raises(StudyExistsError, match=r"codec\.checksum: stored False, now True"):
+        search(module, evaluate, storage=storage, name="mine", spec=other)
+
+
+def test_a_search_can_be_listed_and_tells_the_time_left_when_it_is_continued(tmp_path):
+    module, closeness = likeness()
+    storage, left = str(tmp_path / "a.db"), []
+
+    def watch(event):
+        if isinstance(event, Evaluated) and not event.stored_before and event.record.number > 12:
+            left.append(summary_of(moeash.open_study("mine", storage))["search_left_s"])
+
+    options = {
+        "evaluate": closeness,
+        "storage": storage,
+        "name": "mine",
+        "population": 5,
+        "method": {"k": [2, 40]},
+        "spec": {"merge": {"trials": 0}},
+    }
+    short = moeash.search(module, generations=2, **options)
+    long = moeash.search(module, generations=5, progress=watch, **options)
+    assert [s.record.facts.name for s in moeash.open_storage(storage).summaries()] == ["mine"]
+    assert long.record.id == short.record.id and len(long.generations()) == 5
+    assert left and all(seconds > 0 for seconds in left)
+
+
 def test_a_stored_search_needs_its_module_to_export(tmp_path):
     module, closeness = likeness()
     storage = str(tmp_path / "a.db")
@@ -154,3 +206,43 @@ def test_what_cannot_be_searched_is_refused():
     with pytest.raises(EvaluationError, match="must be a finite number"):
         search(module, lambda module: float("nan"))
     assert module.training
+
+
+# ------------------------------------------------------------------ what a search spends
+
+
+def perceptron():
+    """A small network without a data set, and inputs to compare its outputs on."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    x = torch.randn(256, 16)
+    with torch.no_grad():
+        return module, x, module(x)
+
+
+def test_with_the_defaults_merging_costs_less_than_the_search():
+    module, x, expected = perceptron()
+    classes = expected.argmax(1)
+
+    def agreement(module):
+        with torch.no_grad():
+            return float((module(x).argmax(1) == classes).float().mean())
+
+    study = moeash.search(module, evaluate=agreement)
+    stages = Counter(record.stage for record in study.evaluations())
+    assert 0 < stages["merged"] < stages["search"]
+
+
+def test_a_metric_below_zero_has_a_hypervolume_that_grows_and_does_not_end_the_search():
+    module, x, expected = perceptron()
+
+    def negative_loss(module):
+        with torch.no_grad():
+            return -float((module(x) - expected).square().mean())
+
+    budget = {"budget": {"no_gain": 2}, "merge": {"trials": 0}}
+    study = moeash.search(module, evaluate=negative_loss, generations=6, spec=budget)
+    volumes = [generation.hypervolume for generation in study.generations()]
+    assert max(solution.metric for solution in study.solutions()) < 0
+    assert volumes == sorted(volumes) and 0 < volumes[0] < volumes[-1]
+    assert study.record.ending == "generations" and len(volumes) == 6

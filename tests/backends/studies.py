@@ -164,6 +164,18 @@ class Faulty(Uniform):
         return super().compress(prepared, candidate, **way)
 
 
+@dataclass(frozen=True)
+class Preparing(Uniform):
+    """Uniform bins; every preparation leaves a line in a file, in whatever process."""
+
+    file: str = ""
+
+    def prepare(self, preparation):
+        with Path(self.file).open("a") as handle:
+            handle.write(f"{os.getpid()}\n")
+        return super().prepare(preparation)
+
+
 def pids(folder):
     """The processes that compressed something."""
     return [int(p.name.removeprefix("pid-")) for p in Path(folder).glob("pid-*")]

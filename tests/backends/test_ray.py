@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from moeash.api import run_with_output
 from moeash.backends.options import BackendOptions
 from moeash.backends.ray import RayBackend, check_address, why_not_connected
 from moeash.errors import BackendError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Job
+from moeash.methods.registry import METHODS
 from moeash.methods.uniform.options import UniformOptions
 from tests.backends.cluster import wait_until
 from tests.backends.studies import (
     SMALL_RAY,
     Faulty,
     Listener,
+    Preparing,
     front,
     on_ray,
     pids,
@@ -59,6 +62,17 @@ def test_the_stored_sequence_is_that_of_one_process(workers, local_ray, serial, 
     assert sequence(study) == sequence(serial)
     assert front(study) == front(serial)
     assert any(r.stage == "merged" for r in study.evaluations())
+
+
+def test_a_run_with_output_prepares_once_for_all_workers_and_the_output(
+    local_ray, tmp_path, monkeypatch
+):
+    file = tmp_path / "prepared"
+    monkeypatch.setitem(METHODS, UniformOptions, lambda made: Preparing(made, file=str(file)))
+    plain = spec(backend=on_ray(workers=2), output={"folder": str(tmp_path / "out")})
+    study, output = run_with_output(plain, storage=str(tmp_path / "a.db"))
+    assert len(file.read_text().splitlines()) == 1
+    assert output.report.size_bytes == study.pick("smallest").size_bytes
 
 
 def calibrated(**changes):
