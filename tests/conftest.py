@@ -129,6 +129,14 @@ def tiny(tmp_path_factory) -> TinyStudy:
     return study
 
 
+@pytest.fixture
+def bare(tmp_path_factory):
+    """The spec of the tiny study without its output, whose pictures take longer than the study."""
+    path = tmp_path_factory.mktemp("bare") / "tiny.toml"
+    path.write_text(TINY[: TINY.index("[output]")])
+    return path
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a command left behind."""

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from moeash.options.tables import to_plain
+from moeash.study.course.options import BudgetOptions
 from moeash.study.facts import StudyFacts
 from moeash.study.storage.records import EvaluationRecord, GenerationRecord
 
@@ -60,16 +62,18 @@ class Opened(Event):
     Attributes:
         facts: what never changes.
         n_stored: evaluations that are known already.
+        budget: of this run, which may be another than that of the run that created the study.
     """
 
     kind = "opened"
 
     facts: StudyFacts
     n_stored: int
+    budget: BudgetOptions
 
     def payload(self) -> dict[str, Any]:
-        """Return the number of stored evaluations; facts have a table of their own."""
-        return {"n_stored": self.n_stored}
+        """Return what differs from run to run; facts have a table of their own."""
+        return {"n_stored": self.n_stored, "budget": to_plain(self.budget)}
 
 
 @dataclass(frozen=True)

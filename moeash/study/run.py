@@ -87,7 +87,7 @@ def _course(
     for note in notes:
         journal.note(note)
     ledger = Ledger(storage, record.id, journal)
-    journal.say(Opened(record.facts, len(ledger.known)))
+    journal.say(Opened(record.facts, len(ledger.known), plan.spec.budget))
     artifact = partial(storage.artifact, record.id)
     ending = Course(plan, record.facts, backend, ledger, journal, artifact=artifact).run()
     storage.set_status(record.id, "finished", ending=ending)

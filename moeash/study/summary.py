@@ -12,8 +12,6 @@ from typing import Any
 from moeash.options.tables import read
 from moeash.study.course.budget import ENDINGS
 from moeash.study.course.options import BudgetOptions
-from moeash.study.facts import StudyFacts
-from moeash.study.spec.upgrade import upgraded
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import EventRecord, Stage, StudySummary
 from moeash.study.study import Study
@@ -72,7 +70,7 @@ def summary_of(study: Study, *, now: datetime | None = None) -> dict[str, Any]:
     storage, study_id = study.storage, study.record.id
     (counted,) = storage.summaries([study.name])
     record, facts, status = counted.record, counted.record.facts, counted.status
-    watch = _Counted(storage, study_id, counted, _budget(facts), now or datetime.now(UTC))
+    watch = _Counted(storage, study_id, counted, now or datetime.now(UTC))
     phases = [watch.phase(name) for name in STAGES]
     present = next((phase for phase in phases if phase.state == "running"), None)
     last = storage.events(study_id, kinds=TELLING, limit=N_EVENTS, newest=True)
@@ -173,17 +171,18 @@ class _Counted:
         storage: Storage,
         study_id: int,
         counted: StudySummary,
-        budget: BudgetOptions,
         now: datetime,
     ) -> None:
         self._storage = storage
         self._study_id = study_id
         self._counted = counted
-        self._budget = budget
         self._now = now.timestamp()
         kinds = ("opened", "phase_started", "phase_ended")
         self._course = storage.events(study_id, kinds=kinds)
         self._opened = next((e for e in reversed(self._course) if e.kind == "opened"), None)
+        self._budget = BudgetOptions()
+        if self._opened is not None:
+            self._budget = read(BudgetOptions, self._opened.payload["budget"])
 
     @property
     def workers(self) -> int:
@@ -286,11 +285,6 @@ class _Counted:
             self._study_id, kinds=(kind,), after=started.id, limit=limit, newest=True
         )
         return sorted(map(_time, events))
-
-
-def _budget(facts: StudyFacts) -> BudgetOptions:
-    # Not the whole spec: reading all options would take longer than everything else here.
-    return read(BudgetOptions, upgraded(facts.spec).get("budget", {}))
 
 
 def _time(event: EventRecord) -> float:

@@ -22,7 +22,6 @@ from rows import Row, read_rows, write_rows
 from moeash.codec.container import read, write
 from moeash.core.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
-from moeash.evaluation.outcome import Job
 from moeash.study.spec.reading import parse_spec
 from moeash.study.spec.spec import StudySpec
 
@@ -50,7 +49,7 @@ def measured(summary: dict[str, Any], spec: StudySpec, bench: Bench) -> list[Row
         path = Path(folder) / "solution.moeash"
         for solution in chosen(summary["front"], SHOWN):
             recipe = Recipe.from_dict(solution["recipe"])
-            shared = evaluator.build(Job(recipe))
+            shared = evaluator.compressor.build(recipe)
             if shared.fingerprint() != solution["fingerprint"]:
                 raise SystemExit(
                     f"{spec.name}: solution {solution['id']} rebuilds to other weights than the "

@@ -84,6 +84,16 @@ class Listener:
         """What a person was told."""
         return [event.text for event in self.of("note")]
 
+    @property
+    def new(self):
+        """Keys of what was evaluated."""
+        return [e.record.job.key for e in self.of("evaluated") if not e.stored_before]
+
+    @property
+    def known(self):
+        """Keys of what storage answered."""
+        return [e.record.job.key for e in self.of("evaluated") if e.stored_before]
+
 
 def run_study(folder, plain, *, method=None, listen=ignore, make_backend=None):
     """Run a study in a database of its own, optionally with another method."""
@@ -152,6 +162,18 @@ class Faulty(Uniform):
                     time.sleep(0.02)
                 raise AssertionError("nine gigabytes, and the memory monitor did not act")
         return super().compress(prepared, candidate, **way)
+
+
+@dataclass(frozen=True)
+class Preparing(Uniform):
+    """Uniform bins; every preparation leaves a line in a file, in whatever process."""
+
+    file: str = ""
+
+    def prepare(self, preparation):
+        with Path(self.file).open("a") as handle:
+            handle.write(f"{os.getpid()}\n")
+        return super().prepare(preparation)
 
 
 def pids(folder):

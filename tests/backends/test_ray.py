@@ -9,16 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from moeash.api import run_with_output
 from moeash.backends.options import BackendOptions
 from moeash.backends.ray import RayBackend, check_address, why_not_connected
 from moeash.errors import BackendError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Job
+from moeash.methods.registry import METHODS
+from moeash.methods.uniform.options import UniformOptions
 from tests.backends.cluster import wait_until
 from tests.backends.studies import (
     SMALL_RAY,
     Faulty,
-    Notes,
+    Listener,
+    Preparing,
     front,
     on_ray,
     pids,
@@ -60,6 +64,17 @@ def test_the_stored_sequence_is_that_of_one_process(workers, local_ray, serial, 
     assert any(r.stage == "merged" for r in study.evaluations())
 
 
+def test_a_run_with_output_prepares_once_for_all_workers_and_the_output(
+    local_ray, tmp_path, monkeypatch
+):
+    file = tmp_path / "prepared"
+    monkeypatch.setitem(METHODS, UniformOptions, lambda made: Preparing(made, file=str(file)))
+    plain = spec(backend=on_ray(workers=2), output={"folder": str(tmp_path / "out")})
+    study, output = run_with_output(plain, storage=str(tmp_path / "a.db"))
+    assert len(file.read_text().splitlines()) == 1
+    assert output.report.size_bytes == study.pick("smallest").size_bytes
+
+
 def calibrated(**changes):
     """The same study with error feedback, on calibration images."""
     return spec(
@@ -92,17 +107,17 @@ def test_a_study_that_changes_norms_has_the_front_of_one_process(norms, local_ra
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_losing_a_worker_changes_nothing(number, local_ray, serial, tmp_path):
-    progress = Notes({6: lambda: os.kill(min(pids(tmp_path)), number)})
+    told = Listener({6: lambda: os.kill(min(pids(tmp_path)), number)})
     study = run_study(
         tmp_path,
         spec(backend=on_ray(timeout_s=15.0)),
-        method=Faulty(k=(2, 40), folder=str(tmp_path), slow_s=0.05),
-        progress=progress,
+        method=Faulty(UniformOptions(k=(2, 40)), folder=str(tmp_path), slow_s=0.05),
+        listen=told,
     )
     assert sequence(study) == sequence(serial)
     events = study.storage.events(study.record.id, kinds=["note"])
     events = [event.payload["text"] for event in events]
-    assert events == progress.notes
+    assert events == told.notes
     assert len(events) == 1
     assert ("died" if number == signal.SIGKILL else "no answer within 15 s") in events[0]
 
@@ -169,12 +184,17 @@ def test_large_arrays_are_in_memory_once_a_node(two_workers):
 
     def files(worker):
         evaluator = worker.evaluator
-        common = evaluator.common()
+        common, batches = evaluator.common(), []
+        hook = evaluator.compressor.network.module.register_forward_pre_hook(
+            lambda module, inputs: batches.append(inputs[0].numpy())
+        )
+        evaluator.assessment.measure(lambda bound: False)
+        hook.remove()
         arrays = {
-            "state": common.state[0].values,
-            "prepared": common.prepared.statistics.ordered[0],
+            "state": common.groundwork.state[0].values,
+            "prepared": common.groundwork.prepared.statistics.ordered[0],
             "images": common.images,
-            "batch": evaluator.assessment._on_device[-1].numpy(),
+            "batch": batches[-1],
         }
         lines = Path("/proc/self/maps").read_text().splitlines()
         maps = [line.split(maxsplit=5) for line in lines]
@@ -213,7 +233,8 @@ def test_workers_share_one_copy_of_the_factors_made_once(local_ray):
             import torch
 
             evaluator = worker.evaluator
-            places = [f.coupling.data_ptr() for f in evaluator.prepared.networks[0].factors]
+            prepared = evaluator.compressor.groundwork.prepared
+            places = [f.coupling.data_ptr() for f in prepared.layers.factors]
             lines = Path("/proc/self/maps").read_text().splitlines()
             maps = [(*line.split()[0].split("-"), line.split()[1]) for line in lines]
             modes = [
@@ -348,7 +369,7 @@ def test_another_ray_or_python_on_the_cluster_is_one_clear_line(ray_environment)
 
 def test_interrupting_a_wait_is_possible(local_ray, tmp_path):
     """Ctrl-C must not hang while a candidate does."""
-    hanging = Faulty(k=(2, 40), folder=str(tmp_path), fates={5: "hang"})
+    hanging = Faulty(UniformOptions(k=(2, 40)), folder=str(tmp_path), fates={5: "hang"})
     backend = opened(spec(), method=hanging, workers=1)
     backend.open()
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))

@@ -100,7 +100,7 @@ def test_a_study_on_a_ray_of_its_own_that_is_told_to_end_says_so_in_one_line(
 ):
     slow = tmp_path / "seconds"
     slow.write_text("0.1")
-    plain = spec(evaluation__metric="tests.backends.slow:slow_top1", merge={"enabled": False})
+    plain = spec(evaluation__metric="tests.backends.slow:slow_top1", merge={"trials": 0})
     (tmp_path / "spec.toml").write_text(toml(plain))
     process = subprocess.Popen(
         [sys.executable, "-m", "moeash.cli.main", "run", "spec.toml", "--workers", "1"],

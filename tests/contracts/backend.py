@@ -53,7 +53,7 @@ class BackendContract:
         baseline = self.baseline
         assert baseline.metric == reference.assessment.baseline
         assert (baseline.n_batches, baseline.reference) == (5, 0.0)
-        shared = reference.build(jobs(8)[0])
+        shared = reference.compressor.build(jobs(8)[0].recipe)
         assert (baseline.n_shared, baseline.n_kept) == (shared.n_shared, shared.n_kept)
         assert baseline.original_bytes == shared.original_bytes
         assert baseline.data_fingerprint == reference.splits["search"].fingerprint()

@@ -12,6 +12,7 @@ from moeash.core.objectives import Sizes
 from moeash.core.recipe import Merge, Recipe
 from moeash.errors import StorageError, StudyExistsError, StudyLockedError, StudyNotFoundError
 from moeash.evaluation.outcome import Job, Outcome
+from moeash.study.course.options import BudgetOptions
 from moeash.study.events import (
     LASTING,
     Doing,
@@ -391,7 +392,7 @@ class StorageContract:
         record = add(storage, study, 1, outcome=replace(COMPLETE, metric=None, sizes=None))
         generation = GenerationRecord(1, 0.5, 20, 5, 33, 1.5)
         events = [
-            Opened(FACTS, 3),
+            Opened(FACTS, 3, BudgetOptions()),
             PhaseStarted("search"),
             PhaseEnded("search", "no_gain"),
             Evaluated(record),

@@ -8,7 +8,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-from moeash.study.progress import Silent
 
 from moeash.backends.base import Baseline, OneAtATime, ignore
 from moeash.backends.inprocess import InProcessBackend
@@ -18,8 +17,9 @@ from moeash.core.progress import silent
 from moeash.core.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
+from moeash.study.facts import floor_of
 from moeash.study.run import run
-from moeash.study.solution import Solution, floor_of, front_of, minimised
+from moeash.study.solution import Solution, front_of, minimised
 from moeash.study.storage.sql import SqlStorage
 from tests.digits import digits_plan
 
@@ -105,7 +105,7 @@ def test_a_study_of_a_network_has_the_front_of_full_evaluations(
         search={"objectives": objectives, "population": 10},
         budget={"generations": 4},
     )
-    study = run(plan, SqlStorage(str(tmp_path / "a.db")), InProcessBackend, Silent())
+    study = run(plan, SqlStorage(str(tmp_path / "a.db")), InProcessBackend)
     n_stopped = check(study, digits_in_full(metric, batch_size), max_drop)
     if batch_size < 200:  # one batch cannot be stopped half way
         assert n_stopped >= 1
@@ -116,7 +116,7 @@ def test_a_study_of_a_network_has_the_front_of_full_evaluations(
 def test_every_algorithm_has_the_front_of_full_evaluations(tmp_path):
     for algorithm in ("exhaustive", "random"):
         plan = digits_plan(name=algorithm, search={"algorithm": algorithm, "population": 16})
-        study = run(plan, SqlStorage(str(tmp_path / "a.db")), InProcessBackend, Silent())
+        study = run(plan, SqlStorage(str(tmp_path / "a.db")), InProcessBackend)
         assert check(study, digits_in_full("top1", 40), None) >= 3
 
 
@@ -142,7 +142,9 @@ class TableBackend(OneAtATime):
         self.order = np.random.default_rng(order) if order is not None else None
 
     def open(self, notify=ignore, progress=silent):
-        return Baseline(0.95, 0.0, self.N_BATCHES, 10_000, 2500, 0, "network", "data", Keeping())
+        return Baseline(
+            0.95, 0.0, self.N_BATCHES, 10_000, 2500, 0, "network", "data", Keeping(), 64
+        )
 
     def evaluate(self, job, archive):
         k, total = job.recipe.candidate["k"], self.N_BATCHES * self.BATCH
@@ -176,7 +178,7 @@ def test_a_study_of_tables_has_the_front_of_full_evaluations(tmp_path, seed):
         budget={"generations": 8},
     )
     backend = TableBackend(seed)
-    study = run(plan, SqlStorage(str(tmp_path / "a.db")), lambda task: backend, Silent())
+    study = run(plan, SqlStorage(str(tmp_path / "a.db")), lambda task: backend)
     nothing = Archive(objectives)
     n_stopped = check(study, lambda c: backend.evaluate(Job(Recipe(c)), nothing), max_drop)
     assert n_stopped >= 1
@@ -189,7 +191,7 @@ def test_outcomes_do_not_depend_on_the_order_within_a_generation(tmp_path, seed)
     for order in (None, 1, 2):
         backend = TableBackend(seed, order=order)
         storage = SqlStorage(str(tmp_path / f"{order}.db"))
-        study = run(plan, storage, lambda task, backend=backend: backend, Silent())
+        study = run(plan, storage, lambda task, backend=backend: backend)
         records.append([replace(r, created_at="") for r in study.evaluations()])
     assert records[0] == records[1] == records[2]
     assert {r.outcome.status for r in records[0]} == {"complete", "stopped"}
@@ -198,7 +200,7 @@ def test_outcomes_do_not_depend_on_the_order_within_a_generation(tmp_path, seed)
 def test_the_hypervolume_is_that_of_the_front_so_far(tmp_path):
     plan = digits_plan(budget={"generations": 5})
     backend = TableBackend(3)
-    study = run(plan, SqlStorage(str(tmp_path / "a.db")), lambda task: backend, Silent())
+    study = run(plan, SqlStorage(str(tmp_path / "a.db")), lambda task: backend)
     volumes = [g.hypervolume for g in study.generations()]
     assert volumes == sorted(volumes) and volumes[0] > 0
     # By hand: the area under the staircase, sizes relative to the reference of 10,000 bytes.

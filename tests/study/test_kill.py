@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from moeash.study.progress import Silent
 
 from moeash.backends.inprocess import InProcessBackend
 from moeash.errors import StudyLockedError
@@ -25,16 +24,14 @@ CHILD = textwrap.dedent("""
     import json, sys
     print("begun", flush=True)
     import moeash
-    from moeash.study.progress import Silent
 
-    class Telling(Silent):
-        def started(self, facts, *, n_stored):
-            print("started", n_stored, flush=True)
+    def tell(event):
+        if event.kind == "opened":
+            print("started", event.n_stored, flush=True)
+        elif event.kind == "evaluated":
+            print("known" if event.stored_before else "new", event.record.job.key, flush=True)
 
-        def evaluated(self, record, *, stored_before):
-            print("known" if stored_before else "new", record.job.key, flush=True)
-
-    moeash.run(json.loads(sys.argv[1]), storage=sys.argv[2], progress=Telling())
+    moeash.run(json.loads(sys.argv[1]), storage=sys.argv[2], progress=tell)
     print("finished", flush=True)
 """)
 
@@ -75,7 +72,7 @@ def story(study):
 
 
 def run_here(path, make_backend=InProcessBackend):
-    return run(digits_plan(**CHANGES), SqlStorage(str(path)), make_backend, Silent())
+    return run(digits_plan(**CHANGES), SqlStorage(str(path)), make_backend)
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +133,7 @@ CALIBRATED = {
 
 @pytest.mark.slow
 def test_a_study_with_feedback_is_continued_after_kills(tmp_path):
-    whole = run(
-        digits_plan(**CALIBRATED), SqlStorage(str(tmp_path / "w.db")), InProcessBackend, Silent()
-    )
+    whole = run(digits_plan(**CALIBRATED), SqlStorage(str(tmp_path / "w.db")), InProcessBackend)
     path = tmp_path / "a.db"
     for n_new in (1, 3, 4):
         child = start(path, CALIBRATED)
@@ -146,7 +141,7 @@ def test_a_study_with_feedback_is_continued_after_kills(tmp_path):
         child.kill()
         child.communicate()
         assert child.returncode == -signal.SIGKILL
-    done = run(digits_plan(**CALIBRATED), SqlStorage(str(path)), InProcessBackend, Silent())
+    done = run(digits_plan(**CALIBRATED), SqlStorage(str(path)), InProcessBackend)
     assert story(done) == story(whole)
     assert done.front()
 

@@ -1,4 +1,4 @@
-"""The merge pass with many slots, in any order of arrival: the serial sequence, nothing lost."""
+"""The merge phase of a real study: the phase by itself is tested in course/test_merging.py."""
 
 import random
 from collections import Counter
@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from moeash.backends.inprocess import InProcessBackend
-from tests.backends.studies import Notes, run_study, sequence, spec
+from tests.backends.studies import Listener, run_study, sequence, spec
 
-CHANGES = {"merge__trials": 9, "budget": {"generations": 2}, "merge__max_drop": 0.05}
+CHANGES = {"merge__trials": 6, "budget": {"generations": 2}}
 
 
 class ManySlots(InProcessBackend):
@@ -36,62 +36,32 @@ class ManySlots(InProcessBackend):
 
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
-    return run_study(tmp_path_factory.mktemp("serial"), spec(**CHANGES))
+    """The serial study, and what people heard of its merges."""
+    told = Listener()
+    study = run_study(tmp_path_factory.mktemp("serial"), spec(**CHANGES), listen=told)
+    return study, story(told)
 
 
-class Story(Notes):
-    """Keeps the merge pass as a person hears of it."""
-
-    def __init__(self):
-        super().__init__()
-        self.story = []
-
-    def evaluated(self, record, *, stored_before):
-        if record.stage == "merged":
-            self.story.append(record.number)
-
-    def merge_started(self, parent, *, position, total):
-        self.story.append((parent.number, position, total))
-
-    def merge_ended(self, parent, *, entries, trials):
-        self.story.append((parent.number, entries, trials))
+def story(told):
+    kinds = ("solution_merging", "solution_merged")
+    return [event.payload() for event in told.events if event.kind in kinds]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_many_slots_in_any_order_store_the_serial_sequence(tmp_path, serial, seed):
-    backends = []
-
-    def make(task):
-        backends.append(ManySlots(task, seed=seed))
-        return backends[0]
-
-    study = run_study(tmp_path, spec(**CHANGES), make_backend=make)
-    assert sequence(study) == sequence(serial)
-    assert backends[0].most_out == 5, "slots were used"
-    assert max(backends[0].evaluated.values()) == 1
-    assert study.storage.held(study.record.id) == {}
-
-
-def test_people_hear_of_merges_in_the_serial_order(tmp_path):
-    stories = []
-    for name, make in (("one", InProcessBackend), ("many", ManySlots)):
-        progress = Story()
-        run_study(tmp_path, spec(name, **CHANGES), make_backend=make, progress=progress)
-        stories.append(progress.story)
-    assert stories[0] == stories[1]
-
-
-@pytest.mark.parametrize("after", [1, 4, 9, 15])
-def test_what_ran_ahead_survives_a_crash(tmp_path, serial, after):
+def test_a_study_on_many_slots_that_crashes_while_it_merges_is_the_serial_one(tmp_path, serial):
+    study, told_of = serial
+    searched = sum(r.stage == "search" for r in study.evaluations())
     made = []
 
     def make(task):
-        made.append(ManySlots(task, seed=after, die_after=after if not made else None))
+        made.append(ManySlots(task, seed=1, die_after=None if made else searched + 4))
         return made[-1]
 
     with pytest.raises(KeyboardInterrupt):
         run_study(tmp_path, spec(**CHANGES), make_backend=make)
-    study = run_study(tmp_path, spec(**CHANGES), make_backend=make)
-    assert sequence(study) == sequence(serial)
-    both = made[0].evaluated + made[1].evaluated
-    assert max(both.values()) == 1, "an evaluation was lost and repeated"
+    told = Listener()
+    again = run_study(tmp_path, spec(**CHANGES), make_backend=make, listen=told)
+    assert sequence(again) == sequence(study)
+    assert story(told) == told_of != []
+    assert made[1].most_out == 5, "slots were used"
+    assert max((made[0].evaluated + made[1].evaluated).values()) == 1, "nothing twice"
+    assert again.storage.held(again.record.id) == {}

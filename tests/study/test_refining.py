@@ -1,15 +1,12 @@
 """Solutions of a front made again with more effort: stored in their order, by whoever, once."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from moeash.study.refining import spread
 
 from moeash import export
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.recipe import Refine
 from moeash.exports.study_plots import plot_front
-from tests.backends.studies import Notes, front, run_study, sequence, spec
+from tests.backends.studies import Listener, front, run_study, sequence, spec
 
 
 def calibrated(name="feedback", solutions=3, **changes):
@@ -61,8 +58,8 @@ def test_the_picture_shows_what_was_refined(study):
     assert f"refined ({n})" in labels
 
 
-@pytest.mark.parametrize("after", [13, 14])
-def test_a_study_killed_while_it_refines_goes_on_where_it_was(tmp_path, study, after):
+@pytest.mark.parametrize("n_refined", [1, 2])
+def test_a_study_interrupted_while_it_refines_goes_on_where_it_was(tmp_path, study, n_refined):
     n_searched = sum(r.stage == "search" for r in study.evaluations())
 
     def stop():
@@ -70,7 +67,7 @@ def test_a_study_killed_while_it_refines_goes_on_where_it_was(tmp_path, study, a
 
     plain = calibrated(merge={"trials": 0})
     with pytest.raises(KeyboardInterrupt):
-        run_study(tmp_path, plain, progress=Notes({n_searched + after - 12: stop}))
+        run_study(tmp_path, plain, listen=Listener({n_searched + n_refined: stop}))
     made = []
 
     class Counting(InProcessBackend):
@@ -80,7 +77,17 @@ def test_a_study_killed_while_it_refines_goes_on_where_it_was(tmp_path, study, a
 
     again = run_study(tmp_path, plain, make_backend=Counting)
     assert sequence(again) == sequence(study)
-    assert len(made) == 3 - (after - 12)
+    assert len(made) == 3 - n_refined
+
+
+def test_a_continued_study_whose_refined_solutions_are_all_stored_says_so(tmp_path):
+    plain = calibrated(merge={"trials": 0})
+    for n_stored in (0, 3):
+        told = Listener()
+        run_study(tmp_path, plain, listen=told)
+        (started,) = (e for e in told.of("phase_started") if e.phase == "refine")
+        assert (started.total, started.n_stored) == (3, n_stored)
+    assert told.new == []
 
 
 def test_a_larger_budget_refines_more_and_repeats_nothing(tmp_path):
@@ -104,12 +111,3 @@ def test_a_merge_pass_goes_on_from_refined_solutions(tmp_path):
     merged = [records[r.parent].stage for r in study.evaluations() if r.stage == "merged"]
     assert "refined" in merged
     assert front(study)
-
-
-@given(st.integers(0, 200), st.integers(0, 30))
-def test_what_is_spread_is_distinct_in_order_and_has_both_ends(n, at_most):
-    chosen = spread(n, at_most)
-    assert len(chosen) == min(n, at_most)
-    assert chosen == sorted(set(chosen)) and set(chosen) <= set(range(n))
-    if len(chosen) > 1:
-        assert (chosen[0], chosen[-1]) == (0, n - 1)

@@ -11,8 +11,8 @@ from moeash.methods.uniform.method import Uniform
 from moeash.methods.uniform.options import UniformOptions
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
+from tests.backends.studies import Listener
 from tests.digits import digits_plan
-from tests.study.test_run import Recorder
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def study(folder, *, retry_failed=False, algorithm="nsga2", merge=True, **faults
     )
     method = Starved(UniformOptions(k=(2, 64)), marker=str(folder / "starving"), **faults)
     plan = dataclasses.replace(plan, task=dataclasses.replace(plan.task, method=method))
-    told = Recorder()
+    told = Listener()
     storage = SqlStorage(str(folder / "a.db"))
     return run(plan, storage, InProcessBackend, told, retry_failed=retry_failed), told
 

@@ -3,42 +3,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from moeash.study.progress import Silent
 
-from moeash.backends.base import ignore
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.merge import merge_runs
-from moeash.core.progress import silent
 from moeash.core.recipe import Recipe
 from moeash.errors import StorageError, StudyExistsError
 from moeash.evaluation.evaluate import Evaluator
-from moeash.evaluation.outcome import Archive, Job
+from moeash.evaluation.outcome import Archive
+from moeash.methods.uniform.method import Uniform
 from moeash.networks.sources import load_network
+from moeash.study.course.budget import ENDINGS
+from moeash.study.events import ignore
+from moeash.study.facts import floor_of
 from moeash.study.plan import task_of
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
+from tests.backends.studies import Listener
 from tests.digits import digits_plan
 
 MERGING = {"merge": {"trials": 12}, "budget": {"generations": 3}}
-
-
-class Recorder(Silent):
-    """Counts what happens, and may act at the n-th evaluation."""
-
-    def __init__(self, *, at=None, act=None):
-        self.new, self.known, self.notes, self.endings = [], [], [], []
-        self.at, self.act = at, act
-
-    def evaluated(self, record, *, stored_before):
-        (self.known if stored_before else self.new).append(record.job.key)
-        if not stored_before and len(self.new) == self.at:
-            self.act()
-
-    def note(self, message):
-        self.notes.append(message)
-
-    def search_ended(self, reason):
-        self.endings.append(reason)
 
 
 def interrupt():
@@ -50,8 +33,8 @@ def storage(tmp_path):
     return SqlStorage(str(tmp_path / "a.db"))
 
 
-def study(storage, progress=None, make_backend=InProcessBackend, **changes):
-    return run(digits_plan(**changes), storage, make_backend, progress or Silent())
+def study(storage, listen=ignore, make_backend=InProcessBackend, **changes):
+    return run(digits_plan(**changes), storage, make_backend, listen)
 
 
 def timeless(record):
@@ -80,15 +63,15 @@ def test_a_study_interrupted_again_and_again_is_the_uninterrupted_one(storage, u
     rng = np.random.default_rng(0)
     n_new = 0
     for _ in range(60):
-        progress = Recorder(at=int(rng.integers(1, 12)), act=interrupt)
+        told = Listener({int(rng.integers(1, 12)): interrupt})
         try:
-            finished = study(storage, progress, **MERGING)
+            finished = study(storage, told, **MERGING)
         except KeyboardInterrupt:
-            n_new += len(progress.new)
+            n_new += told.n
             assert storage.study("digits").status == "interrupted"
             assert len(storage.evaluations(1)) == n_new
         else:
-            n_new += len(progress.new)
+            n_new += told.n
             break
     assert story(finished) == story(uninterrupted)
     assert n_new == len(uninterrupted.evaluations())
@@ -99,17 +82,18 @@ def test_a_finished_study_answers_without_a_forward_pass(storage):
     forwards = []
 
     class Counting(InProcessBackend):
-        def open(self, notify=ignore, progress=silent):
-            baseline = super().open(notify)
-            self.evaluator.network.module.register_forward_hook(lambda *_: forwards.append(1))
+        def open(self, *arguments):
+            baseline = super().open(*arguments)
+            module = self.evaluator.compressor.network.module
+            module.register_forward_hook(lambda *_: forwards.append(1))
             return baseline
 
-    first = study(storage, Recorder(), Counting, **MERGING)
+    first = study(storage, ignore, Counting, **MERGING)
     assert len(forwards) == sum(r.outcome.n_batches for r in first.evaluations()) > 0
     keys = Counter(r.job.key for r in first.evaluations())
     assert set(keys.values()) == {1}
     del forwards[:]
-    again = Recorder()
+    again = Listener()
     assert story(study(storage, again, Counting, **MERGING)) == story(first)
     assert forwards == [] and again.new == [] and set(again.known) == set(keys)
 
@@ -165,10 +149,10 @@ def test_a_budget_that_was_at_its_default_can_be_changed(storage):
     n_known = len(first.evaluations())
     plan = digits_plan(budget=None)
     assert plan.spec.fingerprint() == first.facts.fingerprint
-    recorder = Recorder(at=1, act=interrupt)
+    told = Listener({1: interrupt})
     with pytest.raises(KeyboardInterrupt):
-        run(plan, storage, InProcessBackend, recorder)
-    assert len(recorder.known) == n_known
+        run(plan, storage, InProcessBackend, told)
+    assert len(told.known) == n_known
 
 
 def test_another_spec_under_the_same_name_is_refused_with_the_differences(storage):
@@ -248,8 +232,8 @@ def test_how_kept_tensors_are_stored_is_decided_once(storage, monkeypatch):
     assert [task.keeping for task in tasks] == [keeping]
     evaluator = Evaluator(task_of(more))
     for solution in more.front():
-        built = evaluator.build(solution.record.job).fingerprint()
-        assert built == solution.record.outcome.fingerprint
+        built = evaluator.compressor.build(solution.recipe)
+        assert built.fingerprint() == solution.record.outcome.fingerprint
     evaluator.close()
 
 
@@ -274,21 +258,16 @@ def test_a_study_whose_storage_fails_says_so_and_continues_later(storage, uninte
 
 
 def test_failed_candidates_stay_off_the_front_and_do_not_end_the_study(storage):
-    class Failing(InProcessBackend):
-        def open(self, notify=ignore, progress=silent):
-            baseline = super().open(notify)
-            evaluator = self.evaluator
-            write = evaluator._writer.write
+    class Failing(Uniform):
+        def compress(self, prepared, candidate, **way):
+            shared = super().compress(prepared, candidate, **way)
+            if shared.n_entries % 2:
+                raise RuntimeError("an odd codebook")
+            return shared
 
-            def broken(shared):
-                if shared.n_entries % 2:
-                    raise RuntimeError("an odd codebook")
-                write(shared)
-
-            evaluator._writer.write = broken
-            return baseline
-
-    done = study(storage, make_backend=Failing)
+    plan = digits_plan()
+    plan = replace(plan, task=replace(plan.task, method=Failing(plan.spec.method)))
+    done = run(plan, storage, InProcessBackend)
     failed = [r for r in done.evaluations() if r.outcome.status == "failed"]
     assert failed and all(r.outcome.error == "RuntimeError: an odd codebook" for r in failed)
     assert done.record.status == "finished" and len(done.generations()) == 4
@@ -297,10 +276,11 @@ def test_failed_candidates_stay_off_the_front_and_do_not_end_the_study(storage):
 
 
 def test_an_exhausted_space_is_a_finished_study(storage):
-    progress = Recorder()
-    done = study(storage, progress, method={"k": [2, 9]}, budget={"generations": 50})
+    told = Listener()
+    done = study(storage, told, method={"k": [2, 9]}, budget={"generations": 50})
     assert (done.record.status, done.record.ending) == ("finished", "exhausted")
-    assert len(done.evaluations()) == 8 and progress.endings == ["nothing new was left to try"]
+    assert len(done.evaluations()) == 8
+    assert [ENDINGS[e.ending] for e in told.of("phase_ended")] == ["nothing new was left to try"]
 
 
 # ------------------------------------------------------------------ merging
@@ -329,7 +309,7 @@ def test_accepted_merges_hold_their_floor_and_shrink(storage, merge):
         assert len(trials) <= merge["trials"]
         floor = own.metric
         if "max_drop" in merge:
-            floor = done.facts.baseline - merge["max_drop"]
+            floor = floor_of(done.facts.baseline, merge["max_drop"])
             assert own.metric >= floor
         size, runs = own.sizes, (1,) * own.sizes.entries
         for trial in trials:
@@ -369,12 +349,11 @@ def test_a_merged_solution_rebuilds_from_its_candidate_and_runs(uninterrupted):
     merged = [s for s in uninterrupted.solutions() if s.record.stage == "merged"]
     assert merged
     for solution in merged:
-        job = solution.record.job
-        shared = evaluator.build(job)
+        shared = evaluator.compressor.build(solution.recipe)
         assert shared.fingerprint() == solution.record.outcome.fingerprint
-        (step,) = job.recipe.steps
-        again = merge_runs(evaluator.build(Job(Recipe(job.recipe.candidate))), step.runs)
-        assert again.fingerprint() == shared.fingerprint()
-        measured = evaluator.evaluate(job, Archive(("size_bytes",)))
+        (step,) = solution.recipe.steps
+        plain = evaluator.compressor.build(Recipe(solution.recipe.candidate))
+        assert merge_runs(plain, step.runs).fingerprint() == shared.fingerprint()
+        measured = evaluator.evaluate(solution.record.job, Archive(("size_bytes",)))
         assert (measured.metric, measured.sizes) == (solution.metric, solution.record.outcome.sizes)
     evaluator.close()

@@ -1,3 +1,5 @@
+"""The steady search of a real study: the phase by itself is tested in course/test_steady.py."""
+
 import pytest
 
 from tests.backends.crew import Ok
@@ -13,41 +15,29 @@ def steady(**changes):
 
 
 def test_a_budget_of_evaluations_is_kept_exactly_whatever_is_out(tmp_path):
-    plain = steady(budget={"evaluations": 30})
-    study = run_study(tmp_path, plain, make_backend=ManySlots)
-    assert len(study.evaluations()) == 30
-    assert study.record.ending == "evaluations"
+    study = run_study(tmp_path, steady(budget={"evaluations": 30}), make_backend=ManySlots)
+    assert (len(study.evaluations()), study.record.ending) == (30, "evaluations")
     assert [r.number for r in study.evaluations()] == list(range(1, 31))
     assert [g.n_evaluations for g in study.generations()] == [8, 16, 24, 30]
 
 
-def test_a_larger_budget_continues_without_repeating(tmp_path):
-    run_study(tmp_path, steady(budget={"evaluations": 20}), make_backend=ManySlots)
+def test_a_study_on_many_slots_repeats_nothing_after_a_crash_or_with_a_larger_budget(tmp_path):
     made = []
 
-    def make(task):
-        made.append(ManySlots(task))
-        return made[0]
+    def run(evaluations, die_after=None):
+        def make(task):
+            made.append(ManySlots(task, die_after=die_after))
+            return made[-1]
 
-    study = run_study(tmp_path, steady(budget={"evaluations": 33}), make_backend=make)
-    assert len(study.evaluations()) == 33
-    assert sum(made[0].evaluated.values()) == 13
-    assert len({r.job.key for r in study.evaluations()}) == 33
+        return run_study(tmp_path, steady(budget={"evaluations": evaluations}), make_backend=make)
 
-
-def test_an_interrupted_study_keeps_what_was_measured(tmp_path):
-    plain = steady(budget={"evaluations": 30})
     with pytest.raises(KeyboardInterrupt):
-        run_study(tmp_path, plain, make_backend=lambda task: ManySlots(task, die_after=11))
-    study = run_study(tmp_path, plain, make_backend=ManySlots)
-    assert len(study.evaluations()) == 30 and study.record.status == "finished"
-
-
-def test_generations_count_populations(tmp_path):
-    study = run_study(tmp_path, steady(budget={"generations": 3}))
-    assert (len(study.evaluations()), study.record.ending) == (24, "generations")
-    volumes = [g.hypervolume for g in study.generations()]
-    assert volumes == sorted(volumes) and len(volumes) == 3
+        run(30, die_after=11)
+    study = run(30)
+    assert (len(study.evaluations()), study.record.status) == (30, "finished")
+    assert len(run(33).evaluations()) == 33
+    assert [sum(backend.evaluated.values()) for backend in made] == [11, 19, 3]
+    assert len({r.job.key for r in study.evaluations()}) == 33, "nothing twice"
 
 
 def test_answers_that_come_together_are_stored_together_and_never_across_a_generation(tmp_path):

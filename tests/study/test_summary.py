@@ -1,6 +1,7 @@
 """Where a study stands, told from what is stored: every line of the story below has its second."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,6 +10,7 @@ from sqlalchemy import update
 from moeash.cli.status import status_lines
 from moeash.core.recipe import Merge, Recipe, Refine
 from moeash.evaluation.outcome import Job
+from moeash.study.course.options import BudgetOptions
 from moeash.study.events import (
     Doing,
     Ended,
@@ -38,12 +40,9 @@ def moment(seconds):
 class Story:
     """A study whose events are written at chosen seconds."""
 
-    def __init__(self, storage, **budget):
-        from dataclasses import replace
-
+    def __init__(self, storage):
         self.storage = storage
-        facts = replace(FACTS, baseline=0.9, spec=BASE | {"budget": budget})
-        self.id = storage.create_study(facts).id
+        self.id = storage.create_study(replace(FACTS, baseline=0.9, spec=BASE)).id
         self.n = 0
 
     def tell(self, seconds, event):
@@ -95,6 +94,10 @@ def storage(tmp_path):
     opened.close()
 
 
+def opened(n_stored, **budget):
+    return Opened(FACTS, n_stored, BudgetOptions(**budget))
+
+
 def phase(summary, name):
     return next(p for p in summary["phases"] if p["phase"] == name)
 
@@ -105,8 +108,8 @@ def lines(summary):
 
 def searched(storage, n=10, total=None, **budget):
     """A search of an evaluation every 6 seconds."""
-    story = Story(storage, **budget)
-    story.tell(0, Opened(FACTS, 0))
+    story = Story(storage)
+    story.tell(0, opened(0, **budget))
     story.tell(0, WorkersChanged(2))
     story.tell(0, PhaseStarted("search", total))
     for i in range(n):
@@ -140,6 +143,15 @@ def test_the_first_rule_to_hold_gives_the_time_left(storage):
     story.end_generation(90, 2, elapsed_s=4.0)
     assert story.summary(90)["search_left_s"] == 10, "of wall time; two generations take 14 s"
     assert story.summary(101)["search_left_s"] == 0
+
+
+def test_the_budget_is_that_of_the_present_run(storage):
+    story = searched(storage, evaluations=10)
+    story.tell(100, opened(10, evaluations=30))
+    story.tell(100, PhaseStarted("search", n_stored=10))
+    for i in range(1, 6):
+        story.evaluate(100 + 6 * i)
+    assert story.summary(130)["search_left_s"] == 15 * 6
 
 
 def test_nobody_knows_how_long_a_search_without_gain_takes(storage):
@@ -186,7 +198,7 @@ def test_a_phase_that_has_just_begun_has_no_pace_yet(storage):
 
 def test_what_was_refined_before_counts_when_it_goes_on(storage):
     story = refining(storage, 3)
-    story.tell(200, Opened(FACTS, 13))
+    story.tell(200, opened(13))
     assert story.summary(200)["phase"] is None, "it is loading, and no phase has begun again"
     assert phase(story.summary(200), "refine")["state"] == "stopped"
     story.tell(201, PhaseStarted("refine", 20, 3))
@@ -216,7 +228,7 @@ def test_workers_are_those_of_the_process_that_runs(storage):
     story = searched(storage)
     assert story.summary(60)["workers"] == 2
     assert story.summary(60, held=False)["workers"] == 0
-    story.tell(70, Opened(FACTS, 10))
+    story.tell(70, opened(10))
     assert story.summary(70)["workers"] == 0
     story.tell(71, WorkersChanged(5))
     assert story.summary(72)["workers"] == 5
@@ -287,8 +299,8 @@ def test_failures_are_told_with_their_recipe(storage):
     [
         (Doing("measuring curvature", 3, 20), "measuring curvature, 3 of 20"),
         (Doing("loading"), "loading"),
-        (Opened(FACTS, 1200), "began with 1,200 stored evaluations"),
-        (Opened(FACTS, 0), "began"),
+        (opened(1200), "began with 1,200 stored evaluations"),
+        (opened(0), "began"),
         (Note("a worker died"), "a worker died"),
         (WorkersChanged(1), "1 worker"),
         (WorkersChanged(2), "2 workers"),

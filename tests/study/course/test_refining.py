@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moeash.core.recipe import Recipe, Refine
 from moeash.evaluation.outcome import Archive, Job
@@ -69,3 +71,12 @@ def test_a_continued_phase_repeats_nothing(tmp_path):
 )
 def test_solutions_are_spread_with_both_ends(n, at_most, expected):
     assert spread(n, at_most) == expected
+
+
+@given(st.integers(0, 200), st.integers(0, 30))
+def test_what_is_spread_is_distinct_in_order_and_has_both_ends(n, at_most):
+    chosen = spread(n, at_most)
+    assert len(chosen) == min(n, at_most)
+    assert chosen == sorted(set(chosen)) and set(chosen) <= set(range(n))
+    if len(chosen) > 1:
+        assert (chosen[0], chosen[-1]) == (0, n - 1)

@@ -1,0 +1,100 @@
+"""The comparison's scripts still run: on networks of seconds, with everything else as it is."""
+
+import ast
+import importlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import moeash.api
+from moeash.core.codebook import SharedWeights
+from tests.backends.studies import toml
+from tests.digits import BASE, merged
+
+SCRIPTS = Path(__file__).parents[2] / "studies" / "comparison"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Return a script of the comparison by name; they import each other as scripts do."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(SCRIPTS) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_script_takes_from_moeash_is_there(path):
+    """Of the peers' scripts too, whose peers are not installed here."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("moeash"):
+            module = importlib.import_module(str(node.module))
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+def spec_of(folder, **changes):
+    """Write the spec of a study of digits and return its path."""
+    calibration = {"splits": {"calibration": {"part": "all", "count": 60, "seed": 0}}}
+    path = folder / "digits.toml"
+    path.write_text(toml(merged(BASE, {"data": calibration, **changes})))
+    return path
+
+
+@pytest.mark.slow
+def test_every_row_of_the_ablation_compresses(script, tmp_path, monkeypatch):
+    bench_of, rows_of, ablation = map(script, ("ablation_bench", "ablation_rows", "ablation"))
+    scale = bench_of.Scale(k=20, kl=0.02, calibration=60, measured=100)
+    monkeypatch.setitem(bench_of.SCALES, "digits-cnn", scale)
+    bench = bench_of.Bench(spec_of(tmp_path))
+    points = {}
+    for row in rows_of.ROWS:
+        row = replace(row, settings=replace(row.settings, sketches=1))
+        own = bench.with_norms_folded if row.folded else bench
+        made = row.assign(own, row, scale.k)
+        shared = made if isinstance(made, SharedWeights) else own.pack(made, row)
+        points[row.name] = [{"k": scale.k} | own.measure(shared, row.coder)]
+    odd = {
+        name: point
+        for name, (point,) in points.items()
+        if not (0 < point["kl"] < 3 and 2000 < point["size_bytes"] < 60_000)
+    }
+    assert odd == {}
+    assert points["feedback"][0]["kl"] < points["nearest entries"][0]["kl"]
+    table = ablation.table_at(scale.k, points)
+    assert table.count("\n") == 1 + len(ablation.RULES)
+
+
+@pytest.mark.slow
+def test_solutions_of_a_front_are_measured_as_files(script, tmp_path):
+    path = spec_of(
+        tmp_path,
+        budget={"generations": 1},
+        search={"population": 4},
+        output={"folder": str(tmp_path / "out")},
+    )
+    study, output = moeash.api.run_with_output(path, storage=str(tmp_path / "a.db"))
+    summary = json.loads((tmp_path / "out" / "front.json").read_text())
+    solutions, measure = script("solutions"), script("measure")
+    bench = measure.Bench(study.spec.task())
+    rows = solutions.measured(summary, study.spec, bench)
+    found = {row["solution"]: row for row in rows}
+    assert set(found) == {s.id for s in study.front()} and output is not None
+    for solution in study.front():
+        row = found[solution.id]
+        assert row["size_bytes"] == solution.size_bytes
+        assert row["search_top1"] == solution.metric
+        assert row["peer"] == "moeash uniform" and row["setting"] == str(solution.recipe)
+
+
+@pytest.mark.slow
+def test_gpfqs_rule_and_nearest_rounding_are_compared(script, tmp_path):
+    claim = script("gpfq_claim")
+    bench = claim.Bench(spec_of(tmp_path), 20, 100)
+    for assign in (bench.gpfq, bench.nearest):
+        assert 0.5 < bench.top1(assign(16, 4.0), "search") <= 1
+    assert bench.top1({}, "holdout") > 0.97

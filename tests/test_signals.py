@@ -1,0 +1,39 @@
+"""Ctrl-C, and how schedulers end a process: one clear line, and nothing lost."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_keeps_what_was_evaluated_and_the_next_run_continues(
+    moeash, bare, tmp_path, number
+):
+    flags = ["--set", "method.k=[6,40]", "--set", "merge.trials=0", "--set", "name=long"]
+    command = [sys.executable, "-m", "moeash.cli.main", "run", str(bare), *flags]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever starts the tests in the background has Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert any(line.startswith("generation 2") for line in process.stderr)
+        process.send_signal(number)
+        _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert rest.splitlines()[-1] == (
+        "moeash: interrupted; everything evaluated is stored, run the same command to continue"
+    )
+    stopped = moeash("status", "long", "--json").json
+    assert (stopped["status"], stopped["reason"]) == ("interrupted", "KeyboardInterrupt")
+    assert 8 <= stopped["evaluations"] < 35
+    answer = moeash("run", bare, *flags)
+    assert answer.code == 0
+    assert f"continuing after {stopped['evaluations']} stored evaluations" in answer.err
+    assert moeash("status", "long", "--json").json["evaluations"] == 35
