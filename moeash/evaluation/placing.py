@@ -126,9 +126,7 @@ class DevicePlacing:
             assert isinstance(step, Merge), "a method on a grid has no slower way"
             outline = merge_runs(outline, step.runs)
             lookup = np.repeat(np.arange(len(step.runs), dtype=np.uint32), step.runs)[lookup]
-        return PlacedOnDevice(
-            outline, assignment, lookup, self._state, self._kept, self._writer
-        )
+        return PlacedOnDevice(outline, assignment, lookup, self._state, self._kept, self._writer)
 
     def forget(self) -> None:
         """Learn that somebody else has written to the network."""
