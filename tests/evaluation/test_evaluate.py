@@ -189,6 +189,18 @@ def test_sizes_are_what_the_objectives_name():
     evaluator.close()
 
 
+def test_entries_that_no_weight_uses_are_not_counted():
+    method = {"name": "feedback", "k": [4, 99], "images": 60, "sketches": 1, "trellis": 4}
+    calibration = {"splits": {"calibration": {"part": "all", "count": 60, "seed": 1}}}
+    evaluator = Evaluator(task(method=method, data=calibration, codec={"coder": "adaptive"}))
+    one = Job(Recipe.of({"k": 99, "rate": 0.1}))
+    shared = evaluator.compressor.build(one.recipe)
+    used = {(t.codebook, int(i)) for t in shared.shared for i in np.unique(t.indices)}
+    assert len(used) < shared.n_entries
+    assert evaluator.evaluate(one, NOTHING).sizes.entries == len(used)
+    evaluator.close()
+
+
 def as_shared(common):
     """A copy as it comes out of a store that all processes of a node map: read-only buffers."""
     buffers = []

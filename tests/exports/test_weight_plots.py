@@ -43,7 +43,20 @@ def test_weights_far_outside_do_not_squeeze_the_histogram_and_are_counted():
 
 def test_an_unused_entry_has_no_stem():
     shared, state = network([0.0, 1.0, 1.0], [0.0, 0.5, 1.0])
-    assert artist(plot_codebook(shared, state), "entries").get_xydata().tolist() == [[0, 1], [1, 2]]
+    figure = plot_codebook(shared, state)
+    assert artist(figure, "entries").get_xydata().tolist() == [[0, 1], [1, 2]]
+    assert legend(figure) == ["3 float weights", "2 entries"]
+
+
+def test_weights_in_other_units_than_the_codebook_are_left_out_and_the_legend_says_so():
+    shared, state = network([-8.0, 0.0, 1.0, 1.0], [-1.0, 0.0, 1.0])
+    figure = plot_codebook(shared, None)
+    assert artist(figure, "entries").get_xydata().tolist() == [[-1, 1], [0, 1], [1, 2]]
+    assert "weights" not in [a.get_label() for a in figure.axes[0].get_children()]
+    assert legend(figure) == ["4 float weights left out: they have other units", "3 entries"]
+    assert figure.axes[0].get_xlabel() == "weight, rows and columns rescaled"
+    assert figure.axes[0].get_xlim()[0] > -2  # the codebook's range, not that of the float weights
+    assert artist(plot_codebook(shared, state), "weights").get_data().values.sum() == 4
 
 
 def test_equal_weights_are_drawn(tmp_path):
