@@ -157,10 +157,12 @@ def export(
     """
     if id is not None and (max_drop is not None or max_bytes is not None):
         raise InputError("id names one solution, so limits have no use beside it; leave one out")
+    task = task_of(study)
     if id is not None:
         solution = study.solution(id)
     else:
-        solution = study.pick(pick, max_drop=max_drop, max_bytes=max_bytes)
-    task = task_of(study)
+        solution = study.pick(
+            pick, max_drop=max_drop, max_bytes=max_bytes, variables=task.method.space()
+        )
     with listening(progress) as listen, building(study, doing(listen)) as build:
         return export_solution(task, solution, build, to, doing(listen))

@@ -66,7 +66,7 @@ class SizeReport:
         tensors: what each shared tensor, then each group of kept tensors costs.
         n_shared: number of shared weights.
         n_kept: number of kept elements.
-        n_entries: number of codebook entries.
+        n_entries: codebook entries that some weight uses.
         original_bytes: bytes of the same state with floats as float32.
         coder: the entropy coder.
         notes: short texts stored along.
@@ -131,7 +131,7 @@ def size(
         tensors=(*_shared_sizes(layout), *_kept_sizes(layout)),
         n_shared=n_shared,
         n_kept=shared.n_kept,
-        n_entries=shared.n_entries,
+        n_entries=shared.n_used_entries,
         original_bytes=shared.original_bytes,
         coder=coder,
         notes=dict(notes or {}),

@@ -229,8 +229,7 @@ class Compressor:
 
         Args:
             recipe: what to build.
-            start: the artifact of the recipe's candidate and its steps but the last merge, where
-                there is one.
+            start: the artifact of the recipe without its merges, where there is one.
             progress: hears how far a slow step is.
 
         Raises:

@@ -236,12 +236,12 @@ class SharedWeights:
 
     @property
     def n_entries(self) -> int:
-        """Number of codebook entries over all codebooks: the paper's second objective."""
+        """Number of codebook entries over all codebooks, used or not."""
         return sum(len(c) for c in self.codebooks)
 
     @property
     def n_used_entries(self) -> int:
-        """Codebook entries that some weight uses, of all codebooks."""
+        """Codebook entries that some weight uses: the paper's second objective."""
         used = [np.zeros(len(codebook), dtype=np.bool_) for codebook in self.codebooks]
         for tensor in self.shared:
             used[tensor.codebook] |= tensor.counts > 0

@@ -23,7 +23,7 @@ class Sizes:
 
     Attributes:
         size_bytes: bytes of the file, exactly as ``stat`` will report them.
-        entries: codebook entries that exist (the paper's second objective).
+        entries: codebook entries that some weight uses (the paper's second objective).
         bits_per_weight: bits of index payload and its tables per shared weight.
     """
 

@@ -151,7 +151,9 @@ class Evaluator:
     def _place(self) -> None:
         compressor, method = self.compressor, self.task.method
         self._placing: HostPlacing | DevicePlacing
+        # On the device kept tensors stay as the method left them and no file can be made.
         as_binned = self.task.evaluate is None and compressor.remeasuring is None
+        as_binned = as_binned and not method.keeps_artifacts
         if self._on_device and as_binned and isinstance(method, GridMethod):
             self._placing = DevicePlacing(method, compressor)
         else:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeash.compression.compressor import Compressor
-from moeash.core.codebook import KeptTensor, SharedWeights, share
+from moeash.core.codebook import KeptTensor, SharedWeights, State, keep_all, share
 from moeash.core.merge import merge_runs
 from moeash.core.progress import Progress, silent
 from moeash.core.recipe import Merge
@@ -62,7 +62,7 @@ class PlacedOnDevice:
     outline: SharedWeights
     assignment: GridAssignment
     lookup: NDArray[Any]
-    prepared: Any
+    state: State
     kept: Mapping[str, KeptTensor]
     writer: DeviceWriter
 
@@ -75,7 +75,7 @@ class PlacedOnDevice:
         codebook = self.outline.codebooks[0]
         indices = self.writer.indices(self.assignment.grid, self.lookup, len(codebook))
         assigned = {t.name: (0, indices[t.name], t.counts) for t in self.outline.shared}
-        shared = share(self.prepared.state, [codebook], assigned, self.kept)
+        shared = share(self.state, [codebook], assigned, self.kept)
         return shared.fingerprint()
 
 
@@ -99,35 +99,34 @@ class DevicePlacing:
 
     def __init__(self, method: GridMethod, compressor: Compressor) -> None:
         work, network = compressor.groundwork, compressor.network
-        prepared = work.prepared
         self._method = method
-        self._prepared = prepared
-        self._kept = work.stored.keeping.stored(prepared.kept)
+        self._prepared = work.prepared
+        self._state = network.state
+        self._kept = work.stored.keeping.stored(keep_all(network.state))
         self._writer = DeviceWriter(network.module, network.state, self._kept)
         # Zeros without memory stand in for indices: sizes need counts alone.
         self._nothing: Mapping[str, NDArray[Any]] = {
             p.name: np.broadcast_to(np.uint8(0), (int(np.prod(p.shape)),))
-            for p in prepared.state
+            for p in network.state
             if p.role == "shared"
         }
 
     def place(self, job: Job, progress: Progress = silent) -> Placed:
         """Return a candidate."""
-        prepared = self._prepared
-        assignment = self._method.assignment(prepared, job.recipe.candidate)
+        assignment = self._method.assignment(self._prepared, job.recipe.candidate)
         assigned = {
             name: (0, nothing, counts)
             for (name, nothing), counts in zip(
                 self._nothing.items(), assignment.counts, strict=True
             )
         }
-        outline = share(prepared.state, [assignment.codebook], assigned, self._kept)
+        outline = share(self._state, [assignment.codebook], assigned, self._kept)
         lookup = assignment.lookup
         for step in job.recipe.steps:
             assert isinstance(step, Merge), "a method on a grid has no slower way"
             outline = merge_runs(outline, step.runs)
             lookup = np.repeat(np.arange(len(step.runs), dtype=np.uint32), step.runs)[lookup]
-        return PlacedOnDevice(outline, assignment, lookup, prepared, self._kept, self._writer)
+        return PlacedOnDevice(outline, assignment, lookup, self._state, self._kept, self._writer)
 
     def forget(self) -> None:
         """Learn that somebody else has written to the network."""

@@ -13,7 +13,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axes._secondary_axes import SecondaryAxis
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from moeash.errors import InputError
@@ -168,3 +170,12 @@ def nice_ticks(
             if low <= value <= high and all(abs(place(value) - place(t)) >= gap for t in ticks):
                 ticks.append(value)
     return sorted(ticks)
+
+
+def top_axis(axes: Axes, ticks: Sequence[float], labels: Sequence[str]) -> SecondaryAxis:
+    """Return a second axis above, with ticks at places of the lower one."""
+    top = axes.secondary_xaxis("top")
+    top.spines["top"].set_visible(True)
+    top.set_xticks(list(ticks), list(labels))
+    top.xaxis.set_minor_locator(NullLocator())
+    return top

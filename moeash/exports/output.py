@@ -62,15 +62,17 @@ def write_output(
     chosen: Solution | None = None
     refusal: NothingMeetsError | None = None
     try:
-        chosen = study.pick(options.pick, max_drop=options.max_drop, max_bytes=options.max_bytes)
+        chosen = study.pick(
+            options.pick,
+            max_drop=options.max_drop,
+            max_bytes=options.max_bytes,
+            variables=task.method.space(),
+        )
     except NothingMeetsError as error:
         refusal = error
     report: ExportReport | None = None
     progress("drawing", 0, None)
-    figures = {
-        "front.png": plots.plot_front([study], chosen=None if chosen is None else chosen.id),
-        "hypervolume.png": plots.plot_hypervolume([study]),
-    }
+    figures = _study_figures(study, None if chosen is None else chosen.id)
     if chosen is not None:
         shared = build(chosen.record.recipe)
         figures |= {
@@ -87,6 +89,16 @@ def write_output(
         temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     paths = tuple(str(folder / name) for name in (*figures, "front.json"))
     return Output(report, paths, refusal)
+
+
+def _study_figures(study: Study, chosen: int | None) -> dict[str, Figure]:
+    """Return the pictures of a study; a study that measured nothing has none of its front."""
+    figures: dict[str, Figure] = {}
+    if study.solutions():
+        figures["front.png"] = plots.plot_front([study], chosen=chosen)
+    if study.generations():
+        figures["hypervolume.png"] = plots.plot_hypervolume([study])
+    return figures
 
 
 def make_folder(folder: Path) -> None:

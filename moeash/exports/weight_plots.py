@@ -44,7 +44,8 @@ def plot_codebook(
     Args:
         shared: the compressed network.
         state: the float network it was made from; None where its weights have other units than the
-            codebook, as rows and columns were rescaled. The histogram is then left out.
+            codebook, as rows and columns were rescaled. The histogram is then left out, and the
+            legend says so.
         title: above the axes.
         width: inches.
 
@@ -99,8 +100,7 @@ def plot_codebook(
         share.yaxis.set_major_formatter(FuncFormatter(_percent))
         if title is not None:
             axes.set_title(title)
-        handles = _codebook_legend(shared, weights, entries, low, high)
-        legend_below(figure, handles if state is not None else handles[1:])
+        legend_below(figure, _codebook_legend(shared, weights, entries, low, high, state))
     return figure
 
 
@@ -257,11 +257,22 @@ def _codebook_legend(
     entries: NDArray[np.float64],
     low: float,
     high: float,
+    state: State | None,
 ) -> list[Any]:
     n_books = len(shared.codebooks)
     books = f" in {n_books} codebooks" if n_books > 1 else ""
+    floats = (
+        Patch(color="#c9ced6", label=f"{shared.n_shared:,} float weights")
+        if state is not None
+        else Patch(
+            facecolor="none",
+            edgecolor=MUTED,
+            linestyle=":",
+            label=f"{shared.n_shared:,} float weights left out: they have other units",
+        )
+    )
     handles: list[Any] = [
-        Patch(color="#c9ced6", label=f"{shared.n_shared:,} float weights"),
+        floats,
         Line2D(
             [],
             [],

@@ -78,7 +78,8 @@ def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:
     spec = plan.spec
     worst: dict[str, float] = {
         "size_bytes": float(baseline.original_bytes),
-        "entries": float(baseline.most_entries),
+        # One more, so that the candidate with the most has a share in the hypervolume.
+        "entries": float(baseline.most_entries + 1),
         "bits_per_weight": 32.0,
     }
     # What is further below the float network is not wanted, so it has no share in the hypervolume.

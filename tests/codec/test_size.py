@@ -119,3 +119,8 @@ def test_rows_show_full_names_and_of_many_the_first_few():
         "fc.bias, layer0.bn.bias, layer1.bn.bias and 3 more",
         "fc.scale, head.scale",
     ]
+
+
+def test_entries_that_no_weight_uses_take_bytes_and_are_not_counted(one_tensor):
+    assert size(one_tensor([0, 2, 2, 4], 5)).n_entries == 3
+    assert size(one_tensor([0, 2, 2, 4], 9)).codebooks > size(one_tensor([0, 2, 2, 4], 5)).codebooks

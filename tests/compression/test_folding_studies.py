@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from moeash.study.progress import Silent
 
 import moeash
 from moeash.backends.inprocess import InProcessBackend
@@ -57,11 +56,14 @@ def same(a, b):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_leaves_norms_that_only_add(method):
     made = evaluator(method)
-    assert made.folding.network.folded == {"bn1", "bn2"} and not made.folding.left
+    assert (
+        made.compressor.folding.network.folded == {"bn1", "bn2"}
+        and not made.compressor.folding.left
+    )
     outcome = made.evaluate(job(method), NOTHING)
     assert outcome.metric > made.assessment.baseline - 0.1
-    decoded = made.build(job(method)).decoded()
-    for name in made.folding.network.folded:
+    decoded = made.compressor.build(job(method).recipe).decoded()
+    for name in made.compressor.folding.network.folded:
         assert (decoded[f"{name}.weight"] == 1).all()
         assert len(np.unique(decoded[f"{name}.running_var"])) == 1
     made.close()
@@ -71,8 +73,8 @@ def test_every_method_leaves_norms_that_only_add(method):
 def test_norms_stored_as_they_are_keep_their_factor_of_one(method):
     task = digits_spec(**merged({"method": METHODS[method][0]}, CALIBRATED)).task()
     made = Evaluator(replace(task, keeping=Keeping("float16")))
-    decoded = made.build(job(method)).decoded()
-    for name in made.folding.network.folded:
+    decoded = made.compressor.build(job(method).recipe).decoded()
+    for name in made.compressor.folding.network.folded:
         variance = decoded[f"{name}.running_var"].astype(np.float32)
         slope = decoded[f"{name}.weight"] / np.sqrt(variance + np.float32(1e-5))
         assert np.allclose(slope, 1, atol=1e-3)  # float16 has rounded the variance
@@ -84,7 +86,7 @@ def test_the_baseline_is_that_of_the_network_as_it_was_given():
     assert folded.assessment.baseline == given.assessment.baseline
     assert np.array_equal(folded.assessment.order, given.assessment.order)
     assert folded.network_fingerprint == given.network_fingerprint
-    shared, plain = folded.build(job()), given.build(job())
+    shared, plain = folded.compressor.build(job().recipe), given.compressor.build(job().recipe)
     assert shared.original_bytes == plain.original_bytes
     assert shared.fingerprint() != plain.fingerprint()
 
@@ -97,7 +99,10 @@ def test_restoring_and_closing_bring_the_given_weights_back():
     made.evaluate(job(), NOTHING)
     made.restore()
     assert same(state_of(module), before)
-    assert made.evaluate(job(), NOTHING).fingerprint == made.build(job()).fingerprint()
+    assert (
+        made.evaluate(job(), NOTHING).fingerprint
+        == made.compressor.build(job().recipe).fingerprint()
+    )
     made.close()
     assert same(state_of(module), before)
 
@@ -124,7 +129,7 @@ def test_an_evaluator_that_adopts_what_another_made_measures_the_same(method):
 
 def test_images_of_the_search_split_suffice():
     made = evaluator(data={"splits": {"calibration": None}})
-    assert made.folding.network.folded == evaluator().folding.network.folded
+    assert made.compressor.folding.network.folded == evaluator().compressor.folding.network.folded
 
 
 def test_people_are_told_what_was_folded():
@@ -140,7 +145,7 @@ def test_people_are_told_what_was_folded():
 
 def study(storage, generations=2, **changes):
     plan = digits_plan(**({"budget": {"generations": generations}} | changes))
-    return run(plan, storage, InProcessBackend, Silent())
+    return run(plan, storage, InProcessBackend)
 
 
 def told(study):

@@ -242,19 +242,21 @@ def test_a_study_measures_what_it_stores():
     )
     evaluator = Evaluator(task)
     job = Job(Recipe.of({"k": 20}))
-    shared = evaluator.build(job)
+    shared = evaluator.compressor.build(job.recipe)
     assert any(tensor.exponent for tensor in shared.kept)
     outcome = evaluator.evaluate(job, Archive(("size_bytes",)))
     assert outcome.fingerprint == shared.fingerprint()
-    for name, tensor in evaluator.network.module.state_dict().items():
+    for name, tensor in evaluator.compressor.network.module.state_dict().items():
         assert torch.equal(tensor, torch.tensor(shared.decoded()[name])), name
-    notes, keeping = evaluator.stored.notes, evaluator.stored.keeping
+    stored = evaluator.compressor.groundwork.stored
+    notes, keeping = stored.notes, stored.keeping
     assert "kept floats are stored as integers" in notes[-1]
     evaluator.close()
     # A worker, or the study continued, is told and decides nothing again.
     told = Evaluator(replace(task, keeping=keeping))
-    assert told.stored.keeping == keeping and not told.stored.notes
-    assert told.build(job).fingerprint() == shared.fingerprint()
+    stored = told.compressor.groundwork.stored
+    assert stored.keeping == keeping and not stored.notes
+    assert told.compressor.build(job.recipe).fingerprint() == shared.fingerprint()
     told.close()
 
 

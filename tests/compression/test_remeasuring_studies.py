@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from moeash.study.progress import Silent
 
 import moeash
 from moeash.backends.inprocess import InProcessBackend
@@ -65,7 +64,7 @@ def own_statistics(made, arrays):
         norm = module.get_submodule(name)
         norm.register_forward_pre_hook(lambda m, args, name=name: seen.update({name: args[0]}))
     with torch.inference_mode():
-        module(made.remeasuring.images)
+        module(made.compressor.remeasuring.images)
     return {
         name: (x.transpose(0, 1).flatten(1).mean(1), x.transpose(0, 1).flatten(1).var(1))
         for name, x in seen.items()
@@ -81,13 +80,14 @@ def load_into_new(arrays):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_candidate_has_the_statistics_of_its_own_weights(method):
     made = Evaluator(replace(task(method), keeping=AS_THEY_ARE))
-    arrays = made.build(job(method)).decoded()
+    arrays = made.compressor.build(job(method).recipe).decoded()
     for name, (mean, variance) in own_statistics(made, arrays).items():
         np.testing.assert_allclose(arrays[f"{name}.running_mean"], mean, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(arrays[f"{name}.running_var"], variance, rtol=1e-4)
     plain = Evaluator(task(method, codec={"norms": "as_they_are"}))
     assert not np.allclose(
-        plain.build(job(method)).decoded()["bn1.running_mean"], arrays["bn1.running_mean"]
+        plain.compressor.build(job(method).recipe).decoded()["bn1.running_mean"],
+        arrays["bn1.running_mean"],
     )
 
 
@@ -110,8 +110,8 @@ def test_candidates_that_could_come_about_on_the_device_are_measured_again_too()
 
 def test_merged_entries_are_measured_as_merged():
     made = Evaluator(replace(task(), keeping=AS_THEY_ARE))
-    n = made.build(job()).n_entries
-    shared = made.build(Job(job().recipe.then(Merge((n - 3, 1, 2)))))
+    n = made.compressor.build(job().recipe).n_entries
+    shared = made.compressor.build(job().recipe.then(Merge((n - 3, 1, 2))))
     assert shared.n_entries == 3
     arrays = shared.decoded()
     for name, (mean, _) in own_statistics(made, arrays).items():
@@ -124,7 +124,7 @@ def test_what_is_measured_is_what_the_file_decodes_to(kept):
     first = made.evaluate(job(), NOTHING)
     made.evaluate(Job(Recipe.of({"k": 30})), NOTHING)
     assert replace(made.evaluate(job(), NOTHING), duration_s=first.duration_s) == first
-    shared = made.build(job())
+    shared = made.compressor.build(job().recipe)
     assert shared.fingerprint() == first.fingerprint
     module = load_into_new(shared.decoded())
     right = sum(int((module(x).argmax(1) == y).sum()) for x, y in made.splits["search"].batches(40))
@@ -136,8 +136,10 @@ def test_both_baselines_are_told_and_the_given_one_is_that_of_the_given_network(
     assert made.assessment.baseline == plain.assessment.baseline
     module = load_network("digits-cnn")
     made.restore()
-    made.remeasuring.measure()
-    load_into(module, {k: v.numpy() for k, v in made.network.module.state_dict().items()})
+    made.compressor.remeasuring.measure()
+    load_into(
+        module, {k: v.numpy() for k, v in made.compressor.network.module.state_dict().items()}
+    )
     search = made.splits["search"]
     right = sum(int((module(x).argmax(1) == y).sum()) for x, y in search.batches(40))
     assert made.remeasured_baseline == right / 200
@@ -149,7 +151,7 @@ def test_closing_brings_the_given_weights_back():
     before = state_of(module)
     made = Evaluator(replace(task(), module=module))
     made.evaluate(job(), NOTHING)
-    made.build(job())
+    made.compressor.build(job().recipe)
     made.close()
     assert same(state_of(module), before)
 
@@ -159,10 +161,10 @@ def test_an_evaluator_that_adopts_what_another_made_measures_the_same(method):
     first = Evaluator(task(method))
     expected = first.evaluate(job(method), NOTHING)
     common = first.common()
-    common.calibration.flags.writeable = False
+    common.groundwork.calibration.flags.writeable = False
     got = Evaluator(task(method), common=common).evaluate(job(method), NOTHING)
     assert replace(got, duration_s=0.0) == replace(expected, duration_s=0.0)
-    first.adopt(common)
+    first.use_shared(common)
     again = first.evaluate(job(method), NOTHING)
     assert replace(again, duration_s=0.0) == replace(expected, duration_s=0.0)
 
@@ -177,7 +179,7 @@ def test_without_calibration_images_it_is_refused():
 
 def study(storage, generations=2, **changes):
     spec = merged(AGAIN | {"budget": {"generations": generations}}, changes)
-    return run(digits_plan(**spec), storage, InProcessBackend, Silent())
+    return run(digits_plan(**spec), storage, InProcessBackend)
 
 
 def told(study):
@@ -210,7 +212,7 @@ def test_a_study_merges_exports_and_reports_both_baselines(tmp_path):
         int((module(x).argmax(1) == y).sum()) for x, y in evaluator.splits["search"].batches(40)
     )
     assert right / 200 == solution.metric
-    summary = summarise(made, report)
+    summary = summarise(made, None, report)
     assert summary["remeasured_baseline"] == made.facts.remeasured_baseline
     assert "remeasured_baseline" not in summary["environment"]
 
@@ -219,13 +221,13 @@ def test_an_export_measures_the_float_network_both_ways_on_the_holdout(tmp_path)
     made = study(SqlStorage(str(tmp_path / "a.db")), 1, evaluation={"metric": "neg_cross_entropy"})
     report = moeash.export(made, tmp_path / "a.moeash")
     evaluator = Evaluator(task_of(made))
-    module, split = evaluator.network.module, evaluator.splits["holdout"]
+    module, split = evaluator.compressor.network.module, evaluator.splits["holdout"]
     x, y = next(split.batches(100))
     for result in (report.holdout_float, report.holdout_remeasured):
         with torch.inference_mode():
             expected = -float(torch.nn.functional.cross_entropy(module(x), y))
         assert result.metric == pytest.approx(expected, rel=1e-4)
-        evaluator.remeasuring.measure()
+        evaluator.compressor.remeasuring.measure()
     assert report.holdout_remeasured.metric != pytest.approx(report.holdout_float.metric, rel=1e-3)
     assert report.holdout_float.n_images == 100
 

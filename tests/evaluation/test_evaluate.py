@@ -49,7 +49,7 @@ def test_the_size_told_is_that_of_the_file(coder, kept):
     evaluator = Evaluator(task(codec={"coder": coder, "kept": kept}))
     for one in (job(3), job(40), Job(Recipe.of({"k": 6}, Merge((1, 3, 2))))):
         outcome = evaluator.evaluate(one, NOTHING)
-        shared = evaluator.build(one)
+        shared = evaluator.compressor.build(one.recipe)
         notes = evaluator.task.notes
         assert outcome.sizes.size_bytes == len(encode(shared, coder=coder, notes=notes))
     evaluator.close()
@@ -59,7 +59,7 @@ def test_what_is_measured_is_the_network_that_was_built():
     module = load_network("digits-cnn")
     evaluator = Evaluator(task(module))
     outcome = evaluator.evaluate(job(7), NOTHING)
-    decoded = evaluator.build(job(7)).decoded()
+    decoded = evaluator.compressor.build(job(7).recipe).decoded()
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, torch.tensor(decoded[name])), name
     split = evaluator.splits["search"]
@@ -182,10 +182,22 @@ def test_a_task_measures_images_or_a_function():
 
 def test_sizes_are_what_the_objectives_name():
     evaluator = Evaluator(task())
-    shared = evaluator.build(job(9))
+    shared = evaluator.compressor.build(job(9).recipe)
     sizes = evaluator.sizes(shared)
-    assert isinstance(sizes, Sizes) and sizes.entries == shared.n_entries <= 9
+    assert isinstance(sizes, Sizes) and sizes.entries == shared.n_used_entries <= 9
     assert 0 < sizes.bits_per_weight < np.log2(9) + 0.2
+    evaluator.close()
+
+
+def test_entries_that_no_weight_uses_are_not_counted():
+    method = {"name": "feedback", "k": [4, 99], "images": 60, "sketches": 1, "trellis": 4}
+    calibration = {"splits": {"calibration": {"part": "all", "count": 60, "seed": 1}}}
+    evaluator = Evaluator(task(method=method, data=calibration, codec={"coder": "adaptive"}))
+    one = Job(Recipe.of({"k": 99, "rate": 0.1}))
+    shared = evaluator.compressor.build(one.recipe)
+    used = {(t.codebook, int(i)) for t in shared.shared for i in np.unique(t.indices)}
+    assert len(used) < shared.n_entries
+    assert evaluator.evaluate(one, NOTHING).sizes.entries == len(used)
     evaluator.close()
 
 
@@ -206,9 +218,9 @@ def test_what_one_evaluator_has_made_the_others_neither_make_nor_read():
     other = Evaluator(elsewhere, common=common)
     assert other.assessment.baseline == first.assessment.baseline
     assert other.data_fingerprint == first.splits["search"].fingerprint()
-    assert other.network.state[0].values is common.state[0].values
+    assert other.compressor.network.state[0].values is common.groundwork.state[0].values
     assert [replace(other.evaluate(j, NOTHING), duration_s=0.0) for j in wanted] == expected
-    first.adopt(common)
+    first.use_shared(common)
     assert not first.splits and first.common().images.ctypes.data == common.images.ctypes.data
     assert [replace(first.evaluate(j, NOTHING), duration_s=0.0) for j in wanted] == expected
     first.close()

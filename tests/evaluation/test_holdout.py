@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from moeash.errors import InputError
-from moeash.evaluation.holdout import measure_holdout, wilson_interval
+from moeash.evaluation.holdout import measure_outputs, wilson_interval
 from moeash.evaluation.metrics import load_metric
 
 
@@ -30,7 +30,7 @@ def test_impossible_counts_are_refused(successes, n):
 
 
 class FourImages:
-    """What measure_holdout reads of a split."""
+    """What measure_outputs reads of a split."""
 
     labels = torch.tensor([0, 1, 2, 1]).numpy()
 
@@ -41,7 +41,7 @@ class FourImages:
 def test_agreement_and_top1_are_both_reported():
     outputs = torch.eye(3)[[0, 1, 1, 0]]
     floats = torch.eye(3)[[0, 1, 1, 1]]
-    result = measure_holdout(outputs, floats, FourImages(), load_metric("agreement"))
+    result = measure_outputs(outputs, floats, FourImages(), load_metric("agreement"))
     assert (result.n_images, result.metric_name, result.metric) == (4, "agreement", 0.75)
     assert result.top1 == 0.5
     assert result.top1_low < 0.5 < result.top1_high

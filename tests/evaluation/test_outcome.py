@@ -54,7 +54,7 @@ def test_only_complete_evaluations_rule_out():
 
 def test_the_key_of_a_job_names_the_network_it_builds():
     job = Job(Recipe.of({"k": 4}))
-    assert job.key == '{"k":4}'
+    assert job.key == '{"candidate":{"k":4},"steps":[]}'
     assert Job(job.recipe.then(Merge((1, 2, 1)))).key == job.recipe.then(Merge((1, 2, 1))).key
     assert Job(job.recipe, floor=0.5).key == job.key
     assert pickle.loads(pickle.dumps(job)) == job

@@ -3,17 +3,17 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 
 from moeash import api
 from moeash.codec import container
 from moeash.data.arrays import digits_source
+from moeash.data.splits import load_splits
 from moeash.errors import ContainerError, ExportError, InputError, RebuildMismatchError
-from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.holdout import wilson_interval
 from moeash.exports import export as exports
+from moeash.exports.building import building
 from moeash.exports.files import load_into
 from moeash.networks.sources import load_network
 from moeash.study.opening import open_study
@@ -26,8 +26,14 @@ def study(tiny):
 
 
 @pytest.fixture(scope="module")
-def evaluator(study):
-    return Evaluator(task_of(study))
+def task(study):
+    return task_of(study)
+
+
+@pytest.fixture(scope="module")
+def build(study):
+    with building(study) as build:
+        yield build
 
 
 @pytest.fixture
@@ -43,23 +49,23 @@ def kept(target: Path) -> bool:
     return files == [target] and target.read_bytes() == b"what was there before"
 
 
-def test_the_front_says_the_bytes_of_every_file_exactly(study, evaluator, tmp_path):
+def test_the_front_says_the_bytes_of_every_file_exactly(study, task, build, tmp_path):
     for solution in study.front():
-        report = exports.export_solution(evaluator, solution, tmp_path / "x.moeash")
+        report = exports.export_solution(task, solution, build, tmp_path / "x.moeash")
         assert (tmp_path / "x.moeash").stat().st_size == report.size_bytes == solution.size_bytes
         assert report.ratio == solution.ratio
 
 
-def test_the_file_decodes_to_the_weights_that_were_measured(study, evaluator, target):
+def test_the_file_decodes_to_the_weights_that_were_measured(study, task, build, target):
     solution = study.pick("knee")
-    exports.export_solution(evaluator, solution, target)
+    exports.export_solution(task, solution, build, target)
     decoded = container.read(target).shared
     assert decoded.fingerprint() == solution.record.outcome.fingerprint
 
 
-def test_the_holdout_is_measured_on_the_decoded_file(study, evaluator, target):
-    report = exports.export_solution(evaluator, study.pick("smallest"), target)
-    split = evaluator.splits["holdout"]
+def test_the_holdout_is_measured_on_the_decoded_file(study, task, build, target):
+    report = exports.export_solution(task, study.pick("smallest"), build, target)
+    split = load_splits(task.data)["holdout"]
     module = load_network("digits-cnn").eval()
     load_into(module, target)
     with torch.inference_mode():
@@ -70,25 +76,35 @@ def test_the_holdout_is_measured_on_the_decoded_file(study, evaluator, target):
     assert report.holdout_drop == pytest.approx(report.holdout_float.top1 - right / 100)
 
 
-def test_an_export_leaves_the_float_weights_in_the_module(study, evaluator, target):
-    exports.export_solution(evaluator, study.pick("smallest"), target)
-    state = evaluator.network.module.state_dict()
-    for parameter in evaluator.network.state:
-        np.testing.assert_array_equal(state[parameter.name].numpy(), parameter.values)
+def test_an_export_leaves_the_module_as_it_was(tmp_path):
+    module = load_network("digits-cnn").train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    study = api.search(
+        module,
+        evaluate=lambda module: float(module.fc1.weight.detach().mean()),
+        method={"k": [8, 9]},
+        population=2,
+        generations=1,
+        progress=False,
+    )
+    api.export(study, tmp_path / "x.moeash", progress=False)
+    assert all(part.training for part in module.modules())
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
-def test_a_solution_that_rebuilds_to_other_weights_is_refused(study, evaluator, target):
+def test_a_solution_that_rebuilds_to_other_weights_is_refused(study, task, build, target):
     solution = study.pick("smallest")
     outcome = dataclasses.replace(solution.record.outcome, fingerprint="0" * 32)
     altered = dataclasses.replace(
         solution, record=dataclasses.replace(solution.record, outcome=outcome)
     )
     with pytest.raises(RebuildMismatchError, match="rebuilds to other weights than were measured"):
-        exports.export_solution(evaluator, altered, target)
+        exports.export_solution(task, altered, build, target)
     assert kept(target)
 
 
-def test_a_size_the_front_did_not_promise_is_refused(study, evaluator, target):
+def test_a_size_the_front_did_not_promise_is_refused(study, task, build, target):
     solution = study.pick("smallest")
     sizes = dataclasses.replace(solution.record.outcome.sizes, size_bytes=1)
     outcome = dataclasses.replace(solution.record.outcome, sizes=sizes)
@@ -96,26 +112,26 @@ def test_a_size_the_front_did_not_promise_is_refused(study, evaluator, target):
         solution, record=dataclasses.replace(solution.record, outcome=outcome)
     )
     with pytest.raises(ExportError, match="the front says 1"):
-        exports.export_solution(evaluator, altered, target)
+        exports.export_solution(task, altered, build, target)
     assert kept(target)
 
 
-def test_a_failing_holdout_keeps_the_existing_file(study, target):
-    evaluator = Evaluator(task_of(study))
-
-    def broken(x):
+def test_a_failing_holdout_keeps_the_existing_file(study, task, build, target):
+    def broken(module, inputs):
         raise RuntimeError("no image today")
 
-    evaluator.network.module.register_forward_pre_hook(lambda module, x: broken(x))
+    module = load_network("digits-cnn")
+    module.register_forward_pre_hook(broken)
+    broken_task = dataclasses.replace(task, module=module)
     with pytest.raises(RuntimeError, match="no image today"):
-        exports.export_solution(evaluator, study.pick("smallest"), target)
+        exports.export_solution(broken_task, study.pick("smallest"), build, target)
     assert kept(target)
 
 
 @pytest.mark.parametrize(
     "damage", [lambda b: b[:-1], lambda b: b[:50] + bytes([b[50] ^ 1]) + b[51:]]
 )
-def test_bytes_the_disk_altered_never_get_the_name(study, evaluator, target, monkeypatch, damage):
+def test_bytes_the_disk_altered_never_get_the_name(study, task, build, target, monkeypatch, damage):
     read = Path.read_bytes
 
     def disk(path):
@@ -124,7 +140,7 @@ def test_bytes_the_disk_altered_never_get_the_name(study, evaluator, target, mon
 
     monkeypatch.setattr(Path, "read_bytes", disk)
     with pytest.raises(ExportError, match="does not decode"):
-        exports.export_solution(evaluator, study.pick("smallest"), target)
+        exports.export_solution(task, study.pick("smallest"), build, target)
     monkeypatch.undo()
     assert kept(target)
 

@@ -1,4 +1,4 @@
-"""Pictures of studies: what sizes were reached at what metric, and how the search got there."""
+"""The picture of fronts: what sizes were reached at what metric."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +7,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axes._secondary_axes import SecondaryAxis
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from moeash.core.pareto import non_dominated
 from moeash.errors import InputError
 from moeash.exports.canvas import (
-    COLOURS,
     INK,
     MUTED,
     PAGE_WIDTH,
@@ -25,12 +23,11 @@ from moeash.exports.canvas import (
     legend_below,
     new_figure,
     nice_ticks,
+    top_axis,
 )
+from moeash.exports.comparing import check_alike, look
 from moeash.study.solution import Solution, front_of, pick
 from moeash.study.study import Study
-
-_LINES = ("-", (0, (4, 1.2)), (0, (1, 1)))
-"""A seventh study shares the first one's colour, but not its line."""
 
 MARKERS = (("search", "o"), ("refined", "s"), ("merged", "D"))
 AREA = 9.0
@@ -119,57 +116,6 @@ def plot_front(
     return figure
 
 
-def plot_hypervolume(
-    studies: Sequence[Study], *, title: str | None = None, width: float = PAGE_WIDTH
-) -> Figure:
-    """Draw the hypervolume of the front after each generation.
-
-    The number of distinct candidates is on the upper axis for one study, in the legend for several.
-
-    Raises:
-        InputError: a study has no generation yet, or the studies minimise different sizes.
-    """
-    _check(studies, "objectives", "minimise different sizes, so their hypervolumes do not compare")
-    histories = [study.generations() for study in studies]
-    for study, history in zip(studies, histories, strict=True):
-        if not history:
-            raise InputError(
-                f"study {study.name!r} has finished no generation yet; nothing to draw"
-            )
-    with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(width, 0.36 * width + 0.6)
-        handles = []
-        for position, (study, history) in enumerate(zip(studies, histories, strict=True)):
-            colour, line = _look(position)
-            (drawn,) = axes.plot(
-                [g.index for g in history],
-                [g.hypervolume for g in history],
-                drawstyle="steps-post",
-                color=colour,
-                linestyle=line,
-                linewidth=1.2,
-                label=f"{study.name} ({history[-1].n_evaluations:,} evaluations)",
-            )
-            axes.plot(history[-1].index, history[-1].hypervolume, "o", color=colour, markersize=3.5)
-            handles.append(drawn)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-        axes.margins(x=0.03, y=0.08)
-        axes.set_xlabel("generation")
-        axes.set_ylabel("hypervolume")
-        axes.grid(axis="y", color="#e6e6e6", linewidth=0.5)
-        axes.set_axisbelow(True)
-        if title is not None:
-            axes.set_title(title)
-        if len(studies) > 1:
-            legend_below(figure, handles)
-        else:
-            evaluations = {g.index: g.n_evaluations for g in histories[0]}
-            ticks = [int(t) for t in axes.get_xticks() if t in evaluations]
-            top = _top_axis(axes, ticks, [f"{evaluations[t]:,}" for t in ticks])
-            top.set_xlabel("distinct candidates")
-    return figure
-
-
 def staircase(solutions: Sequence[Solution]) -> list[Solution]:
     """Return the solutions of which none is smaller and as good, nor better and as small.
 
@@ -186,24 +132,8 @@ def staircase(solutions: Sequence[Solution]) -> list[Solution]:
     return [corners[key] for key in sorted(corners)]
 
 
-def _look(position: int) -> tuple[str, Any]:
-    return COLOURS[position % len(COLOURS)], _LINES[position // len(COLOURS) % len(_LINES)]
-
-
-def _check(studies: Sequence[Study], fact: str, complaint: str) -> None:
-    if not studies:
-        raise InputError("name at least one study to draw")
-    first = getattr(studies[0].facts, fact)
-    for study in studies[1:]:
-        other = getattr(study.facts, fact)
-        if other != first:
-            raise InputError(
-                f"studies {studies[0].name!r} ({first}) and {study.name!r} ({other}) {complaint}"
-            )
-
-
 def _read(studies: Sequence[Study]) -> list[_View]:
-    _check(studies, "metric_name", "have different metrics; draw them one by one")
+    check_alike(studies, "metric_name", "have different metrics; draw them one by one")
     views = []
     for position, study in enumerate(studies):
         solutions = study.solutions()
@@ -213,7 +143,7 @@ def _read(studies: Sequence[Study]) -> list[_View]:
             )
         floor = study.facts.wanted_floor
         front = front_of([s for s in solutions if s.metric >= floor])
-        views.append(_View(study, *_look(position), solutions, front))
+        views.append(_View(study, *look(position), solutions, front))
     return views
 
 
@@ -437,18 +367,10 @@ def _ratio_axis(axes: Axes, original_bytes: set[int], *, logx: bool) -> None:
     ratios = nice_ticks(
         kilobytes / right, kilobytes / left, lambda r: place(kilobytes / r), gap=gap
     )
-    top = _top_axis(axes, [kilobytes / r for r in ratios], [f"{r:.4g}{TIMES}" for r in ratios])
+    top = top_axis(axes, [kilobytes / r for r in ratios], [f"{r:.4g}{TIMES}" for r in ratios])
     top.set_xlabel("ratio to float32")
     if logx:  # decades are rare in the range of a front
         ticks = nice_ticks(left, right, place, gap=gap)
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_major_formatter(FixedFormatter([f"{t:.4g}" for t in ticks]))
         axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _top_axis(axes: Axes, ticks: Sequence[float], labels: Sequence[str]) -> SecondaryAxis:
-    top = axes.secondary_xaxis("top")
-    top.spines["top"].set_visible(True)
-    top.set_xticks(list(ticks), list(labels))
-    top.xaxis.set_minor_locator(NullLocator())
-    return top

@@ -1,0 +1,163 @@
+"""Solutions of a finished study are built without the search split, and from files stored."""
+
+import sys
+from dataclasses import replace
+from types import ModuleType
+
+import pytest
+import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from moeash import api
+from moeash.backends.inprocess import InProcessBackend
+from moeash.codec.container import read
+from moeash.core.recipe import Merge
+from moeash.data.arrays import digits_source
+from moeash.exports.building import building
+from moeash.exports.export import export_solution
+from moeash.exports.output import solution_figure
+from moeash.exports.plots import plot_front, plot_hypervolume
+from moeash.methods.uniform.options import UniformOptions
+from moeash.study.opening import open_study
+from moeash.study.plan import Plan, task_of
+from moeash.study.run import run
+from moeash.study.storage.sql import SqlStorage
+from tests.counting import Stored
+from tests.digits import digits_spec
+
+PARTS = {"search": 0, "calibration": 50, "holdout": 100}
+
+
+class Parts:
+    """The digits in three parts; images of a part that is locked cannot be read."""
+
+    name = "parts"
+    parts = tuple(PARTS)
+    n_classes = 10
+    locked: str | None = None
+
+    def __init__(self):
+        self._digits = digits_source()
+
+    def labels(self, part):
+        return self._digits.labels("all")[PARTS[part] : PARTS[part] + 50]
+
+    def images(self, part, indices):
+        assert part != self.locked, f"an image of the {part} split was read"
+        return self._digits.images("all", indices + PARTS[part])
+
+    def files(self, part, indices):
+        return None
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    module = ModuleType("parts_source")
+    module.make = Parts
+    monkeypatch.setitem(sys.modules, "parts_source", module)
+    monkeypatch.setattr(Parts, "locked", None)
+    return Parts
+
+
+def rows(images):
+    return {row.numpy().tobytes() for row in images.flatten(1)}
+
+
+@pytest.fixture
+def forwarded():
+    """The images that have gone into a network."""
+    seen = set()
+
+    def note(module, inputs):
+        if type(module).__name__ == "DigitsCNN":
+            seen.update(rows(inputs[0].detach()))
+
+    hook = register_module_forward_pre_hook(note)
+    yield seen
+    hook.remove()
+
+
+@pytest.mark.parametrize("norms", ["two_vectors", "remeasured", "folded"])
+def test_exports_and_pictures_do_without_the_search_split(tmp_path, parts, forwarded, norms):
+    splits = {part: {"part": part, "rest": True} for part in PARTS}
+    study = api.run(
+        {
+            "name": "parts",
+            "network": {"source": "digits-cnn"},
+            "data": {"source": "parts_source:make", "splits": splits},
+            "evaluation": {"threads": 1},
+            "method": {"k": [20, 21]},
+            "codec": {"norms": norms},
+            "search": {"algorithm": "exhaustive", "population": 2},
+            "merge": {"trials": 3, "max_drop": 0.5},
+        },
+        storage=str(tmp_path / "moeash.db"),
+        progress=False,
+    )
+    digits = parts()
+    search, holdout = (
+        rows(digits.images(part, torch.arange(50).numpy())) for part in ("search", "holdout")
+    )
+    assert search <= forwarded, "the study itself measures on it"
+    forwarded.clear()
+    parts.locked = "search"
+    read_again = open_study("parts", str(tmp_path / "moeash.db"))
+    task = task_of(read_again)
+    merged = next(s for s in read_again.solutions() if s.record.stage == "merged")
+    for solution in (read_again.pick("best"), merged):
+        report = api.export(read_again, tmp_path / "x.moeash", id=solution.id, progress=False)
+        assert report.size_bytes == solution.size_bytes
+        with building(read_again) as build:
+            shared = build(solution.recipe)
+        assert shared.fingerprint() == solution.record.outcome.fingerprint
+        for kind in ("codebook", "bytes"):
+            solution_figure(task, shared, kind)
+    plot_front([read_again], chosen=merged.id)
+    plot_hypervolume([read_again])
+    assert holdout <= forwarded
+    assert not search & forwarded
+    assert study.front()[0].id == read_again.front()[0].id
+
+
+# ------------------------------------------------------------------ files that are stored
+
+
+@pytest.fixture
+def method():
+    return Stored(UniformOptions(k=(6, 12)))
+
+
+@pytest.fixture
+def study(tmp_path, method):
+    """A study whose solutions count as too dear to make again."""
+    spec = digits_spec(
+        search={"algorithm": "exhaustive", "population": 8},
+        merge={"trials": 3, "max_drop": 0.5},
+    )
+    task = replace(spec.task(), method=method)
+    made = run(Plan(spec, task), SqlStorage(str(tmp_path / "a.db")), InProcessBackend)
+    made.task = task
+    method.compressed.clear()
+    return made
+
+
+def test_every_evaluations_file_is_stored_with_it(study):
+    for solution in study.solutions():
+        fingerprint = solution.record.outcome.fingerprint
+        stored = study.artifact(fingerprint)
+        assert len(stored) == solution.size_bytes
+
+
+def test_a_stored_file_stands_in_for_compressing(study, method, tmp_path):
+    merged = [s for s in study.solutions() if s.recipe.steps]
+    assert any(isinstance(s.recipe.steps[-1], Merge) for s in merged)
+    assert len(merged) < len(study.solutions())
+    with building(study) as build:
+        for solution in study.solutions():
+            shared = build(solution.recipe)
+            assert shared.fingerprint() == solution.record.outcome.fingerprint
+        solution = merged[-1]
+        export_solution(task_of(study), solution, build, tmp_path / "x.moeash")
+    assert not method.compressed
+    decoded = read(tmp_path / "x.moeash").shared
+    assert decoded.fingerprint() == solution.record.outcome.fingerprint

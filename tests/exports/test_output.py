@@ -1,0 +1,105 @@
+"""What a run leaves behind, whatever becomes of its pick."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from moeash import api
+from moeash.errors import ExportError, StudyNotFoundError
+from moeash.exports.building import building
+from moeash.exports.output import write_output
+from moeash.methods.registry import build_method
+from moeash.methods.uniform.options import UniformOptions
+from moeash.study.opening import open_storage, open_study
+from moeash.study.plan import task_of
+from moeash.study.spec.output import OutputOptions
+from moeash.study.spec.reading import load_spec
+
+
+@pytest.fixture(scope="module")
+def study(tiny):
+    return open_study("tiny", tiny.storage)
+
+
+@pytest.fixture(scope="module")
+def build(study):
+    with building(study) as build:
+        yield build
+
+
+def written(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def front_json(folder):
+    return json.loads((folder / "front.json").read_text())
+
+
+def test_a_pick_that_nothing_meets_leaves_the_front_and_its_pictures(study, build, tmp_path):
+    options = OutputOptions(folder=str(tmp_path), max_bytes=100)
+    output = write_output(study, options, task_of(study), build)
+    assert output.report is None
+    assert written(tmp_path) == {"front.json", "front.png", "hypervolume.png"}
+    assert {path.rpartition("/")[2] for path in output.paths} == written(tmp_path)
+    summary = front_json(tmp_path)
+    assert summary["exported"] is None
+    assert [row["id"] for row in summary["front"]] == [s.id for s in study.front()]
+    least = study.front()[0]
+    said = str(output.refusal)
+    assert f"no solution within 100 bytes; the smallest one, id {least.id}, takes" in said
+    assert f"{least.size_bytes:,} at a drop of {least.drop:.4f}" in said
+
+
+def test_a_refusal_says_which_bound_of_the_space_was_in_the_way(study, build, tmp_path):
+    options, task = OutputOptions(folder=str(tmp_path), max_bytes=100), task_of(study)
+    k = study.front()[0].recipe.candidate["k"]
+    for space, end in (((2, k), "highest"), ((k, 99), "lowest"), ((2, 99), None)):
+        method = build_method(UniformOptions(k=space))
+        said = str(write_output(study, options, replace(task, method=method), build).refusal)
+        bound = f"; it has k = {k}, the {end} allowed, so a wider search may find another"
+        assert said.endswith(bound) if end else "; it has" not in said
+
+
+def test_the_front_records_the_limits_of_its_own_pick(study, build, tmp_path):
+    for pick in ("knee", "best"):
+        options = OutputOptions(folder=str(tmp_path), pick=pick, max_drop=0.5)
+        output = write_output(study, options, task_of(study), build)
+        summary = front_json(tmp_path)
+        asked = {"folder": str(tmp_path), "pick": pick, "max_drop": 0.5}
+        assert summary["spec"]["output"] == asked
+        chosen = study.pick(pick, max_drop=0.5).id
+        assert summary["exported"]["solution"]["id"] == chosen == output.report.solution["id"]
+    assert "max_drop" not in study.facts.spec["output"], "the stored spec is that of the first run"
+
+
+def test_a_rerun_with_another_pick_is_recorded_as_such(tiny, tmp_path):
+    spec = load_spec(tiny.spec, [f'output.folder="{tmp_path}"', 'output.pick="best"'])
+    study, output = api.run_with_output(spec, storage=tiny.storage, progress=False)
+    summary = front_json(tmp_path)
+    assert summary["spec"]["output"]["pick"] == "best"
+    assert summary["exported"]["solution"]["id"] == study.pick("best").id
+    assert output.refusal is None
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file"])
+def test_a_folder_that_cannot_be_written_is_found_before_the_search(tiny, tmp_path, place):
+    (tmp_path / "file").write_text("mine")
+    folder = tmp_path / "file" if place == "a file" else tmp_path / "file" / "results"
+    spec = load_spec(tiny.spec, [f'output.folder="{folder}"'])
+    storage = open_storage(str(tmp_path / "moeash.db"))
+    with pytest.raises(ExportError, match=r"cannot write to the output folder .*output\.folder="):
+        api.run_with_output(spec, storage=storage, progress=False)
+    with pytest.raises(StudyNotFoundError):
+        storage.study("tiny")
+    assert (tmp_path / "file").read_text() == "mine"
+    storage.close()
+
+
+def test_a_study_that_measured_nothing_leaves_its_record(make_study, study, build, tmp_path):
+    empty = make_study([(None, 50_000)], name="empty", volumes=(0.0,))
+    folder = tmp_path / "out"
+    output = write_output(empty, OutputOptions(folder=str(folder)), task_of(study), build)
+    assert written(folder) == {"front.json", "hypervolume.png"}
+    assert "no wanted solution yet" in str(output.refusal)
+    assert front_json(folder)["front"] == []
