@@ -101,7 +101,7 @@ def test_the_front_found_is_part_of_the_exhaustive_one_and_nearly_all_of_it(seed
 
 
 def share_below(told):
-    """Return which share of later generations is below 0.5, where ``told`` is what happens there."""
+    """Return the share of later generations below 0.5, where ``told`` is what happens."""
     space, later = Space((Real("x", 0.0, 1.0),)), []
     algorithm = Nsga2Search(space, n_objectives=2, population=20, seed=0)
     for generation in range(10):
