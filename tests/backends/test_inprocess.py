@@ -5,8 +5,9 @@ from tests.contracts.backend import NOTHING, BackendContract, jobs
 
 
 class TestInProcess(BackendContract):
-    @pytest.fixture
-    def make_backend(self):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make_backend(cls):
         return InProcessBackend
 
     def test_closing_an_unopened_backend_is_harmless(self, make_backend):

@@ -416,16 +416,18 @@ def test_a_wrong_address_is_one_line_within_seconds(address, message):
 
 
 class TestRay(BackendContract):
-    @pytest.fixture
-    def make_backend(self, local_ray):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make_backend(cls, local_ray):
         def make(task):
             options = BackendOptions("ray", workers=2, cpus_per_worker=0.5)
             return RayBackend(replace(task, n_threads=1), options)
 
         return make
 
-    @pytest.fixture
-    def reference(self):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def reference(cls):
         evaluator = Evaluator(replace(TASK, n_threads=1))
         yield evaluator
         evaluator.close()

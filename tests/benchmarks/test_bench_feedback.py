@@ -14,9 +14,8 @@ RUN = textwrap.dedent("""
     import resource, sys, time
     import torch
     from torchvision import models
-    from moeash.methods.feedback.balancing import Balancing
-from moeash.methods.feedback.compressing import compress
-from moeash.methods.feedback.preparing import Settings, prepare
+    from moeash.methods.feedback.compressing import compress
+    from moeash.methods.feedback.preparing import prepare
 
     name, n_images, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)

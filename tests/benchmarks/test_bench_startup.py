@@ -19,7 +19,7 @@ CALLS = {
     "moeash --version": ["-m", "moeash.cli.main", "--version"],
     "import torch": ["-c", "import torch"],
 }
-ROUNDS = 5
+ROUNDS = 3
 
 
 def test_startup_ratios():

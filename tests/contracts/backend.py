@@ -29,21 +29,25 @@ TASK = digits_spec(method={"k": [1, 64]}).task()
 class BackendContract:
     """Results never depend on where, in which order, or beside whom."""
 
-    @pytest.fixture
-    def make_backend(self):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make_backend(cls):
         """Return a function from a task to a backend."""
         raise NotImplementedError
 
-    @pytest.fixture
-    def backend(self, make_backend):
-        made = make_backend(TASK)
-        self.told = []
-        self.baseline = made.open(progress=lambda *told: self.told.append(told))
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls, make_backend):
+        """One backend for all tests, as a study has one for all its phases."""
+        made, cls.told = make_backend(TASK), []
+        cls.baseline = made.open(progress=lambda *words: cls.told.append(words))
+        cls.told_opening = list(cls.told)
         yield made
         made.close()
 
-    @pytest.fixture
-    def reference(self):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def reference(cls):
         """An evaluator in this process, with nothing in between."""
         evaluator = Evaluator(TASK)
         yield evaluator
@@ -112,4 +116,5 @@ class BackendContract:
         assert {backend.next()[0], backend.next()[0]} == {tickets[0], tickets[2]}
 
     def test_opening_tells_what_it_is_doing(self, backend):
-        assert self.told and all(isinstance(what, str) for what, _, _ in self.told)
+        assert self.told_opening
+        assert all(isinstance(what, str) for what, _, _ in self.told_opening)

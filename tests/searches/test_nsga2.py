@@ -41,21 +41,26 @@ def test_the_first_generation_is_linear_with_both_bounds():
     assert first == [round(v) for v in np.linspace(2, 256, 11)]
 
 
-@given(
-    low=st.integers(1, 300),
-    span=st.integers(0, 300),
-    population=st.integers(2, 60),
-    seed=st.integers(0, 5),
-    initial=st.sampled_from(["linear", "log"]),
-)
+BOUNDS = {"low": st.integers(1, 300), "span": st.integers(0, 300), "n": st.integers(2, 60)}
+
+
+@given(**BOUNDS)
 @settings(deadline=None)
-def test_the_first_population_has_no_duplicates_and_reaches_the_bounds(
-    low, span, population, seed, initial
-):
-    x = initial_population(Space((Integer("k", low, low + span),)), population, seed, initial)
-    assert len(np.unique(x)) == len(x) == min(population, span + 1) or initial == "log"
-    assert len(np.unique(x)) == len(x)
+def test_the_first_linear_population_has_as_many_points_as_there_are_and_both_bounds(low, span, n):
+    x = initial_population(Space((Integer("k", low, low + span),)), n, 0, "linear")
+    assert len(np.unique(x)) == len(x) == min(n, span + 1)
     assert x.min() == low and x.max() == low + span
+
+
+@given(**BOUNDS)
+@settings(deadline=None)
+def test_the_first_logarithmic_population_has_equal_ratios_up_to_rounding(low, span, n):
+    x = initial_population(Space((Integer("k", low, low + span),)), n, 0, "log")[:, 0]
+    assert len(np.unique(x)) == len(x) <= min(n, span + 1)
+    assert x.min() == low and x.max() == low + span
+    ratio = ((low + span) / low) ** (1 / (n - 1))
+    assert (x[1:] - 0.5 <= (x[:-1] + 0.5) * ratio * (1 + 1e-9)).all(), "nothing is left out"
+    assert (np.diff(np.diff(x)) >= -1).all(), "and steps grow"
 
 
 def test_the_first_random_population_has_one_draw_in_each_share_of_every_variable():
@@ -95,37 +100,22 @@ def test_the_front_found_is_part_of_the_exhaustive_one_and_nearly_all_of_it(seed
     assert hypervolume(found / scale, reference / scale) >= 0.99 * best
 
 
-def test_failed_candidates_never_survive_feasible_ones():
-    # Even k fail. Once 20 feasible points are known, offspring come from odd parents only.
-    algorithm = Nsga2Search(K, n_objectives=2, population=20, seed=0)
-    feasible = set()
-    for _ in range(15):
-        candidates = algorithm.ask()
-        odd = [c["k"] % 2 == 1 for c in candidates]
-        algorithm.tell(
-            [
-                Fitness(objectives(c["k"])) if ok else Fitness(None)
-                for c, ok in zip(candidates, odd, strict=True)
-            ]
-        )
-        feasible |= {c["k"] for c, ok in zip(candidates, odd, strict=True) if ok}
-        survivors = {int(k) for k in algorithm._algorithm.pop.get("X")[:, 0]}
-        if len(feasible) >= 20:
-            assert all(k % 2 for k in survivors)
-    assert len(feasible) >= 20
+def share_below(told):
+    """Return the share of later generations below 0.5, where ``told`` is what happens."""
+    space, later = Space((Real("x", 0.0, 1.0),)), []
+    algorithm = Nsga2Search(space, n_objectives=2, population=20, seed=0)
+    for generation in range(10):
+        xs = [candidate["x"] for candidate in algorithm.ask()]
+        algorithm.tell([told if x < 0.5 else Fitness((x, (x - 0.75) ** 2)) for x in xs])
+        if generation >= 5:
+            later += [x < 0.5 for x in xs]
+    return np.mean(later)
 
 
-def test_infeasible_candidates_lose_to_feasible_ones_however_good_they_look():
-    algorithm = Nsga2Search(K, n_objectives=2, population=20, seed=0)
-    for _ in range(6):
-        candidates = algorithm.ask()
-        algorithm.tell(
-            [
-                Fitness((-9.0, 1.0), violation=0.2) if c["k"] < 64 else Fitness(objectives(c["k"]))
-                for c in candidates
-            ]
-        )
-    assert (algorithm._algorithm.pop.get("X") >= 64).all()
+@pytest.mark.parametrize("told", [Fitness(None), Fitness((0.0, 0.0), violation=0.2)])
+def test_where_candidates_fail_or_are_unwanted_the_search_stays_away(told):
+    assert share_below(told) < 0.25
+    assert share_below(Fitness((0.0, 0.0))) > 0.5, "it goes where they are good"
 
 
 def test_a_generation_of_failures_only_does_not_end_the_search():

@@ -45,16 +45,22 @@ def test_the_population_finds_the_front():
     assert np.mean(best[-100:]) < 0.1 < np.mean(best[:100]), "y is nothing but cost"
 
 
-@pytest.mark.parametrize("told", [Fitness(None), Fitness((0.0, 0.0), violation=0.5)])
-def test_what_failed_or_is_unwanted_never_breeds_while_others_live(told):
-    steady = search(LINE)
-    first = steady.propose(6)
-    steady.tell(first[:3], [conflict(candidate) for candidate in first[:3]])
-    steady.tell(first[3:], [told] * 3)
-    for _ in range(6):
+def share_below(told):
+    """Return which share of later children is below 0.5, where ``told`` is what happens there."""
+    steady, later = search(Space((Real("x", 0.0, 1.0),))), []
+    for n in range(60):
         (candidate,) = steady.propose(1)
-        steady.tell([candidate], [conflict(candidate)])
-    assert (steady._population.get("CV") == 0).all()
+        x = candidate["x"]
+        steady.tell([candidate], [told if x < 0.5 else Fitness((x, (x - 0.75) ** 2))])
+        if n >= 20:
+            later.append(x < 0.5)
+    return np.mean(later)
+
+
+@pytest.mark.parametrize("told", [Fitness(None), Fitness((0.0, 0.0), violation=0.5)])
+def test_what_failed_or_is_unwanted_does_not_breed_while_others_live(told):
+    assert share_below(told) < 0.25
+    assert share_below(Fitness((0.0, 0.0))) > 0.5, "what is good does"
 
 
 def test_one_seed_told_the_same_proposes_the_same():
