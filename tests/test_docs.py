@@ -68,3 +68,18 @@ def test_every_file_the_readme_points_to_exists():
     assert pointed
     for path in pointed:
         assert (ROOT / path).exists(), path
+
+
+def test_every_place_that_needs_a_dependency_exists():
+    comments = re.findall(
+        r'^    ".*",\s+#(.*)$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE
+    )
+    named = [
+        place
+        for comment in comments
+        for place in re.findall(r"(?<![.\w])[a-z_]+/[\w./*]*", comment)
+    ]
+    assert len(named) > 10
+    for place in named:
+        root = ROOT if place.startswith("tests/") else ROOT / "moeash"
+        assert any(root.glob(place.rstrip("/:"))), place

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 import moeash
+from moeash import errors as tree
 
 HEAVY = ("torch", "torchvision", "pymoo", "pandas", "matplotlib", "scipy", "sqlalchemy", "rich")
 
@@ -50,7 +51,31 @@ def test_all_is_what_is_public_sorted_and_documented():
     for name in moeash.__all__:
         assert getattr(moeash, name).__doc__, name
         assert name in dir(moeash)
-    assert set(moeash.__all__) == set(moeash._HOMES)
+    errors = {name for name, value in vars(tree).items() if is_ours(value)}
+    assert set(moeash.__all__) == {*moeash.HOMES, *errors}
+
+
+def is_ours(value):
+    return isinstance(value, type) and issubclass(value, tree.MoeashError)
+
+
+def test_what_a_file_is_asked_is_asked_of_the_package(tiny):
+    checked = moeash.verify(tiny.file)
+    report = moeash.inspect(tiny.file)
+    assert checked.size_bytes == report.total == tiny.file.stat().st_size
+    study = moeash.open_study("tiny", tiny.storage)
+    assert checked.fingerprint in {s.record.outcome.fingerprint for s in study.front()}
+    assert isinstance(study, moeash.Study)
+    assert all(isinstance(solution, moeash.Solution) for solution in study.front())
+
+
+def test_every_error_of_the_package_is_drawn_and_caught_by_one_name(tiny):
+    for name in moeash.__all__:
+        value = getattr(moeash, name)
+        if is_ours(value):
+            assert f" {name} " in f"{tree.__doc__} ".replace("\n", " \n "), name
+    with pytest.raises(moeash.MoeashError):
+        moeash.read(tiny.spec)
 
 
 def test_an_unknown_name_is_an_attribute_error():

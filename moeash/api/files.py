@@ -148,7 +148,7 @@ def export(
         >>> import torch
         >>> network = torch.nn.Linear(64, 32)
         >>> def smoothness(module):
-        ...     return -float(module.weight.diff().square().sum())
+        ...     return -float(module.weight.detach().diff().square().sum())
         >>> study = moeash.search(network, evaluate=smoothness, generations=1, progress=False)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     report = moeash.export(study, f"{folder}/a.moeash", pick="knee", progress=False)

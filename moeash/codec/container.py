@@ -305,6 +305,16 @@ def read_arrays(
 
     Raises:
         ContainerError: as :func:`read`.
+
+    Example:
+        >>> import tempfile
+        >>> import moeash
+        >>> import torch
+        >>> path = tempfile.mkdtemp() + "/linear.moeash"
+        >>> _ = moeash.compress(torch.nn.Linear(64, 32), path, candidate={"k": 4}, progress=False)
+        >>> arrays = moeash.read(path)
+        >>> {name: array.shape for name, array in arrays.items()}
+        {'weight': (32, 64), 'bias': (32,)}
     """
     return read(path, max_bytes=max_bytes).shared.decoded()
 

@@ -37,6 +37,15 @@ def verify(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Ver
 
     Raises:
         ContainerError: the file cannot be read, is damaged, or is not the file of its network.
+
+    Example:
+        >>> import tempfile
+        >>> import moeash
+        >>> import torch
+        >>> path = tempfile.mkdtemp() + "/linear.moeash"
+        >>> _ = moeash.compress(torch.nn.Linear(64, 32), path, candidate={"k": 4}, progress=False)
+        >>> moeash.verify(path).coder
+        'ans'
     """
     data = read_bytes(path)
     container = decode(data, max_bytes=max_bytes)
@@ -59,6 +68,18 @@ def inspect(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Si
 
     Raises:
         ContainerError: the file cannot be read, is damaged, or is not the file of its network.
+
+    Example:
+        >>> import tempfile
+        >>> import moeash
+        >>> import torch
+        >>> path = tempfile.mkdtemp() + "/linear.moeash"
+        >>> _ = moeash.compress(torch.nn.Linear(64, 32), path, candidate={"k": 4}, progress=False)
+        >>> report = moeash.inspect(path)
+        >>> report.n_shared, report.n_kept, report.n_entries
+        (2048, 32, 4)
+        >>> [tensor.name for tensor in report.tensors]
+        ['weight', 'bias']
     """
     data = read_bytes(path)
     container = decode(data, max_bytes=max_bytes)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
 from moeash.console import words
@@ -40,13 +41,17 @@ class PlainProgress:
     EVERY_S = 10.0
 
     def __init__(
-        self, stream: TextIO | None = None, *, tolerable_drop: float = TOLERABLE_DROP
+        self,
+        stream: TextIO | None = None,
+        *,
+        tolerable_drop: float = TOLERABLE_DROP,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._stream = stream or sys.stderr
         self._best = Best(tolerable_drop)
-        self._last = self._phase_began = time.monotonic()
+        self._last = self._phase_began = self._clock()
         self._what = ""
-        self._in_phase = False
         self._phase: PhaseStarted | None = None
         self._solution: SolutionMerging | None = None
         self._new = self._done = 0
@@ -58,7 +63,7 @@ class PlainProgress:
             self._say(line)
 
     def _say(self, text: str) -> None:
-        self._last = time.monotonic()
+        self._last = self._clock()
         print(text, file=self._stream, flush=True)
 
     def _line(self, event: Event) -> str | None:
@@ -69,7 +74,7 @@ class PlainProgress:
             case Doing():
                 return self._doing(event)
             case PhaseStarted():
-                self._phase, self._phase_began, self._in_phase = event, time.monotonic(), True
+                self._phase, self._phase_began = event, self._clock()
                 self._new = self._done = 0
                 return words.started(event)
             case Evaluated():
@@ -81,7 +86,7 @@ class PlainProgress:
             case SolutionMerged():
                 return f"{words.merged(event)}, {self._best}"
             case PhaseEnded():
-                self._in_phase = False
+                self._phase, self._what = None, ""
                 return words.ended(event)
             case Note():
                 return f"note: {event.text}"
@@ -89,7 +94,9 @@ class PlainProgress:
 
     def _doing(self, event: Doing) -> str | None:
         """Speak up when something else is being done, and when nothing was said for a while."""
-        new = event.what != self._what and not self._in_phase
+        if self._phase is not None:  # a step of one evaluation of many
+            return f"  {self._how_far()}; {words.doing(event)}" if self._is_quiet() else None
+        new = event.what != self._what
         self._what = event.what
         return f"  {words.doing(event)}" if new or self._is_quiet() else None
 
@@ -99,20 +106,25 @@ class PlainProgress:
         self._new += not event.stored_before
         if event.record.outcome.status == "failed" and not event.stored_before:
             return words.failure(event.record)
-        return f"  {self._how_far()}, {self._best}" if self._is_quiet() else None
+        # Of refined solutions there are few, and each has taken long.
+        due = self._is_refining and not event.stored_before
+        return f"  {self._how_far()}, {self._best}" if due or self._is_quiet() else None
+
+    @property
+    def _is_refining(self) -> bool:
+        return self._phase is not None and self._phase.phase == "refine"
 
     def _how_far(self) -> str:
-        rate = self._new / max(time.monotonic() - self._phase_began, 1e-9)
+        rate = self._new / max(self._clock() - self._phase_began, 1e-9)
+        place = ""
+        if self._phase is not None and self._phase.phase == "refine":
+            return f"{self._done} of {self._phase.total} refined, {rate:.2f}/s"
         if self._phase is not None and self._phase.phase == "merge" and self._solution is not None:
             place = f"solution {self._solution.position} of {self._solution.total}, "
-        elif self._phase is not None and self._phase.phase == "refine":
-            return f"{self._done} of {self._phase.total} refined, {rate:.2f}/s"
-        else:
-            place = ""
-        return f"{place}{self._new} evaluations, {rate:.2f}/s"
+        return f"{place}{self._new} evaluation{'s'[: self._new != 1]}, {rate:.2f}/s"
 
     def _is_quiet(self) -> bool:
-        return time.monotonic() - self._last > self.EVERY_S
+        return self._clock() - self._last > self.EVERY_S
 
     def close(self) -> None:
         """Nothing to release."""
@@ -124,6 +136,9 @@ class LiveProgress:
     It appears when it is made, before the heavy imports, so that nobody looks at a dead terminal.
     """
 
+    SLOW_S = 2.0
+    """What an evaluation is at is told when it takes longer."""
+
     def __init__(self, *, tolerable_drop: float = TOLERABLE_DROP) -> None:
         from rich.console import Console, Group
         from rich.live import Live
@@ -132,34 +147,44 @@ class LiveProgress:
             MofNCompleteColumn,
             Progress,
             SpinnerColumn,
+            Task,
             TextColumn,
             TimeRemainingColumn,
         )
+        from rich.table import Column
         from rich.text import Text
+
+        class Counted(MofNCompleteColumn):
+            def render(self, task: Task) -> Text:
+                return Text() if task.total is None else super().render(task)
+
+        class Left(TimeRemainingColumn):
+            def render(self, task: Task) -> Text:
+                return Text() if task.total is None else super().render(task).append(" left")
 
         self._console = Console(stderr=True)
         self._bar = Progress(
             SpinnerColumn("line"),
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
-            MofNCompleteColumn(),
+            Counted(),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
+            Left(table_column=Column(no_wrap=True)),
             console=self._console,
         )
 
         def picture() -> Group:
-            best = Text(f"  {self._best}" if self._opened else "", overflow="ellipsis")
-            best.no_wrap = True
-            return Group(self._bar, best)
+            below = [self._step, str(self._best) if self._opened else ""]
+            lines = [f"  {line}" for line in below if line]
+            return Group(self._bar, *(Text(t, overflow="ellipsis", no_wrap=True) for t in lines))
 
         self._best = Best(tolerable_drop)
         self._opened = False
         self._task: Any = None
         self._what: str | None = None
         self._phase: str | None = None
-        self._since = time.monotonic()
+        self._step = ""
+        self._since = self._last = time.monotonic()
         self._new = 0
         self._begin("loading", None)
         self._live = Live(
@@ -179,18 +204,19 @@ class LiveProgress:
             case PhaseStarted():
                 self._phase, self._what = event.phase, None
                 self._begin(words.started(event) or "searching", event.total)
-                self._since, self._new = time.monotonic(), 0
+                self._since = self._last = time.monotonic()
+                self._new = 0
             case GenerationStarted():
                 self._bar.update(self._task, description=f"generation {event.index}")
             case SolutionMerging():
-                text = f"merging solution {event.position} of {event.total} ({event.recipe})"
+                text = f"merging solution {event.position} of {event.total}"
                 self._bar.update(self._task, description=text, completed=event.position - 1)
             case Evaluated():
                 self._evaluated(event)
             case SolutionMerged():
                 self._print(words.merged(event))
             case PhaseEnded():
-                self._phase = None
+                self._phase, self._step = None, ""
                 self._say(words.ended(event))
             case Note():
                 self._print(f"note: {event.text}")
@@ -200,7 +226,8 @@ class LiveProgress:
     def _doing(self, event: Doing) -> None:
         if self._phase is not None:
             # A step inside an evaluation does not take the phase's bar away.
-            self._bar.update(self._task, rate=words.doing(event))
+            slow = time.monotonic() - self._last > self.SLOW_S
+            self._step = words.doing(event) if slow else ""
             return
         if event.what != self._what:
             self._what = event.what
@@ -210,7 +237,8 @@ class LiveProgress:
     def _evaluated(self, event: Evaluated) -> None:
         self._best.add(event.record)
         self._new += not event.stored_before
-        rate = self._new / max(time.monotonic() - self._since, 1e-9)
+        self._step, self._last = "", time.monotonic()
+        rate = self._new / max(self._last - self._since, 1e-9)
         advance = 0 if self._phase == "merge" else 1
         self._bar.update(self._task, advance=advance, rate=f"{rate:.1f}/s")
         if event.record.outcome.status == "failed" and not event.stored_before:

@@ -28,6 +28,16 @@ def load_into(module: nn.Module, path: str | Path, *, max_bytes: int | None = No
     Raises:
         ContainerError: the file is not readable.
         CheckpointError: it does not fit the module, which is left as it was.
+
+    Example:
+        >>> import tempfile
+        >>> import moeash
+        >>> import torch
+        >>> path = tempfile.mkdtemp() + "/linear.moeash"
+        >>> _ = moeash.compress(torch.nn.Linear(64, 32), path, candidate={"k": 4}, progress=False)
+        >>> network = moeash.load_into(torch.nn.Linear(64, 32), path)
+        >>> network.weight.unique().numel()
+        4
     """
     load_arrays(module, read_container(path, max_bytes=max_bytes).shared.decoded())
     return module
@@ -50,6 +60,17 @@ def decompress(
         ContainerError: the file is not readable.
         ExportError: the target cannot be written, or safetensors cannot hold the tensors; an
             existing file is kept.
+
+    Example:
+        >>> import tempfile
+        >>> import moeash
+        >>> import torch
+        >>> path = tempfile.mkdtemp() + "/linear.moeash"
+        >>> _ = moeash.compress(torch.nn.Linear(64, 32), path, candidate={"k": 4}, progress=False)
+        >>> arrays = moeash.decompress(path, path + ".safetensors")
+        >>> from safetensors.numpy import load_file
+        >>> sorted(load_file(path + ".safetensors")) == sorted(arrays) == ["bias", "weight"]
+        True
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save

@@ -22,6 +22,13 @@ def open_storage(storage: str | Storage | None = None, *, create: bool = True) -
     Raises:
         StorageError: it cannot be opened.
         StudyNotFoundError: it does not exist and is not to be created.
+
+    Example:
+        >>> import tempfile
+        >>> import moeash
+        >>> storage = moeash.open_storage(tempfile.mkdtemp() + "/moeash.db")
+        >>> storage.studies()
+        []
     """
     if storage is None:
         storage = os.environ.get("MOEASH_STORAGE") or DEFAULT_STORAGE
@@ -33,6 +40,22 @@ def open_study(name: str, storage: str | Storage | None = None) -> "Study":
 
     Raises:
         StudyNotFoundError: there is none of that name, or no database.
+
+    Example:
+        >>> import tempfile
+        >>> import moeash
+        >>> import torch
+        >>> storage = tempfile.mkdtemp() + "/moeash.db"
+        >>> _ = moeash.search(
+        ...     torch.nn.Linear(64, 32),
+        ...     evaluate=lambda module: 1.0,
+        ...     name="linear",
+        ...     storage=storage,
+        ...     generations=1,
+        ...     progress=False,
+        ... )
+        >>> moeash.open_study("linear", storage).status
+        'finished'
     """
     from moeash.study.study import Study  # a list of studies does without
 

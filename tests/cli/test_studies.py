@@ -28,6 +28,10 @@ def stored(monkeypatch, tiny):
     return tiny
 
 
+def without_output(study):
+    return study.spec.read_text().partition("[output]")[0]
+
+
 def test_run_leaves_the_front_pictures_and_a_verified_file(stored):
     names = {path.name for path in (stored.folder / "results").iterdir()}
     assert names == {
@@ -54,9 +58,38 @@ def test_run_on_a_finished_study_evaluates_nothing_and_writes_its_output_again(m
     assert moeash("status", "tiny", "--json").json["evaluations"] == before["evaluations"]
 
 
+def test_a_pick_that_nothing_meets_has_its_own_exit_code_and_leaves_the_front(moeash, stored):
+    answer = moeash("run", stored.spec, "--set", "output.max_bytes=100", "--json")
+    assert answer.code == 3
+    assert [path.rpartition("/")[2] for path in answer.json["files"]] == [
+        "front.png",
+        "hypervolume.png",
+        "front.json",
+    ]
+    assert answer.json["exported"] is None
+    least = answer.json["front"][0]
+    *_, said = answer.err.splitlines()
+    assert said.startswith(
+        f"moeash: no solution within 100 bytes; the smallest one, id {least['id']}"
+    )
+    text = moeash("run", stored.spec, "--set", "output.max_bytes=100")
+    assert text.code == 3
+    assert "wrote results/front.json\n" in text.out
+    assert text.err.splitlines()[-1] == said
+
+
+def test_a_folder_that_cannot_be_written_ends_the_run_before_it_begins(moeash, tiny, tmp_path):
+    (tmp_path / "results").write_text("mine")
+    answer = moeash("run", tiny.spec, "--storage", "new.db")
+    assert (answer.code, answer.out) == (1, "")
+    assert "cannot write to the output folder results" in answer.err
+    assert "loading" not in answer.err
+    assert not (tmp_path / "new.db").exists()
+
+
 def test_where_norms_are_measured_again_both_baselines_are_shown(moeash, stored, tmp_path):
     spec = tmp_path / "again.toml"
-    text = stored.spec.read_text().replace('name = "tiny"', 'name = "again"')
+    text = without_output(stored).replace('name = "tiny"', 'name = "again"')
     spec.write_text(text + "\n[codec]\nnorms = 'remeasured'\n")
     calibration = 'data.splits.calibration={part = "all", range = [160, 260]}'
     options = ("--storage", str(tmp_path / "a.db"))
@@ -141,9 +174,11 @@ def test_status_says_which_failures_can_be_tried_again_and_run_does(moeash, stor
     assert (status["failed"], status["retriable"]) == (2, 2)
     assert all(e["retriable"] and e["error"].startswith("gave up") for e in status["errors"])
     assert "2 failed through no fault of their own" in moeash("status", "tiny", *where).out
-    answer = moeash("run", stored.spec, *where)
+    spec = tmp_path / "tiny.toml"
+    spec.write_text(without_output(stored))
+    answer = moeash("run", spec, *where)
     assert answer.code == 0 and moeash("status", "tiny", *where, "--json").json["failed"] == 2
-    answer = moeash("run", stored.spec, *where, "--retry-failed")
+    answer = moeash("run", spec, *where, "--retry-failed")
     assert answer.code == 0 and "2 failed evaluations will be tried again" in answer.err
     assert moeash("status", "tiny", *where, "--json").json["failed"] == 0
     assert moeash("front", "tiny", *where, "--json").json == before
@@ -232,8 +267,8 @@ def test_what_a_users_function_prints_stays_out_of_the_json(moeash, tiny, tmp_pa
         "    from moeash.networks.sources import load_network\n"
         "    return load_network('digits-cnn')\n"
     )
-    answer = moeash(
-        "run", tiny.spec, "--json", "--set", "network.source=chatty:make", "--set", "name=chatty"
-    )
+    changes = ("network.source=chatty:make", "name=chatty", "method.k=[8, 9]", "merge.trials=0")
+    sets = [argument for change in changes for argument in ("--set", change)]
+    answer = moeash("run", tiny.spec, "--json", *sets)
     assert answer.json["study"] == "chatty"
     assert "hello from the factory" in answer.err
