@@ -132,7 +132,7 @@ def test_damaged_files_of_torchvision_are_refused(tmp_path):
     for part in ("train", "t10k"):
         for kind in ("images-idx3", "labels-idx1"):
             (tmp_path / "MNIST" / "raw" / f"{part}-{kind}-ubyte").write_bytes(b"\0\0\x08\x03")
-    with pytest.raises(DataError, match="MNIST was not found .* or is damaged"):
+    with pytest.raises(DataError, match=r"MNIST was not found .* or is damaged"):
         torchvision_source("MNIST", root=tmp_path, preset="none", n_classes=10).labels("test")
 
 
