@@ -1,17 +1,44 @@
 """Folders of pictures, on disk or in a ``.tar``: indexed once, read on demand, never unpacked."""
 
 import os
-import tarfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from moeash.data.tars import members
 from moeash.errors import DataError
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 )  # as torchvision's ImageFolder
-"""What counts as a picture; other files are passed by."""
+"""What counts as a picture."""
+
+UNREAD = frozenset(
+    (
+        *(".apng", ".avif", ".dds", ".dib", ".exr", ".gif", ".hdr", ".heic", ".heif", ".ico"),
+        *(".j2k", ".jfif", ".jp2", ".jpe", ".jxl", ".pcx", ".pfm", ".pnm", ".psd", ".qoi"),
+        *(".svg", ".tga"),
+    )
+)
+"""Pictures that are not read: passing them by would measure on others than are there."""
+
+LEFT_BEHIND = frozenset(
+    (
+        *("__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
+        *("@eadir", "$recycle.bin", "system volume information", "lost+found"),
+    )
+)
+"""What systems leave in folders, in lower case, besides names that begin with a dot."""
+
+MOST_PICTURE_BYTES = 1 << 30
+"""The largest encoded picture that is read."""
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""What a Git LFS pointer begins with."""
+
+SHOWN = 3
+"""Files named in a message."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +76,14 @@ class Folder:
         """Return the encoded bytes of a picture; safe to call from several threads.
 
         Raises:
-            DataError: the file has gone or become shorter since it was indexed.
+            DataError: the file has gone or become shorter since it was indexed, is too large for a
+                picture, or only its Git LFS pointer is here.
         """
+        if picture.size > MOST_PICTURE_BYTES:
+            raise DataError(
+                f"{picture.path!r} of {str(self.location)!r} has {picture.size:,} bytes; pictures "
+                f"have at most {MOST_PICTURE_BYTES:,}"
+            )
         inside = self.location.is_dir()
         try:
             with (self.location / picture.path if inside else self.location).open("rb") as file:
@@ -65,72 +98,142 @@ class Folder:
                 f"{picture.path!r} of {str(self.location)!r} has {len(data)} bytes, "
                 f"had {picture.size} when it was indexed"
             )
+        if data.startswith(LFS_POINTER):
+            raise DataError(pointer_text(f"{picture.path!r} of {str(self.location)!r}"))
         return data
+
+
+def is_hidden(path: str | PurePosixPath) -> bool:
+    """Tell whether a path is, or lies in, something that systems and editors leave behind."""
+    return any(
+        part.startswith(".") or part.lower() in LEFT_BEHIND for part in PurePosixPath(path).parts
+    )
+
+
+def is_picture(name: str) -> bool:
+    """Tell whether a file is taken for a picture, by its name."""
+    return not is_hidden(name) and PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
 def index_directory(location: Path) -> Folder:
     """List the pictures of a directory with one folder per class.
 
+    Hidden files and folders are passed by, see :func:`is_hidden`.
+
     Raises:
-        DataError: there are no class folders, or one of them holds no picture.
+        DataError: there are no class folders, one of them holds no picture or pictures that are
+            not read, or a picture lies beside them.
     """
+    found: dict[str, tuple[int, int]] = {}
+    others: list[str] = []
     try:
-        classes = sorted(entry.name for entry in os.scandir(location) if entry.is_dir())
-        found = [
-            (file.relative_to(location).as_posix(), file.stat().st_size, 0)
-            for name in classes
-            for file in (location / name).rglob("*")
-            if file.suffix.lower() in SUFFIXES and file.is_file()
-        ]
+        entries = [entry for entry in location.iterdir() if not is_hidden(entry.name)]
+        classes = [entry.name for entry in entries if entry.is_dir()]
+        for file in [*entries, *(file for name in classes for file in _below(location / name))]:
+            path = file.relative_to(location).as_posix()
+            if file.is_dir():
+                if file.is_symlink() and file.parent != location:  # a class may be a link
+                    raise DataError(
+                        f"{path!r} in {str(location)!r} is a link to a folder; store the folder"
+                    )
+            elif not is_picture(path):
+                others.append(path)
+            elif not file.is_file():
+                raise DataError(
+                    f"{path!r} in {str(location)!r} is a broken link or special file; store the "
+                    "picture itself"
+                )
+            else:
+                found[path] = (file.stat().st_size, 0)
     except OSError as exc:
         raise DataError(f"cannot list {str(location)!r}: {exc}") from exc
-    return _arrange(location, classes, found)
+    return _arrange(location, classes, found, others)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield what a folder holds at any depth, but nothing hidden; links are not followed."""
+    for where, folders, files in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        for name in [*folders, *files]:
+            if not is_hidden(name):
+                yield Path(where, name)
 
 
 def index_tar(location: Path) -> Folder:
     """List the pictures of an uncompressed tar of one image folder.
 
     Folders around the classes (``test/<class>/...``) are taken off when all pictures share them.
-    Nothing is unpacked, so no name in the archive can reach the disk; an archive with names that
-    try is refused all the same.
+    Hidden files and folders are passed by, see :func:`is_hidden`. Nothing is unpacked, so no name
+    in the archive can reach the disk; an archive with names that try is refused all the same.
 
     Raises:
         DataError: the file is not an uncompressed tar, is cut short, holds links, repeated or
-            climbing names, pictures outside a class folder, or a class without pictures.
+            climbing names, pictures outside a class folder, a class without pictures, or pictures
+            that are not read.
     """
     files: dict[str, tuple[int, int]] = {}
     folders: set[PurePosixPath] = set()
-    try:
-        with tarfile.open(location, mode="r:") as archive:
-            for member in archive:
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    raise DataError(
-                        f"{str(location)!r} holds the name {member.name!r}, which leaves the "
-                        f"archive; this is not a data set"
-                    )
-                if member.isdir():
-                    folders.add(path)
-                if path.suffix.lower() not in SUFFIXES or member.isdir():
-                    continue
-                if not member.isreg() or member.issparse():
-                    raise DataError(
-                        f"{member.name!r} in {str(location)!r} is a link or special file; "
-                        f"store the pictures themselves"
-                    )
-                if str(path) in files:
-                    raise DataError(f"{str(location)!r} holds {member.name!r} twice")
-                files[str(path)] = (member.size, member.offset_data)
-    except (tarfile.TarError, OSError, EOFError) as exc:
-        raise DataError(f"{str(location)!r} is not a readable uncompressed .tar: {exc}") from exc
+    others: list[str] = []
+    refuse_pointer(location)
+    for member in members(location):
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts:
+            raise DataError(
+                f"{str(location)!r} holds the name {member.name!r}, which leaves the "
+                f"archive; this is not a data set"
+            )
+        if is_hidden(path):
+            continue
+        if member.isdir():
+            folders.add(path)
+        elif not is_picture(str(path)):
+            others.append(str(path))
+        elif not member.isreg() or member.issparse():
+            raise DataError(
+                f"{member.name!r} in {str(location)!r} is a link or special file; "
+                f"store the pictures themselves"
+            )
+        elif str(path) in files:
+            raise DataError(f"{str(location)!r} holds {member.name!r} twice")
+        else:
+            files[str(path)] = (member.size, member.offset_data)
     depth = _wrapping(list(files), str(location))
-    found = [
-        (PurePosixPath(*PurePosixPath(name).parts[depth:]).as_posix(), length, offset)
-        for name, (length, offset) in files.items()
-    ]
-    classes = {path.split("/")[0] for path, _, _ in found}
+    found = {_without(name, depth): place for name, place in files.items()}
+    others = [_without(name, depth) for name in others if len(PurePosixPath(name).parts) > depth]
+    classes = {path.split("/")[0] for path in [*found, *others] if "/" in path}
     classes |= {folder.parts[depth] for folder in folders if len(folder.parts) == depth + 1}
-    return _arrange(location, sorted(classes), found)
+    return _arrange(location, classes, found, others)
+
+
+def refuse_pointer(location: Path) -> None:
+    """Refuse a file of which only Git LFS's pointer is here.
+
+    Raises:
+        DataError: it is one, or cannot be read.
+    """
+    try:
+        with location.open("rb") as file:
+            head = file.read(len(LFS_POINTER))
+    except OSError as exc:
+        raise DataError(f"cannot read {str(location)!r}: {exc.strerror}") from exc
+    if head == LFS_POINTER:
+        raise DataError(pointer_text(repr(str(location))))
+
+
+def pointer_text(what: str) -> str:
+    """Return what to say about a Git LFS pointer."""
+    return (
+        f"{what} is a Git LFS pointer, not the file itself; run 'git lfs pull' in the repository "
+        "it came from"
+    )
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _without(name: str, depth: int) -> str:
+    return PurePosixPath(*PurePosixPath(name).parts[depth:]).as_posix()
 
 
 def _wrapping(names: Sequence[str], location: str) -> int:
@@ -144,22 +247,50 @@ def _wrapping(names: Sequence[str], location: str) -> int:
 
 
 def _arrange(
-    location: Path, classes: Sequence[str], found: Sequence[tuple[str, int, int]]
+    location: Path,
+    classes: Iterable[str],
+    found: Mapping[str, tuple[int, int]],
+    others: Sequence[str],
 ) -> Folder:
+    beside = [path for path in others if "/" in path]
+    unread = [path for path in beside if PurePosixPath(path).suffix.lower() in UNREAD]
+    if unread:
+        raise DataError(
+            f"{str(location)!r} holds {_listed(unread)}, which is not read; convert to one of "
+            f"{', '.join(sorted(SUFFIXES))}, or remove"
+        )
     if not found:
         raise DataError(
             f"{str(location)!r} holds no pictures, needed <class>/<file> with one of "
             f"{', '.join(sorted(SUFFIXES))}"
         )
-    label = {name: index for index, name in enumerate(classes)}
-    ordered = sorted(found, key=lambda entry: entry[0].split("/"))
+    loose = [path for path in found if "/" not in path]
+    if loose:
+        raise DataError(f"{loose[0]!r} in {str(location)!r} is in no class folder")
+    names = tuple(sorted(classes))
+    label = {name: index for index, name in enumerate(names)}
     pictures = tuple(
-        Picture(path, label[path.split("/")[0]], size, offset) for path, size, offset in ordered
+        Picture(path, label[path.split("/")[0]], *found[path])
+        for path in sorted(found, key=lambda path: path.split("/"))
     )
-    empty = set(range(len(classes))) - {picture.label for picture in pictures}
+    empty = set(range(len(names))) - {picture.label for picture in pictures}
     if empty:
+        name = names[min(empty)]
+        there = [path for path in beside if path.startswith(f"{name}/")]
         raise DataError(
-            f"class {classes[min(empty)]!r} of {str(location)!r} holds no pictures; "
-            f"remove the folder or fill it"
+            f"class {name!r} of {str(location)!r} holds no pictures"
+            + (f" but {_listed(there)}" if there else "")
+            + "; remove the folder or fill it"
         )
-    return Folder(location, tuple(classes), pictures)
+    if beside:
+        warnings.warn(
+            f"{str(location)!r} holds {_listed(beside)}, not taken for pictures; pictures end in "
+            f"{', '.join(sorted(SUFFIXES))}",
+            stacklevel=3,
+        )
+    return Folder(location, names, pictures)
+
+
+def _listed(paths: Sequence[str]) -> str:
+    some = ", ".join(map(repr, sorted(paths)[:SHOWN]))
+    return some + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")

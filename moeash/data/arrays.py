@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moeash.data.archive import refuse_pointer
 from moeash.data.normalise import Normalisation, normalisation
+from moeash.data.npz import read_npz
 from moeash.errors import DataError
 
 Part = tuple[NDArray[Any], NDArray[Any]]
@@ -98,8 +100,8 @@ def check_part(what: str, images: Any, labels: Any, *, n_classes: int | None) ->
         )
     if len(images) != len(labels):
         raise DataError(f"{what} has {len(images)} images and {len(labels)} labels")
-    if not len(images):
-        raise DataError(f"{what} is empty")
+    if not images.size:
+        raise DataError(f"{what} is empty: its images have shape {images.shape}")
     check_labels(what, labels, n_classes=n_classes)
     # torch reads neither foreign byte orders nor all unsigned widths.
     if images.dtype.kind == "u" and images.dtype.itemsize > 1:
@@ -145,9 +147,13 @@ def torchvision_source(
 
         try:
             found = getattr(datasets, dataset)(root=str(root), train=train, download=False)
-        except (RuntimeError, OSError) as exc:
+        except Exception as exc:
+            # Damaged files surface as almost any type: AssertionError, UnpicklingError, ...
+            for file in sorted(Path(root).rglob("*")):
+                if file.is_file():
+                    refuse_pointer(file)
             raise DataError(
-                f"{dataset} was not found in {str(root)!r} ({exc}); "
+                f"{dataset} was not found in {str(root)!r}, or is damaged ({exc}); "
                 f"nothing is downloaded, put torchvision's files there"
             ) from exc
         images = np.asarray(found.data)
@@ -188,6 +194,7 @@ def npz_source(
     preset: str = "none",
     n_classes: int | None = None,
     channels_last: bool = False,
+    max_bytes: int | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     resize: int | None = None,
@@ -203,6 +210,7 @@ def npz_source(
         preset: a normalisation preset.
         n_classes: number of classes; the largest label plus one when not given.
         channels_last: images are ``(n, h, w, c)``.
+        max_bytes: memory that the arrays may take, see :func:`~moeash.data.npz.read_npz`.
         mean: replaces the preset's.
         std: replaces the preset's.
         resize: replaces the preset's.
@@ -214,13 +222,9 @@ def npz_source(
     if root is None:
         raise DataError("npz needs root, the .npz file")
     path = Path(root)
-    try:
-        # Opened here, because np.load leaves the file of a damaged archive open.
-        with path.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except Exception as exc:
-        # A damaged archive surfaces as almost any type: BadZipFile, NotImplementedError, ...
-        raise DataError(f"{str(path)!r} is not a readable .npz file: {exc}") from exc
+    if max_bytes is not None and (not isinstance(max_bytes, int) or max_bytes < 1):
+        raise DataError(f"max_bytes must be a whole number from 1 on, got {max_bytes!r}")
+    arrays = read_npz(path, max_bytes=max_bytes)
     parts = {("all" if key == "x" else key[2:]): key for key in arrays if key[:2] in ("x", "x_")}
     missing = ["y" + key[1:] for key in parts.values() if "y" + key[1:] not in arrays]
     if not parts or missing:

@@ -27,6 +27,10 @@ PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...], int | None, int |
 """
 
 
+MOST_PIXELS = 89_478_485
+"""Pixels of the largest image that is decoded or made, Pillow's own limit."""
+
+
 def _transforms() -> Any:
     from torchvision.transforms import functional  # takes a second to load
 
@@ -54,6 +58,7 @@ class Normalisation:
     def of_stack(self, pixels: Tensor) -> Tensor:
         """Return ``(b, c, h, w)`` float32 of stored pixels of that shape and any real dtype."""
         x = pixels.to(torch.float32)
+        self._check_resized(x.shape[-2], x.shape[-1])
         if self.resize is not None:
             x = _transforms().resize(x, [self.resize], antialias=True)
         return self._finish(x)
@@ -64,9 +69,20 @@ class Normalisation:
         The picture is resized as bytes, as the published evaluations of networks do.
         """
         transforms = _transforms()
+        self._check_resized(picture.height, picture.width)
         if self.resize is not None:
             picture = transforms.resize(picture, [self.resize])
         return self._finish(transforms.pil_to_tensor(picture).to(torch.float32))
+
+    def _check_resized(self, height: int, width: int) -> None:
+        """Refuse what resizing would blow up: a line of pixels, at the length of its short side."""
+        if self.resize is not None:
+            long = max(height, width) * self.resize // max(min(height, width), 1)
+            if long * self.resize > MOST_PIXELS:
+                raise DataError(
+                    f"an image of {width} x {height} pixels has {long * self.resize:,} when its "
+                    f"shorter side is resized to {self.resize}; at most {MOST_PIXELS:,} are taken"
+                )
 
     def _finish(self, x: Tensor) -> Tensor:
         if self.crop is not None:
@@ -107,6 +123,8 @@ def normalisation(
     for name, size in (("resize", resize), ("crop", crop)):
         if size is not None and (not isinstance(size, int) or size < 1):
             raise DataError(f"{name} must be a whole number of pixels, at least 1, got {size!r}")
+        if size is not None and size**2 > MOST_PIXELS:
+            raise DataError(f"{name} = {size:,} makes images of more than {MOST_PIXELS:,} pixels")
     return Normalisation(
         scale,
         chosen_mean,

@@ -1,5 +1,6 @@
 """Which images a study measures on, and how they are divided."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -39,6 +40,12 @@ class DataOptions(Options):
     root: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     splits: Mapping[str, Mapping[str, Any]] = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Take a path as text."""
+        if isinstance(self.root, os.PathLike):
+            object.__setattr__(self, "root", os.fspath(self.root))
+        super().__post_init__()
 
     def check(self) -> None:
         """Refuse a name that is neither built in nor a reference."""

@@ -1,6 +1,5 @@
 """Evaluation sets that are pictures in class folders: ``imagefolder`` and ImageNet."""
 
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from moeash.data.archive import SUFFIXES, Folder, Picture, index_directory, index_tar
+from moeash.data.archive import (
+    Folder,
+    Picture,
+    index_directory,
+    index_tar,
+    is_hidden,
+    is_picture,
+)
+from moeash.data.decoding import decode
 from moeash.data.normalise import Normalisation, normalisation
 from moeash.errors import DataError
 
@@ -103,20 +109,8 @@ class PictureSource:
 
     def _decode(self, folder: Folder, picture: Picture) -> Tensor:
         data = folder.read(picture)
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                return self._normalisation.of_picture(image.convert(self._mode))
-        except (
-            UnidentifiedImageError,
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ) as exc:
-            raise DataError(
-                f"{picture.path!r} in {str(folder.location)!r} is not a readable picture: {exc}"
-            ) from exc
+        what = f"{picture.path!r} in {str(folder.location)!r}"
+        return self._normalisation.of_picture(decode(what, data, self._mode))
 
     def _folder(self, part: str) -> Folder:
         if part not in self._folders:
@@ -223,7 +217,7 @@ def find_parts(name: str, root: str | Path | None) -> dict[str, Path]:
         return {"all": path}
     if not path.is_dir():
         raise DataError(f"{name} was not found: {str(path)!r} does not exist")
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    entries = sorted(entry for entry in path.iterdir() if not is_hidden(entry.name))
     folders = [entry for entry in entries if entry.is_dir()]
     if any(_holds_pictures(folder) for folder in folders):
         return {"all": path}
@@ -242,4 +236,4 @@ def find_parts(name: str, root: str | Path | None) -> dict[str, Path]:
 
 def _holds_pictures(folder: Path) -> bool:
     with os.scandir(folder) as entries:
-        return any(Path(entry.name).suffix.lower() in SUFFIXES for entry in entries)
+        return any(is_picture(entry.name) for entry in entries)

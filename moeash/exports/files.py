@@ -11,6 +11,7 @@ from torch import nn
 from moeash.codec.container import read as read_container
 from moeash.errors import ExportError
 from moeash.files import replacing, write_flushed
+from moeash.networks.checkpoints import rename
 from moeash.networks.inplace import load_into as load_arrays
 
 METADATA = "__metadata__"
@@ -19,6 +20,8 @@ METADATA = "__metadata__"
 
 def load_into(module: nn.Module, path: str | Path, *, max_bytes: int | None = None) -> nn.Module:
     """Load a ``.moeash`` file into a module of the same architecture, in place.
+
+    Either may be wrapped, by DataParallel or torch.compile for example, and the other plain.
 
     Args:
         module: the network.
@@ -39,7 +42,8 @@ def load_into(module: nn.Module, path: str | Path, *, max_bytes: int | None = No
         >>> network.weight.unique().numel()
         4
     """
-    load_arrays(module, read_container(path, max_bytes=max_bytes).shared.decoded())
+    arrays = read_container(path, max_bytes=max_bytes).shared.decoded()
+    load_arrays(module, rename(arrays, module))
     return module
 
 

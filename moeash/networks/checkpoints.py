@@ -6,6 +6,8 @@ code is refused before any of it runs.
 
 import pickle
 import warnings
+import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,22 +19,26 @@ from torch import Tensor, nn
 
 from moeash.errors import CheckpointError
 from moeash.networks import memory
-
-NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "module")
-"""Keys under which training scripts put the tensors, in the order they are looked for."""
-
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""What DataParallel, torch.compile and trainers put in front of names."""
+from moeash.networks.matching import Matching, foreign, match
 
 SHOWN = 3
 """Names per kind of mismatch in a message."""
+
+MOST_GROUPS = 8
+"""Things left aside that a message names."""
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""What a Git LFS pointer begins with."""
+
+MOST_RATIO = 16
+"""Times its own size that a torch file may unpack to: torch itself does not pack."""
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a safetensors or torch file, on the CPU, names as they are in the file.
 
     Args:
-        path: the file; a torch file may nest its tensors under one of :data:`NESTS`.
+        path: the file; tensors in nested dicts get the keys, joined by dots, for a name.
 
     Raises:
         CheckpointError: the file is missing, not a checkpoint, holds objects other than tensors
@@ -41,13 +47,18 @@ def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            head = file.read(9)
+            head = file.read(len(LFS_POINTER))
     except OSError as exc:
         raise CheckpointError(f"cannot read checkpoint {str(path)!r}: {exc.strerror}") from exc
-    if path.suffix == ".safetensors" or head[8:] == b"{":
+    if head == LFS_POINTER:
+        raise CheckpointError(
+            f"{str(path)!r} is a Git LFS pointer, not the checkpoint itself; run 'git lfs pull' in "
+            "the repository it came from"
+        )
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
         return _load_safetensors(path)
     if head.startswith((b"PK", b"\x80")):
-        return _tensors(_load_torch(path), path)
+        return _flat(_load_torch(path), path)
     raise CheckpointError(
         f"{str(path)!r} is neither a safetensors nor a torch file ({len(head)} bytes looked at)"
     )
@@ -66,8 +77,11 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 def _load_torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
+            _check_packing(path)
             warnings.simplefilter("ignore", UserWarning)  # about odd pickles, refused below
             return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as exc:
         raise CheckpointError(
             f"{str(path)!r} holds Python objects besides tensors and was not opened, since opening "
@@ -82,33 +96,62 @@ def _load_torch(path: Path) -> Any:
         ) from exc
 
 
+def _check_packing(path: Path) -> None:
+    """Refuse an archive that would unpack to much more than it is.
+
+    Raises:
+        CheckpointError: it would.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        total = sum(info.file_size for info in archive.infolist())
+    if total > MOST_RATIO * size:
+        raise CheckpointError(
+            f"{str(path)!r} of {size:,} bytes would unpack to {total:,}, which no checkpoint does; "
+            "save it again with torch.save"
+        )
+
+
 def _first_sentence(exc: Exception) -> str:
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     useful = [line for line in lines if "GLOBAL" in line or "Unsupported" in line] or lines
     return useful[0][:200] if useful else type(exc).__name__
 
 
-def _tensors(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """Find the mapping of names to tensors; plain values beside them (epoch) are passed by."""
-    seen = []
-    while isinstance(loaded, Mapping):
-        tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
-        if tensors:
-            return tensors
-        seen += [str(key) for key in loaded]
-        loaded = next((loaded[k] for k in NESTS if isinstance(loaded.get(k), Mapping)), None)
-    raise CheckpointError(
-        f"{str(path)!r} holds no tensors by name; found {seen[:8] or type(loaded).__name__}, "
-        f"needed a state_dict, or one under {', '.join(map(repr, NESTS))}"
-    )
+def _flat(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """Return the tensors in nested dicts and lists, under keys joined by dots."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()  # one dict may be in several places, and in itself
+    todo = [("", loaded)]
+    while todo:
+        prefix, value = todo.pop()
+        if isinstance(value, Tensor):
+            if prefix[:-1] in tensors:
+                raise CheckpointError(f"{str(path)!r} holds two tensors called {prefix[:-1]!r}")
+            tensors[prefix[:-1]] = value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            items = list(value.items() if isinstance(value, Mapping) else enumerate(value))
+            todo += [(f"{prefix}{key}.", item) for key, item in reversed(items)]
+    if not isinstance(loaded, Mapping) or not tensors:
+        found = [str(key) for key in loaded][:8] if isinstance(loaded, Mapping) else None
+        raise CheckpointError(
+            f"{str(path)!r} holds no tensors by name; found {found or type(loaded).__name__}, "
+            f"needed a state_dict, or one in a dict"
+        )
+    return tensors
 
 
 def fit(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Copy a checkpoint into a network.
 
-    Prefixes in :data:`PREFIXES` that all names carry are stripped when that makes more names fit.
-    Tied parameters need one of their names. ``num_batches_tracked`` may be missing, as it is in
-    files older than torch 0.4.1; it does not take part in evaluation.
+    Of nested dicts, and of networks in one wrapper, the one that fits best is taken, see
+    :mod:`moeash.networks.matching`; a warning names what was left aside. Integers and single
+    values beside the network's children, such as counters and metrics, are left aside too. Tied
+    parameters need one of their names. ``num_batches_tracked`` may be missing, as it is in files
+    older than torch 0.4.1; it does not take part in evaluation.
 
     Args:
         module: the network, written in place; untouched when an error is raised.
@@ -118,22 +161,55 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> N
     Raises:
         CheckpointError: names are missing or left over, or a shape or kind of dtype differs.
     """
-    write_tensors(module, strip_prefixes(tensors, list(module.state_dict())), repr(str(path)))
+    own = memory.own_tensors(module)
+    found = _matching(tensors, own)
+    renamed = {name: tensors[full] for full, name in found.names.items()}
+    extra = [
+        name
+        for name in foreign([name for name in renamed if name not in own], list(own))
+        if renamed[name].numel() == 1 or not renamed[name].is_floating_point()
+    ]
+    aside = [*found.aside, *(found.prefix + name for name in extra)]
+    source = repr(str(path)) + (f" (under {found.prefix!r})" if found.prefix else "")
+    beside = f"left aside: {_grouped(aside)}" if aside else ""
+    try:
+        write_tensors(module, {n: t for n, t in renamed.items() if n not in extra}, source)
+    except CheckpointError as exc:
+        raise CheckpointError("; ".join(filter(None, (str(exc), beside)))) from exc
+    if beside:
+        warnings.warn(f"{source} was loaded, {beside}", stacklevel=2)
 
 
-def strip_prefixes(tensors: Mapping[str, Tensor], expected: Sequence[str]) -> dict[str, Tensor]:
-    """Return ``tensors`` under ``expected`` names as far as :data:`PREFIXES` explain them."""
-    best = current = dict(tensors)
-    wanted = set(expected)
-    while True:
-        prefix = next(
-            (p for p in PREFIXES if current and all(n.startswith(p) for n in current)), ""
-        )
-        if not prefix:
-            return best
-        current = {name.removeprefix(prefix): tensor for name, tensor in current.items()}
-        if len(wanted & current.keys()) > len(wanted & best.keys()):
-            best = current
+def rename(arrays: Mapping[str, Any], module: nn.Module) -> dict[str, Any]:
+    """Return arrays under the names that a network has for them, wrapped or not.
+
+    Args:
+        arrays: by name; every name is kept that nothing explains.
+        module: the network.
+
+    Raises:
+        CheckpointError: the network fits in several places.
+    """
+    names = _matching(arrays, memory.own_tensors(module)).names
+    return {names.get(name, name): array for name, array in arrays.items()}
+
+
+def _matching(given: Mapping[str, Any], own: Mapping[str, Tensor]) -> Matching:
+    first = memory.ties(own)
+    tied = {*first, *first.values()}  # one name of each memory suffices
+    return match(
+        {name: tuple(value.shape) for name, value in given.items()},
+        {name: tuple(tensor.shape) for name, tensor in own.items()},
+        optional={name for name in own if name in tied or name.endswith("num_batches_tracked")},
+    )
+
+
+def _grouped(names: Sequence[str]) -> str:
+    """Return names for people, those under one key of a dict as one."""
+    groups = Counter(name.split(".")[0] for name in names)
+    listed = [f"{key} ({n} tensors)" if n > 1 else key for key, n in groups.items()]
+    more = f" and {len(listed) - MOST_GROUPS} more" if len(listed) > MOST_GROUPS else ""
+    return ", ".join(listed[:MOST_GROUPS]) + more
 
 
 def write_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -18,8 +18,8 @@ from moeash.networks import memory
 def read_state(
     module: nn.Module,
     *,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
     all: bool = False,
 ) -> State:
     """Copy a network's state and decide which of its parameters are shared.
@@ -31,8 +31,8 @@ def read_state(
 
     Args:
         module: the network; it is not changed and later changes to it do not reach the state.
-        include: ``fnmatch`` patterns, e.g. ``["layer*.conv?.weight"]``.
-        exclude: ``fnmatch`` patterns.
+        include: ``fnmatch`` patterns, e.g. ``["layer*.conv?.weight"]``, or one pattern.
+        exclude: ``fnmatch`` patterns, or one.
         all: share 1-D parameters (biases, BatchNorm) too, as the paper mixes them.
 
     Returns:
@@ -44,6 +44,8 @@ def read_state(
             stored (see :mod:`moeash.networks.memory`).
         NonFiniteWeightError: a parameter to be shared holds NaN or infinity.
     """
+    include = [include] if isinstance(include, str) else include
+    exclude = [exclude] if isinstance(exclude, str) else exclude
     tensors = memory.own_tensors(module)
     tied = memory.ties(tensors)
     for name, tensor in tensors.items():
@@ -129,8 +131,6 @@ def _choose(
 def _match(
     kind: str, patterns: Sequence[str], candidates: Sequence[str], names: Sequence[str]
 ) -> set[str]:
-    if isinstance(patterns, str):
-        raise InputError(f"{kind}={patterns!r} is one string; give a list of patterns")
     matched: set[str] = set()
     for pattern in patterns:
         hits = {name for name in candidates if fnmatchcase(name, pattern)}

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeash.data.arrays import digits_source, npz_source, torchvision_source
+from moeash.data.splits import draw_splits
 from moeash.errors import DataError
 
 X = np.arange(4 * 2 * 3, dtype=np.uint8).reshape(4, 2, 3)
@@ -59,13 +60,15 @@ def test_every_real_dtype_and_byte_order_is_read(tmp_path, dtype):
         ({"x_test": X, "y_train": Y}, {}, "'y_test' is missing"),
         ({"x": X, "y": Y[:3]}, {}, "4 images and 3 labels"),
         ({"x": X[:0], "y": Y[:0]}, {}, "is empty"),
+        ({"x": X[:, :0], "y": Y}, {}, "is empty: its images have shape"),
+        ({"x": X, "y": Y}, {"max_bytes": 0}, "max_bytes must be"),
         ({"x": X[0], "y": Y[:2]}, {}, r"images of shape \(2, 3\)"),
-        ({"x": X.astype("U3"), "y": Y}, {}, "dtype <U3"),
+        ({"x": X.astype("U3"), "y": Y}, {}, "dtype <U3, needed numbers"),
         ({"x": X, "y": Y.astype(float)}, {}, "labels of shape .* and dtype float64"),
         ({"x": X, "y": Y - 1}, {}, "1 labels out of range, the first is -1 at 0"),
         ({"x": X, "y": Y}, {"n_classes": 2}, "the first is 2 at 2; .* below 2"),
         ({"x_a": X, "y_a": Y, "x_b": X / 2, "y_b": Y}, {}, "mixes integer and float"),
-        ({"x": np.array([X, None], dtype=object), "y": Y}, {}, "not a readable .npz"),
+        ({"x": np.array([X, None], dtype=object), "y": Y}, {}, "pickled Python objects"),
     ],
 )
 def test_arrays_that_are_no_data_set_are_refused(tmp_path, arrays, options, message):
@@ -78,7 +81,7 @@ def test_files_that_are_no_npz_are_refused(tmp_path, content):
     path = tmp_path / "a.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=r"not a readable .npz file"):
+    with pytest.raises(DataError, match=r"(not a readable .npz file|cannot read)"):
         npz_source(root=path)
 
 
@@ -98,6 +101,39 @@ def test_a_single_array_file_is_no_npz(tmp_path):
     np.save(tmp_path / "a.npy", X)
     with pytest.raises(DataError, match=r"not a readable .npz file"):
         npz_source(root=tmp_path / "a.npy")
+
+
+def test_the_fingerprint_stays_when_the_file_moves(tmp_path):
+    def fingerprint(path, limit):
+        plan = {"a": {"count": 2}, "b": {"rest": True}}
+        splits = draw_splits(npz_source(root=path), plan, memory_limit_bytes=limit)
+        return [split.fingerprint() for split in splits.values()]
+
+    here = save(tmp_path / "a.npz", x=X, y=np.array([0, 1, 0, 1]))
+    (tmp_path / "b").mkdir()
+    before = [fingerprint(here, limit) for limit in (0, 1 << 30)]
+    there = here.rename(tmp_path / "b" / "other.npz")
+    assert [fingerprint(str(there), limit) for limit in (0, 1 << 30)] == before
+
+
+def test_a_git_lfs_pointer_among_torchvision_s_files_is_called_so(tmp_path):
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            file = tmp_path / "MNIST" / "raw" / f"{part}-{kind}-ubyte"
+            file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
+    source = torchvision_source("MNIST", root=tmp_path, preset="none", n_classes=10)
+    with pytest.raises(DataError, match="t10k-images-idx3-ubyte' is a Git LFS pointer"):
+        source.labels("test")
+
+
+def test_damaged_files_of_torchvision_are_refused(tmp_path):
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            (tmp_path / "MNIST" / "raw" / f"{part}-{kind}-ubyte").write_bytes(b"\0\0\x08\x03")
+    with pytest.raises(DataError, match=r"MNIST was not found .* or is damaged"):
+        torchvision_source("MNIST", root=tmp_path, preset="none", n_classes=10).labels("test")
 
 
 def test_digits_are_nearly_centred_and_complete():

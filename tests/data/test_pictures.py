@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from moeash.data.pictures import PictureSource, imagefolder_source, imagenet_source
+from moeash.data.splits import draw_splits
 from moeash.errors import DataError
 
 
@@ -70,11 +71,46 @@ def test_damaged_pictures_are_refused_by_name(tmp_path, data):
         imagefolder_source(root=tmp_path, preset="none").images("all", np.array([0]))
 
 
-def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    write_folder(tmp_path, {"a/1.png": png(1, (20, 20))})
-    with pytest.raises(DataError, match="not a readable picture"):
-        imagefolder_source(root=tmp_path, preset="none").images("all", np.array([0]))
+def test_a_line_of_pixels_is_not_blown_up_by_resizing(tmp_path):
+    write_folder(tmp_path, {"a/1.png": png(1, (60_000, 1))})
+    source = imagefolder_source(root=tmp_path, preset="none", resize=256, crop=224)
+    with pytest.raises(DataError, match=r"60000 x 1 pixels has 3,932,160,000 when"):
+        source.images("all", np.array([0]))
+
+
+@pytest.mark.parametrize("layout", ["one", "parts"])
+def test_hidden_folders_are_neither_parts_nor_classes(tmp_path, layout):
+    inner = tmp_path / "train" if layout == "parts" else tmp_path
+    for folder in (tmp_path, inner):
+        write_folder(folder, {".ipynb_checkpoints/1.png": png(9), "__MACOSX/a/._1.png": b"junk"})
+    write_folder(inner, {**TREE, "a/._0.png": b"junk"})
+    (tmp_path / "._train.tar").write_bytes(b"junk")
+    source = imagefolder_source(root=tmp_path, preset="none")
+    assert source.parts == ("train" if layout == "parts" else "all",)
+    assert source.n_classes == 3
+    assert len(source.labels(source.parts[0])) == 9
+
+
+def test_the_fingerprint_stays_when_the_folder_moves(tmp_path):
+    def fingerprints(root):
+        prints = []
+        for limit in (0, 1 << 30):
+            for part in ("train", "test"):
+                source = imagefolder_source(root=root, preset="none")
+                plan = {"a": {"part": part, "count": 4}}
+                split = draw_splits(source, plan, memory_limit_bytes=limit)["a"]
+                prints.append(split.fingerprint())
+        return prints
+
+    write_folder(tmp_path / "here" / "train", TREE)
+    pack(write_folder(tmp_path / "elsewhere", TREE), tmp_path / "here" / "test.tar")
+    before = fingerprints(tmp_path / "here")
+    (tmp_path / "another").mkdir()
+    (tmp_path / "here").rename(tmp_path / "another" / "place")
+    assert fingerprints(tmp_path / "another" / "place") == before
+    assert fingerprints(str(tmp_path / "another" / "place") + "/") == before
+    (tmp_path / "link").symlink_to(tmp_path / "another" / "place")
+    assert fingerprints(tmp_path / "link") == before
 
 
 def test_pictures_of_several_sizes_need_a_resize_and_crop(tmp_path):

@@ -20,6 +20,19 @@ def test_load_into_gives_the_module_the_decoded_weights(tiny):
         np.testing.assert_array_equal(state[name].numpy(), array)
 
 
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, nn.Identity])
+@pytest.mark.parametrize("other", [nn.DataParallel, torch.compile, nn.Identity])
+def test_load_into_finds_the_network_inside_a_wrapper(tmp_path, wrap, other):
+    plain = {nn.Identity: lambda module: module}
+    source = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)).eval()
+    moeash.compress(plain.get(wrap, wrap)(source), tmp_path / "x.moeash", candidate={"k": 4})
+    target = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5))
+    moeash.load_into(plain.get(other, other)(target), tmp_path / "x.moeash")
+    arrays = list(moeash.read(tmp_path / "x.moeash").values())
+    for tensor, array in zip(target.state_dict().values(), arrays, strict=True):
+        np.testing.assert_array_equal(tensor.numpy(), array)
+
+
 def test_load_into_another_architecture_changes_nothing(tiny):
     module = nn.Linear(3, 4)
     before = module.weight.detach().clone()

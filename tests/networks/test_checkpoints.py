@@ -1,6 +1,7 @@
 import os
 import pickle
 import struct
+import zipfile
 from contextlib import suppress
 
 import pytest
@@ -45,7 +46,11 @@ def test_torch_files_load_however_they_are_nested(tmp_path, nest, legacy):
     for key in reversed(nest):
         saved = {key: saved, "epoch": 3, "best": 0.5}
     torch.save(saved, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
-    assert equal(load_checkpoint(tmp_path / "a.pt"), dict(state))
+    tensors = load_checkpoint(tmp_path / "a.pt")
+    assert equal(tensors, {".".join([*nest, name]): t for name, t in state.items()})
+    target = network(1)
+    fit(target, tensors, "a.pt")
+    assert equal(snapshot(target), dict(state))
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.bin"])
@@ -88,6 +93,16 @@ def huge_header(path):
     path.write_bytes(struct.pack("<Q", 1 << 62) + b"{" + b" " * 100)
 
 
+def bomb(path):
+    torch.save({"a": torch.zeros(1 << 24)}, path.with_name("plain"))
+    with (
+        zipfile.ZipFile(path.with_name("plain")) as plain,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+
+
 def cut(path):
     torch.save(network().state_dict(), path)
     path.write_bytes(path.read_bytes()[:-300])
@@ -105,6 +120,11 @@ def cut_safetensors(path):
         (lambda path: path.mkdir(), "cannot read checkpoint .*directory"),
         (lambda path: path.write_bytes(b""), "neither a safetensors nor a torch file"),
         (lambda path: path.write_text("hello, world"), "neither a safetensors nor a torch file"),
+        (
+            lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid 1\n"),
+            "is a Git LFS pointer, not the checkpoint itself; run 'git lfs pull'",
+        ),
+        (bomb, "of .* bytes would unpack to 67,109,.*, which no checkpoint does"),
         (huge_header, "not a readable safetensors file"),
         (cut_safetensors, "not a readable safetensors file"),
         (cut, "not a readable torch file"),
@@ -153,6 +173,135 @@ def test_prefixes_of_wrappers_are_stripped(prefix):
     assert equal(snapshot(target), snapshot(source))
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state, "best_acc1": torch.tensor(76.1)},
+        lambda state: {"best_acc1": torch.tensor(76.1), "state_dict": named("module.", state)},
+        lambda state: {"n_averaged": torch.tensor(3), **named("module.", state)},
+        lambda state: {"swa": {"n_averaged": torch.tensor(3), **named("module.", state)}},
+        lambda state: {"model": named("backbone.", state), "lr": torch.zeros(3)},
+        lambda state: {"a": {"b": [{"c": named("deep.", state)}]}, "x": torch.zeros(2, 2)},
+        lambda state: {
+            "state_dict": {
+                **named("model.", state),
+                "train_acc.tp": torch.zeros(3),
+                "loss.weight": torch.ones(3),
+            }
+        },
+        lambda state: {
+            "model": state,
+            "optimizer": {"state": {0: {"exp_avg": state["0.weight"]}}, "param_groups": [{}]},
+        },
+        lambda state: {"state_dict": state, "state_dict_ema": named("", state, shift=1)},
+        lambda state: {"ema": named("", state, shift=1), "model_state_dict": state},
+        lambda state: {"state_dict": {"0.weight": state["0.weight"]}, "averaged": state},
+        lambda state: {
+            **state,
+            "total_ops": torch.tensor([5.0]),
+            "confusion": torch.ones(3, 3).int(),
+        },
+    ],
+)
+def test_of_everything_in_a_file_the_network_is_taken_and_the_rest_named(tmp_path, wrap):
+    source, target = network(1), network(2)
+    torch.save(wrap(snapshot(source)), tmp_path / "a.pt")
+    with pytest.warns(UserWarning, match=r"a.pt'.* was loaded, left aside: \w"):
+        fit(target, load_checkpoint(tmp_path / "a.pt"), tmp_path / "a.pt")
+    assert equal(snapshot(target), snapshot(source))
+
+
+def named(prefix, state, *, shift=0):
+    return {prefix + name: tensor + shift for name, tensor in state.items()}
+
+
+def test_what_is_left_aside_is_named_by_its_first_key():
+    state = snapshot(network(1))
+    extra = {
+        "optimizer.0.m": torch.zeros(2),
+        "optimizer.0.v": torch.zeros(2),
+        "best": torch.ones(1),
+    }
+    with pytest.warns(
+        UserWarning, match=r"^'a.pt' \(under 'state_dict.'\) was loaded, left aside: "
+    ):
+        fit(network(2), {**named("state_dict.", state), **extra}, "a.pt")
+    with pytest.warns(UserWarning, match=r"aside: optimizer \(2 tensors\), best$"):
+        fit(network(2), {**named("state_dict.", state), **extra}, "a.pt")
+
+
+def test_two_networks_that_fit_alike_are_refused():
+    state = snapshot(network(1))
+    target = network(2)
+    before = snapshot(target)
+    with pytest.raises(CheckpointError, match=r"under 'student.', 'teacher.' alike"):
+        fit(target, {**named("teacher.", state), **named("student.", state, shift=1)}, "a.pt")
+    assert equal(snapshot(target), before)
+
+
+def test_a_deeper_network_of_the_same_names_is_not_cut_to_fit():
+    deep = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    with pytest.raises(CheckpointError, match=r"unexpected: 2\.weight"):
+        fit(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), deep.state_dict(), "a.pt")
+    blocks = nn.ModuleDict({"layer": deep})
+    with pytest.raises(CheckpointError, match=r"unexpected: layer\.2\.weight"):
+        fit(nn.ModuleDict({"layer": deep[:2]}), blocks.state_dict(), "a.pt")
+
+
+def test_a_part_of_a_strange_prefix_is_no_network():
+    tensors = named("some.", {"0.weight": torch.zeros(2, 1, 3, 3)})
+    with pytest.raises(CheckpointError, match=r"8 missing: .* 1 unexpected: some.0.weight"):
+        fit(network(2), tensors, "a.pt")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        torch.compile,
+        lambda module: torch.compile(nn.DataParallel(module)),
+        lambda module: nn.Sequential(*module[:3], torch.compile(module[3])),
+        lambda module: nn.ModuleDict({"model": module}),
+    ],
+)
+def test_a_wrapped_network_takes_the_file_of_the_plain_one_and_the_other_way_round(wrap):
+    source, target = network(1), network(2)
+    state = snapshot(source)
+    wrapped = wrap(target)
+    fit(wrapped, state, "a.pt")
+    assert equal(snapshot(target), state)
+    again = network(3)
+    fit(again, wrapped.state_dict(), "a.pt")
+    assert equal(snapshot(again), state)
+
+
+def test_names_that_only_a_wrapper_s_part_tells_apart_stay():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 2))
+            self.module = nn.Linear(2, 2, bias=False)
+
+    source, target = Odd(), Odd()
+    fit(target, source.state_dict(), "a.pt")
+    assert equal(snapshot(target), snapshot(source))
+
+
+def test_a_file_that_holds_itself_ends(tmp_path):
+    saved = {"state_dict": network(1).state_dict()}
+    saved["again"] = saved
+    torch.save(saved, tmp_path / "a.pt")
+    target = network(2)
+    fit(target, load_checkpoint(tmp_path / "a.pt"), "a.pt")
+    assert equal(snapshot(target), snapshot(network(1)))
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path):
+    torch.save({"a": {"b": torch.zeros(1)}, "a.b": torch.ones(1)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"two tensors called 'a\.b'"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
 def test_a_prefix_that_is_the_network_s_own_name_stays():
     source = nn.ModuleDict({"model": nn.Linear(2, 2)})
     target = nn.ModuleDict({"model": nn.Linear(2, 2)})
@@ -189,14 +338,19 @@ def changed(**changes):
     "tensors, message",
     [
         ({"0.weight": torch.zeros(2, 1, 3, 3)}, r"7 missing: 0.bias, 1.weight, 1.bias and 4 more"),
-        (changed(extra=torch.zeros(1)), "1 unexpected: extra"),
+        (changed(extra=torch.zeros(2)), "1 unexpected: extra"),
+        (changed(**{"3.scale": torch.zeros(1)}), "1 unexpected: 3.scale"),
+        (
+            changed(**{"5.weight": torch.zeros(3, 3), "n": torch.tensor(1)}),
+            "1 unexpected: 5.weight; left aside: n",
+        ),
         (
             changed(**{"3.weight": torch.zeros(10, 8)}),
             r"1 of another shape: 3.weight \(10, 8\) for \(3, 8\)",
         ),
         (changed(**{"3.weight": torch.zeros(3, 8, dtype=torch.int8)}), "1 of another kind"),
         (
-            changed(**{"3.bias": torch.zeros(4), "odd": torch.zeros(1)}),
+            changed(**{"3.bias": torch.zeros(4), "odd": torch.zeros(2)}),
             "1 unexpected: odd; 1 of another shape",
         ),
     ],

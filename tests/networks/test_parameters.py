@@ -47,6 +47,8 @@ def test_all_shares_vectors_but_never_buffers():
     "patterns, names",
     [
         ({"include": ["3.*"]}, ["3.weight"]),
+        ({"include": "3.weight"}, ["3.weight"]),
+        ({"exclude": "0.*"}, ["3.weight"]),
         ({"exclude": ["0.*"]}, ["3.weight"]),
         ({"include": ["*.weight"], "exclude": ["0.weight"], "all": True}, ["1.weight", "3.weight"]),
         ({"exclude": ["*.bias"]}, ["0.weight", "3.weight"]),
@@ -64,7 +66,8 @@ def test_patterns_narrow_what_is_shared(patterns, names):
         ({"include": ["3.bias"]}, "not eligible for sharing, such as '3.bias'; all=True"),
         ({"include": []}, "no parameter to share"),
         ({"exclude": ["*"]}, "of its 6 parameters 2 are floating with at least 2 dimensions"),
-        ({"include": "3.*"}, "give a list"),
+        ({"include": "3.wieght"}, "matches no parameter; nearest: '3.weight'"),
+        ({"exclude": "*"}, r"include=none exclude=\['\*'\] leave none"),
     ],
 )
 def test_patterns_that_choose_nothing_are_refused(patterns, message):
