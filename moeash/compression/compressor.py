@@ -9,7 +9,7 @@ Images of the search split are looked at only where something has to be decided 
 decision that is known already costs none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,6 +102,7 @@ class Compressor:
         keeping: Keeping | None = None,
         groundwork: Groundwork | None = None,
         preparations: Preparations | None = None,
+        measure: Callable[[], float] | None = None,
         progress: Progress = silent,
     ) -> None:
         """Prepare the network.
@@ -115,6 +116,7 @@ class Compressor:
             keeping: how kept tensors are stored, where that is known.
             groundwork: what another compressor of the study has made; nothing of it is made again.
             preparations: where those that took long are kept.
+            measure: a user's function on the module as it is, where one measures.
             progress: hears how far preparing is.
 
         Raises:
@@ -132,7 +134,9 @@ class Compressor:
             self.adopt(groundwork)
             return
         try:
-            self.groundwork = self._prepare(inputs, search, keeping, preparations, progress)
+            self.groundwork = self._prepare(
+                inputs, search, keeping, preparations, measure, progress
+            )
         except BaseException:
             self.restore()
             raise
@@ -145,6 +149,7 @@ class Compressor:
         search: Split | None,
         keeping: Keeping | None,
         preparations: Preparations | None,
+        measure: Callable[[], float] | None,
         progress: Progress,
     ) -> Groundwork:
         here = self._circumstances
@@ -181,6 +186,8 @@ class Compressor:
             typical=self._typical,
             batch_size=here.batch_size,
             device=here.device,
+            inputs=inputs.get("calibration"),
+            measure=measure,
         )
         return replace(self.groundwork, stored=stored)
 

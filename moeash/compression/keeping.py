@@ -12,16 +12,19 @@ from math import ceil, floor, inf, log2
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from moeash.codec.size import size
 from moeash.compression.options import CodecOptions
 from moeash.core.codebook import KeptTensor, SharedWeights, keep_all
 from moeash.core.kept import EXPONENTS, STEPPED_DTYPES, Keeping, Norm
 from moeash.data.splits import Split
+from moeash.methods.base import Images
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
-from moeash.networks.norms import find_norms
+from moeash.networks.norms import find_norms, key
 from moeash.networks.sameness import SAME_FUNCTION, distance
+from moeash.tracing.watching import tensors_in
 
 TOLERANCE = 0.01
 """What rounding kept tensors may add, relative to what sharing the weights costs: the divergence of
@@ -58,29 +61,36 @@ class Stored:
 
 
 class OutputProbe:
-    """Runs a network on a few images of a split.
+    """Runs a network on a few inputs.
 
     Attributes:
-        n_passes: forward passes over the images so far.
+        n_passes: forward passes over the inputs so far.
     """
 
     def __init__(
-        self, module: nn.Module, writer: WeightWriter, split: Split, *, batch_size: int, device: str
+        self,
+        module: nn.Module,
+        writer: WeightWriter,
+        inputs: Images,
+        *,
+        batch_size: int,
+        device: str,
     ) -> None:
-        """Read the images.
+        """Read the inputs.
 
         Args:
             module: the network, in eval mode.
             writer: writes into it.
-            split: of its images, evenly spread ones.
-            batch_size: images a forward pass.
+            inputs: of these, evenly spread ones.
+            batch_size: inputs a forward pass.
             device: the module's.
         """
-        order = np.unique(np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(np.int64))
+        n = len(inputs)
+        order = np.unique(np.linspace(0, n - 1, min(IMAGES, n)).astype(np.int64))
         self._module = module
         self._writer = writer
         self._device = device
-        self._batches = [x for x, _ in split.batches(batch_size, order=order)]
+        self._batches = [x for x, _ in inputs.batches(batch_size, order=order)]
         self.n_passes = 0
 
     def write(self, shared: SharedWeights | None) -> None:
@@ -91,12 +101,19 @@ class OutputProbe:
             self._writer.write(shared)
 
     def outputs(self, kept: Iterable[KeptTensor] = ()) -> Tensor:
-        """Set kept tensors and return the outputs ``(n, classes)`` in float64."""
+        """Set kept tensors and return the outputs ``(n, classes)`` in float64.
+
+        Of a network that returns something else than one tensor a row an input, all floats it
+        returns, ``(n_batches, floats)`` flattened.
+        """
         self._writer.write_kept(kept)
         self.n_passes += 1
         with torch.inference_mode():
-            rows = [self._module(x.to(self._device)).cpu() for x in self._batches]
-        return torch.cat(rows).double()
+            results = [self._module(x.to(self._device)) for x in self._batches]
+        if all(isinstance(result, Tensor) and result.ndim == 2 for result in results):
+            return torch.cat([result.cpu() for result in results]).double()
+        floats = [t.double().cpu().flatten() for r in results for t in tensors_in(r)]
+        return torch.cat(floats).unsqueeze(0) if floats else torch.zeros(1, 0).double()
 
 
 def decide_keeping(
@@ -108,56 +125,93 @@ def decide_keeping(
     typical: Callable[[], SharedWeights],
     batch_size: int,
     device: str,
+    inputs: Images | None = None,
+    measure: Callable[[], float] | None = None,
 ) -> Stored:
     """Decide how the kept tensors of a study are stored. The network has its float weights after.
+
+    Whether BatchNorms may be stored as two vectors is found by running the network: on images of
+    the search split, else on calibration inputs, else by the user's function. Where there is
+    nothing to run it on they are stored as they are.
 
     Args:
         network: the float network.
         writer: writes into it.
-        search: the search split; without one nothing is measured.
+        search: the search split, where there is one.
         codec: the study's choice; ``kept = "auto"`` needs a search split.
         typical: makes a compressed network from the middle of the search space.
-        batch_size: images a forward pass.
+        batch_size: inputs a forward pass.
         device: the network's.
+        inputs: calibration inputs, where there are some.
+        measure: the user's function on the module as it is, where one measures.
     """
     kept = codec.kept
     as_they_are = codec.norms == "as_they_are"
     found = () if as_they_are else find_norms(network.module, network.state)
-    if search is None:
-        assert kept != "auto"
-        return Stored(Keeping(kept, found))
+    exact = float_buffers(network.module)
     notes: tuple[str, ...] = ()
-    if found or kept == "auto":
-        probe = OutputProbe(network.module, writer, search, batch_size=batch_size, device=device)
+    probe: OutputProbe | None = None
+    looked_at = inputs if search is None else search
+    if looked_at is not None and (found or kept == "auto"):
+        probe = OutputProbe(network.module, writer, looked_at, batch_size=batch_size, device=device)
     try:
         if found:
-            found, notes = _confirmed(probe, found, keep_all(network.state))
+            found, notes = _confirmed(network, writer, probe, measure, found)
         if kept != "auto":
-            return Stored(Keeping(kept, found), notes)
-        chosen = choose_precision(probe, typical(), found, coder=codec.coder, tolerance=TOLERANCE)
+            return Stored(Keeping(kept, found, exact=exact), notes)
+        assert probe is not None and search is not None, "auto measures on the search split"
+        chosen = choose_precision(
+            probe, typical(), found, coder=codec.coder, tolerance=TOLERANCE, left=exact
+        )
         return replace(chosen, notes=notes + chosen.notes)
     finally:
         writer.restore()
 
 
 def _confirmed(
-    probe: OutputProbe, norms: tuple[Norm, ...], kept: Mapping[str, KeptTensor]
+    network: Network,
+    writer: WeightWriter,
+    probe: OutputProbe | None,
+    measure: Callable[[], float] | None,
+    norms: tuple[Norm, ...],
 ) -> tuple[tuple[Norm, ...], tuple[str, ...]]:
-    """Return the norms if storing them as two vectors leaves the outputs as they are, else none.
+    """Return the norms if storing them as two vectors leaves the network as it is, else none.
 
     Something else than its own ``forward`` may read a BatchNorm's statistics; only running the
     network tells.
     """
-    probe.write(None)
-    expected = probe.outputs()
-    outputs = probe.outputs(Keeping("float32", norms).stored(kept).values())
-    moved = distance(expected, outputs)
+    kept = Keeping("float32", norms).stored(keep_all(network.state)).values()
+    writer.restore()
+    if probe is not None:
+        expected = probe.outputs()
+        moved, of = distance(expected, probe.outputs(kept)), "the outputs"
+    elif measure is not None:
+        before = measure()
+        writer.restore()
+        writer.write_kept(kept)
+        moved, of = abs(measure() - before) / max(abs(before), 1e-12), "the metric"
+    else:
+        return (), (
+            "BatchNorms are stored as they are: there are no inputs to check on that two vectors "
+            "are the same function; pass calibration=",
+        )
     if moved <= SAME_FUNCTION:
         return norms, ()
     return (), (
-        f"BatchNorms are stored as they are: as two vectors they move the outputs by {moved:.2g} "
-        "of the largest, so something else reads their statistics",
+        f"BatchNorms are stored as they are: as two vectors they move {of} by {moved:.2g} of the "
+        "largest, so something else reads their statistics",
     )
+
+
+def float_buffers(module: nn.Module) -> tuple[str, ...]:
+    """Return the ``state_dict`` keys of floating buffers other than the statistics of norms."""
+    found = []
+    for prefix, part in module.named_modules(remove_duplicate=False):
+        statistics = ("running_mean", "running_var") if isinstance(part, _NormBase) else ()
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_floating_point() and name not in statistics:
+                found.append(key(prefix, name))
+    return tuple(found)
 
 
 def divergence(expected: Tensor, outputs: Tensor) -> float:
@@ -179,6 +233,7 @@ def choose_precision(
     *,
     coder: str,
     tolerance: float,
+    left: tuple[str, ...] = (),
 ) -> Stored:
     """Choose a precision for every kept tensor of a study.
 
@@ -194,9 +249,10 @@ def choose_precision(
         norms: BatchNorms to store as two vectors.
         coder: entropy coder of the file; steps are taken only where they make it smaller.
         tolerance: largest divergence from ``shared`` relative to its own from the float network.
+        left: names of tensors that keep the precision of the network.
     """
     kept = {tensor.name: tensor for tensor in shared.kept}
-    exact = Keeping("float32", norms)
+    exact = Keeping("float32", norms, exact=left)
     probe.write(None)
     before = probe.outputs()
     probe.write(shared)
@@ -208,7 +264,9 @@ def choose_precision(
 
     half = replace(exact, precision="float16")
     plain = half if effect(half) <= allowed else exact
-    tensors = {name: t for name, t in exact.stored(kept).items() if _may_step(t)}
+    tensors = {
+        name: t for name, t in exact.stored(kept).items() if _may_step(t) and name not in left
+    }
     if not tensors or not allowed:
         return Stored(plain)
     rules = []

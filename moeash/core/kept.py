@@ -49,11 +49,14 @@ class Keeping:
         precision: of floating tensors without a step.
         norms: BatchNorms stored as two vectors.
         exponents: by name, tensors rounded to multiples of ``2**exponent``; half goes to even.
+        exact: names of tensors that keep the precision of the network, such as the frequencies of
+            rotary positions: a relative error there is not one of the outputs.
     """
 
     precision: KeptPrecision = "float16"
     norms: tuple[Norm, ...] = ()
     exponents: Mapping[str, int] = field(default_factory=dict)
+    exact: tuple[str, ...] = ()
 
     def apply(self, shared: SharedWeights) -> SharedWeights:
         """Return shared weights with their kept tensors as the file stores them.
@@ -94,6 +97,8 @@ class Keeping:
         return stored
 
     def _store(self, tensor: KeptTensor) -> KeptTensor:
+        if tensor.name in self.exact:
+            return tensor
         exponent = self.exponents.get(tensor.name)
         stepped = None if exponent is None else in_steps(tensor, exponent)
         return narrowed(tensor, self.precision) if stepped is None else stepped
@@ -101,13 +106,19 @@ class Keeping:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         norms = [[n.weight, n.bias, n.mean, n.variance, n.eps] for n in self.norms]
-        return {"precision": self.precision, "norms": norms, "exponents": dict(self.exponents)}
+        return {
+            "precision": self.precision,
+            "norms": norms,
+            "exponents": dict(self.exponents),
+            "exact": list(self.exact),
+        }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Keeping":
         """Return what :meth:`as_dict` described."""
         norms = tuple(Norm(*values) for values in plain["norms"])
-        return cls(plain["precision"], norms, dict(plain["exponents"]))
+        exact = tuple(plain.get("exact", ()))
+        return cls(plain["precision"], norms, dict(plain["exponents"]), exact)
 
 
 def unit_variance(eps: float, dtype: "np.dtype[Any]") -> np.floating[Any] | None:

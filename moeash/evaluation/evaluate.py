@@ -108,6 +108,7 @@ class Evaluator:
                 network,
                 load_inputs(task, self.splits),
                 groundwork=groundwork,
+                measure=self._measure if task.evaluate is not None else None,
                 progress=progress,
             )
             self.remeasured_baseline = self._measure_remeasured() if common is None else None
@@ -137,6 +138,10 @@ class Evaluator:
             images=images,
         )
 
+    def _measure(self) -> float:
+        """Return the metric of the module as it is."""
+        return self.assessment.measure(lambda bound: False).bound
+
     def _measure_remeasured(self) -> float | None:
         """Return the metric of the float network with its BatchNorms measured again."""
         remeasuring = self.compressor.remeasuring
@@ -144,7 +149,7 @@ class Evaluator:
             return None
         try:
             remeasuring.measure()
-            return self.assessment.measure(lambda bound: False).bound
+            return self._measure()
         finally:
             self.compressor.writer.restore()
 

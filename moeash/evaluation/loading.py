@@ -1,6 +1,6 @@
 """Load what a task names: the network, its inputs, its compressor, with the task's arithmetic."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ def load_compressor(
     inputs: Mapping[str, Images],
     *,
     groundwork: Groundwork | None = None,
+    measure: Callable[[], float] | None = None,
     progress: Progress = silent,
 ) -> Compressor:
     """Return a task's compressor.
@@ -77,6 +78,7 @@ def load_compressor(
         inputs: from :func:`load_inputs`. Only where the task does not know yet how kept tensors
             are stored does the search split have to be among them.
         groundwork: what another compressor of the task has made.
+        measure: a user's function on the module as it is, where one measures.
         progress: hears how far preparing is.
     """
     search = inputs.get("search") if task.keeping is None else None
@@ -99,6 +101,7 @@ def load_compressor(
             search=search if isinstance(search, Split) else None,
             keeping=task.keeping,
             groundwork=groundwork,
+            measure=measure,
             preparations=None if folder is None else Preparations(Path(folder)),
             progress=progress,
         )
