@@ -213,7 +213,7 @@ class RayCrew:
         with border():
             common: Common = ray.get(actor.common.remote())
             self._common = ray.put(common)
-            ray.get(actor.adopt.remote(self._common))
+            ray.get(actor.use_shared.remote(self._common))
 
     def ask(self, question: Callable[[EvaluationWorker], Answer]) -> list[Answer]:
         """Return what all idle workers answer to a question about themselves, asked over there."""

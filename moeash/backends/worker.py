@@ -132,7 +132,7 @@ class EvaluationWorker:
         """Return what the other workers need not make or read again."""
         return self.evaluator.common()
 
-    def adopt(self, common: "Common") -> None:
+    def use_shared(self, common: "Common") -> None:
         """Use the shared copy of what this worker made, and let its own go."""
         self.evaluator.use_shared(common)
 

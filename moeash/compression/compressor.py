@@ -131,7 +131,7 @@ class Compressor:
         self.folding: Folding | None = None
         self.remeasuring: Remeasuring | None = None
         if groundwork is not None:
-            self.adopt(groundwork)
+            self.use_shared(groundwork)
             return
         try:
             self.groundwork = self._prepare(
@@ -202,7 +202,7 @@ class Compressor:
         recipe = Recipe(middle(self._method.space()))
         return self._adjusted(self._compressed(recipe, silent))
 
-    def adopt(self, groundwork: Groundwork) -> None:
+    def use_shared(self, groundwork: Groundwork) -> None:
         """Work with a shared copy of what one compressor has made, and let the own one go."""
         self.groundwork = groundwork
         self.network = replace(self.network, state=groundwork.state)

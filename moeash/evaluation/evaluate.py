@@ -190,7 +190,7 @@ class Evaluator:
         if isinstance(self.assessment, SplitAssessment) and common.images is not None:
             self.assessment.use_shared(common.images)
             self.splits = {}
-        self.compressor.adopt(common.groundwork)
+        self.compressor.use_shared(common.groundwork)
         self._place()
         assert fingerprint == self.data_fingerprint
 

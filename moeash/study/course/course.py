@@ -9,7 +9,7 @@ from moeash.searches.base import Search
 from moeash.searches.enumerate import ExhaustiveSearch, RandomSearch
 from moeash.searches.nsga2 import Nsga2Search
 from moeash.searches.space import Space
-from moeash.searches.steady import SteadyNsga2
+from moeash.searches.steady_nsga2 import SteadyNsga2
 from moeash.study.artifacts import start_of
 from moeash.study.course.budget import Budget, Ending
 from moeash.study.course.generations import Generations
@@ -20,7 +20,7 @@ from moeash.study.course.phase import Phase
 from moeash.study.course.pump import Pump, Start, no_start
 from moeash.study.course.refining import Refining, spread
 from moeash.study.course.standing import Standing
-from moeash.study.course.steady import SteadyState
+from moeash.study.course.steady_state import SteadyState
 from moeash.study.events import PhaseEnded, PhaseStarted
 from moeash.study.facts import StudyFacts, floor_of
 from moeash.study.plan import Plan

@@ -6,7 +6,7 @@ from moeash.core.candidate import Candidate
 from moeash.study.course.budget import Budget
 from moeash.study.course.options import BudgetOptions
 from moeash.study.course.standing import Standing
-from moeash.study.course.steady import SteadyState
+from moeash.study.course.steady_state import SteadyState
 from tests.study.course.driving import Desk, Slots, complete
 
 POPULATION = 8

@@ -4,7 +4,7 @@ import pytest
 from moeash.core.variables import Integer, Real
 from moeash.searches.base import Fitness
 from moeash.searches.space import Space
-from moeash.searches.steady import SteadyNsga2
+from moeash.searches.steady_nsga2 import SteadyNsga2
 
 
 def search(space, **options):

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from moeash.core.recipe import Recipe
 from moeash.evaluation.outcome import Job, Outcome
-from moeash.searches.steady import SteadyNsga2
+from moeash.searches.steady_nsga2 import SteadyNsga2
 from moeash.study.course.budget import Budget, Ending
 from moeash.study.course.journal import Journal
 from moeash.study.course.phase import Answer, Proposal
