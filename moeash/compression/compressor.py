@@ -9,7 +9,7 @@ Images of the search split are looked at only where something has to be decided 
 decision that is known already costs none.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from moeash.codec.container import decode
 from moeash.compression.folding import Folding, fold_norms, some_images
-from moeash.compression.keeping import Stored, decide_keeping
+from moeash.compression.keeping import Measure, Stored, decide_keeping
 from moeash.compression.options import CodecOptions
 from moeash.compression.preparations import Preparations
 from moeash.compression.remeasuring import IMAGES, Remeasuring, calibration_images
@@ -102,7 +102,7 @@ class Compressor:
         keeping: Keeping | None = None,
         groundwork: Groundwork | None = None,
         preparations: Preparations | None = None,
-        measure: Callable[[], float] | None = None,
+        measure: Measure | None = None,
         progress: Progress = silent,
     ) -> None:
         """Prepare the network.
@@ -116,7 +116,7 @@ class Compressor:
             keeping: how kept tensors are stored, where that is known.
             groundwork: what another compressor of the study has made; nothing of it is made again.
             preparations: where those that took long are kept.
-            measure: a user's function on the module as it is, where one measures.
+            measure: a user's function, where one measures.
             progress: hears how far preparing is.
 
         Raises:
@@ -149,7 +149,7 @@ class Compressor:
         search: Split | None,
         keeping: Keeping | None,
         preparations: Preparations | None,
-        measure: Callable[[], float] | None,
+        measure: Measure | None,
         progress: Progress,
     ) -> Groundwork:
         here = self._circumstances

@@ -60,6 +60,19 @@ class Stored:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A user's function, where one measures the network.
+
+    Attributes:
+        baseline: what it gave for the float network.
+        again: measures the module as it is.
+    """
+
+    baseline: float
+    again: Callable[[], float]
+
+
 class OutputProbe:
     """Runs a network on a few inputs.
 
@@ -126,7 +139,7 @@ def decide_keeping(
     batch_size: int,
     device: str,
     inputs: Images | None = None,
-    measure: Callable[[], float] | None = None,
+    measure: Measure | None = None,
 ) -> Stored:
     """Decide how the kept tensors of a study are stored. The network has its float weights after.
 
@@ -143,7 +156,7 @@ def decide_keeping(
         batch_size: inputs a forward pass.
         device: the network's.
         inputs: calibration inputs, where there are some.
-        measure: the user's function on the module as it is, where one measures.
+        measure: the user's function, where one measures.
     """
     kept = codec.kept
     as_they_are = codec.norms == "as_they_are"
@@ -172,7 +185,7 @@ def _confirmed(
     network: Network,
     writer: WeightWriter,
     probe: OutputProbe | None,
-    measure: Callable[[], float] | None,
+    measure: Measure | None,
     norms: tuple[Norm, ...],
 ) -> tuple[tuple[Norm, ...], tuple[str, ...]]:
     """Return the norms if storing them as two vectors leaves the network as it is, else none.
@@ -186,10 +199,9 @@ def _confirmed(
         expected = probe.outputs()
         moved, of = distance(expected, probe.outputs(kept)), "the outputs"
     elif measure is not None:
-        before = measure()
-        writer.restore()
         writer.write_kept(kept)
-        moved, of = abs(measure() - before) / max(abs(before), 1e-12), "the metric"
+        change = abs(measure.again() - measure.baseline)
+        moved, of = change / max(abs(measure.baseline), 1e-12), "the metric"
     else:
         return (), (
             "BatchNorms are stored as they are: there are no inputs to check on that two vectors "

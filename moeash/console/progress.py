@@ -98,7 +98,7 @@ class PlainProgress:
             return f"  {self._how_far()}; {words.doing(event)}" if self._is_quiet() else None
         new = event.what != self._what
         self._what = event.what
-        return f"  {words.doing(event)}" if new or self._is_quiet() else None
+        return words.doing(event) if new or self._is_quiet() else None
 
     def _evaluated(self, event: Evaluated) -> str | None:
         self._best.add(event.record)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from moeash.codec.container import encode
 from moeash.codec.size import size
 from moeash.compression.compressor import Groundwork
+from moeash.compression.keeping import Measure
 from moeash.core.codebook import SharedWeights
 from moeash.core.objectives import Sizes
 from moeash.core.progress import Progress, silent
@@ -108,7 +109,7 @@ class Evaluator:
                 network,
                 load_inputs(task, self.splits),
                 groundwork=groundwork,
-                measure=self._measure if task.evaluate is not None else None,
+                measure=None if task.evaluate is None else self._function,
                 progress=progress,
             )
             self.remeasured_baseline = self._measure_remeasured() if common is None else None
@@ -137,6 +138,11 @@ class Evaluator:
             float_pass=None if common is None else common.float_pass,
             images=images,
         )
+
+    @property
+    def _function(self) -> Measure:
+        """The user's function and what it gave for the float network."""
+        return Measure(self.assessment.baseline, self._measure)
 
     def _measure(self) -> float:
         """Return the metric of the module as it is."""

@@ -1,6 +1,6 @@
 """Load what a task names: the network, its inputs, its compressor, with the task's arithmetic."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import threadpoolctl
 import torch
 
 from moeash.compression.compressor import Circumstances, Compressor, Groundwork
+from moeash.compression.keeping import Measure
 from moeash.compression.preparations import Preparations
 from moeash.core.progress import Progress, silent
 from moeash.data.splits import Split, load_splits
@@ -67,7 +68,7 @@ def load_compressor(
     inputs: Mapping[str, Images],
     *,
     groundwork: Groundwork | None = None,
-    measure: Callable[[], float] | None = None,
+    measure: Measure | None = None,
     progress: Progress = silent,
 ) -> Compressor:
     """Return a task's compressor.
@@ -78,7 +79,7 @@ def load_compressor(
         inputs: from :func:`load_inputs`. Only where the task does not know yet how kept tensors
             are stored does the search split have to be among them.
         groundwork: what another compressor of the task has made.
-        measure: a user's function on the module as it is, where one measures.
+        measure: a user's function, where one measures.
         progress: hears how far preparing is.
     """
     search = inputs.get("search") if task.keeping is None else None

@@ -10,6 +10,7 @@ from moeash.console.progress import LiveProgress, PlainProgress, for_terminal
 from moeash.core.objectives import Sizes
 from moeash.core.recipe import Recipe
 from moeash.evaluation.outcome import Job, Outcome
+from moeash.study.course.options import BudgetOptions
 from moeash.study.events import (
     Doing,
     Evaluated,
@@ -73,7 +74,11 @@ def test_a_slow_evaluation_says_what_it_is_at_without_taking_the_bar_away(monkey
         monkeypatch.setattr(LiveProgress, "SLOW_S", slow_s)
         before = len(text_of(terminal))
         display = LiveProgress()
-        for event in (Opened(facts, 0), PhaseStarted("refine", 6), Doing("assigning", 3, 20)):
+        for event in (
+            Opened(facts, 0, BudgetOptions()),
+            PhaseStarted("refine", 6),
+            Doing("assigning", 3, 20),
+        ):
             display(event)
         time.sleep(0.3)  # drawn eight times a second
         display.close()
@@ -97,7 +102,7 @@ class Log:
         self._display = PlainProgress(self._stream, clock=lambda: self.now)
         self._n = 0
         if facts is not None:
-            self.said(Opened(facts, 0))
+            self.said(Opened(facts, 0, BudgetOptions()))
 
     def said(self, *events, after=0.0):
         """Return the lines that events bring, each so many seconds after the one before."""
