@@ -34,6 +34,7 @@ def test_calibration_inputs_make_feedback_better_than_nearest_entries(tmp_path):
     assert plain < 1.1 * ours < 0
 
 
+@pytest.mark.slow
 def test_a_refined_file_is_closer_where_the_method_has_a_slower_way(tmp_path):
     network, x, closeness = transformer()
     distances = {False: 0.0, True: 0.0}

@@ -79,6 +79,7 @@ def preparations(tmp_path, monkeypatch):
     return lambda: len(file.read_text().splitlines())
 
 
+@pytest.mark.slow  # for the pictures
 def test_a_run_with_output_prepares_once_and_again_only_writes(tmp_path, preparations):
     out = tmp_path / "out"
     plain = merged(BASE, {"budget": {"generations": 1}, "output": {"folder": str(out)}})

@@ -74,7 +74,14 @@ def digits_in_full(metric, batch_size):
 
 OBJECTIVES = (("size_bytes",), ("entries",), ("size_bytes", "entries"), ("bits_per_weight",))
 CASES = [
-    (metric, batch_size, objectives, max_drop, seed)
+    pytest.param(
+        metric,
+        batch_size,
+        objectives,
+        max_drop,
+        seed,
+        marks=[pytest.mark.slow] if batch_size == 7 else [],  # many small batches take long
+    )
     for seed, (metric, batch_size, objectives, max_drop) in enumerate(
         [
             ("top1", 40, OBJECTIVES[0], None),
@@ -113,6 +120,7 @@ def test_a_study_of_a_network_has_the_front_of_full_evaluations(
         assert spent < study.facts.n_batches * len(study.evaluations())
 
 
+@pytest.mark.slow
 def test_every_algorithm_has_the_front_of_full_evaluations(tmp_path):
     for algorithm in ("exhaustive", "random"):
         plan = digits_plan(name=algorithm, search={"algorithm": algorithm, "population": 16})

@@ -117,6 +117,7 @@ def test_a_larger_budget_continues_a_study_as_if_it_had_been_given_at_once(tmp_p
     assert len(steps.generations()) == 5
 
 
+@pytest.mark.slow
 def test_a_study_continued_beyond_its_merges_finds_what_a_longer_one_finds(storage, uninterrupted):
     longer = {**MERGING, "budget": {"generations": 5}}
     short = study(storage, **MERGING)
