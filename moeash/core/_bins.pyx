@@ -1,14 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: initializedcheck=False, freethreading_compatible=True
-"""The loops of uniform binning: O(n), OpenMP, nothing allocated, nothing raised.
+"""The loops of uniform binning: O(n), OpenMP, nothing allocated.
 
-Only bins.py and statistics.py may call this module; they check shapes, dtypes and ranges.
+Only bins.py and statistics.py may call this module; they check dtypes and ranges and say what is
+wrong. That arrays are as large as they are read is checked here once more, a few comparisons a
+call; a weight that is NaN or infinite still has a bin.
 References: bins.assign_bins_reference and bins.bin_weights_reference, compared bit for bit in
-tests/core/test_bins.py. The same code with every access checked, in a copy of the repository::
-
-    CFLAGS=-fsanitize=address,undefined cythonize -i -f -X boundscheck=True moeash/core/_bins.pyx
-    ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(gcc -print-file-name=libasan.so)" \
-        python -m pytest tests/core -m "not slow"
+tests/core/test_bins.py. With every access checked: CONTRIBUTING.md, Kernels.
 
 The C below is plain C. With GCC on x86-64 glibc each loop is compiled for three instruction sets
 and the loader picks one, so a wheel runs anywhere; elsewhere there is one plain version. Only
@@ -18,6 +16,8 @@ result is added, so no instruction set can round differently.
 
 from cython.parallel cimport prange
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+
+from moeash.errors import InputError
 
 cdef extern from *:
     r"""
@@ -160,6 +160,12 @@ def assign(
         const index_t *table = &lookup[0] if lookup.shape[0] else NULL
         int bad = 0
 
+    if (
+        not 1 <= n_bins < <Py_ssize_t> 1 << 31
+        or indices.shape[0] != n
+        or (table is not NULL and lookup.shape[0] != n_bins)
+    ):
+        raise InputError(f"{n} weights, {n_bins} bins and {indices.shape[0]} indices do not fit")
     for chunk in prange(n_chunks, schedule="static", nogil=True, num_threads=n_threads):
         bad += _assign_range(
             weights, chunk * CHUNK_SIZE, min(n, (chunk + 1) * CHUNK_SIZE),
@@ -204,12 +210,21 @@ def accumulate(
     """
     cdef:
         Py_ssize_t n = weights.shape[0]
-        Py_ssize_t first_row = first // block
-        Py_ssize_t n_rows = (first + n + block - 1) // block - first_row
+        Py_ssize_t first_row = first // block if block > 0 and first >= 0 else tables.shape[0]
+        Py_ssize_t n_rows = (first + n + block - 1) // block - first_row if block > 0 else 1
         Py_ssize_t row
         double top = <double> (n_bins - 1)
         int bad = 0
 
+    if (
+        not 1 <= n_bins < <Py_ssize_t> 1 << 31
+        or indices.shape[0] != n
+        or first_row + n_rows > tables.shape[0]
+        or tables.shape[1] != n_bins
+        or (tables.shape[2] != 2 and tables.shape[2] != 8)
+        or tables.shape[3] != 2
+    ):
+        raise InputError(f"{n} weights, {n_bins} bins and {indices.shape[0]} indices do not fit")
     for row in prange(n_rows, schedule="static", nogil=True, num_threads=n_threads):
         bad += _accumulate_range(
             weights,
@@ -300,8 +315,18 @@ def range_sums(
     """
     cdef:
         Py_ssize_t n_ranges = sums.shape[0]
+        Py_ssize_t n = ordered.shape[0]
         Py_ssize_t r, start, stop, first, last
         double ends, middle
+        bint fits = block > 0 and positions.shape[0] == n_ranges + 1
+
+    if fits:
+        fits = high.shape[0] > n // block and low.shape[0] > n // block
+        fits = fits and 0 <= positions[0] and positions[n_ranges] <= n
+        for r in range(n_ranges):
+            fits = fits and positions[r] <= positions[r + 1]
+    if not fits:
+        raise InputError(f"the {n_ranges} ranges of {n} weights do not fit")
 
     for r in range(n_ranges):
         start = positions[r]

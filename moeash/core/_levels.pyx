@@ -5,7 +5,9 @@
 Definition: tests/core/test_trellis.py.
 """
 
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
+
+from moeash.errors import InputError
 
 
 def walk(
@@ -17,12 +19,27 @@ def walk(
     const uint8_t[::1] transitions,      # (2 * n_states,)
     const uint8_t[::1] halves,           # (n_states,)
 ):
-    """Translate and return True, or False at the first value its quantiser does not have."""
+    """Translate and return True, or False at the first value its quantiser does not have.
+
+    Raises:
+        InputError: shapes disagree, or a table holds what is no state or no half.
+    """
     cdef:
+        Py_ssize_t n_states = halves.shape[0]
         Py_ssize_t row, column, i
-        int32_t x, level, half
-        uint8_t[::1] states = bytearray(n_columns)
-        bint follows = True
+        int32_t x, half
+        int64_t level
+        bint follows = n_rows >= 0 and n_columns >= 0 and transitions.shape[0] == 2 * n_states
+
+    for i in range(n_states):
+        follows = follows and halves[i] <= 1
+    for i in range(transitions.shape[0]):
+        follows = follows and transitions[i] < n_states
+    if not follows or source.shape[0] != n_rows * n_columns or target.shape[0] != source.shape[0]:
+        raise InputError("the arrays of a trellis do not fit together")
+    if not source.shape[0]:
+        return True
+    cdef uint8_t[::1] states = bytearray(n_columns)
 
     with nogil:
         for row in range(n_rows):
@@ -32,13 +49,13 @@ def walk(
                 half = halves[states[column]]
                 if inverse:
                     level = x
-                    target[i] = 2 * x - (half if x > 0 else (-half if x < 0 else 0))
+                    target[i] = <int32_t> (2 * level - (half if x > 0 else (-half if x < 0 else 0)))
                 else:
                     if x != 0 and (x & 1) != half:
                         follows = False
                         break
-                    level = (x + (half if x > 0 else (-half if x < 0 else 0))) // 2
-                    target[i] = level
+                    level = (<int64_t> x + (half if x > 0 else (-half if x < 0 else 0))) // 2
+                    target[i] = <int32_t> level
                 states[column] = transitions[2 * states[column] + (level & 1)]
             if not follows:
                 break

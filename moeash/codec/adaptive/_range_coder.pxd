@@ -98,7 +98,7 @@ cdef inline int32_t code_escape(
         bint bit
     while code_drifting(coder, excess >> (width + 1) > 0, &escapes[width]):
         width += 1
-        if (1 << width) > highest:
+        if (<int64_t> 1 << width) > highest:
             return 0
     for j in range(width):
         bit = (excess >> (width - 1 - j)) & 1

@@ -3,8 +3,9 @@
 """Code the indices of one tensor as mixed, adaptive binary decisions: integers only, no allocation.
 
 Only walk.py may call this module; coder.py says what is modelled and why, walk.py owns every array.
-All state lives in them, so that a tensor can be coded in several calls, row by row. Nothing here
-depends on floating point, on the compiler or on the width of ``int``; sums that may overflow wrap
+All state lives in them, so that a tensor can be coded in several calls, row by row. That they are
+as large as they are used is checked once a call; every index behind that is bounded by the code
+that makes it, whatever a stream says. Nothing here depends on floating point, on the compiler or on the width of ``int``; sums that may overflow wrap
 modulo 2**32. Definition: tests/codec/adaptive/twin.py, equal bit for bit in
 tests/codec/adaptive/test_coder.py, which also builds this file with bounds checks.
 """
@@ -13,20 +14,26 @@ from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from moeash.codec.adaptive._decisions cimport (
     BY_HALF, CONTEXT_SLOTS, Decision, HALF, HALF_SLOTS, KNOTS, LOCAL, MIN_PROBABILITY, Mixer,
-    N_CONTEXTS, N_GIVEN, N_LANES, N_STATISTICS, PLACE_LEVELS, PLACE_SCALES, SIGN, SIGN_SLOTS,
-    STEP_LIMIT, STRETCH_LIMIT, UNARY, capped, coarse, in_units, log_slot, magnitude, predict, sign3,
-    toward,
+    N_CONTEXTS, N_DECISIONS, N_GIVEN, N_LANES, N_STATISTICS, PLACE_LEVELS, PLACE_SCALES, SIGN,
+    SIGN_SLOTS, STEP_LIMIT, STRETCH_LIMIT, UNARY, capped, coarse, in_units, log_slot, magnitude,
+    predict, sign3, toward,
 )
 from moeash.codec.adaptive._range_coder cimport (
     COUNT_LIMIT, ESCAPE_LENGTHS, PLACE_BITS, RangeCoder, clamp, code_bit, code_escape, code_place,
     observed,
 )
+from moeash.errors import InputError
 
 # Positions in the state that outlives a call.
 cdef enum:
     SPAN = 0
     CODE = 1
     POSITION = 2
+
+cdef enum:
+    COLUMN_SCALES = 16        # of the refinements, by the logarithm of a column's mean
+    MOST_LEVELS = 1 << 30     # entries on one side of zero, so that no sum of two leaves 32 bits
+    WORST_BYTES = 64          # of one weight, as walk.WORST_BYTES
 
 
 def layout():
@@ -138,6 +145,31 @@ def run_rows(
         bint dependent = halves.shape[0] > 1
         bint possible = True
 
+    if not (
+        n_channels >= 1 and 1 <= tap_width <= n_taps and pad >= row_size + 2
+        and 0 <= first_row <= last_row and values.shape[0] >= pad + last_row * row_size
+        and 0 <= negative_limit <= MOST_LEVELS and 0 <= positive_limit <= MOST_LEVELS
+        and 0 <= shift < 30 and state.shape[0] == 3
+        and (decoding or <Py_ssize_t> state[POSITION]
+             + (last_row - first_row) * row_size * WORST_BYTES <= output.shape[0])
+        and stretch.shape[0] == 4096 and squash.shape[0] == 4096 and logs.shape[0] == 8192
+        and learning.shape[0] == STEP_LIMIT + 1 and reciprocal.shape[0] == 4096
+        and counting.shape[0] == COUNT_LIMIT + 1
+        and slots.shape[0] == N_CONTEXTS * CONTEXT_SLOTS * N_DECISIONS
+        and weights.shape[0] == N_DECISIONS * N_LANES and steps.shape[0] == N_DECISIONS
+        and refinements.shape[0] == COLUMN_SCALES * N_DECISIONS * KNOTS
+        and escapes.shape[0] == ESCAPE_LENGTHS * 5
+        and places.shape[0] == PLACE_SCALES * PLACE_LEVELS << PLACE_BITS
+        and column_mean.shape[0] == row_size + 2 and column_drift.shape[0] == row_size + 2
+        and column_sign.shape[0] == row_size and states.shape[0] == row_size
+        and channel_mean.shape[0] == n_channels and channel_prior.shape[0] == n_channels
+        and tensor_mean.shape[0] == 2 and 0 <= tensor_mean[1] <= 4000
+        and halves.shape[0] >= 1 and transitions.shape[0] == 2 * halves.shape[0]
+    ):
+        raise InputError("the arrays of the adaptive coder do not fit together")
+    for i in range(transitions.shape[0]):
+        if transitions[i] >= halves.shape[0] or halves[i >> 1] > 1:
+            raise InputError("the path of a tensor leads to a state that its trellis has not")
     given[N_STATISTICS] = tilts[N_STATISTICS] = 256
     given[N_STATISTICS + 1] = tilts[N_STATISTICS + 1] = 0
     mixer.stretch = &stretch[0]

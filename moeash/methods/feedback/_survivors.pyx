@@ -2,15 +2,21 @@
 # cython: initializedcheck=False
 """Fix columns one after the other, each along its cheapest path through a trellis.
 
-Only paths.py may call this module; it says what is computed and owns the arrays.
+Only paths.py may call this module; it says what is computed and owns the arrays. What comes from
+data is never trusted with an index: a cost that is infinite or no number counts as the largest
+float, so that infinity means what cannot be reached, and every choice begins as a member. Tables
+and shapes are checked once a call.
 Reference: tests/methods/feedback/trellis_twin.py, equal bit for bit in
 tests/methods/feedback/test_paths.py; products and sums are therefore single float32 operations, and
 paths are summed in float64.
 """
 
+from libc.float cimport FLT_MAX
 from libc.math cimport HUGE_VAL
 from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free
+
+from moeash.errors import InputError
 
 cdef enum:
     MOST_STATES = 16
@@ -30,7 +36,8 @@ cdef inline void cheapest(
     """Find the member with the lowest ``(target - entry)^2 + price * length``; a tie: the lower.
 
     Members are tried outwards from the target, until distance alone costs more than the best:
-    rounding is monotonic, so nothing is missed.
+    rounding is monotonic, so nothing is missed. A target that is no number, or a cost of infinity
+    everywhere, gives a member next to the target.
     """
     cdef:
         Py_ssize_t low = 0
@@ -39,13 +46,14 @@ cdef inline void cheapest(
         float least = price * shortest
         float best = <float> HUGE_VAL
         float d, c
-        int32_t found = members[0]
+        int32_t found
     while low < high:
         middle = (low + high) >> 1
         if entries[members[middle]] < target:
             low = middle + 1
         else:
             high = middle
+    found = members[low if low < n_members else n_members - 1]
     for j in range(low, n_members):
         d = target - entries[members[j]]
         d = d * d
@@ -64,7 +72,7 @@ cdef inline void cheapest(
         if c <= best:
             best = c
             found = members[j]
-    cost[0] = best
+    cost[0] = best if best < FLT_MAX else FLT_MAX
     choice[0] = found
 
 
@@ -210,6 +218,72 @@ cdef void follow_coupled(
             then = swapped
 
 
+cdef bint fits(
+    const float[:, :, ::1] moving,
+    const float[:, :, ::1] coupling,
+    const float[:, ::1] variance,
+    const float[:, :, ::1] between,
+    const float[:, ::1] penalty,
+    Py_ssize_t start,
+    Py_ssize_t stop,
+    const float[::1] entries,
+    const int32_t[::1] members,
+    const int32_t[::1] bounds,
+    const float[::1] lengths,
+    const float[::1] shortest,
+    const uint8_t[::1] transitions,
+    const uint8_t[::1] halves,
+    const int32_t[:, :, ::1] chosen,
+    const float[:, :, ::1] carried,
+    const int64_t[:, ::1] counts,
+) noexcept nogil:
+    """Return whether shapes agree and every index in a table is one."""
+    cdef:
+        Py_ssize_t groups = moving.shape[0]
+        Py_ssize_t columns = moving.shape[1]
+        Py_ssize_t rows = moving.shape[2]
+        Py_ssize_t n_states = halves.shape[0]
+        Py_ssize_t i
+    if not 0 <= start <= stop <= columns or not 1 <= n_states <= MOST_STATES:
+        return False
+    for i in range(3):
+        if chosen.shape[i] != moving.shape[i] or carried.shape[i] != moving.shape[i]:
+            return False
+    # One column on its own reads no coupling.
+    if stop - start > 1 and (
+        coupling.shape[0] != groups or coupling.shape[1] != columns or coupling.shape[2] != columns
+    ):
+        return False
+    if between.shape[0] and (
+        between.shape[0] != groups or between.shape[1] != rows or between.shape[2] != rows
+    ):
+        return False
+    if variance.shape[0] != groups or variance.shape[1] != columns:
+        return False
+    if penalty.shape[0] != groups or penalty.shape[1] != rows:
+        return False
+    if counts.shape[0] != 2 or counts.shape[1] != entries.shape[0]:
+        return False
+    if bounds.shape[0] != 5 or shortest.shape[0] != 4 or lengths.shape[0] != members.shape[0]:
+        return False
+    if bounds[0] != 0 or bounds[4] != members.shape[0] or transitions.shape[0] != 2 * n_states:
+        return False
+    for i in range(4):
+        if bounds[i] > bounds[i + 1]:
+            return False
+    for i in range(members.shape[0]):
+        if not 0 <= members[i] < entries.shape[0]:
+            return False
+    for i in range(n_states):
+        # From every state something can be chosen.
+        if halves[i] > 1 or bounds[2 * halves[i]] == bounds[2 * halves[i] + 2]:
+            return False
+    for i in range(2 * n_states):
+        if transitions[i] >= n_states:
+            return False
+    return True
+
+
 def fix_columns(
     float[:, :, ::1] moving,             # IN/OUT (groups, columns, rows): targets of the columns
     const float[:, :, ::1] coupling,     # IN   (groups, columns, columns), above the diagonal
@@ -229,7 +303,16 @@ def fix_columns(
     float[:, :, ::1] carried,            # OUT  (groups, columns, rows): what is left to carry
     int64_t[:, ::1] counts,              # IN/OUT (2, n_entries): uses by half
 ):
-    """Fix columns ``start`` to ``stop`` and carry their errors among themselves."""
+    """Fix columns ``start`` to ``stop`` and carry their errors among themselves.
+
+    Raises:
+        InputError: shapes disagree, or a table holds what is no index.
+    """
+    if not fits(
+        moving, coupling, variance, between, penalty, start, stop, entries, members, bounds,
+        lengths, shortest, transitions, halves, chosen, carried, counts,
+    ):
+        raise InputError("the arrays of a trellis do not fit together")
     cdef:
         Py_ssize_t n_groups = moving.shape[0]
         Py_ssize_t n_columns = moving.shape[1]
@@ -242,9 +325,9 @@ def fix_columns(
         float value, share
         float cost[4]
         double path[MOST_STATES]
-        int32_t* choice = <int32_t*> malloc((n_places * n_groups * n_rows + 1) * sizeof(int32_t))
-        uint8_t* came = <uint8_t*> malloc((n_states * n_groups * n_rows + 1) * sizeof(uint8_t))
-        float* survivors = <float*> malloc((2 * n_states * n_rows + 1) * sizeof(float))
+        int32_t* choice = <int32_t*> calloc(n_places * n_groups * n_rows + 1, sizeof(int32_t))
+        uint8_t* came = <uint8_t*> calloc(n_states * n_groups * n_rows + 1, sizeof(uint8_t))
+        float* survivors = <float*> calloc(2 * n_states * n_rows + 1, sizeof(float))
 
     if choice == NULL or came == NULL or survivors == NULL:
         free(choice)

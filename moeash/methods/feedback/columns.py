@@ -24,6 +24,7 @@ from torch import Tensor
 
 from moeash.errors import InputError
 from moeash.methods.feedback.curvature import LayerCurvature
+from moeash.methods.feedback.scaling import out_of_range, scaled
 from moeash.methods.recursion import BLOCK, recurse
 from moeash.networks.pickling import PickledAsArrays
 
@@ -33,6 +34,13 @@ PASSES = 2
 LEAST_SENSITIVITY = 1e-4
 """Floor of a row's sensitivity relative to its layer's mean: dead rows go where bits are cheapest,
 without a division by zero."""
+
+USUAL = 60
+"""Curvatures are brought to 1 where their mean is not between 2**-60 and 2**60, so that variances
+are float32 numbers; what this takes from them the sensitivities get."""
+
+MOST_SENSITIVE = 2.0**100
+"""Sensitivities are held below this and above its inverse, far from where float32 ends."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +126,10 @@ def prepare_feedback(
     columns = layer.gram.shape[1]
     natural = layer.gram.diagonal(dim1=1, dim2=2)
     mean = natural.mean(1, keepdim=True)
-    scale = torch.where(mean > 0, damping * mean, 1.0)
+    # A damping of 0 would never grow.
+    scale = torch.where(mean > 0, (damping * mean).clamp(min=1e-300), 1.0)
     diagonal = natural + scale
+    level = out_of_range(natural.abs().mean(1), USUAL)
     order = torch.arange(columns, device=natural.device).expand_as(diagonal)
     if act_order:
         ranked = diagonal.mean(0, keepdim=True) if common_order else diagonal
@@ -128,14 +138,15 @@ def prepare_feedback(
     variance = torch.empty(natural.shape, dtype=torch.float32, device=natural.device)
     damped = torch.empty_like(variance)
     for group, chosen in enumerate(order):  # one at a time: bounded memory
-        gram = layer.gram[group][chosen][:, chosen]
-        upper, added = _inverse_factor(gram, float(scale[group]))
+        gram = layer.gram[group][chosen][:, chosen].div_(level[group])
+        upper, added = _inverse_factor(gram, float(scale[group] / level[group]))
         diag = upper.diagonal()
         variance[group] = diag.square()
         coupling[group] = upper / diag.unsqueeze(1)
         damped[group] = added * upper.square().sum(1)
     mean_sensitivity = layer.sensitivity.mean()
     floor = float(mean_sensitivity) * LEAST_SENSITIVITY if mean_sensitivity > 0 else 1.0
+    sensitivity = layer.sensitivity.clamp(min=floor) * level.unsqueeze(1)
     return Factor(
         layer.name,
         layer.shape,
@@ -144,7 +155,7 @@ def prepare_feedback(
         coupling,
         variance,
         damped,
-        layer.sensitivity.clamp(min=floor).float(),
+        sensitivity.clamp(1 / MOST_SENSITIVE, MOST_SENSITIVE).float(),
         layer.absorber,
         layer.absorbed.float(),
         layer.norm,
@@ -256,15 +267,17 @@ def assign_feedback(
         raise InputError(f"needed a flat array of entries, got shape {tuple(entries.shape)}")
     if not price >= 0 or passes < 1:
         raise InputError(f"got price {price} and {passes} passes, needed >= 0 and >= 1")
+    layer = scaled(factor.weight, entries, factor.variance, factor.sensitivity, price)
+    entries = layer.entries
     place = factor.order.unsqueeze(1).expand_as(factor.weight)
-    targets = factor.weight.gather(2, place)
+    targets = layer.weight.gather(2, place)
     indices = nearest(targets, entries)
     for _ in range(passes if price else 1):
         penalty = None
         if price:
             lengths = code_lengths(indices, entries.numel())
-            penalty = price * lengths / factor.sensitivity.unsqueeze(-1)
-        choose = cheapest(entries, penalty, factor.variance)
+            penalty = (layer.price * lengths).unsqueeze(1) / layer.sensitivity.unsqueeze(-1)
+        choose = cheapest(entries, penalty, layer.variance)
         indices = recurse(targets, factor.coupling, choose, carry="error", block=block)
     natural = torch.empty_like(indices).scatter_(2, place, indices)
     return natural.reshape(factor.shape)

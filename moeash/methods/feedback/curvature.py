@@ -63,6 +63,12 @@ class LayerCurvature:
     norm: str | None
     positions: int
 
+    @property
+    def finite(self) -> bool:
+        """Whether every number that calibration gave is finite: float32 sums may overflow."""
+        measured = (self.gram, self.sensitivity, self.absorbed)
+        return all(bool(torch.isfinite(values).all()) for values in measured)
+
 
 @dataclass(frozen=True, eq=False)
 class Curvature:

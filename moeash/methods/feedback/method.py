@@ -107,6 +107,7 @@ class Feedback(Configured[FeedbackOptions]):
         )
         for name, reason in layers.reasons.items():
             notes.append(f"{name} goes to its nearest entries: {reason}")
+        notes += layers.notes
         images = None
         if preparation.refines:
             n_images = min(SEQUENTIAL, self.options.images)

@@ -22,7 +22,7 @@ re-estimated after every pass.
 Runs on the CPU wherever the factor is, so that every machine chooses the same entries.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -34,6 +34,7 @@ from moeash.core.trellis import Trellis, matrix, subsets, trellis
 from moeash.errors import InputError
 from moeash.methods.feedback import _survivors
 from moeash.methods.feedback.columns import PASSES, Factor
+from moeash.methods.feedback.scaling import scaled
 from moeash.methods.recursion import BLOCK
 
 _NEVER = 1e-3
@@ -192,20 +193,24 @@ def _assigned(factor: Factor, alphabet: _Alphabet, price: float, passes: int, bl
             f"got price {price}, {passes} passes and blocks of {block}; needed >= 0, >= 1 and >= 1"
         )
     place = factor.order.cpu().unsqueeze(1).expand(factor.weight.shape)
-    targets = factor.weight.cpu().gather(2, place)
     sensitivity = factor.sensitivity.cpu()
     between, rows = torch.empty(0, 0, 0), None
     if factor.rows is not None:
         rows = factor.rows.order.cpu()
-        targets = targets.gather(1, rows.unsqueeze(2).expand_as(targets))
         sensitivity = sensitivity.gather(1, rows) / factor.rows.relief.cpu()
         between = factor.rows.coupling.cpu().contiguous()
+    given = torch.from_numpy(alphabet.entries)
+    units = scaled(factor.weight.cpu(), given, factor.variance.cpu(), sensitivity, price)
+    alphabet = replace(alphabet, entries=units.entries.numpy())
+    targets = units.weight.gather(2, place)
+    if rows is not None:
+        targets = targets.gather(1, rows.unsqueeze(2).expand_as(targets))
     targets = targets.transpose(1, 2).contiguous()
     layer = _Layer(
         factor.coupling.cpu().contiguous(),
-        factor.variance.cpu().contiguous(),
+        units.variance.contiguous(),
         between,
-        (price / sensitivity).contiguous(),
+        (units.price * units.sensitivity.reciprocal()).contiguous(),
     )
     counts = alphabet.nearest_counts(targets.numpy())
     chosen = np.empty(targets.shape, dtype=np.int32)
@@ -236,14 +241,14 @@ def nearest_path(weight: Tensor, entries: Tensor, zero: int, n_states: int) -> T
     """
     rows, columns = matrix(tuple(weight.shape))
     alphabet = _Alphabet.of(entries, zero, n_states)
-    targets = weight.detach().cpu().float().reshape(1, rows, columns).transpose(1, 2).contiguous()
+    natural = weight.detach().cpu().float().reshape(1, rows, columns)
+    variance, sensitivity = torch.ones(1, columns), torch.ones(1, rows)
+    given = torch.from_numpy(alphabet.entries)
+    units = scaled(natural, given, variance, sensitivity, 0.0)
+    alphabet = replace(alphabet, entries=units.entries.numpy())
+    targets = units.weight.transpose(1, 2).contiguous()
     chosen = np.empty(targets.shape, dtype=np.int32)
-    independent = _Layer(
-        None,
-        torch.ones(1, columns),
-        torch.empty(0, 0, 0),
-        torch.zeros(1, rows),
-    )
+    independent = _Layer(None, variance, torch.empty(0, 0, 0), torch.zeros(1, rows))
     _recurse(
         targets,
         independent,
@@ -253,8 +258,8 @@ def nearest_path(weight: Tensor, entries: Tensor, zero: int, n_states: int) -> T
         np.zeros((2, alphabet.entries.size), dtype=np.int64),
         block=1,
     )
-    natural = torch.from_numpy(chosen).long().transpose(1, 2)
-    return natural.reshape(weight.shape).to(weight.device)
+    indices = torch.from_numpy(chosen).long().transpose(1, 2)
+    return indices.reshape(weight.shape).to(weight.device)
 
 
 def _recurse(

@@ -24,6 +24,9 @@ TEMPERATURE = 4.0
 :func:`moeash.methods.feedback.curvature.measure_curvature`."""
 
 
+NOT_FINITE = "its gradients on the calibration images are not finite"
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a network is measured and factorised.
@@ -71,12 +74,14 @@ class PreparedLayers(PickledAsArrays):
         reasons: why, by the same keys.
         kept: values of kept tensors, by key: the biases and running statistics that belong to
             ``factors``. With them the balanced float weights are the same function as the network.
+        notes: what people should know: which layers are treated in a simpler way, and why.
     """
 
     factors: tuple[Factor, ...]
     plain: dict[str, Tensor]
     reasons: dict[str, str]
     kept: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
 
     @property
     def n_calibrated(self) -> int:
@@ -141,11 +146,13 @@ def prepare(
         fixed=fixed,
         seed=settings.seed,
     )
-    left_out = curvature.left_out
+    left_out = curvature.left_out | {
+        layer.name: NOT_FINITE for layer in curvature.layers if not layer.finite
+    }
     layers = [
         replace(layer, norm=None) if layer.norm in unscaled else layer
         for layer in curvature.layers
-        if shared is None or layer.name in shared
+        if layer.finite and (shared is None or layer.name in shared)
     ]
     del curvature  # its matrices are twice as large as the factors: each goes when it is factorised
     factors = _factors(layers, settings, progress)
@@ -156,12 +163,13 @@ def prepare(
     batch = first.batch
     assert batch is not None
     factors, kept = balanced(network, factors, batch, settings.balancing, set(shared or ()))
+    notes: list[str] = []
     if settings.rows == "coupled":
         images = _reported(again.batches(len(batch)), len(again), progress)
         with Borrowed(network) as borrowed:
             borrowed.put(balanced_values(factors, kept))
-            factors = _with_coupled_rows(network, images, factors, settings)
-    return PreparedLayers(tuple(factors), plain, reasons, kept)
+            factors = _with_coupled_rows(network, images, factors, settings, notes)
+    return PreparedLayers(tuple(factors), plain, reasons, kept, tuple(notes))
 
 
 class _First:
@@ -205,7 +213,11 @@ def _factors(layers: list[LayerCurvature], settings: Settings, progress: Progres
 
 
 def _with_coupled_rows(
-    network: nn.Module, batches: Iterable[Tensor], factors: list[Factor], settings: Settings
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    factors: list[Factor],
+    settings: Settings,
+    notes: list[str],
 ) -> list[Factor]:
     """Return the factors with their rows coupled where that gains something.
 
@@ -214,6 +226,7 @@ def _with_coupled_rows(
         batches: images.
         factors: balanced.
         settings: how.
+        notes: gets a line for every layer whose rows cannot be coupled.
     """
     between = measure_between(
         network,
@@ -223,12 +236,22 @@ def _with_coupled_rows(
         temperature=settings.temperature,
         seed=settings.seed + 1,  # other sketches than those that made the factors
     )
-    return [
-        coupled(factor, between.pop(factor.name), natural_order=settings.common_order)
-        if factor.name in between
-        else factor
-        for factor in factors
-    ]
+    made = []
+    for factor in factors:
+        found = factor
+        if factor.name in between:
+            with_rows = coupled(
+                factor, between.pop(factor.name), natural_order=settings.common_order
+            )
+            if with_rows is None:
+                notes.append(
+                    f"rows of {factor.name} do not take up each other's errors: what they do "
+                    "together cannot be factorised"
+                )
+            else:
+                found = with_rows
+        made.append(found)
+    return made
 
 
 def nearest_only(network: nn.Module, shared: Collection[str]) -> PreparedLayers:

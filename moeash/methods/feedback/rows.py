@@ -179,8 +179,10 @@ def _add_halves(total: Tensor, left: Tensor, right: Tensor) -> None:
         total[half] += (a @ b.transpose(1, 2)).double()
 
 
-def coupled(factor: Factor, between: Tensor, *, natural_order: bool = False) -> Factor:
+def coupled(factor: Factor, between: Tensor, *, natural_order: bool = False) -> Factor | None:
     """Return a layer's factor with its rows coupled, or as it is where that gains nothing.
+
+    None where what its rows do together is not finite or cannot be factorised, however shrunk.
 
     Args:
         factor: from :func:`moeash.methods.feedback.columns.prepare_feedback`, balanced.
@@ -188,6 +190,8 @@ def coupled(factor: Factor, between: Tensor, *, natural_order: bool = False) -> 
         natural_order: fix rows in their own order, as trellises need it, rather than by decreasing
             sensitivity.
     """
+    if not bool(torch.isfinite(between).all()):
+        return None
     sensitivity = factor.sensitivity.double()
     order = torch.arange(sensitivity.shape[1], device=sensitivity.device).expand_as(sensitivity)
     if not natural_order:
@@ -197,10 +201,15 @@ def coupled(factor: Factor, between: Tensor, *, natural_order: bool = False) -> 
     damped = (factor.damped.double() * precision).sum(1) / precision.sum(1)
     halves, both = (_correlations(b, order) for b in (between, between.sum(0, keepdim=True)))
     halves, both = (_pulled(b, damped[:, None, None]) for b in (halves, both))
+    if any(_factor(part, SHRINKAGES[-1]) is None for part in (*halves, both[0])):
+        return None
     shrinkage = _best_shrinkage(halves, ordered)
     if shrinkage is None:
         return factor
-    unit, relief = _factor(both[0], shrinkage)
+    # Each half can be factorised with what was found, and so can their mean but for rounding.
+    made = _factor(both[0], shrinkage) or _factor(both[0], SHRINKAGES[-1])
+    assert made is not None
+    unit, relief = made
     root = ordered.sqrt()
     coupling = unit * root.unsqueeze(2) / root.unsqueeze(1)
     return replace(
@@ -227,12 +236,18 @@ def _best_shrinkage(halves: Tensor, sensitivity: Tensor) -> float | None:
     for shrinkage in reversed(SHRINKAGES):
         loss = 0.0
         for mine, other in ((halves[0], halves[1]), (halves[1], halves[0])):
-            unit, _ = _factor(mine, shrinkage)
-            loss += float((((unit @ other) * unit).sum(2) * sensitivity).sum())
-        if loss >= least:
+            made = _factor(mine, shrinkage)
+            # Rows of one image are multiples of one another: without shrinkage there is no factor.
+            left = math.inf if made is None else _left(made[0], other, sensitivity)
+            loss += left
+        if not loss < least:
             break  # from strong to weak, it falls and then rises
         best, least = shrinkage, loss
     return best
+
+
+def _left(unit: Tensor, other: Tensor, sensitivity: Tensor) -> float:
+    return float((((unit @ other) * unit).sum(2) * sensitivity).sum())
 
 
 def _pulled(correlation: Tensor, share: Tensor | float) -> Tensor:
@@ -242,11 +257,17 @@ def _pulled(correlation: Tensor, share: Tensor | float) -> Tensor:
     return pulled
 
 
-def _factor(correlation: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
-    """Return V / diag(V) and diag(V)^2, V'V the inverse of the shrunk correlations, V upper."""
+def _factor(correlation: Tensor, shrinkage: float) -> tuple[Tensor, Tensor] | None:
+    """Return V / diag(V) and diag(V)^2, V'V the inverse of the shrunk correlations, V upper.
+
+    None where rounding has made them no correlations.
+    """
     shrunk = _pulled(correlation, shrinkage / (1 + shrinkage))
     # The factor of the inverse is the inverse of the factor from the other end.
-    upper = torch.linalg.cholesky(shrunk.flip(1, 2)).flip(1, 2)
+    lower, failed = torch.linalg.cholesky_ex(shrunk.flip(1, 2))
+    if bool(failed.any()):
+        return None
+    upper = lower.flip(1, 2)
     diagonal = upper.diagonal(dim1=1, dim2=2)
     unit = torch.linalg.solve_triangular(upper, torch.diag_embed(diagonal), upper=True)
     # diag(R) inv(R): rows, not columns, are scaled.

@@ -115,7 +115,8 @@ class Lockstep:
         Returns:
             The factor with other weights, and what to add to every output, ``(outputs,)`` float32:
             zeros without an absorber. A layer whose rows belong to inputs (transposed convolutions,
-            embeddings), that is never active or that these images do not pass is returned as it is.
+            embeddings), that is never active or that these images do not pass is returned as it is,
+            and so is one whose least squares have no finite solution.
         """
         still = factor.weight.new_zeros(factor.weight.shape[:2]).flatten()
         sums: dict[int, _Sums] = {}
@@ -132,12 +133,15 @@ class Lockstep:
         cross = torch.cat([part.cross for part in parts])
         columns = factor.weight.shape[2]
         mean = gram.diagonal(dim1=1, dim2=2)[:, :columns].mean(1)
-        if not bool((mean > 0).all()):
+        if not bool((mean > 0).all() & torch.isfinite(gram).all() & torch.isfinite(cross).all()):
             return factor, still
         damping = DAMPING * (1 + NOISE * columns / parts[0].patches)
         gram.diagonal(dim1=1, dim2=2)[:, :columns] += damping * mean.unsqueeze(1)
         right = factor.weight.double() @ cross
-        moved = torch.linalg.solve(gram, right.transpose(1, 2)).transpose(1, 2).float()
+        solved, failed = torch.linalg.solve_ex(gram, right.transpose(1, 2))
+        moved = solved.transpose(1, 2).float()
+        if bool(failed.any()) or not bool(torch.isfinite(moved).all()):
+            return factor, still
         if factor.absorber is not None:
             still = moved[:, :, columns].flatten()
         return replace(factor, weight=factor.weight + moved[:, :, :columns]), still
