@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row, Select
 
 from moeash.core.objectives import Sizes
 from moeash.core.recipe import Recipe
@@ -19,6 +19,8 @@ from moeash.study.storage.records import (
     StudyRecord,
     now,
 )
+
+T = TypeVar("T")
 
 
 def stored_text(text: str) -> str:
@@ -90,6 +92,15 @@ def event_values(study_id: int, event: Event, created_at: str | None = None) -> 
     }
 
 
+def read_rows(connection: Connection, query: Select[Any], make: Callable[[Row[Any]], T]) -> list[T]:
+    """Return what ``make`` makes of each row of a query.
+
+    Raises:
+        StorageError: a row holds what moeash never writes; says where.
+    """
+    return [make(row) for row in connection.execute(query)]
+
+
 def study_of(row: Row[Any]) -> StudyRecord:
     """Return the record of a row of studies."""
     values = row._mapping
@@ -120,6 +131,11 @@ def outcome_of(row: Row[Any]) -> Outcome:
         "retriable",
     )
     return Outcome(sizes=sizes, **{name: values[name] for name in names})
+
+
+def held_of(row: Row[Any]) -> tuple[str, Outcome]:
+    """Return the key of a row of held outcomes, and its outcome."""
+    return row.recipe, outcome_of(row)
 
 
 def evaluation_of(row: Row[Any]) -> EvaluationRecord:
