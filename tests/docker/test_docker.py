@@ -112,8 +112,7 @@ def images():
     yield from re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", text, re.MULTILINE)
     services = yaml.safe_load(compose("--profile", "gpu", "config").stdout)["services"]
     yield from (service["image"] for service in services.values())
-    for found in re.findall(r"image: (\S+)", (DOCKER / "kuberay.yaml").read_text()):
-        yield found
+    yield from re.findall(r"image: (\S+)", (DOCKER / "kuberay.yaml").read_text())
 
 
 def test_every_image_is_pinned_to_a_release():

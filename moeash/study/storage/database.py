@@ -73,7 +73,7 @@ class Database:
                 if parsed.get_backend_name() == "postgresql":
                     self.engine = postgres_engine(parsed)
                 else:
-                    self.path = path_of(parsed)
+                    self.path = path_of(parsed, place)
             else:
                 # A path is a path: `?`, `%` and `#` are letters of its name.
                 self.path = database_at(self.url)

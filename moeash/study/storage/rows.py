@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from collections.abc import Collection
+from typing import Any
 
-from sqlalchemy import Connection, Row, Select
+from sqlalchemy import Row
 
 from moeash.core.objectives import Sizes
 from moeash.core.recipe import Recipe
@@ -19,8 +19,6 @@ from moeash.study.storage.records import (
     StudyRecord,
     now,
 )
-
-T = TypeVar("T")
 
 
 def stored_text(text: str) -> str:
@@ -92,24 +90,17 @@ def event_values(study_id: int, event: Event, created_at: str | None = None) -> 
     }
 
 
-def read_rows(connection: Connection, query: Select[Any], make: Callable[[Row[Any]], T]) -> list[T]:
-    """Return what ``make`` makes of each row of a query.
-
-    Raises:
-        StorageError: a row holds what moeash never writes; says where.
-    """
-    return [make(row) for row in connection.execute(query)]
-
-
 def study_of(row: Row[Any]) -> StudyRecord:
     """Return the record of a row of studies."""
     values = row._mapping
-    facts = {name: values[name] for name in StudyFacts.__dataclass_fields__}
-    facts |= {"objectives": tuple(facts["objectives"]), "reference": tuple(facts["reference"])}
+    plain = {name: values[name] for name in StudyFacts.__dataclass_fields__}
+    plain |= {"objectives": tuple(plain["objectives"]), "reference": tuple(plain["reference"])}
+    facts = StudyFacts(**plain)
+    float(facts.wanted_floor)  # of the specification, which is read before anything checks it
     names = ("id", "status", "ending", "reason", "owner", "created_at", "updated_at")
     doing = values["activity"]
     return StudyRecord(
-        facts=StudyFacts(**facts),
+        facts=facts,
         activity=None if doing is None else EventRecord(id=0, **doing),
         **{name: values[name] for name in names},
     )
@@ -141,12 +132,15 @@ def held_of(row: Row[Any]) -> tuple[str, Outcome]:
 def evaluation_of(row: Row[Any]) -> EvaluationRecord:
     """Return the record of a row of evaluations."""
     values = row._mapping
+    recipe = Recipe.from_dict(json.loads(values["recipe"]))
+    if recipe.key != values["recipe"]:
+        raise ValueError("its recipe is not written as recipes are")
     return EvaluationRecord(
         number=values["number"],
         stage=values["stage"],
         generation=values["generation"],
         parent=values["parent"],
-        job=Job(Recipe.from_dict(json.loads(values["recipe"])), values["floor"]),
+        job=Job(recipe, values["floor"]),
         outcome=outcome_of(row),
         created_at=values["created_at"],
     )

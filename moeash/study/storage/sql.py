@@ -19,6 +19,7 @@ from moeash.study.facts import StudyFacts
 from moeash.study.storage.artifacts import MOEASH_ARTIFACTS, Artifacts
 from moeash.study.storage.database import PATIENCE_S, Database
 from moeash.study.storage.lock import this_process
+from moeash.study.storage.reading import read_rows
 from moeash.study.storage.records import (
     EvaluationRecord,
     EventRecord,
@@ -40,7 +41,6 @@ from moeash.study.storage.rows import (
     held_of,
     job_values,
     key_of,
-    read_rows,
     stored_text,
     study_of,
 )

@@ -19,8 +19,12 @@ RACES = 5
 """How often a reader who may not write begins anew when a writer came in between."""
 
 
-def path_of(url: URL) -> Path:
+def path_of(url: URL, written: str) -> Path:
     """Return the SQLite file of a URL, as :func:`database_at` does.
+
+    Args:
+        url: as it was understood.
+        written: as it was given.
 
     Raises:
         StorageError: it is another kind of database, or has options.
@@ -31,9 +35,9 @@ def path_of(url: URL) -> Path:
             f"storage {shown!r} is not supported; "
             "use a path to an SQLite file, sqlite:///PATH or postgresql+psycopg://"
         )
-    if url.query:
+    if "?" in written:  # also where what follows is no option and would be left out
         raise StorageError(
-            f"storage {shown!r} has options, which an SQLite file takes none of; where the ? "
+            f"storage {written!r} has options, which an SQLite file takes none of; where the ? "
             "belongs to the file's name, give its path instead of a URL"
         )
     return database_at(url.database or "")
