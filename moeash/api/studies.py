@@ -24,7 +24,7 @@ from moeash.data.unlabelled import Given
 from moeash.errors import EvaluationError, InputError
 from moeash.exports.output import Output, make_folder, write_output
 from moeash.methods.registry import build_method
-from moeash.study.opening import DEFAULT_STORAGE, open_storage
+from moeash.study.opening import DEFAULT_STORAGE, Place, open_storage
 from moeash.study.plan import Plan, task_of
 from moeash.study.run import Build
 from moeash.study.run import run as run_plan
@@ -37,7 +37,7 @@ from moeash.study.study import Study
 def run(
     spec: str | Path | Mapping[str, Any] | StudySpec,
     *,
-    storage: str | Storage | None = None,
+    storage: Place | Storage | None = None,
     progress: Shown = True,
     retry_failed: bool = False,
 ) -> Study:
@@ -84,7 +84,7 @@ def run(
 def run_with_output(
     spec: str | Path | Mapping[str, Any] | StudySpec,
     *,
-    storage: str | Storage | None = None,
+    storage: Place | Storage | None = None,
     progress: Shown = True,
     retry_failed: bool = False,
 ) -> tuple[Study, Output | None]:
@@ -103,7 +103,7 @@ def run_with_output(
 
 def _run(
     spec: str | Path | Mapping[str, Any] | StudySpec,
-    storage: str | Storage | None,
+    storage: Place | Storage | None,
     progress: Shown,
     retry_failed: bool,
     *,
@@ -142,7 +142,7 @@ def search(
     evaluate: Callable[[nn.Module], float],
     calibration: Given | None = None,
     name: str | None = None,
-    storage: str | Storage | None = None,
+    storage: Place | Storage | None = None,
     method: str | Mapping[str, Any] = "uniform",
     max_drop: float | None = None,
     population: int = 20,

@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 DEFAULT_STORAGE = "moeash.db"
 
 
-def open_storage(storage: str | Storage | None = None, *, create: bool = True) -> Storage:
+Place = str | os.PathLike[str]
+"""Of a database: a path of an SQLite file, or a URL. A :class:`~pathlib.Path` is never a URL."""
+
+
+def open_storage(storage: Place | Storage | None = None, *, create: bool = True) -> Storage:
     """Return storage: as given, from ``MOEASH_STORAGE``, or ``./moeash.db``.
 
     Args:
-        storage: database URL, SQLite path, or storage that is open already.
+        storage: SQLite path, database URL, or storage that is open already.
         create: make a database that does not exist; who only reads has nothing to find in it.
 
     Raises:
@@ -32,10 +36,12 @@ def open_storage(storage: str | Storage | None = None, *, create: bool = True) -
     """
     if storage is None:
         storage = os.environ.get("MOEASH_STORAGE") or DEFAULT_STORAGE
-    return SqlStorage(storage, create=create) if isinstance(storage, str) else storage
+    if isinstance(storage, str | os.PathLike):
+        return SqlStorage(storage, create=create)
+    return storage
 
 
-def open_study(name: str, storage: str | Storage | None = None) -> "Study":
+def open_study(name: str, storage: Place | Storage | None = None) -> "Study":
     """Return a stored study.
 
     Raises:

@@ -1,8 +1,13 @@
 """What surrounds Ray's start, with a stand-in for what Ray does meanwhile."""
 
+import os
 import signal
+import subprocess
 import sys
+import tempfile
+import textwrap
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +63,55 @@ def test_other_threads_may_start_ray():
     thread.start()
     thread.join()
     assert done == [True]
+
+
+DIE = """
+    import os, signal
+    from moeash.backends.ray_settings import OwnHome
+    home = OwnHome()
+    print(home.folder, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def killed(folder):
+    """The home folder that a killed process has left."""
+    command = [sys.executable, "-c", textwrap.dedent(DIE)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(folder)}
+    )
+    return Path(done.stdout.strip())
+
+
+def aged(path):
+    os.utime(path, (0, 0))
+    return path
+
+
+def test_the_home_folder_of_a_killed_process_is_removed_at_the_next_start(temporary):
+    left = aged(killed(temporary))
+    assert left.is_dir() and left.parent == temporary
+    home = ray_settings.OwnHome()
+    assert list(temporary.iterdir()) == [Path(home.folder)]
+    home.close()
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_home_folder_of_a_living_process_stays_and_so_does_what_is_not_ours(temporary):
+    alive = ray_settings.OwnHome()
+    aged(alive.folder)
+    (fresh := temporary / "moeash-ray-new").mkdir()
+    (other := temporary / "moeash-pg-x").mkdir()
+    aged(other)
+    (link := temporary / "moeash-ray-link").symlink_to(other)
+    second = ray_settings.OwnHome()
+    for path in (alive.folder, fresh, other, link):
+        assert Path(path).exists(), path
+    alive.close()
+    second.close()

@@ -79,6 +79,49 @@ def test_compose_accepts_the_file_and_knows_every_service():
     assert [p["host_ip"] for s in services.values() for p in s.get("ports", [])] == ["127.0.0.1"]
 
 
+def test_no_container_of_compose_can_gain_rights_or_change_its_image():
+    services = yaml.safe_load(compose("--profile", "gpu", "config").stdout)["services"]
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["read_only"] is True and service["tmpfs"], name
+    keeps = {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"}
+    assert {n: set(s["cap_add"]) for n, s in services.items() if "cap_add" in s} == {
+        "storage": keeps
+    }
+
+
+def mounts(service):
+    return {v["target"]: v for v in service["volumes"]}
+
+
+def test_what_studies_write_outlives_the_head_and_data_is_only_read():
+    config = yaml.safe_load(compose("--profile", "gpu", "config").stdout)
+    services = config["services"]
+    results = mounts(services["head"])["/results"]
+    assert results["type"] == "volume" and results["source"] in config["volumes"]
+    assert not results.get("read_only")
+    for name in ("head", "worker", "worker-gpu"):
+        assert mounts(services[name])["/data"]["read_only"] is True
+    assert "/results" not in mounts(services["worker"]), "workers write nothing"
+    assert "/results" in (DOCKER / "Dockerfile").read_text(), "it belongs to the image's user"
+
+
+def images():
+    text = (DOCKER / "Dockerfile").read_text()
+    yield from re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", text, re.MULTILINE)
+    services = yaml.safe_load(compose("--profile", "gpu", "config").stdout)["services"]
+    yield from (service["image"] for service in services.values())
+    yield from re.findall(r"image: (\S+)", (DOCKER / "kuberay.yaml").read_text())
+
+
+def test_every_image_is_pinned_to_a_release():
+    found = list(images())
+    assert len(found) == 8
+    for image in found:
+        assert re.search(r":\d+\.\d+(\.\d+)?([-.][\w.-]+)?$|@sha256:", image), image
+
+
 def test_compose_refuses_a_misspelt_key(tmp_path):
     broken = tmp_path / "compose.yaml"
     broken.write_text((DOCKER / "compose.yaml").read_text().replace("shm_size", "shm_sise"))
@@ -102,6 +145,16 @@ def test_the_kubernetes_cluster_grows_closed_and_unprivileged():
         is_head = group is spec["headGroupSpec"]
         pod = group["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            closed = container["securityContext"]
+            assert closed["allowPrivilegeEscalation"] is False
+            assert closed["readOnlyRootFilesystem"] is True
+            assert closed["capabilities"] == {"drop": ["ALL"]}
+            places = {m["mountPath"]: m for m in container["volumeMounts"]}
+            assert {"/data", "/tmp", "/dev/shm"} <= set(places), "Ray writes to the last two"
+            assert places["/data"]["readOnly"] is True and ("/results" in places) == is_head
+            assert {m["name"] for m in places.values()} == {v["name"] for v in pod["volumes"]}
         names = {e["name"]: e for c in pod["containers"] for e in c["env"]}
         assert names["RAY_AUTH_MODE"]["value"] == "token"
         assert "secretKeyRef" in names["RAY_AUTH_TOKEN"]["valueFrom"]

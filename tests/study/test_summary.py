@@ -76,8 +76,8 @@ class Story:
         """Date the last event."""
         last = self.storage.events(self.id, limit=1, newest=True)[0].id
         date = moment(seconds).isoformat(timespec="milliseconds")
-        with self.storage.database.writing() as connection:
-            connection.execute(update(EVENTS).where(EVENTS.c.id == last).values(created_at=date))
+        dated = update(EVENTS).where(EVENTS.c.id == last).values(created_at=date)
+        self.storage.database.write(None, lambda connection: connection.execute(dated))
 
     def summary(self, seconds, *, held=True):
         study = Study(self.storage, FACTS.name)

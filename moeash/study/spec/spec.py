@@ -37,6 +37,9 @@ PYTHON = "python:"
 
 NAME = Pattern(r"[\w.+-]+", "letters, digits, _ . + -", 200)
 
+LONGEST_NAME_BYTES = 200
+"""Systems count a file's name in bytes, 255 at most, and something is put after this one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudySpec(Options):
@@ -78,6 +81,12 @@ class StudySpec(Options):
 
     def check(self) -> None:
         """Refuse options of different tables that do not go together."""
+        n_bytes = len(self.name.encode())
+        if n_bytes > LONGEST_NAME_BYTES:
+            raise InputError(
+                f"name: {self.name[:20]}... takes {n_bytes} bytes, and files are named after it; "
+                f"at most {LONGEST_NAME_BYTES} fit, choose a shorter one"
+            )
         needed = self.method.needs_coder
         if needed is not None and self.codec.coder != needed:
             raise InputError(

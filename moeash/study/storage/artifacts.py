@@ -7,13 +7,14 @@ Such files are removed when the study is held for writing the next time.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
 from moeash.errors import ExportError, StorageError
+from moeash.evaluation.outcome import Outcome
 from moeash.files import replacing
 from moeash.study.storage.tables import ARTIFACTS, EVALUATIONS, HELD, STUDIES
 
@@ -34,20 +35,29 @@ class Artifacts:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
-    def put(self, connection: Connection, study_id: int, contents: Mapping[str, bytes]) -> None:
-        """Store artifacts by fingerprint; one that is stored already stays as it is.
+    def put(self, connection: Connection, study_id: int, outcomes: Sequence[Outcome]) -> set[str]:
+        """Store the artifacts that outcomes bring; one that is stored already stays as it is.
+
+        Returns:
+            Their fingerprints.
 
         Raises:
             StorageError: a file cannot be written.
         """
+        contents = {
+            outcome.fingerprint: outcome.artifact
+            for outcome in outcomes
+            if outcome.artifact is not None and outcome.fingerprint is not None
+        }
         if not contents:
-            return
+            return set()
         known = set(connection.execute(_of(study_id, ARTIFACTS.c.fingerprint)).scalars())
         for fingerprint, content in contents.items():
             if fingerprint not in known:
                 row = {"study_id": study_id, "fingerprint": fingerprint}
                 row |= self._row(connection, study_id, content)
                 connection.execute(insert(ARTIFACTS).values(row))
+        return set(contents)
 
     def get(self, connection: Connection, study_id: int, fingerprint: str) -> bytes:
         """Return an artifact.

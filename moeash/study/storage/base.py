@@ -195,7 +195,10 @@ class Storage(Protocol):
     def lock(self, study: str) -> AbstractContextManager[None]:
         """Hold a study for writing; StudyLockedError when another process does.
 
-        The lock dies with its process, however that dies.
+        The lock dies with its process, however that dies. Where it is lost behind its holder's
+        back, because a server restarted or a lock file was deleted, the next write takes it again
+        when nobody has had the study meanwhile, and is a StudyLockedError, with nothing written,
+        when somebody has. The end of the block never fails.
         """
         ...
 

@@ -1,59 +1,106 @@
 """The database below storage: transactions, locks, and errors in words. SQLite or PostgreSQL."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from moeash.errors import StorageError, StudyNotFoundError
-from moeash.study.storage.lock import file_lock, file_lock_holder
+from moeash.errors import SchemaError, StorageError, StudyNotFoundError
+from moeash.study.storage.fence import FencedWrite, Hold, Work
+from moeash.study.storage.lock import FileLock, file_lock_holder
 from moeash.study.storage.postgres import (
-    advisory_lock,
+    SessionLock,
     advisory_lock_holders,
     lock_schema,
+    lost_connection,
     postgres_engine,
+    rolled_back,
 )
 from moeash.study.storage.schema import is_current, upgrade
-from moeash.study.storage.sqlite import database_of, sqlite_engine
+from moeash.study.storage.sqlite import (
+    database_at,
+    may_be_written,
+    path_of,
+    sqlite_engine,
+    undisturbed,
+)
+from moeash.study.storage.tables import STUDIES
+
+T = TypeVar("T")
+
+PATIENCE_S = 120.0
+"""How long a server that was there may be gone, for a restart or a failover, before it is lost."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
 
 
 class Database:
     """A database with moeash's schema.
 
     Attributes:
-        url: without its password.
+        url: without its password; an SQLite file's path.
         path: of an SQLite file; None on PostgreSQL.
         engine: SQLAlchemy's.
     """
 
-    def __init__(self, url: str, *, create: bool, busy_timeout_s: float) -> None:
+    def __init__(
+        self,
+        place: str | os.PathLike[str],
+        *,
+        create: bool,
+        busy_timeout_s: float,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         """Open a database, creating or upgrading its schema; arguments as for SqlStorage."""
-        self.url = url if "://" in url else f"sqlite:///{url}"
+        self.url = os.fspath(place)
+        self.path: Path | None = None
         self._busy_timeout_s = busy_timeout_s
+        self._patience_s = patience_s
+        self._is_reached = False  # a server that is not there at first was named wrongly
+        self._holds: dict[str, Hold] = {}
+        self._names: dict[int, str] = {}
         with self.border():
-            parsed = make_url(self.url)
-            self.url = parsed.render_as_string(hide_password=True)
-            self.path: Path | None = None
-            if parsed.get_backend_name() == "postgresql":
-                self.engine = postgres_engine(parsed)
+            if isinstance(place, str) and _URL.fullmatch(place):
+                parsed = make_url(place)
+                self.url = parsed.render_as_string(hide_password=True)
+                if parsed.get_backend_name() == "postgresql":
+                    self.engine = postgres_engine(parsed)
+                else:
+                    self.path = path_of(parsed, place)
             else:
-                self.path = database_of(parsed)
+                # A path is a path: `?`, `%` and `#` are letters of its name.
+                self.path = database_at(self.url)
+            if self.path is not None:
+                self.url = str(self.path)
                 if not create and not self.path.exists():
                     raise StudyNotFoundError(
                         f"there is no database {self.path}; run a study first, "
                         "or say where it is with --storage or MOEASH_STORAGE"
                     )
                 self.engine = sqlite_engine(self.path, busy_timeout_s)
-            with self.reading() as connection:
-                current = is_current(connection)
-            if not current:
-                with self.writing() as connection:
-                    if self.path is None:
-                        lock_schema(connection)
-                    upgrade(connection)
+        if not self.read(is_current):
+            self._upgrade()
+
+    def _upgrade(self) -> None:
+        if self.path is not None and self.path.exists() and not may_be_written(self.path):
+            raise SchemaError(
+                f"database {self.url}: its schema is not this moeash's, and it may not be written; "
+                "open it once as somebody who may write it"
+            )
+
+        def work(connection: Connection) -> None:
+            if self.path is None:
+                lock_schema(connection)
+            upgrade(connection)
+
+        self.write(None, work)
 
     @contextmanager
     def border(self) -> Iterator[None]:
@@ -81,36 +128,50 @@ class Database:
                 hint = "; check the permissions of the file and its folder"
             raise StorageError(f"database {self.url}: {cause}{hint}") from error
 
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """Read in one transaction."""
-        with self.border(), self.engine.begin() as connection:
-            yield connection
+    def read(self, work: Work[T]) -> T:
+        """Read in one transaction. ``work`` may be called again, with another connection."""
 
-    @contextmanager
-    def writing(self, *, durable: bool = True) -> Iterator[Connection]:
-        """Write in one transaction.
+        def attempt() -> T:
+            with self.engine.begin() as connection:
+                return work(connection)
+
+        with self.border():
+            if self.path is None:
+                return self._patiently(attempt)
+            return undisturbed(self.path, attempt)
+
+    def write(self, study: int | str | None, work: Work[T], *, durable: bool = True) -> T:
+        """Write in one transaction, all or nothing, once.
+
+        A connection that is lost is made again, and the transaction repeated unless it had been
+        committed already. Whoever holds the study writes with its lock held, or not at all.
 
         Args:
+            study: whose rows are written: its id, or its name before it has one; None: no study's.
+            work: called with the connection, again after it was rolled back.
             durable: wait for the disk. What is written without waiting may be lost with the power,
-                and never anything else: the next durable write takes it along.
+                and never anything else: the next durable write takes it along. It must be such that
+                writing it twice is writing it once.
+
+        Raises:
+            StudyLockedError: this process held the study, and another one has taken it since.
+            StorageError: the database refused, or stayed away.
         """
-        options = {"moeash_writes": True, "moeash_durable": durable}
-        with (
-            self.border(),
-            self.engine.connect() as connection,
-            connection.execution_options(**options).begin(),
-        ):
-            yield connection
+        with self.border():
+            hold = self._hold_of(study)
+            if hold is None:
+                return self._patiently(lambda: self._write_once(work, durable))
+            return self._patiently(FencedWrite(hold, work, durable=durable), hold.drop)
 
     @contextmanager
     def lock(self, study: str) -> Iterator[None]:
         """Hold a study for writing; see :meth:`moeash.study.storage.base.Storage.lock`."""
-        if self.path is None:
-            with self.border(), advisory_lock(self.engine, study):
+        path = self.path
+        if path is None:
+            with self._held(study, lambda: SessionLock(self.engine, study)):
                 yield
             return
-        with file_lock(self.path, study):
+        with self._held(study, lambda: FileLock(self.engine, path, study)):
             with self.border():
                 # An idle connection: without any, SQLite would fold its log into the database
                 # after every commit, which more than doubles the time of one.
@@ -122,9 +183,81 @@ class Database:
         """Return who holds each study for writing; None when nobody does."""
         if self.path is not None:
             return {study: file_lock_holder(self.path, study) for study in studies}
-        with self.reading() as connection:
-            return advisory_lock_holders(connection, studies)
+        return self.read(lambda connection: advisory_lock_holders(connection, studies))
 
     def close(self) -> None:
         """Release connections."""
         self.engine.dispose()
+
+    @contextmanager
+    def _held(self, study: str, take: Callable[[], FileLock | SessionLock]) -> Iterator[None]:
+        with self.border():
+            hold = self._patiently(take)
+        self._holds[study] = hold
+        try:
+            yield
+        finally:
+            del self._holds[study]
+            hold.release()
+
+    def _hold_of(self, study: int | str | None) -> Hold | None:
+        if study is None or not self._holds:
+            return None
+        if isinstance(study, int):
+            if study not in self._names:
+                query = select(STUDIES.c.name).where(STUDIES.c.id == study)
+                name = self.read(lambda connection: connection.execute(query).scalar_one_or_none())
+                if name is None:
+                    return None
+                self._names[study] = name
+            study = self._names[study]
+        return self._holds.get(study)
+
+    def _write_once(self, work: Work[T], durable: bool) -> T:
+        options = {"moeash_writes": True, "moeash_durable": durable}
+        with self.engine.connect() as plain:
+            connection = plain.execution_options(**options)
+            with connection.begin() as transaction:
+                result = work(connection)
+                try:
+                    transaction.commit()
+                except DBAPIError as error:
+                    if self.path is None and lost_connection(error):
+                        raise StorageError(
+                            f"database {self.url}: the connection was lost before it said whether "
+                            "the last write is stored; look before writing it again"
+                        ) from error
+                    raise
+            return result
+
+    def _patiently(self, attempt: Callable[[], T], lost: Callable[[], None] | None = None) -> T:
+        """Try until the server answers, or patience ends.
+
+        Args:
+            attempt: tried again only where that is safe.
+            lost: called whenever the connection is lost.
+        """
+        delay, deadline = 0.05, time.monotonic() + self._patience_s
+        try:
+            while True:
+                try:
+                    result = attempt()
+                except DBAPIError as error:
+                    if self.path is not None:
+                        raise
+                    if lost_connection(error):
+                        if lost is not None:
+                            lost()
+                    elif not rolled_back(error):
+                        raise
+                    if not self._is_reached or time.monotonic() > deadline:
+                        raise
+                else:
+                    self._is_reached = True
+                    return result
+                time.sleep(delay)
+                delay = min(2 * delay, 1.0)
+        except (DBAPIError, KeyboardInterrupt, SystemExit):
+            # Whoever reports this failure does not wait as long once more.
+            self._is_reached = False
+            raise

@@ -5,17 +5,43 @@ it, so its database is a server's.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from moeash.errors import StorageError, StudyLockedError
+from moeash.study.storage.fence import Fence
 from moeash.study.storage.lock import this_process
 
 SCHEMA_KEY = 0x6D6F65617368  # "moeash": held while the schema is created or upgraded
 CONNECT_TIMEOUT_S = 10
+GHOST_S = 10.0  # how long the server may take to end a connection of ours that was lost
 UNKNOWN = "another process"
+
+_SERVER_STOPS = {
+    "57P01",  # admin_shutdown
+    "57P02",  # crash_shutdown
+    "57P03",  # cannot_connect_now: it is starting
+    "53300",  # too_many_connections
+}
+
+_TRY_LOCK = text("SELECT pg_try_advisory_lock(:key)")
+_OUR_PROCESS = text("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")
+_LOCKS = (
+    "FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) "
+    "WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 "
+    "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+_LOCK_KEY = "(l.classid::bigint << 32 | l.objid::bigint)"
+_END_GHOST = text(
+    f"SELECT pg_terminate_backend(l.pid) {_LOCKS} AND {_LOCK_KEY} = :key "
+    "AND l.pid = :pid AND a.backend_start = :backend_start"
+)
 
 
 def postgres_engine(url: URL) -> Engine:
@@ -33,10 +59,15 @@ def postgres_engine(url: URL) -> Engine:
     try:
         engine = create_engine(
             url,
-            pool_size=2,  # one study is written by one thread; a second connection holds its lock
+            pool_size=2,  # one study is written by one thread, on a connection of its own
             pool_pre_ping=True,  # the server may restart during a study of days
             connect_args={
                 "connect_timeout": CONNECT_TIMEOUT_S,
+                # A peer that is gone without a word is noticed within a minute.
+                "keepalives_idle": 30,
+                "keepalives_interval": 10,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 60_000,
                 # Shown to whoever finds the study locked.
                 "application_name": this_process()[:63],
             },
@@ -59,41 +90,131 @@ def lock_schema(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_KEY})
 
 
-@contextmanager
-def advisory_lock(engine: Engine, study: str) -> Iterator[None]:
-    """Hold ``study`` on a connection of its own; the server drops the lock with the connection.
+def lost_connection(error: DBAPIError) -> bool:
+    """Tell whether an error says that the server is not there, for now."""
+    if error.connection_invalidated:
+        return True
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    # psycopg reports what it notices itself, and every failure to connect, without a code.
+    code = getattr(error.orig, "sqlstate", None)
+    return code is None or code.startswith("08") or code in _SERVER_STOPS
 
-    Raises:
-        StudyLockedError: another process, or another thread, holds it; says which.
+
+def rolled_back(error: DBAPIError) -> bool:
+    """Tell whether the server undid a transaction for the sake of another one."""
+    return getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
+
+
+class SessionLock:
+    """A study held for writing on one connection, which all its writes take as well.
+
+    The server drops the lock with the connection. What is written on it is therefore written with
+    the lock held; and when the lock can be taken again, no earlier write is on its way any more.
+
+    Attributes:
+        fence: what every write checks.
     """
-    key = _key(study)
-    with engine.connect() as plain:
-        connection = plain.execution_options(isolation_level="AUTOCOMMIT")
-        if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), key).scalar_one():
-            owner = advisory_lock_holders(connection, [study])[study] or UNKNOWN
-            raise StudyLockedError(
-                f"study {study!r} is being worked on by {owner}; "
-                "wait for it to end, or give this study another name"
-            )
+
+    def __init__(self, engine: Engine, study: str) -> None:
+        """Take the study.
+
+        Raises:
+            StudyLockedError: another process, or another thread, holds it; says which.
+        """
+        self.fence = Fence(study)
+        self._engine = engine
+        self._study = study
+        self._key = _key(study)
+        self._ours: list[dict[str, Any]] = []  # the server's processes that may have our lock
+        self._connection: Connection | None = self._locked(self.fence.take)
+        self._alone = threading.RLock()
+
+    @contextmanager
+    def session(self) -> Iterator[Connection]:
+        """Yield the connection, for one thread at a time."""
+        with self._alone:
+            if self._connection is None or self._connection.invalidated:
+                self.drop()
+                self._connection = self._locked(self.fence.retake)
+            yield self._connection
+
+    def drop(self) -> None:
+        """Forget a connection that is lost, and the lock with it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(SQLAlchemyError):
+                connection.invalidate()
+            with suppress(SQLAlchemyError):
+                connection.close()
+
+    def release(self) -> None:
+        """Let go of the study. Whatever the server says: closing the connection does so too."""
+        connection = self._connection
+        if connection is None or connection.invalidated:
+            self.drop()
+            return
         try:
-            yield
-        finally:
-            # The connection goes back to the pool, so the lock must not depend on its end. If the
-            # server is gone so is the lock.
-            if not connection.invalidated:
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
+            with connection.begin():
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), self._key)
+            connection.close()
+        except SQLAlchemyError:
+            self.drop()
+        self._connection = None
+
+    def _locked(self, then: Callable[[Connection], None]) -> Connection:
+        """Return a connection that has the lock, after doing something in the same transaction."""
+        connection = self._engine.connect()
+        try:
+            deadline = time.monotonic() + GHOST_S
+            while not self._try(connection, then):
+                if time.monotonic() > deadline or not self._end_ghost(connection):
+                    owner = self._owner(connection)
+                    raise StudyLockedError(
+                        f"study {self._study!r} is being worked on by {owner}; "
+                        "wait for it to end, or give this study another name"
+                    )
+                time.sleep(0.05)
+        except BaseException:
+            # Not back into the pool: it may have the lock.
+            connection.invalidate()
+            connection.close()
+            raise
+        return connection
+
+    def _try(self, connection: Connection, then: Callable[[Connection], None]) -> bool:
+        connection.execution_options(moeash_writes=True, moeash_durable=True)
+        with connection.begin():
+            process = dict(connection.execute(_OUR_PROCESS).one()._mapping)
+            if process not in self._ours:
+                self._ours.append(process)
+            if not connection.execute(_TRY_LOCK, self._key).scalar_one():
+                return False
+            then(connection)
+        self._ours = [process]
+        return True
+
+    def _end_ghost(self, connection: Connection) -> bool:
+        """End our own lost connection, which the server may believe in for hours.
+
+        Returns:
+            Whether it had the lock.
+        """
+        with connection.begin():
+            return any(
+                connection.execute(_END_GHOST, self._key | process).first() is not None
+                for process in self._ours
+            )
+
+    def _owner(self, connection: Connection) -> str:
+        with connection.begin():
+            return advisory_lock_holders(connection, [self._study])[self._study] or UNKNOWN
 
 
 def advisory_lock_holders(connection: Connection, studies: Sequence[str]) -> dict[str, str | None]:
     """Return who holds each of ``studies``; None when nobody does."""
-    found = connection.execute(
-        text(
-            "SELECT (l.classid::bigint << 32 | l.objid::bigint) AS key, a.application_name "
-            "FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) "
-            "WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 "
-            "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        )
-    )
+    query = text(f"SELECT {_LOCK_KEY} AS key, a.application_name {_LOCKS}")
+    found = connection.execute(query)
     # Another user's name is not shown to everybody.
     owners = {row.key: row.application_name or UNKNOWN for row in found}
     return {study: owners.get(_key(study)["key"]) for study in studies}

@@ -93,12 +93,14 @@ def event_values(study_id: int, event: Event, created_at: str | None = None) -> 
 def study_of(row: Row[Any]) -> StudyRecord:
     """Return the record of a row of studies."""
     values = row._mapping
-    facts = {name: values[name] for name in StudyFacts.__dataclass_fields__}
-    facts |= {"objectives": tuple(facts["objectives"]), "reference": tuple(facts["reference"])}
+    plain = {name: values[name] for name in StudyFacts.__dataclass_fields__}
+    plain |= {"objectives": tuple(plain["objectives"]), "reference": tuple(plain["reference"])}
+    facts = StudyFacts(**plain)
+    float(facts.wanted_floor)  # of the specification, which is read before anything checks it
     names = ("id", "status", "ending", "reason", "owner", "created_at", "updated_at")
     doing = values["activity"]
     return StudyRecord(
-        facts=StudyFacts(**facts),
+        facts=facts,
         activity=None if doing is None else EventRecord(id=0, **doing),
         **{name: values[name] for name in names},
     )
@@ -122,15 +124,23 @@ def outcome_of(row: Row[Any]) -> Outcome:
     return Outcome(sizes=sizes, **{name: values[name] for name in names})
 
 
+def held_of(row: Row[Any]) -> tuple[str, Outcome]:
+    """Return the key of a row of held outcomes, and its outcome."""
+    return row.recipe, outcome_of(row)
+
+
 def evaluation_of(row: Row[Any]) -> EvaluationRecord:
     """Return the record of a row of evaluations."""
     values = row._mapping
+    recipe = Recipe.from_dict(json.loads(values["recipe"]))
+    if recipe.key != values["recipe"]:
+        raise ValueError("its recipe is not written as recipes are")
     return EvaluationRecord(
         number=values["number"],
         stage=values["stage"],
         generation=values["generation"],
         parent=values["parent"],
-        job=Job(Recipe.from_dict(json.loads(values["recipe"])), values["floor"]),
+        job=Job(recipe, values["floor"]),
         outcome=outcome_of(row),
         created_at=values["created_at"],
     )

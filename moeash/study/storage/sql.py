@@ -17,8 +17,9 @@ from moeash.names import nearest
 from moeash.study.events import Evaluated, Event, GenerationEnded
 from moeash.study.facts import StudyFacts
 from moeash.study.storage.artifacts import MOEASH_ARTIFACTS, Artifacts
-from moeash.study.storage.database import Database
+from moeash.study.storage.database import PATIENCE_S, Database
 from moeash.study.storage.lock import this_process
+from moeash.study.storage.reading import read_rows
 from moeash.study.storage.records import (
     EvaluationRecord,
     EventRecord,
@@ -37,9 +38,9 @@ from moeash.study.storage.rows import (
     event_values,
     facts_values,
     generation_of,
+    held_of,
     job_values,
     key_of,
-    outcome_of,
     stored_text,
     study_of,
 )
@@ -62,21 +63,29 @@ class SqlStorage:
     """
 
     def __init__(
-        self, url: str, *, create: bool = True, busy_timeout_s: float = BUSY_TIMEOUT_S
+        self,
+        place: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """Open the database, creating or upgrading its schema.
 
         Args:
-            url: an SQLAlchemy URL, or a path to an SQLite file.
+            place: a path of an SQLite file, or an SQLAlchemy URL.
             create: make a database that does not exist.
             busy_timeout_s: how long a write waits for another process's write.
+            patience_s: how long a server that was there is waited for when it is gone.
 
         Raises:
             StorageError: it cannot be opened.
             StudyNotFoundError: it does not exist and is not to be created.
             SchemaError: it is newer than this moeash, or not moeash's.
         """
-        self.database = Database(url, create=create, busy_timeout_s=busy_timeout_s)
+        self.database = Database(
+            place, create=create, busy_timeout_s=busy_timeout_s, patience_s=patience_s
+        )
         self.url = self.database.url
         path, shared = self.database.path, os.environ.get(MOEASH_ARTIFACTS)
         if path is not None:
@@ -99,8 +108,9 @@ class SqlStorage:
             "updated_at": created,
         }
         try:
-            with self.database.writing() as connection:
-                connection.execute(insert(STUDIES).values(values))
+            self.database.write(
+                facts.name, lambda connection: connection.execute(insert(STUDIES).values(values))
+            )
         except StorageError as error:
             if isinstance(error.__cause__, IntegrityError):
                 raise StudyExistsError(f"a study named {facts.name!r} exists already") from error
@@ -109,28 +119,29 @@ class SqlStorage:
 
     def study(self, name: str) -> StudyRecord:
         """Return a study by name."""
-        with self.database.reading() as connection:
-            row = connection.execute(select(STUDIES).where(STUDIES.c.name == name)).one_or_none()
-            if row is None:
-                names = connection.execute(select(STUDIES.c.name)).scalars().all()
-                raise StudyNotFoundError(f"no study {name!r} in {self.url}; {nearest(name, names)}")
-        return study_of(row)
+        query = select(STUDIES).where(STUDIES.c.name == name)
+
+        def work(connection: Connection) -> StudyRecord:
+            for record in read_rows(connection, query, study_of):
+                return record
+            names = connection.execute(select(STUDIES.c.name)).scalars().all()
+            raise StudyNotFoundError(f"no study {name!r} in {self.url}; {nearest(name, names)}")
+
+        return self.database.read(work)
 
     def studies(self) -> Sequence[StudyRecord]:
         """Return all studies, oldest first."""
         query = select(STUDIES).order_by(STUDIES.c.id)
-        with self.database.reading() as connection:
-            return [study_of(row) for row in connection.execute(query)]
+        return self.database.read(lambda connection: read_rows(connection, query, study_of))
 
     def summaries(self, names: Collection[str] | None = None) -> Sequence[StudySummary]:
         """Return studies with counts of all they hold, oldest first."""
         if names is None:
-            with self.database.reading() as connection:
-                names = connection.execute(select(STUDIES.c.name)).scalars().all()
+            query = select(STUDIES.c.name)
+            names = self.database.read(lambda c: c.execute(query).scalars().all())
         # Asked before anything is read: whoever ends says how first, and lets go then.
         holders = self.database.holders(list(names))
-        with self.database.reading() as connection:
-            return summaries(connection, holders)
+        return self.database.read(lambda connection: summaries(connection, holders))
 
     def set_status(
         self,
@@ -149,15 +160,13 @@ class SqlStorage:
             values["owner"] = this_process()
         if ending is not None:
             values["ending"] = ending
-        with self.database.writing() as connection:
-            _touch(connection, study_id, **values)
+        self.database.write(study_id, lambda c: _touch(c, study_id, **values))
 
     def set_activity(self, study_id: int, event: Event) -> None:
         """Overwrite what is being done."""
         values = event_values(study_id, event)
         del values["study_id"]
-        with self.database.writing(durable=False) as connection:
-            _touch(connection, study_id, activity=values)
+        self.database.write(study_id, lambda c: _touch(c, study_id, activity=values), durable=False)
 
     # ------------------------------------------------------------------ evaluations
 
@@ -165,14 +174,17 @@ class SqlStorage:
         """Store evaluations, their artifacts and their events: all or nothing, in one commit."""
         if not records:
             return
-        with self.database.writing() as connection:
+
+        def work(connection: Connection) -> None:
             kept = self._release(connection, study_id, [record.job for record in records])
-            kept |= self._put_artifacts(connection, study_id, [r.outcome for r in records])
+            kept |= self._artifacts.put(connection, study_id, [r.outcome for r in records])
             rows = [evaluation_values(study_id, record, kept) for record in records]
             connection.execute(insert(EVALUATIONS), rows)
             events = [event_values(study_id, Evaluated(r), r.created_at) for r in records]
             connection.execute(insert(EVENTS), events)
             _touch(connection, study_id, updated_at=records[-1].created_at)
+
+        self.database.write(study_id, work)
 
     def _release(self, connection: Connection, study_id: int, jobs: Sequence[Job]) -> set[str]:
         """Hold the outcomes of jobs no longer; return the fingerprints of their artifacts."""
@@ -180,18 +192,6 @@ class SqlStorage:
         query = delete(HELD).where(HELD.c.study_id == study_id, HELD.c.key.in_(keys))
         released = connection.execute(query.returning(HELD.c.artifact)).scalars()
         return {artifact for artifact in released if artifact is not None}
-
-    def _put_artifacts(
-        self, connection: Connection, study_id: int, outcomes: Sequence[Outcome]
-    ) -> set[str]:
-        """Store the artifacts that outcomes bring; return their fingerprints."""
-        contents = {
-            outcome.fingerprint: outcome.artifact
-            for outcome in outcomes
-            if outcome.artifact is not None and outcome.fingerprint is not None
-        }
-        self._artifacts.put(connection, study_id, contents)
-        return set(contents)
 
     def evaluation(self, study_id: int, number: int) -> EvaluationRecord | None:
         """Return one evaluation."""
@@ -217,51 +217,59 @@ class SqlStorage:
         if status is not None:
             query = query.where(EVALUATIONS.c.status == status)
         query = query.order_by(EVALUATIONS.c.number)
-        with self.database.reading() as connection:
-            if numbers is None:
-                found = connection.execute(query.limit(limit))
-                return [evaluation_of(row) for row in found]
-            wanted = sorted(set(numbers))
-            rows = [
-                row
+        if numbers is None:
+            limited = query.limit(limit)
+            return self.database.read(lambda c: read_rows(c, limited, evaluation_of))
+        wanted = sorted(set(numbers))
+
+        def work(connection: Connection) -> list[EvaluationRecord]:
+            return [
+                record
                 for first in range(0, len(wanted), MANY)
-                for row in connection.execute(
-                    query.where(EVALUATIONS.c.number.in_(wanted[first : first + MANY]))
+                for record in read_rows(
+                    connection,
+                    query.where(EVALUATIONS.c.number.in_(wanted[first : first + MANY])),
+                    evaluation_of,
                 )
             ]
-        return [evaluation_of(row) for row in rows[:limit]]
+
+        return self.database.read(work)[:limit]
 
     def points(
         self, study_id: int, sizes: Sequence[SizeName], *, floor: float = float("-inf")
     ) -> Points:
         """Return metric and sizes of the complete evaluations from a metric on."""
-        with self.database.reading() as connection:
-            return points(connection, study_id, sizes, floor)
+        return self.database.read(lambda c: points(c, study_id, sizes, floor))
 
     def hold(self, study_id: int, job: Job, outcome: Outcome) -> None:
         """Keep an outcome whose number is not known yet."""
         known = select(EVALUATIONS.c.number).where(
             EVALUATIONS.c.study_id == study_id, EVALUATIONS.c.key == key_of(job)
         )
-        with self.database.writing() as connection:
+
+        def work(connection: Connection) -> None:
             number = connection.execute(known).scalar_one_or_none()
             if number is not None:
                 raise StorageError(f"{job.recipe} is evaluation {number} already")
-            kept = self._put_artifacts(connection, study_id, [outcome])
+            kept = self._artifacts.put(connection, study_id, [outcome])
             values = job_values(job, outcome, kept)
             connection.execute(insert(HELD).values(study_id=study_id, **values))
+
+        self.database.write(study_id, work)
 
     def held(self, study_id: int) -> Mapping[str, Outcome]:
         """Return the outcomes held, by key."""
         query = select(HELD).where(HELD.c.study_id == study_id)
-        with self.database.reading() as connection:
-            return {row.recipe: outcome_of(row) for row in connection.execute(query)}
+        return dict(self.database.read(lambda c: read_rows(c, query, held_of)))
 
     def drop_held(self, study_id: int) -> None:
         """Forget the outcomes held."""
-        with self.database.writing() as connection:
+
+        def work(connection: Connection) -> None:
             connection.execute(delete(HELD).where(HELD.c.study_id == study_id))
             self._artifacts.drop_unused(connection, study_id)
+
+        self.database.write(study_id, work)
 
     def forget_retriable(self, study_id: int) -> int:
         """Forget failures that say nothing about their candidates."""
@@ -273,7 +281,8 @@ class SqlStorage:
         searched = select(func.min(EVALUATIONS.c.generation)).where(
             *retriable, EVALUATIONS.c.stage == "search"
         )
-        with self.database.writing() as connection:
+
+        def work(connection: Connection) -> int:
             first = connection.execute(searched).scalar_one()
             if first is not None:
                 connection.execute(
@@ -283,17 +292,17 @@ class SqlStorage:
                 )
             return connection.execute(delete(EVALUATIONS).where(*retriable)).rowcount
 
+        return self.database.write(study_id, work)
+
     # ------------------------------------------------------------------ artifacts
 
     def artifact(self, study_id: int, fingerprint: str) -> bytes:
         """Return an artifact after checking its digest."""
-        with self.database.reading() as connection:
-            return self._artifacts.get(connection, study_id, fingerprint)
+        return self.database.read(lambda c: self._artifacts.get(c, study_id, fingerprint))
 
     def artifacts(self, study_id: int) -> Mapping[str, int]:
         """Return which artifacts there are: bytes by fingerprint."""
-        with self.database.reading() as connection:
-            return self._artifacts.sizes(connection, study_id)
+        return self.database.read(lambda c: self._artifacts.sizes(c, study_id))
 
     # ------------------------------------------------------------------ generations, events
 
@@ -303,11 +312,14 @@ class SqlStorage:
             GENERATIONS.c.study_id == study_id, GENERATIONS.c.index == generation.index
         )
         values = {name: getattr(generation, name) for name in generation.__dataclass_fields__}
-        with self.database.writing() as connection:
+
+        def work(connection: Connection) -> None:
             if connection.execute(known).one_or_none() is None:
                 connection.execute(insert(GENERATIONS).values(study_id=study_id, **values))
                 event = event_values(study_id, GenerationEnded(generation))
                 connection.execute(insert(EVENTS).values(event))
+
+        self.database.write(study_id, work)
 
     def generations(self, study_id: int) -> Sequence[GenerationRecord]:
         """Return all generations of a study by index."""
@@ -316,17 +328,19 @@ class SqlStorage:
             .where(GENERATIONS.c.study_id == study_id)
             .order_by(GENERATIONS.c.index)
         )
-        with self.database.reading() as connection:
-            return [generation_of(row) for row in connection.execute(query)]
+        return self.database.read(lambda c: read_rows(c, query, generation_of))
 
     def add_events(self, study_id: int, events: Sequence[Event]) -> None:
         """Store lasting events in their order."""
         if not events:
             return
         rows = [event_values(study_id, event) for event in events]
-        with self.database.writing() as connection:
+
+        def work(connection: Connection) -> None:
             connection.execute(insert(EVENTS), rows)
             _touch(connection, study_id)
+
+        self.database.write(study_id, work)
 
     def events(
         self,
@@ -342,8 +356,7 @@ class SqlStorage:
         if kinds is not None:
             query = query.where(EVENTS.c.kind.in_(kinds))
         query = query.order_by(EVENTS.c.id.desc() if newest else EVENTS.c.id).limit(limit)
-        with self.database.reading() as connection:
-            found = [event_of(row) for row in connection.execute(query)]
+        found = self.database.read(lambda c: read_rows(c, query, event_of))
         return found[::-1] if newest else found
 
     def n_events(self, study_id: int, kind: str, *, after: int = 0) -> int:
@@ -353,8 +366,7 @@ class SqlStorage:
             .select_from(EVENTS)
             .where(EVENTS.c.study_id == study_id, EVENTS.c.kind == kind, EVENTS.c.id > after)
         )
-        with self.database.reading() as connection:
-            return connection.execute(query).scalar_one()
+        return self.database.read(lambda c: c.execute(query).scalar_one())
 
     # ------------------------------------------------------------------ the writer
 
@@ -362,8 +374,7 @@ class SqlStorage:
     def lock(self, study: str) -> Iterator[None]:
         """Hold a study for writing."""
         with self.database.lock(study):
-            with self.database.reading() as connection:
-                self._artifacts.clean(connection, study)
+            self.database.read(lambda c: self._artifacts.clean(c, study))
             yield
 
     def holder(self, study: str) -> str | None:

@@ -1,51 +1,92 @@
 """What SQLite needs that PostgreSQL does not."""
 
+import os
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from moeash.errors import StorageError
 
+T = TypeVar("T")
 
-def database_of(url: URL) -> Path:
-    """Return the SQLite file of a URL: absolute and without links, so that a lock is one lock.
+RACES = 5
+"""How often a reader who may not write begins anew when a writer came in between."""
+
+
+def path_of(url: URL, written: str) -> Path:
+    """Return the SQLite file of a URL, as :func:`database_at` does.
+
+    Args:
+        url: as it was understood.
+        written: as it was given.
 
     Raises:
-        StorageError: it is another kind of database, in memory, or in a folder that is not there.
+        StorageError: it is another kind of database, or has options.
     """
+    shown = url.render_as_string(hide_password=True)
     if url.get_backend_name() != "sqlite":
         raise StorageError(
-            f"storage {url.render_as_string(hide_password=True)!r} is not supported; "
+            f"storage {shown!r} is not supported; "
             "use a path to an SQLite file, sqlite:///PATH or postgresql+psycopg://"
         )
-    if not url.database or url.database == ":memory:":
-        raise StorageError("storage in memory would forget the study; name a file")
-    path = Path(url.database).resolve()
-    if not path.parent.is_dir():
+    if "?" in written:  # also where what follows is no option and would be left out
         raise StorageError(
-            f"the folder {path.parent} of the database does not exist; create it first"
+            f"storage {written!r} has options, which an SQLite file takes none of; where the ? "
+            "belongs to the file's name, give its path instead of a URL"
         )
-    return path
+    return database_at(url.database or "")
+
+
+def database_at(path: str) -> Path:
+    """Return an SQLite file's path: absolute and without links, so that a lock is one lock.
+
+    Raises:
+        StorageError: it is in memory, no path, or in a folder that is not there.
+    """
+    if not path or path == ":memory:":
+        raise StorageError("storage in memory would forget the study; name a file")
+    try:
+        resolved = Path(path).resolve()
+        is_there = resolved.parent.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # a null character, a loop of links
+        raise StorageError(
+            f"{path!r} cannot be a database: {error}; check the path and the permissions of its "
+            "folders"
+        ) from error
+    if not is_there:
+        raise StorageError(
+            f"the folder {resolved.parent} of the database does not exist; create it first"
+        )
+    return resolved
+
+
+def may_be_written(database: Path) -> bool:
+    """Tell whether this process may write a database that exists, and files beside it."""
+    return os.access(database, os.W_OK) and os.access(database.parent, os.W_OK)
 
 
 def sqlite_engine(database: Path, busy_timeout_s: float) -> Engine:
-    """Return an engine for an SQLite file in WAL mode; every commit reaches the disk."""
-    url = URL.create("sqlite", database=str(database))
-    # One short connection a transaction: safe across threads and forks, and cheap on SQLite.
-    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": busy_timeout_s})
+    """Return an engine for an SQLite file in WAL mode; every commit reaches the disk.
 
-    @event.listens_for(engine, "connect")
-    def _configure(connection: Any, record: Any) -> None:
-        connection.isolation_level = None  # we begin transactions ourselves
-        cursor = connection.cursor()
-        _use_wal(cursor, busy_timeout_s)
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.close()
+    Where the file or its folder may not be written, it is opened for reading: then SQLite cannot
+    make the log and its index that every reader of a WAL database needs.
+    """
+
+    def connect() -> sqlite3.Connection:
+        if not database.exists() or may_be_written(database):
+            connection = sqlite3.connect(database, timeout=busy_timeout_s, isolation_level=None)
+            _configure(connection, busy_timeout_s)
+            return connection
+        return _open_to_read(database, busy_timeout_s)
+
+    # One short connection a transaction: safe across threads and forks, and cheap on SQLite.
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -57,6 +98,70 @@ def sqlite_engine(database: Path, busy_timeout_s: float) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _configure(connection: sqlite3.Connection, busy_timeout_s: float) -> None:
+    cursor = connection.cursor()
+    _use_wal(cursor, busy_timeout_s)
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _open_to_read(database: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    """Open a database that may not be written.
+
+    While somebody writes, or was killed writing, the log and its index lie beside the file, and
+    SQLite reads both without writing. Where there is no log, the file is all there is, and is
+    opened as one that never changes: nothing is locked, and nothing made beside it. A writer who
+    begins in that very moment could change it under a reader, so whoever reads looks again
+    afterwards; see :func:`undisturbed`.
+    """
+    log, index = _beside(database, "-wal"), _beside(database, "-shm")
+    mode = "mode=ro"
+    if not _has_log(database):
+        mode = "mode=ro&immutable=1"
+    elif not index.exists():
+        raise StorageError(
+            f"database {database}: its log {log.name} cannot be read where nothing may be written; "
+            "copy the two to a folder of your own and open it there"
+        )
+    return sqlite3.connect(
+        f"{database.as_uri()}?{mode}", uri=True, timeout=busy_timeout_s, isolation_level=None
+    )
+
+
+def undisturbed(database: Path, read: Callable[[], T]) -> T:
+    """Return what ``read`` returns, calling it again where a writer began meanwhile."""
+    for _ in range(RACES):
+        before = _snapshot(database)
+        try:
+            result = read()
+        except SQLAlchemyError:
+            if before == _snapshot(database):
+                raise
+        else:
+            if before == _snapshot(database):
+                return result
+    return read()
+
+
+def _snapshot(database: Path) -> tuple[int, ...] | None:
+    """Return what tells states of a database apart; None where SQLite itself keeps them apart."""
+    if not database.exists() or may_be_written(database) or _has_log(database):
+        return None
+    found = database.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _has_log(database: Path) -> bool:
+    # An empty log is left where a log was folded into the database.
+    log = _beside(database, "-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+def _beside(database: Path, ending: str) -> Path:
+    return database.with_name(f"{database.name}{ending}")
 
 
 def _use_wal(cursor: sqlite3.Cursor, busy_timeout_s: float) -> None:

@@ -3,11 +3,13 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, and_, case, func, select
+from sqlalchemy import Connection, Row, and_, case, func, select
 
 from moeash.core.objectives import SizeName
+from moeash.study.storage.reading import read_rows, understood
 from moeash.study.storage.records import Count, EventRecord, Points, StudySummary
 from moeash.study.storage.rows import study_of
 from moeash.study.storage.tables import EVALUATIONS, EVENTS, GENERATIONS, STUDIES
@@ -27,8 +29,11 @@ def points(
         )
         .order_by(EVALUATIONS.c.number)
     )
-    values = chain.from_iterable(connection.execute(query).fetchall())
-    table = np.fromiter(values, dtype=np.float64).reshape(-1, len(columns))
+    with understood(f"an evaluation of study {study_id}"):
+        values = chain.from_iterable(connection.execute(query).fetchall())
+        table = np.fromiter(values, dtype=np.float64).reshape(-1, len(columns))
+        if not np.isfinite(table).all():
+            raise ValueError("a metric or a size is not finite")
     return Points(table[:, 0].astype(np.int64), table[:, 1], table[:, 2:])
 
 
@@ -74,19 +79,20 @@ def summaries(connection: Connection, holders: Mapping[str, str | None]) -> list
         .order_by(STUDIES.c.id)
     )
     counts = _counts(connection, list(holders))
-    return [
-        StudySummary(
+
+    def make(row: Row[Any]) -> StudySummary:
+        return StudySummary(
             record=study_of(row),
             holder=holders[row.name],
             counts=tuple(counts[row.id]),
             n_generations=row.n_generations,
-            hypervolume=row.hypervolume,
+            hypervolume=None if row.hypervolume is None else float(row.hypervolume),
             last_event=None
             if row.event_id is None
             else EventRecord(row.event_id, row.event_created_at, row.event_kind, row.event_payload),
         )
-        for row in connection.execute(studies)
-    ]
+
+    return read_rows(connection, studies, make)
 
 
 def _counts(connection: Connection, names: list[str]) -> dict[int, list[Count]]:
@@ -109,17 +115,19 @@ def _counts(connection: Connection, names: list[str]) -> dict[int, list[Count]]:
         .group_by(EVALUATIONS.c.study_id, EVALUATIONS.c.stage, EVALUATIONS.c.status)
         .order_by(EVALUATIONS.c.study_id, EVALUATIONS.c.stage, EVALUATIONS.c.status)
     )
-    counts: dict[int, list[Count]] = defaultdict(list)
-    for row in connection.execute(query):
-        counts[row.study_id].append(
-            Count(
-                stage=row.stage,
-                status=row.status,
-                n=row.n,
-                n_retriable=int(row.n_retriable),
-                n_batches=int(row.n_batches),
-                duration_s=float(row.duration_s),
-                smallest_bytes=row.least,
-            )
+
+    def make(row: Row[Any]) -> tuple[int, Count]:
+        return row.study_id, Count(
+            stage=row.stage,
+            status=row.status,
+            n=row.n,
+            n_retriable=int(row.n_retriable),
+            n_batches=int(row.n_batches),
+            duration_s=float(row.duration_s),
+            smallest_bytes=None if row.least is None else int(row.least),
         )
+
+    counts: dict[int, list[Count]] = defaultdict(list)
+    for study_id, count in read_rows(connection, query, make):
+        counts[study_id].append(count)
     return counts

@@ -151,3 +151,13 @@ EVENTS = Table(
     # Without it SQLite would give the id of a deleted event again, and a stream would miss the new.
     sqlite_autoincrement=True,
 )
+
+FENCES = Table(
+    "fences",
+    METADATA,
+    Column("study", String(200), primary_key=True),
+    Column("token", BigInteger, nullable=False),
+    Column("writes", BigInteger, nullable=False),
+)
+"""Who may write a study, by name, because a study is held before it is stored; see
+:mod:`moeash.study.storage.fence`."""

@@ -116,3 +116,16 @@ assert not loaded, loaded
 def test_options_and_specs_are_read_without_anything_heavy(code, pytestconfig):
     command = [sys.executable, "-c", LIGHT.format(code=code)]
     subprocess.run(command, check=True, cwd=pytestconfig.rootpath)
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"), [("x" * 200, True), ("é" * 100, True), ("é" * 101, False)]
+)
+def test_a_name_that_no_file_can_have_is_refused_before_the_search(tmp_path, name, fits):
+    plain = digits_spec().to_dict() | {"name": name}
+    if fits:
+        assert StudySpec.from_dict(plain).name == name
+        (tmp_path / f"{name}.moeash").touch()
+    else:
+        with pytest.raises(InputError, match="takes 202 bytes, and files are named after it"):
+            StudySpec.from_dict(plain)

@@ -19,9 +19,28 @@ def _binary(name):
     return str(Path(found).resolve().with_name(name))
 
 
+class Server:
+    """A running server.
+
+    Attributes:
+        url: of its database ``postgres``.
+    """
+
+    def __init__(self, url, control, run, flags):
+        self.url = url
+        self._control, self._run, self._flags = control, run, flags
+
+    def start(self):
+        subprocess.run([*self._control, "-t", "60", "-o", self._flags, "start"], **self._run)
+
+    def stop(self, mode="immediate"):
+        """Stop it: ``immediate`` is a crash, ``fast`` says goodbye to its clients."""
+        subprocess.run([*self._control, "-m", mode, "stop"], **self._run)
+
+
 @contextmanager
 def postgres_server():
-    """Yield the URL of an empty server that does without durability."""
+    """Yield an empty server; what it has committed survives its crash, not the machine's."""
     initdb, control = _binary("initdb"), _binary("pg_ctl")
     as_server = []
     folder = Path(tempfile.mkdtemp(prefix="moeash-pg-"))
@@ -36,7 +55,6 @@ def postgres_server():
         "listen_addresses": "",  # the socket alone: nobody else gets in, in any namespace
         "unix_socket_directories": folder,
         "fsync": "off",
-        "synchronous_commit": "off",
         "full_page_writes": "off",
     }
     run = {
@@ -50,11 +68,12 @@ def postgres_server():
         subprocess.run([*as_server, initdb, "-D", folder / "data", *arguments], **run)
         flags = " ".join(f"-c {name}={value}" for name, value in options.items())
         flags = flags.replace("listen_addresses=", "listen_addresses=''")
-        pg_ctl = [*as_server, control, "-D", folder / "data", "-w"]
-        subprocess.run([*pg_ctl, "-t", "60", "-l", folder / "log", "-o", flags, "start"], **run)
+        pg_ctl = [*as_server, control, "-D", folder / "data", "-w", "-l", folder / "log"]
+        server = Server(f"postgresql+psycopg://app@/postgres?host={folder}", pg_ctl, run, flags)
+        server.start()
         try:
-            yield f"postgresql+psycopg://app@/postgres?host={folder}"
+            yield server
         finally:
-            subprocess.run([*pg_ctl, "-m", "immediate", "stop"], **run)
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.postgres
 
 @pytest.fixture(scope="module")
 def server():
-    with postgres_server() as url:
-        yield url
+    with postgres_server() as running:
+        yield running.url
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The first schema: studies, artifacts, evaluations, what is held, generations, events."""
+"""The first schema: studies and all they have, and who may write them."""
 
 from typing import Any
 
@@ -119,3 +119,9 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("events_of_a_study", "events", ["study_id", "kind", "id"])
+    op.create_table(
+        "fences",
+        sa.Column("study", sa.String(200), primary_key=True),
+        sa.Column("token", sa.BigInteger, nullable=False),
+        sa.Column("writes", sa.BigInteger, nullable=False),
+    )
