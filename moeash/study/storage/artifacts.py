@@ -7,15 +7,17 @@ Such files are removed when the study is held for writing the next time.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, Row, delete, insert, select
 
 from moeash.errors import ExportError, StorageError
 from moeash.evaluation.outcome import Outcome
 from moeash.files import replacing
+from moeash.study.storage.reading import read_rows
 from moeash.study.storage.tables import ARTIFACTS, EVALUATIONS, HELD, STUDIES
 
 IN_DATABASE_BYTES = 2**20
@@ -23,6 +25,8 @@ IN_DATABASE_BYTES = 2**20
 
 MOEASH_ARTIFACTS = "MOEASH_ARTIFACTS"
 """The environment variable that names a folder all machines share, beside PostgreSQL."""
+
+_PATH = re.compile(r"[0-9a-f]{32}/[0-9a-f]{32}\.moeash")
 
 
 class Artifacts:
@@ -68,15 +72,17 @@ class Artifacts:
         query = select(ARTIFACTS).where(
             ARTIFACTS.c.study_id == study_id, ARTIFACTS.c.fingerprint == fingerprint
         )
-        row = connection.execute(query).one_or_none()
-        if row is None:
+        rows = read_rows(connection, query, _place_of)
+        if not rows:
             raise StorageError(
                 f"no artifact is stored for the weights {fingerprint}; only solutions that take "
                 "long to build have one, build the others from their recipe"
             )
-        where = "in the database" if row.path is None else str(self._path(row.path))
-        content = row.content if row.path is None else self._read(row.path, fingerprint)
-        if _digest(content) != row.digest:
+        (content, path, digest) = rows[0]
+        where = "in the database" if path is None else str(self._path(path))
+        if path is not None:
+            content = self._read(path, fingerprint)
+        if _digest(content) != digest:
             raise StorageError(
                 f"the artifact of the weights {fingerprint}, {where}, is damaged; put it back from "
                 "a backup, or run its study under another name to make it again"
@@ -86,7 +92,7 @@ class Artifacts:
     def sizes(self, connection: Connection, study_id: int) -> dict[str, int]:
         """Return the bytes of each stored artifact by fingerprint."""
         query = _of(study_id, ARTIFACTS.c.fingerprint, ARTIFACTS.c.size_bytes)
-        return {row.fingerprint: row.size_bytes for row in connection.execute(query)}
+        return dict(read_rows(connection, query, lambda row: (row.fingerprint, row.size_bytes)))
 
     def drop_unused(self, connection: Connection, study_id: int) -> None:
         """Delete the rows that neither an evaluation nor a held outcome refers to."""
@@ -152,6 +158,17 @@ class Artifacts:
                 f"{error.strerror}; the folder {self.folder} belongs to its database, keep the "
                 "two together"
             ) from error
+
+
+def _place_of(row: Row[Any]) -> tuple[bytes, str | None, str]:
+    """Return an artifact's content, where it lies instead, and its digest."""
+    if (row.content is None) == (row.path is None):
+        raise ValueError("it lies neither in the database nor in a file, or in both")
+    if row.path is not None and not _PATH.fullmatch(row.path):
+        raise ValueError(
+            f"path is {row.path!r:.60} and should be a name in the folder of artifacts"
+        )
+    return row.content or b"", row.path, row.digest
 
 
 def _of(study_id: int, *columns: Any) -> Any:

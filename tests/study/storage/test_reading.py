@@ -1,0 +1,125 @@
+"""A database from elsewhere: whatever its cells hold is read or refused with its place."""
+
+import json
+import math
+import shutil
+import sqlite3
+from contextlib import closing
+
+import pytest
+from sqlalchemy import JSON
+
+from moeash.errors import MoeashError, StorageError
+from moeash.study.events import Doing, Note
+from moeash.study.storage.records import GenerationRecord
+from moeash.study.storage.sql import SqlStorage
+from moeash.study.storage.tables import METADATA
+from moeash.study.study import Study
+from tests.contracts.storage import COMPLETE, FACTS, Job, Recipe, add, replace
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "a.db"
+    storage = SqlStorage(path)
+    study = storage.create_study(FACTS)
+    add(storage, study, 1)
+    add(storage, study, 2, outcome=replace(COMPLETE, fingerprint="cd" * 16, artifact=b"bytes"))
+    storage.hold(study.id, Job(Recipe.of({"k": 7})), COMPLETE)
+    storage.put_generation(study.id, GenerationRecord(1, 0.5, 2, 1, 3, 1.5))
+    storage.add_events(study.id, [Note("hello")])
+    storage.set_activity(study.id, Doing("waiting", 1, 2))
+    storage.close()
+    return path
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    return shutil.copy(whole, tmp_path / "b.db")
+
+
+def change(path, table, column, value):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f'UPDATE {table} SET "{column}" = ?', (value,))
+        connection.commit()
+
+
+def read_everything(path):
+    storage = SqlStorage(path, create=False)
+    list(storage.studies())
+    storage.summaries()
+    study = Study(storage, "digits")
+    study.status, study.front(), study.evaluations(), study.generations()
+    storage.held(1)
+    storage.events(1)
+    storage.points(1, ["size_bytes", "entries"])
+    storage.artifact(1, "cd" * 16)
+    storage.artifacts(1)
+
+
+JSON_VALUES = ["null", "17", '"text"', "[1]", "{}", "{", "[" * 9999, '{"evaluation": 3}', b"\xff"]
+VALUES = ["text", b"\xff\x00", -1, 1.5, 1e308, 2**62, math.inf, "", None]
+
+
+HARMLESS = {
+    "key",
+    "recipe",
+    "created_at",
+    "updated_at",
+    "uid",
+    "path",
+    "artifact",
+    "error",
+    "owner",
+}
+"""Read as any text."""
+
+HARMLESS |= {"retriable"}  # what is not zero is true
+
+
+def cells():
+    for table in METADATA.tables.values():
+        if table.name != "fences":
+            for column in table.columns:
+                if not (column.primary_key or column.foreign_keys):
+                    yield table.name, column
+
+
+@pytest.mark.parametrize(("table", "column"), list(cells()), ids=str)
+def test_no_cell_of_a_database_from_elsewhere_raises_a_foreign_exception(copy, table, column):
+    refused = 0
+    for value in JSON_VALUES if isinstance(column.type, JSON) else VALUES:
+        try:
+            change(copy, table, column.name, value)
+        except sqlite3.IntegrityError:  # the schema itself says no
+            continue
+        try:
+            read_everything(copy)
+        except MoeashError:
+            refused += 1
+    assert refused or str(column.type) in ("TEXT",) or column.name in HARMLESS
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "message"),
+    [
+        ("studies", "spec", "17", r"row id 1 of table studies .* spec is 17 and should be a JSON"),
+        ("studies", "spec", "{", "table .*studies.* does not write"),
+        ("studies", "objectives", '["colour"]', "objectives is .* should be a list of"),
+        ("studies", "reference", '["x", 1]', "reference is .* should be a list of numbers"),
+        ("studies", "baseline", "high", "table .*studies"),
+        ("studies", "original_bytes", -5, "should be a whole number from 0 on"),
+        ("studies", "status", "asleep", "should be one of running, interrupted"),
+        ("evaluations", "metric", "good", r"study 1 of the database|row study_id 1"),
+        ("evaluations", "metric", None, "it is complete without metric"),
+        ("evaluations", "size_bytes", "x", "study 1|row study_id 1"),
+        ("evaluations", "recipe", "[]", "row study_id 1, number 1 of table evaluations"),
+        ("evaluations", "recipe", json.dumps({"candidate": {}, "steps": 3}), "table evaluations"),
+        ("events", "payload", "[1]", "row id 1 of table events .* should be a JSON object"),
+        ("generations", "hypervolume", math.inf, "should be a finite number"),
+    ],
+)
+def test_what_moeash_does_not_write_is_refused_with_its_place(copy, table, column, value, message):
+    change(copy, table, column, value)
+    with pytest.raises(StorageError, match=message):
+        read_everything(copy)
