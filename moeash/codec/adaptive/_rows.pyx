@@ -5,9 +5,10 @@
 Only walk.py may call this module; coder.py says what is modelled and why, walk.py owns every array.
 All state lives in them, so that a tensor can be coded in several calls, row by row. That they are
 as large as they are used is checked once a call; every index behind that is bounded by the code
-that makes it, whatever a stream says. Nothing here depends on floating point, on the compiler or on the width of ``int``; sums that may overflow wrap
-modulo 2**32. Definition: tests/codec/adaptive/twin.py, equal bit for bit in
-tests/codec/adaptive/test_coder.py, which also builds this file with bounds checks.
+that makes it, whatever a stream says. Nothing here depends on floating point, on the compiler or on
+the width of ``int``; sums that may overflow wrap modulo 2**32. Definition:
+tests/codec/adaptive/twin.py, equal bit for bit in tests/codec/adaptive/test_coder.py, which also
+builds this file with bounds checks.
 """
 
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
