@@ -11,7 +11,7 @@ import pytest
 
 from moeash.api import run_with_output
 from moeash.backends.options import BackendOptions
-from moeash.backends.ray import RayBackend, check_address, why_not_connected
+from moeash.backends.ray import RayBackend
 from moeash.errors import BackendError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Job
@@ -355,18 +355,6 @@ def test_other_versions_on_workers_are_one_clear_line(local_ray):
         backend.close()
 
 
-def test_another_ray_or_python_on_the_cluster_is_one_clear_line(ray_environment):
-    """In Ray's own words of today, so that a change of them is noticed."""
-    from ray._private.utils import check_version_info
-
-    theirs = {"ray_version": "2.1.0", "python_version": "3.8.1"}
-    with pytest.raises(RuntimeError) as caught:
-        check_version_info(theirs, "this process", raise_on_mismatch=True)
-    line = why_not_connected("head:6379", caught.value)
-    assert line.startswith("the Ray at head:6379 runs other versions than this process")
-    assert "2.1.0" in line and line.endswith("install the same") and "\n" not in line
-
-
 def test_interrupting_a_wait_is_possible(local_ray, tmp_path):
     """Ctrl-C must not hang while a candidate does."""
     hanging = Faulty(UniformOptions(k=(2, 40)), folder=str(tmp_path), fates={5: "hang"})
@@ -392,27 +380,6 @@ def _candidate(k):
     from moeash.core.recipe import Recipe
 
     return Recipe.of({"k": k})
-
-
-@pytest.mark.parametrize(
-    ("address", "message"),
-    [
-        (
-            "127.0.0.1:9",
-            r"no Ray answers at 127\.0\.0\.1:9 \(Connection refused\); start one there",
-        ),
-        ("no-such-host.invalid:6379", "no Ray answers at no-such-host"),
-        ("nowhere", "is not auto and not HOST:PORT"),
-        ("ray://127.0.0.1:10001", "is a URL; give HOST:PORT"),
-        ("127.0.0.1:99999", "no Ray answers"),
-    ],
-)
-def test_a_wrong_address_is_one_line_within_seconds(address, message):
-    started = time.monotonic()
-    with pytest.raises(BackendError, match=message) as caught:
-        check_address(address)
-    assert "\n" not in str(caught.value)
-    assert time.monotonic() - started < 30
 
 
 class TestRay(BackendContract):
