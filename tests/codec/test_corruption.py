@@ -51,11 +51,13 @@ def refused_or_read(data):
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coder", ["ans", "huffman", "adaptive"])
 def test_a_valid_checksum_over_damage_raises_nothing_else_and_stays_small(zoo, coder):
     assert_damage_is_refused(container.encode(zoo, coder=coder, notes={"a": "b"}))
 
 
+@pytest.mark.slow
 def test_a_valid_checksum_over_damaged_trellises_raises_nothing_else_and_stays_small():
     shared = network_on_trellises([8, 4, 0])
     assert any(lay_out(shared, coder="adaptive").adaptive[0].trellises)
@@ -190,6 +192,7 @@ def test_something_else_is_no_container():
             container.decode(data)
 
 
+@pytest.mark.slow
 def test_forged_files_raise_nothing_else_and_stay_small():
     files = [path.read_bytes() for path in sorted(V1.glob("*.moeash"))]
     rng = np.random.default_rng(2)

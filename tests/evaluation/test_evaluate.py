@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from moeash.codec.container import encode
+from moeash.codec.container import decode, encode
 from moeash.core.objectives import Sizes
 from moeash.core.recipe import Merge, Recipe
 from moeash.data.options import DataOptions
@@ -14,7 +14,9 @@ from moeash.data.splits import Split
 from moeash.errors import DataError, EvaluationError, InputError, SpecError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
+from moeash.methods.uniform.options import UniformOptions
 from moeash.networks.sources import load_network
+from tests.counting import Stored
 from tests.digits import digits_spec
 
 ELSEWHERE = DataOptions("npz", root="/nowhere.npz", splits={"search": {}})
@@ -200,6 +202,23 @@ def test_entries_that_no_weight_uses_are_not_counted():
     assert len(used) < shared.n_entries
     assert evaluator.evaluate(one, NOTHING).sizes.entries == len(used)
     evaluator.close()
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_the_file_of_a_solution_too_dear_to_make_again_comes_with_its_outcome(on_device):
+    method = Stored(UniformOptions(k=(2, 64)))
+    evaluator = Evaluator(replace(task(), method=method), on_device=on_device)
+    outcome = evaluator.evaluate(job(9), NOTHING)
+    assert decode(outcome.artifact).shared.fingerprint() == outcome.fingerprint
+    assert len(outcome.artifact) == outcome.sizes.size_bytes
+    assert evaluator.evaluate(job(4, floor=0.99), NOTHING).artifact is None
+    method.compressed.clear()
+    again = evaluator.evaluate(job(9, start=outcome.artifact), NOTHING)
+    assert again.fingerprint == outcome.fingerprint and not method.compressed
+    evaluator.close()
+    plain = Evaluator(task(), on_device=on_device)
+    assert plain.evaluate(job(9), NOTHING).artifact is None
+    plain.close()
 
 
 def as_shared(common):

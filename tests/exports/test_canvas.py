@@ -13,7 +13,7 @@ from moeash.exports.plots import plot_bytes, plot_front, save
 from tests.exports.pictures import POINTS
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg", ".PNG"])
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_equal_input_gives_equal_bytes(make_study, tmp_path, suffix):
     study = make_study(POINTS)
     files = [tmp_path / f"{i}{suffix}" for i in range(3)]
@@ -31,6 +31,8 @@ def test_the_suffix_chooses_the_format(tmp_path):
     figure = plot_bytes([("a", "indices", 1)])
     save(figure, tmp_path / "a.png")
     save(figure, tmp_path / "a.svg")
+    save(figure, tmp_path / "b.PNG")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.PNG").read_bytes()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
     assert b"<dc:date>" not in (tmp_path / "a.svg").read_bytes()
