@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from moeash.compression import folding, remeasuring
+from moeash.compression import folding, keeping, remeasuring
 from moeash.compression.options import NormsChoice
 from moeash.data.unlabelled import Given, Unlabelled
 from moeash.errors import InputError
 from moeash.methods.base import Method
+from moeash.networks.norms import NORM_TYPES
 from moeash.study.events import Doing, Listen, ignore
 
 Shown = bool | Listen
@@ -57,13 +58,17 @@ def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def inputs_for(method: Method, given: Given | None, norms: NormsChoice) -> Unlabelled | None:
+def inputs_for(
+    module: nn.Module, method: Method, given: Given | None, norms: NormsChoice
+) -> Unlabelled | None:
     """Return the inputs there is a use for; say so where a method does without, or has no use."""
     if given is not None:
+        has_norms = any(isinstance(part, NORM_TYPES) for part in module.modules())
         at_most = max(
             method.calibration_images,
             folding.IMAGES if norms == "folded" else 0,
             remeasuring.IMAGES if norms == "remeasured" else 0,
+            keeping.IMAGES if norms == "two_vectors" and has_norms else 0,
         )
         if not at_most:
             raise InputError(f"method {method.name} looks at no inputs; leave calibration out")

@@ -97,7 +97,7 @@ def compress(
     if refined and not chosen.refines:
         raise InputError(f"method {chosen.name} has no slower way; leave out refined")
     recipe = Recipe.of(candidate, *([Refine()] if refined else []))
-    inputs = inputs_for(chosen, calibration, described.codec.norms)
+    inputs = inputs_for(module, chosen, calibration, described.codec.norms)
     task = replace(
         described.task(module=module, calibration=inputs),
         n_threads=available_cores(),

@@ -215,7 +215,8 @@ def search(
         module=type(module).__qualname__,
         metric=getattr(evaluate, "__name__", "evaluate"),
     )
-    inputs = inputs_for(build_method(described.method), calibration, described.codec.norms)
+    method_chosen = build_method(described.method)
+    inputs = inputs_for(module, method_chosen, calibration, described.codec.norms)
     if inputs is not None:
         described = replace(described, calibration=inputs.fingerprint())
     task = replace(

@@ -12,7 +12,7 @@ from moeash.errors import (
     StudyExistsError,
 )
 from moeash.networks.sources import load_network
-from tests.api.modules import FEEDBACK, codec, likeness, search, transformer
+from tests.api.modules import FEEDBACK, codec, search, transformer
 from tests.backends.studies import Listener
 from tests.digits import digits_spec
 
@@ -74,9 +74,55 @@ def test_a_search_with_calibration_is_stored_with_it_and_continues(tmp_path):
 
 
 def test_a_method_that_looks_at_no_inputs_refuses_some():
-    module, closeness = likeness()
+    module = torch.nn.Linear(4, 2)
     with pytest.raises(InputError, match="uniform looks at no inputs; leave calibration out"):
-        search(module, closeness, calibration=module.x)
+        search(module, lambda module: 1.0, calibration=torch.randn(8, 4))
+
+
+def test_without_inputs_to_check_on_norms_are_stored_as_they_are_and_a_note_says_so(tmp_path):
+    module, told = load_network("digits-cnn"), Listener()
+    path = tmp_path / "x.moeash"
+    moeash.compress(module, path, candidate={"k": 16}, progress=told)
+    assert any("there are no inputs to check on" in note for note in told.notes)
+    assert moeash.read(path)["bn1.running_mean"].any()
+
+
+def test_norms_whose_statistics_somebody_else_reads_are_stored_as_they_are(tmp_path):
+    class Reader(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm = torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8)
+
+        def forward(self, x):
+            return self.norm(self.first(x)) + self.norm.running_mean
+
+    torch.manual_seed(0)
+    module, told = Reader(), Listener()
+    x = torch.randn(64, 8)
+    module.train()(3 + x)
+    module.eval()
+    path = tmp_path / "x.moeash"
+    moeash.compress(module, path, candidate={"k": 64}, calibration=x, progress=told)
+    assert any("something else reads their statistics" in note for note in told.notes)
+    assert moeash.read(path)["norm.running_mean"].any()
+
+
+def test_float_buffers_that_are_no_statistics_keep_their_precision(tmp_path):
+    class Rotary(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = torch.nn.Linear(8, 8)
+            self.register_buffer("inv_freq", 1 / 10000 ** (torch.arange(4) / 3.7))
+
+        def forward(self, x):
+            return self.first(x)
+
+    module = Rotary()
+    path = tmp_path / "x.moeash"
+    moeash.compress(module, path, candidate={"k": 64}, progress=False)
+    assert (moeash.read(path)["inv_freq"] == module.inv_freq.numpy()).all()
+    bias = moeash.read(path)["first.bias"]
+    assert (bias == module.first.bias.detach().half().float().numpy()).all()
 
 
 @pytest.mark.parametrize("norms", ["two_vectors", "as_they_are"])
@@ -84,7 +130,10 @@ def test_a_compressed_network_is_the_same_function_with_two_vectors(tmp_path, no
     module = load_network("digits-cnn").eval()
     x = torch.rand(5, 1, 8, 8)
     path = tmp_path / "x.moeash"
-    moeash.compress(module, path, candidate={"k": 4096}, spec=codec("float32", norms))
+    given = x if norms == "two_vectors" else None
+    moeash.compress(
+        module, path, candidate={"k": 4096}, calibration=given, spec=codec("float32", norms)
+    )
     decoded = moeash.read(path)
     rewritten = [name for name in decoded if name.endswith("running_mean")]
     assert all(decoded[name].any() == (norms == "as_they_are") for name in rewritten)
@@ -98,7 +147,11 @@ def test_two_vectors_make_the_file_smaller(tmp_path):
     module = load_network("digits-cnn")
     sizes = [
         moeash.compress(
-            module, tmp_path / "x.moeash", candidate={"k": 16}, spec=codec(norms=norms)
+            module,
+            tmp_path / "x.moeash",
+            candidate={"k": 16},
+            calibration=torch.rand(5, 1, 8, 8) if norms == "two_vectors" else None,
+            spec=codec(norms=norms),
         ).total
         for norms in ("two_vectors", "as_they_are")
     ]
@@ -182,7 +235,7 @@ def test_norms_measured_again_bring_a_coarse_network_closer(tmp_path):
             module,
             path,
             candidate={"k": 10},
-            calibration=x if again else None,
+            calibration=x,
             spec=codec(norms="remeasured" if again else "two_vectors"),
             progress=told,
         )

@@ -114,10 +114,10 @@ def test_a_study_is_opened_by_name(study):
 def test_the_storage_is_found_by_argument_environment_or_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MOEASH_STORAGE", raising=False)
-    assert moeash.open_storage().url == "sqlite:///moeash.db"
+    assert moeash.open_storage().url == str(tmp_path / "moeash.db")
     monkeypatch.setenv("MOEASH_STORAGE", "elsewhere.db")
-    assert moeash.open_storage().url == "sqlite:///elsewhere.db"
-    assert moeash.open_storage("given.db").url == "sqlite:///given.db"
+    assert moeash.open_storage().url == str(tmp_path / "elsewhere.db")
+    assert moeash.open_storage("given.db").url == str(tmp_path / "given.db")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["elsewhere.db", "given.db", "moeash.db"]
 
 

@@ -35,7 +35,8 @@ def test_any_module_is_searched_by_any_function_and_handed_back(tmp_path):
     study = search(module, evaluate, spec={"merge": {"trials": 3}})
     assert module.training and module.net[1].training
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
-    assert len(calls) == 1 + len(study.evaluations())  # the float module, then each one once
+    # The float module, its norms as two vectors, then each one once.
+    assert len(calls) == 2 + len(study.evaluations())
     assert (study.facts.metric_name, study.facts.baseline) == ("evaluate", 1.0)
     solution = study.pick("best")
     report = moeash.export(study, tmp_path / "a.moeash", id=solution.id)
@@ -76,8 +77,9 @@ def test_a_search_that_raises_hands_the_module_back(tmp_path):
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
     assert moeash.open_study("mine", storage).record.status == "interrupted"
     done = search(module, evaluate, storage=storage, name="mine")
-    # Nothing twice: 5 calls then, of which the float module and the interrupted one come again.
-    assert calls == len(done.evaluations()) + 3
+    # Nothing twice: 5 calls then, of which the float module, its norms as two vectors and the
+    # interrupted one come again; how norms are stored is known the second time.
+    assert calls == len(done.evaluations()) + 4
 
 
 def test_a_module_that_was_trained_on_is_another_network(tmp_path):

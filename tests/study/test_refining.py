@@ -1,11 +1,11 @@
 """Solutions of a front made again with more effort: stored in their order, by whoever, once."""
 
 import pytest
-from moeash.exports.study_plots import plot_front
 
 from moeash import export
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.recipe import Refine
+from moeash.exports.plots import plot_front
 from tests.backends.studies import Listener, front, run_study, sequence, spec
 
 
