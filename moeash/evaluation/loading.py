@@ -18,6 +18,7 @@ from moeash.evaluation.task import Task, available_cores
 from moeash.methods.base import Images
 from moeash.networks.network import Network
 from moeash.networks.sources import read_network
+from moeash.tracing.watching import in_eval_mode
 
 
 class Arithmetic:
@@ -123,9 +124,7 @@ def compressor_of(task: Task, progress: Progress = silent) -> Iterator[Compresso
     try:
         progress("loading the network", 0, None)
         network = load_network(task)
-        training = {part: part.training for part in network.module.modules()}
-        network.module.eval()
-        try:
+        with in_eval_mode(network.module):
             splits = {} if task.data is None else load_splits(task.data)
             inputs = load_inputs(task, splits)
             compressor = load_compressor(task, network, inputs, progress=progress)
@@ -133,8 +132,5 @@ def compressor_of(task: Task, progress: Progress = silent) -> Iterator[Compresso
                 yield compressor
             finally:
                 compressor.restore()
-        finally:
-            for part, was_training in training.items():
-                part.training = was_training
     finally:
         arithmetic.restore()

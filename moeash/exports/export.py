@@ -24,6 +24,7 @@ from moeash.evaluation.loading import Arithmetic, load_network
 from moeash.evaluation.task import Task
 from moeash.networks.inplace import load_into, write_float
 from moeash.study.solution import Solution
+from moeash.tracing.watching import in_eval_mode
 
 Build = Callable[[Recipe], SharedWeights]
 
@@ -135,15 +136,12 @@ def _check_function(task: Task, solution: Solution, arrays: Mapping[str, NDArray
         return
     arithmetic = Arithmetic(task)
     network = load_network(task)
-    training = {part: part.training for part in network.module.modules()}
     try:
-        network.module.eval()
-        load_into(network.module, arrays)
-        value = float(task.evaluate(network.module))
+        with in_eval_mode(network.module):
+            load_into(network.module, arrays)
+            value = float(task.evaluate(network.module))
     finally:
         write_float(network)
-        for part, was_training in training.items():
-            part.training = was_training
         arithmetic.restore()
     if not abs(value - solution.metric) <= ROUNDING * max(1.0, abs(solution.metric)):
         raise RebuildMismatchError(
