@@ -1,4 +1,4 @@
-"""The steady search of a real study: the phase by itself is tested in course/test_steady.py."""
+"""The steady search of a real study: the phase by itself is tested in course/test_steady_state.py."""
 
 import pytest
 

@@ -315,10 +315,10 @@ DRIVER = """
     from moeash.study.course.options import BudgetOptions
     from moeash.study.course.pump import Pump
     from moeash.study.course.standing import Standing
-    from moeash.study.course.steady import SteadyState
+    from moeash.study.course.steady_state import SteadyState
     from moeash.study.storage.sql import SqlStorage
     from tests.study.course.driving import Slots
-    from tests.study.course.test_steady import Numbers, worth
+    from tests.study.course.test_steady_state import Numbers, worth
 
     place, n, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 
@@ -387,7 +387,8 @@ def test_of_two_drivers_one_always_wins_however_often_the_server_restarts(
     n = 150
     undisturbed = SqlStorage(tmp_path / "a.db")
     undisturbed.create_study(FACTS_OF_ONE_SIZE)
-    assert drive(tmp_path / "a.db", n, 0).communicate()[0] == "finished\n"
+    out, err = drive(tmp_path / "a.db", n, 0).communicate()
+    assert out == "finished\n", err
     storage = SqlStorage(database)
     study = storage.create_study(FACTS_OF_ONE_SIZE)
     drivers = [drive(database, n, 0.02) for _ in range(2)]
