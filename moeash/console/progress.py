@@ -190,7 +190,7 @@ class LiveProgress:
         self._live = Live(
             console=self._console, get_renderable=picture, transient=True, refresh_per_second=8
         )
-        self._live.start()
+        self._live.start(refresh=True)  # else only after an eighth of a second
 
     def __call__(self, event: Event) -> None:
         """Show an event."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 STOP_WAIT_S = 30.0
 POLL_S = 0.2
+AGENT_WAIT_S = 60.0
+"""How long a head that has just started may take until it can start jobs."""
 
 ON_CLUSTER = ('backend.kind="ray"', 'backend.address="auto"')
 """Settings of every study that runs as a job."""
@@ -106,13 +108,25 @@ class RayJobs:
             if before is not None:
                 self._client.delete_job(job)  # its name is free again, and the study continues
             Path(folder, "spec.toml").write_text(launch.spec, encoding="utf-8")
-            self._client.submit_job(
+            self._submit(
                 entrypoint=entrypoint(launch),
                 submission_id=job,
                 runtime_env={"working_dir": folder, "env_vars": environment(launch)},
                 metadata={"moeash_study": launch.study},
             )
         return True
+
+    def _submit(self, **job: Any) -> None:
+        """Submit a job; the dashboard answers some time before the head's agent can start one."""
+        deadline = time.monotonic() + AGENT_WAIT_S
+        while True:
+            try:
+                self._client.submit_job(**job)
+                return
+            except RuntimeError as error:
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_S)
 
     def stop(self, study: str) -> State:
         """End a study and wait until it has ended; everything evaluated is stored."""

@@ -1,12 +1,17 @@
 """What a study as a Ray job says to whom, without any cluster. With one: test_ray_cluster.py."""
 
+import json
 import os
 import shutil
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
-from moeash.errors import InputError, SpecError
+from moeash.errors import BackendError, InputError, SpecError
+from moeash.launch import ray_jobs
 from moeash.launch.base import Launch, State
 from moeash.launch.ray_jobs import RayJobs, entrypoint, environment, launch_of
 
@@ -132,3 +137,61 @@ def test_an_address_that_is_no_dashboard_is_refused():
 )
 def test_only_what_waits_or_runs_may_still_do_something(name, ended):
     assert State(name).ended is ended
+
+
+class Head(BaseHTTPRequestHandler):
+    """Ray's Jobs API as it answers while the head's agent has not come up yet."""
+
+    refusals: ClassVar[list[str]] = []
+    """Texts of the next answers 500."""
+    submitted: ClassVar[list[dict]] = []
+
+    def do_GET(self):
+        if self.path == "/api/version":
+            self._answer(200, {"version": "4", "ray_version": "2.9.0", "ray_commit": ""})
+        else:
+            self._answer(404, "no such job") if "/jobs/" in self.path else self._answer(200, {})
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.refusals:
+            self._answer(500, self.refusals.pop(0))
+            return
+        self.submitted.append(asked)
+        name = asked["submission_id"]
+        self._answer(200, {"job_id": name, "submission_id": name})
+
+    def _answer(self, code, document):
+        self.send_response(code)
+        self.end_headers()
+        text = document if isinstance(document, str) else json.dumps(document)
+        self.wfile.write(text.encode())
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def head():
+    Head.refusals, Head.submitted = [], []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Head)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_head_that_cannot_start_jobs_yet_is_waited_for_and_not_for_ever(head, monkeypatch):
+    away = "No available agent to submit job, please try again later.."
+    launch = Launch("digits", SPEC, storage=OPEN)
+    Head.refusals += [away, away]
+    assert RayJobs(head).start(launch)
+    assert [job["submission_id"] for job in Head.submitted] == ["moeash-digits"]
+    Head.refusals += ["something else"]
+    with pytest.raises(BackendError, match="something else"):
+        RayJobs(head).start(launch)
+    monkeypatch.setattr(ray_jobs, "AGENT_WAIT_S", 0.5)
+    Head.refusals += [away] * 1000
+    with pytest.raises(BackendError, match="No available agent"):
+        RayJobs(head).start(launch)
+    assert len(Head.submitted) == 1

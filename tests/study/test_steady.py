@@ -1,4 +1,4 @@
-"""The steady search of a real study: the phase by itself is tested in course/test_steady_state.py."""
+"""The steady search of a real study; its phase by itself: course/test_steady_state.py."""
 
 import pytest
 
