@@ -40,6 +40,7 @@ def run(
     storage: Place | Storage | None = None,
     progress: Shown = True,
     retry_failed: bool = False,
+    accept_baseline: bool = False,
 ) -> Study:
     """Run a study to its end, or continue it where it was interrupted.
 
@@ -51,13 +52,16 @@ def run(
         retry_failed: evaluate again what has failed through no fault of its own: workers lost,
             too slow, out of memory. The search then learns of it, and may propose other candidates
             from there on; nothing that was measured is lost.
+        accept_baseline: continue although the float network is another function than it was, which
+            mixes old values and new ones.
 
     Returns:
         The finished study.
 
     Raises:
         SpecError: the spec does not say what to do.
-        StudyExistsError: the name is taken by another spec, network or evaluation set.
+        StudyExistsError: the name is taken by another spec, network or evaluation set, or the same
+            weights are another function now.
         StudyLockedError: another process works on it.
 
     Example:
@@ -78,7 +82,7 @@ def run(
         >>> all(8 <= solution.entries <= 16 for solution in study.front())
         True
     """
-    return _run(spec, storage, progress, retry_failed)[0]
+    return _run(spec, storage, progress, retry_failed, accept_baseline)[0]
 
 
 def run_with_output(
@@ -87,6 +91,7 @@ def run_with_output(
     storage: Place | Storage | None = None,
     progress: Shown = True,
     retry_failed: bool = False,
+    accept_baseline: bool = False,
 ) -> tuple[Study, Output | None]:
     """Run a study as :func:`run` does, and write what its ``[output]`` asks for.
 
@@ -98,7 +103,7 @@ def run_with_output(
     Raises:
         ExportError: the output folder cannot be written, which is found out before the search.
     """
-    return _run(spec, storage, progress, retry_failed, with_output=True)
+    return _run(spec, storage, progress, retry_failed, accept_baseline, with_output=True)
 
 
 def _run(
@@ -106,6 +111,7 @@ def _run(
     storage: Place | Storage | None,
     progress: Shown,
     retry_failed: bool,
+    accept_baseline: bool,
     *,
     with_output: bool = False,
 ) -> tuple[Study, Output | None]:
@@ -131,6 +137,7 @@ def _run(
             plan.make_backend,
             listen,
             retry_failed=retry_failed,
+            accept_baseline=accept_baseline,
             finished=finished,
         )
     return study, written[0] if written else None
@@ -149,6 +156,7 @@ def search(
     generations: int = 15,
     seed: int = 0,
     spec: Mapping[str, Any] | None = None,
+    accept_baseline: bool = False,
     progress: Shown = True,
 ) -> Study:
     """Search how to share the weights of any module, measured by any function.
@@ -161,7 +169,8 @@ def search(
             dataset, or batches such as a ``DataLoader`` gives; labels are ignored. The first ones
             are taken, as many as the method's ``images``.
         name: of the study; give one together with ``storage`` to make it resumable. The function
-            is not part of a study's identity: use another name when it changes.
+            is not part of a study's identity: use another name when it changes. A study whose
+            float module measures something else than it did is refused.
         storage: database URL or SQLite path; default: a temporary one that lives as long as the
             returned study.
         method: its name, or a mapping as ``[method]`` in a spec.
@@ -171,6 +180,7 @@ def search(
         seed: of the search and the method.
         spec: everything else a spec can say, as nested mappings, e.g.
             ``{"network": {"exclude": ["head.*"]}, "codec": {"coder": "adaptive"}}``.
+        accept_baseline: continue a study although its float module measures something else.
         progress: who hears of it.
 
     Returns:
@@ -228,7 +238,9 @@ def search(
     try:
         store = open_storage(storage if folder is None else str(Path(folder) / DEFAULT_STORAGE))
         with listening(progress) as listen:
-            study = run_plan(plan, store, plan.make_backend, listen)
+            study = run_plan(
+                plan, store, plan.make_backend, listen, accept_baseline=accept_baseline
+            )
     except BaseException:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -28,6 +28,8 @@ class Baseline:
         data_fingerprint: of the search split; of nothing when a function measures.
         keeping: how kept tensors are stored.
         most_entries: the most codebook entries any candidate can have.
+        sample: some outputs of the float network on the search split; empty when a function
+            measures.
         remeasured: metric of the float network with BatchNorms measured again, where candidates'
             are.
         notes: what the preparation wants people to know.
@@ -43,6 +45,7 @@ class Baseline:
     data_fingerprint: str
     keeping: Keeping
     most_entries: int
+    sample: tuple[float, ...] = ()
     remeasured: float | None = None
     notes: tuple[str, ...] = ()
 

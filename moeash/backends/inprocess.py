@@ -13,6 +13,7 @@ from moeash.networks.parameters import describe as count_parameters
 def describe(evaluator: Evaluator) -> Baseline:
     """Return the facts of a loaded task."""
     compressor = evaluator.compressor
+    float_pass = evaluator.assessment.float_pass
     counts = count_parameters(compressor.network.state)
     return Baseline(
         metric=evaluator.assessment.baseline,
@@ -24,6 +25,7 @@ def describe(evaluator: Evaluator) -> Baseline:
         network_fingerprint=evaluator.network_fingerprint,
         data_fingerprint=evaluator.data_fingerprint,
         keeping=compressor.groundwork.stored.keeping,
+        sample=() if float_pass is None else float_pass.sample,
         remeasured=evaluator.remeasured_baseline,
         most_entries=compressor.most_entries,
         notes=compressor.notes,

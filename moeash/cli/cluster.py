@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moeash.cli.show import JsonOption, RetryOption, StorageOption, print_json
+from moeash.cli.show import AcceptOption, JsonOption, RetryOption, StorageOption, print_json
 from moeash.errors import BackendError
 
 if TYPE_CHECKING:
@@ -33,13 +33,20 @@ def submit(
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show its log until it ends.")] = False,
     retry_failed: RetryOption = False,
+    accept_baseline: AcceptOption = False,
     storage: StorageOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Run a study on a cluster, or continue it there; once, however often submitted."""
     from moeash.launch.ray_jobs import RayJobs, job_of, launch_of
 
-    launch = launch_of(spec, overrides or [], storage=storage, retry_failed=retry_failed)
+    launch = launch_of(
+        spec,
+        overrides or [],
+        storage=storage,
+        retry_failed=retry_failed,
+        accept_baseline=accept_baseline,
+    )
     jobs = RayJobs(address)
     state = "submitted" if jobs.start(launch) else "already running"
     job = job_of(launch.study)

@@ -28,6 +28,13 @@ RetryOption = Annotated[
     typer.Option("--retry-failed", help="Try again what failed through no fault of its own."),
 ]
 
+AcceptOption = Annotated[
+    bool,
+    typer.Option(
+        "--accept-baseline", help="Continue although the float network is another function now."
+    ),
+]
+
 
 def print_json(value: Any) -> None:
     """Print one JSON document. Infinities and NaN have no place in JSON and are an error."""

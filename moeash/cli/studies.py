@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from moeash.cli.show import (
+    AcceptOption,
     JsonOption,
     RetryOption,
     StorageOption,
@@ -52,6 +53,7 @@ def run(
         typer.Option("--address", help="auto or HOST:PORT of a Ray head; default: its own Ray."),
     ] = None,
     retry_failed: RetryOption = False,
+    accept_baseline: AcceptOption = False,
     storage: StorageOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -76,7 +78,11 @@ def run(
 
         with keep_stdout(json_):
             study, output = run_with_output(
-                checked, storage=storage, progress=display, retry_failed=retry_failed
+                checked,
+                storage=storage,
+                progress=display,
+                retry_failed=retry_failed,
+                accept_baseline=accept_baseline,
             )
     finally:
         display.close()

@@ -42,11 +42,27 @@ class FloatPass:
         baseline: its metric.
         order: ``(n,)`` int64 positions of the images, hardest first.
         targets: of the metric, one row an image, in the split's own order.
+        sample: some of its outputs, see :func:`sample_of`.
     """
 
     baseline: float
     order: NDArray[np.int64]
     targets: NDArray[Any]
+    sample: tuple[float, ...]
+
+
+SAMPLED_IMAGES, SAMPLED = 16, 256
+"""Images whose outputs are sampled, and numbers in a sample."""
+
+
+def sample_of(outputs: Tensor) -> tuple[float, ...]:
+    """Return a sample of outputs ``(n, classes)``, to tell later whether the function is the same.
+
+    Weights alone do not say so: the code that uses them may have changed.
+    """
+    flat = outputs[:SAMPLED_IMAGES].detach().float().flatten().nan_to_num()
+    places = torch.linspace(0, flat.numel() - 1, min(SAMPLED, flat.numel())).long()
+    return tuple(flat[places].tolist())
 
 
 class Assessment(Protocol):
@@ -156,7 +172,8 @@ class SplitAssessment:
         tally = self._metric.start(targets)
         tally.add(outputs)
         classes = targets if targets.ndim == 1 else predicted(outputs)
-        return FloatPass(tally.value(), hardest_first(outputs, classes), targets)
+        order = hardest_first(outputs, classes)
+        return FloatPass(tally.value(), order, targets, sample_of(outputs))
 
     def _in_order(self) -> Tensor:
         # Reordered once, then reused: a pass over the images costs no copy any more.

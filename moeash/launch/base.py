@@ -18,6 +18,7 @@ class Launch:
         storage: database URL or path, as it is valid where the study will run; None: what
             ``MOEASH_STORAGE`` says there.
         retry_failed: evaluate again what has failed through no fault of its own.
+        accept_baseline: continue although the float network is another function than it was.
     """
 
     study: str
@@ -25,6 +26,7 @@ class Launch:
     settings: tuple[str, ...] = ()
     storage: str | None = None
     retry_failed: bool = False
+    accept_baseline: bool = False
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def launch_of(
     *,
     storage: str | None = None,
     retry_failed: bool = False,
+    accept_baseline: bool = False,
 ) -> Launch:
     """Return the launch of a spec, checked as far as that is possible from here.
 
@@ -49,6 +50,7 @@ def launch_of(
         settings: overrides, ``KEY=VALUE`` each.
         storage: database URL, or a path of the head node; None: what the head node says.
         retry_failed: evaluate again what has failed through no fault of its own.
+        accept_baseline: continue although the float network is another function than it was.
 
     Raises:
         SpecError: the spec does not say what to do.
@@ -62,7 +64,7 @@ def launch_of(
     if storage is not None:
         _check_storage(storage)
     text = path.read_text(encoding="utf-8")
-    return Launch(spec.name, text, settings, storage, retry_failed)
+    return Launch(spec.name, text, settings, storage, retry_failed, accept_baseline)
 
 
 def job_of(study: str) -> str:
@@ -218,6 +220,8 @@ def entrypoint(launch: Launch) -> str:
         command += ["--set", setting]
     if launch.retry_failed:
         command.append("--retry-failed")
+    if launch.accept_baseline:
+        command.append("--accept-baseline")
     run = f"exec {shlex.join(command)}"
     if _may_be_read(launch.storage):
         return run

@@ -8,9 +8,13 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
+import torch
+
 from moeash.backends.base import Baseline
 from moeash.errors import StudyExistsError, StudyNotFoundError
+from moeash.evaluation.options import Precision
 from moeash.evaluation.task import Task
+from moeash.networks.sameness import SAME_FUNCTION, distance
 from moeash.study.course.journal import Journal
 from moeash.study.facts import StudyFacts, floor_of
 from moeash.study.plan import Plan
@@ -18,6 +22,11 @@ from moeash.study.spec.identity import differences
 from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import StudyRecord
+
+ROUNDING: dict[Precision, float] = {"float32": SAME_FUNCTION, "tf32": 0.01, "bf16": 0.05}
+"""How far rounding on another device may move outputs, relative to the largest."""
+SAME_VALUE, TINY = 1e-3, 1e-6
+"""Likewise, relative and absolute, what a user's function measures: its outputs are not seen."""
 
 
 def stored_study(storage: Storage, plan: Plan) -> StudyRecord | None:
@@ -47,11 +56,14 @@ def admit(
     stored: StudyRecord | None,
     baseline: Baseline,
     journal: Journal,
+    *,
+    accept_baseline: bool = False,
 ) -> StudyRecord:
     """Return the record of a study that may run now: a new one, or the stored one.
 
     Raises:
-        StudyExistsError: it was started on another network or search split.
+        StudyExistsError: it was started on another network or search split; or the network has
+            the same weights and is another function, and ``accept_baseline`` does not say so.
     """
     if stored is None:
         return storage.create_study(_facts(plan, task, baseline))
@@ -65,13 +77,38 @@ def admit(
                 f"study {facts.name!r} was started on another {what} (fingerprint {was[:12]}, "
                 f"now {now[:12]}); give this one another name"
             )
-    if facts.baseline != baseline.metric:
+    changed = _change(facts, baseline, plan.spec.evaluation.precision)
+    if changed is not None and not accept_baseline:
+        raise StudyExistsError(
+            f"study {facts.name!r} has values of another function: {changed}, which is more than "
+            "rounding explains. Was the network's code or the function that measures it changed? "
+            "Give this study another name, or mix old and new values with --accept-baseline "
+            "(accept_baseline=True)"
+        )
+    if changed is not None or facts.baseline != baseline.metric:
         journal.note(
-            f"the float network measures {baseline.metric} here, {facts.baseline} when the "
-            "study began; another machine or torch version rounds differently"
+            f"the float network measures {baseline.metric} here, {facts.baseline} when the study "
+            "began; "
+            + (f"accepted, although {changed}" if changed else "rounding explains as much")
         )
     storage.set_status(stored.id, "running")
     return stored
+
+
+def _change(facts: StudyFacts, baseline: Baseline, precision: Precision) -> str | None:
+    """Return how the float network differs from when the study began; None: by rounding at most."""
+    was, now = torch.tensor(facts.sample), torch.tensor(baseline.sample)
+    if len(was) or len(now):
+        if len(was) != len(now):
+            return f"it has outputs of another shape ({len(now)} sampled, {len(was)} before)"
+        moved = distance(was, now)
+        if moved > ROUNDING[precision]:
+            return f"its outputs have moved by {moved:.2g} of the largest"
+        return None  # a metric that counts may change where outputs are all but equal
+    moved = abs(baseline.metric - facts.baseline)
+    if moved > SAME_VALUE * max(abs(baseline.metric), abs(facts.baseline)) + TINY:
+        return f"it measures {baseline.metric}, {facts.baseline} before"
+    return None
 
 
 def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:
@@ -93,6 +130,7 @@ def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:
         data_fingerprint=baseline.data_fingerprint,
         environment=environment(task),
         keeping=baseline.keeping.as_dict(),
+        sample=baseline.sample,
         remeasured_baseline=baseline.remeasured,
         metric_name=spec.evaluation.metric,
         baseline=baseline.metric,

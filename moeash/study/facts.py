@@ -30,6 +30,8 @@ class StudyFacts:
         reference: hypervolume reference point in natural direction: metric, then sizes. Of a metric
             without a worst value it is None, and fixed by what the first generation measures, see
             :class:`moeash.study.course.standing.Standing`.
+        sample: some outputs of the float network on the search split, which show whether its code
+            is still the same; empty when a function measures.
         remeasured_baseline: the float network's metric with BatchNorms measured again; None where
             candidates' BatchNorms are not.
     """
@@ -49,6 +51,7 @@ class StudyFacts:
     n_batches: int
     objectives: tuple[SizeName, ...]
     reference: tuple[float | None, ...]
+    sample: tuple[float, ...] = ()
     remeasured_baseline: float | None = None
 
     @property

@@ -35,6 +35,7 @@ def run(
     listen: Listen = ignore,
     *,
     retry_failed: bool = False,
+    accept_baseline: bool = False,
     finished: Callable[[Study, Build], None] | None = None,
 ) -> Study:
     """Run a study to its end, continuing it when it is stored already.
@@ -45,6 +46,7 @@ def run(
         make_backend: makes where it is evaluated.
         listen: receives the events.
         retry_failed: evaluate again what has failed through no fault of its own.
+        accept_baseline: continue although the float network is another function than it was.
         finished: called with the finished study and what builds its solutions, while the backend
             that has prepared everything is still there.
 
@@ -60,7 +62,9 @@ def run(
         backend = make_backend(task)
         try:
             baseline = backend.open(journal.note, journal.progress)
-            record = admit(storage, plan, task, stored, baseline, journal)
+            record = admit(
+                storage, plan, task, stored, baseline, journal, accept_baseline=accept_baseline
+            )
             journal.begin(record.id)
             with _ended(storage, record, journal):
                 _course(plan, storage, record, backend, journal, retry_failed, baseline.notes)

@@ -120,8 +120,11 @@ def _wanted(column: Column[Any], value: Any) -> str | None:
         sizes = get_args(SizeName)
         fits = isinstance(value, list) and all(size in sizes for size in value)
         return None if fits else f"a list of {', '.join(sizes)}"
-    if name == "reference":
-        fits = isinstance(value, list) and all(v is None or _is_number(v) for v in value)
+    if name in ("reference", "sample"):
+        has_gaps = name == "reference"
+        fits = isinstance(value, list) and all(
+            _is_number(v) or (v is None and has_gaps) for v in value
+        )
         return None if fits else "a list of numbers"
     for kind, types, words in _TYPES:
         if isinstance(column.type, kind):

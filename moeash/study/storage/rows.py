@@ -26,6 +26,10 @@ def stored_text(text: str) -> str:
     return text.replace("\0", "\\0")
 
 
+LISTS = ("objectives", "reference", "sample")
+"""Facts of several values: tuples, which JSON does not have."""
+
+
 def key_of(job: Job) -> str:
     """Return the digest that stands for a job's recipe in an index."""
     return hashlib.blake2b(job.key.encode(), digest_size=16).hexdigest()
@@ -34,7 +38,7 @@ def key_of(job: Job) -> str:
 def facts_values(facts: StudyFacts) -> dict[str, Any]:
     """Return the columns of a study's facts."""
     values = {name: getattr(facts, name) for name in facts.__dataclass_fields__}
-    return values | {"objectives": list(facts.objectives), "reference": list(facts.reference)}
+    return values | {name: list(values[name]) for name in LISTS}
 
 
 def evaluation_values(
@@ -94,7 +98,7 @@ def study_of(row: Row[Any]) -> StudyRecord:
     """Return the record of a row of studies."""
     values = row._mapping
     plain = {name: values[name] for name in StudyFacts.__dataclass_fields__}
-    plain |= {"objectives": tuple(plain["objectives"]), "reference": tuple(plain["reference"])}
+    plain |= {name: tuple(plain[name]) for name in LISTS}
     facts = StudyFacts(**plain)
     float(facts.wanted_floor)  # of the specification, which is read before anything checks it
     names = ("id", "status", "ending", "reason", "owner", "created_at", "updated_at")

@@ -75,6 +75,7 @@ STUDIES = Table(
     Column("metric_name", String(200), nullable=False),
     Column("baseline", Float(53), nullable=False),
     Column("remeasured_baseline", Float(53)),
+    Column("sample", JSON, nullable=False),
     Column("wanted_floor", Float(53), nullable=False),
     Column("original_bytes", BigInteger, nullable=False),
     Column("n_shared", BigInteger, nullable=False),

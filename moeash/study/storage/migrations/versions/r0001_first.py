@@ -56,6 +56,7 @@ def upgrade() -> None:
         sa.Column("metric_name", sa.String(200), nullable=False),
         sa.Column("baseline", sa.Float(53), nullable=False),
         sa.Column("remeasured_baseline", sa.Float(53)),
+        sa.Column("sample", sa.JSON, nullable=False),
         sa.Column("wanted_floor", sa.Float(53), nullable=False),
         sa.Column("original_bytes", sa.BigInteger, nullable=False),
         sa.Column("n_shared", sa.BigInteger, nullable=False),
