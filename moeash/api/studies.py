@@ -24,9 +24,9 @@ from moeash.data.unlabelled import Given
 from moeash.errors import EvaluationError, InputError
 from moeash.exports.output import Output, make_folder, write_output
 from moeash.methods.registry import build_method
+from moeash.study.artifacts import Build
 from moeash.study.opening import DEFAULT_STORAGE, Place, open_storage
 from moeash.study.plan import Plan, task_of
-from moeash.study.run import Build
 from moeash.study.run import run as run_plan
 from moeash.study.spec.reading import load_spec, parse_spec, spec_of_module
 from moeash.study.spec.spec import StudySpec

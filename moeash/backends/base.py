@@ -108,8 +108,12 @@ class Backend(Protocol):
         """Forget a ticket: :meth:`next` will not return it."""
         ...
 
-    def build(self, recipe: Recipe) -> SharedWeights:
+    def build(self, recipe: Recipe, *, start: bytes | None = None) -> SharedWeights:
         """Return the shared weights of a recipe, whatever else is submitted.
+
+        Args:
+            recipe: what to build.
+            start: the artifact it begins with, where there is one.
 
         Raises:
             EvaluationError: it cannot be built.

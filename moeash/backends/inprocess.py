@@ -57,14 +57,14 @@ class InProcessBackend(OneAtATime):
         """Evaluate one job."""
         return self.evaluator.evaluate(job, archive, self._progress)
 
-    def build(self, recipe: Recipe) -> SharedWeights:
+    def build(self, recipe: Recipe, *, start: bytes | None = None) -> SharedWeights:
         """Return the shared weights of a recipe.
 
         Raises:
             EvaluationError: it cannot be built.
         """
         try:
-            return self.evaluator.compressor.build(recipe)
+            return self.evaluator.compressor.build(recipe, start=start)
         except Exception as error:
             raise cannot_build(recipe, f"{type(error).__name__}: {error}") from error
 

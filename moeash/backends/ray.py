@@ -146,13 +146,13 @@ class RayBackend:
         """Forget a ticket."""
         self.pool.cancel(ticket)
 
-    def build(self, recipe: Recipe) -> SharedWeights:
+    def build(self, recipe: Recipe, *, start: bytes | None = None) -> SharedWeights:
         """Have a worker build the shared weights of a recipe.
 
         Raises:
             EvaluationError: it cannot be built.
         """
-        result = self.pool.result(self.pool.submit(Call("build", Job(recipe))))
+        result = self.pool.result(self.pool.submit(Call("build", Job(recipe, start=start))))
         if isinstance(result, Failure):
             raise cannot_build(recipe, str(result))
         assert isinstance(result, SharedWeights)

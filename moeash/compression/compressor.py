@@ -243,9 +243,14 @@ class Compressor:
             InputError: a step does not fit what it is taken on.
         """
         if start is not None:
-            # Its kept tensors are part of what was trained, and stored already.
-            return _merged(decode(start).shared, recipe)
+            # Its kept tensors are part of what was trained, and as the file stores them already.
+            made = decode(start).shared
+            shared = _merged(made, recipe)
+            return made if shared is made else self._finished(shared)
         shared = _merged(self._compressed(recipe, progress), recipe)
+        return self._finished(shared)
+
+    def _finished(self, shared: SharedWeights) -> SharedWeights:
         return self.groundwork.stored.keeping.apply(self._adjusted(shared))
 
     def _compressed(self, recipe: Recipe, progress: Progress) -> SharedWeights:

@@ -7,8 +7,7 @@ from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
 from moeash.core.recipe import Recipe
 from moeash.evaluation.loading import compressor_of
-from moeash.exports.export import Build
-from moeash.study.artifacts import start_of
+from moeash.study.artifacts import Build, start_of
 from moeash.study.plan import task_of
 from moeash.study.study import Study
 

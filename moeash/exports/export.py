@@ -6,7 +6,7 @@ network* on the holdout split; only then rename into place. Whatever fails on th
 file stays as it was.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,14 @@ from moeash.codec.container import Container, write
 from moeash.codec.size import size
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
-from moeash.core.recipe import Recipe
 from moeash.errors import ExportError, RebuildMismatchError
 from moeash.evaluation.holdout import Holdout, HoldoutResult, measure_holdout
 from moeash.evaluation.loading import Arithmetic, load_network
 from moeash.evaluation.task import Task
 from moeash.networks.inplace import load_into, write_float
+from moeash.study.artifacts import Build
 from moeash.study.solution import Solution
 from moeash.tracing.watching import in_eval_mode
-
-Build = Callable[[Recipe], SharedWeights]
 
 ROUNDING = 1e-4
 """Relative difference of a function's values on equal weights that rounding may explain."""

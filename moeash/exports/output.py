@@ -20,8 +20,9 @@ from moeash.errors import ExportError, NothingMeetsError
 from moeash.evaluation.loading import load_network
 from moeash.evaluation.task import Task
 from moeash.exports import plots
-from moeash.exports.export import Build, ExportReport, export_solution
+from moeash.exports.export import ExportReport, export_solution
 from moeash.files import replacing
+from moeash.study.artifacts import Build
 from moeash.study.solution import Solution
 from moeash.study.spec.output import OutputOptions
 from moeash.study.study import Study

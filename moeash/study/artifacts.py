@@ -2,8 +2,12 @@
 
 from collections.abc import Callable, Mapping
 
+from moeash.core.codebook import SharedWeights
 from moeash.core.recipe import Merge, Recipe
 from moeash.study.storage.records import EvaluationRecord
+
+Build = Callable[[Recipe], SharedWeights]
+"""Returns the shared weights of a recipe of one study."""
 
 
 def start_of(

@@ -10,11 +10,10 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from moeash.backends.base import Backend
-from moeash.core.codebook import SharedWeights
-from moeash.core.recipe import Recipe
 from moeash.errors import StorageError
 from moeash.evaluation.task import Task
 from moeash.study.admission import admit, stored_study
+from moeash.study.artifacts import Build
 from moeash.study.course.course import Course
 from moeash.study.course.journal import Journal
 from moeash.study.course.ledger import Ledger
@@ -25,7 +24,6 @@ from moeash.study.storage.records import StoredStatus, StudyRecord
 from moeash.study.study import Study
 
 MakeBackend = Callable[[Task], Backend]
-Build = Callable[[Recipe], SharedWeights]
 
 
 def run(
@@ -67,10 +65,12 @@ def run(
             )
             journal.begin(record.id)
             with _ended(storage, record, journal):
-                _course(plan, storage, record, backend, journal, retry_failed, baseline.notes)
+                build = _course(
+                    plan, storage, record, backend, journal, retry_failed, baseline.notes
+                )
             study = Study(storage, plan.spec.name)
             if finished is not None:
-                finished(study, backend.build)
+                finished(study, build)
         finally:
             backend.close()
     return study
@@ -84,7 +84,8 @@ def _course(
     journal: Journal,
     retry_failed: bool,
     notes: tuple[str, ...],
-) -> None:
+) -> Build:
+    """Run what is left of a study; return what builds its solutions."""
     if retry_failed:
         n = storage.forget_retriable(record.id)
         journal.note(f"{n} failed evaluation{'s'[: n != 1]} will be tried again")
@@ -93,9 +94,11 @@ def _course(
     ledger = Ledger(storage, record.id, journal)
     journal.say(Opened(record.facts, len(ledger.known), plan.spec.budget))
     artifact = partial(storage.artifact, record.id)
-    ending = Course(plan, record.facts, backend, ledger, journal, artifact=artifact).run()
+    course = Course(plan, record.facts, backend, ledger, journal, artifact=artifact)
+    ending = course.run()
     storage.set_status(record.id, "finished", ending=ending)
     journal.say(Ended("finished"))
+    return course.build
 
 
 @contextmanager

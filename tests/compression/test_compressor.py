@@ -120,6 +120,26 @@ def test_an_artifact_begins_a_recipe_without_compressing(method):
     assert not unused.compressed
 
 
+def test_norms_are_measured_again_for_a_merge_of_an_artifact_and_not_for_itself(method):
+    images = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    compressor = made(method, {"calibration": Inputs(images)}, norms="remeasured")
+    first = compressor.build(recipe(9))
+    merge = Merge((3, *[1] * (first.n_entries - 3)))
+    expected = statistics_of(compressor.build(recipe(9, merge)))
+    start = encode(first)
+    itself = compressor.build(recipe(9), start=start)
+    assert itself.fingerprint() == first.fingerprint()
+    merged = statistics_of(compressor.build(recipe(9, merge), start=start))
+    assert np.abs(statistics_of(first) - expected).max() > 0.05
+    # Up to the rounding of kept tensors, with which the artifact begins.
+    np.testing.assert_allclose(merged, expected, rtol=0.01, atol=0.002)
+
+
+def statistics_of(shared):
+    kept = [t.values for t in shared.kept if "running_mean" in t.name]
+    return np.concatenate(kept).astype(np.float64)
+
+
 def test_groundwork_of_another_compressor_is_not_made_again(method):
     class Fails(Counting):
         def prepare(self, preparation):

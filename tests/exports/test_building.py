@@ -161,3 +161,14 @@ def test_a_stored_file_stands_in_for_compressing(study, method, tmp_path):
     assert not method.compressed
     decoded = read(tmp_path / "x.moeash").shared
     assert decoded.fingerprint() == solution.record.outcome.fingerprint
+
+
+def test_what_a_run_writes_begins_with_stored_files_too(study, method, tmp_path):
+    built = []
+
+    def finished(stored, build):
+        built.extend(build(solution.recipe).fingerprint() for solution in stored.solutions())
+
+    run(Plan(study.spec, study.task), study.storage, InProcessBackend, finished=finished)
+    assert built == [s.record.outcome.fingerprint for s in study.solutions()]
+    assert not method.compressed

@@ -169,7 +169,7 @@ class TableBackend(OneAtATime):
         ticket = tickets[0] if self.order is None else int(self.order.choice(tickets))
         return ticket, self.evaluate(*self.queue.pop(ticket))
 
-    def build(self, recipe):
+    def build(self, recipe, *, start=None):
         raise NotImplementedError("tables have no weights")
 
     def close(self):

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import partial
 
 from moeash.backends.base import Backend
+from moeash.core.codebook import SharedWeights
+from moeash.core.recipe import Recipe
 from moeash.evaluation.outcome import Archive
 from moeash.searches.base import Search
 from moeash.searches.enumerate import ExhaustiveSearch, RandomSearch
@@ -59,6 +61,7 @@ class Course:
         start: Start = no_start
         if plan.task.method.keeps_artifacts:
             start = partial(start_of, known=ledger.known, read=artifact)
+        self._start = start
         self._pump = Pump(backend, ledger, journal, start=start)
         self.standing = Standing(facts, plan.spec.evaluation.max_drop)
 
@@ -68,6 +71,14 @@ class Course:
         self._refine()
         self._merge()
         return ending
+
+    def build(self, recipe: Recipe) -> SharedWeights:
+        """Return the shared weights of a recipe, from the artifact it begins with if there is one.
+
+        Raises:
+            EvaluationError: it cannot be built.
+        """
+        return self._backend.build(recipe, start=self._start(recipe))
 
     def _run(self, phase: Phase, total: int | None, n_stored: int = 0) -> Ending:
         self._journal.say(PhaseStarted(phase.name, total, n_stored))
@@ -166,7 +177,7 @@ class Course:
             self._journal,
             archive=Archive(self._plan.spec.search.objectives),
             trials=options.trials,
-            build=self._backend.build,
+            build=self.build,
             outcome=self._ledger.outcome,
             n_evaluations=lambda: self._ledger.n_proposed,
         )
