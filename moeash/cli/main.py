@@ -77,7 +77,7 @@ def main() -> NoReturn:
     # A spec may name package.module:factory from where the person stands, as python -m would find.
     sys.path.insert(0, "")
     # Schedulers and `moeash stop` end a process this way: like Ctrl-C, so that the study says so.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -90,6 +90,10 @@ def main() -> NoReturn:
             traceback.print_exc()
         code = _explain(error)
     sys.exit(code)
+
+
+def _interrupt(number: int, _: object) -> NoReturn:
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _run(arguments: list[str]) -> int:

@@ -114,8 +114,7 @@ def front_table(facts: "StudyFacts", front: Sequence["Solution"]) -> None:
         title,
         [
             ("id", "right"),
-            ("candidate", "left"),
-            ("stage", "left"),
+            ("recipe", "left"),
             ("bytes", "right"),
             ("ratio", "right"),
             ("entries", "right"),
@@ -126,8 +125,7 @@ def front_table(facts: "StudyFacts", front: Sequence["Solution"]) -> None:
         [
             [
                 str(s.id),
-                str(s.record.candidate),
-                s.record.stage,
+                str(s.recipe),
                 f"{s.size_bytes:,}",
                 f"{s.ratio:.2f}",
                 str(s.entries),

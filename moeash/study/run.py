@@ -110,6 +110,8 @@ def _ended(storage: Storage, record: StudyRecord, journal: Journal) -> Iterator[
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)  # Ray ends so on SIGTERM
         status: StoredStatus = "interrupted" if interrupted else "failed"
         reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        if isinstance(error, KeyboardInterrupt):
+            reason = f"stopped by {str(error) or 'Ctrl-C'}"
         # When it is the database that fails, the first error is the one to report.
         with suppress(StorageError):
             storage.set_status(record.id, status, reason=reason)

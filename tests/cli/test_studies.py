@@ -122,7 +122,7 @@ def test_front_says_what_it_is_measured_against(moeash, stored):
     title, heading, *rows = moeash("front", "tiny").out.splitlines()
     assert "220,664 B" in title and "top1" in title
     assert heading.split() == [
-        "id", "candidate", "stage", "bytes", "ratio", "entries", "bits/weight", "top1", "drop",
+        "id", "recipe", "bytes", "ratio", "entries", "bits/weight", "top1", "drop",
     ]  # fmt: skip
     assert len(rows) == len(moeash("front", "tiny", "--json").json)
 

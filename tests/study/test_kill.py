@@ -156,9 +156,9 @@ def test_an_interrupt_is_recorded_and_the_study_continues(tmp_path, uninterrupte
     assert child.returncode != 0 and "KeyboardInterrupt" in err
     study = Study(SqlStorage(str(path)), "digits")
     assert study.record.status == "interrupted" and len(study.evaluations()) >= 10
-    assert study.record.reason == "KeyboardInterrupt"
+    assert study.record.reason == "stopped by Ctrl-C"
     ended = study.storage.events(study.record.id, kinds=["ended"])[-1]
-    assert ended.payload == {"status": "interrupted", "reason": "KeyboardInterrupt"}
+    assert ended.payload == {"status": "interrupted", "reason": "stopped by Ctrl-C"}
     assert story(run_here(path)) == story(uninterrupted)
 
 
