@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from moeash.core.codebook import State
 from moeash.core.progress import Progress, silent
-from moeash.errors import DataError, InputError
+from moeash.errors import DataError, EvaluationError, InputError
 from moeash.methods.gpfq.options import VARIANTS, Variant
 from moeash.methods.recursion import BLOCK, recurse
 from moeash.networks.borrowing import Borrowed, TwoVersions
@@ -255,6 +255,7 @@ def quantise_gpfq(
 
     Raises:
         DataError: there are no batches.
+        EvaluationError: a layer's inputs are not finite.
     """
     with torch.no_grad(), Borrowed(network, state) as borrowed:
         found, _ = quantisable(network, batches)
@@ -294,6 +295,11 @@ def _quantised(
     shape = tuple(weight.shape)
     weight = rows_of(weight, sum(part.map.groups for part in sums)).double()
     gram, cross = (torch.cat([getattr(p, what) for p in sums]) for what in ("gram", "cross"))
+    if not (torch.isfinite(gram).all() and torch.isfinite(cross).all()):
+        raise EvaluationError(
+            f"the inputs of {name} are not finite, or too large for their squares, in the float or "
+            "the partly quantised network; more levels or method uniform may do"
+        )
     symbols = alphabet(weight)
     indices = assign_gpfq(weight, gram, cross, symbols)
     entries = symbols.entries.float()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from moeash.errors import DataError, InputError
+from moeash.errors import DataError, EvaluationError, InputError
 from moeash.methods.gpfq.layers import (
     assign_gpfq,
     finite_alphabet,
@@ -311,3 +311,48 @@ def test_bad_calls_are_refused_with_the_reason():
         symmetric_alphabet(weight, levels=1, variant="l0", threshold=2.0)
     with pytest.raises(InputError, match="1 symbols"):
         uniform_alphabet(weight, symbols=1, scale=1.0)
+
+
+def scaled(weights, inputs, huge_row=1.0, dead=False):
+    """Return two layers with weights and inputs of such scales, and inputs for them."""
+    generator = torch.Generator().manual_seed(0)
+    network = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    with torch.no_grad():
+        for layer in (network[0], network[2]):
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * weights)
+            layer.bias.zero_()
+        network[0].weight[0] *= huge_row
+    x = torch.randn(40, 12, generator=generator) * inputs
+    return network, torch.zeros_like(x) if dead else x
+
+
+EXTREME = {
+    "small weights": (1e-30, 1.0),
+    "large weights": (1e15, 1.0),
+    "small inputs": (1.0, 1e-30),
+    "large inputs": (1.0, 1e30),
+    "one huge row": (1.0, 1.0, 1e30),
+    "one tiny row": (1.0, 1.0, 1e-30),
+    "no weights": (0.0, 1.0),
+    "no inputs": (1.0, 1.0, 1.0, True),
+}
+
+
+@pytest.mark.parametrize("variant", ["nearest", "stochastic"])
+@pytest.mark.parametrize("scales", EXTREME.values(), ids=EXTREME)
+def test_any_finite_scale_gives_symbols_of_the_alphabet(scales, variant):
+    network, x = scaled(*scales)
+    make = partial(
+        symmetric_alphabet, levels=8, variant=variant, generator=torch.Generator().manual_seed(0)
+    )
+    for layer in quantise_gpfq(network, [x], make):
+        assert layer.indices.min() >= 0 and layer.indices.max() < len(layer.entries)
+        assert torch.isfinite(layer.entries).all()
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan, 1e38])
+def test_inputs_that_are_not_finite_are_an_error_that_names_the_layer(value):
+    network, x = scaled(1e3, 1.0)
+    x[3, 5] = value
+    with pytest.raises(EvaluationError, match=r"inputs of [02]\.weight are not finite"):
+        quantise_gpfq(network, [x], partial(symmetric_alphabet, levels=8))
