@@ -108,7 +108,7 @@ def _builtin(
     if checkpoint is None and weights is None:
         if source not in SHIPPED:
             raise _no_weights(source)
-        file = resources.files("moeash.networks") / "checkpoints" / SHIPPED[source]
+        file = resources.files("moeash.networks") / "trained" / SHIPPED[source]
         with resources.as_file(file) as path:
             fit(module, load_checkpoint(path), path)
     return module

@@ -54,6 +54,6 @@ def test_the_script_writes_a_checkpoint_as_good_as_the_shipped_one(splits, tmp_p
 
 
 def test_the_shipped_checkpoint_is_small_enough_to_ship():
-    file = resources.files("moeash.networks") / "checkpoints" / SHIPPED["digits-cnn"]
+    file = resources.files("moeash.networks") / "trained" / SHIPPED["digits-cnn"]
     with resources.as_file(file) as path:
         assert path.stat().st_size < 400_000
