@@ -1,6 +1,6 @@
 """Train ``digits-cnn``, the first study's network: ``python -m studies.digits_cnn --to FILE``.
 
-The checkpoint in ``moeash/networks/checkpoints`` was written by this script. It sees the images of
+The checkpoint in ``moeash/networks/trained`` was written by this script. It sees the images of
 the ``train`` split of :data:`SPLITS` only, so the study's search and holdout splits are new to it.
 """
 

@@ -143,4 +143,4 @@ BUILTIN: dict[str, Callable[..., nn.Module]] = {
 """Built-in networks by name; each factory takes ``n_classes``."""
 
 SHIPPED = {"digits-cnn": "digits-cnn.safetensors"}
-"""Built-in networks that come trained: their file in ``moeash/networks/checkpoints``."""
+"""Built-in networks that come trained: their file in ``moeash/networks/trained``."""
