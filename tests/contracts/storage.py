@@ -259,6 +259,15 @@ class StorageContract:
         storage.put_generation(study.id, replace(one, elapsed_s=0.0))
         assert storage.generations(study.id) == [one, two]
 
+    def test_a_generation_that_a_budget_ended_early_is_replaced_when_it_goes_on(self, storage):
+        study = storage.create_study(FACTS)
+        early, whole = (GenerationRecord(1, 0.1, n, 5, 33, 1.5) for n in (6, 20))
+        for generation in (early, whole, early):
+            storage.put_generation(study.id, generation)
+        assert storage.generations(study.id) == [whole]
+        ended = storage.events(study.id, kinds=["generation_ended"])
+        assert [event.payload["n_evaluations"] for event in ended] == [6, 20]
+
     # ------------------------------------------------------------------ company
 
     def test_readers_see_whole_evaluations_while_one_writes(self, storage, open_storage):

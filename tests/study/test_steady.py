@@ -35,7 +35,9 @@ def test_a_study_on_many_slots_repeats_nothing_after_a_crash_or_with_a_larger_bu
         run(30, die_after=11)
     study = run(30)
     assert (len(study.evaluations()), study.record.status) == (30, "finished")
+    assert [g.n_evaluations for g in study.generations()] == [8, 16, 24, 30]
     assert len(run(33).evaluations()) == 33
+    assert [g.n_evaluations for g in study.generations()] == [8, 16, 24, 32, 33]
     assert [sum(backend.evaluated.values()) for backend in made] == [11, 19, 3]
     assert len({r.job.key for r in study.evaluations()}) == 33, "nothing twice"
 

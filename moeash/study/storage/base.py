@@ -155,7 +155,11 @@ class Storage(Protocol):
     # ------------------------------------------------------------------ generations, events
 
     def put_generation(self, study_id: int, generation: GenerationRecord) -> None:
-        """Store a generation and its event; one stored before stays as it is, without an event."""
+        """Store a generation and its event.
+
+        One stored before stays as it is, without an event, unless it had fewer evaluations: a
+        budget had ended it early.
+        """
         ...
 
     def generations(self, study_id: int) -> Sequence[GenerationRecord]:

@@ -307,14 +307,15 @@ class SqlStorage:
     # ------------------------------------------------------------------ generations, events
 
     def put_generation(self, study_id: int, generation: GenerationRecord) -> None:
-        """Store a generation and its event unless it is stored already."""
-        known = select(GENERATIONS.c.index).where(
-            GENERATIONS.c.study_id == study_id, GENERATIONS.c.index == generation.index
-        )
+        """Store a generation and its event unless it is stored already, and as complete."""
+        place = (GENERATIONS.c.study_id == study_id, GENERATIONS.c.index == generation.index)
+        known = select(GENERATIONS.c.n_evaluations).where(*place)
         values = {name: getattr(generation, name) for name in generation.__dataclass_fields__}
 
         def work(connection: Connection) -> None:
-            if connection.execute(known).one_or_none() is None:
+            n_before = connection.execute(known).scalar_one_or_none()
+            if n_before is None or n_before < generation.n_evaluations:
+                connection.execute(delete(GENERATIONS).where(*place))
                 connection.execute(insert(GENERATIONS).values(study_id=study_id, **values))
                 event = event_values(study_id, GenerationEnded(generation))
                 connection.execute(insert(EVENTS).values(event))
