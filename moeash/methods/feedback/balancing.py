@@ -6,6 +6,7 @@ rows exactly, at no cost in bytes. That nothing else reads the layer is checked 
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import exp, inf, log
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 from moeash.errors import RescalingError
 from moeash.methods.feedback.columns import (
     Factor,
+    assign_feedback,
     balancing_scales,
+    nearest,
+    output_shift,
     rescaled,
     rescaled_statistics,
     safe_scales,
+    zero_aligned_entries,
 )
 from moeash.methods.feedback.pairs import Pair, find_pairs, pair_scales, recolumned
 from moeash.networks.borrowing import Borrowed
@@ -28,10 +33,27 @@ PROBE = 0.25
 """Exponent with which factors are balanced that are not to be: only to see who reads their layers,
 as a running mean may absorb only what it alone reads."""
 
+AS_ASKED = (5e-4, 10.0)
+"""What rows balanced as asked may lose on the finest grid: a share of what the outputs say, see
+:func:`balanced`, or so many times what rows as they are lose. On 128 bins LeNet-300-100, LeNet-5
+and the digits network lose shares of 2e-6 to 1.4e-4 with the exponents of their studies, and 0.03
+to 0.2 with 1/2 where that ruins them. ResNet-20 loses 0.003 with its own, 4 to 9 times what it
+loses without, and its files of equal outputs are no larger."""
+
+LIMITED = (1e-4, 1.5)
+"""Likewise once scales are limited. Branches of little gain gain nothing by larger ones: bytes at
+equal outputs are the same, and the finest grid reaches less."""
+
+HALVINGS = 6
+"""How often the limit of scales is halved before all rows are left as they are."""
+
+NAMED = 3
+"""Layers that a note names, at most."""
+
 
 @dataclass(frozen=True)
 class Balancing:
-    """Which rows are balanced.
+    """Which rows are balanced, and for which grids.
 
     Attributes:
         exponent: of :func:`moeash.methods.feedback.columns.balancing_scales` and
@@ -40,11 +62,28 @@ class Balancing:
             changes. Right when nothing else reads the layer, which is checked.
         through_pairs: let the next layer's columns undo it where a layer has no BatchNorm behind
             it, see :mod:`moeash.methods.feedback.pairs`. Checked likewise.
+        finest: bins of the finest grid that candidates may ask for.
     """
 
     exponent: float = 0.25
     through_norms: bool = True
     through_pairs: bool = True
+    finest: int = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Balanced:
+    """A network with balanced rows, the same function as before.
+
+    Attributes:
+        factors: its layers.
+        kept: the kept tensors that undo it, by ``state_dict`` key.
+        notes: what people should know: which layers are balanced less than asked, and why.
+    """
+
+    factors: list[Factor]
+    kept: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
 
 
 def balanced(
@@ -53,8 +92,23 @@ def balanced(
     batch: Tensor,
     balancing: Balancing,
     shared: Collection[str],
-) -> tuple[list[Factor], dict[str, Tensor]]:
-    """Return the factors with balanced rows, and the kept tensors that undo it.
+    plain: Mapping[str, Tensor],
+) -> Balanced:
+    """Balance the rows as asked, or as far as the finest grid bears it.
+
+    All rows share one grid over their range. Scales ask for the best steps of a grid as fine as one
+    likes: the rows of a branch of gain 0.01 are multiplied by 300, so that they alone span the
+    range, and on 128 bins all other weights are 0. So the weights are assigned on the finest grid,
+    with feedback and bits for free, and the outputs on ``batch`` compared with the network's: their
+    divergence in nats, as a share of what the outputs say, ``log(classes) - entropy``. Where that
+    is more than AS_ASKED allows, scales are held within a limit, which is halved, in logarithms,
+    until it is no more than LIMITED allows. A layer whose scales reach further has all of them
+    raised to the power that brings them within; other layers keep theirs.
+
+    Measured for a straight layer beside three of gain 0.3, 0.1 and 0.01: the least divergence on
+    128 bins came from 4e-4, 3e-3 and 0.15 to 1e-5, as rows as they are reach it. Predictions do
+    not tell such networks from others: the quadratic model's loss is up to 25 times too high and 6
+    times too low, and nearest entries lose 10 times what feedback loses on ResNet-20.
 
     Args:
         network: the float network.
@@ -62,27 +116,145 @@ def balanced(
         batch: images on which outputs are compared.
         balancing: what is wanted.
         shared: ``state_dict`` keys that are shared: a shared bias cannot be scaled.
+        plain: the shared weights that have no factor, by key: they are on the same grid.
 
     Raises:
         RescalingError: something else reads a layer than what is to undo its rescaling.
     """
     state, exponent = network.state_dict(), balancing.exponent
-    kept = {
-        factor.absorber: state[factor.absorber].detach().clone()
-        for factor in factors
-        if factor.absorber is not None
-    }
+    absorbers = [factor.absorber for factor in factors if factor.absorber is not None]
+    as_it_is = Balanced(factors, {name: state[name].detach().clone() for name in absorbers})
     if balancing.through_norms:
-        probed, undone = _before_norms(network, factors, exponent or PROBE)
-        _check_same_function(network, balanced_values(probed, kept | undone), batch, "norms")
-        if exponent:
-            factors, kept = probed, kept | undone
-    if balancing.through_pairs and exponent:
+        scales = balancing_scales(factors, exponent or PROBE)
+        probed = _before_norms(network, as_it_is, scales)
+        _check_same_function(network, balanced_values(probed.factors, probed.kept), batch, "norms")
+    if not exponent:
+        return as_it_is
+    pairs: tuple[Pair, ...] = ()
+    if balancing.through_pairs:
         pairs = _usable(find_pairs(network, batch), factors, shared)
-        if pairs:
-            factors, kept = _between_layers(network, factors, pairs, exponent, kept)
-            _check_same_function(network, balanced_values(factors, kept), batch, "pairs")
-    return factors, kept
+    found, furthest = _within(network, as_it_is, balancing, pairs, inf)
+    if not furthest:
+        return found
+    if pairs:
+        _check_same_function(network, balanced_values(found.factors, found.kept), batch, "pairs")
+    loss = _Loss(network, batch, plain, balancing.finest)
+    lost = loss.of(found)
+    if lost <= AS_ASKED[0]:
+        return found
+    unbalanced = loss.of(as_it_is)
+    if lost <= AS_ASKED[1] * unbalanced:
+        return found
+    most = max(LIMITED[0], LIMITED[1] * unbalanced)
+    limit = max(furthest.values())
+    for _ in range(HALVINGS):
+        limit /= 2
+        found, _ = _within(network, as_it_is, balancing, pairs, limit)
+        if loss.of(found) <= most:
+            break
+    else:
+        found, limit = as_it_is, 0.0
+    note = _note([name for name, far in furthest.items() if far > limit], furthest, limit)
+    note += (
+        f": balanced as asked, {balancing.finest} bins lose {lost:.2g} of what the outputs say, as "
+        "few rows take the whole range"
+    )
+    return Balanced(found.factors, found.kept, (note,))
+
+
+def _note(names: Sequence[str], furthest: Mapping[str, float], limit: float) -> str:
+    listed = ", ".join(names[:NAMED])
+    if len(names) > NAMED:
+        listed += f" and {len(names) - NAMED} more"
+    if not limit:
+        return f"rows of {listed} are not balanced"
+    most = exp(max(furthest.values()))
+    return f"rows of {listed} are balanced by factors up to {exp(limit):.2g} instead of {most:.2g}"
+
+
+class _Loss:
+    """What networks of the same function lose on a grid over the range of their weights.
+
+    Args:
+        network: the float network.
+        batch: images.
+        plain: shared weights without a factor, by key.
+        bins: of the grid.
+    """
+
+    def __init__(
+        self, network: nn.Module, batch: Tensor, plain: Mapping[str, Tensor], bins: int
+    ) -> None:
+        self._network, self._batch, self._plain, self._bins = network, batch, plain, bins
+        with torch.no_grad(), in_eval_mode(network):
+            self._expected = network(batch).double().log_softmax(1)
+        negative_entropy = (self._expected.exp() * self._expected).sum(1).mean()
+        self._said = float(negative_entropy) + log(self._expected.shape[1])
+
+    @torch.no_grad()
+    def of(self, network: Balanced) -> float:
+        """Return the divergence of the outputs as a share of what they say; maybe no number."""
+        weights = [*(factor.weight for factor in network.factors), *self._plain.values()]
+        low = min(0.0, *(float(weight.min()) for weight in weights))
+        high = max(0.0, *(float(weight.max()) for weight in weights))
+        if not low < high:
+            return 0.0
+        entries = zero_aligned_entries(low, high, self._bins)
+        values = dict(network.kept)
+        for name, weight in self._plain.items():
+            grid = entries.to(weight.device)
+            values[name] = grid[nearest(weight, grid)]
+        for factor in network.factors:
+            grid = entries.to(factor.weight.device)
+            indices = assign_feedback(factor, grid)
+            values[factor.name] = grid[indices]
+            if factor.absorber is not None:
+                shift = output_shift(factor, indices, grid).to(values[factor.absorber])
+                sign = -1 if factor.absorber.endswith("running_mean") else 1
+                values[factor.absorber] = values[factor.absorber] + sign * shift
+        with Borrowed(self._network) as borrowed:
+            borrowed.put(values)
+            got = self._network(self._batch).double().log_softmax(1)
+        moved = (self._expected.exp() * (self._expected - got)).sum(1).mean()
+        return float(moved) / self._said if self._said > 0 else 0.0
+
+
+def _within(
+    network: nn.Module,
+    as_it_is: Balanced,
+    balancing: Balancing,
+    pairs: tuple[Pair, ...],
+    limit: float,
+) -> tuple[Balanced, dict[str, float]]:
+    """Balance with scales within a limit.
+
+    Returns:
+        The balanced network, and for every layer whose rows are balanced how far its scales would
+        reach without a limit: the largest magnitude of their logarithms.
+    """
+    found = as_it_is
+    furthest: dict[str, float] = {}
+    if balancing.through_norms:
+        scales = balancing_scales(found.factors, balancing.exponent)
+        furthest |= {name: _reach(scale) for name, scale in scales.items()}
+        scales = {name: _limited(scale, limit) for name, scale in scales.items()}
+        found = _before_norms(network, found, scales)
+    if pairs:
+        scales = pair_scales(found.factors, pairs, balancing.exponent)
+        furthest |= {name: _reach(scale) for name, scale in scales.items()}
+        scales = {name: _limited(scale, limit) for name, scale in scales.items()}
+        found = _between_layers(network, found, pairs, scales)
+    return found, furthest
+
+
+def _reach(scale: Tensor) -> float:
+    return float(scale.double().log().abs().max())
+
+
+def _limited(scale: Tensor, limit: float) -> Tensor:
+    """Return one layer's scales, raised to the power that brings their logarithms within."""
+    reach = _reach(scale)
+    return scale if reach <= limit else scale.double().pow(limit / reach).float()
 
 
 def balanced_values(factors: Iterable[Factor], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -90,15 +262,11 @@ def balanced_values(factors: Iterable[Factor], kept: Mapping[str, Tensor]) -> di
     return {factor.name: factor.weight for factor in factors} | dict(kept)
 
 
-def _before_norms(
-    network: nn.Module, factors: list[Factor], exponent: float
-) -> tuple[list[Factor], dict[str, Tensor]]:
-    """Balance the rows in front of BatchNorms; return the factors and the tensors that undo it."""
-    norms, state = dict(network.named_modules()), network.state_dict()
-    scales = balancing_scales(factors, exponent)
+def _before_norms(network: nn.Module, before: Balanced, scales: Mapping[str, Tensor]) -> Balanced:
+    """Rescale the rows in front of BatchNorms, and the statistics that undo it."""
+    norms, kept = dict(network.named_modules()), dict(before.kept)
     balanced = []
-    undone = {}
-    for factor in factors:
+    for factor in before.factors:
         if factor.name in scales:
             norm = norms[str(factor.norm)]
             assert isinstance(norm, NORM_TYPES)
@@ -107,12 +275,12 @@ def _before_norms(
             scale = safe_scales(scales[factor.name], variance, norm.eps)
             factor = rescaled(factor, scale)
             new_mean, new_variance = rescaled_statistics(mean, variance, norm.eps, scale.flatten())
-            undone[f"{factor.norm}.running_mean"] = new_mean
-            undone[f"{factor.norm}.running_var"] = new_variance
+            kept[f"{factor.norm}.running_mean"] = new_mean
+            kept[f"{factor.norm}.running_var"] = new_variance
             if factor.absorber is not None and factor.absorber != f"{factor.norm}.running_mean":
-                undone[factor.absorber] = state[factor.absorber] * scale.flatten()
+                kept[factor.absorber] = kept[factor.absorber] * scale.flatten()
         balanced.append(factor)
-    return balanced, undone
+    return Balanced(balanced, kept)
 
 
 def _usable(
@@ -133,19 +301,17 @@ def _bias_of(name: str) -> str:
 
 def _between_layers(
     network: nn.Module,
-    factors: list[Factor],
+    before: Balanced,
     pairs: tuple[Pair, ...],
-    exponent: float,
-    kept: dict[str, Tensor],
-) -> tuple[list[Factor], dict[str, Tensor]]:
-    """Balance rows against the next layer's columns; return the factors and the kept tensors."""
-    scales = pair_scales(factors, pairs, exponent)
-    before = {pair.consumer: pair.producer for pair in pairs}
-    state, kept = network.state_dict(), dict(kept)
+    scales: Mapping[str, Tensor],
+) -> Balanced:
+    """Rescale rows of producers, and the next layers' columns that undo it."""
+    producers = {pair.consumer: pair.producer for pair in pairs}
+    state, kept = network.state_dict(), dict(before.kept)
     balanced = []
-    for factor in factors:
-        if factor.name in before:
-            factor = recolumned(factor, scales[before[factor.name]])
+    for factor in before.factors:
+        if factor.name in producers:
+            factor = recolumned(factor, scales[producers[factor.name]])
         if factor.name in scales:
             scale = scales[factor.name]
             factor = rescaled(factor, scale)
@@ -153,7 +319,7 @@ def _between_layers(
             if bias in state:
                 kept[bias] = kept.get(bias, state[bias]) * scale.flatten()
         balanced.append(factor)
-    return balanced, kept
+    return Balanced(balanced, kept)
 
 
 @torch.no_grad()

@@ -26,7 +26,8 @@ class FeedbackOptions(Options):
             equal outputs were 2 % smaller for ResNet-20 with 0.1 than with 0.03, 6 % for
             LeNet-300-100 and 11 % for LeNet-5.
         balance: exponent of the balancing of rows in front of BatchNorms and between layers with
-            only ReLUs and pooling between them; 0 switches it off.
+            only ReLUs and pooling between them; 0 switches it off. Layers are balanced less where
+            the highest k could not hold their rows, and a note says so.
         trellis: states of the trellis that the weights of a column follow, 4, 8 or 16; 0 for none.
             k then counts entries half as far apart: ask for 1.6 times as many. Needs the adaptive
             coder, and entries cannot be merged, as merged ones follow no trellis. With 8, files of

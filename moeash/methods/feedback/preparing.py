@@ -162,8 +162,9 @@ def prepare(
         reasons[name] = left_out.get(name, "it is not the weight of a layer")
     batch = first.batch
     assert batch is not None
-    factors, kept = balanced(network, factors, batch, settings.balancing, set(shared or ()))
-    notes: list[str] = []
+    rescaled = balanced(network, factors, batch, settings.balancing, set(shared or ()), plain)
+    factors, kept, notes = rescaled.factors, rescaled.kept, list(rescaled.notes)
+    del rescaled
     if settings.rows == "coupled":
         images = _reported(again.batches(len(batch)), len(again), progress)
         with Borrowed(network) as borrowed:

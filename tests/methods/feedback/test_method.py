@@ -197,3 +197,14 @@ def test_without_calibration_there_is_nothing_to_refine(network):
         for way in (False, True)
     )
     assert plain == refined
+
+
+@pytest.mark.parametrize(("trellis", "bins"), [(0, 64), (8, 40)])
+def test_a_note_says_when_the_highest_k_holds_no_rows_balanced_as_asked(
+    network, splits, trellis, bins
+):
+    options = FeedbackOptions(k=(2, 64), images=60, sketches=1, balance=0.5, trellis=trellis)
+    method = Feedback(options)
+    notes = method.notes(prepare(method, network, splits))
+    (note,) = [note for note in notes if "balanced by factors" in note]
+    assert f"balanced as asked, {bins} bins lose" in note
