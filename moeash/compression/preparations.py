@@ -1,8 +1,8 @@
 """Preparations that took long, kept beside a study so that another process need not repeat them.
 
 A preparation is stored under a digest of everything it depends on: the float state, the method and
-its options, the calibration images, seed, threads, device and versions. Nothing refers to the
-files, so they may be deleted at any time, and one that cannot be read is made again.
+its options, the calibration images, seed, threads, device, versions and the code itself. Nothing
+refers to the files, so they may be deleted at any time, and one that cannot be read is made again.
 """
 
 import hashlib
@@ -24,6 +24,10 @@ WORTH_KEEPING_S = 2.0
 
 MOST = 8
 """Files kept; the one read longest ago goes first."""
+
+PACKAGE = Path(__file__).parents[1]
+CODE = ("core", "networks", "tracing", "methods")
+"""Folders of the package whose code a preparation depends on."""
 
 
 class Preparations:
@@ -89,6 +93,7 @@ def digest_of(method: Method, preparation: Preparation, device: str) -> str:
     """Return 32 hex digits over everything a preparation depends on."""
     depends: Mapping[str, Any] = {
         "versions": {name: version(name) for name in ("moeash", "torch", "numpy")},
+        "code": digest_of_code(),
         "network": network_fingerprint(preparation.network.state),
         "folded": sorted(preparation.network.folded),
         "method": to_plain(method.options, defaults=True) | {"name": method.name},
@@ -104,3 +109,13 @@ def digest_of(method: Method, preparation: Preparation, device: str) -> str:
     }
     text = json.dumps(depends, sort_keys=True, default=list)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def digest_of_code(package: Path = PACKAGE) -> str:
+    """Return a digest of the code that prepares; a version is the same all along a branch."""
+    digest = hashlib.blake2b(digest_size=16)
+    for folder in CODE:
+        for path in sorted((package / folder).rglob("*.py*")):
+            if path.suffix in (".py", ".pyx"):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()

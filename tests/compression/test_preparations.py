@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moeash.compression.preparations import MOST, Preparations, digest_of
+from moeash.compression.preparations import MOST, Preparations, digest_of, digest_of_code
 from moeash.core.candidate import Candidate
 from moeash.data.unlabelled import Unlabelled
 from moeash.methods.base import Preparation
@@ -85,6 +85,17 @@ def test_another_network_option_or_device_gives_another_name(method):
     assert digest_of(method, preparation(network=other), "cpu") != plain
     assert digest_of(Counted(FeedbackOptions(images=21)), preparation(), "cpu") != plain
     assert digest_of(method, preparation(), "cuda") != plain
+
+
+def test_other_code_of_the_same_version_gives_another_name(tmp_path):
+    (tmp_path / "methods" / "wing").mkdir(parents=True)
+    file = tmp_path / "methods" / "wing" / "a.py"
+    digests = []
+    for text in ("a = 1", "a = 2", "a = 1"):
+        file.write_text(text)
+        digests.append(digest_of_code(tmp_path))
+    assert digests[0] == digests[2] != digests[1]
+    assert digest_of_code() not in digests
 
 
 def test_a_damaged_file_is_made_again(tmp_path, method):
