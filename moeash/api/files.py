@@ -27,6 +27,7 @@ from moeash.evaluation.task import available_cores
 from moeash.exports.building import building
 from moeash.exports.export import ExportReport, export_solution
 from moeash.methods.registry import build_method
+from moeash.names import contained
 from moeash.study.events import Doing, Note
 from moeash.study.plan import task_of
 from moeash.study.spec.output import Pick
@@ -34,6 +35,7 @@ from moeash.study.spec.reading import spec_of_module
 from moeash.study.study import Study
 
 
+@contained()
 def compress(
     module: nn.Module,
     to: str | Path,
@@ -113,6 +115,7 @@ def compress(
     return size(shared, coder=task.codec.coder)
 
 
+@contained()
 def export(
     study: Study,
     to: str | Path,

@@ -24,6 +24,7 @@ from moeash.data.unlabelled import Given
 from moeash.errors import EvaluationError, InputError
 from moeash.exports.output import Output, make_folder, write_output
 from moeash.methods.registry import build_method
+from moeash.names import contained
 from moeash.study.opening import DEFAULT_STORAGE, Place, open_storage
 from moeash.study.plan import Plan, task_of
 from moeash.study.run import Build
@@ -34,6 +35,7 @@ from moeash.study.storage.base import Storage
 from moeash.study.study import Study
 
 
+@contained()
 def run(
     spec: str | Path | Mapping[str, Any] | StudySpec,
     *,
@@ -81,6 +83,7 @@ def run(
     return _run(spec, storage, progress, retry_failed)[0]
 
 
+@contained()
 def run_with_output(
     spec: str | Path | Mapping[str, Any] | StudySpec,
     *,
@@ -136,6 +139,7 @@ def _run(
     return study, written[0] if written else None
 
 
+@contained()
 def search(
     module: nn.Module,
     *,

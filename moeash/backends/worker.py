@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from moeash.errors import BackendError
+from moeash.names import contained
 
 if TYPE_CHECKING:
     from moeash.backends.base import Baseline
@@ -97,6 +98,7 @@ class EvaluationWorker:
         self._pulse: Pulse | None = None
         self._n_pulses = 0
 
+    @contained()  # Ray takes SystemExit as a worker's own wish to end
     def load(
         self, task: "Task", common: "Common | None", expected: Mapping[str, str]
     ) -> tuple["Baseline", Place]:
@@ -128,6 +130,7 @@ class EvaluationWorker:
         place = Place(socket.gethostname(), os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"))
         return describe(self.evaluator), place
 
+    @contained()
     def common(self) -> "Common":
         """Return what the other workers need not make or read again."""
         return self.evaluator.common()
@@ -136,6 +139,7 @@ class EvaluationWorker:
         """Use the shared copy of what this worker made, and let its own go."""
         self.evaluator.use_shared(common)
 
+    @contained()
     def answer(self, kind: str, job: "Job", archive: "Archive") -> Any:
         """Evaluate a job to its outcome, or build its shared weights."""
         self._pulse = None

@@ -23,6 +23,7 @@ from moeash.errors import (
     StudyExistsError,
     StudyNotFoundError,
 )
+from moeash.names import contained
 
 app = typer.Typer(
     name="moeash",
@@ -96,8 +97,9 @@ def _run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
         # Without a command the help is what the person needs; the usage was wrong all the same.
-        returned = app(arguments or ["--help"], prog_name="moeash", standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
+        with contained():
+            returned = app(arguments or ["--help"], prog_name="moeash", standalone_mode=False)
+    except (KeyboardInterrupt, SystemExit, typer.Abort):  # the second from a signal's handler
         returned = INTERRUPTED
     code = returned if isinstance(returned, int) else OK
     if code == INTERRUPTED:

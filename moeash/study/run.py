@@ -14,6 +14,7 @@ from moeash.core.codebook import SharedWeights
 from moeash.core.recipe import Recipe
 from moeash.errors import StorageError
 from moeash.evaluation.task import Task
+from moeash.names import contained
 from moeash.study.admission import admit, stored_study
 from moeash.study.course.course import Course
 from moeash.study.course.journal import Journal
@@ -62,7 +63,7 @@ def run(
             baseline = backend.open(journal.note, journal.progress)
             record = admit(storage, plan, task, stored, baseline, journal)
             journal.begin(record.id)
-            with _ended(storage, record, journal):
+            with _ended(storage, record, journal), contained():
                 _course(plan, storage, record, backend, journal, retry_failed, baseline.notes)
             study = Study(storage, plan.spec.name)
             if finished is not None:
@@ -100,7 +101,7 @@ def _ended(storage: Storage, record: StudyRecord, journal: Journal) -> Iterator[
     try:
         yield
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)  # Ray ends so on SIGTERM
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)  # of a signal's handler
         status: StoredStatus = "interrupted" if interrupted else "failed"
         reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
         # When it is the database that fails, the first error is the one to report.
