@@ -20,6 +20,7 @@ from moeash.codec.container import write
 from moeash.codec.size import SizeReport, size
 from moeash.core.candidate import Value
 from moeash.core.recipe import Recipe, Refine
+from moeash.core.variables import candidate_of
 from moeash.data.unlabelled import Given
 from moeash.errors import InputError
 from moeash.evaluation.loading import compressor_of
@@ -93,12 +94,10 @@ def compress(
         metric="none",
     )
     chosen = build_method(described.method)
-    names = {variable.name for variable in chosen.space()}
-    if names != set(candidate):
-        raise InputError(f"candidate has {sorted(candidate)}, the method needs {sorted(names)}")
+    point = candidate_of(chosen.space(), candidate)
     if refined and not chosen.refines:
         raise InputError(f"method {chosen.name} has no slower way; leave out refined")
-    recipe = Recipe.of(candidate, *([Refine()] if refined else []))
+    recipe = Recipe(point, (Refine(),) if refined else ())
     inputs = inputs_for(module, chosen, calibration, described.codec.norms)
     task = replace(
         described.task(module=module, calibration=inputs),

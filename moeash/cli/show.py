@@ -1,13 +1,14 @@
 """How values look in a terminal, and how a command answers in JSON."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from moeash.core.plain import json_text
 
 if TYPE_CHECKING:
     from moeash.study.facts import StudyFacts
@@ -30,8 +31,8 @@ RetryOption = Annotated[
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document. Infinities and NaN have no place in JSON and are an error."""
-    print(json.dumps(value, indent=2, allow_nan=False))
+    """Print one JSON document."""
+    print(json_text(value, indent=2))
 
 
 def keep_stdout(json_: bool) -> AbstractContextManager[object]:

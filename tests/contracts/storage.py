@@ -163,6 +163,21 @@ class StorageContract:
         (record,) = storage.evaluations(study.id)
         assert record.outcome.bound == bound and record.job.floor == bound
 
+    @pytest.mark.parametrize("metric", [math.nan, math.inf, -math.inf])
+    def test_a_metric_that_is_no_finite_number_is_refused_and_nothing_is_stored(
+        self, storage, metric
+    ):
+        study = storage.create_study(facts())
+        with pytest.raises(StorageError, match=r"cannot store metric = .*finite number"):
+            add(storage, study, 1, outcome=replace(COMPLETE, metric=metric, bound=metric))
+        with pytest.raises(StorageError, match=r"hypervolume = .*finite number"):
+            storage.put_generation(study.id, GenerationRecord(1, metric, 1, 1, 1, 1.0))
+        for bad in ({"baseline": metric}, {"reference": (metric, 1.0)}):
+            with pytest.raises(StorageError, match=r"cannot store (baseline|reference)"):
+                storage.create_study(facts(name="other", **bad))
+        assert not storage.evaluations(study.id) and not storage.generations(study.id)
+        assert [found.facts.name for found in storage.studies()] == ["digits"]
+
     def test_evaluations_are_listed_by_number_and_study(self, storage):
         one = storage.create_study(FACTS)
         two = storage.create_study(replace(FACTS, name="two"))

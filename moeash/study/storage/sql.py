@@ -38,6 +38,7 @@ from moeash.study.storage.rows import (
     event_values,
     facts_values,
     generation_of,
+    generation_values,
     held_of,
     job_values,
     key_of,
@@ -311,11 +312,11 @@ class SqlStorage:
         known = select(GENERATIONS.c.index).where(
             GENERATIONS.c.study_id == study_id, GENERATIONS.c.index == generation.index
         )
-        values = {name: getattr(generation, name) for name in generation.__dataclass_fields__}
+        values = generation_values(study_id, generation)
 
         def work(connection: Connection) -> None:
             if connection.execute(known).one_or_none() is None:
-                connection.execute(insert(GENERATIONS).values(study_id=study_id, **values))
+                connection.execute(insert(GENERATIONS).values(values))
                 event = event_values(study_id, GenerationEnded(generation))
                 connection.execute(insert(EVENTS).values(event))
 
