@@ -29,7 +29,7 @@ from moeash.study.opening import DEFAULT_STORAGE, Place, open_storage
 from moeash.study.plan import Plan, task_of
 from moeash.study.run import Build
 from moeash.study.run import run as run_plan
-from moeash.study.spec.reading import load_spec, parse_spec, spec_of_module
+from moeash.study.spec.reading import any_spec, spec_of_module
 from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.base import Storage
 from moeash.study.study import Study
@@ -112,12 +112,8 @@ def _run(
     *,
     with_output: bool = False,
 ) -> tuple[Study, Output | None]:
-    if isinstance(spec, str | Path):
-        spec = load_spec(spec)
-    elif not isinstance(spec, StudySpec):
-        spec = parse_spec(spec)
-    plan = Plan.from_spec(spec)
-    options = spec.output if with_output else None
+    plan = Plan.from_spec(any_spec(spec))
+    options = plan.spec.output if with_output else None
     if options is not None:
         make_folder(Path(options.folder))
     written: list[Output] = []

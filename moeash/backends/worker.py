@@ -10,8 +10,10 @@ import importlib.metadata
 import os
 import platform
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from moeash.errors import BackendError
@@ -52,6 +54,37 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Folder:
+    """The driver's working folder, in which Ray has workers look for modules before all others.
+
+    Attributes:
+        path: of the folder.
+        place: where the driver looks there: first, as Ray has it, after all others, or never.
+    """
+
+    path: str
+    place: Literal["first", "last", "never"]
+
+    @classmethod
+    def here(cls) -> "Folder":
+        """Return the working folder of this process."""
+        path = str(Path.cwd())
+        places = [place or path for place in sys.path]
+        if path not in places:
+            return cls(path, "never")
+        before_python = places[: places.index(str(Path(os.__file__).parent))]
+        return cls(path, "first" if path in before_python else "last")
+
+    def rearrange(self) -> None:
+        """Have this process look there when the driver does: a numpy.py there is not NumPy."""
+        if self.place == "first":
+            return
+        sys.path[:] = [place for place in sys.path if place != self.path]
+        if self.place == "last":
+            sys.path.append(self.path)
+
+
+@dataclass(frozen=True)
 class Call:
     """One call to a worker.
 
@@ -89,8 +122,15 @@ class Pulse:
 class EvaluationWorker:
     """One evaluator in a process of its own."""
 
-    def __init__(self, n_threads: int) -> None:
-        """Import what evaluations need and pin its threads, before torch starts any."""
+    def __init__(self, n_threads: int, folder: Folder | None = None) -> None:
+        """Import what evaluations need and pin its threads, before torch starts any.
+
+        Args:
+            n_threads: of torch.
+            folder: the driver's working folder.
+        """
+        if folder is not None:
+            folder.rearrange()
         import torch
 
         torch.set_num_threads(n_threads)

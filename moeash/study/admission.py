@@ -5,6 +5,7 @@ and its search split are the same. Values measured on anything else must not mix
 """
 
 import platform
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -14,7 +15,7 @@ from moeash.evaluation.task import Task
 from moeash.study.course.journal import Journal
 from moeash.study.facts import StudyFacts, floor_of
 from moeash.study.plan import Plan
-from moeash.study.spec.identity import differences
+from moeash.study.spec.identity import differences, with_paths
 from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import StudyRecord
@@ -50,6 +51,8 @@ def admit(
 ) -> StudyRecord:
     """Return the record of a study that may run now: a new one, or the stored one.
 
+    Files that have moved and are the same are from now on where they were found.
+
     Raises:
         StudyExistsError: it was started on another network or search split.
     """
@@ -71,7 +74,11 @@ def admit(
             "study began; another machine or torch version rounds differently"
         )
     storage.set_status(stored.id, "running")
-    return stored
+    spec = with_paths(facts.spec, plan.spec.to_dict())
+    if spec == facts.spec:
+        return stored
+    storage.set_spec(stored.id, spec)
+    return replace(stored, facts=replace(facts, spec=spec))
 
 
 def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:

@@ -16,6 +16,7 @@ from moeash.errors import StorageError
 from moeash.evaluation.task import Task
 from moeash.names import contained
 from moeash.study.admission import admit, stored_study
+from moeash.study.consent import give_spec
 from moeash.study.course.course import Course
 from moeash.study.course.journal import Journal
 from moeash.study.course.ledger import Ledger
@@ -66,6 +67,7 @@ def run(
             with _ended(storage, record, journal), contained():
                 _course(plan, storage, record, backend, journal, retry_failed, baseline.notes)
             study = Study(storage, plan.spec.name)
+            give_spec(study, plan.spec)
             if finished is not None:
                 finished(study, backend.build)
         finally:

@@ -128,6 +128,12 @@ class StorageContract:
         study = storage.create_study(FACTS)
         assert study.owner.startswith(f"process {os.getpid()} on")
 
+    def test_a_specs_paths_may_follow_its_files(self, storage, open_storage):
+        study = storage.create_study(facts())
+        moved = {**study.facts.spec, "data": {"root": "/ключ"}}
+        storage.set_spec(study.id, moved)
+        assert open_storage().study("digits").facts == replace(study.facts, spec=moved)
+
     def test_what_is_being_done_is_overwritten(self, storage, open_storage):
         study = storage.create_study(FACTS)
         assert study.activity is None

@@ -163,6 +163,10 @@ class SqlStorage:
             values["ending"] = ending
         self.database.write(study_id, lambda c: _touch(c, study_id, **values))
 
+    def set_spec(self, study_id: int, spec: Mapping[str, Any]) -> None:
+        """Record that a study's files have moved."""
+        self.database.write(study_id, lambda c: _touch(c, study_id, spec=dict(spec)))
+
     def set_activity(self, study_id: int, event: Event) -> None:
         """Overwrite what is being done."""
         values = event_values(study_id, event)
@@ -324,11 +328,8 @@ class SqlStorage:
 
     def generations(self, study_id: int) -> Sequence[GenerationRecord]:
         """Return all generations of a study by index."""
-        query = (
-            select(GENERATIONS)
-            .where(GENERATIONS.c.study_id == study_id)
-            .order_by(GENERATIONS.c.index)
-        )
+        of_study = GENERATIONS.c.study_id == study_id
+        query = select(GENERATIONS).where(of_study).order_by(GENERATIONS.c.index)
         return self.database.read(lambda c: read_rows(c, query, generation_of))
 
     def add_events(self, study_id: int, events: Sequence[Event]) -> None:
