@@ -28,6 +28,7 @@ from moeash.errors import (
     StudyExistsError,
     StudyLockedError,
     StudyNotFoundError,
+    UserCodeError,
 )
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ __all__ = [
     "StudyExistsError",
     "StudyLockedError",
     "StudyNotFoundError",
+    "UserCodeError",
     "compress",
     "decompress",
     "export",

@@ -14,6 +14,7 @@
     │   ├── CorruptContainerError         truncated, altered or hostile bytes
     │   └── ContainerVersionError         written by a newer moeash
     ├── EvaluationError                   one candidate failed; the study goes on
+    ├── UserCodeError                     the user's code tried to end the process
     ├── BackendError                      the place it ran is gone, not the candidate; retry
     ├── StorageError                      the database refused or lost a write
     │   ├── StudyNotFoundError (KeyError) no study of that name
@@ -91,6 +92,10 @@ class ContainerVersionError(ContainerError):
 
 class EvaluationError(MoeashError):
     """One candidate failed; the study goes on."""
+
+
+class UserCodeError(MoeashError):
+    """Code that the user brought raised what ends a process, such as ``SystemExit``."""
 
 
 class BackendError(MoeashError):

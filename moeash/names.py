@@ -7,10 +7,14 @@ and nowhere else, so that a failing factory is reported the same way everywhere.
 import difflib
 import importlib
 import inspect
+import signal
+import traceback
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ContextDecorator
+from types import TracebackType
 from typing import Any
 
-from moeash.errors import InputError, MoeashError
+from moeash.errors import InputError, MoeashError, UserCodeError
 
 
 def nearest(name: str, valid: Iterable[str], *, n: int = 3) -> str:
@@ -51,11 +55,12 @@ def find_function(
         raise error(f"{reference!r} does not have the form 'package.module:function'")
     module_name, _, path = reference.partition(":")
     try:
-        found: Any = importlib.import_module(module_name)
+        with contained():
+            found: Any = importlib.import_module(module_name)
     except Exception as exc:
+        where = "; is its folder on PYTHONPATH?" if isinstance(exc, ImportError) else ""
         raise error(
-            f"cannot import {module_name!r} for {reference!r}: {_one_line(exc)}; "
-            f"is its folder on PYTHONPATH?"
+            f"cannot import {module_name!r} for {reference!r}: {_one_line(exc)}{where}"
         ) from exc
     for attribute in path.split("."):
         owner = found
@@ -86,11 +91,54 @@ def call_factory(
     function = find_function(reference, error=error)
     call = f"{reference}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
     try:
-        return function(**options)
-    except MoeashError:
+        with contained():
+            return function(**options)
+    except MoeashError as exc:
+        if isinstance(exc, UserCodeError):
+            raise error(f"{call}: {exc}") from exc
         raise
     except Exception as exc:
         raise error(f"{call} raised {_one_line(exc)}") from exc
+
+
+class contained(ContextDecorator):
+    """Make what ends a process an error of the user's code, here or in a decorated function.
+
+    ``SystemExit`` and its like would otherwise end a study without a word, and with the exit code
+    of a success. Ctrl-C and what a signal's handler raises are no errors: they go on as they are.
+
+    Example:
+        >>> with contained():
+        ...     raise SystemExit(0)
+        Traceback (most recent call last):
+        moeash.errors.UserCodeError: the user's code raised SystemExit: 0 ...
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None or isinstance(error, Exception | KeyboardInterrupt):
+            return
+        if not _is_of_a_signal(error):
+            *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+            where = f"{frame.f_code.co_filename}, line {line}"
+            raise UserCodeError(
+                f"the user's code raised {_one_line(error)} ({where}), which would end the whole "
+                "process; let the code raise an exception instead"
+            ) from error
+
+
+def _is_of_a_signal(error: BaseException) -> bool:
+    """Tell whether an error comes from a signal's handler: somebody wants the process to end."""
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = {getattr(handler, "__code__", None) for handler in handlers} - {None}
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def check_options(
@@ -116,4 +164,7 @@ def check_options(
 
 
 def _one_line(exc: BaseException) -> str:
-    return f"{type(exc).__name__}: {' '.join(str(exc).split())}"
+    text = " ".join(str(exc).split())
+    return (
+        text if isinstance(exc, MoeashError) else f"{type(exc).__name__}: {text}".removesuffix(": ")
+    )

@@ -20,6 +20,7 @@ from moeash.codec.container import write
 from moeash.codec.size import SizeReport, size
 from moeash.core.candidate import Value
 from moeash.core.recipe import Recipe, Refine
+from moeash.core.variables import candidate_of
 from moeash.data.unlabelled import Given
 from moeash.errors import InputError
 from moeash.evaluation.loading import compressor_of
@@ -27,6 +28,7 @@ from moeash.evaluation.task import available_cores
 from moeash.exports.building import building
 from moeash.exports.export import ExportReport, export_solution
 from moeash.methods.registry import build_method
+from moeash.names import contained
 from moeash.study.events import Doing, Note
 from moeash.study.plan import task_of
 from moeash.study.spec.output import Pick
@@ -34,6 +36,7 @@ from moeash.study.spec.reading import spec_of_module
 from moeash.study.study import Study
 
 
+@contained()
 def compress(
     module: nn.Module,
     to: str | Path,
@@ -91,12 +94,10 @@ def compress(
         metric="none",
     )
     chosen = build_method(described.method)
-    names = {variable.name for variable in chosen.space()}
-    if names != set(candidate):
-        raise InputError(f"candidate has {sorted(candidate)}, the method needs {sorted(names)}")
+    point = candidate_of(chosen.space(), candidate)
     if refined and not chosen.refines:
         raise InputError(f"method {chosen.name} has no slower way; leave out refined")
-    recipe = Recipe.of(candidate, *([Refine()] if refined else []))
+    recipe = Recipe(point, (Refine(),) if refined else ())
     inputs = inputs_for(module, chosen, calibration, described.codec.norms)
     task = replace(
         described.task(module=module, calibration=inputs),
@@ -113,6 +114,7 @@ def compress(
     return size(shared, coder=task.codec.coder)
 
 
+@contained()
 def export(
     study: Study,
     to: str | Path,

@@ -24,16 +24,18 @@ from moeash.data.unlabelled import Given
 from moeash.errors import EvaluationError, InputError
 from moeash.exports.output import Output, make_folder, write_output
 from moeash.methods.registry import build_method
+from moeash.names import contained
 from moeash.study.artifacts import Build
 from moeash.study.opening import DEFAULT_STORAGE, Place, open_storage
 from moeash.study.plan import Plan, task_of
 from moeash.study.run import run as run_plan
-from moeash.study.spec.reading import load_spec, parse_spec, spec_of_module
+from moeash.study.spec.reading import any_spec, spec_of_module
 from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.base import Storage
 from moeash.study.study import Study
 
 
+@contained()
 def run(
     spec: str | Path | Mapping[str, Any] | StudySpec,
     *,
@@ -85,6 +87,7 @@ def run(
     return _run(spec, storage, progress, retry_failed, accept_baseline)[0]
 
 
+@contained()
 def run_with_output(
     spec: str | Path | Mapping[str, Any] | StudySpec,
     *,
@@ -115,12 +118,8 @@ def _run(
     *,
     with_output: bool = False,
 ) -> tuple[Study, Output | None]:
-    if isinstance(spec, str | Path):
-        spec = load_spec(spec)
-    elif not isinstance(spec, StudySpec):
-        spec = parse_spec(spec)
-    plan = Plan.from_spec(spec)
-    options = spec.output if with_output else None
+    plan = Plan.from_spec(any_spec(spec))
+    options = plan.spec.output if with_output else None
     if options is not None:
         make_folder(Path(options.folder))
     written: list[Output] = []
@@ -143,6 +142,7 @@ def _run(
     return study, written[0] if written else None
 
 
+@contained()
 def search(
     module: nn.Module,
     *,

@@ -7,6 +7,7 @@ from moeash.core.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task
+from moeash.names import contained
 from moeash.networks.parameters import describe as count_parameters
 
 
@@ -64,7 +65,8 @@ class InProcessBackend(OneAtATime):
             EvaluationError: it cannot be built.
         """
         try:
-            return self.evaluator.compressor.build(recipe, start=start)
+            with contained():
+                return self.evaluator.compressor.build(recipe, start=start)
         except Exception as error:
             raise cannot_build(recipe, f"{type(error).__name__}: {error}") from error
 

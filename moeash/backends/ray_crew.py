@@ -26,7 +26,7 @@ from moeash.backends.crew import (
     StartFailed,
 )
 from moeash.backends.ray_settings import WAIT_STEP_S, worker_environment
-from moeash.backends.worker import Call, EvaluationWorker, Place, versions
+from moeash.backends.worker import Call, EvaluationWorker, Folder, Place, versions
 from moeash.errors import BackendError, InputError, MoeashError
 from moeash.evaluation.evaluate import Common
 from moeash.evaluation.outcome import Archive
@@ -90,6 +90,7 @@ class RayCrew:
         with border():
             self._task: Any = ray.put(task)
         self._versions = versions()
+        self._folder = Folder.here()
         self._common: Any = None
         self._archive: tuple[Archive, Any] | None = None
         self._actors: dict[int, Any] = {}
@@ -109,7 +110,7 @@ class RayCrew:
     def start(self, worker: int) -> None:
         """Begin to start a worker."""
         with border():
-            actor = self._spare.popleft() if self._spare else self._make.remote(self._threads)
+            actor = self._spare.popleft() if self._spare else self._start_actor()
             self._actors[worker] = actor
             self._loading.add(worker)
             self._expect(worker, actor.load.remote(self._task, self._common, self._versions))
@@ -201,7 +202,7 @@ class RayCrew:
     def begin_spares(self, n: int) -> None:
         """Let further actors import what they need while the first one prepares."""
         with border():
-            self._spare.extend(self._make.remote(self._threads) for _ in range(n))
+            self._spare.extend(self._start_actor() for _ in range(n))
 
     def share_common(self) -> None:
         """Put what the first worker made where all workers of a node see the same memory.
@@ -230,6 +231,9 @@ class RayCrew:
         self._common = self._task = self._archive = None
 
     # ------------------------------------------------------------------ details
+
+    def _start_actor(self) -> Any:
+        return self._make.remote(self._threads, self._folder)
 
     def _expect(self, worker: int, reference: Any) -> None:
         self._pending[reference] = worker

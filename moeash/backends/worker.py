@@ -10,11 +10,14 @@ import importlib.metadata
 import os
 import platform
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from moeash.errors import BackendError
+from moeash.names import contained
 
 if TYPE_CHECKING:
     from moeash.backends.base import Baseline
@@ -48,6 +51,37 @@ class Place:
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The driver's working folder, in which Ray has workers look for modules before all others.
+
+    Attributes:
+        path: of the folder.
+        place: where the driver looks there: first, as Ray has it, after all others, or never.
+    """
+
+    path: str
+    place: Literal["first", "last", "never"]
+
+    @classmethod
+    def here(cls) -> "Folder":
+        """Return the working folder of this process."""
+        path = str(Path.cwd())
+        places = [place or path for place in sys.path]
+        if path not in places:
+            return cls(path, "never")
+        before_python = places[: places.index(str(Path(os.__file__).parent))]
+        return cls(path, "first" if path in before_python else "last")
+
+    def rearrange(self) -> None:
+        """Have this process look there when the driver does: a numpy.py there is not NumPy."""
+        if self.place == "first":
+            return
+        sys.path[:] = [place for place in sys.path if place != self.path]
+        if self.place == "last":
+            sys.path.append(self.path)
 
 
 @dataclass(frozen=True)
@@ -88,8 +122,15 @@ class Pulse:
 class EvaluationWorker:
     """One evaluator in a process of its own."""
 
-    def __init__(self, n_threads: int) -> None:
-        """Import what evaluations need and pin its threads, before torch starts any."""
+    def __init__(self, n_threads: int, folder: Folder | None = None) -> None:
+        """Import what evaluations need and pin its threads, before torch starts any.
+
+        Args:
+            n_threads: of torch.
+            folder: the driver's working folder.
+        """
+        if folder is not None:
+            folder.rearrange()
         import torch
 
         torch.set_num_threads(n_threads)
@@ -97,6 +138,7 @@ class EvaluationWorker:
         self._pulse: Pulse | None = None
         self._n_pulses = 0
 
+    @contained()  # Ray takes SystemExit as a worker's own wish to end
     def load(
         self, task: "Task", common: "Common | None", expected: Mapping[str, str]
     ) -> tuple["Baseline", Place]:
@@ -128,6 +170,7 @@ class EvaluationWorker:
         place = Place(socket.gethostname(), os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"))
         return describe(self.evaluator), place
 
+    @contained()
     def common(self) -> "Common":
         """Return what the other workers need not make or read again."""
         return self.evaluator.common()
@@ -136,6 +179,7 @@ class EvaluationWorker:
         """Use the shared copy of what this worker made, and let its own go."""
         self.evaluator.use_shared(common)
 
+    @contained()
     def answer(self, kind: str, job: "Job", archive: "Archive") -> Any:
         """Evaluate a job to its outcome, or build its shared weights."""
         self._pulse = None

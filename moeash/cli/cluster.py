@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moeash.cli.show import AcceptOption, JsonOption, RetryOption, StorageOption, print_json
+from moeash.cli.show import AcceptOption, JsonOption, RetryOption, StorageOption, print_json, say
+from moeash.console.escaping import visible
 from moeash.errors import BackendError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def submit(
     if json_:
         print_json({"study": launch.study, "job": job, "state": state})
     else:
-        print(f"study {launch.study}: {state} as job {job}")
+        say(f"study {launch.study}: {state} as job {job}")
     if follow:
         _follow(jobs, launch.study)
 
@@ -66,7 +67,7 @@ def stop(study: StudyArgument, address: AddressOption, json_: JsonOption = False
     if json_:
         print_json({"study": study, "job": job_of(study), "state": state})
     else:
-        print(f"study {study}: {state}")
+        say(f"study {study}: {state}")
 
 
 def logs(
@@ -97,5 +98,5 @@ def _follow(launcher: "Launcher", study: str) -> None:
 
 def _write(pieces: Iterator[str]) -> None:
     for piece in pieces:
-        sys.stdout.write(piece)
+        sys.stdout.write(visible(piece, keep="\n\t"))
         sys.stdout.flush()

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from moeash.cli.show import JsonOption, StorageOption, print_json
+from moeash.cli.show import JsonOption, StorageOption, print_json, say
 
 Check = Callable[[], str]
 
@@ -42,7 +42,7 @@ def doctor(storage: StorageOption = None, json_: JsonOption = False) -> None:
         print_json({"ok": healthy, "checks": results})
     else:
         for result in results:
-            print(f"{'ok  ' if result['ok'] else 'FAIL'}  {result['check']}: {result['detail']}")
+            say(f"{'ok  ' if result['ok'] else 'FAIL'}  {result['check']}: {result['detail']}")
     if not healthy:
         raise typer.Exit(1)
 

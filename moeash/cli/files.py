@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from moeash.cli.show import JsonOption, StorageOption, bytes_text, percent, print_json, table
+from moeash.cli.show import JsonOption, StorageOption, bytes_text, percent, print_json, say, table
 
 PARTS = ("header", "codebooks", "tables", "indices", "kept", "checksum")
 
@@ -59,9 +59,9 @@ def verify(
             }
         )
         return
-    print(f"{file}: {bytes_text(report.size_bytes)}, intact; fingerprint {fingerprint}")
+    say(f"{file}: {bytes_text(report.size_bytes)}, intact; fingerprint {fingerprint}")
     if matches:
-        print(f"holds exactly the weights study {study} measured as solution {matches[0]}")
+        say(f"holds exactly the weights study {study} measured as solution {matches[0]}")
 
 
 def inspect(
@@ -100,13 +100,13 @@ def inspect(
     if json_:
         print_json(summary)
         return
-    print(
+    say(
         f"{file}: {bytes_text(report.total)}, ratio {report.ratio:.2f}; {report.n_shared:,} "
         f"weights on {report.n_entries} entries at {report.bits_per_weight:.3f} bits, "
         f"{report.n_kept:,} kept; {report.coder}, version {VERSION}"
     )
     for key, value in report.notes.items():
-        print(f"{key}: {value}")
+        say(f"note {key}: {value}")
     table(
         "parts",
         [("part", "left"), ("bytes", "right"), ("share", "right")],
@@ -156,4 +156,4 @@ def decompress(
     if json_:
         print_json({"wrote": str(to), "tensors": len(arrays), "size_bytes": size_bytes})
     else:
-        print(f"wrote {to}: {len(arrays)} tensors, {bytes_text(size_bytes)}")
+        say(f"wrote {to}: {len(arrays)} tensors, {bytes_text(size_bytes)}")

@@ -4,18 +4,27 @@ Exit codes: 0 ok, 1 failed, 2 bad usage or spec, 3 no solution meets the pick, 1
 Ctrl-C or SIGTERM). Errors are one line on stderr; ``--debug`` shows the traceback. Every command
 has ``--json``: then stdout holds one JSON document and nothing else. Heavy imports happen inside
 the commands, so that ``--help`` is instant.
+
+The folder where a person stands may hold anything, say a downloaded file beside a ``numpy.py``.
+Modules are looked for there last, and only by commands whose spec names code. Of ``python -m
+moeash.cli.main`` Python itself looks there first until this module has been read; ``python -P -m``
+never does.
 """
 
 import os
 import signal
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, NoReturn
 
 import typer
 
 from moeash import __version__
 from moeash.cli import cluster, doctor, files, spec, studies
+from moeash.console.escaping import visible
 from moeash.errors import (
     InputError,
     MoeashError,
@@ -23,6 +32,7 @@ from moeash.errors import (
     StudyExistsError,
     StudyNotFoundError,
 )
+from moeash.names import contained
 
 app = typer.Typer(
     name="moeash",
@@ -74,12 +84,11 @@ def main() -> NoReturn:
     """Run the command line and exit."""
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    # A spec may name package.module:factory from where the person stands, as python -m would find.
-    sys.path.insert(0, "")
     # Schedulers and `moeash stop` end a process this way: like Ctrl-C, so that the study says so.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code = _run(arguments)
+        with _plain_warnings():
+            code = _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader left, as head does. Python would complain once more while it flushes at exit.
@@ -87,7 +96,7 @@ def main() -> NoReturn:
         code = FAILED
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            print(visible(traceback.format_exc(), keep="\n"), file=sys.stderr)
         code = _explain(error)
     sys.exit(code)
 
@@ -96,12 +105,24 @@ def _interrupt(number: int, _: object) -> NoReturn:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show a warning as one line; names of files and tensors in it are those of others."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {_line(str(message))}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 def _run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
         # Without a command the help is what the person needs; the usage was wrong all the same.
-        returned = app(arguments or ["--help"], prog_name="moeash", standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
+        with contained():
+            returned = app(arguments or ["--help"], prog_name="moeash", standalone_mode=False)
+    except (KeyboardInterrupt, SystemExit, typer.Abort):  # the second from a signal's handler
         returned = INTERRUPTED
     code = returned if isinstance(returned, int) else OK
     if code == INTERRUPTED:
@@ -128,8 +149,14 @@ def _explain(error: Exception) -> int:
 
 
 def _complain(message: str) -> None:
-    print(f"moeash: {' '.join(message.split())}", file=sys.stderr)
+    print(f"moeash: {_line(message)}", file=sys.stderr)
+
+
+def _line(text: str) -> str:
+    return visible(" ".join(text.split()))
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # python -m would look for numpy in the folder where the person stands
     main()

@@ -1,17 +1,21 @@
 """How values look in a terminal, and how a command answers in JSON."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moeash.console.escaping import visible
+from moeash.core.plain import json_text
+
 if TYPE_CHECKING:
     from moeash.study.facts import StudyFacts
     from moeash.study.solution import Solution
+    from moeash.study.spec.spec import StudySpec
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON document.")]
 StorageOption = Annotated[
@@ -36,9 +40,39 @@ AcceptOption = Annotated[
 ]
 
 
+SpecOption = Annotated[
+    Path | None,
+    typer.Option("--spec", help="The study's own TOML file again: it says where files are now."),
+]
+MovedOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Where files are now, e.g. data.root=/data."),
+]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-module",
+        metavar="NAME",
+        help="Run code of this module where the stored study names it; --spec allows its own.",
+    ),
+]
+
+
+def find_modules_here(spec: "StudySpec") -> None:
+    """Let code that a spec names be found where the person stands, after everything installed."""
+    here = str(Path.cwd())
+    if spec.user_code and here not in sys.path:
+        sys.path.append(here)
+
+
 def print_json(value: Any) -> None:
-    """Print one JSON document. Infinities and NaN have no place in JSON and are an error."""
-    print(json.dumps(value, indent=2, allow_nan=False))
+    """Print one JSON document."""
+    print(json_text(value, indent=2))
+
+
+def say(line: str) -> None:
+    """Print one line, which may have names and messages of others in it."""
+    print(visible(line))
 
 
 def keep_stdout(json_: bool) -> AbstractContextManager[object]:
@@ -66,6 +100,9 @@ def table(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequenc
 
     On a terminal rich draws it; elsewhere it is plain aligned text that survives a log.
     """
+    title = visible(title)
+    columns = [(visible(heading), side) for heading, side in columns]
+    rows = [[visible(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         _plain_table(title, columns, rows)
         return
@@ -75,7 +112,7 @@ def table(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequenc
 
     drawn = Table(title=Text(title), title_justify="left", header_style="bold")
     for heading, side in columns:
-        drawn.add_column(heading, justify="right" if side == "right" else "left")
+        drawn.add_column(Text(heading), justify="right" if side == "right" else "left")
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     Console().print(drawn)
@@ -108,7 +145,8 @@ def front_table(facts: "StudyFacts", front: Sequence["Solution"]) -> None:
         f"{facts.metric_name} {facts.baseline_text} on the search split"
     )
     if not front:
-        print(f"{title}\nno wanted solution yet")
+        say(title)
+        say("no wanted solution yet")
         return
     table(
         title,

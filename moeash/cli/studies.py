@@ -8,15 +8,20 @@ import typer
 
 from moeash.cli.show import (
     AcceptOption,
+    AllowOption,
     JsonOption,
+    MovedOption,
     RetryOption,
+    SpecOption,
     StorageOption,
     bytes_text,
     clock,
+    find_modules_here,
     front_table,
     keep_stdout,
     percent,
     print_json,
+    say,
     table,
 )
 from moeash.cli.status import status_lines
@@ -71,6 +76,7 @@ def run(
     from moeash.study.spec.reading import load_spec
 
     checked = load_spec(spec, [*(overrides or []), *flags])
+    find_modules_here(checked)
     drop = checked.output.max_drop if checked.output is not None else None
     display = for_terminal(tolerable_drop=TOLERABLE_DROP if drop is None else drop)
     try:
@@ -104,7 +110,7 @@ def run(
         if report is not None:
             show_export(report)
         for path in paths:
-            print(f"wrote {path}")
+            say(f"wrote {path}")
     if output is not None and output.refusal is not None:
         raise output.refusal
 
@@ -188,7 +194,7 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
         print_json(summary)
         return
     for line in status_lines(summary, opened.facts.baseline_text):
-        print(line)
+        say(line)
 
 
 def front(study: StudyArgument, storage: StorageOption = None, json_: JsonOption = False) -> None:
@@ -214,6 +220,9 @@ def plot(
         int | None,
         typer.Option("--id", help="Solution for codebook and bytes, or marked in front."),
     ] = None,
+    spec: SpecOption = None,
+    moved: MovedOption = None,
+    allow: AllowOption = None,
     storage: StorageOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -224,7 +233,12 @@ def plot(
     one_only = kind in ("codebook", "bytes")
     if one_only and len(studies) != 1:
         raise typer.BadParameter(f"--kind {kind} draws one study, got {len(studies)}")
-    opened = [open_study(name, storage) for name in studies]
+    if len(studies) > 1 and (spec or moved or allow):
+        raise typer.BadParameter("--spec, --set and --allow-module are for one study")
+    opened = [
+        open_study(name, storage, spec=spec, settings=moved or [], allow_modules=allow or [])
+        for name in studies
+    ]
     if kind == "front":
         figure = plots.plot_front(opened, chosen=id_)
     elif kind == "hypervolume":
@@ -234,11 +248,12 @@ def plot(
         from moeash.exports.output import solution_figure
         from moeash.study.plan import task_of
 
+        find_modules_here(opened[0].spec)
         solution = opened[0].pick("knee") if id_ is None else opened[0].solution(id_)
         with building(opened[0]) as build:
             figure = solution_figure(task_of(opened[0]), build(solution.record.recipe), kind)
     plots.save(figure, to)
-    print_json({"wrote": str(to)}) if json_ else print(f"wrote {to}")
+    print_json({"wrote": str(to)}) if json_ else say(f"wrote {to}")
 
 
 def export(
@@ -255,6 +270,9 @@ def export(
         int | None, typer.Option(help="Only solutions of at most so many bytes.")
     ] = None,
     id_: Annotated[int | None, typer.Option("--id", help="A solution's id instead.")] = None,
+    spec: SpecOption = None,
+    moved: MovedOption = None,
+    allow: AllowOption = None,
     storage: StorageOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -265,7 +283,8 @@ def export(
     from moeash.api.files import export as export_file
     from moeash.study.opening import open_study
 
-    opened = open_study(study, storage)
+    opened = open_study(study, storage, spec=spec, settings=moved or [], allow_modules=allow or [])
+    find_modules_here(opened.spec)
     with keep_stdout(json_):
         report = export_file(
             opened, to, pick=pick or "smallest", max_drop=max_drop, max_bytes=max_bytes, id=id_
@@ -279,30 +298,30 @@ def export(
 def show_export(report: "ExportReport") -> None:
     """Print what was exported."""
     solution = report.solution
-    print(
+    say(
         f"exported solution {solution['id']} to {report.path}: {bytes_text(report.size_bytes)}, "
         f"ratio {report.ratio:.2f}, {solution['bits_per_weight']:.3f} bits/weight, "
         f"{solution['entries']} entries; decoded and compared bit for bit"
     )
     holdout, exact = report.holdout, report.holdout_float
     if holdout is None or exact is None:
-        print("no holdout split, so the exported network was not measured on unseen images")
+        say("no holdout split, so the exported network was not measured on unseen images")
         return
-    print(
+    say(
         f"holdout ({holdout.n_images:,} images): top-1 {percent(holdout.top1)} "
         f"[95 %: {percent(holdout.top1_low)} to {percent(holdout.top1_high)}], "
         f"float {percent(exact.top1)}, drop {exact.top1 - holdout.top1:+.4f}"
     )
     again = report.holdout_remeasured
     if again is not None:
-        print(
+        say(
             f"float with BatchNorms measured again: top-1 {percent(again.top1)}, "
             f"{again.metric_name} {again.metric:.4f}"
         )
     from moeash.evaluation.options import unit_of
 
     if holdout.metric_name != "top1":
-        print(
+        say(
             f"holdout {holdout.metric_name}: {holdout.metric:.4f}, float {exact.metric:.4f}, "
             f"drop {exact.metric - holdout.metric:+.4f}{unit_of(holdout.metric_name)}"
         )

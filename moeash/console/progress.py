@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
 from moeash.console import words
+from moeash.console.escaping import visible
 from moeash.console.words import TOLERABLE_DROP, Best
 from moeash.study.events import (
     Doing,
@@ -64,7 +65,7 @@ class PlainProgress:
 
     def _say(self, text: str) -> None:
         self._last = self._clock()
-        print(text, file=self._stream, flush=True)
+        print(visible(text), file=self._stream, flush=True)
 
     def _line(self, event: Event) -> str | None:
         match event:
@@ -165,7 +166,7 @@ class LiveProgress:
         self._console = Console(stderr=True)
         self._bar = Progress(
             SpinnerColumn("line"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             Counted(),
             TextColumn("{task.fields[rate]}"),
@@ -176,7 +177,9 @@ class LiveProgress:
         def picture() -> Group:
             below = [self._step, str(self._best) if self._opened else ""]
             lines = [f"  {line}" for line in below if line]
-            return Group(self._bar, *(Text(t, overflow="ellipsis", no_wrap=True) for t in lines))
+            return Group(
+                self._bar, *(Text(visible(t), overflow="ellipsis", no_wrap=True) for t in lines)
+            )
 
         self._best = Best(tolerable_drop)
         self._opened = False
@@ -247,14 +250,14 @@ class LiveProgress:
     def _begin(self, description: str, total: int | None) -> None:
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(description, total=total, rate="")
+        self._task = self._bar.add_task(visible(description), total=total, rate="")
 
     def _say(self, text: str | None) -> None:
         if text is not None:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(visible(text), highlight=False, markup=False, emoji=False)
 
     def close(self) -> None:
         """Take the bar away."""

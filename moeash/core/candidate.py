@@ -1,8 +1,11 @@
 """A candidate: one point of the search space, small, frozen, hashable and picklable."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from moeash.errors import InputError
 
 Value = int | float | str
 
@@ -16,6 +19,11 @@ class Candidate:
     """
 
     items: tuple[tuple[str, Value], ...]
+
+    def __post_init__(self) -> None:
+        for name, value in self.items:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"candidate has {name} = {value}, needed a finite number")
 
     @classmethod
     def of(cls, values: Mapping[str, Value]) -> "Candidate":

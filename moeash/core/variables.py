@@ -1,8 +1,11 @@
 """Named variables a method offers to the search."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from numbers import Integral
+from numbers import Real as AnyReal
+from typing import Any
 
 from moeash.core.candidate import Candidate
 from moeash.errors import InputError
@@ -38,6 +41,36 @@ class Real:
 
 
 Variable = Integer | Real
+
+
+def candidate_of(variables: Sequence[Variable], values: Mapping[str, Any]) -> Candidate:
+    """Return the candidate that a person's values are; bounds are the search's, not a person's.
+
+    Raises:
+        InputError: a variable is missing or unknown, or its value is not of its kind.
+
+    Example:
+        >>> candidate_of([Integer("k", 2, 256)], {"k": 300.0})
+        Traceback (most recent call last):
+        moeash.errors.InputError: candidate has k = 300.0, needed a whole number
+    """
+    names = {variable.name for variable in variables}
+    if names != set(values):
+        raise InputError(f"candidate has {sorted(values)}, the method needs {sorted(names)}")
+    taken: dict[str, int | float | str] = {}
+    for variable in variables:
+        value = values[variable.name]
+        number = None if isinstance(value, bool) else value
+        if isinstance(variable, Integer) and isinstance(number, Integral):
+            taken[variable.name] = int(number)
+        elif isinstance(variable, Real) and isinstance(number, AnyReal):
+            taken[variable.name] = float(number)
+        else:
+            words = "a whole number" if isinstance(variable, Integer) else "a number"
+            raise InputError(f"candidate has {variable.name} = {value!r}, needed {words}")
+        if isinstance(variable, Real) and variable.log and value <= 0:
+            raise InputError(f"candidate has {variable.name} = {value!r}, needed one above 0")
+    return Candidate.of(taken)
 
 
 def middle(variables: Sequence[Variable]) -> Candidate:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from moeash.data.splits import Split
 from moeash.errors import EvaluationError
-from moeash.evaluation.metrics import Metric, predicted
+from moeash.evaluation.metrics import Metric, check_finite, predicted, worst_of
 from moeash.evaluation.options import Precision
 from moeash.networks.pickling import read_only_tensor
 from moeash.networks.places import Places
@@ -172,6 +172,7 @@ class SplitAssessment:
         tally = self._metric.start(targets)
         tally.add(outputs)
         classes = targets if targets.ndim == 1 else predicted(outputs)
+        check_finite(tally.value(), f"metric {self._metric.name} of the float network is")
         order = hardest_first(outputs, classes)
         return FloatPass(tally.value(), order, targets, sample_of(outputs))
 
@@ -205,6 +206,7 @@ class SplitAssessment:
             n_batches += 1
             if n_batches < self.n_batches and hopeless(tally.upper_bound()):
                 return Measurement(None, tally.upper_bound(), n_batches)
+        check_finite(tally.value(), f"metric {self._metric.name} is")
         return Measurement(tally.value(), tally.value(), n_batches)
 
 
@@ -223,8 +225,7 @@ class FunctionAssessment:
         self._places = Places.of(module)
         self._module = module
         self._evaluate = evaluate
-        worst = getattr(evaluate, "reference", None)
-        self.reference = None if worst is None else float(worst)
+        self.reference = worst_of(evaluate)
         self.baseline = self.measure(lambda bound: False).bound
 
     def measure(self, hopeless: Hopeless) -> Measurement:
@@ -243,8 +244,7 @@ class FunctionAssessment:
             raise EvaluationError(
                 f"evaluate(module) returned {type(given).__name__}; it must return a finite number"
             ) from error
-        if not np.isfinite(value):
-            raise EvaluationError(f"evaluate(module) returned {value}; it must be a finite number")
+        check_finite(value, "evaluate(module) returned")
         return Measurement(value, value, 1)
 
     def check_places(self) -> None:

@@ -26,6 +26,7 @@ from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.placing import DevicePlacing, HostPlacing
 from moeash.evaluation.task import Task
 from moeash.methods.base import GridMethod
+from moeash.names import contained
 from moeash.networks.inplace import write_float
 from moeash.networks.parameters import network_fingerprint
 from moeash.networks.places import Places
@@ -214,25 +215,25 @@ class Evaluator:
         """
         started = time.perf_counter()
         sizes: Sizes | None = None
+        n_batches = itertools.count()
         try:
-            placed = self._placing.place(job, progress)
-            sizes = self.sizes(placed.outline)
-            known = sizes
-            n_batches = itertools.count()
+            with contained():
+                placed = self._placing.place(job, progress)
+                sizes = known = self.sizes(placed.outline)
 
-            def hopeless(bound: float) -> bool:
-                progress("measuring", next(n_batches), self.assessment.n_batches)
-                return bound < job.floor or archive.rules_out(bound, known)
+                def hopeless(bound: float) -> bool:
+                    progress("measuring", next(n_batches), self.assessment.n_batches)
+                    return bound < job.floor or archive.rules_out(bound, known)
 
-            if isinstance(self.assessment, FunctionAssessment):
-                self.assessment.check_places()
-                # A user's function may write to the module, say BatchNorm statistics: start clean.
-                self.compressor.writer.restore()
-                self._placing.forget()
-            placed.write()
-            measured = self.assessment.measure(hopeless)
-            complete = measured.metric is not None
-            artifact = self._artifact(placed.outline) if complete else None
+                if isinstance(self.assessment, FunctionAssessment):
+                    self.assessment.check_places()
+                    # A user's function may write to the module, say BatchNorm statistics.
+                    self.compressor.writer.restore()
+                    self._placing.forget()
+                placed.write()
+                measured = self.assessment.measure(hopeless)
+                complete = measured.metric is not None
+                artifact = self._artifact(placed.outline) if complete else None
         except Exception as error:
             return Outcome(
                 status="failed",

@@ -18,6 +18,43 @@ from torch import Tensor
 from moeash.errors import EvaluationError, SpecError
 from moeash.names import find_function, is_reference, nearest
 
+MOST = 1e100
+"""Largest magnitude of a metric: drops, volumes and squares of them are finite numbers then."""
+
+
+def check_finite(value: float, what: str) -> None:
+    """Refuse a metric that nothing can be computed with.
+
+    Args:
+        value: of the metric.
+        what: came to it, in front of the value in a message.
+
+    Raises:
+        EvaluationError: it is NaN, infinite, or larger than anything that is measured.
+    """
+    if not abs(value) <= MOST:
+        raise EvaluationError(f"{what} {value}; it must be a finite number within ±{MOST:g}")
+
+
+def worst_of(function: Callable[..., Any]) -> float | None:
+    """Return the attribute ``reference`` of a user's function; None where it has none."""
+    worst = _attribute(function, "reference", None)
+    if worst is not None:
+        check_finite(worst, "the function's attribute 'reference' is")
+    return worst
+
+
+def _attribute(function: Callable[..., Any], name: str, default: float | None) -> float | None:
+    value = getattr(function, name, default)
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise EvaluationError(
+            f"the function's attribute {name!r} is {value!r}; it must be a number"
+        ) from error
+
 
 class Tally(Protocol):
     """Accumulates one metric over one evaluation."""
@@ -277,10 +314,10 @@ class _UserScoreTally(_MeanTally):
 
     def _score(self, outputs: Tensor, targets: Tensor) -> Tensor:
         scores = torch.as_tensor(self._function(outputs, targets)).double()
-        if scores.shape != (len(outputs),) or not bool(torch.isfinite(scores).all()):
+        if scores.shape != (len(outputs),) or not bool((scores.abs() <= MOST).all()):
             raise EvaluationError(
                 f"the metric function returned shape {tuple(scores.shape)}; it must return one "
-                f"finite score for each of {len(outputs)} images"
+                f"finite score within ±{MOST:g} for each of {len(outputs)} images"
             )
         if float(scores.max()) > self._best:
             raise EvaluationError(
@@ -304,8 +341,7 @@ class MeanScore:
     @property
     def reference(self) -> float | None:
         """Worst mean that counts."""
-        worst = getattr(self.score, "reference", None)
-        return None if worst is None else float(worst)
+        return worst_of(self.score)
 
     def targets(self, labels: NDArray[np.int64], float_outputs: Tensor) -> NDArray[np.int64]:
         """Return the labels."""
@@ -313,7 +349,10 @@ class MeanScore:
 
     def start(self, targets: NDArray[np.int64]) -> Tally:
         """Return an empty tally."""
-        return _UserScoreTally(self.score, float(getattr(self.score, "best", np.inf)), targets)
+        best = _attribute(self.score, "best", np.inf)
+        if best is None or not best > -np.inf:  # infinity: there is no best score
+            raise EvaluationError(f"the function's attribute 'best' is {best}; leave it out")
+        return _UserScoreTally(self.score, best, targets)
 
 
 METRICS: dict[str, Metric] = {

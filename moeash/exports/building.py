@@ -6,9 +6,14 @@ from contextlib import contextmanager
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
 from moeash.core.recipe import Recipe
-from moeash.evaluation.loading import compressor_of
+from moeash.data.splits import load_splits
+from moeash.errors import InputError
+from moeash.evaluation.loading import compressor_of, load_network
+from moeash.evaluation.task import Task
+from moeash.networks.parameters import network_fingerprint
 from moeash.study.artifacts import Build, start_of
 from moeash.study.plan import task_of
+from moeash.study.spec.spec import StudySpec
 from moeash.study.study import Study
 
 
@@ -19,8 +24,12 @@ def building(study: Study, progress: Progress = silent) -> Iterator[Build]:
     Args:
         study: with a spec from which its network can be loaded, or searched in this process.
         progress: hears how far preparing is, unless it was prepared before and kept.
+
+    Raises:
+        InputError: files that have moved are not those of the study.
     """
     task = task_of(study)
+    _check_moved(study, task)
     known = {}
     if task.method.keeps_artifacts:
         known = {record.job.key: record for record in study.evaluations()}
@@ -31,3 +40,23 @@ def building(study: Study, progress: Progress = silent) -> Iterator[Build]:
             return compressor.build(recipe, start=start, progress=progress)
 
         yield build
+
+
+def _check_moved(study: Study, task: Task) -> None:
+    """Refuse files that somebody says are the study's and are not."""
+    facts, now = study.facts, study.spec
+    stored = StudySpec.from_dict(facts.spec)
+    if now.network.checkpoint != stored.network.checkpoint:
+        found = network_fingerprint(load_network(task).state)
+        _check_same("network.checkpoint", now.network.checkpoint, found, facts.network_fingerprint)
+    if now.data is not None and stored.data is not None and now.data.root != stored.data.root:
+        found = load_splits(now.data)["search"].fingerprint()
+        _check_same("data.root", now.data.root, found, facts.data_fingerprint)
+
+
+def _check_same(place: str, path: str | None, found: str, expected: str) -> None:
+    if found != expected:
+        raise InputError(
+            f"{place} = {path!r} is not what the study was run with (fingerprint {found[:12]}, "
+            f"was {expected[:12]}); give the path that the same files have now"
+        )

@@ -32,7 +32,13 @@ PAGE_WIDTH = 6.8
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 
+# A matplotlibrc in the working folder, or at home, could have a LaTeX run for every text.
+_DEFAULTS = {
+    key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")
+}
+
 STYLE: dict[Any, Any] = {
+    **_DEFAULTS,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
     "font.size": 7.5,
     "axes.titlesize": 8.5,

@@ -4,7 +4,6 @@ The front and its pictures are written whatever becomes of the pick: a limit tha
 must not cost what the study has found.
 """
 
-import json
 import platform
 import tempfile
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 
 from moeash.codec.size import size
 from moeash.core.codebook import SharedWeights
+from moeash.core.plain import json_text
 from moeash.core.progress import Progress, silent
 from moeash.errors import ExportError, NothingMeetsError
 from moeash.evaluation.loading import load_network
@@ -87,7 +87,7 @@ def write_output(
         report = export_solution(task, chosen, build, target, progress)
     with replacing(folder / "front.json") as temporary:
         summary = summarise(study, options, report)
-        temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json_text(summary, indent=2) + "\n")
     paths = tuple(str(folder / name) for name in (*figures, "front.json"))
     return Output(report, paths, refusal)
 

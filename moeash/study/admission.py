@@ -5,6 +5,7 @@ and its search split are the same. Values measured on anything else must not mix
 """
 
 import platform
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +19,7 @@ from moeash.networks.sameness import SAME_FUNCTION, distance
 from moeash.study.course.journal import Journal
 from moeash.study.facts import StudyFacts, floor_of
 from moeash.study.plan import Plan
-from moeash.study.spec.identity import differences
+from moeash.study.spec.identity import differences, with_paths
 from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import StudyRecord
@@ -61,6 +62,8 @@ def admit(
 ) -> StudyRecord:
     """Return the record of a study that may run now: a new one, or the stored one.
 
+    Files that have moved and are the same are from now on where they were found.
+
     Raises:
         StudyExistsError: it was started on another network or search split; or the network has
             the same weights and is another function, and ``accept_baseline`` does not say so.
@@ -92,7 +95,11 @@ def admit(
             + (f"accepted, although {changed}" if changed else "rounding explains as much")
         )
     storage.set_status(stored.id, "running")
-    return stored
+    spec = with_paths(facts.spec, plan.spec.to_dict())
+    if spec == facts.spec:
+        return stored
+    storage.set_spec(stored.id, spec)
+    return replace(stored, facts=replace(facts, spec=spec))
 
 
 def _change(facts: StudyFacts, baseline: Baseline, precision: Precision) -> str | None:

@@ -1,4 +1,4 @@
-"""What is known of a study when it is created, and never changes afterwards."""
+"""What is known of a study when it is created, which hardly changes afterwards."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from moeash.evaluation.options import unit_of
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """What is known of a study when it is created; it never changes afterwards.
+    """What is known of a study when it is created; afterwards only its files may move.
 
     Attributes:
         name: unique in its storage.
-        spec: the specification as plain JSON values.
+        spec: the specification as plain JSON values, with paths as of the last run.
         fingerprint: digest of what identifies the study: spec without its budget, network, data.
         network_fingerprint: of the float state and the roles of its parameters.
         data_fingerprint: of the search split.

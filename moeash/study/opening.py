@@ -1,12 +1,15 @@
 """Open storage and stored studies. Light: who only reads a study does not load torch."""
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from moeash.study.storage.base import Storage
 from moeash.study.storage.sql import SqlStorage
 
 if TYPE_CHECKING:
+    from moeash.study.spec.spec import StudySpec
     from moeash.study.study import Study
 
 DEFAULT_STORAGE = "moeash.db"
@@ -41,11 +44,31 @@ def open_storage(storage: Place | Storage | None = None, *, create: bool = True)
     return storage
 
 
-def open_study(name: str, storage: Place | Storage | None = None) -> "Study":
+def open_study(
+    name: str,
+    storage: Place | Storage | None = None,
+    *,
+    spec: "str | Path | Mapping[str, Any] | StudySpec | None" = None,
+    settings: Sequence[str] = (),
+    allow_modules: Collection[str] = (),
+) -> "Study":
     """Return a stored study.
+
+    A database may name any function as its network, data or metric. Looking at a study runs none;
+    exporting a solution does, once it is allowed: by ``allow_modules``, or by ``spec``.
+
+    Args:
+        name: of the study.
+        storage: as for :func:`open_storage`.
+        spec: the study's own spec given again, as for :func:`moeash.run`: the code it names may
+            run, and its paths hold.
+        settings: where files are now, ``data.root=/data`` or ``network.checkpoint=/w.pt``.
+        allow_modules: modules, or packages of them, whose functions may run.
 
     Raises:
         StudyNotFoundError: there is none of that name, or no database.
+        StudyExistsError: ``spec`` is that of another study.
+        InputError: a setting is about anything but files.
 
     Example:
         >>> import tempfile
@@ -65,4 +88,13 @@ def open_study(name: str, storage: Place | Storage | None = None) -> "Study":
     """
     from moeash.study.study import Study  # a list of studies does without
 
-    return Study(open_storage(storage, create=False), name)
+    study = Study(open_storage(storage, create=False), name)
+    if spec is not None or settings or allow_modules:
+        from moeash.study.consent import give_spec, move_files
+        from moeash.study.spec.reading import any_spec
+
+        if spec is not None:
+            give_spec(study, any_spec(spec))
+        move_files(study, settings)
+        study.allowed |= set(allow_modules)
+    return study

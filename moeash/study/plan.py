@@ -7,6 +7,7 @@ from moeash.backends.inprocess import InProcessBackend
 from moeash.backends.ray import RayBackend
 from moeash.core.kept import Keeping
 from moeash.evaluation.task import Task, available_cores
+from moeash.study.consent import check_allowed
 from moeash.study.facts import StudyFacts
 from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.base import Storage
@@ -60,9 +61,12 @@ def task_of(study: Study) -> Task:
 
     Raises:
         InputError: the study was made by :func:`moeash.search` in another process, so that only
-            its caller has the module.
+            its caller has the module; or its spec names code that nobody has allowed to run.
     """
-    task = study.spec.task() if study.task is None else study.task
+    task = study.task
+    if task is None:
+        check_allowed(study)
+        task = study.spec.task()
     return as_begun(task, study.facts, study.storage)
 
 

@@ -12,8 +12,10 @@ from functools import partial
 from moeash.backends.base import Backend
 from moeash.errors import StorageError
 from moeash.evaluation.task import Task
+from moeash.names import contained
 from moeash.study.admission import admit, stored_study
 from moeash.study.artifacts import Build
+from moeash.study.consent import give_spec
 from moeash.study.course.course import Course
 from moeash.study.course.journal import Journal
 from moeash.study.course.ledger import Ledger
@@ -64,11 +66,12 @@ def run(
                 storage, plan, task, stored, baseline, journal, accept_baseline=accept_baseline
             )
             journal.begin(record.id)
-            with _ended(storage, record, journal):
+            with _ended(storage, record, journal), contained():
                 build = _course(
                     plan, storage, record, backend, journal, retry_failed, baseline.notes
                 )
             study = Study(storage, plan.spec.name)
+            give_spec(study, plan.spec)
             if finished is not None:
                 finished(study, build)
         finally:
@@ -107,7 +110,7 @@ def _ended(storage: Storage, record: StudyRecord, journal: Journal) -> Iterator[
     try:
         yield
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)  # Ray ends so on SIGTERM
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)  # of a signal's handler
         status: StoredStatus = "interrupted" if interrupted else "failed"
         reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
         if isinstance(error, KeyboardInterrupt):

@@ -1,5 +1,6 @@
 """Solutions: complete evaluations seen beside their study's baseline, and the front of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -151,8 +152,11 @@ def pick(
 
     Raises:
         NothingMeetsError: no solution is within the limits; names the nearest.
-        InputError: ``how`` is no pick.
+        InputError: ``how`` is no pick, or a limit no number.
     """
+    for name, limit in (("max_drop", max_drop), ("max_bytes", max_bytes)):
+        if limit is not None and not math.isfinite(limit):
+            raise InputError(f"{name} is {limit}, needed a finite number; leave it out for none")
     if how not in get_args(Pick):
         raise InputError(f"no pick {how!r}; {nearest(how, get_args(Pick))}")
     if not front:

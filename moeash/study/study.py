@@ -35,6 +35,9 @@ class Study:
         storage: where it is remembered.
         name: unique in its storage.
         record: the study as it was stored when this object was made.
+        spec: what the study was made with, and its files where they are now.
+        allowed: modules, and functions as ``package.module:function``, that may run although only
+            the stored spec names them.
         task: what candidates are evaluated on; set by whoever ran the study in this process with a
             module that no spec can name.
 
@@ -51,6 +54,7 @@ class Study:
         self.storage = storage
         self.name = name
         self.record: StudyRecord = storage.study(name)
+        self.allowed: frozenset[str] = frozenset()
         self.task: Task | None = None
 
     def __repr__(self) -> str:
@@ -63,7 +67,7 @@ class Study:
 
     @cached_property
     def spec(self) -> "StudySpec":
-        """What the study was made with."""
+        """What the study was made with; who opens the study may say where its files are now."""
         from moeash.study.spec.spec import StudySpec  # the options of everything there is
 
         return StudySpec.from_dict(self.facts.spec)

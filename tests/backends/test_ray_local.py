@@ -131,6 +131,38 @@ def test_a_study_on_a_ray_of_its_own_that_is_told_to_end_says_so_in_one_line(
     assert study.record.status == "interrupted"
 
 
+def test_workers_find_a_users_code_where_the_driver_does_and_outlive_its_exits(
+    loopback_only, tmp_path
+):
+    (tmp_path / "torch.py").write_text("open('RAN', 'w')\n")
+    (tmp_path / "numpy.py").write_text("open('RAN', 'w')\n")
+    (tmp_path / "mine.py").write_text(
+        "import sys\ncalls = []\n"
+        "def score(outputs, labels):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 4: sys.exit(0)\n"
+        "    return (outputs.argmax(1) == labels).float()\n"
+    )
+    (tmp_path / "spec.toml").write_text(toml(spec(evaluation__metric="mine:score")))
+    script = tmp_path / "bin" / "moeash"
+    script.parent.mkdir()
+    script.write_text("from moeash.cli.main import main\nmain()\n")
+    answer = subprocess.run(
+        [sys.executable, script, "run", "spec.toml", "--workers", "1", "--set", "merge.trials=0"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MOEASH_STORAGE": str(tmp_path / "a.db")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert not (tmp_path / "RAN").exists()
+    study = Study(SqlStorage(str(tmp_path / "a.db")), "digits")
+    errors = [e.outcome.error for e in study.evaluations() if e.outcome.status == "failed"]
+    assert len(errors) == 1
+    assert "the user's code raised SystemExit: 0" in errors[0] and "mine.py" in errors[0]
+
+
 def evaluated(path):
     try:
         return len(Study(SqlStorage(str(path)), "digits").evaluations())

@@ -128,6 +128,12 @@ class StorageContract:
         study = storage.create_study(FACTS)
         assert study.owner.startswith(f"process {os.getpid()} on")
 
+    def test_a_specs_paths_may_follow_its_files(self, storage, open_storage):
+        study = storage.create_study(facts())
+        moved = {**study.facts.spec, "data": {"root": "/ключ"}}
+        storage.set_spec(study.id, moved)
+        assert open_storage().study("digits").facts == replace(study.facts, spec=moved)
+
     def test_what_is_being_done_is_overwritten(self, storage, open_storage):
         study = storage.create_study(FACTS)
         assert study.activity is None
@@ -162,6 +168,21 @@ class StorageContract:
         add(storage, study, 1, outcome=replace(STOPPED, bound=bound), job=job)
         (record,) = storage.evaluations(study.id)
         assert record.outcome.bound == bound and record.job.floor == bound
+
+    @pytest.mark.parametrize("metric", [math.nan, math.inf, -math.inf])
+    def test_a_metric_that_is_no_finite_number_is_refused_and_nothing_is_stored(
+        self, storage, metric
+    ):
+        study = storage.create_study(facts())
+        with pytest.raises(StorageError, match=r"cannot store metric = .*finite number"):
+            add(storage, study, 1, outcome=replace(COMPLETE, metric=metric, bound=metric))
+        with pytest.raises(StorageError, match=r"hypervolume = .*finite number"):
+            storage.put_generation(study.id, GenerationRecord(1, metric, 1, 1, 1, 1.0))
+        for bad in ({"baseline": metric}, {"reference": (metric, 1.0)}):
+            with pytest.raises(StorageError, match=r"cannot store (baseline|reference)"):
+                storage.create_study(facts(name="other", **bad))
+        assert not storage.evaluations(study.id) and not storage.generations(study.id)
+        assert [found.facts.name for found in storage.studies()] == ["digits"]
 
     def test_evaluations_are_listed_by_number_and_study(self, storage):
         one = storage.create_study(FACTS)

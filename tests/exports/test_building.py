@@ -101,7 +101,8 @@ def test_exports_and_pictures_do_without_the_search_split(tmp_path, parts, forwa
     assert search <= forwarded, "the study itself measures on it"
     forwarded.clear()
     parts.locked = "search"
-    read_again = open_study("parts", str(tmp_path / "moeash.db"))
+    place = str(tmp_path / "moeash.db")
+    read_again = open_study("parts", place, allow_modules=["parts_source"])
     task = task_of(read_again)
     merged = next(s for s in read_again.solutions() if s.record.stage == "merged")
     for solution in (read_again.pick("best"), merged):

@@ -77,3 +77,24 @@ def test_ticks_are_round_apart_and_inside():
     assert len(ticks) >= 3
     assert min(np.diff(ticks)) >= 0.2 - 1e-9
     assert 7.8 <= ticks[0] <= ticks[-1] <= 8.8
+
+
+def test_a_matplotlibrc_of_others_changes_nothing_and_runs_no_latex(tmp_path):
+    script = (
+        "import sys, matplotlib\n"
+        "from moeash.exports.canvas import STYLE, new_figure, save\n"
+        "with matplotlib.rc_context(STYLE):\n"
+        "    figure, axes = new_figure(2, 2)\n"
+        "    axes.plot([1, 2], label='a')\n"
+        "    axes.set_title('text')\n"
+        "save(figure, sys.argv[1])\n"
+    )
+    drawn = []
+    for name, style in (("with", "text.usetex: True\nlines.linewidth: 9\n"), ("without", "")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "matplotlibrc").write_text(style)
+        command = [sys.executable, "-P", "-c", script, "x.svg"]
+        subprocess.run(command, cwd=folder, check=True, timeout=120)
+        drawn.append((folder / "x.svg").read_bytes())
+    assert drawn[0] == drawn[1]

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moeash.study.spec.spec import StudySpec
 
+PATHS = (("network", "checkpoint"), ("data", "root"))
+"""Where files are. They may move: what is in them has fingerprints of its own."""
+
 NOT_IDENTIFYING = (
     ("version",),
     ("budget",),
@@ -16,11 +19,10 @@ NOT_IDENTIFYING = (
     ("merge",),
     ("backend",),
     ("output",),
-    ("network", "checkpoint"),
-    ("data", "root"),
+    *PATHS,
 )
 """What may change when a study is continued: how long it goes on, what is added to its front, where
-it runs, and paths. Data and weights behind the paths have fingerprints of their own."""
+it runs, and paths."""
 
 
 def identifying(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,6 +38,23 @@ def identifying(plain: Mapping[str, Any]) -> dict[str, Any]:
         # Splits are drawn one after the other, so their order is part of them.
         data["splits"] = [[name, rule] for name, rule in data["splits"].items()]
     return identity
+
+
+def with_paths(plain: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a spec's plain values with the paths of another spec of the same study.
+
+    Example:
+        >>> with_paths({"data": {"source": "npz", "root": "a"}}, {"data": {"root": "b"}})
+        {'data': {'source': 'npz', 'root': 'b'}}
+    """
+    moved: dict[str, Any] = copy.deepcopy(dict(plain))
+    for table, key in PATHS:
+        here, path = moved.get(table), (now.get(table) or {}).get(key)
+        if here and path is not None:
+            here[key] = path
+        elif here:
+            here.pop(key, None)
+    return moved
 
 
 def fingerprint_of(identity: Mapping[str, Any]) -> str:

@@ -65,6 +65,17 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
     return parse_spec(data, where=str(path))
 
 
+def any_spec(spec: str | Path | Mapping[str, Any] | StudySpec) -> StudySpec:
+    """Return the spec that a path, plain values or a spec are.
+
+    Raises:
+        SpecError: they are none.
+    """
+    if isinstance(spec, StudySpec):
+        return spec
+    return load_spec(spec) if isinstance(spec, str | Path) else parse_spec(spec)
+
+
 def parse_spec(data: Mapping[str, Any], *, where: str = "spec") -> StudySpec:
     """Check plain values and return the spec.
 

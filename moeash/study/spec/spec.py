@@ -17,7 +17,7 @@ from moeash.evaluation.options import METRIC_NAMES, EvaluationOptions
 from moeash.methods.options import MethodOptions
 from moeash.methods.uniform.options import UniformOptions
 from moeash.names import is_reference, nearest
-from moeash.networks.options import NetworkOptions
+from moeash.networks.options import TORCHVISION, NetworkOptions
 from moeash.options.kinds import Bounds, Pattern
 from moeash.options.tables import Options, read, to_plain
 from moeash.searches.options import SearchOptions
@@ -122,6 +122,19 @@ class StudySpec(Options):
     def is_python(self) -> bool:
         """Whether module and function are given in Python, so that no file can name them."""
         return self.network.source.startswith(PYTHON)
+
+    @property
+    def user_code(self) -> dict[str, str]:
+        """The functions of a user that the spec names, by their place in it."""
+        named = {"network.source": self.network.source, "evaluation.metric": self.evaluation.metric}
+        if self.data is not None:
+            named["data.source"] = self.data.source
+        built_in = (PYTHON, TORCHVISION)
+        return {
+            place: name
+            for place, name in named.items()
+            if ":" in name and not (place == "network.source" and name.startswith(built_in))
+        }
 
     def to_dict(self, *, defaults: bool = False) -> dict[str, Any]:
         """Return the spec as JSON has it: what is stored, and what :meth:`from_dict` reads.

@@ -7,7 +7,7 @@ afterwards loses nothing that was stored.
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from moeash.core.objectives import SizeName
 from moeash.evaluation.outcome import Job, Outcome, Status
@@ -68,6 +68,10 @@ class Storage(Protocol):
             ending: why its search ended; None leaves the stored one.
             reason: why it was interrupted or failed, in one line; None forgets the stored one.
         """
+        ...
+
+    def set_spec(self, study_id: int, spec: Mapping[str, Any]) -> None:
+        """Record that a study's files have moved: a spec that differs in nothing but paths."""
         ...
 
     def set_activity(self, study_id: int, event: Event) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
+from moeash.core.plain import json_text
 from moeash.errors import StorageError, StudyLockedError
 from moeash.study.storage.fence import Fence
 from moeash.study.storage.lock import this_process
@@ -60,6 +61,7 @@ def postgres_engine(url: URL) -> Engine:
         engine = create_engine(
             url,
             pool_size=2,  # one study is written by one thread, on a connection of its own
+            json_serializer=json_text,
             pool_pre_ping=True,  # the server may restart during a study of days
             connect_args={
                 "connect_timeout": CONNECT_TIMEOUT_S,

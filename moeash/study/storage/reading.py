@@ -110,6 +110,24 @@ def _check(columns: list[Column[Any]], row: Row[Any]) -> None:
             raise ValueError(f"it is complete without {' and '.join(missing)}")
 
 
+def checked(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a row to write, whose numbers reading will take.
+
+    Raises:
+        StorageError: a number is none: databases differ in what becomes of those.
+    """
+    for name, value in values.items():
+        column = table.c[name]
+        if value is None or not (isinstance(column.type, Float) or name == "reference"):
+            continue
+        wanted = _wanted(column, value)
+        if wanted is not None:
+            raise StorageError(
+                f"cannot store {name} = {value!r:.60} in table {table.name}, it should be {wanted}"
+            )
+    return dict(values)
+
+
 def _wanted(column: Column[Any], value: Any) -> str | None:
     """Return what a value should be; None when it is."""
     name = column.name

@@ -12,6 +12,7 @@ from moeash.core.recipe import Recipe
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.study.events import Event
 from moeash.study.facts import StudyFacts
+from moeash.study.storage.reading import checked
 from moeash.study.storage.records import (
     EvaluationRecord,
     EventRecord,
@@ -19,6 +20,7 @@ from moeash.study.storage.records import (
     StudyRecord,
     now,
 )
+from moeash.study.storage.tables import EVALUATIONS, GENERATIONS, STUDIES
 
 
 def stored_text(text: str) -> str:
@@ -38,7 +40,7 @@ def key_of(job: Job) -> str:
 def facts_values(facts: StudyFacts) -> dict[str, Any]:
     """Return the columns of a study's facts."""
     values = {name: getattr(facts, name) for name in facts.__dataclass_fields__}
-    return values | {name: list(values[name]) for name in LISTS}
+    return checked(STUDIES, values | {name: list(values[name]) for name in LISTS})
 
 
 def evaluation_values(
@@ -65,7 +67,7 @@ def job_values(job: Job, outcome: Outcome, kept: Collection[str]) -> dict[str, A
         kept: the fingerprints under which artifacts are stored.
     """
     sizes = outcome.sizes
-    return {
+    values = {
         "key": key_of(job),
         "recipe": job.key,
         "floor": job.floor,
@@ -82,6 +84,13 @@ def job_values(job: Job, outcome: Outcome, kept: Collection[str]) -> dict[str, A
         "error": None if outcome.error is None else stored_text(outcome.error),
         "retriable": outcome.retriable,
     }
+    return checked(EVALUATIONS, values)
+
+
+def generation_values(study_id: int, generation: GenerationRecord) -> dict[str, Any]:
+    """Return the columns of a generation."""
+    values = {name: getattr(generation, name) for name in generation.__dataclass_fields__}
+    return checked(GENERATIONS, {"study_id": study_id, **values})
 
 
 def event_values(study_id: int, event: Event, created_at: str | None = None) -> dict[str, Any]:

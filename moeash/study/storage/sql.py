@@ -38,6 +38,7 @@ from moeash.study.storage.rows import (
     event_values,
     facts_values,
     generation_of,
+    generation_values,
     held_of,
     job_values,
     key_of,
@@ -161,6 +162,10 @@ class SqlStorage:
         if ending is not None:
             values["ending"] = ending
         self.database.write(study_id, lambda c: _touch(c, study_id, **values))
+
+    def set_spec(self, study_id: int, spec: Mapping[str, Any]) -> None:
+        """Record that a study's files have moved."""
+        self.database.write(study_id, lambda c: _touch(c, study_id, spec=dict(spec)))
 
     def set_activity(self, study_id: int, event: Event) -> None:
         """Overwrite what is being done."""
@@ -310,13 +315,13 @@ class SqlStorage:
         """Store a generation and its event unless it is stored already, and as complete."""
         place = (GENERATIONS.c.study_id == study_id, GENERATIONS.c.index == generation.index)
         known = select(GENERATIONS.c.n_evaluations).where(*place)
-        values = {name: getattr(generation, name) for name in generation.__dataclass_fields__}
+        values = generation_values(study_id, generation)
 
         def work(connection: Connection) -> None:
             n_before = connection.execute(known).scalar_one_or_none()
             if n_before is None or n_before < generation.n_evaluations:
                 connection.execute(delete(GENERATIONS).where(*place))
-                connection.execute(insert(GENERATIONS).values(study_id=study_id, **values))
+                connection.execute(insert(GENERATIONS).values(values))
                 event = event_values(study_id, GenerationEnded(generation))
                 connection.execute(insert(EVENTS).values(event))
 
@@ -324,11 +329,8 @@ class SqlStorage:
 
     def generations(self, study_id: int) -> Sequence[GenerationRecord]:
         """Return all generations of a study by index."""
-        query = (
-            select(GENERATIONS)
-            .where(GENERATIONS.c.study_id == study_id)
-            .order_by(GENERATIONS.c.index)
-        )
+        of_study = GENERATIONS.c.study_id == study_id
+        query = select(GENERATIONS).where(of_study).order_by(GENERATIONS.c.index)
         return self.database.read(lambda c: read_rows(c, query, generation_of))
 
     def add_events(self, study_id: int, events: Sequence[Event]) -> None:

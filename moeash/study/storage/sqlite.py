@@ -11,6 +11,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from moeash.core.plain import json_text
 from moeash.errors import StorageError
 
 T = TypeVar("T")
@@ -86,7 +87,9 @@ def sqlite_engine(database: Path, busy_timeout_s: float) -> Engine:
         return _open_to_read(database, busy_timeout_s)
 
     # One short connection a transaction: safe across threads and forks, and cheap on SQLite.
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    engine = create_engine(
+        "sqlite://", creator=connect, poolclass=NullPool, json_serializer=json_text
+    )
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -1,0 +1,73 @@
+"""Who may run what, and where files are now: a database is a file that people pass on.
+
+The spec in it names functions, and functions are found by importing. So nothing of a user's is run
+because a database says so: whoever opens the study names the modules that may, or gives the spec
+itself again. A spec that a person runs is that person's own.
+"""
+
+from collections.abc import Sequence
+
+from moeash.errors import InputError, StudyExistsError
+from moeash.study.spec.identity import PATHS, differences, with_paths
+from moeash.study.spec.reading import apply_override
+from moeash.study.spec.spec import StudySpec
+from moeash.study.study import Study
+
+WAYS = (
+    "allow it with --allow-module {module} (from Python: allow_modules=[{module!r}]) if you trust "
+    "it, or give the study's own file with --spec"
+)
+
+
+def give_spec(study: Study, spec: StudySpec) -> None:
+    """Let a study's files be where a person's spec says, and the code it names run.
+
+    Raises:
+        StudyExistsError: it is the spec of another study.
+    """
+    stored = StudySpec.from_dict(study.facts.spec)
+    if spec.name != study.name or spec.fingerprint() != study.facts.fingerprint:
+        named = [] if spec.name == study.name else [f"name: {spec.name!r}"]
+        raise StudyExistsError(
+            f"the spec given for study {study.name!r} is not its own ("
+            + "; ".join([*named, *differences(stored, spec)])
+            + ")"
+        )
+    study.spec = spec
+    study.allowed |= set(spec.user_code.values())
+
+
+def move_files(study: Study, settings: Sequence[str]) -> None:
+    """Let a study's files be where settings such as ``data.root=/data`` say.
+
+    Raises:
+        SpecError: a setting is none.
+        InputError: a setting says anything else, which would be another study.
+    """
+    places = [".".join(path) for path in PATHS]
+    now = study.spec.to_dict()
+    for setting in settings:
+        place = setting.partition("=")[0].strip()
+        if place not in places:
+            raise InputError(
+                f"--set {setting}: of a stored study only {' and '.join(places)} can be given "
+                "anew, anything else would be another study"
+            )
+        apply_override(now, setting)
+    study.spec = StudySpec.from_dict(with_paths(study.spec.to_dict(), now))
+
+
+def check_allowed(study: Study) -> None:
+    """Refuse code that nobody but the stored spec names.
+
+    Raises:
+        InputError: names it, and what allows it.
+    """
+    for place, reference in study.spec.user_code.items():
+        module = reference.partition(":")[0]
+        packages = [module[:end] for end, at in enumerate(f"{module}.") if at == "."]
+        if study.allowed.isdisjoint([reference, *packages]):
+            raise InputError(
+                f"study {study.name!r} names code to run, {place} = {reference!r}; "
+                + WAYS.format(module=module)
+            )
