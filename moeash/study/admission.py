@@ -19,7 +19,7 @@ from moeash.networks.sameness import SAME_FUNCTION, distance
 from moeash.study.course.journal import Journal
 from moeash.study.facts import StudyFacts, floor_of
 from moeash.study.plan import Plan
-from moeash.study.spec.identity import differences, with_paths
+from moeash.study.spec.identity import differences
 from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import StudyRecord
@@ -95,7 +95,8 @@ def admit(
             + (f"accepted, although {changed}" if changed else "rounding explains as much")
         )
     storage.set_status(stored.id, "running")
-    spec = with_paths(facts.spec, plan.spec.to_dict())
+    # The same study with perhaps another budget, and files elsewhere: what it was run with last.
+    spec = plan.spec.to_dict()
     if spec == facts.spec:
         return stored
     storage.set_spec(stored.id, spec)

@@ -10,11 +10,12 @@ from moeash.evaluation.options import unit_of
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """What is known of a study when it is created; afterwards only its files may move.
+    """What is known of a study when it is created; afterwards its spec alone may change.
 
     Attributes:
         name: unique in its storage.
-        spec: the specification as plain JSON values, with paths as of the last run.
+        spec: the specification of the last run as plain JSON values. Runs of one study may differ
+            in what does not identify it: budget, backend, output, where files are.
         fingerprint: digest of what identifies the study: spec without its budget, network, data.
         network_fingerprint: of the float state and the roles of its parameters.
         data_fingerprint: of the search split.

@@ -15,6 +15,7 @@ from moeash.networks.sources import load_network
 from moeash.study.course.budget import ENDINGS
 from moeash.study.events import ignore
 from moeash.study.facts import floor_of
+from moeash.study.opening import open_study
 from moeash.study.plan import task_of
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
@@ -115,6 +116,8 @@ def test_a_larger_budget_continues_a_study_as_if_it_had_been_given_at_once(tmp_p
     steps, once = grown("a.db", 2, 3, 5), grown("b.db", 5)
     assert story(steps)[:3] == story(once)[:3]
     assert len(steps.generations()) == 5
+    stored = open_study("digits", str(tmp_path / "a.db")).facts.spec
+    assert stored["budget"] == {"generations": 5}, "as it was run last"
 
 
 @pytest.mark.slow
