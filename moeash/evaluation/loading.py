@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def set_precision(precision: Precision) -> None:
 
 def load_network(task: Task) -> Network:
     """Return a task's network, holding its float weights, on its device."""
-    network = read_network(task.network, task.module)
+    network = replace(read_network(task.network, task.module), output=task.output)
     network.module.to(task.evaluation.device)
     return network
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from moeash.data.inputs import Batch, call
 from moeash.errors import RescalingError
 from moeash.methods.feedback.columns import (
     Factor,
@@ -21,7 +22,8 @@ from moeash.methods.feedback.columns import (
 from moeash.methods.feedback.pairs import Pair, find_pairs, pair_scales, recolumned
 from moeash.networks.borrowing import Borrowed
 from moeash.networks.norms import NORM_TYPES
-from moeash.networks.sameness import SAME_FUNCTION, distance
+from moeash.networks.sameness import SAME_FUNCTION
+from moeash.tracing.outputs import OutputOf, compared, furthest
 from moeash.tracing.watching import in_eval_mode
 
 PROBE = 0.25
@@ -50,9 +52,10 @@ class Balancing:
 def balanced(
     network: nn.Module,
     factors: list[Factor],
-    batch: Tensor,
+    batch: Batch,
     balancing: Balancing,
     shared: Collection[str],
+    output: OutputOf | None = None,
 ) -> tuple[list[Factor], dict[str, Tensor]]:
     """Return the factors with balanced rows, and the kept tensors that undo it.
 
@@ -62,6 +65,7 @@ def balanced(
         batch: images on which outputs are compared.
         balancing: what is wanted.
         shared: ``state_dict`` keys that are shared: a shared bias cannot be scaled.
+        output: names the tensor that is compared of what the network returns; default: all.
 
     Raises:
         RescalingError: something else reads a layer than what is to undo its rescaling.
@@ -74,14 +78,16 @@ def balanced(
     }
     if balancing.through_norms:
         probed, undone = _before_norms(network, factors, exponent or PROBE)
-        _check_same_function(network, balanced_values(probed, kept | undone), batch, "norms")
+        _check_same_function(
+            network, balanced_values(probed, kept | undone), batch, "norms", output
+        )
         if exponent:
             factors, kept = probed, kept | undone
     if balancing.through_pairs and exponent:
         pairs = _usable(find_pairs(network, batch), factors, shared)
         if pairs:
             factors, kept = _between_layers(network, factors, pairs, exponent, kept)
-            _check_same_function(network, balanced_values(factors, kept), batch, "pairs")
+            _check_same_function(network, balanced_values(factors, kept), batch, "pairs", output)
     return factors, kept
 
 
@@ -158,14 +164,18 @@ def _between_layers(
 
 @torch.no_grad()
 def _check_same_function(
-    network: nn.Module, values: Mapping[str, Tensor], batch: Tensor, undone_by: str
+    network: nn.Module,
+    values: Mapping[str, Tensor],
+    batch: Batch,
+    undone_by: str,
+    output: OutputOf | None,
 ) -> None:
     """Refuse a network where something else reads a rescaled layer than what undoes it."""
     with in_eval_mode(network):
-        expected = network(batch)
+        expected = compared(call(network, batch), output)
     with Borrowed(network) as borrowed:
         borrowed.put(values)
-        moved = distance(expected, network(batch))
+        moved = furthest(expected, compared(call(network, batch), output))
     if moved > SAME_FUNCTION:
         raise RescalingError(
             f"rescaling rows moved the outputs by {moved:.2g} of the largest, so something that "
