@@ -12,7 +12,7 @@ from functools import partial
 from moeash.backends.base import Backend
 from moeash.core.codebook import SharedWeights
 from moeash.core.recipe import Recipe
-from moeash.errors import StorageError
+from moeash.errors import BackendError, StorageError
 from moeash.evaluation.task import Task
 from moeash.study.admission import admit, stored_study
 from moeash.study.course.course import Course
@@ -100,7 +100,8 @@ def _ended(storage: Storage, record: StudyRecord, journal: Journal) -> Iterator[
     try:
         yield
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)  # Ray ends so on SIGTERM
+        # The place where it ran is gone, or somebody ended it: nothing is wrong with the study.
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit | BackendError)
         status: StoredStatus = "interrupted" if interrupted else "failed"
         reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
         # When it is the database that fails, the first error is the one to report.
