@@ -20,6 +20,7 @@ from moeash.codec.container import write
 from moeash.codec.size import SizeReport, size
 from moeash.core.candidate import Value
 from moeash.core.recipe import Recipe, Refine
+from moeash.core.variables import Integer, Variable
 from moeash.data.unlabelled import Given
 from moeash.errors import InputError
 from moeash.evaluation.loading import compressor_of
@@ -27,6 +28,7 @@ from moeash.evaluation.task import available_cores
 from moeash.exports.building import building
 from moeash.exports.export import ExportReport, export_solution
 from moeash.methods.registry import build_method
+from moeash.options.kinds import Number
 from moeash.study.events import Doing, Note
 from moeash.study.plan import task_of
 from moeash.study.spec.output import Pick
@@ -99,6 +101,7 @@ def compress(
         raise InputError(f"candidate has {sorted(candidate)}, the method needs {sorted(names)}")
     if refined and not chosen.refines:
         raise InputError(f"method {chosen.name} has no slower way; leave out refined")
+    candidate = {v.name: _value(v, candidate[v.name]) for v in chosen.space()}
     recipe = Recipe.of(candidate, *([Refine()] if refined else []))
     inputs = inputs_for(module, chosen, calibration, described.codec.norms, output)
     task = replace(
@@ -114,6 +117,13 @@ def compress(
         listen(Doing("writing and verifying the file"))
         write(to, shared, coder=task.codec.coder)
     return size(shared, coder=task.codec.coder)
+
+
+def _value(variable: Variable, value: object) -> Value:
+    """Return a candidate's value as a plain number; it may lie outside what a search would try."""
+    kind = Number(isinstance(variable, Integer))
+    fitted: Value = kind.fit(value, f"candidate {variable.name}")
+    return fitted
 
 
 def export(

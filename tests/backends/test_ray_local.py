@@ -162,7 +162,8 @@ def test_a_study_goes_on_when_the_raylet_of_its_ray_is_killed_and_is_told_of_a_s
     said = [line for line in err.splitlines() if line.startswith(("moeash: ", f"note: {gone}"))]
     assert said == [
         f"note: {gone}somebody); another one is started, and what was under way begins again",
-        f"moeash: {gone}somebody); everything evaluated is stored, run the same command to continue",
+        f"moeash: {gone}somebody); everything evaluated is stored, run the same command to "
+        "continue",
     ]
     assert "Traceback" not in err
     study = Study(SqlStorage(str(tmp_path / "a.db")), "digits")

@@ -179,5 +179,5 @@ def _check_same_function(
     if moved > SAME_FUNCTION:
         raise RescalingError(
             f"rescaling rows moved the outputs by {moved:.2g} of the largest, so something that "
-            f"was not seen reads those layers: balance with through_{undone_by}=False"
+            f"was not seen reads those layers; no row is balanced through {undone_by} here"
         )
