@@ -159,3 +159,5 @@ def test_a_study_without_a_complete_evaluation_says_what_it_has_instead(make_stu
         plot_front([make_study()])
     with pytest.raises(InputError, match=r"2 stopped early, .*evaluation\.max_drop, and 0 failed"):
         plot_front([make_study([(None, 5_000), (None, 6_000)], name="other")])
+    with pytest.raises(InputError, match="at least one study"):
+        plot_front([])
