@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from moeash.errors import ExportError
+from moeash.errors import ExportError, InputError
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""What a Git LFS pointer begins with."""
 
 LEFTOVER_AGE_S = 3600
 """Age from which a temporary file that no process holds was left by one that was killed."""
@@ -32,6 +35,30 @@ _KINDS = {
 
 _WRITING_FAILED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 """What a write reports without naming its file."""
+
+
+def is_lfs_pointer(head: bytes) -> bool:
+    """Tell whether a file that begins so is only Git LFS's pointer to what it should be."""
+    return head.startswith(LFS_POINTER)
+
+
+def lfs_text(what: str) -> str:
+    """Return what to say about a Git LFS pointer."""
+    return (
+        f"{what} is a Git LFS pointer, not the file itself; run 'git lfs pull' in the repository "
+        "it came from"
+    )
+
+
+def as_path(value: object) -> Path:
+    """Return a path of what a person gave for one.
+
+    Raises:
+        InputError: it is no path.
+    """
+    if isinstance(value, str | os.PathLike):
+        return Path(value)
+    raise InputError(f"got {type(value).__name__} where the path of a file was needed")
 
 
 @contextmanager

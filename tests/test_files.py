@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import io
 import os
 import signal
 import stat
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from moeash.errors import ExportError
-from moeash.files import LEFTOVER_AGE_S, replacing, write_flushed
+from moeash.errors import ExportError, InputError
+from moeash.files import LEFTOVER_AGE_S, as_path, replacing, write_flushed
 
 LEFTOVER = ".moeash-0123456789abcdef.tmp"
 
@@ -222,3 +223,9 @@ def test_a_process_killed_in_the_middle_leaves_the_old_file_and_what_the_next_on
     os.utime(left, (0, 0))
     write(path, "new")
     assert names(tmp_path) == ["x"]
+
+
+def test_what_is_no_path_is_named_by_its_type():
+    with pytest.raises(InputError, match="got BytesIO where the path of a file was needed"):
+        as_path(io.BytesIO(b""))
+    assert as_path("a") == as_path(Path("a")) == Path("a")

@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from moeash.compression import folding, keeping, remeasuring
 from moeash.compression.options import NormsChoice
+from moeash.data.inputs import call, described
 from moeash.data.unlabelled import Given, Unlabelled
 from moeash.errors import InputError
 from moeash.methods.base import Method
 from moeash.networks.norms import NORM_TYPES
 from moeash.study.events import Doing, Listen, ignore
+from moeash.tracing.outputs import OutputOf, chosen
+from moeash.tracing.watching import in_eval_mode
 
 Shown = bool | Listen
 """Who hears of progress: True, a bar on a terminal and nobody elsewhere; False, nobody; or a
@@ -59,9 +63,19 @@ def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 
 def inputs_for(
-    module: nn.Module, method: Method, given: Given | None, norms: NormsChoice
+    module: nn.Module,
+    method: Method,
+    given: Given | None,
+    norms: NormsChoice,
+    output: OutputOf | None,
 ) -> Unlabelled | None:
-    """Return the inputs there is a use for; say so where a method does without, or has no use."""
+    """Return the inputs there is a use for; say so where a method does without, or has no use.
+
+    Raises:
+        InputError: there is no use for them, or the network does not take them.
+    """
+    if output is not None and given is None:
+        raise InputError("output= names what counts of calibration runs; give calibration= as well")
     if given is not None:
         has_norms = any(isinstance(part, NORM_TYPES) for part in module.modules())
         at_most = max(
@@ -72,7 +86,9 @@ def inputs_for(
         )
         if not at_most:
             raise InputError(f"method {method.name} looks at no inputs; leave calibration out")
-        return Unlabelled(given, at_most=at_most)
+        inputs = Unlabelled(given, at_most=at_most, network=module)
+        _refuse_misfits(module, inputs, output)
+        return inputs
     if method.calibration_images:
         warnings.warn(
             f"method {method.name} has no calibration inputs and does not know what the network "
@@ -80,6 +96,24 @@ def inputs_for(
             stacklevel=4,
         )
     return None
+
+
+@torch.no_grad()
+def _refuse_misfits(module: nn.Module, inputs: Unlabelled, output: OutputOf | None) -> None:
+    """Run one input, so that those a network does not take are refused before anything is done."""
+    first, _ = next(inputs.batches(1))
+    with in_eval_mode(module):
+        try:
+            returned = call(module, first.to(device_of(module)))
+        except Exception as error:
+            weights = (f"{n}: {described(p)}" for n, p in module.named_parameters() if p.ndim > 1)
+            raise InputError(
+                f"{type(module).__name__}, whose first weight is {next(weights, 'none')}, does not "
+                f"take a calibration input of {described(first)}: {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:300]}; it takes {inputs.takes}"
+            ) from error
+    if output is not None:
+        chosen(returned, output)
 
 
 def device_of(module: nn.Module) -> str:

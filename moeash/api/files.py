@@ -34,6 +34,7 @@ from moeash.study.plan import task_of
 from moeash.study.spec.output import Pick
 from moeash.study.spec.reading import spec_of_module
 from moeash.study.study import Study
+from moeash.tracing.outputs import OutputOf
 
 
 @contained()
@@ -45,6 +46,7 @@ def compress(
     refined: bool = False,
     method: str | Mapping[str, Any] = "uniform",
     calibration: Given | None = None,
+    output: OutputOf | None = None,
     seed: int = 0,
     spec: Mapping[str, Any] | None = None,
     progress: Shown = True,
@@ -58,6 +60,7 @@ def compress(
         refined: take the method's slower way, as the solutions of a search do.
         method: its name, or a mapping as ``[method]`` in a spec.
         calibration: as in :func:`search`.
+        output: likewise.
         seed: of the method's random draws.
         spec: ``network`` and ``codec`` as a spec has them.
         progress: who hears of it.
@@ -98,9 +101,9 @@ def compress(
     if refined and not chosen.refines:
         raise InputError(f"method {chosen.name} has no slower way; leave out refined")
     recipe = Recipe(point, (Refine(),) if refined else ())
-    inputs = inputs_for(module, chosen, calibration, described.codec.norms)
+    inputs = inputs_for(module, chosen, calibration, described.codec.norms, output)
     task = replace(
-        described.task(module=module, calibration=inputs),
+        described.task(module=module, calibration=inputs, output=output),
         n_threads=available_cores(),
         refines=refined,
     )

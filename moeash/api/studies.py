@@ -33,6 +33,7 @@ from moeash.study.spec.reading import any_spec, spec_of_module
 from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.base import Storage
 from moeash.study.study import Study
+from moeash.tracing.outputs import OutputOf
 
 
 @contained()
@@ -148,6 +149,7 @@ def search(
     *,
     evaluate: Callable[[nn.Module], float],
     calibration: Given | None = None,
+    output: OutputOf | None = None,
     name: str | None = None,
     storage: Place | Storage | None = None,
     method: str | Mapping[str, Any] = "uniform",
@@ -166,8 +168,15 @@ def search(
             weights again when the search returns or raises.
         evaluate: ``evaluate(module) -> float``, finite, higher is better, deterministic.
         calibration: unlabelled inputs for methods that look at some: a tensor ``(n, ...)``, a
-            dataset, or batches such as a ``DataLoader`` gives; labels are ignored. The first ones
-            are taken, as many as the method's ``images``.
+            mapping of such by name of argument, a dataset, or batches such as a ``DataLoader``
+            gives. Items and batches are tensors, mappings by name of argument, or tuples of as many
+            arguments as ``forward`` needs; a label behind them is ignored. The first inputs are
+            taken, as many as the method's ``images``.
+        output: ``output(returned) -> tensor`` names what counts of what the module returns for
+            calibration inputs: class scores ``(n, classes)``, ``(n, t, classes)`` of sequences, or
+            single values ``(n,)`` and ``(..., 1)``, whose squared error counts. Default: the tensor
+            itself, what is called ``logits``, or the only floating tensor there is. It is no part
+            of a study's identity, as ``evaluate`` is none.
         name: of the study; give one together with ``storage`` to make it resumable. The function
             is not part of a study's identity: use another name when it changes. A study whose
             float module measures something else than it did is refused.
@@ -226,11 +235,11 @@ def search(
         metric=getattr(evaluate, "__name__", "evaluate"),
     )
     method_chosen = build_method(described.method)
-    inputs = inputs_for(module, method_chosen, calibration, described.codec.norms)
+    inputs = inputs_for(module, method_chosen, calibration, described.codec.norms, output)
     if inputs is not None:
         described = replace(described, calibration=inputs.fingerprint())
     task = replace(
-        described.task(module=module, evaluate=evaluate, calibration=inputs),
+        described.task(module=module, evaluate=evaluate, calibration=inputs, output=output),
         n_threads=described.evaluation.threads or torch.get_num_threads(),
     )
     plan = Plan(described, task)

@@ -141,14 +141,23 @@ class Pool(Generic[Payload, Result]):
         return self._staff.usage
 
     def submit(self, payload: Payload) -> int:
-        """Queue a payload and return its ticket."""
+        """Queue a payload, have an idle worker begin it, and return its ticket."""
+        number = self.queue(payload)
+        self.dispatch()
+        return number
+
+    def queue(self, payload: Payload) -> int:
+        """Queue a payload and return its ticket; nothing begins before the next call."""
         self._n_tickets += 1
         ticket = _Ticket(self._n_tickets, payload)
         self._tickets[ticket.number] = ticket
         self._queue.append(ticket)
+        return ticket.number
+
+    def dispatch(self) -> None:
+        """Ask for workers, and have idle ones begin what is queued."""
         self._hire()
         self._dispatch()
-        return ticket.number
 
     def cancel(self, number: int) -> None:
         """Forget a ticket; a worker already at it finishes, and its answer is dropped."""
@@ -197,6 +206,22 @@ class Pool(Generic[Payload, Result]):
         self._staff.most = self._limits.max_workers
         if at_most is None:
             self._hire(n_workers)
+
+    def begin_again(self, crew: Crew[Payload, Result]) -> None:
+        """Go on with another crew, all of whose workers are yet to start.
+
+        What was under way begins again, in the order of tickets; it is not charged.
+
+        Args:
+            crew: in place of one that is gone with all its workers.
+        """
+        self._crew = crew
+        self._staff = Staff(crew, self._limits, notify=self._notify, progress=self._progress)
+        self._running.clear()
+        self._solitary = None
+        left = [t for t in self._tickets.values() if t.number not in self._done]
+        self._queue = deque(t for t in left if not t.alone)
+        self._suspects = deque(t for t in left if t.alone)
 
     def close(self) -> None:
         """End every worker."""

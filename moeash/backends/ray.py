@@ -4,8 +4,9 @@ The numbers are those of the in-process backend bit for bit, whatever happens to
 """
 
 import socket
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from moeash.backends import ray_settings
 from moeash.backends.base import Baseline, Notify, cannot_build, ignore
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 START_TIMEOUT_S = 300.0
 """How long a worker may take to start, queueing for room included, without a sign of progress."""
+
+MAX_RESTARTS = 1
+"""New starts of a Ray of our own that died: what kills the second one will kill the third."""
+
+T = TypeVar("T")
 
 
 class RayBackend:
@@ -56,6 +62,10 @@ class RayBackend:
         self._crew: RayCrew | None = None
         self._own_ray = False
         self._home: ray_settings.OwnHome | None = None
+        self._notify: Notify = ignore
+        self._n_spares = 0
+        self._restarts = 0
+        self._gone = False
 
     @property
     def pool(self) -> Pool[Call, Outcome | SharedWeights]:
@@ -99,16 +109,8 @@ class RayBackend:
         ray_settings.prepare(self._options.address)
         progress("connecting to Ray", 0, None)
         n_local = self._connect()
-        from moeash.backends.ray_crew import RayCrew
-
-        options = self._options
-        self._crew = RayCrew(
-            self._task,
-            cpus=self._cpus,
-            gpus=options.gpus_per_worker,
-            timeout_s=options.timeout_s,
-            environment={} if self._home is None else self._home.way_back,
-        )
+        self._notify, options = notify, self._options
+        self._crew = self._new_crew()
         most = options.most_workers or n_local or self._room()
         least = most if options.fewest_workers is None else options.fewest_workers
         limits = Limits(
@@ -123,20 +125,38 @@ class RayBackend:
         if not self._crew.fits():
             notify(f"{self._crew.why_not_starting()}; waiting {self._start_timeout_s:g} s for it")
         progress("starting the first worker", 0, None)
-        self._crew.begin_spares(least - 1)
-        self._pool.ensure(1, at_most=1)
-        self._crew.share_common()
-        self._pool.ensure(1)
-        assert self._crew.baseline is not None
-        return self._crew.baseline
+        self._n_spares = least - 1
+        return self._mending(self._start_workers)
+
+    def _new_crew(self) -> "RayCrew":
+        from moeash.backends.ray_crew import RayCrew
+
+        return RayCrew(
+            self._task,
+            cpus=self._cpus,
+            gpus=self._options.gpus_per_worker,
+            timeout_s=self._options.timeout_s,
+            environment={} if self._home is None else self._home.way_back,
+        )
+
+    def _start_workers(self) -> Baseline:
+        """Start the first worker, and share what it made with the others."""
+        self.crew.begin_spares(self._n_spares)
+        self.pool.ensure(1, at_most=1)
+        self.crew.share_common()
+        self.pool.ensure(1)
+        assert self.crew.baseline is not None
+        return self.crew.baseline
 
     def submit(self, job: Job, archive: Archive) -> int:
         """Queue one job."""
-        return self.pool.submit(Call("evaluate", job, archive))
+        ticket = self.pool.queue(Call("evaluate", job, archive))
+        self._mending(self.pool.dispatch)
+        return ticket
 
     def next(self) -> tuple[int, Outcome]:
         """Return a ticket and its outcome as soon as there is one."""
-        ticket, result = self.pool.next()
+        ticket, result = self._mending(self.pool.next)
         if isinstance(result, Failure):
             return ticket, failed(result)
         assert isinstance(result, Outcome)
@@ -152,7 +172,9 @@ class RayBackend:
         Raises:
             EvaluationError: it cannot be built.
         """
-        result = self.pool.result(self.pool.submit(Call("build", Job(recipe, start=start))))
+        ticket = self.pool.queue(Call("build", Job(recipe, start=start)))
+        self._mending(self.pool.dispatch)
+        result = self._mending(lambda: self.pool.result(ticket))
         if isinstance(result, Failure):
             raise cannot_build(recipe, str(result))
         assert isinstance(result, SharedWeights)
@@ -160,10 +182,13 @@ class RayBackend:
 
     def close(self) -> None:
         """End the workers, and Ray if it is our own."""
-        if self._pool is not None:
+        if self._pool is not None and not self._gone:
             self._pool.close()
-        if self._crew is not None:
+        if self._crew is not None and not self._gone:
             self._crew.close()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._own_ray:
             import ray
 
@@ -172,6 +197,46 @@ class RayBackend:
         if self._home is not None:
             self._home.close()
             self._home = None
+
+    def _mending(self, work: Callable[[], T]) -> T:
+        """Return what work returns; when our own Ray dies meanwhile, in another one.
+
+        Raises:
+            BackendError: there is nothing to mend: it is somebody else's Ray, or the next one died
+                as well.
+        """
+        while True:
+            try:
+                return work()
+            except BackendError as error:
+                self._begin_again(error)
+
+    def _begin_again(self, error: BackendError) -> None:
+        """Start another Ray of our own, if that is what the error tells of."""
+        from moeash.backends.ray_health import RayLost
+
+        if not isinstance(error, RayLost):
+            try:
+                self.crew.raylet.check()
+            except RayLost as lost:
+                error = lost
+            else:
+                raise error
+        if self._home is None or self._restarts >= MAX_RESTARTS:
+            self._gone = True
+            raise RayLost(
+                f"{error}; everything evaluated is stored, run the same command to continue"
+            )
+        self._restarts += 1
+        self._notify(f"{error}; another one is started, and what was under way begins again")
+        baseline = self.crew.baseline
+        self._disconnect()
+        self._connect()
+        self._crew = self._new_crew()
+        self._crew.baseline = baseline
+        self.pool.begin_again(self._crew)
+        if baseline is not None:
+            self._mending(self._start_workers)
 
     def _connect(self) -> int | None:
         """Connect; return the number of workers of a Ray of our own, else None."""

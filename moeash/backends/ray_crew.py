@@ -25,6 +25,7 @@ from moeash.backends.crew import (
     Ready,
     StartFailed,
 )
+from moeash.backends.ray_health import Raylet
 from moeash.backends.ray_settings import WAIT_STEP_S, worker_environment
 from moeash.backends.worker import Call, EvaluationWorker, Folder, Place, versions
 from moeash.errors import BackendError, InputError, MoeashError
@@ -88,6 +89,7 @@ class RayCrew:
             runtime_env={"env_vars": {**worker_environment(task.n_threads), **environment}},
         )
         with border():
+            self.raylet = Raylet()
             self._task: Any = ray.put(task)
         self._versions = versions()
         self._folder = Folder.here()
@@ -118,12 +120,18 @@ class RayCrew:
     def call(self, worker: int, payload: Call) -> None:
         """Begin a call on an idle worker."""
         with border():
+            if payload.job.start is not None:
+                self.raylet.check()  # what is large is shared
             archive = None if payload.archive is None else self._put_archive(payload.archive)
             actor = self._actors[worker]
             self._expect(worker, actor.answer.remote(payload.kind, payload.job, archive))
 
     def wait(self, timeout_s: float) -> Sequence[Event[Any]]:
-        """Return what happened."""
+        """Return what happened.
+
+        Raises:
+            RayLost: the Ray on this machine died.
+        """
         timeout_s = min(timeout_s, WAIT_STEP_S)
         if not self._pending:
             time.sleep(timeout_s)
@@ -148,6 +156,8 @@ class RayCrew:
             events.append(
                 self._loaded(worker, reference) if loading else self._answered(worker, reference)
             )
+        if any(isinstance(event, Lost | StartFailed) for event in events):
+            self.raylet.check()  # workers end with it
         return events
 
     def kill(self, worker: int) -> None:
@@ -213,6 +223,7 @@ class RayCrew:
         assert worker in self.places, "only a started worker has made anything"
         with border():
             common: Common = ray.get(actor.common.remote())
+            self.raylet.check()
             self._common = ray.put(common)
             ray.get(actor.use_shared.remote(self._common))
 
@@ -268,6 +279,7 @@ class RayCrew:
     def _put_archive(self, archive: Archive) -> Any:
         # One archive serves a whole generation: it travels once per node, not once per candidate.
         if self._archive is None or self._archive[0] is not archive:
+            self.raylet.check()
             self._archive = archive, ray.put(archive)
         return self._archive[1]
 

@@ -12,44 +12,76 @@ from typing import Any
 
 import typer
 
+from moeash.cli import surroundings
 from moeash.cli.show import JsonOption, StorageOption, print_json, say
 
 Check = Callable[[], str]
 
 PACKAGES = ("numpy", "torch", "torchvision", "pymoo", "constriction", "bitarray", "sqlalchemy")
 
+IMPORTED = (
+    *PACKAGES,
+    *("alembic", "matplotlib", "pandas", "PIL", "ray", "rich", "safetensors", "scipy", "sklearn"),
+    "typer",
+)
+"""What a file in the working folder had better not be called."""
+
 
 def doctor(storage: StorageOption = None, json_: JsonOption = False) -> None:
-    """Check the installation and say what to do about what is wrong."""
+    """Check the installation and what is around it, and say what to do about what is wrong."""
     checks: list[tuple[str, Check]] = [
+        ("working folder", lambda: surroundings.shadowing(Path.cwd(), IMPORTED)),
         ("python", _python),
         ("kernels", _kernels),
         *((name, partial(_package, name)) for name in PACKAGES),
         ("torch device", _device),
         ("entropy coder", _coder),
         ("storage", lambda: _storage(storage)),
+        ("file system", lambda: _file_system(storage)),
+        ("folders", lambda: surroundings.folders(Path(tempfile.gettempdir()), Path.cwd())),
+        ("threads", _threads),
+        ("open files", surroundings.open_files),
+        ("ray", lambda: surroundings.ray(os.environ)),
+        ("shared memory", surroundings.shared_memory),
     ]
     results: list[dict[str, Any]] = []
     for name, check in checks:
+        ok, warned = True, False
         try:
-            results.append({"check": name, "ok": True, "detail": check()})
+            detail = check()
+        except surroundings.Warned as warning:
+            warned, detail = True, str(warning)
         except Exception as error:
-            results.append(
-                {"check": name, "ok": False, "detail": f"{type(error).__name__}: {error}"}
-            )
+            ok, detail = False, f"{type(error).__name__}: {error}"
+        results.append({"check": name, "ok": ok, "warning": warned, "detail": detail})
     healthy = all(result["ok"] for result in results)
     if json_:
         print_json({"ok": healthy, "checks": results})
     else:
         for result in results:
-            say(f"{'ok  ' if result['ok'] else 'FAIL'}  {result['check']}: {result['detail']}")
+            mark = "FAIL" if not result["ok"] else "warn" if result["warning"] else "ok  "
+            say(f"{mark}  {result['check']}: {result['detail']}")
     if not healthy:
         raise typer.Exit(1)
 
 
 def _python() -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.python_version()} on {platform.machine()}, {cores} cores"
+    return f"{platform.python_version()} on {platform.machine()}"
+
+
+def _threads() -> str:
+    from moeash.evaluation.task import available_cores
+
+    return surroundings.threads(os.environ, available_cores(), surroundings.quota_of())
+
+
+def _file_system(storage: str | None) -> str:
+    from moeash.study.opening import DEFAULT_STORAGE
+
+    place = storage or os.environ.get("MOEASH_STORAGE") or DEFAULT_STORAGE
+    if "://" in place:
+        return "a server's"
+    return surroundings.file_system(Path(place))
 
 
 def _package(name: str) -> str:
@@ -71,8 +103,10 @@ def _kernels() -> str:
 
 def _device() -> str:
     torch = importlib.import_module("torch")
-    if not torch.cuda.is_available():
-        return f"cpu, {torch.get_num_threads()} threads"
+    available = torch.cuda.is_available()
+    if not available:
+        driver = Path("/proc/driver/nvidia/version").exists()
+        return surroundings.device(driver, torch.version.cuda, available)
     return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
 
 

@@ -16,9 +16,9 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -33,6 +33,7 @@ from moeash.errors import (
     StudyNotFoundError,
 )
 from moeash.names import contained
+from moeash.options.docs import docstring
 
 app = typer.Typer(
     name="moeash",
@@ -58,20 +59,24 @@ def options(
         raise typer.Exit()
 
 
-app.command("run")(studies.run)
-app.command("submit")(cluster.submit)
-app.command("stop")(cluster.stop)
-app.command("logs")(cluster.logs)
-app.command("list")(studies.list_studies)
-app.command("status")(studies.status)
-app.command("front")(studies.front)
-app.command("plot")(studies.plot)
-app.command("export")(studies.export)
-app.command("verify")(files.verify)
-app.command("inspect")(files.inspect)
-app.command("decompress")(files.decompress)
-app.command("spec")(spec.spec)
-app.command("doctor")(doctor.doctor)
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "run": studies.run,
+    "submit": cluster.submit,
+    "stop": cluster.stop,
+    "logs": cluster.logs,
+    "list": studies.list_studies,
+    "status": studies.status,
+    "front": studies.front,
+    "plot": studies.plot,
+    "export": studies.export,
+    "verify": files.verify,
+    "inspect": files.inspect,
+    "decompress": files.decompress,
+    "spec": spec.spec,
+    "doctor": doctor.doctor,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name, help=docstring(_command))(_command)
 
 USAGE_ERRORS = (InputError, StudyNotFoundError, StudyExistsError)
 PARSER_ERRORS: type[Exception] = typer.BadParameter.__mro__[1]
@@ -82,6 +87,7 @@ OK, FAILED, BAD_USAGE, NOTHING_MEETS, INTERRUPTED = 0, 1, 2, 3, 130
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    _open_streams()
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     # Schedulers and `moeash stop` end a process this way: like Ctrl-C, so that the study says so.
@@ -114,6 +120,20 @@ def _plain_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = before
+
+
+def _open_streams() -> None:
+    """Send to nowhere what was closed by whoever started this process, as ``>&-`` does.
+
+    Else the next file that is opened, which may be a database, takes its number and its output.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _run(arguments: list[str]) -> int:

@@ -112,7 +112,7 @@ from moeash.errors import (
     CorruptContainerError,
     ExportError,
 )
-from moeash.files import replacing, write_flushed
+from moeash.files import as_path, is_lfs_pointer, lfs_text, replacing, write_flushed
 
 MAGIC = b"\x8dMSH"
 VERSION = 1
@@ -288,7 +288,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         ContainerError: the file cannot be read.
     """
     try:
-        return Path(path).read_bytes()
+        return as_path(path).read_bytes()
     except OSError as exc:
         raise ContainerError(
             f"cannot read {os.fspath(path)!r}: {exc.strerror or exc}; give the path of a "
@@ -325,6 +325,8 @@ def _checksum(body: bytes | memoryview) -> bytes:
 
 def _check_prefix(data: memoryview) -> tuple[Coder, bool, int]:
     """Check magic, version and checksum; return coder, whether streams are in units, and salt."""
+    if is_lfs_pointer(bytes(data[:100])):
+        raise CorruptContainerError(lfs_text("this"))
     if bytes(data[: len(MAGIC)]) != MAGIC:
         raise CorruptContainerError("this is no .moeash file: it does not begin with its mark")
     if len(data) < PREFIX_BYTES + 3 + CHECKSUM_BYTES:

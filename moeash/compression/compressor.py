@@ -28,6 +28,7 @@ from moeash.core.merge import merge_runs
 from moeash.core.progress import Progress, silent
 from moeash.core.recipe import Merge, Recipe, Refine
 from moeash.core.variables import middle
+from moeash.data.inputs import Batch, Inputs
 from moeash.data.splits import Split
 from moeash.methods.base import Images, Method, Preparation
 from moeash.networks.inplace import WeightWriter
@@ -53,7 +54,7 @@ class Groundwork:
     state: State
     prepared: Any
     stored: Stored
-    calibration: NDArray[Any] | None = None
+    calibration: NDArray[Any] | Inputs | None = None
 
 
 @dataclass(frozen=True)
@@ -157,11 +158,11 @@ class Compressor:
         if here.codec.norms == "folded":
             progress("folding BatchNorms", 0, None)
             self._fold(some_images(looked_at).to(here.device))
-        calibration: NDArray[Any] | None = None
+        calibration: NDArray[Any] | Inputs | None = None
         if here.codec.norms == "remeasured":
             images = calibration_images(inputs, IMAGES, here.seed)
             self.remeasuring = Remeasuring(self.network, images, here.device)
-            calibration = images.numpy()
+            calibration = images.numpy() if isinstance(images, Tensor) else images
         preparation = Preparation(
             network=self.network,
             splits=inputs,
@@ -170,7 +171,9 @@ class Compressor:
             refines=here.refines,
             progress=progress,
         )
-        if preparations is None or not self._method.calibration_images:
+        # A function has no digest, so what is prepared with one is not found again.
+        known = self.network.output is None and self._method.calibration_images
+        if preparations is None or not known:
             prepared = self._method.prepare(preparation)
         else:
             prepared = preparations.prepare(self._method, preparation, here.device)
@@ -191,7 +194,7 @@ class Compressor:
         )
         return replace(self.groundwork, stored=stored)
 
-    def _fold(self, images: Tensor) -> None:
+    def _fold(self, images: Batch) -> None:
         self._given = self.writer
         self.folding = fold_norms(self.network, images)
         self.network = self.folding.network
@@ -209,7 +212,8 @@ class Compressor:
         self.writer = WeightWriter(self.network.module, groundwork.state)
         self._recent.clear()
         if groundwork.calibration is not None:
-            images = read_only_tensor(groundwork.calibration)
+            given = groundwork.calibration
+            images = given if isinstance(given, Inputs) else read_only_tensor(given)
             self.remeasuring = Remeasuring(self.network, images, self._circumstances.device)
 
     @property

@@ -12,28 +12,30 @@ feedback and by 22 % with nearest entries (``studies/comparison/ablation.py``).
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from moeash.core.codebook import Parameter
 from moeash.core.kept import unit_variance
+from moeash.data.inputs import Batch, call
 from moeash.errors import InputError
 from moeash.methods.base import Images
 from moeash.networks import memory
 from moeash.networks.inplace import slot
 from moeash.networks.network import Network
 from moeash.networks.norms import DTYPES, NORM_TYPES, VECTORS, key, users
-from moeash.networks.sameness import SAME_FUNCTION, distance
+from moeash.networks.sameness import SAME_FUNCTION
+from moeash.tracing.outputs import compared, furthest
 from moeash.tracing.trace import Trace, trace
-from moeash.tracing.watching import in_eval_mode, tensors_in
+from moeash.tracing.watching import in_eval_mode
 
 IMAGES = 8
 """Inputs that suffice to see who reads whom and to compare outputs."""
@@ -65,7 +67,7 @@ class Folding:
         return (head, *(f"{name} is not folded: {reason}" for name, reason in self.left.items()))
 
 
-def some_images(splits: Mapping[str, Images]) -> Tensor:
+def some_images(splits: Mapping[str, Images]) -> Batch:
     """Return :data:`IMAGES` images of the calibration split, else of the search split.
 
     Raises:
@@ -74,7 +76,8 @@ def some_images(splits: Mapping[str, Images]) -> Tensor:
     for name in ("calibration", "search"):
         if name in splits:
             order = np.arange(min(IMAGES, len(splits[name])))
-            return next(iter(splits[name].batches(IMAGES, order=order)))[0]
+            images, _ = next(iter(splits[name].batches(IMAGES, order=order)))
+            return images
     raise InputError(
         "folding BatchNorms takes a run of the network on some inputs; pass calibration= "
         "(unlabelled inputs suffice)"
@@ -82,7 +85,7 @@ def some_images(splits: Mapping[str, Images]) -> Tensor:
 
 
 @torch.no_grad()
-def fold_norms(network: Network, images: Tensor) -> Folding:
+def fold_norms(network: Network, images: Batch) -> Folding:
     """Fold every BatchNorm that alone reads a layer, and write the result into the module.
 
     Who reads whom is seen by running the network; that the outputs stay is checked afterwards.
@@ -104,7 +107,7 @@ def fold_norms(network: Network, images: Tensor) -> Folding:
                     left[name] = plan
                 else:
                     planned[name] = plan
-        left |= _write(module, images, planned, state, _floats(readers.trace.outputs))
+        left |= _write(network, images, planned, state)
     folded = {name: values for name, values in planned.items() if name not in left}
     changed = {name: array for values in folded.values() for name, array in values.items()}
     after = tuple(replace(p, values=changed.get(p.name, p.values)) for p in network.state)
@@ -112,13 +115,18 @@ def fold_norms(network: Network, images: Tensor) -> Folding:
 
 
 def _write(
-    module: nn.Module,
-    images: Tensor,
+    network: Network,
+    images: Batch,
     planned: Mapping[str, Values],
     state: Mapping[str, Parameter],
-    expected: Sequence[Tensor],
 ) -> dict[str, str]:
     """Write what folds norms into a module; leave out those that move the outputs, and say so."""
+    module = network.module
+
+    def outputs() -> list[Tensor]:
+        return [t.double() for t in compared(call(module, images), network.output)]
+
+    expected = outputs()
     if not expected:
         return dict.fromkeys(planned, "the network returns no tensor that could be compared")
     slots = {name: slot(tensor) for name, tensor in memory.own_tensors(module).items()}
@@ -134,8 +142,7 @@ def _write(
             slots[name].put(before)
 
     def moved() -> float:
-        outputs = _floats(module(images))
-        return max(distance(one, other) for one, other in zip(expected, outputs, strict=True))
+        return furthest(expected, outputs())
 
     for values in planned.values():
         put(values)
@@ -278,7 +285,3 @@ def _values(
 def _dtype(parameter: Parameter) -> "np.dtype[Any]":
     assert parameter.values is not None
     return parameter.values.dtype
-
-
-def _floats(result: Any) -> list[Tensor]:
-    return [t.double() for t in tensors_in(result) if t.is_floating_point()]

@@ -8,6 +8,7 @@ after. Top-1 is too coarse to see a bias rounded. No labels are used.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, floor, inf, log2
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +19,14 @@ from moeash.codec.size import size
 from moeash.compression.options import CodecOptions
 from moeash.core.codebook import KeptTensor, SharedWeights, keep_all
 from moeash.core.kept import EXPONENTS, STEPPED_DTYPES, Keeping, Norm
+from moeash.data.inputs import call
 from moeash.data.splits import Split
 from moeash.methods.base import Images
 from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.norms import find_norms, key
-from moeash.networks.sameness import SAME_FUNCTION, distance
-from moeash.tracing.watching import tensors_in
+from moeash.networks.sameness import SAME_FUNCTION
+from moeash.tracing.outputs import NAME_IT, chosen, compared, furthest
 
 TOLERANCE = 0.01
 """What rounding kept tensors may add, relative to what sharing the weights costs: the divergence of
@@ -82,7 +84,7 @@ class OutputProbe:
 
     def __init__(
         self,
-        module: nn.Module,
+        network: Network,
         writer: WeightWriter,
         inputs: Images,
         *,
@@ -92,15 +94,15 @@ class OutputProbe:
         """Read the inputs.
 
         Args:
-            module: the network, in eval mode.
+            network: in eval mode.
             writer: writes into it.
             inputs: of these, evenly spread ones.
             batch_size: inputs a forward pass.
-            device: the module's.
+            device: the network's.
         """
         n = len(inputs)
         order = np.unique(np.linspace(0, n - 1, min(IMAGES, n)).astype(np.int64))
-        self._module = module
+        self._network = network
         self._writer = writer
         self._device = device
         self._batches = [x for x, _ in inputs.batches(batch_size, order=order)]
@@ -114,19 +116,20 @@ class OutputProbe:
             self._writer.write(shared)
 
     def outputs(self, kept: Iterable[KeptTensor] = ()) -> Tensor:
-        """Set kept tensors and return the outputs ``(n, classes)`` in float64.
+        """Set kept tensors and return the outputs ``(n, classes)`` in float64."""
+        returned = self._returned(kept)
+        return torch.cat([chosen(r, self._network.output).cpu() for r in returned]).double()
 
-        Of a network that returns something else than one tensor a row an input, all floats it
-        returns, ``(n_batches, floats)`` flattened.
-        """
+    def compared(self, kept: Iterable[KeptTensor] = ()) -> list[Tensor]:
+        """Set kept tensors and return all that is compared, batch after batch, in float64."""
+        returned = self._returned(kept)
+        return [t.double().cpu() for r in returned for t in compared(r, self._network.output)]
+
+    def _returned(self, kept: Iterable[KeptTensor]) -> list[Any]:
         self._writer.write_kept(kept)
         self.n_passes += 1
         with torch.inference_mode():
-            results = [self._module(x.to(self._device)) for x in self._batches]
-        if all(isinstance(result, Tensor) and result.ndim == 2 for result in results):
-            return torch.cat([result.cpu() for result in results]).double()
-        floats = [t.double().cpu().flatten() for r in results for t in tensors_in(r)]
-        return torch.cat(floats).unsqueeze(0) if floats else torch.zeros(1, 0).double()
+            return [call(self._network.module, x.to(self._device)) for x in self._batches]
 
 
 def decide_keeping(
@@ -166,7 +169,7 @@ def decide_keeping(
     probe: OutputProbe | None = None
     looked_at = inputs if search is None else search
     if looked_at is not None and (found or kept == "auto"):
-        probe = OutputProbe(network.module, writer, looked_at, batch_size=batch_size, device=device)
+        probe = OutputProbe(network, writer, looked_at, batch_size=batch_size, device=device)
     try:
         if found:
             found, notes = _confirmed(network, writer, probe, measure, found)
@@ -196,8 +199,13 @@ def _confirmed(
     kept = Keeping("float32", norms).stored(keep_all(network.state)).values()
     writer.restore()
     if probe is not None:
-        expected = probe.outputs()
-        moved, of = distance(expected, probe.outputs(kept)), "the outputs"
+        expected = probe.compared()
+        if not expected:
+            return (), (
+                "BatchNorms are stored as they are: the network returns no tensor by which to "
+                f"check that two vectors are the same function; {NAME_IT}",
+            )
+        moved, of = furthest(expected, probe.compared(kept)), "the outputs"
     elif measure is not None:
         writer.write_kept(kept)
         change = abs(measure.again() - measure.baseline)

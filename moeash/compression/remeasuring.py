@@ -21,6 +21,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from moeash.core.codebook import KeptTensor, SharedWeights
+from moeash.data.inputs import Batch, joined
+from moeash.data.inputs import call as call_network
 from moeash.data.splits import sample
 from moeash.errors import InputError
 from moeash.methods.base import Images
@@ -50,7 +53,7 @@ PROBE_IMAGES = 2
 """Images of the run that shows which norms are called, and how large their inputs are."""
 
 
-def calibration_images(splits: Mapping[str, Images], n: int, seed: int) -> Tensor:
+def calibration_images(splits: Mapping[str, Images], n: int, seed: int) -> Batch:
     """Return ``n`` images of the calibration split, or all if there are fewer.
 
     Raises:
@@ -63,7 +66,7 @@ def calibration_images(splits: Mapping[str, Images], n: int, seed: int) -> Tenso
             "or calibration= from Python (unlabelled images suffice)"
         )
     order = sample(len(split), n, seed)
-    return torch.cat([x for x, _ in split.batches(len(order), order=order)])
+    return joined([x for x, _ in split.batches(len(order), order=order)])
 
 
 class Remeasuring:
@@ -74,7 +77,7 @@ class Remeasuring:
         left: why, by module name, BatchNorms keep their statistics.
     """
 
-    def __init__(self, network: Network, images: Tensor, device: str | torch.device) -> None:
+    def __init__(self, network: Network, images: Batch, device: str | torch.device) -> None:
         """Run a few images through the network to see which norms it calls.
 
         Args:
@@ -151,7 +154,7 @@ class Remeasuring:
                 new.update(self._set(name, sums))
 
         with Watcher(before=measure):
-            self._module(self.images.to(self._device))
+            call_network(self._module, self.images.to(self._device))
         return new
 
     def _norm_by_norm(self, size: int) -> dict[str, NDArray[np.float64]]:
@@ -159,9 +162,10 @@ class Remeasuring:
         for name in self._norms:
             sums = _Sums()
             watcher = self._up_to(name, sums)
-            for images in torch.split(self.images, size):
+            for start in range(0, len(self.images), size):
                 with watcher:
-                    self._module(images.to(self._device))
+                    images = self.images[start : start + size]
+                    call_network(self._module, images.to(self._device))
             new.update(self._set(name, sums))
         return new
 
@@ -177,10 +181,10 @@ class Remeasuring:
         watcher = Watcher(before=add)
         return watcher
 
-    def _norm_of(self, call: Call) -> tuple[str | None, Tensor]:
+    def _norm_of(self, call: Call) -> tuple[str | None, Any]:
         """Return the norm a call is of, if it is measured, and the call's input."""
         if call.function is not F.batch_norm:
-            return None, self.images
+            return None, None
         given = call.arguments(NORM)
         return self._means.get(id(given["running_mean"])), given["input"]
 

@@ -68,8 +68,8 @@ def candidate_of(variables: Sequence[Variable], values: Mapping[str, Any]) -> Ca
         else:
             words = "a whole number" if isinstance(variable, Integer) else "a number"
             raise InputError(f"candidate has {variable.name} = {value!r}, needed {words}")
-        if isinstance(variable, Real) and variable.log and value <= 0:
-            raise InputError(f"candidate has {variable.name} = {value!r}, needed one above 0")
+        if isinstance(variable, Real) and variable.log and value < 0:
+            raise InputError(f"candidate has {variable.name} = {value!r}, needed 0 or more")
     return Candidate.of(taken)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from moeash.data.tars import members
 from moeash.errors import DataError
+from moeash.files import LFS_POINTER, is_lfs_pointer, lfs_text
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -33,9 +34,6 @@ LEFT_BEHIND = frozenset(
 
 MOST_PICTURE_BYTES = 1 << 30
 """The largest encoded picture that is read."""
-
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""What a Git LFS pointer begins with."""
 
 SHOWN = 3
 """Files named in a message."""
@@ -98,8 +96,8 @@ class Folder:
                 f"{picture.path!r} of {str(self.location)!r} has {len(data)} bytes, "
                 f"had {picture.size} when it was indexed"
             )
-        if data.startswith(LFS_POINTER):
-            raise DataError(pointer_text(f"{picture.path!r} of {str(self.location)!r}"))
+        if is_lfs_pointer(data):
+            raise DataError(lfs_text(f"{picture.path!r} of {str(self.location)!r}"))
         return data
 
 
@@ -216,16 +214,8 @@ def refuse_pointer(location: Path) -> None:
             head = file.read(len(LFS_POINTER))
     except OSError as exc:
         raise DataError(f"cannot read {str(location)!r}: {exc.strerror}") from exc
-    if head == LFS_POINTER:
-        raise DataError(pointer_text(repr(str(location))))
-
-
-def pointer_text(what: str) -> str:
-    """Return what to say about a Git LFS pointer."""
-    return (
-        f"{what} is a Git LFS pointer, not the file itself; run 'git lfs pull' in the repository "
-        "it came from"
-    )
+    if is_lfs_pointer(head):
+        raise DataError(lfs_text(repr(str(location))))
 
 
 def _raise(error: OSError) -> None:

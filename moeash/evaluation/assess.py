@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moeash.data.splits import Split
-from moeash.errors import EvaluationError
+from moeash.errors import EvaluationError, InputError
 from moeash.evaluation.metrics import Metric, check_finite, predicted, worst_of
 from moeash.evaluation.options import Precision
 from moeash.networks.pickling import read_only_tensor
 from moeash.networks.places import Places
+from moeash.tracing.outputs import chosen
 
 Hopeless = Callable[[float], bool]
 """Tells from the highest metric still possible whether measuring on is pointless."""
@@ -294,9 +295,9 @@ def _first_forward(module: nn.Module, x: Tensor, device: str, precision: Precisi
 def _forward(module: nn.Module, x: Tensor, device: str, precision: Precision) -> Tensor:
     x = x.to(device)
     with torch.inference_mode(), torch.autocast(x.device.type, torch.bfloat16, precision == "bf16"):
-        outputs = module(x)
-    if not isinstance(outputs, Tensor):
-        raise EvaluationError(
-            f"the network returns {type(outputs).__name__}; a tensor of class scores was needed"
-        )
+        returned = module(x)
+    try:
+        outputs = chosen(returned)
+    except InputError as error:
+        raise EvaluationError(f"class scores are needed: {error}") from error
     return outputs.float() if precision == "bf16" else outputs

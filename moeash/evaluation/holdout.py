@@ -17,6 +17,7 @@ from moeash.evaluation.loading import Arithmetic, load_network
 from moeash.evaluation.metrics import Metric, load_metric, predicted
 from moeash.evaluation.task import Task
 from moeash.networks.inplace import WeightWriter, load_into
+from moeash.tracing.outputs import chosen
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> tup
 def outputs_on(module: nn.Module, split: Split, *, batch_size: int, device: str) -> Tensor:
     """Return the module's outputs ``(n, n_classes)`` on a split, in split order, on the CPU."""
     with torch.inference_mode():
-        return torch.cat([module(x.to(device)).cpu() for x, _ in split.batches(batch_size)])
+        return torch.cat([chosen(module(x.to(device))).cpu() for x, _ in split.batches(batch_size)])
 
 
 def measure_outputs(

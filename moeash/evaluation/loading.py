@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from moeash.compression.keeping import Measure
 from moeash.compression.preparations import Preparations
 from moeash.core.progress import Progress, silent
 from moeash.data.splits import Split, load_splits
+from moeash.errors import InputError
 from moeash.evaluation.options import Precision
 from moeash.evaluation.task import Task, available_cores
 from moeash.methods.base import Images
@@ -51,10 +53,31 @@ def set_precision(precision: Precision) -> None:
 
 
 def load_network(task: Task) -> Network:
-    """Return a task's network, holding its float weights, on its device."""
-    network = read_network(task.network, task.module)
+    """Return a task's network, holding its float weights, on its device.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    refuse_missing(task.evaluation.device)
+    network = replace(read_network(task.network, task.module), output=task.output)
     network.module.to(task.evaluation.device)
     return network
+
+
+def refuse_missing(device: str) -> None:
+    """Refuse a device that is not here, before anything is loaded for it.
+
+    Raises:
+        InputError: torch cannot use it; says why.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"evaluation.device is {device!r}, which torch cannot use here: {reason}; choose cpu, "
+            "or see what `moeash doctor` says of the device"
+        ) from error
 
 
 def load_inputs(task: Task, splits: Mapping[str, Split]) -> Mapping[str, Images]:

@@ -19,6 +19,7 @@ from moeash.errors import InputError
 from moeash.evaluation.options import EvaluationOptions
 from moeash.methods.base import Method
 from moeash.networks.options import NetworkOptions
+from moeash.tracing.outputs import OutputOf
 
 Evaluate = Callable[[nn.Module], float]
 """Measures a module: finite, higher is better, deterministic."""
@@ -42,6 +43,7 @@ class Task:
         evaluate: measures the network, for what is not classification. Where there is neither this
             nor ``data``, the network can be compressed and not evaluated.
         calibration: inputs for the method, where they do not come with ``data``.
+        output: names the tensor that counts of what the module returns for calibration inputs.
         notes: short texts stored in the file, counted in its bytes.
         refines: whether recipes may refine, which takes preparing.
         preparations: folder in which preparations that took long are kept; None: they are not.
@@ -59,6 +61,7 @@ class Task:
     module: nn.Module | None = None
     evaluate: Evaluate | None = None
     calibration: Unlabelled | None = None
+    output: OutputOf | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     refines: bool = True
     preparations: str | None = None

@@ -138,13 +138,23 @@ def _read(studies: Sequence[Study]) -> list[_View]:
     for position, study in enumerate(studies):
         solutions = study.solutions()
         if not solutions:
-            raise InputError(
-                f"study {study.name!r} has no complete evaluation yet; nothing to draw"
-            )
+            raise InputError(f"study {study.name!r} has {_instead(study)}; nothing to draw")
         floor = study.facts.wanted_floor
         front = front_of([s for s in solutions if s.metric >= floor])
         views.append(_View(study, *look(position), solutions, front))
     return views
+
+
+def _instead(study: Study) -> str:
+    """Say what a study has that has no complete evaluation."""
+    (counted,) = study.storage.summaries([study.name])
+    n = {status: counted.n(status=status) for status in ("stopped", "failed")}
+    if not any(n.values()):
+        return "no evaluation yet"
+    return (
+        f"no complete evaluation: {n['stopped']:,} stopped early, being certain to fall short of "
+        f"evaluation.max_drop, and {n['failed']:,} failed"
+    )
 
 
 def _chosen(studies: Sequence[Study], number: int | None) -> Solution | None:

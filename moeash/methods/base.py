@@ -28,6 +28,7 @@ from moeash.core.candidate import Candidate
 from moeash.core.codebook import Codebook, SharedWeights
 from moeash.core.progress import Progress, silent
 from moeash.core.variables import Variable
+from moeash.data.inputs import Batch
 from moeash.methods.options import MethodOptions
 from moeash.networks.network import Network
 
@@ -39,7 +40,7 @@ class Images(Protocol):
 
     def batches(
         self, batch_size: int, order: NDArray[np.int64] | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Batch, Tensor]]:
         """Yield images and labels; a method that calibrates ignores the labels."""
         ...
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from moeash import __version__
 from moeash.core.statistics import BinStatistics
+from moeash.data.inputs import Inputs
 from moeash.errors import PreparedFileError
 from moeash.files import replacing
 from moeash.methods.feedback.columns import Factor, RowFactor
@@ -39,6 +40,7 @@ CLASSES: dict[str, type[Any]] = {
         Factor,
         FeedbackPrepared,
         GpfqPrepared,
+        Inputs,
         PreparedLayers,
         RowFactor,
         UniformPrepared,

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from moeash.errors import CheckpointError
+from moeash.files import LFS_POINTER, is_lfs_pointer, lfs_text
 from moeash.networks import memory
 from moeash.networks.matching import Matching, foreign, match
 
@@ -26,9 +27,6 @@ SHOWN = 3
 
 MOST_GROUPS = 8
 """Things left aside that a message names."""
-
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""What a Git LFS pointer begins with."""
 
 MOST_RATIO = 16
 """Times its own size that a torch file may unpack to: torch itself does not pack."""
@@ -50,11 +48,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
             head = file.read(len(LFS_POINTER))
     except OSError as exc:
         raise CheckpointError(f"cannot read checkpoint {str(path)!r}: {exc.strerror}") from exc
-    if head == LFS_POINTER:
-        raise CheckpointError(
-            f"{str(path)!r} is a Git LFS pointer, not the checkpoint itself; run 'git lfs pull' in "
-            "the repository it came from"
-        )
+    if is_lfs_pointer(head):
+        raise CheckpointError(lfs_text(repr(str(path))))
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return _load_safetensors(path)
     if head.startswith((b"PK", b"\x80")):

@@ -1,6 +1,5 @@
 """Which network a study compresses, and which of its parameters it shares."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -49,15 +48,6 @@ class NetworkOptions(Options):
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] | None = None
     share_all: bool = False
-
-    def __post_init__(self) -> None:
-        """Take one pattern for a list of one, and a path as text."""
-        for key in ("include", "exclude"):
-            if isinstance(value := getattr(self, key), str):
-                object.__setattr__(self, key, (value,))
-        if isinstance(self.checkpoint, os.PathLike):
-            object.__setattr__(self, "checkpoint", os.fspath(self.checkpoint))
-        super().__post_init__()
 
     def check(self) -> None:
         """Refuse a name that is neither built in nor a reference, and weights from two places."""

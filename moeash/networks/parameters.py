@@ -122,8 +122,12 @@ def _choose(
         raise InputError(
             f"{type(module).__name__} has no parameter to share: of its {len(names)} parameters "
             f"{len(eligible)} are floating with at least {least} dimension{'s'[: least > 1]}, and "
-            f"include={_listed(include)} exclude={_listed(exclude)} leave none; "
-            f"{'change the patterns' if eligible else 'share 1-D parameters too with all=True'}"
+            f"include = {_listed(include)}, exclude = {_listed(exclude)} leave none; "
+            + (
+                "change the patterns"
+                if eligible
+                else "share 1-D parameters too with network.share_all = true"
+            )
         )
     return chosen
 
@@ -139,7 +143,8 @@ def _match(
             if others:
                 raise InputError(
                     f"{kind} pattern {pattern!r} matches only parameters that are not eligible "
-                    f"for sharing, such as {others[0]!r}; all=True makes 1-D ones eligible"
+                    f"for sharing, such as {others[0]!r}; network.share_all = true makes 1-D ones "
+                    "eligible"
                 )
             raise InputError(
                 f"{kind} pattern {pattern!r} matches no parameter; {nearest(pattern, names)}"

@@ -1,6 +1,8 @@
 """Kinds of values: what a key takes, checked, in words, and as JSON schema; nothing heavy here."""
 
 import math
+import numbers
+import os
 import re
 import reprlib
 from abc import ABC, abstractmethod
@@ -130,7 +132,8 @@ class Number(Kind):
         return out
 
     def fit(self, value: Any, place: str) -> Any:
-        """Return a number."""
+        """Return a number; those of NumPy are numbers too."""
+        value = _plain_number(value)
         number = not isinstance(value, bool) and isinstance(value, int | float)
         if not number or (self.whole and not isinstance(value, int)):
             raise self.refusal(value, place)
@@ -166,7 +169,9 @@ class Text(Kind):
         }
 
     def fit(self, value: Any, place: str) -> Any:
-        """Return a text."""
+        """Return a text; a path is one."""
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
         if not isinstance(value, str):
             raise self.refusal(value, place)
         pattern = self.pattern
@@ -222,7 +227,7 @@ class Choice(Kind):
 
 @dataclass(frozen=True)
 class ListOf(Kind):
-    """Any number of values of one kind; a tuple in Python."""
+    """Any number of values of one kind; a tuple in Python. One text stands for a list of it."""
 
     each: Kind
 
@@ -237,6 +242,8 @@ class ListOf(Kind):
 
     def fit(self, value: Any, place: str) -> Any:
         """Return a tuple."""
+        if isinstance(value, str) and isinstance(self.each, Text | Choice):
+            return (self.each.fit(value, place),)
         if not isinstance(value, list | tuple):
             raise self.refusal(value, place)
         return tuple(self.each.fit(item, f"{place}[{i}]") for i, item in enumerate(value))
@@ -322,6 +329,7 @@ class Anything(Kind):
             return {k: self._fit(v, f"{place}.{k}", depth - 1) for k, v in value.items()}
         if depth and isinstance(value, list | tuple):
             return [self._fit(v, f"{place}[{i}]", depth - 1) for i, v in enumerate(value)]
+        value = _plain_number(value)
         if isinstance(value, int) and not -INT_LIMIT <= value < INT_LIMIT:
             raise self.refusal(value, place)
         if not isinstance(value, str | int | float):
@@ -368,6 +376,15 @@ class Either(Kind):
         if len(self.kinds) == 1:
             return self.kinds[0].plain(value, defaults=defaults)
         return list(value) if isinstance(value, tuple) else value
+
+
+def _plain_number(value: Any) -> Any:
+    """Return a number of NumPy or another library as Python's own; anything else as it is."""
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def bare(words: str) -> str:

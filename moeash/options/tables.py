@@ -123,6 +123,8 @@ class Tagged(Kind):
         """Return the options of the class that ``name`` says."""
         if isinstance(value, self.options):
             return value
+        if isinstance(value, str):
+            value = {"name": value}
         if not isinstance(value, Mapping):
             raise self.refusal(value, place)
         by_name = {options.name: options for options in self.options}

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from moeash.backends.base import Backend
-from moeash.errors import StorageError
+from moeash.errors import BackendError, StorageError
 from moeash.evaluation.task import Task
 from moeash.names import contained
 from moeash.study.admission import admit, stored_study
@@ -110,7 +110,8 @@ def _ended(storage: Storage, record: StudyRecord, journal: Journal) -> Iterator[
     try:
         yield
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)  # of a signal's handler
+        # A signal's handler, or the place where it ran is gone: nothing is wrong with the study.
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit | BackendError)
         status: StoredStatus = "interrupted" if interrupted else "failed"
         reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
         if isinstance(error, KeyboardInterrupt):

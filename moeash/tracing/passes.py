@@ -4,15 +4,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 
-from moeash.errors import InputError
+from moeash.data.inputs import Batch
+from moeash.data.inputs import call as call_network
 from moeash.networks.norms import NORM_TYPES
+from moeash.tracing.outputs import OutputOf, scores
 from moeash.tracing.trace import NORM
 from moeash.tracing.uses import FUNCTIONS, Use, Uses, watch_uses
 from moeash.tracing.watching import Call, Watcher, in_eval_mode
@@ -58,34 +59,54 @@ class Passes:
         sketches: random sketches of the output per image.
     """
 
-    def __init__(self, network: nn.Module, *, sketches: int, temperature: float, seed: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        sketches: int,
+        temperature: float,
+        seed: int,
+        output: OutputOf | None = None,
+    ) -> None:
+        """Look the network's weights up.
+
+        Args:
+            network: to run.
+            sketches: random sketches of the output per image.
+            temperature: divides scores before the softmax.
+            seed: of the sketches.
+            output: names the tensor that counts of what the network returns, see
+                :func:`moeash.tracing.outputs.scores`.
+        """
         self.network = network
         self.sketches = sketches
         self.images = 0
         self.blind: set[str] = set()
+        self._output = output
         self._temperature = temperature
         self._generator = torch.Generator().manual_seed(seed)
         self._recorded: list[RecordedUse] = []
         self._uses = Uses(network)
         self._norms = _NormReads(network)
 
-    def over(self, batches: Iterable[Tensor]) -> Iterator[tuple[RecordedUse, list[Tensor], int]]:
+    def over(self, batches: Iterable[Batch]) -> Iterator[tuple[RecordedUse, list[Tensor], int]]:
         """Yield every use of a weight, the gradients in its outputs per sketch, and the images.
 
         The network is in eval mode meanwhile and left as it was found.
 
         Raises:
-            InputError: the network returns no differentiable ``(batch, classes)``.
+            InputError: the network returns no differentiable tensor that could be meant.
         """
         watcher = Watcher(after=self._record)
         with _differentiable(self.network):
             for batch in _pieces(self.network, batches):
                 with watcher, torch.enable_grad():
-                    logits = self.network(batch)
-                gradients = self._gradients(logits)
-                self.images += batch.shape[0]
+                    returned = call_network(self.network, batch)
+                with torch.enable_grad():
+                    gradients = self._gradients(scores(returned, self._output))
+                self.images += len(batch)
                 for i, use in enumerate(self._recorded):
-                    yield use, [g[i] for g in gradients], batch.shape[0]
+                    yield use, [g[i] for g in gradients], len(batch)
                 self._recorded.clear()
 
     def norm_of(self, name: str, uses: int) -> str | None:
@@ -105,13 +126,13 @@ class Passes:
         else:
             self.blind.add(use.name)
 
-    def _gradients(self, logits: Any) -> list[list[Tensor]]:
-        """Return, per sketch, the gradient of its scalar in the output of every recorded use."""
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(f"calibration needs logits of shape (batch, classes), got {shape}")
-        if not logits.requires_grad:
-            raise InputError("the network's outputs have no gradient; it detaches them somewhere")
+    def _gradients(self, logits: Tensor) -> list[list[Tensor]]:
+        """Return, per sketch, the gradient of its scalar in the output of every recorded use.
+
+        Args:
+            logits: ``(any, classes)``, or single values ``(any, 1)``: their curvature is that of
+                half the squared error, whose sketch is the signs.
+        """
         p = (logits.detach().float() / self._temperature).softmax(1)
         if not self._recorded:
             return [[] for _ in range(self.sketches)]
@@ -120,7 +141,8 @@ class Passes:
         for i in range(self.sketches):
             signs = torch.randint(0, 2, p.shape, generator=self._generator).to(p) * 2 - 1
             root = p.sqrt() * signs
-            sketch = root - p * root.sum(1, keepdim=True)
+            single = logits.shape[1] == 1
+            sketch = signs if single else root - p * root.sum(1, keepdim=True)
             found = torch.autograd.grad(
                 logits,
                 edges,
@@ -151,7 +173,7 @@ def _differentiable(network: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(False)
 
 
-def _pieces(network: nn.Module, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+def _pieces(network: nn.Module, batches: Iterable[Batch]) -> Iterator[Batch]:
     """Yield batches, cut so that the layers' outputs of one pass stay within PASS_ELEMENTS."""
     size, device = 0, next((p.device for p in network.parameters()), torch.device("cpu"))
     for batch in batches:
@@ -162,7 +184,7 @@ def _pieces(network: nn.Module, batches: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _images_per_pass(network: nn.Module, image: Tensor) -> int:
+def _images_per_pass(network: nn.Module, image: Batch) -> int:
     elements = 0
 
     def count(use: Use, inputs: Tensor, outputs: Tensor) -> None:
@@ -170,7 +192,7 @@ def _images_per_pass(network: nn.Module, image: Tensor) -> int:
         elements += outputs.numel()
 
     with watch_uses(network, count):
-        network(image)
+        call_network(network, image)
     return max(1, PASS_ELEMENTS // max(elements, 1))
 
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from moeash.data.inputs import Batch
+from moeash.data.inputs import call as call_network
 from moeash.networks import memory
 from moeash.tracing.uses import CONV, LINEAR
 from moeash.tracing.watching import Call, Watcher, in_eval_mode, tensors_in
@@ -95,7 +97,7 @@ class Trace:
 
 
 @torch.no_grad()
-def trace(network: nn.Module, batch: Tensor) -> Trace:
+def trace(network: nn.Module, batch: Batch) -> Trace:
     """Run a network in eval mode and return what it did.
 
     Args:
@@ -136,6 +138,6 @@ def trace(network: nn.Module, batch: Tensor) -> Trace:
         )
 
     with in_eval_mode(network), Watcher(after=note):
-        result = network(batch)
+        result = call_network(network, batch)
     outputs = tuple(tensors_in(result))
     return Trace(tuple(operations), names, shapes, tuple(map(number, outputs)), outputs)

@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moeash.data.inputs import Batch
+from moeash.data.inputs import call as call_network
 from moeash.tracing.patches import LinearMap
 from moeash.tracing.watching import Call, Watcher
 
@@ -83,9 +85,7 @@ def watch_uses(network: nn.Module, on_use: OnUse) -> Watcher:
     return Watcher(after=after)
 
 
-def inputs_of(
-    network: nn.Module, name: str, n_uses: int, batch: Tensor
-) -> list[tuple[Use, Tensor]]:
+def inputs_of(network: nn.Module, name: str, n_uses: int, batch: Batch) -> list[tuple[Use, Tensor]]:
     """Run a network until all uses of a weight have been met; return them with their inputs.
 
     Args:
@@ -106,7 +106,7 @@ def inputs_of(
 
     watcher = watch_uses(network, meet)
     with watcher:
-        network(batch)
+        call_network(network, batch)
     return met
 
 

@@ -12,7 +12,7 @@ but for the rounding of one matrix product that becomes three.
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, NoReturn
 
 import torch
@@ -154,7 +154,7 @@ class Watcher(TorchFunctionMode):
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested containers."""
+    """Yield the tensors in nested containers and dataclasses."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, Mapping):
@@ -163,6 +163,9 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
     elif isinstance(values, list | tuple):
         for value in values:
             yield from tensors_in(value)
+    elif is_dataclass(values) and not isinstance(values, type):
+        for part in fields(values):
+            yield from tensors_in(getattr(values, part.name, None))
 
 
 @contextmanager

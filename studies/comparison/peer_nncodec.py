@@ -6,16 +6,39 @@ Writes the decoded checkpoints and the bytes of the bit streams as written to di
 """
 
 import argparse
+import importlib.util
 import tempfile
 from pathlib import Path
 
 import torch
 from peer import hand_over, read_floats
 
-# torchvision's wheel is built for CUDA: beside a CPU build of torch its operators must be declared.
-_library = torch.library.Library("torchvision", "DEF")
-for _name in ("nms", "qnms"):
-    _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+def declare_operators() -> torch.library.Library | None:
+    """Declare torchvision's operators where its own library cannot be loaded.
+
+    Wheels up to 0.28 are built for CUDA, so beside a CPU build of torch ``import torchvision``
+    fails for lack of them. Later ones load anywhere, and what is declared twice aborts the process.
+
+    Returns:
+        What declares them, as long as it lives; None where torchvision does.
+    """
+    found = importlib.util.find_spec("torchvision")
+    if found is None or found.origin is None:
+        raise SystemExit("torchvision is missing; see README.md")
+    for library in Path(found.origin).parent.glob("_C*.so"):
+        try:
+            torch.ops.load_library(library)
+        except OSError:
+            continue
+        return None
+    declared = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return declared
+
+
+OPERATORS = declare_operators()
 
 from nncodec.nn import decode, encode  # noqa: E402
 

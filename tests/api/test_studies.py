@@ -1,6 +1,7 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,8 +19,10 @@ from moeash.study.events import Evaluated
 from moeash.study.spec import reading
 from moeash.study.summary import summary_of
 from tests.api.modules import HUFFMAN, Regressor, likeness, search
-from tests.digits import merged
+from tests.digits import BASE, merged
 from tests.study.spec.test_identity import LaterSpec
+
+CUDA = {"device": "cuda"}
 
 
 def test_any_module_is_searched_by_any_function_and_handed_back(tmp_path):
@@ -248,3 +251,50 @@ def test_a_metric_below_zero_has_a_hypervolume_that_grows_and_does_not_end_the_s
     assert max(solution.metric for solution in study.solutions()) < 0
     assert volumes == sorted(volumes) and 0 < volumes[0] < volumes[-1]
     assert study.record.ending == "generations" and len(volumes) == 6
+
+
+def test_values_as_notebooks_have_them_are_taken_and_stored_as_plain_ones(tmp_path):
+    study = search(
+        torch.nn.Linear(8, 4),
+        lambda module: np.float32(1.0),
+        seed=np.int64(3),
+        max_drop=np.float32(0.5),
+        population=np.int32(4),
+        method="uniform",
+        storage=tmp_path / "a?1.db",
+        spec={"network": {"include": "weight"}},
+    )
+    assert (tmp_path / "a?1.db").exists()
+    stored = study.facts.spec
+    assert (stored["seed"], type(stored["seed"])) == (3, int)
+    assert stored["network"]["include"] == ["weight"]
+
+
+def test_a_candidate_is_of_numbers_whoever_made_them(tmp_path):
+    module, path = torch.nn.Linear(8, 4), tmp_path / "a.moeash"
+    moeash.compress(module, path, candidate={"k": np.int32(4)}, seed=np.uint8(1), progress=False)
+    with pytest.raises(InputError, match="candidate has k = '4', needed a whole number"):
+        moeash.compress(module, path, candidate={"k": "4"})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_here_is_refused_before_anything_is_loaded(tmp_path):
+    told = []
+    for run in (
+        lambda: search(torch.nn.Linear(8, 4), lambda m: 1.0, spec={"evaluation": CUDA}),
+        lambda: moeash.run(BASE | {"evaluation": CUDA}, progress=told.append),
+    ):
+        with pytest.raises(InputError, match=r"evaluation\.device is 'cuda', which torch cannot"):
+            run()
+    assert not any("images" in str(event) for event in told)
+
+
+def test_all_candidates_failing_later_is_an_error_and_no_empty_front():
+    calls = []
+
+    def evaluate(module):
+        calls.append(1)
+        return 1.0 if len(calls) == 1 else None
+
+    with pytest.raises(EvaluationError, match=r"all \d+ candidates failed; the first.*NoneType"):
+        search(torch.nn.Linear(8, 4), evaluate)

@@ -359,3 +359,19 @@ def test_closing_ends_everything():
     pool.ensure(1)
     pool.close()
     assert not crew.alive and not crew.queued
+
+
+def test_another_crew_takes_over_what_was_under_way_and_nothing_is_charged():
+    first = SimulatedCrew(fates(p1=[Death(), Ok()]))
+    pool = Pool(first, limits())
+    tickets = [pool.submit(payload) for payload in range(6)]
+    done = dict([pool.next()])
+    second = SimulatedCrew()
+    second.time = first.time
+    pool.begin_again(second)
+    while len(done) < len(tickets):
+        number, result = pool.next()
+        assert number not in done
+        done[number] = result
+    assert done == {ticket: payload * 10 for payload, ticket in enumerate(tickets)}
+    assert sum(second.tries.values()) == 5

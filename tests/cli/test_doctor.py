@@ -10,3 +10,11 @@ def test_a_database_that_is_none_fails_the_check(moeash, tiny):
     answer = moeash("doctor", "--storage", tiny.spec)
     assert answer.code == 1
     assert "FAIL  storage: StorageError" in answer.out and "not a database" in answer.out
+
+
+def test_a_warning_is_told_and_is_no_failure(moeash, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    answer = moeash("doctor", "--storage", tiny.storage)
+    assert answer.code == 0
+    (line,) = (line for line in answer.out.splitlines() if "RAY_ADDRESS" in line)
+    assert line.startswith("warn  ray: ")

@@ -94,7 +94,7 @@ class Loaded:
         self.norms = find_norms(self.module, self.network.state)
 
     def probe(self):
-        return OutputProbe(self.module, self.writer, self.search, batch_size=50, device="cpu")
+        return OutputProbe(self.network, self.writer, self.search, batch_size=50, device="cpu")
 
     def choose(self, tolerance):
         return choose_precision(

@@ -107,7 +107,7 @@ class Wrong(nn.Module):
     [
         (lambda x: x, r"outputs of shape \(100, 1, 8, 8\)"),
         (lambda x: x.flatten(1)[:, :4], "label 9 but the network has only 4 outputs"),
-        (lambda x: (x,), "returns tuple"),
+        (lambda x: (x, x), "returned tuple of 2"),
         (lambda x: nn.Linear(3, 2)(x), r"cannot take images of shape \(30, 1, 8, 8\)"),
     ],
 )

@@ -116,13 +116,6 @@ def test_a_front_of_one_point_is_drawn(make_study, tmp_path):
     save(figure, tmp_path / "one.png")
 
 
-def test_a_study_without_complete_evaluation_is_refused_by_name(make_study):
-    with pytest.raises(InputError, match="'empty' has no complete evaluation yet"):
-        plot_front([make_study([(None, 50_000)], name="empty")])
-    with pytest.raises(InputError, match="at least one study"):
-        plot_front([])
-
-
 def test_studies_are_overlaid_in_colours_of_their_own_only_where_they_compare(make_study):
     a = make_study(POINTS, name="a")
     b = make_study(POINTS, name="b", baseline=0.92, original_bytes=2_000_000)
@@ -159,3 +152,12 @@ def test_no_text_leaves_the_figure_nor_covers_the_data(make_study, width):
         assert box.y1 <= inside.y1
     assert not boxes[0].overlaps(boxes[1])
     assert figure.get_figwidth() == width
+
+
+def test_a_study_without_a_complete_evaluation_says_what_it_has_instead(make_study):
+    with pytest.raises(InputError, match="'study' has no evaluation yet"):
+        plot_front([make_study()])
+    with pytest.raises(InputError, match=r"2 stopped early, .*evaluation\.max_drop, and 0 failed"):
+        plot_front([make_study([(None, 5_000), (None, 6_000)], name="other")])
+    with pytest.raises(InputError, match="at least one study"):
+        plot_front([])

@@ -122,7 +122,7 @@ def cut_safetensors(path):
         (lambda path: path.write_text("hello, world"), "neither a safetensors nor a torch file"),
         (
             lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid 1\n"),
-            "is a Git LFS pointer, not the checkpoint itself; run 'git lfs pull'",
+            "is a Git LFS pointer, not the file itself; run 'git lfs pull'",
         ),
         (bomb, "of .* bytes would unpack to 67,109,.*, which no checkpoint does"),
         (huge_header, "not a readable safetensors file"),

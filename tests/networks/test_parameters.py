@@ -63,11 +63,11 @@ def test_patterns_narrow_what_is_shared(patterns, names):
     [
         ({"include": ["3.wieght"]}, "matches no parameter; nearest: '3.weight'"),
         ({"exclude": ["4.*"]}, r"exclude pattern '4.\*' matches no parameter"),
-        ({"include": ["3.bias"]}, "not eligible for sharing, such as '3.bias'; all=True"),
+        ({"include": ["3.bias"]}, "not eligible for sharing, such as '3.bias'; network.share_all"),
         ({"include": []}, "no parameter to share"),
         ({"exclude": ["*"]}, "of its 6 parameters 2 are floating with at least 2 dimensions"),
         ({"include": "3.wieght"}, "matches no parameter; nearest: '3.weight'"),
-        ({"exclude": "*"}, r"include=none exclude=\['\*'\] leave none"),
+        ({"exclude": "*"}, r"include = none, exclude = \['\*'\] leave none"),
     ],
 )
 def test_patterns_that_choose_nothing_are_refused(patterns, message):
@@ -76,7 +76,7 @@ def test_patterns_that_choose_nothing_are_refused(patterns, message):
 
 
 def test_a_network_of_vectors_is_told_about_all():
-    with pytest.raises(InputError, match="all=True"):
+    with pytest.raises(InputError, match=r"network\.share_all = true"):
         read_state(nn.BatchNorm1d(3))
 
 

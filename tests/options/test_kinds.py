@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from moeash.errors import InputError
@@ -114,3 +115,26 @@ def test_words_say_what_is_taken(kind, words):
 def test_values_are_shown_short_whatever_they_are(value, text):
     assert shown(value) == text
     assert len(shown("x" * 10_000)) < 200 and len(shown(list(range(10_000)))) < 200
+
+
+class _Path:
+    def __fspath__(self):
+        return "a/b"
+
+
+def test_numbers_of_numpy_paths_and_single_texts_are_taken_for_what_they_are():
+    taken = [
+        (Number(True), np.int32(3), 3, int),
+        (Number(False), np.float32(0.5), 0.5, float),
+        (Number(False), np.int64(2), 2.0, float),
+        (Anything(), {"a": np.uint8(7)}, {"a": 7}, dict),
+        (Text(), _Path(), "a/b", str),
+        (ListOf(Text()), "0.weight", ("0.weight",), tuple),
+        (ListOf(Choice(("a", "b"))), "a", ("a",), tuple),
+    ]
+    for kind, given, fitted, type_ in taken:
+        assert kind.fit(given, "key") == fitted
+        assert type(kind.fit(given, "key")) is type_
+    for kind, given in [(Number(True), np.float64(3)), (Number(True), np.bool_(True)), (Text(), 3)]:
+        with pytest.raises(InputError, match="key is"):
+            kind.fit(given, "key")

@@ -3,11 +3,15 @@
 import ast
 import importlib
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import moeash.api
 from moeash.core.codebook import SharedWeights
@@ -106,3 +110,28 @@ def test_gpfqs_rule_and_nearest_rounding_are_compared(script, tmp_path):
     for assign in (bench.gpfq, bench.nearest):
         assert 0.5 < bench.top1(assign(16, 4.0), "search") <= 1
     assert bench.top1({}, "holdout") > 0.97
+
+
+def test_nncodecs_script_runs_beside_a_torchvision_that_loads_its_own_operators(tmp_path):
+    """With another package in NNCodec's place, which codes nothing."""
+    (tmp_path / "nncodec").mkdir()
+    (tmp_path / "nncodec/__init__.py").write_text("import torchvision\n")
+    (tmp_path / "nncodec/nn.py").write_text(
+        "import pickle\n"
+        "encode = lambda floats, args: pickle.dumps(floats)\n"
+        "decode = lambda stream: pickle.loads(stream)\n"
+    )
+    (tmp_path / "nncodec-0.dist-info").mkdir()
+    (tmp_path / "nncodec-0.dist-info/METADATA").write_text("Name: nncodec\nVersion: 0\n")
+    save_file({"w": torch.ones(3, 4)}, tmp_path / "a.safetensors")
+    script = SCRIPTS / "peer_nncodec.py"
+    arguments = [tmp_path / "a.safetensors", "--qp", "-20", "--to", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 1

@@ -11,6 +11,7 @@ from math import exp, inf, log
 import torch
 from torch import Tensor, nn
 
+from moeash.data.inputs import Batch, call
 from moeash.errors import RescalingError
 from moeash.methods.feedback.columns import (
     Factor,
@@ -26,7 +27,8 @@ from moeash.methods.feedback.columns import (
 from moeash.methods.feedback.pairs import Pair, find_pairs, pair_scales, recolumned
 from moeash.networks.borrowing import Borrowed
 from moeash.networks.norms import NORM_TYPES
-from moeash.networks.sameness import SAME_FUNCTION, distance
+from moeash.networks.sameness import SAME_FUNCTION
+from moeash.tracing.outputs import OutputOf, chosen, compared, furthest
 from moeash.tracing.watching import in_eval_mode
 
 PROBE = 0.25
@@ -89,10 +91,11 @@ class Balanced:
 def balanced(
     network: nn.Module,
     factors: list[Factor],
-    batch: Tensor,
+    batch: Batch,
     balancing: Balancing,
     shared: Collection[str],
     plain: Mapping[str, Tensor],
+    output: OutputOf | None = None,
 ) -> Balanced:
     """Balance the rows as asked, or as far as the finest grid bears it.
 
@@ -100,10 +103,11 @@ def balanced(
     likes: the rows of a branch of gain 0.01 are multiplied by 300, so that they alone span the
     range, and on 128 bins all other weights are 0. So the weights are assigned on the finest grid,
     with feedback and bits for free, and the outputs on ``batch`` compared with the network's: their
-    divergence in nats, as a share of what the outputs say, ``log(classes) - entropy``. Where that
-    is more than AS_ASKED allows, scales are held within a limit, which is halved, in logarithms,
-    until it is no more than LIMITED allows. A layer whose scales reach further has all of them
-    raised to the power that brings them within; other layers keep theirs.
+    divergence in nats, as a share of what the outputs say, ``log(classes) - entropy``; of single
+    values the squared change, as a share of their variance. Where that is more than AS_ASKED
+    allows, scales are held within a limit, which is halved, in logarithms, until it is no more than
+    LIMITED allows. A layer whose scales reach further has all of them raised to the power that
+    brings them within; other layers keep theirs.
 
     Measured for a straight layer beside three of gain 0.3, 0.1 and 0.01: the least divergence on
     128 bins came from 4e-4, 3e-3 and 0.15 to 1e-5, as rows as they are reach it. Predictions do
@@ -117,6 +121,7 @@ def balanced(
         balancing: what is wanted.
         shared: ``state_dict`` keys that are shared: a shared bias cannot be scaled.
         plain: the shared weights that have no factor, by key: they are on the same grid.
+        output: names the tensor that is compared of what the network returns; default: all.
 
     Raises:
         RescalingError: something else reads a layer than what is to undo its rescaling.
@@ -127,7 +132,7 @@ def balanced(
     if balancing.through_norms:
         scales = balancing_scales(factors, exponent or PROBE)
         probed = _before_norms(network, as_it_is, scales)
-        _check_same_function(network, balanced_values(probed.factors, probed.kept), batch, "norms")
+        _check_same_function(network, probed, batch, "norms", output)
     if not exponent:
         return as_it_is
     pairs: tuple[Pair, ...] = ()
@@ -137,8 +142,8 @@ def balanced(
     if not furthest:
         return found
     if pairs:
-        _check_same_function(network, balanced_values(found.factors, found.kept), batch, "pairs")
-    loss = _Loss(network, batch, plain, balancing.finest)
+        _check_same_function(network, found, batch, "pairs", output)
+    loss = _Loss(network, batch, plain, balancing.finest, output)
     lost = loss.of(found)
     if lost <= AS_ASKED[0]:
         return found
@@ -180,16 +185,36 @@ class _Loss:
         batch: images.
         plain: shared weights without a factor, by key.
         bins: of the grid.
+        output: names the tensor that counts of what the network returns.
     """
 
     def __init__(
-        self, network: nn.Module, batch: Tensor, plain: Mapping[str, Tensor], bins: int
+        self,
+        network: nn.Module,
+        batch: Batch,
+        plain: Mapping[str, Tensor],
+        bins: int,
+        output: OutputOf | None,
     ) -> None:
         self._network, self._batch, self._plain, self._bins = network, batch, plain, bins
+        self._output = output
         with torch.no_grad(), in_eval_mode(network):
-            self._expected = network(batch).double().log_softmax(1)
-        negative_entropy = (self._expected.exp() * self._expected).sum(1).mean()
-        self._said = float(negative_entropy) + log(self._expected.shape[1])
+            self._expected = self._outputs()
+        if self._has_classes:
+            negative_entropy = (self._expected.exp() * self._expected).sum(1).mean()
+            self._said = float(negative_entropy) + log(self._expected.shape[1])
+        else:
+            self._said = float(self._expected.var(correction=0))
+
+    @property
+    def _has_classes(self) -> bool:
+        return self._expected.shape[1] > 1
+
+    def _outputs(self) -> Tensor:
+        """Return logarithms of shares ``(any, classes)``, or single values ``(any, 1)``."""
+        tensor = chosen(call(self._network, self._batch), self._output).double()
+        tensor = tensor.reshape(-1, 1) if tensor.ndim < 2 else tensor.flatten(0, -2)
+        return tensor.log_softmax(1) if tensor.shape[1] > 1 else tensor
 
     @torch.no_grad()
     def of(self, network: Balanced) -> float:
@@ -214,8 +239,11 @@ class _Loss:
                 values[factor.absorber] = values[factor.absorber] + sign * shift
         with Borrowed(self._network) as borrowed:
             borrowed.put(values)
-            got = self._network(self._batch).double().log_softmax(1)
-        moved = (self._expected.exp() * (self._expected - got)).sum(1).mean()
+            got = self._outputs()
+        if self._has_classes:
+            moved = (self._expected.exp() * (self._expected - got)).sum(1).mean()
+        else:
+            moved = (self._expected - got).square().mean()
         return float(moved) / self._said if self._said > 0 else 0.0
 
 
@@ -324,16 +352,20 @@ def _between_layers(
 
 @torch.no_grad()
 def _check_same_function(
-    network: nn.Module, values: Mapping[str, Tensor], batch: Tensor, undone_by: str
+    network: nn.Module,
+    rewritten: Balanced,
+    batch: Batch,
+    undone_by: str,
+    output: OutputOf | None,
 ) -> None:
     """Refuse a network where something else reads a rescaled layer than what undoes it."""
     with in_eval_mode(network):
-        expected = network(batch)
+        expected = compared(call(network, batch), output)
     with Borrowed(network) as borrowed:
-        borrowed.put(values)
-        moved = distance(expected, network(batch))
+        borrowed.put(balanced_values(rewritten.factors, rewritten.kept))
+        moved = furthest(expected, compared(call(network, batch), output))
     if moved > SAME_FUNCTION:
         raise RescalingError(
             f"rescaling rows moved the outputs by {moved:.2g} of the largest, so something that "
-            f"was not seen reads those layers: balance with through_{undone_by}=False"
+            f"was not seen reads those layers; no row is balanced through {undone_by} here"
         )

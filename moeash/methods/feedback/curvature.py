@@ -23,7 +23,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from moeash.data.inputs import Batch
 from moeash.errors import DataError, InputError
+from moeash.tracing.outputs import OutputOf
 from moeash.tracing.passes import Part, Passes, RecordedUse
 from moeash.tracing.patches import LinearMap, images_per_piece, patches, per_row, rows_of
 from moeash.tracing.uses import tiles, why_unused
@@ -93,13 +95,14 @@ class Curvature:
 
 def measure_curvature(
     network: nn.Module,
-    batches: Iterable[Tensor],
+    batches: Iterable[Batch],
     *,
     kind: CurvatureKind = "gradients",
     sketches: int = 4,
     temperature: float = 4.0,
     fixed: Collection[str] = (),
     seed: int = 0,
+    output: OutputOf | None = None,
 ) -> Curvature:
     """Run calibration images through a network once and return the curvature of every layer.
 
@@ -114,7 +117,8 @@ def measure_curvature(
     one batch, and temporaries of at most 64 MiB each.
 
     Args:
-        network: maps a batch to logits ``(batch, classes)``.
+        network: maps a batch to scores, or to single values, see
+            :func:`moeash.tracing.outputs.scores`.
         batches: images ``(batch, ...)``, unlabelled.
         kind: which Gram matrix, see the module's head.
         sketches: random sign vectors per image, at least 1. More is less noise.
@@ -124,9 +128,10 @@ def measure_curvature(
             three networks.
         fixed: ``state_dict`` keys that may not serve as absorbers, e.g. biases that are shared.
         seed: of the sign vectors.
+        output: names the tensor that counts of what the network returns.
 
     Raises:
-        InputError: an argument is out of range, or the network returns no ``(batch, classes)``.
+        InputError: an argument is out of range, or the network returns no scores.
         DataError: there are no images.
     """
     if kind not in CURVATURE_KINDS:
@@ -135,7 +140,7 @@ def measure_curvature(
         raise InputError(f"got {sketches} sketches, needed at least 1")
     if not temperature > 0:
         raise InputError(f"got temperature {temperature}, needed a positive number")
-    run = Passes(network, sketches=sketches, temperature=temperature, seed=seed)
+    run = Passes(network, sketches=sketches, temperature=temperature, seed=seed, output=output)
     sums: dict[Part, _Sums] = {}
     for call, gradients, n_images in run.over(batches):
         if call.part not in sums:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from moeash.core.codebook import (
     share,
 )
 from moeash.core.progress import Progress, silent
+from moeash.data.inputs import Batch, joined
 from moeash.data.splits import sample
 from moeash.errors import InputError, RescalingError
 from moeash.methods.base import Configured, Images, Preparation
@@ -69,7 +69,7 @@ class FeedbackPrepared(PickledAsArrays):
     """
 
     layers: PreparedLayers
-    images: Tensor | None
+    images: Batch | None
     notes: tuple[str, ...]
 
 
@@ -122,7 +122,7 @@ class Feedback(Configured[FeedbackOptions]):
         if preparation.refines:
             n_images = min(SEQUENTIAL, self.options.images)
             some = sample(len(split), n_images, preparation.seed)
-            images = torch.cat([x.clone() for x, _ in split.batches(BATCH, order=some)])
+            images = joined([x.clone() for x, _ in split.batches(BATCH, order=some)])
         return FeedbackPrepared(layers, images, tuple(notes))
 
     def _measure(
@@ -135,7 +135,7 @@ class Feedback(Configured[FeedbackOptions]):
         options, network = self.options, preparation.network
         device = next(network.module.parameters()).device
 
-        def batches() -> Iterator[Tensor]:
+        def batches() -> Iterator[Batch]:
             done = 0
             for x, _ in split.batches(BATCH, order=order):
                 yield x.to(device)
@@ -156,6 +156,7 @@ class Feedback(Configured[FeedbackOptions]):
             settings,
             shared=[p.name for p in network.state if p.role == "shared"],
             unscaled=network.folded,
+            output=network.output,
             progress=preparation.progress,
         )
 

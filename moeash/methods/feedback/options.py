@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from moeash.core.trellis import States
 from moeash.core.variables import Integer, Real, Variable
 from moeash.errors import InputError
+from moeash.methods.bounds import Bins
 from moeash.options.tables import Count, NotNegative, Options, Positive
 
 Damping = Positive | Literal["auto"]
@@ -36,7 +37,7 @@ class FeedbackOptions(Options):
         images: calibration images used, at most.
     """
 
-    k: tuple[Count, Count] = (4, 128)
+    k: tuple[Bins, Bins] = (4, 128)
     rate: tuple[Positive, Positive] = (0.02, 0.1)
     sketches: Count = 4
     damping: Damping = "auto"

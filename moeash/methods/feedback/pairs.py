@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from moeash.data.inputs import Batch
 from moeash.methods.feedback.columns import Factor
 from moeash.networks.norms import key
 from moeash.tracing.trace import Operation, Trace, trace
@@ -66,7 +67,7 @@ class Pair:
     consumer: str
 
 
-def find_pairs(network: nn.Module, batch: Tensor) -> tuple[Pair, ...]:
+def find_pairs(network: nn.Module, batch: Batch) -> tuple[Pair, ...]:
     """Run the network in eval mode and return the pairs, in execution order.
 
     A layer's output must reach exactly one layer, through functions that let positive factors

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from moeash.core.progress import Progress, silent
+from moeash.data.inputs import Batch
 from moeash.errors import InputError
 from moeash.methods.feedback.balancing import Balancing, balanced, balanced_values
 from moeash.methods.feedback.columns import Factor, prepare_feedback
@@ -18,6 +19,7 @@ from moeash.methods.feedback.curvature import CurvatureKind, LayerCurvature, mea
 from moeash.methods.feedback.rows import ROWS, Rows, Sample, coupled, measure_between
 from moeash.networks.borrowing import Borrowed
 from moeash.networks.pickling import PickledAsArrays
+from moeash.tracing.outputs import OutputOf
 
 TEMPERATURE = 4.0
 """Of the softmax whose Hessian weighs the outputs; best or close to it on three networks, see
@@ -101,11 +103,12 @@ class PreparedLayers(PickledAsArrays):
 
 def prepare(
     network: nn.Module,
-    batches: Iterable[Tensor],
+    batches: Iterable[Batch],
     settings: Settings | None = None,
     *,
     shared: Collection[str] | None = None,
     unscaled: Collection[str] = (),
+    output: OutputOf | None = None,
     progress: Progress = silent,
 ) -> PreparedLayers:
     """Measure a network and factorise it.
@@ -118,6 +121,7 @@ def prepare(
             network calls. Keys without a curvature get nearest entries and a reason.
         unscaled: BatchNorms by module name whose layers keep their rows as they are: folded ones
             (:mod:`moeash.compression.folding`). Their means still absorb.
+        output: names the tensor that counts of what the network returns.
         progress: told after every batch and layer.
 
     Raises:
@@ -145,6 +149,7 @@ def prepare(
         temperature=settings.temperature,
         fixed=fixed,
         seed=settings.seed,
+        output=output,
     )
     left_out = curvature.left_out | {
         layer.name: NOT_FINITE for layer in curvature.layers if not layer.finite
@@ -162,32 +167,34 @@ def prepare(
         reasons[name] = left_out.get(name, "it is not the weight of a layer")
     batch = first.batch
     assert batch is not None
-    rescaled = balanced(network, factors, batch, settings.balancing, set(shared or ()), plain)
+    rescaled = balanced(
+        network, factors, batch, settings.balancing, set(shared or ()), plain, output
+    )
     factors, kept, notes = rescaled.factors, rescaled.kept, list(rescaled.notes)
     del rescaled
     if settings.rows == "coupled":
         images = _reported(again.batches(len(batch)), len(again), progress)
         with Borrowed(network) as borrowed:
             borrowed.put(balanced_values(factors, kept))
-            factors = _with_coupled_rows(network, images, factors, settings, notes)
+            factors = _with_coupled_rows(network, images, factors, settings, output, notes)
     return PreparedLayers(tuple(factors), plain, reasons, kept, tuple(notes))
 
 
 class _First:
     """Batches, the first of which is held."""
 
-    def __init__(self, batches: Iterable[Tensor]) -> None:
-        self.batch: Tensor | None = None
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self.batch: Batch | None = None
         self._batches = batches
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Batch]:
         for batch in self._batches:
             if self.batch is None:
                 self.batch = batch
             yield batch
 
 
-def _reported(images: Iterable[Tensor], n_images: int, progress: Progress) -> Iterator[Tensor]:
+def _reported(images: Iterable[Batch], n_images: int, progress: Progress) -> Iterator[Batch]:
     """Yield batches of images, reporting how many have been measured."""
     done = 0
     for batch in images:
@@ -215,9 +222,10 @@ def _factors(layers: list[LayerCurvature], settings: Settings, progress: Progres
 
 def _with_coupled_rows(
     network: nn.Module,
-    batches: Iterable[Tensor],
+    batches: Iterable[Batch],
     factors: list[Factor],
     settings: Settings,
+    output: OutputOf | None,
     notes: list[str],
 ) -> list[Factor]:
     """Return the factors with their rows coupled where that gains something.
@@ -227,6 +235,7 @@ def _with_coupled_rows(
         batches: images.
         factors: balanced.
         settings: how.
+        output: as in :func:`prepare`.
         notes: gets a line for every layer whose rows cannot be coupled.
     """
     between = measure_between(
@@ -236,6 +245,7 @@ def _with_coupled_rows(
         sketches=settings.sketches,
         temperature=settings.temperature,
         seed=settings.seed + 1,  # other sketches than those that made the factors
+        output=output,
     )
     made = []
     for factor in factors:

@@ -41,8 +41,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from moeash.data.inputs import Batch, joined
 from moeash.methods.feedback.columns import LEAST_SENSITIVITY, Factor, RowFactor
 from moeash.methods.feedback.curvature import pieces
+from moeash.tracing.outputs import OutputOf
 from moeash.tracing.passes import Passes, RecordedUse
 
 Rows = Literal["coupled", "independent"]
@@ -71,11 +73,11 @@ class Sample:
     """Some images of a stream of unknown length, evenly spread over it."""
 
     def __init__(self) -> None:
-        self._chunks: list[Tensor] = []
+        self._chunks: list[Batch] = []
         self._stride = 1
         self._seen = 0
 
-    def watch(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches; keep every n-th image, n doubling when there are too many."""
         for batch in batches:
             chunk = batch[-self._seen % self._stride :: self._stride]
@@ -83,7 +85,7 @@ class Sample:
             if len(chunk):
                 self._chunks.append(chunk.clone())
             while len(self) > self._most():
-                self._chunks = [torch.cat(self._chunks)[::2].clone()]
+                self._chunks = [joined(self._chunks)[::2].clone()]
                 self._stride *= 2
             yield batch
 
@@ -95,21 +97,22 @@ class Sample:
         wanted = max(LEAST_IMAGES, math.ceil(self._seen / SHARE))
         return min(wanted, max(2, MOST_ELEMENTS * len(self) // max(elements, 1)))
 
-    def batches(self, size: int) -> Iterator[Tensor]:
+    def batches(self, size: int) -> Iterator[Batch]:
         """Yield the images kept."""
-        kept = torch.cat(self._chunks)
+        kept = joined(self._chunks)
         for start in range(0, len(kept), size):
             yield kept[start : start + size]
 
 
 def measure_between(
     network: nn.Module,
-    batches: Iterable[Tensor],
+    batches: Iterable[Batch],
     factors: Sequence[Factor],
     *,
     sketches: int = 4,
     temperature: float = 4.0,
     seed: int = 0,
+    output: OutputOf | None = None,
 ) -> dict[str, Tensor]:
     """Run images through a network and return what each layer's rows do together.
 
@@ -120,6 +123,7 @@ def measure_between(
         sketches: as :func:`moeash.methods.feedback.curvature.measure_curvature`.
         temperature: likewise.
         seed: likewise; another than that of the factors.
+        output: likewise.
 
     Returns:
         B by layer name, ``(2, groups, rows, rows)`` float64: a sum over every other image each.
@@ -127,7 +131,7 @@ def measure_between(
     """
     by_name = {factor.name: factor for factor in factors}
     found: dict[str, Tensor] = {}
-    run = Passes(network, sketches=sketches, temperature=temperature, seed=seed)
+    run = Passes(network, sketches=sketches, temperature=temperature, seed=seed, output=output)
     for call, gradients, n_images in run.over(batches):
         factor = by_name.get(call.use.name)
         if factor is None or call.use.map.lookup or factor.weight.shape[1] > MOST_ROWS:

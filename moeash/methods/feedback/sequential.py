@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from moeash.core.codebook import State
+from moeash.data.inputs import Batch, call
 from moeash.methods.feedback.columns import Factor
 from moeash.networks.borrowing import Borrowed, TwoVersions
 from moeash.tracing.patches import images_per_piece, patches
@@ -60,7 +61,7 @@ class Rehearsal:
     """
 
     network: nn.Module
-    images: Tensor
+    images: Batch
     state: State | None = None
     batch_size: int = BATCH
 
@@ -92,7 +93,7 @@ class Lockstep:
                 self._uses[use.name] += 1
 
             with torch.no_grad(), watch_uses(network, count):
-                network(self._images[:1].to(self._device))
+                call(network, self._images[:1].to(self._device))
         except BaseException:
             self._borrowed.__exit__()
             raise

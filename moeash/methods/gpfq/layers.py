@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from moeash.core.codebook import State
 from moeash.core.progress import Progress, silent
+from moeash.data.inputs import Batch, call
 from moeash.errors import DataError, EvaluationError, InputError
 from moeash.methods.gpfq.options import VARIANTS, Variant
 from moeash.methods.recursion import BLOCK, recurse
@@ -226,7 +227,7 @@ class GpfqLayer:
 
 def quantise_gpfq(
     network: nn.Module,
-    batches: Sequence[Tensor],
+    batches: Sequence[Batch],
     alphabet: Callable[[Tensor], Alphabet],
     *,
     shared: Collection[str] | None = None,
@@ -272,7 +273,7 @@ def quantise_gpfq(
 
 
 def _gram_sums(
-    versions: TwoVersions, name: str, n_uses: int, batches: Sequence[Tensor]
+    versions: TwoVersions, name: str, n_uses: int, batches: Sequence[Batch]
 ) -> "list[_PairSums]":
     """Return the sums of a weight's parts, by their first rows."""
     parts: dict[int, _PairSums] = {}
@@ -311,7 +312,7 @@ def _quantised(
 
 @torch.no_grad()
 def quantisable(
-    network: nn.Module, batches: Sequence[Tensor]
+    network: nn.Module, batches: Sequence[Batch]
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Find the weights GPFQ can quantise by running one batch.
 
@@ -327,7 +328,7 @@ def quantisable(
     uses: dict[str, list[Use]] = {}
     watcher = watch_uses(network, lambda use, x, y: uses.setdefault(use.name, []).append(use))
     with in_eval_mode(network), watcher:
-        network(batches[0].to(_device(network)))
+        call(network, batches[0].to(_device(network)))
     parameters = {
         name: parameter
         for name, parameter in network.named_parameters()

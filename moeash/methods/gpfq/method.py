@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from moeash.core.candidate import Candidate
 from moeash.core.codebook import (
@@ -27,6 +26,7 @@ from moeash.core.codebook import (
     share,
 )
 from moeash.core.progress import Progress, silent
+from moeash.data.inputs import Batch, joined
 from moeash.data.splits import sample
 from moeash.errors import InputError
 from moeash.methods.base import Configured, Preparation
@@ -50,7 +50,7 @@ class GpfqPrepared(PickledAsArrays):
         notes: what is quantised, and what is kept and why.
     """
 
-    images: Tensor
+    images: Batch
     n_layers: int
     seed: int
     notes: tuple[str, ...]
@@ -73,7 +73,7 @@ class Gpfq(Configured[GpfqOptions]):
             )
         network = preparation.network
         order = sample(len(split), self.options.images, preparation.seed)
-        batches: list[Tensor] = []
+        batches: list[Batch] = []
         for x, _ in split.batches(BATCH, order=order):
             batches.append(x.clone())
             preparation.progress("reading images", sum(map(len, batches)), len(order))
@@ -86,7 +86,7 @@ class Gpfq(Configured[GpfqOptions]):
             for p in shared
             if p.name not in names
         ]
-        return GpfqPrepared(torch.cat(batches), len(sizes), preparation.seed, tuple(notes))
+        return GpfqPrepared(joined(batches), len(sizes), preparation.seed, tuple(notes))
 
     def notes(self, prepared: GpfqPrepared) -> Sequence[str]:
         """Return how many weights are quantised, and what is kept and why."""
@@ -116,9 +116,10 @@ class Gpfq(Configured[GpfqOptions]):
             variant=self.options.variant,
             generator=generator if self.options.variant == "stochastic" else None,
         )
+        images = prepared.images
         quantised = quantise_gpfq(
             network.module,
-            torch.split(prepared.images, BATCH),
+            [images[start : start + BATCH] for start in range(0, len(images), BATCH)],
             alphabet,
             shared={p.name for p in network.state if p.role == "shared"},
             state=network.state,

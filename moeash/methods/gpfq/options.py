@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, get_args
 
 from moeash.core.variables import Integer, Variable
 from moeash.errors import InputError
+from moeash.methods.bounds import Levels
 from moeash.options.tables import Count, Options, Positive
 
 Variant = Literal["nearest", "l0", "l1", "stochastic"]
@@ -25,7 +26,7 @@ class GpfqOptions(Options):
         images: calibration images used, at most.
     """
 
-    levels: tuple[Count, Count] = (1, 16)
+    levels: tuple[Levels, Levels] = (1, 16)
     scale: Positive = 1.16
     variant: Variant = "nearest"
     bias_correction: bool = False

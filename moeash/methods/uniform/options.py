@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 from moeash.core.statistics import Centre
 from moeash.core.variables import Integer, Variable
 from moeash.errors import InputError
-from moeash.options.tables import Count, Options
+from moeash.methods.bounds import Bins
+from moeash.options.tables import Options
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class UniformOptions(Options):
         clip: range the bins span; weights outside join the end bins. Default: all weights.
     """
 
-    k: tuple[Count, Count] = (2, 256)
+    k: tuple[Bins, Bins] = (2, 256)
     centre: Centre = "mean"
     zero_aligned: bool = False
     clip: tuple[float, float] | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moeash.errors import InputError, SpecError
+from moeash.files import is_lfs_pointer, lfs_text
 from moeash.options.kinds import shown
 from moeash.options.tables import refuse
 from moeash.study.spec.spec import PYTHON, StudySpec
@@ -52,10 +53,12 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise SpecError(f"{path} has {size:,} bytes, needed at most {MAX_BYTES:,}")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors of Windows begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise SpecError(f"cannot read {path}: {reason}") from error
+    if is_lfs_pointer(text.encode()):
+        raise SpecError(lfs_text(str(path)))
     try:
         data = _toml(text)
     except ValueError as error:

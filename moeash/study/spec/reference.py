@@ -1,12 +1,12 @@
 """The spec described by its own options: what ``moeash spec`` prints and the README shows."""
 
 import dataclasses
-import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass
 from typing import Any
 
+from moeash.options.docs import docstring
 from moeash.options.kinds import Choice, Either, Kind, bare, joined
 from moeash.options.tables import Table, Tagged, default_of, kinds
 from moeash.study.spec.spec import StudySpec
@@ -48,7 +48,7 @@ def documented(options: type[Any]) -> dict[str, str]:
     """Return the ``Attributes:`` section of a class's docstring by name."""
     found: dict[str, str] = {}
     name = ""
-    for line in (inspect.getdoc(options) or "").partition("Attributes:\n")[2].splitlines():
+    for line in docstring(options).partition("Attributes:\n")[2].splitlines():
         if line.startswith(" " * 8) and name:
             found[name] += f" {line.strip()}"
         elif line.startswith(" " * 4) and ":" in line:
@@ -61,7 +61,7 @@ def documented(options: type[Any]) -> dict[str, str]:
 
 def summary(options: type[Any]) -> str:
     """Return the first line of a class's docstring."""
-    return (inspect.getdoc(options) or "").partition("\n")[0].rstrip(".").replace("``", "`")
+    return docstring(options).partition("\n")[0].rstrip(".").replace("``", "`")
 
 
 def file_fields(options: type[Any]) -> list["dataclasses.Field[Any]"]:

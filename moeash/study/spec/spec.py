@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from moeash.data.unlabelled import Unlabelled
     from moeash.evaluation.task import Evaluate, Task
+    from moeash.tracing.outputs import OutputOf
 
 PYTHON = "python:"
 """In front of the class of a module that was given in Python."""
@@ -171,6 +172,7 @@ class StudySpec(Options):
         module: "nn.Module | None" = None,
         evaluate: "Evaluate | None" = None,
         calibration: "Unlabelled | None" = None,
+        output: "OutputOf | None" = None,
     ) -> "Task":
         """Return what a worker needs to evaluate candidates of this study; loads torch.
 
@@ -178,6 +180,7 @@ class StudySpec(Options):
             module: where :attr:`is_python`.
             evaluate: likewise, measures the module.
             calibration: likewise, inputs for the method.
+            output: likewise, names the tensor that counts of what the module returns.
 
         Raises:
             InputError: the study was made in Python and its module is not given.
@@ -204,5 +207,6 @@ class StudySpec(Options):
             module=module,
             evaluate=evaluate,
             calibration=calibration,
+            output=output,
             refines=self.refine.solutions > 0,
         )

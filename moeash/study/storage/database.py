@@ -13,6 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from moeash.errors import SchemaError, StorageError, StudyNotFoundError
+from moeash.files import LFS_POINTER, is_lfs_pointer, lfs_text
 from moeash.study.storage.fence import FencedWrite, Hold, Work
 from moeash.study.storage.lock import FileLock, file_lock_holder
 from moeash.study.storage.postgres import (
@@ -118,6 +119,8 @@ class Database:
                 hint = f"; another process kept writing for {self._busy_timeout_s:g} s, try again"
             elif "not a database" in cause:
                 hint = "; that file is something else, use another --storage"
+                if self.path is not None and is_lfs_pointer(_head(self.path)):
+                    hint = f"; {lfs_text('it')}"
             elif "full" in cause:
                 hint = "; free some space, everything stored so far is safe, then run again"
             elif "connection" in cause and self.path is None:
@@ -261,3 +264,8 @@ class Database:
             # Whoever reports this failure does not wait as long once more.
             self._is_reached = False
             raise
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(LFS_POINTER))

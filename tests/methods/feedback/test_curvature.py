@@ -168,5 +168,5 @@ def test_bad_calls_are_refused_with_the_reason():
         measure_curvature(network, [images()], sketches=0)
     with pytest.raises(InputError, match="temperature 0"):
         measure_curvature(network, [images()], temperature=0)
-    with pytest.raises(InputError, match=r"\(batch, classes\)"):
+    with pytest.raises(InputError, match=r"\(n, t, classes\)"):
         measure_curvature(nn.Sequential(nn.Conv2d(2, 3, 1)), [images()])

@@ -128,7 +128,7 @@ def test_what_cannot_undo_a_scale_is_no_pair(between):
 
 def test_a_hidden_reader_is_noticed_by_the_outputs():
     network = Two(lambda net, y: net.b(F.relu(y)) + hidden(y)).eval()
-    with pytest.raises(InputError, match="through_pairs=False"):
+    with pytest.raises(InputError, match="no row is balanced through pairs"):
         prepare(network, [torch.randn(30, 6)])
     prepared = prepare(
         network, [torch.randn(30, 6)], Settings(balancing=Balancing(through_pairs=False))

@@ -1,9 +1,12 @@
 import time
+import tomllib
 
 import pytest
 
+import moeash
 from moeash.errors import SpecError
 from moeash.methods.uniform.options import UniformOptions
+from moeash.networks.checkpoints import load_checkpoint
 from moeash.study.course.options import BudgetOptions
 from moeash.study.spec.reading import apply_override, load_spec, parse_spec, spec_of_module
 from tests.digits import BASE, merged
@@ -88,7 +91,10 @@ def test_unknown_names_are_refused_with_the_nearest_one(changes, message):
         ({"network": {"weights": "a", "checkpoint": "b"}}, "network.checkpoint are both given"),
         ({"method": {"k": [5, 2]}}, r"method.k is \[5, 2\], .*1 <= low <= high"),
         ({"method": {"k": [2, 3.5]}}, r"method.k\[1\] is 3.5, needed an integer"),
-        ({"method": {"k": 7}}, r"method.k is 7, needed \[integer of at least 1, "),
+        (
+            {"method": {"k": 7}},
+            r"method.k is 7, needed \[integer of at least 1 and at most 1,048,576, ",
+        ),
         ({"method": {"clip": [1.0, 1.0]}}, "method.clip .*low < high"),
         ({"method": {"name": "feedback", "trellis": 5}}, "method.trellis is 5, needed 0, 4, 8 or"),
         ({"method": {"name": "feedback", "trellis": False}}, "method.trellis is false, needed 0"),
@@ -250,3 +256,40 @@ def test_a_module_given_in_python_has_the_same_spec_without_a_source_of_data():
 def test_a_module_given_in_python_refuses_what_it_has_no_use_for(plain, message):
     with pytest.raises(SpecError, match=message):
         spec_of_module({"name": "mine", **plain}, module="Net", metric="accuracy")
+
+
+def test_a_file_may_begin_with_the_mark_that_editors_put_there(tmp_path):
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbf" + TOML.encode())
+    (tmp_path / "b.toml").write_text(TOML)
+    assert load_spec(tmp_path / "a.toml") == load_spec(tmp_path / "b.toml")
+
+
+@pytest.mark.parametrize(
+    ("method", "key"),
+    [
+        ({"k": [2, 1_048_577]}, "k"),
+        ({"name": "feedback", "k": [2, 1_048_577]}, "k"),
+        ({"name": "gpfq", "levels": [1, 600_000]}, "levels"),
+    ],
+)
+def test_more_entries_than_a_grid_can_have_are_refused_before_anything_is_done(method, key):
+    data = tomllib.loads(TOML) | {"method": method}
+    with pytest.raises(SpecError, match=rf"method\.{key}\[1\] is .* at most"):
+        parse_spec(data)
+
+
+def test_a_name_alone_stands_for_a_table_of_defaults():
+    data = tomllib.loads(TOML)
+    short, long = (parse_spec(data | {"method": m}) for m in ("gpfq", {"name": "gpfq"}))
+    assert short == long
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+
+
+def test_a_pointer_of_git_lfs_is_called_one_wherever_a_file_is_read(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(LFS)
+    for read in (load_spec, moeash.read, moeash.verify, moeash.open_storage, load_checkpoint):
+        with pytest.raises(moeash.MoeashError, match=r"is a Git LFS pointer, .*git lfs pull"):
+            read(path)
