@@ -133,7 +133,7 @@ def test_search_and_compress_refuse_options_and_candidates_that_are_not_finite(t
         ({"k": True, "rate": 0.1}, "k = True, needed a whole number"),
         ({"k": "4", "rate": 0.1}, "k = '4', needed a whole number"),
         ({"k": 4, "rate": "x"}, "rate = 'x', needed a number"),
-        ({"k": 4, "rate": 0}, "rate = 0, needed one above 0"),
+        ({"k": 4, "rate": -0.01}, "rate = -0.01, needed 0 or more"),
         ({"k": 4}, r"candidate has \['k'\], the method needs \['k', 'rate'\]"),
     ],
 )
