@@ -108,10 +108,12 @@ class contained(ContextDecorator):
     of a success. Ctrl-C and what a signal's handler raises are no errors: they go on as they are.
 
     Example:
-        >>> with contained():
-        ...     raise SystemExit(0)
-        Traceback (most recent call last):
-        moeash.errors.UserCodeError: the user's code raised SystemExit: 0 ...
+        >>> try:
+        ...     with contained():
+        ...         raise SystemExit(0)
+        ... except UserCodeError as error:
+        ...     str(error).partition(" (")[0]
+        "the user's code raised SystemExit: 0"
     """
 
     def __enter__(self) -> None:

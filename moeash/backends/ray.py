@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from moeash.backends import ray_settings
 from moeash.backends.base import Baseline, Notify, cannot_build, ignore
+from moeash.backends.last_words import LastWords
 from moeash.backends.options import BackendOptions
 from moeash.backends.pool import Failure, Pool
 from moeash.backends.staff import IDLE_S, Limits, Usage
@@ -62,6 +63,7 @@ class RayBackend:
         self._crew: RayCrew | None = None
         self._own_ray = False
         self._home: ray_settings.OwnHome | None = None
+        self._last_words: LastWords | None = None
         self._notify: Notify = ignore
         self._n_spares = 0
         self._restarts = 0
@@ -194,6 +196,9 @@ class RayBackend:
 
             ray.shutdown()
             self._own_ray = False
+        if self._last_words is not None:
+            self._last_words.close()
+            self._last_words = None
         if self._home is not None:
             self._home.close()
             self._home = None
@@ -268,6 +273,7 @@ class RayBackend:
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
             raise BackendError(why_not_connected(address, error)) from error
         self._own_ray = True
+        self._last_words = LastWords()
         return n_local
 
     def _room(self) -> int:

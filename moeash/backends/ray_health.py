@@ -3,6 +3,7 @@
 When its raylet has died, Ray ends the driver at the next touch of shared memory, or after 15
 seconds, with exit code 1 and without a word from Python. So whoever has lost a worker, or is about
 to share something, asks here first, while there is still time to say so or to start another Ray.
+Where there was none, :mod:`moeash.backends.last_words` says it.
 """
 
 import socket

@@ -76,7 +76,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "doctor": doctor.doctor,
 }
 for _name, _command in COMMANDS.items():
-    app.command(_name, help=docstring(_command))(_command)
+    app.command(_name, help=docstring(_command))(contained()(_command))
 
 USAGE_ERRORS = (InputError, StudyNotFoundError, StudyExistsError)
 PARSER_ERRORS: type[Exception] = typer.BadParameter.__mro__[1]
@@ -140,10 +140,13 @@ def _run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
         # Without a command the help is what the person needs; the usage was wrong all the same.
-        with contained():
-            returned = app(arguments or ["--help"], prog_name="moeash", standalone_mode=False)
-    except (KeyboardInterrupt, SystemExit, typer.Abort):  # the second from a signal's handler
+        returned = app(arguments or ["--help"], prog_name="moeash", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
         returned = INTERRUPTED
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # what typer makes of it
+            raise error.__context__ from None
+        returned = INTERRUPTED  # by a signal's handler
     code = returned if isinstance(returned, int) else OK
     if code == INTERRUPTED:
         stored = "; everything evaluated is stored, run the same command to continue"
