@@ -32,6 +32,11 @@ NEEDS = {
 NOT_QUICK = ("slow", "ray", "postgres", "gpu", "realdata", "browser", "benchmark")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker a core for `-n auto`, and one that runs the Ray tests, which mostly wait."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, with the reason, what the installed packages cannot run; mark what is quick."""
     for item in items:

@@ -247,7 +247,7 @@ def test_a_study_without_has_one_baseline(tmp_path):
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_resnet20_in_72_bins_loses_less_and_its_float_network_gains(real_data):
+def test_resnet20_in_72_bins_loses_less_with_norms_measured_again(real_data):
     spec = {
         "name": "resnet20",
         "network": {
@@ -259,8 +259,8 @@ def test_resnet20_in_72_bins_loses_less_and_its_float_network_gains(real_data):
             "root": str(real_data / "cifar10-jpeg"),
             "options": {"preset": "cifar"},
             "splits": {
-                "search": {"part": "test", "rest": True},
-                "calibration": {"part": "train", "count": 4000, "seed": 0},
+                "search": {"part": "test", "count": 2500, "seed": 0},
+                "calibration": {"part": "train", "count": 1000, "seed": 0},
             },
         },
         "evaluation": {"batch_size": 250, "threads": 1},
@@ -268,9 +268,9 @@ def test_resnet20_in_72_bins_loses_less_and_its_float_network_gains(real_data):
     metrics = {}
     for again, norms in ((False, "two_vectors"), (True, "remeasured")):
         made = Evaluator(parse_spec(spec | {"codec": {"norms": norms}}).task())
-        assert made.assessment.baseline == pytest.approx(0.8854, abs=2e-4)
+        assert made.assessment.baseline == pytest.approx(0.8856, abs=4e-4)
         metrics[again] = made.evaluate(Job(Recipe.of({"k": 72})), NOTHING).metric
-    # 0.8872 and 0.8763 -> 0.8832 where this was written; a standard error of either is 0.003, of
+    # 0.8848, and 0.8732 -> 0.8836, where this was written. A standard error of either is 0.006, of
     # their differences, on the same images, about a third of that.
-    assert 0.8860 < made.remeasured_baseline < 0.8890
-    assert metrics[True] > metrics[False] + 0.003
+    assert made.remeasured_baseline == pytest.approx(0.8848, abs=0.003)
+    assert metrics[True] > metrics[False] + 0.004
