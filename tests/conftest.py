@@ -32,20 +32,34 @@ NEEDS = {
 NOT_QUICK = ("slow", "ray", "postgres", "gpu", "realdata", "browser", "benchmark")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One worker a core for `-n auto`, and one that runs the Ray tests, which mostly wait."""
     return len(os.sched_getaffinity(0)) + 1
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in a hook of the same name
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run the Ray tests in one worker: a Ray takes every core, and two starve each other.
+
+    Not by xdist_group: pytest-xdist 3.8 tells its scheduler of groups through an attribute that
+    pytest 9.2 no longer has.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class RayTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0].rpartition("/")[2]
+            return "ray" if file.startswith("test_ray") else nodeid
+
+    return RayTogether(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, with the reason, what the installed packages cannot run; mark what is quick."""
     for item in items:
         if not any(item.get_closest_marker(name) for name in NOT_QUICK):
             item.add_marker(pytest.mark.quick)
-        if item.get_closest_marker("ray"):
-            # A Ray takes every core: one worker of pytest-xdist runs them all.
-            item.add_marker(pytest.mark.xdist_group("ray"))
     for marker, (package, reason) in NEEDS.items():
         if importlib.util.find_spec(package) is None:
             for item in items:

@@ -35,7 +35,6 @@ from tests.contracts.outcomes import outcomes
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.xdist_group("ray"),
     pytest.mark.filterwarnings("default"),
 ]
 

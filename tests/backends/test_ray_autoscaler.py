@@ -17,7 +17,6 @@ from tests.contracts.outcomes import outcomes
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.xdist_group("ray"),
     pytest.mark.slow,
     pytest.mark.filterwarnings("default"),
 ]

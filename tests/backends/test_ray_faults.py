@@ -10,7 +10,6 @@ from tests.backends.studies import SMALL_RAY, Faulty, on_ray, run_study, spec, t
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.xdist_group("ray"),
     pytest.mark.filterwarnings("default"),
 ]
 

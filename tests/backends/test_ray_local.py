@@ -25,7 +25,6 @@ from tests.backends.studies import spec, toml
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.xdist_group("ray"),
     pytest.mark.filterwarnings("default"),
 ]
 
