@@ -33,12 +33,6 @@ NOT_QUICK = ("slow", "ray", "postgres", "gpu", "realdata", "browser", "benchmark
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker a core for `-n auto`, and one that runs the Ray tests, which mostly wait."""
-    return len(os.sched_getaffinity(0)) + 1
-
-
-@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Run the Ray tests in one worker: a Ray takes every core, and two starve each other.
 
