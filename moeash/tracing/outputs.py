@@ -81,9 +81,12 @@ def scores(returned: Any, output: OutputOf | None = None) -> Tensor:
         )
     if not tensor.requires_grad:
         raise InputError("the network's outputs have no gradient; it detaches them somewhere")
-    if tensor.ndim < 2:
-        return tensor.reshape(-1, 1)
-    return tensor.flatten(0, -2)
+    return in_rows(tensor)
+
+
+def in_rows(tensor: Tensor) -> Tensor:
+    """Return outputs as ``(any, classes)``, the last axis being the classes, or as ``(any, 1)``."""
+    return tensor.reshape(-1, 1) if tensor.ndim < 2 else tensor.flatten(0, -2)
 
 
 def compared(returned: Any, output: OutputOf | None = None) -> list[Tensor]:

@@ -28,7 +28,7 @@ from moeash.methods.feedback.pairs import Pair, find_pairs, pair_scales, recolum
 from moeash.networks.borrowing import Borrowed
 from moeash.networks.norms import NORM_TYPES
 from moeash.networks.sameness import SAME_FUNCTION
-from moeash.tracing.outputs import OutputOf, chosen, compared, furthest
+from moeash.tracing.outputs import OutputOf, chosen, compared, furthest, in_rows
 from moeash.tracing.watching import in_eval_mode
 
 PROBE = 0.25
@@ -212,8 +212,7 @@ class _Loss:
 
     def _outputs(self) -> Tensor:
         """Return logarithms of shares ``(any, classes)``, or single values ``(any, 1)``."""
-        tensor = chosen(call(self._network, self._batch), self._output).double()
-        tensor = tensor.reshape(-1, 1) if tensor.ndim < 2 else tensor.flatten(0, -2)
+        tensor = in_rows(chosen(call(self._network, self._batch), self._output)).double()
         return tensor.log_softmax(1) if tensor.shape[1] > 1 else tensor
 
     @torch.no_grad()
