@@ -13,6 +13,7 @@ from moeash.errors import BackendError
 
 if TYPE_CHECKING:
     from moeash.launch.base import Launcher
+    from moeash.launch.ray_jobs import RayJobs
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of the study.", metavar="STUDY")]
 AddressOption = Annotated[
@@ -39,7 +40,7 @@ def submit(
     json_: JsonOption = False,
 ) -> None:
     """Run a study on a cluster, or continue it there; once, however often submitted."""
-    from moeash.launch.ray_jobs import RayJobs, job_of, launch_of
+    from moeash.launch.ray_jobs import RayJobs, launch_of
 
     launch = launch_of(
         spec,
@@ -50,7 +51,7 @@ def submit(
     )
     jobs = RayJobs(address)
     state = "submitted" if jobs.start(launch) else "already running"
-    job = job_of(launch.study)
+    job = _job(jobs, launch.study)
     if json_:
         print_json({"study": launch.study, "job": job, "state": state})
     else:
@@ -61,11 +62,12 @@ def submit(
 
 def stop(study: StudyArgument, address: AddressOption, json_: JsonOption = False) -> None:
     """Stop a study on a cluster; everything evaluated is stored, submit it again to continue."""
-    from moeash.launch.ray_jobs import RayJobs, job_of
+    from moeash.launch.ray_jobs import RayJobs
 
-    state = RayJobs(address).stop(study).name
+    jobs = RayJobs(address)
+    state = jobs.stop(study).name
     if json_:
-        print_json({"study": study, "job": job_of(study), "state": state})
+        print_json({"study": study, "job": _job(jobs, study), "state": state})
     else:
         say(f"study {study}: {state}")
 
@@ -77,15 +79,20 @@ def logs(
     json_: JsonOption = False,
 ) -> None:
     """Show what a study on a cluster has printed."""
-    from moeash.launch.ray_jobs import RayJobs, job_of
+    from moeash.launch.ray_jobs import RayJobs
 
     jobs = RayJobs(address)
     if follow:
         _follow(jobs, study)
     elif json_:
-        print_json({"study": study, "job": job_of(study), "log": "".join(jobs.log(study))})
+        print_json({"study": study, "job": _job(jobs, study), "log": "".join(jobs.log(study))})
     else:
         _write(jobs.log(study))
+
+
+def _job(jobs: "RayJobs", study: str) -> str | None:
+    job = jobs.job(study)
+    return None if job is None else job.name
 
 
 def _follow(launcher: "Launcher", study: str) -> None:

@@ -1,7 +1,10 @@
 """A study as one job of Ray's Jobs API.
 
 A job takes 5 to 10 s to start, so there is one for a study, never one for a candidate. It is named
-after its study: starting twice does not run twice, and whoever knows the study finds the job.
+after its study: starting twice does not run twice, and whoever knows the study finds the job. Each
+continuation is a job of its own with the next number behind the name. A name is never used again:
+Ray goes on watching an ended job for a second or more, and calls whatever has its name by then
+failed.
 
 Whoever reaches the Jobs API reads the environment and the command of every job. A password is
 therefore never sent: the head node has the database's URL in its own environment, and the job ends
@@ -10,11 +13,13 @@ at once, saying why, where that is missing or is another database than the one t
 
 import asyncio
 import os
+import re
 import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, urlsplit
@@ -67,9 +72,29 @@ def launch_of(
     return Launch(spec.name, text, settings, storage, retry_failed, accept_baseline)
 
 
-def job_of(study: str) -> str:
-    """Return the name of the job of a study."""
-    return f"moeash-{study}"
+def job_of(study: str, run: int = 1) -> str:
+    """Return the name of a job of a study; no study has ``@`` in its name."""
+    return f"moeash-{study}" if run == 1 else f"moeash-{study}@{run}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of a study.
+
+    Attributes:
+        study: name of the study.
+        run: how many jobs of the study there are up to this one.
+        state: where it stands.
+    """
+
+    study: str
+    run: int
+    state: State
+
+    @property
+    def name(self) -> str:
+        """Its name, which no other job has."""
+        return job_of(self.study, self.run)
 
 
 class RayJobs:
@@ -102,17 +127,15 @@ class RayJobs:
 
     def start(self, launch: Launch) -> bool:
         """Run a study, or continue it; return whether it had to be started."""
-        job = job_of(launch.study)
         with self._border(), tempfile.TemporaryDirectory() as folder:
-            before = self._state(job)
-            if before is not None and not before.ended:
+            before = self._last(launch.study)
+            if before is not None and not before.state.ended:
                 return False
-            if before is not None:
-                self._client.delete_job(job)  # its name is free again, and the study continues
+            run = 1 if before is None else before.run + 1
             Path(folder, "spec.toml").write_text(launch.spec, encoding="utf-8")
             self._submit(
                 entrypoint=entrypoint(launch),
-                submission_id=job,
+                submission_id=job_of(launch.study, run),
                 runtime_env={"working_dir": folder, "env_vars": environment(launch)},
                 metadata={"moeash_study": launch.study},
             )
@@ -132,29 +155,33 @@ class RayJobs:
 
     def stop(self, study: str) -> State:
         """End a study and wait until it has ended; everything evaluated is stored."""
-        job = job_of(study)
-        state = self._known(study)
+        job = self._known(study)
         with self._border():
-            if not state.ended:
-                self._client.stop_job(job)
-        state = self._wait(study)
-        if not state.ended:
-            raise BackendError(f"job {job} did not stop within {STOP_WAIT_S:g} s")
-        return state
+            if not job.state.ended:
+                self._client.stop_job(job.name)
+        job = self._wait(job)
+        if not job.state.ended:
+            raise BackendError(f"job {job.name} did not stop within {STOP_WAIT_S:g} s")
+        return job.state
 
     def state(self, study: str) -> State | None:
         """Return where a study stands; None when it was never started."""
+        job = self.job(study)
+        return None if job is None else job.state
+
+    def job(self, study: str) -> Job | None:
+        """Return the last job of a study; None when it was never started."""
         with self._border():
-            return self._state(job_of(study))
+            return self._last(study)
 
     def log(self, study: str, *, follow: bool = False) -> Iterator[str]:
         """Yield what a study has printed, in pieces; with ``follow`` until it has ended."""
-        self._known(study)
+        job = self._known(study)
         with self._border():
             if not follow:
-                yield self._client.get_job_logs(job_of(study))
+                yield self._client.get_job_logs(job.name)
                 return
-            pieces = self._client.tail_job_logs(job_of(study))
+            pieces = self._client.tail_job_logs(job.name)
 
             async def following() -> str | None:
                 return cast("str | None", await anext(pieces, None))
@@ -162,33 +189,33 @@ class RayJobs:
             with asyncio.Runner() as runner:
                 while (piece := runner.run(following())) is not None:
                     yield piece
-        self._wait(study)
+        self._wait(job)
 
-    def _known(self, study: str) -> State:
-        state = self.state(study)
-        if state is None:
+    def _known(self, study: str) -> Job:
+        job = self.job(study)
+        if job is None:
             raise InputError(
                 f"no job of study {study!r} at {self.address}; was it submitted there?"
             )
-        return state
+        return job
 
-    def _wait(self, study: str) -> State:
-        """Return the state of a job that is about to end."""
+    def _wait(self, job: Job) -> Job:
+        """Return a job that is about to end, as it stands then."""
         deadline = time.monotonic() + STOP_WAIT_S
-        while not (state := self._known(study)).ended and time.monotonic() < deadline:
+        while not job.state.ended and time.monotonic() < deadline:
             time.sleep(POLL_S)
-        return state
+            with self._border():
+                job = replace(job, state=_state(self._client.get_job_info(job.name)))
+        return job
 
-    def _state(self, job: str) -> State | None:
-        try:
-            info = self._client.get_job_info(job)
-        except RuntimeError as error:
-            if "404" in str(error) or "does not exist" in str(error):
-                return None
-            raise
-        name = cast(StateName, str(info.status.value).lower())
-        message = "" if name in ("running", "succeeded") else " ".join(info.message.split())[:300]
-        return State(name, message)
+    def _last(self, study: str) -> Job | None:
+        own = re.compile(re.escape(job_of(study)) + r"(?:@([0-9]+))?")
+        jobs = [
+            Job(study, int(name[1] or 1), _state(info))
+            for info in self._client.list_jobs()
+            if (name := own.fullmatch(info.submission_id or ""))
+        ]
+        return max(jobs, key=lambda job: job.run, default=None)
 
     @contextmanager
     def _border(self) -> Iterator[None]:
@@ -208,6 +235,12 @@ class RayJobs:
                     "the head run `ray start --head --dashboard-host=0.0.0.0`?"
                 ) from error
             raise BackendError(f"Ray's Jobs API at {self.address}: {text[:300]}") from error
+
+
+def _state(info: Any) -> State:
+    name = cast(StateName, str(info.status.value).lower())
+    message = "" if name in ("running", "succeeded") else " ".join(info.message.split())[:300]
+    return State(name, message)
 
 
 # ------------------------------------------------------------------ what everybody may read

@@ -167,7 +167,8 @@ def test_a_job_is_submitted_once_followed_stopped_and_continued(
     n = count(tmp_path)
     assert n < len(serial.evaluations())
     slow(0)
-    assert "front of digits" in moeash(*command, "--follow")
+    again = moeash(*command, "--follow")  # at once, while Ray still watches the stopped job
+    assert "submitted as job moeash-digits@2" in again and "front of digits" in again
     assert "front of digits" in moeash("logs", "digits", *address)
     assert sequence(stored(tmp_path)) == sequence(serial)
 

@@ -165,9 +165,10 @@ def test_a_study_goes_on_when_the_raylet_of_its_ray_is_killed_and_is_told_of_a_s
     end = f"moeash: {gone}somebody); everything evaluated is stored, run the same command to"
     study = Study(SqlStorage(str(tmp_path / "a.db")), "digits")
     if said[-1] == LAST_WORDS:
-        # Ray ended the process from native code before it could be asked about its raylet.
+        # Ray ended the process from native code: before it could be asked about its raylet, or
+        # after the study had noted why it ends, while Ray was shut down.
         assert said[:-1] in ([], [again])
-        assert study.status == "crashed"
+        assert study.status in ("crashed", "interrupted")
     else:
         assert said == [again, f"{end} continue"]
         assert study.status == "interrupted"

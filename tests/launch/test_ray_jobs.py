@@ -145,12 +145,22 @@ class Head(BaseHTTPRequestHandler):
     refusals: ClassVar[list[str]] = []
     """Texts of the next answers 500."""
     submitted: ClassVar[list[dict]] = []
+    state: ClassVar[str] = "PENDING"
+    """Of all jobs."""
 
     def do_GET(self):
         if self.path == "/api/version":
             self._answer(200, {"version": "4", "ray_version": "2.9.0", "ray_commit": ""})
+        elif self.path == "/api/jobs/":
+            self._answer(200, [self._details(job["submission_id"]) for job in self.submitted])
         else:
-            self._answer(404, "no such job") if "/jobs/" in self.path else self._answer(200, {})
+            self._answer(200, {})
+
+    def _details(self, name):
+        times = {"start_time": 1, "end_time": 2}
+        return {"type": "SUBMISSION", "status": self.state, "entrypoint": "", "message": ""} | {
+            "job_id": None, "submission_id": name, "metadata": {}, "runtime_env": {}, **times
+        }  # fmt: skip
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -173,7 +183,7 @@ class Head(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def head():
-    Head.refusals, Head.submitted = [], []
+    Head.refusals, Head.submitted, Head.state = [], [], "PENDING"
     server = ThreadingHTTPServer(("127.0.0.1", 0), Head)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -187,6 +197,7 @@ def test_a_head_that_cannot_start_jobs_yet_is_waited_for_and_not_for_ever(head, 
     Head.refusals += [away, away]
     assert RayJobs(head).start(launch)
     assert [job["submission_id"] for job in Head.submitted] == ["moeash-digits"]
+    Head.state = "STOPPED"
     Head.refusals += ["something else"]
     with pytest.raises(BackendError, match="something else"):
         RayJobs(head).start(launch)
@@ -195,3 +206,22 @@ def test_a_head_that_cannot_start_jobs_yet_is_waited_for_and_not_for_ever(head, 
     with pytest.raises(BackendError, match="No available agent"):
         RayJobs(head).start(launch)
     assert len(Head.submitted) == 1
+
+
+def test_a_job_that_waits_is_not_started_twice_and_no_name_is_used_twice(head):
+    jobs = RayJobs(head)
+    other = "digits.2", "digits-2", "digit"
+    for name in other:
+        assert jobs.start(Launch(name, SPEC, storage=OPEN))
+    assert jobs.job("digits") is None
+    launch = Launch("digits", SPEC, storage=OPEN)
+    assert jobs.start(launch)
+    assert not jobs.start(launch)
+    Head.state = "STOPPED"
+    for run in range(2, 12):
+        assert jobs.start(launch)
+        assert jobs.job("digits").name == Head.submitted[-1]["submission_id"]
+        assert jobs.job("digits").run == run
+    names = [job["submission_id"] for job in Head.submitted]
+    assert names[-2:] == ["moeash-digits@10", "moeash-digits@11"]
+    assert len(set(names)) == len(names) == 14
