@@ -5,12 +5,14 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, text
 
 from moeash.errors import SchemaError
-from moeash.study.storage.tables import METADATA
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """All revisions, oldest first; a test compares them with the migrations folder."""
 
 HEAD = REVISIONS[-1]
+
+_FIRST = {"studies", "evaluations", "generations", "events"}
+"""Tables that every revision has."""
 
 
 def current_revision(connection: Connection) -> str | None:
@@ -35,7 +37,7 @@ def upgrade(connection: Connection) -> None:
     if revision == HEAD:
         return
     tables = set(inspect(connection).get_table_names())
-    if revision not in (None, *REVISIONS) and set(METADATA.tables) <= tables:
+    if revision not in (None, *REVISIONS) and tables >= _FIRST:
         raise SchemaError(
             f"the database has schema {revision}, this moeash knows up to {HEAD}; "
             "install a newer moeash or use another --storage"

@@ -17,8 +17,8 @@ from moeash.names import nearest
 from moeash.study.events import Evaluated, Event, GenerationEnded
 from moeash.study.facts import StudyFacts
 from moeash.study.storage.artifacts import MOEASH_ARTIFACTS, Artifacts
-from moeash.study.storage.database import PATIENCE_S, Database
-from moeash.study.storage.lock import this_process
+from moeash.study.storage.engines.database import PATIENCE_S, Database
+from moeash.study.storage.engines.lock import this_process
 from moeash.study.storage.reading import read_rows
 from moeash.study.storage.records import (
     EvaluationRecord,

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 METADATA = MetaData()
@@ -161,4 +162,91 @@ FENCES = Table(
     Column("writes", BigInteger, nullable=False),
 )
 """Who may write a study, by name, because a study is held before it is stored; see
-:mod:`moeash.study.storage.fence`."""
+:mod:`moeash.study.storage.engines.fence`."""
+
+# ------------------------------------------------------------------ what people do with studies
+
+LABELS = Table(
+    "labels",
+    METADATA,
+    _study(),
+    Column("notes", Text, nullable=False),
+    Column("tags", JSON, nullable=False),
+    Column("pins", JSON, nullable=False),
+    Column("archived", Boolean, nullable=False),
+)
+"""What people say of a study; a study without a row has said nothing."""
+
+LAUNCHES = Table(
+    "launches",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String(10), nullable=False),
+    Column("study", String(200), nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("requested_by", String(200), nullable=False),
+    Column("requested_at", String(40), nullable=False),
+    Column("launcher", String(10)),
+    Column("place", JSON(none_as_null=True)),
+    Column("folder", Text),
+    Column("started_at", String(40)),
+    Column("ended_at", String(40)),
+    Column("exit_code", Integer),
+    Column("message", Text),
+    Index("launches_by_state", "state", "id"),
+    Index("launches_of_a_study", "study", "kind", "id"),
+    Index(
+        "one_run_a_study",
+        "study",
+        unique=True,
+        sqlite_where=text("kind = 'run' AND state IN ('queued', 'running')"),
+        postgresql_where=text("kind = 'run' AND state IN ('queued', 'running')"),
+    ),
+    sqlite_autoincrement=True,
+)
+"""What is to be run, runs, or has run: studies and exports. By name, because a study that waits in
+the queue is not stored yet. ``place`` says how its process is found."""
+
+TOKENS = Table(
+    "tokens",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("role", String(10), nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("created_at", String(40), nullable=False),
+    Column("expires_at", String(40)),
+    Column("revoked_at", String(40)),
+    Column("used_at", String(40)),
+    sqlite_autoincrement=True,
+)
+"""Who may use the service, by a digest of what they show."""
+
+SESSIONS = Table(
+    "sessions",
+    METADATA,
+    Column("digest", String(64), primary_key=True),
+    Column("token_id", Integer, ForeignKey("tokens.id", ondelete="CASCADE")),
+    Column("name", String(200), nullable=False),
+    Column("role", String(10), nullable=False),
+    Column("created_at", String(40), nullable=False),
+    Column("expires_at", String(40), nullable=False),
+)
+"""Browsers that have logged in, by a digest of their cookie; without a token, by the link that the
+service printed when it started."""
+
+AUDIT = Table(
+    "audit",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("at", String(40), nullable=False),
+    Column("who", String(200), nullable=False),
+    Column("role", String(10), nullable=False),
+    Column("action", String(100), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("address", String(100), nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Who did what through the service, when, and from where."""

@@ -17,7 +17,7 @@ from typing import IO
 from sqlalchemy import Connection, Engine
 
 from moeash.errors import StorageError, StudyLockedError
-from moeash.study.storage.fence import Fence
+from moeash.study.storage.engines.fence import Fence
 
 PATIENCE_S = 0.5
 """Whoever asks who holds a study holds it for an instant, which must not look like a writer."""
@@ -29,7 +29,9 @@ def this_process() -> str:
 
 
 class FileLock:
-    """A study of an SQLite file, held for writing; see :class:`moeash.study.storage.fence.Hold`.
+    """A study of an SQLite file, held for writing.
+
+    It is a :class:`moeash.study.storage.engines.fence.Hold`.
 
     Attributes:
         fence: what every write checks.

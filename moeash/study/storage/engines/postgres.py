@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 
 from moeash.core.plain import json_text
 from moeash.errors import StorageError, StudyLockedError
-from moeash.study.storage.fence import Fence
-from moeash.study.storage.lock import this_process
+from moeash.study.storage.engines.fence import Fence
+from moeash.study.storage.engines.lock import this_process
 
 SCHEMA_KEY = 0x6D6F65617368  # "moeash": held while the schema is created or upgraded
 CONNECT_TIMEOUT_S = 10

@@ -12,7 +12,7 @@ import pytest
 
 import moeash
 from moeash.errors import StorageError
-from moeash.study.storage import sqlite
+from moeash.study.storage.engines import sqlite
 from moeash.study.storage.sql import SqlStorage
 from tests.contracts.storage import FACTS, add
 

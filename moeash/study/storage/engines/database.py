@@ -14,9 +14,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from moeash.errors import SchemaError, StorageError, StudyNotFoundError
 from moeash.files import LFS_POINTER, is_lfs_pointer, lfs_text
-from moeash.study.storage.fence import FencedWrite, Hold, Work
-from moeash.study.storage.lock import FileLock, file_lock_holder
-from moeash.study.storage.postgres import (
+from moeash.study.storage.engines.fence import FencedWrite, Hold, Work
+from moeash.study.storage.engines.lock import FileLock, file_lock_holder
+from moeash.study.storage.engines.postgres import (
     SessionLock,
     advisory_lock_holders,
     lock_schema,
@@ -24,14 +24,14 @@ from moeash.study.storage.postgres import (
     postgres_engine,
     rolled_back,
 )
-from moeash.study.storage.schema import is_current, upgrade
-from moeash.study.storage.sqlite import (
+from moeash.study.storage.engines.sqlite import (
     database_at,
     may_be_written,
     path_of,
     sqlite_engine,
     undisturbed,
 )
+from moeash.study.storage.schema import is_current, upgrade
 from moeash.study.storage.tables import STUDIES
 
 T = TypeVar("T")
