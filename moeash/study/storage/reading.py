@@ -48,6 +48,8 @@ _CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("evaluations", "status"): get_args(Status),
     ("held", "status"): get_args(Status),
     ("evaluations", "stage"): get_args(Stage),
+    ("launches", "kind"): ("run", "export"),
+    ("launches", "state"): ("queued", "running", "ended"),
 }
 
 

@@ -14,6 +14,7 @@ from moeash.study.events import Doing, Note
 from moeash.study.storage.records import GenerationRecord
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.tables import METADATA
+from moeash.study.storage.team.launches import Launches
 from moeash.study.study import Study
 from tests.contracts.storage import COMPLETE, FACTS, Job, Recipe, add, replace
 
@@ -29,6 +30,11 @@ def whole(tmp_path_factory):
     storage.put_generation(study.id, GenerationRecord(1, 0.5, 2, 1, 3, 1.5))
     storage.add_events(study.id, [Note("hello")])
     storage.set_activity(study.id, Doing("waiting", 1, 2))
+    launches = Launches(storage.database)
+    ran = launches.add("run", "digits", {"spec": "", "settings": []}, "somebody")
+    claimed = launches.claim(ran.id, "process", {"host": "here", "starter": {}})
+    assert launches.move(claimed, claimed.place, folder="/files/launches/1")
+    launches.end(ran.id, 1, "it broke")
     storage.close()
     return path
 
@@ -55,6 +61,9 @@ def read_everything(path):
     storage.points(1, ["size_bytes", "entries"])
     storage.artifact(1, "cd" * 16)
     storage.artifacts(1)
+    launches = Launches(storage.database)
+    launches.get(1)
+    launches.active(), launches.newest(), launches.of_study("digits", "run"), launches.positions()
 
 
 JSON_VALUES = ["null", "17", '"text"', "[1]", "{}", "{", "[" * 9999, '{"evaluation": 3}', b"\xff"]
@@ -117,6 +126,10 @@ def test_no_cell_of_a_database_from_elsewhere_raises_a_foreign_exception(copy, t
         ("evaluations", "recipe", json.dumps({"candidate": {}, "steps": 3}), "table evaluations"),
         ("events", "payload", "[1]", "row id 1 of table events .* should be a JSON object"),
         ("generations", "hypervolume", math.inf, "should be a finite number"),
+        ("launches", "state", "asleep", "row id 1 of table launches .* one of queued, running"),
+        ("launches", "kind", "", "should be one of run, export"),
+        ("launches", "place", "[1]", "place is .* should be a JSON object"),
+        ("launches", "exit_code", -9, "exit_code is -9 and should be a whole number from 0 on"),
     ],
 )
 def test_what_moeash_does_not_write_is_refused_with_its_place(copy, table, column, value, message):
