@@ -27,6 +27,7 @@ from moeash.core.objectives import SizeName
 from moeash.errors import MoeashError, StorageError
 from moeash.evaluation.outcome import Status
 from moeash.study.storage.records import Stage, StoredStatus
+from moeash.study.storage.team.roles import AuditRole, Role
 
 T = TypeVar("T")
 
@@ -48,6 +49,9 @@ _CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("evaluations", "status"): get_args(Status),
     ("held", "status"): get_args(Status),
     ("evaluations", "stage"): get_args(Stage),
+    ("tokens", "role"): get_args(Role),
+    ("sessions", "role"): get_args(Role),
+    ("audit", "role"): get_args(AuditRole),
 }
 
 
