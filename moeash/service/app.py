@@ -94,7 +94,18 @@ def create_app(context: Context, settings: Settings) -> FastAPI:
     )
     problems.install(app)
     api = APIRouter(prefix=API)
-    for part in (studies, evaluations, events, exports, logs, specs, files, cluster, session, tokens):
+    for part in (
+        studies,
+        evaluations,
+        events,
+        exports,
+        logs,
+        specs,
+        files,
+        cluster,
+        session,
+        tokens,
+    ):
         api.include_router(part.router(context))
     app.include_router(api)
     app.include_router(health.router(context))

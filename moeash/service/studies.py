@@ -193,17 +193,10 @@ class Studies:
         )
 
     def label(self, name: str, changes: Mapping[str, Any]) -> None:
-        """Change what is said of a study."""
+        """Change what is said of a study: fields of :class:`StudyLabels`."""
         id_ = self.study(name).record.id
         said = self.labels.of([id_]).get(id_, StudyLabels())
-        values = {"notes": said.notes, "tags": said.tags, "pins": said.pins}
-        values |= {"archived": said.archived} | changes
-        self.labels.put(
-            id_,
-            StudyLabels(
-                values["notes"], tuple(values["tags"]), tuple(values["pins"]), values["archived"]
-            ),
-        )
+        self.labels.put(id_, replace(said, **changes))
 
     # ------------------------------------------------------------------ solutions
 

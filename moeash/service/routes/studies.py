@@ -85,16 +85,16 @@ def router(context: Context) -> APIRouter:
     @routes.patch("/{name}", dependencies=[Depends(auth.operator)])
     def label_study(name: str, changes: LabelChanges) -> StudyDetail:
         """Change notes, tags, pinned solutions, or put it out of the way."""
-        studies.label(name, changes.model_dump(exclude_none=True))
+        said = changes.model_dump(exclude_none=True)
+        lists = {key: tuple(said[key]) for key in ("tags", "pins") if key in said}
+        studies.label(name, said | lists)
         return studies.detail(name)
 
     @routes.delete("/{name}", status_code=204, dependencies=[Depends(auth.operator)])
     def delete_study(name: str) -> None:
         """Delete an archived study and everything it has."""
         if not studies.item(name).archived:
-            raise Problem(
-                409, "not-archived", f"study {name!r} is not archived; archive it first"
-            )
+            raise Problem(409, "not-archived", f"study {name!r} is not archived; archive it first")
         with storage.lock(name):
             studies.listing.delete_study(studies.study(name).record.id)
 

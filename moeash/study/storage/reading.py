@@ -27,6 +27,7 @@ from moeash.core.objectives import SizeName
 from moeash.errors import MoeashError, StorageError
 from moeash.evaluation.outcome import Status
 from moeash.study.storage.records import Stage, StoredStatus
+from moeash.study.storage.team.roles import AuditRole, Role
 
 T = TypeVar("T")
 
@@ -50,6 +51,9 @@ _CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("evaluations", "stage"): get_args(Stage),
     ("launches", "kind"): ("run", "export"),
     ("launches", "state"): ("queued", "running", "ended"),
+    ("tokens", "role"): get_args(Role),
+    ("sessions", "role"): get_args(Role),
+    ("audit", "role"): get_args(AuditRole),
 }
 
 
