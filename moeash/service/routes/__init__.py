@@ -1,1 +1,1 @@
-"""One module for each kind of thing: parse, call, shape."""
+"""Routes by what they are about: each parses, calls, and shapes the answer."""

@@ -15,6 +15,7 @@ from moeash.study.storage.records import GenerationRecord
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.tables import METADATA
 from moeash.study.storage.team.audit import Audit
+from moeash.study.storage.team.launches import Launches
 from moeash.study.storage.team.secrets import digest_of
 from moeash.study.storage.team.sessions import Sessions
 from moeash.study.storage.team.tokens import Tokens
@@ -43,6 +44,11 @@ def whole(tmp_path_factory):
         status=202,
         address="::1",
     )
+    launches = Launches(storage.database)
+    ran = launches.add("run", "digits", {"spec": "", "settings": []}, "somebody")
+    claimed = launches.claim(ran.id, "process", {"host": "here", "starter": {}})
+    assert launches.move(claimed, claimed.place, folder="/files/launches/1")
+    launches.end(ran.id, 1, "it broke")
     storage.close()
     change(path, "sessions", "digest", digest_of("cookie"))
     return path
@@ -73,6 +79,9 @@ def read_everything(path):
     Tokens(storage.database).list()
     Sessions(storage.database).find("cookie")
     Audit(storage.database).page()
+    launches = Launches(storage.database)
+    launches.get(1)
+    launches.active(), launches.newest(), launches.of_study("digits", "run"), launches.positions()
 
 
 JSON_VALUES = ["null", "17", '"text"', "[1]", "{}", "{", "[" * 9999, '{"evaluation": 3}', b"\xff"]
@@ -141,6 +150,10 @@ def test_no_cell_of_a_database_from_elsewhere_raises_a_foreign_exception(copy, t
         ("sessions", "role", "root", "table sessions .* should be one of viewer, operator, admin"),
         ("sessions", "expires_at", "later", "row digest .* of table sessions"),
         ("audit", "status", "fine", "row id 1 of table audit .* should be a whole number"),
+        ("launches", "state", "asleep", "row id 1 of table launches .* one of queued, running"),
+        ("launches", "kind", "", "should be one of run, export"),
+        ("launches", "place", "[1]", "place is .* should be a JSON object"),
+        ("launches", "exit_code", -9, "exit_code is -9 and should be a whole number from 0 on"),
     ],
 )
 def test_what_moeash_does_not_write_is_refused_with_its_place(copy, table, column, value, message):
