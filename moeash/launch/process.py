@@ -95,11 +95,9 @@ class Processes:
             return False
         with self._alone:
             claimed = self.launches.claim(record.id, self._launcher("run"), self._place())
-            if claimed is not None:
-                self._spawn(claimed)
-        record = self.launches.get(record.id)
-        if record.ended and record.folder is None:
-            raise BackendError(record.message or f"study {launch.study!r} could not be started")
+            refusal = None if claimed is None else self._spawn(claimed)
+        if refusal is not None:
+            raise BackendError(f"study {launch.study!r}: {refusal}")
         return True
 
     def start_next(self, kind: Kind, most: int) -> LaunchRecord | None:
@@ -260,21 +258,23 @@ class Processes:
     def _place(self) -> dict[str, Any]:
         return {"host": host(), "starter": Identity.mine().as_dict(), "by": self._token}
 
-    def _spawn(self, record: LaunchRecord) -> None:
+    def _spawn(self, record: LaunchRecord) -> str | None:
+        """Start a launch that is claimed; return why it could not be, after it has ended."""
         try:
             folder = self._make_folder(record)
             if not self.launches.move(record, record.place or {}, folder=str(folder)):
-                return  # somebody thought this process gone, and has put it back
+                return None  # somebody thought this process gone, and has put it back
             command = self._command_of(record, folder)
             working = record.request.get("folder") or folder
             child = self._popen(command, folder, launch=record.id, working=Path(working))
         except (MoeashError, OSError) as error:
             message = f"it could not be started: {' '.join(str(error).split())}"
             self.launches.end(record.id, None, message, expected=record)
-            return
+            return message
         # The process says so itself, but later: until then others would not know it.
         started = replace(record, folder=str(folder))
         self.launches.move(started, {**(record.place or {}), "process": child.as_dict()})
+        return None
 
     def _command_of(self, record: LaunchRecord, folder: Path) -> Sequence[str]:
         if self._command is not None:
