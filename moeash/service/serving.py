@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from moeash.errors import BackendError
 from moeash.service.app import create_app, parts
@@ -53,7 +53,7 @@ def serve(settings: Settings, *, say: Callable[[str], None]) -> None:
         Server(config_of(app), context).run(sockets=[listener])
 
 
-def config_of(app: FastAPI) -> uvicorn.Config:
+def config_of(app: ASGIApp) -> uvicorn.Config:
     """Return how uvicorn serves the application."""
     return uvicorn.Config(
         app,
@@ -89,4 +89,4 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def _login(context: Context) -> str:
-    return f"#login={context.auth.login_code()}"
+    return f"#login={context.auth.issue_code()}"
