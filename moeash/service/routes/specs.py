@@ -72,9 +72,9 @@ def router(context: Context) -> APIRouter:
         return json_schema()
 
     @routes.get("/templates")
-    def list_templates(studies_folder()) -> Templates:
+    def list_templates() -> Templates:
         """List specs to begin with."""
-        return Templates(items=templates(studies_folder()))
+        return Templates(items=templates())
 
     return routes
 
