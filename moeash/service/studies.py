@@ -2,13 +2,14 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import tomli_w
 
 from moeash.core.candidate import Candidate
-from moeash.errors import NothingMeetsError, StudyNotFoundError
+from moeash.errors import NothingMeetsError, SpecError, StudyNotFoundError
 from moeash.searches.options import SearchOptions
 from moeash.service.charts import Charts
 from moeash.service.documents import (
@@ -23,6 +24,7 @@ from moeash.service.documents import (
 from moeash.study.course.options import GENERATIONS
 from moeash.study.solution import Solution, pick
 from moeash.study.spec.output import Pick
+from moeash.study.spec.reading import plain_of_text
 from moeash.study.storage.records import StudySummary
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.labels import Labels, StudyLabels
@@ -293,12 +295,14 @@ def _stored(
 def _launched(launch: LaunchRecord) -> dict[str, Any]:
     """Return what is known of a study that was asked for and is not stored."""
     standing: dict[str, Standing] = {"queued": "queued", "running": "running"}
-    spec = launch.request.get("plain")
+    spec: Mapping[str, Any] = {}
+    with suppress(SpecError):
+        spec = plain_of_text(str(launch.request.get("spec", "")))
     return {
         "name": launch.study,
         "status": standing.get(launch.state, "failed"),
         "reason": launch.message,
-        **_of_spec(spec if isinstance(spec, Mapping) else {}),
+        **_of_spec(spec),
         "created_at": launch.requested_at,
         "updated_at": launch.ended_at or launch.started_at or launch.requested_at,
     }

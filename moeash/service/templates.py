@@ -22,7 +22,7 @@ class Template(BaseModel):
 
 
 _SHIPPED = Path(__file__).with_name("shipped")
-"""In a checkout a link to ``studies/``; in a wheel a folder with its specs."""
+"""In a checkout links to ``studies/*.toml``, in a wheel their copies."""
 
 
 @cache
