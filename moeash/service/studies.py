@@ -321,11 +321,10 @@ def _of_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     if planned is None and isinstance(generations, int):
         population = value("search", "population", SearchOptions().population)
         planned = generations * population if isinstance(population, int) else None
-    drop = value("output", "max_drop")
     return {
         "method": value("method", "name", "uniform"),
         "network": value("network", "source"),
         "dataset": value("data", "source"),
         "planned": planned if isinstance(planned, int) else None,
-        "max_drop": value("evaluation", "max_drop") if drop is None else drop,
+        "max_drop": value("evaluation", "max_drop"),
     }
