@@ -16,9 +16,6 @@ from moeash.study.study import Study
 from tests.contracts.storage import FAILED, STOPPED, add, facts
 from tests.service.whole import whole_service
 
-SPEC = {"name": "digits", "method": {"name": "uniform"}, "evaluation": {"max_drop": 0.4}}
-
-
 TOML = """
 name = "digits"
 [network]
