@@ -74,7 +74,7 @@ def processes(database, tmp_path):
 
     yield make
     for own in made:
-        for child in own._children.values():
+        for child in own.children.values():
             child.kill()
             child.wait()
 

@@ -11,6 +11,7 @@ from moeash.core.objectives import Sizes
 from moeash.core.recipe import Merge, Recipe
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.study.events import Note
+from moeash.study.spec.reading import spec_of_text
 from moeash.study.storage.records import GenerationRecord
 from moeash.study.study import Study
 from tests.contracts.storage import FAILED, STOPPED, add, facts
@@ -23,7 +24,10 @@ source = "digits-cnn"
 [data]
 source = "digits"
 splits.search = { part = "all", count = 450, seed = 0 }
+[evaluation]
+max_drop = 0.4
 """
+SPEC = spec_of_text(TOML).to_dict()
 
 
 @pytest.fixture(scope="module")
