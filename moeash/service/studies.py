@@ -28,7 +28,8 @@ from moeash.study.spec.reading import plain_of_text
 from moeash.study.storage.records import StudySummary
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.labels import Labels, StudyLabels
-from moeash.study.storage.team.launches import Launches, LaunchRecord
+from moeash.study.storage.team.launch import LaunchRecord
+from moeash.study.storage.team.launches import Launches
 from moeash.study.storage.team.listing import Listing, Standing, StudyOrder, Wanted
 from moeash.study.study import Study
 from moeash.study.summary import in_words, summary_of
