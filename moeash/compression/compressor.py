@@ -6,7 +6,8 @@ any recipe: the longest prefix that is at hand (an artifact, or what was compres
 the candidate compressed again) and the steps that remain.
 
 Images of the search split are looked at only where something has to be decided on them, so a
-decision that is known already costs none.
+decision that is known already costs none. Folding reads a few of them where there is no calibration
+split: to see which layer reads what, and that the outputs stay.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Build solutions of a study that ran elsewhere: no image of the search split is looked at."""
+"""Build solutions of a study that ran elsewhere: nothing is decided on its search split again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

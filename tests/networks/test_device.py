@@ -151,9 +151,12 @@ def test_a_study_on_a_gpu_equals_itself():
 
 @pytest.mark.parametrize(("precision", "tf32"), [("float32", False), ("tf32", True)])
 def test_tf32_is_off_unless_the_spec_says_so(precision, tf32):
-    Evaluator(digits_spec(evaluation={"precision": precision}).task()).close()
-    assert torch.backends.cuda.matmul.allow_tf32 is tf32
-    assert torch.backends.cudnn.allow_tf32 is tf32
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    evaluator = Evaluator(digits_spec(evaluation={"precision": precision}).task())
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == (tf32, tf32)
+    evaluator.close()
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == before
 
 
 def test_precision_is_part_of_a_study():

@@ -51,6 +51,10 @@ class Standing:
             r for r in elite if not self.archive.rules_out(_metric(r.outcome), _sizes(r.outcome))
         ]
 
+    def has(self, key: str) -> bool:
+        """Return whether a key's evaluation is taken into account."""
+        return key in self._keys
+
     def front(self) -> list[Solution]:
         """Return the wanted solutions nobody dominates, smallest first."""
         return front_of([Solution(self.facts, record) for record in self._elite])
