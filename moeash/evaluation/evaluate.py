@@ -16,8 +16,8 @@ from moeash.codec.size import size
 from moeash.compression.compressor import Groundwork
 from moeash.compression.keeping import Measure
 from moeash.core.codebook import SharedWeights
-from moeash.core.objectives import Sizes
 from moeash.core.progress import Progress, silent
+from moeash.core.solutions.objectives import Sizes
 from moeash.data.splits import Split, load_splits
 from moeash.errors import SpecError
 from moeash.evaluation.assess import Assessment, FloatPass, FunctionAssessment, SplitAssessment
@@ -28,9 +28,9 @@ from moeash.evaluation.placing import DevicePlacing, HostPlacing
 from moeash.evaluation.task import Task
 from moeash.methods.base import GridMethod
 from moeash.names import contained
-from moeash.networks.inplace import write_float
 from moeash.networks.parameters import network_fingerprint
-from moeash.networks.places import Places
+from moeash.networks.writing.inplace import write_float
+from moeash.networks.writing.places import Places
 from moeash.tracing.watching import in_eval_mode
 
 CIRCUMSTANCES = (MemoryError, torch.OutOfMemoryError, OSError)

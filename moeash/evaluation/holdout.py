@@ -16,7 +16,7 @@ from moeash.errors import InputError
 from moeash.evaluation.loading import arithmetic, load_network
 from moeash.evaluation.metrics import Metric, load_metric, predicted
 from moeash.evaluation.task import Task
-from moeash.networks.inplace import WeightWriter, load_into
+from moeash.networks.writing.inplace import WeightWriter, load_into
 from moeash.tracing.outputs import chosen
 from moeash.tracing.watching import in_eval_mode
 

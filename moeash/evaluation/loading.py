@@ -16,8 +16,8 @@ from moeash.data.splits import Split, load_splits
 from moeash.errors import InputError
 from moeash.evaluation.task import Task, available_cores
 from moeash.methods.base import Images
+from moeash.networks.loading.sources import read_network
 from moeash.networks.network import Network
-from moeash.networks.sources import read_network
 from moeash.tracing.watching import in_eval_mode
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.data.splits import load_splits
 from moeash.errors import InputError
 from moeash.evaluation.loading import compressor_of, load_network

@@ -21,7 +21,7 @@ from moeash.errors import ExportError, RebuildMismatchError
 from moeash.evaluation.holdout import Holdout, HoldoutResult, measure_holdout
 from moeash.evaluation.loading import arithmetic, load_network
 from moeash.evaluation.task import Task
-from moeash.networks.inplace import load_into, write_float
+from moeash.networks.writing.inplace import load_into, write_float
 from moeash.study.artifacts import Build
 from moeash.study.solution import Solution
 from moeash.tracing.watching import in_eval_mode

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from moeash.core.pareto import non_dominated
+from moeash.core.solutions.pareto import non_dominated
 from moeash.errors import InputError
 from moeash.exports.canvas import (
     INK,

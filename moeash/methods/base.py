@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moeash.core.bins import Grid, Indices
-from moeash.core.candidate import Candidate
 from moeash.core.codebook import Codebook, SharedWeights
 from moeash.core.progress import Progress, silent
-from moeash.core.variables import Variable
+from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.variables import Variable
 from moeash.data.inputs import Batch
 from moeash.methods.options import MethodOptions
 from moeash.networks.network import Network

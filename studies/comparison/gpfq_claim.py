@@ -28,7 +28,7 @@ from moeash.data.splits import load_splits
 from moeash.evaluation.holdout import outputs_on
 from moeash.evaluation.metrics import predicted
 from moeash.methods.gpfq.layers import quantisable, quantise_gpfq, uniform_alphabet
-from moeash.networks.sources import read_network
+from moeash.networks.loading.sources import read_network
 from moeash.study.spec.reading import load_spec
 from moeash.tracing.patches import rows_of
 

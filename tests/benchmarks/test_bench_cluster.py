@@ -17,7 +17,7 @@ from moeash.backends.pool import Pool
 from moeash.backends.ray import RayBackend
 from moeash.backends.staff import Limits
 from moeash.compression.options import CodecOptions
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.options import EvaluationOptions
 from moeash.evaluation.outcome import Archive, Job
 from moeash.evaluation.task import Task

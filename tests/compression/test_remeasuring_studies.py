@@ -9,13 +9,13 @@ import torch
 import moeash
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.kept import Keeping
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.errors import InputError, StudyExistsError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
 from moeash.exports.output import summarise
-from moeash.networks.inplace import load_into
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
+from moeash.networks.writing.inplace import load_into
 from moeash.study.plan import task_of
 from moeash.study.run import run
 from moeash.study.spec.reading import parse_spec

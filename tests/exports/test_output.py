@@ -7,7 +7,7 @@ import pytest
 
 from moeash import api
 from moeash.core.kept import Keeping
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.errors import ExportError, StudyNotFoundError
 from moeash.evaluation.loading import compressor_of
 from moeash.exports.building import building

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moeash.core.candidate import Candidate
 from moeash.core.codebook import (
     COUNT_DTYPE,
     Codebook,
@@ -28,6 +27,7 @@ from moeash.core.codebook import (
     share,
 )
 from moeash.core.progress import Progress, silent
+from moeash.core.solutions.candidate import Candidate
 from moeash.data.inputs import Batch, joined
 from moeash.data.splits import sample
 from moeash.errors import InputError, RescalingError

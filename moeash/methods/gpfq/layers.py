@@ -29,7 +29,7 @@ from moeash.data.inputs import Batch, call
 from moeash.errors import DataError, EvaluationError, InputError
 from moeash.methods.gpfq.options import VARIANTS, Variant
 from moeash.methods.recursion import BLOCK, recurse
-from moeash.networks.borrowing import Borrowed, TwoVersions
+from moeash.networks.writing.borrowing import Borrowed, TwoVersions
 from moeash.tracing.patches import LinearMap, images_per_piece, patches, rows_of
 from moeash.tracing.uses import Use, inputs_of, tiles, watch_uses, why_unused
 from moeash.tracing.watching import in_eval_mode

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from moeash.core.bins import Grid, assign_bins
-from moeash.core.candidate import Candidate
 from moeash.core.codebook import SharedWeights, keep_all, share
 from moeash.core.progress import Progress, silent
+from moeash.core.solutions.candidate import Candidate
 from moeash.core.statistics import BinStatistics, uniform_codebook
 from moeash.methods.base import Configured, GridAssignment, Preparation
 from moeash.methods.uniform.options import UniformOptions

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.searches.base import Search
 from moeash.study.course.budget import Budget, Ending

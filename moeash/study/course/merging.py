@@ -22,7 +22,7 @@ import numpy as np
 
 from moeash.core.codebook import SharedWeights
 from moeash.core.merge import MergeCost, MergePass, Runs
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.study.course.budget import Budget, Ending
 from moeash.study.course.journal import Journal

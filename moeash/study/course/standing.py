@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from moeash.core.objectives import Sizes, as_minimised
+from moeash.core.solutions.objectives import Sizes, as_minimised
 from moeash.evaluation.outcome import Archive, Outcome
 from moeash.searches.base import Fitness
 from moeash.searches.hypervolume import hypervolume

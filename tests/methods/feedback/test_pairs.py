@@ -13,7 +13,7 @@ from moeash.methods.feedback.columns import Factor, entropy_bits, rescaled
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.pairs import Pair, find_pairs, pair_scales, recolumned
 from moeash.methods.feedback.preparing import Settings, prepare
-from moeash.networks.builtin import CifarResNet, LeNet5, LeNet300
+from moeash.networks.loading.builtin import CifarResNet, LeNet5, LeNet300
 
 
 class Chain(nn.Module):

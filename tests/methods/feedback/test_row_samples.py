@@ -18,7 +18,7 @@ from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.curvature import measure_curvature
 from moeash.methods.feedback.preparing import Settings, prepare
 from moeash.methods.feedback.rows import Sample, measure_between
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 
 
 class Net(nn.Module):

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from moeash.core.candidate import Candidate
+from moeash.core.solutions.candidate import Candidate
 from moeash.study.course.budget import Budget
 from moeash.study.course.generations import STALE_GENERATIONS, Generations
 from moeash.study.course.options import BudgetOptions

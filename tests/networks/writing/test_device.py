@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeash.core.bins import Grid, assign_bins, assign_bins_reference
-from moeash.core.candidate import Candidate
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.errors import InputError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
-from moeash.networks import device as device_module
-from moeash.networks.device import DeviceWriter, assign_bins_on_device
 from moeash.networks.network import Network
 from moeash.networks.parameters import read_state
+from moeash.networks.writing import device as device_module
+from moeash.networks.writing.device import DeviceWriter, assign_bins_on_device
 from tests.digits import digits_spec
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
