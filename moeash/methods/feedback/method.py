@@ -31,7 +31,7 @@ from moeash.core.solutions.candidate import Candidate
 from moeash.data.inputs import Batch, joined
 from moeash.data.splits import sample
 from moeash.errors import InputError, RescalingError
-from moeash.methods.base import Configured, Images, Preparation
+from moeash.methods.base import Images, Method, Preparation
 from moeash.methods.feedback.balancing import Balancing
 from moeash.methods.feedback.columns import zero_aligned_entries
 from moeash.methods.feedback.compressing import Compressed, compress
@@ -73,8 +73,10 @@ class FeedbackPrepared(PickledAsArrays):
     notes: tuple[str, ...]
 
 
-class Feedback(Configured[FeedbackOptions]):
+class Feedback(Method):
     """Second-order error feedback on the one global codebook."""
+
+    options: FeedbackOptions
 
     @property
     def rescales(self) -> bool:
