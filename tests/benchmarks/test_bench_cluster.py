@@ -59,7 +59,7 @@ def whole_study(tmp_path, mode, n_workers, n, behave, crew):
         search__algorithm=mode,
         search__population=n_workers,
         budget={"evaluations": n},
-        method={"name": "uniform", "k": [2, 2_000_000]},
+        method={"name": "uniform", "k": [2, 1_048_576]},
         merge={"trials": 0},
         evaluation__max_drop=None,
     )
