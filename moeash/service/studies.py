@@ -8,7 +8,7 @@ from typing import Any
 
 import tomli_w
 
-from moeash.core.candidate import Candidate
+from moeash.core.solutions.candidate import Candidate
 from moeash.errors import NothingMeetsError, SpecError, StudyNotFoundError
 from moeash.searches.options import SearchOptions
 from moeash.service.charts import Charts
