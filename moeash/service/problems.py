@@ -157,12 +157,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, broken)
 
 
-def faults_of(error: InputError) -> list[Fault]:
-    """Return the single faults that an error names; itself where it names none."""
-    found = [Fault(path=path, text=text) for path, text in getattr(error, "problems", ())]
-    return found or [Fault(path="", text=str(error))]
-
-
 def _problem_of(error: HTTPException) -> Problem:
     if isinstance(error, Problem):
         return error

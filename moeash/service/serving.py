@@ -82,4 +82,4 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def _login(context: Context) -> str:
-    return f"#login={context.auth.issue_code()}"
+    return f"#login={context.auth.login_code()}"

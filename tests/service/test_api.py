@@ -7,8 +7,8 @@ import time
 import pandas as pd
 import pytest
 
-from moeash.core.objectives import Sizes
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.objectives import Sizes
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.study.events import Note
 from moeash.study.spec.reading import spec_of_text
