@@ -42,10 +42,18 @@ export class StudyKnowledge extends Topics {
 
   /** Load everything a study page shows first; the item's errors are the caller's. */
   async load() {
-    // All at once: what a study in the queue does not have yet is answered with 404 and left out.
-    const rest = [this.loadPoints(), this.loadGenerations(), this.loadExports()].map((p) => this.#quietly(p));
     await this.loadItem();
-    await Promise.all(rest);
+    await this.#loadRest();
+  }
+
+  /** A study that waits in the queue, or loads its network still, is not stored: it has no more. */
+  get isStored() {
+    return this.item.baseline !== null && this.item.baseline !== undefined;
+  }
+
+  #loadRest() {
+    if (!this.isStored) return null;
+    return Promise.all([this.loadPoints(), this.loadGenerations(), this.loadExports()].map((p) => this.#quietly(p)));
   }
 
   async loadItem() {
@@ -109,8 +117,8 @@ export class StudyKnowledge extends Topics {
   /** Ask again for what no event tells: queue, crash, what a missed event would have told. */
   poll() {
     this.askItem();
-    if (this.item && this.points === null) this.askPoints();
-    else if (this.item && this.points && this.item.complete + this.item.stopped > this.points.total) this.askPoints();
+    if (!this.isStored) return;
+    if (this.points === null || this.item.complete + this.item.stopped > this.points.total) this.askPoints();
   }
 
   async #quietly(promise) {

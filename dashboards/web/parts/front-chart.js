@@ -83,7 +83,7 @@ export class FrontChart {
     return {read, ground: read('--ground'), stopped: read('--stopped'), stages: Object.fromEntries(STAGES.map((stage) => [stage, read(`--${stage}`)]))};
   }
 
-  /** What there is to see: all of the front and the wanted drop, and points not far below them. */
+  /** What there is to see: all of the front, and points not far below it. */
   #domains() {
     const {series, baseline, dropLimit, view} = this.state;
     let [low, top, lowest] = [Infinity, -Infinity, Infinity];
@@ -101,11 +101,12 @@ export class FrontChart {
       }
     }
     if (baseline !== null) top = Math.max(top, baseline);
-    if (baseline !== null && dropLimit !== null) low = Math.min(low, baseline - dropLimit);
-    if (!Number.isFinite(low)) low = Number.isFinite(lowest) ? lowest : (top || 1) - 0.1;
-    if (!Number.isFinite(top)) top = low + 0.1;
+    // Below the last solution there is nothing to see, however far down solutions are wanted.
+    if (low === Infinity && baseline !== null && dropLimit !== null) low = baseline - dropLimit;
+    if (!Number.isFinite(top)) top = Number.isFinite(lowest) ? lowest : 1;
+    if (!Number.isFinite(low)) low = Number.isFinite(lowest) ? lowest : top - 0.1;
     const span = top - low || Math.abs(top) * 0.02 || 1;
-    if (lowest < low) low = Math.max(lowest, low - 0.5 * span);
+    if (lowest < low) low = Math.max(lowest, low - 0.3 * span);
     const all = top - low || span;
     low -= 0.05 * all;
     let [x0, x1] = [Infinity, 0];
