@@ -4,6 +4,9 @@
 import * as api from './api.js';
 import {throttle} from './lib/dom.js';
 
+// A mark is five pixels wide: cells no smaller than one show nothing more.
+const GRID = {columns: 180, rows: 110};
+
 class Topics {
   #listeners = new Set();
 
@@ -62,17 +65,22 @@ export class StudyKnowledge extends Topics {
   }
 
   async loadPoints() {
-    const after = this.points?.last ?? null;
-    const got = await api.get(`${this.url}/points`, {columns: 240, rows: 160, after});
     const first = this.points === null;
+    const ask = api.get(`${this.url}/points`, {...GRID, after: this.points?.last ?? null});
+    const front = first ? this.#loadFront() : null;
+    const got = await ask;
+    await front;
     if (first) this.points = {...got};
     else this.#append(got);
-    const front = got.front.join();
-    if (first || front !== this.frontKey) {
-      this.frontKey = front;
-      this.front = got.front.length ? (await api.get(`${this.url}/front`)).items : [];
-    }
+    const ids = new Set(got.front);
+    const same = ids.size === this.front.length && this.front.every(({id}) => ids.has(id));
+    if (!same) await this.#loadFront();
     this.tell('points');
+  }
+
+  async #loadFront() {
+    this.front = (await api.get(`${this.url}/front`)).items;
+    this.frontKey = this.front.map(({id}) => id).join();
   }
 
   #append(got) {
