@@ -17,6 +17,7 @@ from moeash.study.spec.reference import describe_spec
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = [command.name for command in app.registered_commands]
+COMMANDS += [group.typer_instance.info.name for group in app.registered_groups]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

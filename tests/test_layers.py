@@ -26,6 +26,7 @@ LAYERS = [  # low to high; names on one line may not import one another
     {"launch"},
     {"console"},
     {"api"},
+    {"service"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -47,7 +48,11 @@ HOME = {  # third parties that must stay at home: module prefix -> where it may 
     "pymoo": ("searches",),
     "sqlalchemy": ("study/storage",),
     "alembic": ("study/storage",),
-    "pydantic": (),
+    "fastapi": ("service",),
+    "starlette": ("service",),
+    "uvicorn": ("service",),
+    "pydantic": ("service",),
+    "prometheus_client": ("service",),
     "matplotlib": ("exports",),
     "pandas": ("study", "exports", "api"),
     "constriction": ("codec",),

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from moeash import __version__
-from moeash.cli import doctor, files, launch, spec, studies
+from moeash.cli import doctor, files, launch, serve, spec, studies, token
 from moeash.console.escaping import visible
 from moeash.errors import (
     InputError,
@@ -77,10 +77,23 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "inspect": files.inspect,
     "decompress": files.decompress,
     "spec": spec.spec,
+    "serve": serve.serve,
     "doctor": doctor.doctor,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name, help=docstring(_command))(contained()(_command))
+
+GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
+    "token": (
+        "Say who may use the service.",
+        {"create": token.create, "list": token.list_tokens, "revoke": token.revoke},
+    ),
+}
+for _group, (_help, _commands) in GROUPS.items():
+    _typer = typer.Typer(name=_group, help=_help)
+    for _name, _command in _commands.items():
+        _typer.command(_name, help=docstring(_command))(contained()(_command))
+    app.add_typer(_typer)
 
 USAGE_ERRORS = (InputError, LaunchNotFoundError, StudyNotFoundError, StudyExistsError)
 PARSER_ERRORS: type[Exception] = typer.BadParameter.__mro__[1]

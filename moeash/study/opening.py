@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moeash.study.storage.base import Storage
 from moeash.study.storage.sql import SqlStorage
+from moeash.study.storage.team.tokens import Tokens
 
 if TYPE_CHECKING:
     from moeash.study.spec.spec import StudySpec
@@ -37,11 +38,20 @@ def open_storage(storage: Place | Storage | None = None, *, create: bool = True)
         >>> storage.studies()
         []
     """
-    if storage is None:
-        storage = os.environ.get("MOEASH_STORAGE") or DEFAULT_STORAGE
-    if isinstance(storage, str | os.PathLike):
-        return SqlStorage(storage, create=create)
+    if storage is None or isinstance(storage, str | os.PathLike):
+        return SqlStorage(_place(storage), create=create)
     return storage
+
+
+def open_tokens(storage: Place | None = None, *, create: bool = True) -> Tokens:
+    """Return the tokens of the service; arguments and errors as for :func:`open_storage`."""
+    return Tokens(SqlStorage(_place(storage), create=create).database)
+
+
+def _place(storage: Place | None) -> Place:
+    if storage is not None:
+        return storage
+    return os.environ.get("MOEASH_STORAGE") or DEFAULT_STORAGE
 
 
 def open_study(

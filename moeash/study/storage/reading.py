@@ -27,6 +27,7 @@ from moeash.core.objectives import SizeName
 from moeash.errors import MoeashError, StorageError
 from moeash.evaluation.outcome import Status
 from moeash.study.storage.records import Stage, StoredStatus
+from moeash.study.storage.team.roles import AuditRole, Role
 
 T = TypeVar("T")
 
@@ -50,6 +51,9 @@ _CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("evaluations", "stage"): get_args(Stage),
     ("launches", "kind"): ("run", "export"),
     ("launches", "state"): ("queued", "running", "ended"),
+    ("tokens", "role"): get_args(Role),
+    ("sessions", "role"): get_args(Role),
+    ("audit", "role"): get_args(AuditRole),
 }
 
 
@@ -146,6 +150,12 @@ def _wanted(column: Column[Any], value: Any) -> str | None:
             _is_number(v) or (v is None and has_gaps) for v in value
         )
         return None if fits else "a list of numbers"
+    if name == "tags":
+        fits = isinstance(value, list) and all(isinstance(tag, str) for tag in value)
+        return None if fits else "a list of words"
+    if name == "pins":
+        fits = isinstance(value, list) and all(type(pin) is int and pin > 0 for pin in value)
+        return None if fits else "a list of solutions' numbers"
     for kind, types, words in _TYPES:
         if isinstance(column.type, kind):
             is_right = isinstance(value, types) and (kind is Boolean or not isinstance(value, bool))

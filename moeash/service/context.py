@@ -1,0 +1,37 @@
+"""What the routes share: made once by :func:`moeash.service.app.create_app`."""
+
+from dataclasses import dataclass
+
+from moeash.launch.queue import Queue
+from moeash.service.auth import Auth
+from moeash.service.charts import Charts
+from moeash.service.roots import Roots
+from moeash.service.studies import Studies
+from moeash.service.tail import Tail
+from moeash.study.storage.sql import SqlStorage
+from moeash.study.storage.team.audit import Audit
+
+
+@dataclass(frozen=True)
+class Context:
+    """The parts of a running service.
+
+    Attributes:
+        storage: what is remembered.
+        studies: as documents.
+        charts: columns of the studies looked at.
+        tail: new events.
+        queue: starts and stops studies and exports.
+        auth: who asks, and what they may.
+        roots: what specs from the network may name.
+        audit: who did what.
+    """
+
+    storage: SqlStorage
+    studies: Studies
+    charts: Charts
+    tail: Tail
+    queue: Queue
+    auth: Auth
+    roots: Roots
+    audit: Audit

@@ -1,0 +1,94 @@
+"""Specs before they are studies: checked as they are typed, described, and offered as templates."""
+
+from typing import Any
+
+import tomli_w
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
+from moeash.errors import InputError, SpecError
+from moeash.service.context import Context
+from moeash.service.problems import Fault, faults_of
+from moeash.service.templates import Template, templates
+from moeash.study.spec.reading import plain_of_text
+from moeash.study.spec.schema import json_schema
+
+
+class SpecText(BaseModel):
+    """A spec as a file says it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    toml: str = Field(max_length=1 << 18)
+
+
+class SpecTable(BaseModel):
+    """A spec as plain values."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    spec: dict[str, Any]
+
+
+class Checked(BaseModel):
+    """What is wrong with a spec; its values where it is TOML at all."""
+
+    valid: bool
+    errors: list[Fault]
+    spec: dict[str, Any] | None
+
+
+class Templates(BaseModel):
+    """Specs to begin with."""
+
+    items: list[Template]
+
+
+def router(context: Context) -> APIRouter:
+    """Return the routes."""
+    routes = APIRouter(tags=["specs"], dependencies=[Depends(context.auth.viewer)])
+
+    @routes.post("/specs/check")
+    def check_spec(text: SpecText) -> Checked:
+        """Check a spec as the command line would, and as the service restricts it."""
+        plain = _plain(text.toml)
+        try:
+            context.roots.admit(text.toml)
+        except InputError as error:
+            return Checked(valid=False, errors=faults_of(error), spec=plain)
+        return Checked(valid=True, errors=[], spec=plain)
+
+    @routes.post("/specs/toml")
+    def write_spec(table: SpecTable) -> SpecText:
+        """Write plain values as TOML; values that are null are left out."""
+        try:
+            return SpecText(toml=tomli_w.dumps(_without_nulls(table.spec)))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"the spec cannot be written as TOML: {error}") from error
+
+    @routes.get("/schema")
+    def show_schema() -> dict[str, Any]:
+        """Describe what a spec may say, as JSON schema."""
+        return json_schema()
+
+    @routes.get("/templates")
+    def list_templates() -> Templates:
+        """List specs to begin with."""
+        return Templates(items=templates())
+
+    return routes
+
+
+def _plain(toml: str) -> dict[str, Any] | None:
+    try:
+        return plain_of_text(toml)
+    except SpecError:
+        return None
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list):
+        return [_without_nulls(v) for v in value]
+    return value

@@ -1,0 +1,92 @@
+"""A service that listens: address, socket, and an end that keeps nobody waiting."""
+
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from moeash.errors import BackendError
+from moeash.service.app import create_app, parts
+from moeash.service.auth import check_bind
+from moeash.service.context import Context
+from moeash.service.settings import Settings
+
+GRACE_S = 3
+"""How long requests under way may take when the service is told to end."""
+
+BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """Ends streams as soon as it is told to end: they would go on for ever."""
+
+    def __init__(self, config: uvicorn.Config, context: Context) -> None:
+        super().__init__(config)
+        self._context = context
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end."""
+        self._context.tail.end()
+        super().handle_exit(sig, frame)
+
+
+def serve(settings: Settings, *, say: Callable[[str], None]) -> None:
+    """Serve until told to end by Ctrl-C or SIGTERM.
+
+    Args:
+        settings: how.
+        say: is given the address, with a login for one browser.
+
+    Raises:
+        InputError: it may not listen there.
+        BackendError: the port is taken.
+    """
+    context = parts(settings)
+    check_bind(settings.host, context.auth.tokens)
+    app = create_app(context, settings)
+    with listening(settings.host, settings.port) as listener:
+        port = listener.getsockname()[1]
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        say(f"moeash serves {context.storage.url} at http://{host}:{port}/{_login(context)}")
+        Server(config_of(app), context).run(sockets=[listener])
+
+
+def config_of(app: ASGIApp) -> uvicorn.Config:
+    """Return how uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=GRACE_S,
+        h11_max_incomplete_event_size=16 * 1024,
+        ws="none",
+    )
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        BackendError: that is not possible.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise BackendError(
+            f"cannot listen at {host}, port {port}: {error.strerror}; choose another with --port"
+        ) from error
+    listener.listen(BACKLOG)
+    listener.set_inheritable(False)
+    return listener
+
+
+def _login(context: Context) -> str:
+    return f"#login={context.auth.issue_code()}"
