@@ -39,7 +39,13 @@ class MoeashError(Exception):
 
 
 class InputError(MoeashError, ValueError):
-    """The caller passed something we refuse; nothing was changed."""
+    """The caller passed something we refuse; nothing was changed.
+
+    Attributes:
+        problems: what is refused, one by one, where the message tells several in a line.
+    """
+
+    problems: tuple[str, ...] = ()
 
 
 class NonFiniteWeightError(InputError):

@@ -63,7 +63,7 @@ def parts(settings: Settings) -> Context:
         queue=Queue(processes, max_running=settings.max_running),
         auth=Auth(database),
         audit=Audit(database),
-        roots=Roots(processes.folder),
+        roots=Roots(processes.folder, roots=settings.roots, allow_modules=settings.allow_modules),
     )
 
 
@@ -90,7 +90,7 @@ def create_app(context: Context, settings: Settings) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        responses=problems.RESPONSES,
+        responses=problems.PROBLEMS,
     )
     problems.install(app)
     api = APIRouter(prefix=API)

@@ -143,7 +143,7 @@ class Auth:
 
     # ------------------------------------------------------------------ logging in
 
-    def issue_code(self) -> str:
+    def login_code(self) -> str:
         """Return a code that logs in one browser, once, within :data:`CODE_S`."""
         code = new_secret("")
         with self._lock:

@@ -1,7 +1,9 @@
 """Errors as problem details (RFC 9457), with moeash's own texts."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from http import HTTPStatus
 from typing import Any
 
@@ -18,11 +20,14 @@ from moeash.errors import (
     BackendError,
     InputError,
     MoeashError,
+    SpecError,
     StorageError,
     StudyExistsError,
     StudyLockedError,
     StudyNotFoundError,
 )
+from moeash.options.tables import problems_of
+from moeash.study.spec.spec import StudySpec
 
 _log = logging.getLogger("moeash.service")
 
@@ -87,11 +92,12 @@ STATUS: tuple[tuple[type[MoeashError], int, str], ...] = (
     (StudyLockedError, 409, "study-locked"),
     (StorageError, 503, "storage"),
     (BackendError, 503, "backend"),
+    (SpecError, 422, "spec"),
     (InputError, 422, "input"),
 )
 """What moeash's own errors are as answers, the first that fits. Others are a bug, and 500."""
 
-RESPONSES: dict[int | str, dict[str, Any]] = {
+PROBLEMS: dict[int | str, dict[str, Any]] = {
     "default": {
         "description": "Problem details (RFC 9457)",
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
@@ -99,6 +105,21 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     }
 }
 """For ``FastAPI(responses=...)``: any request may end in a problem, at the latest at the door."""
+
+
+_PLACE = re.compile(r"(unknown key )?'?(\w[\w-]*(?:\.[\w-]+|\[\d+\])*)'?(?=[\s:;,]|$)")
+_TABLES = frozenset(field.name for field in fields(StudySpec))
+
+
+def faults_of(error: InputError) -> list[Fault]:
+    """Return what an error refuses, one by one, each with its place in the spec."""
+    faults = []
+    for text in problems_of(error):
+        found = _PLACE.match(text)
+        place = found[2] if found is not None else ""
+        is_place = found is not None and (found[1] or re.split(r"[.[]", place)[0] in _TABLES)
+        faults.append(Fault(path=place if is_place else "", text=text))
+    return faults
 
 
 def install(app: FastAPI) -> None:
@@ -115,7 +136,8 @@ def install(app: FastAPI) -> None:
     def failed(request: Request, error: Exception) -> Response:
         for kind, status, name in STATUS:
             if isinstance(error, kind):
-                return _response(Problem(status, name, str(error)), request)
+                faults = faults_of(error) if isinstance(error, SpecError) else ()
+                return _response(Problem(status, name, str(error), errors=faults), request)
         return broken(request, error)
 
     def broken(request: Request, error: Exception) -> Response:
@@ -133,12 +155,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(MoeashError, failed)
     app.add_exception_handler(Exception, broken)
-
-
-def faults_of(error: InputError) -> list[Fault]:
-    """Return the single faults that an error names; itself where it names none."""
-    found = [Fault(path=path, text=text) for path, text in getattr(error, "problems", ())]
-    return found or [Fault(path="", text=str(error))]
 
 
 def _problem_of(error: HTTPException) -> Problem:

@@ -11,10 +11,8 @@ from moeash.errors import BackendError
 from moeash.service.app import create_app, parts
 from moeash.service.auth import check_bind
 from moeash.service.context import Context
+from moeash.service.protection.connections import uvicorn_settings
 from moeash.service.settings import Settings
-
-GRACE_S = 3
-"""How long requests under way may take when the service is told to end."""
 
 BACKLOG = 2048
 
@@ -58,12 +56,7 @@ def config_of(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=GRACE_S,
-        h11_max_incomplete_event_size=16 * 1024,
-        ws="none",
+        **uvicorn_settings(),
     )
 
 
@@ -89,4 +82,4 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def _login(context: Context) -> str:
-    return f"#login={context.auth.issue_code()}"
+    return f"#login={context.auth.login_code()}"

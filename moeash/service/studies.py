@@ -8,7 +8,7 @@ from typing import Any
 
 import tomli_w
 
-from moeash.core.candidate import Candidate
+from moeash.core.solutions.candidate import Candidate
 from moeash.errors import NothingMeetsError, SpecError, StudyNotFoundError
 from moeash.searches.options import SearchOptions
 from moeash.service.charts import Charts
@@ -28,7 +28,8 @@ from moeash.study.spec.reading import plain_of_text
 from moeash.study.storage.records import StudySummary
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.labels import Labels, StudyLabels
-from moeash.study.storage.team.launches import Launches, LaunchRecord
+from moeash.study.storage.team.launch import LaunchRecord
+from moeash.study.storage.team.launches import Launches
 from moeash.study.storage.team.listing import Listing, Standing, StudyOrder, Wanted
 from moeash.study.study import Study
 from moeash.study.summary import in_words, summary_of
@@ -321,11 +322,10 @@ def _of_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     if planned is None and isinstance(generations, int):
         population = value("search", "population", SearchOptions().population)
         planned = generations * population if isinstance(population, int) else None
-    drop = value("output", "max_drop")
     return {
         "method": value("method", "name", "uniform"),
         "network": value("network", "source"),
         "dataset": value("data", "source"),
         "planned": planned if isinstance(planned, int) else None,
-        "max_drop": value("evaluation", "max_drop") if drop is None else drop,
+        "max_drop": value("evaluation", "max_drop"),
     }

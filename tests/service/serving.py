@@ -18,6 +18,7 @@ from moeash.service.routes import session, tokens
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.audit import Audit
 
+API = "/api/v1"
 ORIGIN = "http://127.0.0.1:8642"
 PAGE = {"Origin": ORIGIN, "Sec-Fetch-Site": "same-origin"}
 """What a browser says about a request of the service's own page."""
@@ -30,10 +31,10 @@ class Service:
         self.storage = SqlStorage(folder / "a.db")
         self.auth = Auth(self.storage.database, clock=clock)
         self.audit = Audit(self.storage.database)
-        self.framework = FastAPI(responses=problems.RESPONSES, docs_url=None, redoc_url=None)
+        self.framework = FastAPI(responses=problems.PROBLEMS, docs_url=None, redoc_url=None)
         problems.install(self.framework)
-        self.framework.include_router(session.router(self.auth))
-        self.framework.include_router(tokens.router(self.auth, self.audit))
+        self.framework.include_router(session.router(self.auth), prefix=API)
+        self.framework.include_router(tokens.router(self.auth, self.audit), prefix=API)
         self.app = protect(
             self.framework,
             audit=self.audit,

@@ -62,7 +62,7 @@ def test_a_revoked_or_expired_token_lets_nobody_in_nor_its_session(service):
 
 
 def test_an_expired_session_is_over_and_the_browser_forgets_it(service):
-    client = logged_in(service, code=service.auth.issue_code())
+    client = logged_in(service, code=service.auth.login_code())
     change(service.storage, SESSIONS, expires_at=PAST)
     answer = client.get(SESSION)
     assert answer.status_code == 401
@@ -70,7 +70,7 @@ def test_an_expired_session_is_over_and_the_browser_forgets_it(service):
 
 
 def test_a_code_logs_in_one_browser_once(service):
-    code = service.auth.issue_code()
+    code = service.auth.login_code()
     client = logged_in(service, code=code)
     assert client.get(SESSION).json()["role"] == "admin"
     again = service.client().post(SESSION, json={"code": code}, headers=PAGE)
@@ -80,7 +80,7 @@ def test_a_code_logs_in_one_browser_once(service):
 def test_a_code_that_is_too_old_logs_in_nobody(tmp_path):
     now = 0.0
     service = Service(tmp_path, clock=lambda: now)
-    code = service.auth.issue_code()
+    code = service.auth.login_code()
     now = CODE_S + 1
     assert service.client().post(SESSION, json={"code": code}).status_code == 401
 
@@ -94,18 +94,18 @@ def test_codes_of_another_process_or_none_log_in_nobody(service):
 
 
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(service):
-    login = {"code": service.auth.issue_code()}
+    login = {"code": service.auth.login_code()}
     answer = service.client().post(SESSION, json=login, headers=PAGE)
     value, *flags = answer.headers["set-cookie"].split("; ")
     assert value.startswith("moeash_session=")
     assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(flags) and "Secure" not in flags
-    login = {"code": service.auth.issue_code()}
+    login = {"code": service.auth.login_code()}
     tls = service.client(base="https://127.0.0.1:8642").post(SESSION, json=login)
     assert "Secure" in tls.headers["set-cookie"].split("; ")
 
 
 def test_logging_out_ends_the_session_for_everybody_who_has_its_cookie(service):
-    client = logged_in(service, code=service.auth.issue_code())
+    client = logged_in(service, code=service.auth.login_code())
     cookies = dict(client.cookies)
     assert client.delete(SESSION, headers=PAGE).status_code == 204
     other = service.client(headers={"Cookie": f"moeash_session={cookies['moeash_session']}"})
@@ -129,7 +129,7 @@ def test_logging_out_ends_the_session_for_everybody_who_has_its_cookie(service):
     ],
 )
 def test_only_the_own_page_changes_something_with_a_cookie(service, headers, status):
-    client = logged_in(service, code=service.auth.issue_code())
+    client = logged_in(service, code=service.auth.login_code())
     answer = client.post(TOKENS_URL, json={"role": "viewer"}, headers=headers)
     assert answer.status_code == status
     assert len(service.auth.tokens.list()) == (status == 201)
@@ -140,7 +140,7 @@ def test_only_the_own_page_changes_something_with_a_cookie(service, headers, sta
     ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""],
 )
 def test_what_a_form_can_send_changes_nothing_with_a_cookie(service, media_type):
-    client = logged_in(service, code=service.auth.issue_code())
+    client = logged_in(service, code=service.auth.login_code())
     answer = client.post(
         TOKENS_URL, content=b'{"role":"viewer"}', headers=PAGE | {"Content-Type": media_type}
     )
@@ -148,7 +148,7 @@ def test_what_a_form_can_send_changes_nothing_with_a_cookie(service, media_type)
 
 
 def test_a_cookie_reads_nothing_for_other_pages_of_the_same_host(service):
-    client = logged_in(service, code=service.auth.issue_code())
+    client = logged_in(service, code=service.auth.login_code())
     assert client.get(SESSION, headers={"Sec-Fetch-Site": "same-site"}).status_code == 403
     assert client.get(SESSION, headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
     assert client.get(SESSION, headers={"Sec-Fetch-Site": "none"}).status_code == 200
@@ -168,7 +168,7 @@ def test_who_fails_too_often_waits_and_others_do_not(service):
     assert client.get(SESSION, headers=good).status_code == 200
     statuses = [client.get(SESSION, headers=bad).status_code for _ in range(7)]
     assert statuses == [401] * 5 + [429] * 2
-    refused = client.post(SESSION, json={"code": service.auth.issue_code()})
+    refused = client.post(SESSION, json={"code": service.auth.login_code()})
     assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
     assert service.client(address="10.0.0.2").get(SESSION, headers=good).status_code == 200
     assert client.get(SESSION, headers=good).status_code == 200, "was let in before"
@@ -177,7 +177,7 @@ def test_who_fails_too_often_waits_and_others_do_not(service):
 def test_an_open_page_whose_session_has_ended_does_not_lock_its_user_out(service):
     stale = service.client(headers={"Cookie": "moeash_session=old"})
     assert [stale.get(SESSION).status_code for _ in range(20)] == [401] * 20
-    assert logged_in(service, code=service.auth.issue_code())
+    assert logged_in(service, code=service.auth.login_code())
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.1"])

@@ -55,7 +55,7 @@ def router(auth: Auth) -> APIRouter:
     Args:
         auth: lets people in.
     """
-    routes = APIRouter(prefix="/api/v1/session", tags=["session"])
+    routes = APIRouter(prefix="/session", tags=["session"])
 
     @routes.post("", summary="Log in a browser")
     def log_in(login: Login, request: Request, response: Response) -> Known:

@@ -83,7 +83,7 @@ def router(auth: Auth, audit: Audit) -> APIRouter:
         auth: has the tokens.
         audit: is shown.
     """
-    routes = APIRouter(prefix="/api/v1", tags=["admin"], dependencies=[Depends(auth.admin)])
+    routes = APIRouter(tags=["admin"], dependencies=[Depends(auth.admin)])
 
     @routes.get("/tokens", summary="List tokens")
     def list_tokens() -> TokenList:

@@ -12,7 +12,7 @@ from typing import Any
 from moeash.errors import InputError, SpecError
 from moeash.files import is_lfs_pointer, lfs_text
 from moeash.options.kinds import shown
-from moeash.options.tables import refuse
+from moeash.options.tables import problems_of, refuse
 from moeash.study.spec.spec import PYTHON, StudySpec
 
 MAX_BYTES = 1 << 18
@@ -128,7 +128,7 @@ def parse_spec(data: Mapping[str, Any], *, where: str = "spec") -> StudySpec:
     try:
         spec = StudySpec.from_dict(data)
     except InputError as error:
-        problems.append(str(error))
+        problems += problems_of(error)
     else:
         if spec.is_python:
             problems.append("network.source 'python:' is what moeash.search makes; name a factory")

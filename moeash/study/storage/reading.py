@@ -23,7 +23,7 @@ from sqlalchemy import (
     Table,
 )
 
-from moeash.core.objectives import SizeName
+from moeash.core.solutions.objectives import SizeName
 from moeash.errors import MoeashError, StorageError
 from moeash.evaluation.outcome import Status
 from moeash.study.storage.records import Stage, StoredStatus

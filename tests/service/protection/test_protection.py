@@ -89,7 +89,7 @@ def test_hosts_are_what_is_bound_and_what_is_allowed():
     ],
 )
 def test_a_page_of_others_changes_nothing_whatever_it_shows(service, headers):
-    code = service.auth.issue_code()
+    code = service.auth.login_code()
     for body, shown in (({"code": code}, {}), ({"role": "viewer"}, service.bearer("admin"))):
         url = SESSION if "code" in body else TOKENS
         answer = service.client().post(url, json=body, headers=headers | shown)
@@ -106,7 +106,7 @@ def test_a_page_behind_a_proxy_that_speaks_tls_is_the_own_page(service):
     ):
         answer = service.client().post(
             SESSION,
-            json={"code": service.auth.issue_code()},
+            json={"code": service.auth.login_code()},
             headers={"Origin": origin, "Host": host},
         )
         assert answer.status_code == status, (origin, host)
@@ -349,7 +349,7 @@ def test_changes_and_logins_are_in_the_audit_before_they_are_answered(service):
     client.post(TOKENS, json={"role": "admin"}, headers=viewer)
     client.delete(TOKENS + "/3", headers=admin)
     client.get(TOKENS, headers=admin)
-    client.post(SESSION, json={"code": service.auth.issue_code()}, headers=PAGE)
+    client.post(SESSION, json={"code": service.auth.login_code()}, headers=PAGE)
     client.post(SESSION, json={"code": "no"}, headers=PAGE)
     rows = [(r.who, r.role, r.action, r.target, r.status) for r in service.audit.page()[::-1]]
     assert rows == [

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from moeash.networks.places import Places
+from moeash.networks.writing.places import Places
 
 
 def network():

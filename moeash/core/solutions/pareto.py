@@ -1,4 +1,7 @@
-"""Pareto arithmetic. Everything here assumes minimisation; see ``core.objectives.as_minimised``."""
+"""Pareto arithmetic. Everything here assumes minimisation.
+
+See :func:`moeash.core.solutions.objectives.as_minimised`.
+"""
 
 from typing import Any
 

@@ -2,9 +2,9 @@ import pickle
 
 import pytest
 
-from moeash.core.candidate import Candidate
-from moeash.core.objectives import Sizes, as_minimised
-from moeash.core.variables import Integer, Real
+from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.objectives import Sizes, as_minimised
+from moeash.core.solutions.variables import Integer, Real
 from moeash.errors import InputError
 
 

@@ -7,7 +7,7 @@ from numbers import Integral
 from numbers import Real as AnyReal
 from typing import Any
 
-from moeash.core.candidate import Candidate
+from moeash.core.solutions.candidate import Candidate
 from moeash.errors import InputError
 
 

@@ -8,8 +8,8 @@ from torch import nn
 from moeash.core.codebook import FLOAT_NAMES, Codebook, index_dtype, keep_all, share
 from moeash.core.kept import Keeping
 from moeash.errors import CheckpointError, InputError
-from moeash.networks.inplace import CHUNK, WeightWriter, _DeviceSlot, load_into, slot
 from moeash.networks.parameters import read_state
+from moeash.networks.writing.inplace import CHUNK, WeightWriter, _DeviceSlot, load_into, slot
 
 
 class Net(nn.Module):

@@ -18,7 +18,7 @@ from moeash.core.codebook import (
 )
 from moeash.errors import InputError
 from moeash.networks import memory
-from moeash.networks.checkpoints import write_tensors
+from moeash.networks.loading.checkpoints import write_tensors
 from moeash.networks.network import Network
 from moeash.networks.parameters import dtype_name
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from moeash.errors import CheckpointError
 from moeash.files import LFS_POINTER, is_lfs_pointer, lfs_text
 from moeash.networks import memory
-from moeash.networks.matching import Matching, foreign, match
+from moeash.networks.loading.matching import Matching, foreign, match
 
 SHOWN = 3
 """Names per kind of mismatch in a message."""
@@ -143,10 +143,10 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> N
     """Copy a checkpoint into a network.
 
     Of nested dicts, and of networks in one wrapper, the one that fits best is taken, see
-    :mod:`moeash.networks.matching`; a warning names what was left aside. Integers and single
-    values beside the network's children, such as counters and metrics, are left aside too. Tied
-    parameters need one of their names. ``num_batches_tracked`` may be missing, as it is in files
-    older than torch 0.4.1; it does not take part in evaluation.
+    :mod:`moeash.networks.loading.matching`; a warning names what was left aside. Integers and
+    single values beside the network's children, such as counters and metrics, are left aside too.
+    Tied parameters need one of their names. ``num_batches_tracked`` may be missing, as it is in
+    files older than torch 0.4.1; it does not take part in evaluation.
 
     Args:
         module: the network, written in place; untouched when an error is raised.

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from moeash.core.codebook import keep_all
-from moeash.networks.borrowing import Borrowed, TwoVersions
-from moeash.networks.inplace import WeightWriter
 from moeash.networks.parameters import read_state
+from moeash.networks.writing.borrowing import Borrowed, TwoVersions
+from moeash.networks.writing.inplace import WeightWriter
 
 
 class Net(nn.Module):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from moeash.networks.builtin import BUILTIN, SHIPPED
+from moeash.networks.loading.builtin import BUILTIN, SHIPPED
 
 INPUT = {"digits-cnn": (1, 8, 8), "lenet300": (1, 28, 28), "lenet5": (1, 28, 28)}
 

@@ -18,7 +18,7 @@ from moeash.core.bins import Grid, Indices
 from moeash.core.codebook import Codebook, KeptTensor, State, index_dtype
 from moeash.errors import InputError
 from moeash.networks import memory
-from moeash.networks.inplace import slot
+from moeash.networks.writing.inplace import slot
 
 CHUNK = 1 << 24
 """Weights binned at a time: 128 MiB as float64, whatever the size of the network."""

@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from moeash.core.recipe import STEPS, Merge, Recipe, Refine
+from moeash.core.solutions.recipe import STEPS, Merge, Recipe, Refine
 from moeash.errors import InputError
 
 ONES = [

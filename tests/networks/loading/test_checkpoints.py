@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from moeash.errors import CheckpointError
-from moeash.networks.checkpoints import fit, load_checkpoint
+from moeash.networks.loading.checkpoints import fit, load_checkpoint
 
 
 def network(seed=0):

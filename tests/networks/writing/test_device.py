@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeash.core.bins import Grid, assign_bins, assign_bins_reference
-from moeash.core.candidate import Candidate
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.errors import InputError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
-from moeash.networks import device as device_module
-from moeash.networks.device import DeviceWriter, assign_bins_on_device
 from moeash.networks.network import Network
 from moeash.networks.parameters import read_state
+from moeash.networks.writing import device as device_module
+from moeash.networks.writing.device import DeviceWriter, assign_bins_on_device
 from tests.digits import digits_spec
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -151,9 +151,12 @@ def test_a_study_on_a_gpu_equals_itself():
 
 @pytest.mark.parametrize(("precision", "tf32"), [("float32", False), ("tf32", True)])
 def test_tf32_is_off_unless_the_spec_says_so(precision, tf32):
-    Evaluator(digits_spec(evaluation={"precision": precision}).task()).close()
-    assert torch.backends.cuda.matmul.allow_tf32 is tf32
-    assert torch.backends.cudnn.allow_tf32 is tf32
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    evaluator = Evaluator(digits_spec(evaluation={"precision": precision}).task())
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == (tf32, tf32)
+    evaluator.close()
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == before
 
 
 def test_precision_is_part_of_a_study():

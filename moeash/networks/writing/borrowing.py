@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from moeash.core.codebook import State
 from moeash.networks import memory
-from moeash.networks.inplace import slot
+from moeash.networks.writing.inplace import slot
 
 
 class Borrowed:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from moeash.core.candidate import Candidate, Value
+from moeash.core.solutions.candidate import Candidate, Value
 from moeash.errors import InputError
 from moeash.names import nearest
 

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from moeash.errors import CheckpointError, InputError
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from torch import nn
 
 from moeash.errors import CheckpointError, InputError
 from moeash.names import call_factory, nearest
-from moeash.networks.builtin import BUILTIN, SHIPPED
-from moeash.networks.checkpoints import fit, load_checkpoint
+from moeash.networks.loading.builtin import BUILTIN, SHIPPED
+from moeash.networks.loading.checkpoints import fit, load_checkpoint
 from moeash.networks.network import Network
 from moeash.networks.options import TORCHVISION, NetworkOptions
 from moeash.networks.parameters import read_state
@@ -57,7 +57,7 @@ def load_network(
     """Return a trained network, in eval mode on the CPU.
 
     Args:
-        source: a built-in name (:data:`~moeash.networks.builtin.BUILTIN`),
+        source: a built-in name (:data:`~moeash.networks.loading.builtin.BUILTIN`),
             ``"torchvision:resnet18"``, or ``"package.module:factory"``, a function that takes
             ``options`` and returns a ``torch.nn.Module``.
         checkpoint: a safetensors or torch file with the weights.

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_array_equal
 
-from moeash.core.pareto import knee, non_dominated
+from moeash.core.solutions.pareto import knee, non_dominated
 from moeash.errors import InputError
 
 
