@@ -19,9 +19,12 @@ from moeash.service.protection.bodies import BodyLimits
 from moeash.service.protection.origins import allowed_hosts
 from moeash.service.roots import Roots
 from moeash.service.routes import (
+    cluster,
     evaluations,
     events,
+    exports,
     health,
+    logs,
     pages,
     session,
     specs,
@@ -60,7 +63,11 @@ def parts(settings: Settings) -> Context:
         studies=Studies(storage, listing, Labels(database), launches, charts),
         charts=charts,
         tail=Tail(Stream(database), gaps=database.path is None),
-        queue=Queue(processes, max_running=settings.max_running),
+        queue=Queue(
+            processes,
+            max_running=settings.max_running,
+            allow_modules=settings.allow_modules,
+        ),
         auth=Auth(database),
         audit=Audit(database),
         roots=Roots(processes.folder, roots=settings.roots, allow_modules=settings.allow_modules),
@@ -94,7 +101,7 @@ def create_app(context: Context, settings: Settings) -> ASGIApp:
     )
     problems.install(app)
     api = APIRouter(prefix=API)
-    for part in (studies, evaluations, events, specs):
+    for part in (studies, evaluations, events, exports, logs, cluster, specs):
         api.include_router(part.router(context))
     app.include_router(api)
     app.include_router(session.router(context.auth))
