@@ -28,7 +28,7 @@ from moeash.errors import (
 )
 from moeash.exports.building import building
 from moeash.exports.export import export_solution
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 from moeash.study.plan import task_of
 
 

@@ -11,7 +11,7 @@ from moeash.cli.main import app
 from moeash.data.sources import SOURCES
 from moeash.evaluation.metrics import METRICS
 from moeash.methods.options import OPTIONS
-from moeash.networks.builtin import BUILTIN
+from moeash.networks.loading.builtin import BUILTIN
 from moeash.study.spec.reference import describe_spec
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ import torch
 
 import moeash as package
 from moeash.core.plain import json_text
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.errors import EvaluationError, InputError, SpecError
 from moeash.evaluation.metrics import MeanScore
 from moeash.options.kinds import Either, Fixed, Kind, ListOf, Number

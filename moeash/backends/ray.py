@@ -17,7 +17,7 @@ from moeash.backends.staff import IDLE_S, Limits, Usage
 from moeash.backends.worker import Call
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.errors import BackendError
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task, available_cores

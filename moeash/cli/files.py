@@ -68,11 +68,54 @@ def inspect(
     file: FileArgument, max_bytes: MaxBytesOption = None, json_: JsonOption = False
 ) -> None:
     """Show the bytes of every part and tensor of a file."""
+    summary = inspection(file, max_bytes=max_bytes)
+    if json_:
+        print_json(summary)
+        return
+    total = summary["size_bytes"]
+    say(
+        f"{file}: {bytes_text(total)}, ratio {summary['ratio']:.2f}; {summary['n_shared']:,} "
+        f"weights on {summary['entries']} entries at {summary['bits_per_weight']:.3f} bits, "
+        f"{summary['n_kept']:,} kept; {summary['coder']}, version {summary['version']}"
+    )
+    for key, value in summary["notes"].items():
+        say(f"note {key}: {value}")
+    table(
+        "parts",
+        [("part", "left"), ("bytes", "right"), ("share", "right")],
+        [[part, f"{n:,}", percent(n / total)] for part, n in summary["parts"].items()],
+    )
+    table(
+        "tensors",
+        [
+            ("name", "left"),
+            ("role", "left"),
+            ("elements", "right"),
+            ("bytes", "right"),
+            ("bits/element", "right"),
+            ("table", "left"),
+        ],
+        [
+            [
+                row["name"],
+                row["role"],
+                f"{row['elements']:,}",
+                f"{row['bytes']:,.1f}",
+                f"{row['bits_per_element']:.3f}" if row["elements"] else "-",
+                _together(row["table"]),
+            ]
+            for row in summary["tensors"]
+        ],
+    )
+
+
+def inspection(file: Path, *, max_bytes: int | None = None) -> dict[str, Any]:
+    """Return what ``moeash inspect --json`` prints."""
     from moeash.codec.container import VERSION
     from moeash.codec.inspection import inspect as look
 
     report = look(file, max_bytes=max_bytes)
-    summary: dict[str, Any] = {
+    return {
         "file": str(file),
         "size_bytes": report.total,
         "ratio": report.ratio,
@@ -97,43 +140,6 @@ def inspect(
             for tensor in report.tensors
         ],
     }
-    if json_:
-        print_json(summary)
-        return
-    say(
-        f"{file}: {bytes_text(report.total)}, ratio {report.ratio:.2f}; {report.n_shared:,} "
-        f"weights on {report.n_entries} entries at {report.bits_per_weight:.3f} bits, "
-        f"{report.n_kept:,} kept; {report.coder}, version {VERSION}"
-    )
-    for key, value in report.notes.items():
-        say(f"note {key}: {value}")
-    table(
-        "parts",
-        [("part", "left"), ("bytes", "right"), ("share", "right")],
-        [[part, f"{n:,}", percent(n / report.total)] for part, n in summary["parts"].items()],
-    )
-    table(
-        "tensors",
-        [
-            ("name", "left"),
-            ("role", "left"),
-            ("elements", "right"),
-            ("bytes", "right"),
-            ("bits/element", "right"),
-            ("table", "left"),
-        ],
-        [
-            [
-                row["name"],
-                row["role"],
-                f"{row['elements']:,}",
-                f"{row['bytes']:,.1f}",
-                f"{row['bits_per_element']:.3f}" if row["elements"] else "-",
-                _together(row["table"]),
-            ]
-            for row in summary["tensors"]
-        ],
-    )
 
 
 def _together(kinds: str) -> str:

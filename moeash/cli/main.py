@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from moeash import __version__
-from moeash.cli import cluster, doctor, files, spec, studies, token
+from moeash.cli import doctor, files, launch, serve, spec, studies, token
 from moeash.console.escaping import visible
 from moeash.errors import (
     InputError,
@@ -65,9 +65,9 @@ def options(
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": studies.run,
-    "submit": cluster.submit,
-    "stop": cluster.stop,
-    "logs": cluster.logs,
+    "launch": launch.launch,
+    "stop": launch.stop,
+    "logs": launch.logs,
     "list": studies.list_studies,
     "status": studies.status,
     "front": studies.front,
@@ -77,6 +77,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "inspect": files.inspect,
     "decompress": files.decompress,
     "spec": spec.spec,
+    "serve": serve.serve,
     "doctor": doctor.doctor,
 }
 for _name, _command in COMMANDS.items():

@@ -22,10 +22,10 @@ from moeash.core.kept import EXPONENTS, STEPPED_DTYPES, Keeping, Norm
 from moeash.data.inputs import call
 from moeash.data.splits import Split
 from moeash.methods.base import Images
-from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.norms import find_norms, key
 from moeash.networks.sameness import SAME_FUNCTION
+from moeash.networks.writing.inplace import WeightWriter
 from moeash.tracing.outputs import NAME_IT, chosen, compared, furthest
 
 TOLERANCE = 0.01

@@ -19,7 +19,7 @@ from moeash.errors import EvaluationError, InputError
 from moeash.evaluation.metrics import Metric, check_finite, predicted, worst_of
 from moeash.evaluation.options import Precision
 from moeash.networks.pickling import read_only_tensor
-from moeash.networks.places import Places
+from moeash.networks.writing.places import Places
 from moeash.tracing.outputs import chosen
 
 Hopeless = Callable[[float], bool]

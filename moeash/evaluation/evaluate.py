@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,21 +16,22 @@ from moeash.codec.size import size
 from moeash.compression.compressor import Groundwork
 from moeash.compression.keeping import Measure
 from moeash.core.codebook import SharedWeights
-from moeash.core.objectives import Sizes
 from moeash.core.progress import Progress, silent
+from moeash.core.solutions.objectives import Sizes
 from moeash.data.splits import Split, load_splits
 from moeash.errors import SpecError
 from moeash.evaluation.assess import Assessment, FloatPass, FunctionAssessment, SplitAssessment
-from moeash.evaluation.loading import Arithmetic, load_compressor, load_inputs, load_network
+from moeash.evaluation.loading import arithmetic, load_compressor, load_inputs, load_network
 from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.placing import DevicePlacing, HostPlacing
 from moeash.evaluation.task import Task
 from moeash.methods.base import GridMethod
 from moeash.names import contained
-from moeash.networks.inplace import write_float
 from moeash.networks.parameters import network_fingerprint
-from moeash.networks.places import Places
+from moeash.networks.writing.inplace import write_float
+from moeash.networks.writing.places import Places
+from moeash.tracing.watching import in_eval_mode
 
 CIRCUMSTANCES = (MemoryError, torch.OutOfMemoryError, OSError)
 """What an evaluation may raise through no fault of its candidate."""
@@ -93,10 +95,9 @@ class Evaluator:
         progress("loading the network", 0, None)
         network = load_network(task)
         self._places = Places.of(network.module)
-        self._training = {part: part.training for part in network.module.modules()}
-        self._arithmetic = Arithmetic(task)
-        try:
-            network.module.eval()
+        with ExitStack() as held:
+            held.enter_context(arithmetic(task))
+            held.enter_context(in_eval_mode(network.module))
             self.network_fingerprint = network_fingerprint(network.state)
             self.splits: Mapping[str, Split] = {}
             if task.data is not None and (common is None or common.images is None):
@@ -115,9 +116,7 @@ class Evaluator:
             )
             self.remeasured_baseline = self._measure_remeasured() if common is None else None
             self._place()
-        except BaseException:
-            self._hand_back()
-            raise
+            self._held = held.pop_all()
 
     def _assessment(self, module: torch.nn.Module) -> Assessment:
         task, common = self.task, self._common
@@ -277,11 +276,6 @@ class Evaluator:
         self._placing.forget()
 
     def close(self) -> None:
-        """Put back what was changed: the float weights, the module's modes, threads."""
+        """Put back what was changed: the float weights, the module's modes, the arithmetic."""
         self.restore()
-        self._hand_back()
-
-    def _hand_back(self) -> None:
-        for part, training in self._training.items():
-            part.training = training
-        self._arithmetic.restore()
+        self._held.close()

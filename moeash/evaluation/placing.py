@@ -15,11 +15,11 @@ from moeash.compression.compressor import Compressor
 from moeash.core.codebook import KeptTensor, SharedWeights, State, keep_all, share
 from moeash.core.merge import merge_runs
 from moeash.core.progress import Progress, silent
-from moeash.core.recipe import Merge
+from moeash.core.solutions.recipe import Merge
 from moeash.evaluation.outcome import Job
 from moeash.methods.base import GridAssignment, GridMethod
-from moeash.networks.device import DeviceWriter
-from moeash.networks.inplace import WeightWriter
+from moeash.networks.writing.device import DeviceWriter
+from moeash.networks.writing.inplace import WeightWriter
 
 
 class Placed(Protocol):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from moeash.core.pareto import non_dominated
+from moeash.core.solutions.pareto import non_dominated
 from moeash.errors import InputError
 from moeash.exports.canvas import (
     INK,
@@ -30,6 +30,7 @@ from moeash.study.solution import Solution, front_of, pick
 from moeash.study.study import Study
 
 MARKERS = (("search", "o"), ("refined", "s"), ("merged", "D"))
+BASELINE: dict[str, Any] = {"linestyle": (0, (5, 2.5)), "linewidth": 0.8}
 AREA = 9.0
 """Of a marker; those on the front are larger."""
 
@@ -283,20 +284,9 @@ def _draw_baselines(axes: Axes, views: Sequence[_View]) -> None:
         axes.axhline(
             value,
             color=colour,
-            linestyle=(0, (5, 2.5)),
-            linewidth=0.8,
+            **BASELINE,
             zorder=1.5,
             label="baseline",
-        )
-    if len(by_value) == 1:  # several are told in the legend: their labels could overlap
-        axes.annotate(
-            f"float network {views[0].baseline:.4g}",
-            # At the left no file is large enough to come near the baseline.
-            (0.0, views[0].baseline),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(3, 2),
-            textcoords="offset points",
-            fontsize=7,
         )
 
 
@@ -355,6 +345,9 @@ def _front_legend(views: Sequence[_View], n_below: int) -> list[Any]:
         count = sum(len(view.staged(stage)) for view in views)
         if count:
             handles.append(dots(marker, f"{stage} ({count:,})", filled=False))
+    if same_baseline:
+        label = f"float network {views[0].baseline:.4g}"
+        handles.append(Line2D([], [], color=INK, label=label, **BASELINE))
     if n_below:
         handles.append(dots("v", f"below the axis ({n_below:,})", filled=False))
     return handles

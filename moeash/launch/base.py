@@ -127,7 +127,7 @@ class Launcher(Protocol):
     A launcher remembers nothing of its own: whoever knows the name of a study finds its process.
     """
 
-    def start(self, launch: Launch) -> bool:
+    def start(self, launch: Launch, requested_by: str = "terminal") -> bool:
         """Run a study, or continue it; return whether it had to be started.
 
         Raises:
@@ -147,6 +147,10 @@ class Launcher(Protocol):
 
     def state(self, study: str) -> State | None:
         """Return where a study stands; None when it was never started."""
+        ...
+
+    def place(self, study: str) -> Mapping[str, Any]:
+        """Return how the last run of a study is found by people: plain values by name."""
         ...
 
     def log(self, study: str, *, follow: bool = False) -> Iterator[str]:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +57,7 @@ class Processes:
     Attributes:
         launches: the table of them.
         folder: their folders are in ``launches/`` of it.
+        children: what this process started and has not seen end yet.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Processes:
         self._command = command
         self._token = secrets.token_hex(8)  # tells claims of this object from another's
         self._alone = threading.RLock()
-        self._children: dict[Identity, subprocess.Popen[bytes]] = {}
+        self.children: dict[Identity, subprocess.Popen[bytes]] = {}
 
     # ------------------------------------------------------------------ what everybody asks
 
@@ -94,19 +95,17 @@ class Processes:
         except StudyLockedError:
             return False
         with self._alone:
-            claimed = self.launches.claim(record.id, self._launcher("run"), self._place())
-            if claimed is not None:
-                self._spawn(claimed)
-        record = self.launches.get(record.id)
-        if record.ended and record.folder is None:
-            raise BackendError(record.message or f"study {launch.study!r} could not be started")
+            claimed = self.launches.claim(record.id, self._launcher("run"), self._place("run"))
+            refusal = None if claimed is None else self._spawn(claimed)
+        if refusal is not None:
+            raise BackendError(f"study {launch.study!r}: {refusal}")
         return True
 
     def start_next(self, kind: Kind, most: int) -> LaunchRecord | None:
         """Start the launch whose turn it is; None when none waits, or ``most`` run here."""
         with self._alone:
             launcher = self._launcher(kind)
-            record = self.launches.claim_next(kind, launcher, self._place(), most=most)
+            record = self.launches.claim_next(kind, launcher, self._place(kind), most=most)
             if record is not None:
                 self._spawn(record)
         return record
@@ -122,7 +121,8 @@ class Processes:
         while True:
             self.look_after()
             record = self.launches.get(record.id)
-            if record.ended:
+            process = Identity.read(record.place)  # it says how it ended a moment before it is gone
+            if record.ended and (process is None or not process.is_alive):
                 return State.of(record)
             if time.monotonic() > deadline:
                 break
@@ -144,6 +144,16 @@ class Processes:
         """Return the last launch of a study, as it stands now; None when there is none."""
         self.look_after()
         return self.launches.newest([study]).get(study)
+
+    def place(self, study: str) -> Mapping[str, Any]:
+        """Return number, process and folder of a study's last launch."""
+        record = self.record(study)
+        process = None if record is None else Identity.read(record.place)
+        return {
+            "launch": None if record is None else record.id,
+            "process": None if process is None else process.pid,
+            "folder": None if record is None else record.folder,
+        }
 
     def log(self, study: str, *, follow: bool = False) -> Iterator[str]:
         """Yield what a study has printed, in pieces; with ``follow`` until it has ended."""
@@ -183,12 +193,12 @@ class Processes:
         Safe at any time, in any number of processes.
         """
         with self._alone:
-            gone = [identity for identity, child in self._children.items() if _over(child)]
+            gone = [identity for identity, child in self.children.items() if _over(child)]
             for record in self.launches.active():
                 if record.state == "running":
                     self._look_at(record)
             for identity in gone:
-                del self._children[identity]
+                del self.children[identity]
 
     def _look_at(self, record: LaunchRecord) -> None:
         process = Identity.read(record.place)
@@ -220,11 +230,12 @@ class Processes:
         self.launches.end(record.id, None, message, expected=record)
 
     def _end(self, record: LaunchRecord, process: Identity) -> None:
-        if record.launcher != "ray" or self._address is None:
+        address = (record.place or {}).get("address")
+        if address is None:
             process.terminate()
-            return
-        # The job ends, and then whoever follows it.
-        self._popen(stop_command(record.study, self._address), Path(record.folder or self.folder))
+        else:  # the job ends, and then whoever follows it
+            folder = Path(record.folder or self.folder)
+            self._popen(stop_command(record.study, str(address)), folder)
 
     def _note_end(self, record: LaunchRecord, process: Identity) -> None:
         code = self._exit_code(process)
@@ -240,7 +251,7 @@ class Processes:
 
     def _exit_code(self, process: Identity) -> int | None:
         """Return how a process that is gone has ended, as shells count; None when nobody knows."""
-        child = self._children.get(process)
+        child = self.children.get(process)
         if child is not None:
             code = child.wait()
             return code if code >= 0 else 128 - code
@@ -257,24 +268,27 @@ class Processes:
     def _launcher(self, kind: Kind) -> str:
         return "ray" if kind == "run" and self._address is not None else "process"
 
-    def _place(self) -> dict[str, Any]:
-        return {"host": host(), "starter": Identity.mine().as_dict(), "by": self._token}
+    def _place(self, kind: Kind) -> dict[str, Any]:
+        place = {"host": host(), "starter": Identity.mine().as_dict(), "by": self._token}
+        return place if self._launcher(kind) == "process" else {**place, "address": self._address}
 
-    def _spawn(self, record: LaunchRecord) -> None:
+    def _spawn(self, record: LaunchRecord) -> str | None:
+        """Start a launch that is claimed; return why it could not be, after it has ended."""
         try:
             folder = self._make_folder(record)
             if not self.launches.move(record, record.place or {}, folder=str(folder)):
-                return  # somebody thought this process gone, and has put it back
+                return None  # somebody thought this process gone, and has put it back
             command = self._command_of(record, folder)
             working = record.request.get("folder") or folder
             child = self._popen(command, folder, launch=record.id, working=Path(working))
         except (MoeashError, OSError) as error:
             message = f"it could not be started: {' '.join(str(error).split())}"
             self.launches.end(record.id, None, message, expected=record)
-            return
+            return message
         # The process says so itself, but later: until then others would not know it.
         started = replace(record, folder=str(folder))
         self.launches.move(started, {**(record.place or {}), "process": child.as_dict()})
+        return None
 
     def _command_of(self, record: LaunchRecord, folder: Path) -> Sequence[str]:
         if self._command is not None:
@@ -325,7 +339,7 @@ class Processes:
             os.close(handle)
         identity = Identity.of(child.pid)
         assert identity is not None  # nobody has waited for it
-        self._children[identity] = child
+        self.children[identity] = child
         return identity
 
     # ------------------------------------------------------------------ below

@@ -24,7 +24,7 @@ from pymoo.operators.crossover.sbx import SBX
 from pymoo.operators.mutation.pm import PM
 from pymoo.problems.static import StaticProblem
 
-from moeash.core.candidate import Candidate
+from moeash.core.solutions.candidate import Candidate
 from moeash.errors import InputError
 from moeash.searches.base import Fitness
 from moeash.searches.space import Space

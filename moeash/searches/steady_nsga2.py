@@ -18,7 +18,7 @@ from pymoo.core.evaluator import Evaluator
 from pymoo.core.population import Population
 from pymoo.problems.static import StaticProblem
 
-from moeash.core.candidate import Candidate
+from moeash.core.solutions.candidate import Candidate
 from moeash.searches.base import Fitness
 from moeash.searches.nsga2 import Initial, as_values, initial_population, operators, problem_of
 from moeash.searches.space import Space

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
+from starlette.types import ASGIApp
 
 from moeash import __version__
 from moeash.launch.process import Processes
@@ -13,17 +14,14 @@ from moeash.service import problems
 from moeash.service.auth import Auth
 from moeash.service.charts import Charts
 from moeash.service.context import Context
-from moeash.service.metrics import Metrics
 from moeash.service.protection import protect
+from moeash.service.protection.bodies import BodyLimits
+from moeash.service.protection.origins import allowed_hosts
 from moeash.service.roots import Roots
 from moeash.service.routes import (
-    cluster,
     evaluations,
     events,
-    exports,
-    files,
     health,
-    logs,
     pages,
     session,
     specs,
@@ -36,6 +34,7 @@ from moeash.service.tail import Tail
 from moeash.service.ticker import Ticker
 from moeash.study.opening import open_storage
 from moeash.study.storage.sql import SqlStorage
+from moeash.study.storage.team.audit import Audit
 from moeash.study.storage.team.labels import Labels
 from moeash.study.storage.team.launches import Launches
 from moeash.study.storage.team.listing import Listing
@@ -55,19 +54,20 @@ def parts(settings: Settings) -> Context:
     database = storage.database
     listing, launches = Listing(database), Launches(database)
     charts = Charts(listing)
+    processes = Processes(database, settings.folder, address=settings.ray_address)
     return Context(
         storage=storage,
         studies=Studies(storage, listing, Labels(database), launches, charts),
         charts=charts,
         tail=Tail(Stream(database), gaps=database.path is None),
-        queue=Queue(Processes(...)),
-        auth=Auth(...),
-        roots=Roots(...),
-        metrics=Metrics(...),
+        queue=Queue(processes, max_running=settings.max_running),
+        auth=Auth(database),
+        audit=Audit(database),
+        roots=Roots(processes.folder, roots=settings.roots, allow_modules=settings.allow_modules),
     )
 
 
-def create_app(context: Context, settings: Settings) -> FastAPI:
+def create_app(context: Context, settings: Settings) -> ASGIApp:
     """Return the application."""
     ticker = Ticker(context.queue.tick)
 
@@ -94,21 +94,16 @@ def create_app(context: Context, settings: Settings) -> FastAPI:
     )
     problems.install(app)
     api = APIRouter(prefix=API)
-    for part in (
-        studies,
-        evaluations,
-        events,
-        exports,
-        logs,
-        specs,
-        files,
-        cluster,
-        session,
-        tokens,
-    ):
+    for part in (studies, evaluations, events, specs):
         api.include_router(part.router(context))
     app.include_router(api)
+    app.include_router(session.router(context.auth))
+    app.include_router(tokens.router(context.auth, context.audit))
     app.include_router(health.router(context))
     pages.add_pages(app)
-    protect(app, ...)
-    return app
+    return protect(
+        app,
+        audit=context.audit,
+        hosts=allowed_hosts(settings.host, settings.allow_hosts),
+        limits=BodyLimits(),
+    )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.core.objectives import as_minimised
+from moeash.core.solutions.objectives import as_minimised
 from moeash.study.facts import StudyFacts
 from moeash.study.solution import front_rows
 from moeash.study.storage.records import StudyRecord

@@ -2,7 +2,7 @@
 
 This spares people from learning late that a file is of no use. It is no border: a study reads
 checkpoints without running what is in them, whatever was looked at here, see
-:mod:`moeash.networks.checkpoints`.
+:mod:`moeash.networks.loading.checkpoints`.
 """
 
 import json

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from moeash.launch.queue import Queue
 from moeash.service.auth import Auth
 from moeash.service.charts import Charts
-from moeash.service.metrics import Metrics
 from moeash.service.roots import Roots
 from moeash.service.studies import Studies
 from moeash.service.tail import Tail
 from moeash.study.storage.sql import SqlStorage
+from moeash.study.storage.team.audit import Audit
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Context:
         queue: starts and stops studies and exports.
         auth: who asks, and what they may.
         roots: what specs from the network may name.
-        metrics: for Prometheus.
+        audit: who did what.
     """
 
     storage: SqlStorage
@@ -34,4 +34,4 @@ class Context:
     queue: Queue
     auth: Auth
     roots: Roots
-    metrics: Metrics
+    audit: Audit

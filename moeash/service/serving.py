@@ -5,16 +5,14 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from moeash.errors import BackendError
 from moeash.service.app import create_app, parts
 from moeash.service.auth import check_bind
 from moeash.service.context import Context
+from moeash.service.protection.connections import uvicorn_settings
 from moeash.service.settings import Settings
-
-GRACE_S = 3
-"""How long requests under way may take when the service is told to end."""
 
 BACKLOG = 2048
 
@@ -53,17 +51,12 @@ def serve(settings: Settings, *, say: Callable[[str], None]) -> None:
         Server(config_of(app), context).run(sockets=[listener])
 
 
-def config_of(app: FastAPI) -> uvicorn.Config:
+def config_of(app: ASGIApp) -> uvicorn.Config:
     """Return how uvicorn serves the application."""
     return uvicorn.Config(
         app,
         log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=GRACE_S,
-        h11_max_incomplete_event_size=16 * 1024,
-        ws="none",
+        **uvicorn_settings(),
     )
 
 

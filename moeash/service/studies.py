@@ -2,13 +2,14 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import tomli_w
 
-from moeash.core.candidate import Candidate
-from moeash.errors import NothingMeetsError, StudyNotFoundError
+from moeash.core.solutions.candidate import Candidate
+from moeash.errors import NothingMeetsError, SpecError, StudyNotFoundError
 from moeash.searches.options import SearchOptions
 from moeash.service.charts import Charts
 from moeash.service.documents import (
@@ -23,10 +24,12 @@ from moeash.service.documents import (
 from moeash.study.course.options import GENERATIONS
 from moeash.study.solution import Solution, pick
 from moeash.study.spec.output import Pick
+from moeash.study.spec.reading import plain_of_text
 from moeash.study.storage.records import StudySummary
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.labels import Labels, StudyLabels
-from moeash.study.storage.team.launches import Launches, LaunchRecord
+from moeash.study.storage.team.launch import LaunchRecord
+from moeash.study.storage.team.launches import Launches
 from moeash.study.storage.team.listing import Listing, Standing, StudyOrder, Wanted
 from moeash.study.study import Study
 from moeash.study.summary import in_words, summary_of
@@ -193,17 +196,10 @@ class Studies:
         )
 
     def label(self, name: str, changes: Mapping[str, Any]) -> None:
-        """Change what is said of a study."""
+        """Change what is said of a study: fields of :class:`StudyLabels`."""
         id_ = self.study(name).record.id
         said = self.labels.of([id_]).get(id_, StudyLabels())
-        values = {"notes": said.notes, "tags": said.tags, "pins": said.pins}
-        values |= {"archived": said.archived} | changes
-        self.labels.put(
-            id_,
-            StudyLabels(
-                values["notes"], tuple(values["tags"]), tuple(values["pins"]), values["archived"]
-            ),
-        )
+        self.labels.put(id_, replace(said, **changes))
 
     # ------------------------------------------------------------------ solutions
 
@@ -300,12 +296,14 @@ def _stored(
 def _launched(launch: LaunchRecord) -> dict[str, Any]:
     """Return what is known of a study that was asked for and is not stored."""
     standing: dict[str, Standing] = {"queued": "queued", "running": "running"}
-    spec = launch.request.get("plain")
+    spec: Mapping[str, Any] = {}
+    with suppress(SpecError):
+        spec = plain_of_text(str(launch.request.get("spec", "")))
     return {
         "name": launch.study,
         "status": standing.get(launch.state, "failed"),
         "reason": launch.message,
-        **_of_spec(spec if isinstance(spec, Mapping) else {}),
+        **_of_spec(spec),
         "created_at": launch.requested_at,
         "updated_at": launch.ended_at or launch.started_at or launch.requested_at,
     }
@@ -324,11 +322,10 @@ def _of_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     if planned is None and isinstance(generations, int):
         population = value("search", "population", SearchOptions().population)
         planned = generations * population if isinstance(population, int) else None
-    drop = value("output", "max_drop")
     return {
         "method": value("method", "name", "uniform"),
         "network": value("network", "source"),
         "dataset": value("data", "source"),
         "planned": planned if isinstance(planned, int) else None,
-        "max_drop": value("evaluation", "max_drop") if drop is None else drop,
+        "max_drop": value("evaluation", "max_drop"),
     }

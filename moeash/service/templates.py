@@ -21,11 +21,15 @@ class Template(BaseModel):
     toml: str
 
 
+_SHIPPED = Path(__file__).with_name("shipped")
+"""In a checkout links to ``studies/*.toml``, in a wheel their copies."""
+
+
 @cache
-def templates(folder: Path) -> list[Template]:
-    """Return the shipped studies of a folder, the smallest first."""
+def templates() -> list[Template]:
+    """Return the shipped studies, the smallest first."""
     found = []
-    for path in sorted(folder.glob("*.toml")):
+    for path in sorted(_SHIPPED.glob("*.toml")):
         text = path.read_text(encoding="utf-8")
         title = text.partition("\n")[0].removeprefix("#").strip()
         found.append(Template(name=tomllib.loads(text)["name"], title=title, toml=text))

@@ -11,7 +11,7 @@ from moeash.errors import (
     SpecError,
     StudyExistsError,
 )
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 from tests.api.modules import FEEDBACK, codec, search, transformer
 from tests.backends.studies import Listener
 from tests.digits import digits_spec

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import moeash
-from moeash.core.objectives import as_minimised
-from moeash.core.pareto import non_dominated
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.objectives import as_minimised
+from moeash.core.solutions.pareto import non_dominated
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
 from moeash.searches.base import Fitness

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moeash.core.objectives import Sizes
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.objectives import Sizes
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.evaluation.outcome import Job
 from moeash.study.storage.records import EvaluationRecord, GenerationRecord, now
 from moeash.study.storage.sql import SqlStorage

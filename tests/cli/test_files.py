@@ -15,7 +15,7 @@ def test_verify_accepts_an_exported_file_and_finds_its_solution(moeash, tiny):
 
 
 def test_verify_against_a_study_refuses_weights_it_never_measured(moeash, tiny, tmp_path):
-    from moeash.networks.sources import load_network
+    from moeash.networks.loading.sources import load_network
 
     package.compress(load_network("digits-cnn"), tmp_path / "x.moeash", candidate={"k": 3})
     assert moeash("verify", "x.moeash").code == 0

@@ -264,7 +264,7 @@ def test_overrides_that_say_nothing_valid_are_refused_with_the_way_out(
 def test_what_a_users_function_prints_stays_out_of_the_json(moeash, tiny, tmp_path):
     (tmp_path / "chatty.py").write_text(
         "def make():\n    print('hello from the factory')\n"
-        "    from moeash.networks.sources import load_network\n"
+        "    from moeash.networks.loading.sources import load_network\n"
         "    return load_network('digits-cnn')\n"
     )
     changes = ("network.source=chatty:make", "name=chatty", "method.k=[8, 9]", "merge.trials=0")

@@ -9,11 +9,11 @@ import torch
 import moeash
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.kept import Keeping
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.errors import InputError, StudyExistsError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 from moeash.study.plan import task_of
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage

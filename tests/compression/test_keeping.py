@@ -20,10 +20,10 @@ from moeash.compression.keeping import (
     divergence,
 )
 from moeash.compression.options import CodecOptions
-from moeash.core.candidate import Candidate
 from moeash.core.codebook import SharedWeights
 from moeash.core.kept import Keeping
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.recipe import Recipe
 from moeash.data.sources import load_source
 from moeash.data.splits import draw_splits
 from moeash.errors import InputError
@@ -32,10 +32,10 @@ from moeash.evaluation.outcome import Archive, Job
 from moeash.methods.base import Preparation
 from moeash.methods.uniform.method import Uniform
 from moeash.methods.uniform.options import UniformOptions
-from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.norms import find_norms
 from moeash.networks.parameters import read_state
+from moeash.networks.writing.inplace import WeightWriter
 from tests.digits import digits_spec
 
 SPLITS = {"search": {"part": "all", "count": 200, "seed": 0}}

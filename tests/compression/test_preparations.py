@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from moeash.compression.preparations import MOST, Preparations, digest_of, digest_of_code
-from moeash.core.candidate import Candidate
+from moeash.core.solutions.candidate import Candidate
 from moeash.data.unlabelled import Unlabelled
 from moeash.methods.base import Preparation
 from moeash.methods.feedback.method import Feedback

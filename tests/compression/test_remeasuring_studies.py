@@ -9,13 +9,13 @@ import torch
 import moeash
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.kept import Keeping
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.errors import InputError, StudyExistsError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
 from moeash.exports.output import summarise
-from moeash.networks.inplace import load_into
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
+from moeash.networks.writing.inplace import load_into
 from moeash.study.plan import task_of
 from moeash.study.run import run
 from moeash.study.spec.reading import parse_spec
@@ -212,7 +212,7 @@ def test_a_study_merges_exports_and_reports_both_baselines(tmp_path):
         int((module(x).argmax(1) == y).sum()) for x, y in evaluator.splits["search"].batches(40)
     )
     assert right / 200 == solution.metric
-    summary = summarise(made, None, report)
+    summary = summarise(made, report)
     assert summary["remeasured_baseline"] == made.facts.remeasured_baseline
     assert "remeasured_baseline" not in summary["environment"]
 

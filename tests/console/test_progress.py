@@ -7,8 +7,8 @@ import pytest
 
 from moeash import api
 from moeash.console.progress import LiveProgress, PlainProgress, for_terminal
-from moeash.core.objectives import Sizes
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.objectives import Sizes
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.study.course.options import BudgetOptions
 from moeash.study.events import (

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from moeash.core.objectives import Sizes
+from moeash.core.solutions.objectives import Sizes
 from moeash.errors import InputError
 from moeash.evaluation.outcome import Outcome
 from moeash.study.events import Doing, Note, WorkersChanged

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from moeash.codec.container import decode, encode
-from moeash.core.objectives import Sizes
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.objectives import Sizes
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.data.options import DataOptions
 from moeash.data.splits import Split
 from moeash.errors import DataError, EvaluationError, InputError, SpecError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.methods.uniform.options import UniformOptions
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 from tests.counting import Stored
 from tests.digits import digits_spec
 

@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from moeash import api
 from moeash.backends.inprocess import InProcessBackend
 from moeash.codec.container import read
-from moeash.core.recipe import Merge
+from moeash.core.solutions.recipe import Merge
 from moeash.data.arrays import digits_source
 from moeash.exports.building import building
 from moeash.exports.export import export_solution

@@ -7,7 +7,7 @@ import moeash
 from moeash.codec import container
 from moeash.core.codebook import KeptTensor, SharedWeights, TiedTensor
 from moeash.errors import CheckpointError, CorruptContainerError, ExportError
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 
 
 def test_load_into_gives_the_module_the_decoded_weights(tiny):

@@ -73,7 +73,7 @@ def test_the_axis_contains_the_baseline_and_the_best(make_study, metrics):
     assert low < BASELINE < high
     assert low < max(metrics) < high
     assert artist(axes.figure, "baseline").get_ydata()[0] == BASELINE
-    assert [t.get_text() for t in axes.texts] == ["float network 0.9"]
+    assert "float network 0.9" in legend(axes.figure)
 
 
 def test_hopeless_candidates_do_not_squeeze_the_picture_and_are_marked_at_its_edge(make_study):
@@ -123,6 +123,7 @@ def test_studies_are_overlaid_in_colours_of_their_own_only_where_they_compare(ma
     colours = {artist(figure, f"{name}: front").get_color() for name in "ab"}
     assert len(colours) == 2
     assert "b, front (5), float network 0.92" in legend(figure)
+    assert not any(label.startswith("float network") for label in legend(figure))
     assert not figure.axes[0].child_axes  # two networks have no common ratio
     other = make_study(POINTS, name="c", metric_name="top5")
     with pytest.raises(InputError, match=r"'a' \(top1\) and 'c' \(top5\)"):

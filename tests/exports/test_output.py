@@ -7,7 +7,7 @@ import pytest
 
 from moeash import api
 from moeash.core.kept import Keeping
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.errors import ExportError, StudyNotFoundError
 from moeash.evaluation.loading import compressor_of
 from moeash.exports.building import building
@@ -63,22 +63,17 @@ def test_a_refusal_says_which_bound_of_the_space_was_in_the_way(study, build, tm
     assert str(output.refusal).endswith(bound)
 
 
-def test_the_front_records_the_limits_of_its_own_pick(study, build, tmp_path):
-    options = OutputOptions(folder=str(tmp_path), pick="knee", max_drop=0.5)
-    output = write_output(study, options, task_of(study), build)
-    summary = front_json(tmp_path)
-    assert summary["spec"]["output"] == {"folder": str(tmp_path), "pick": "knee", "max_drop": 0.5}
-    chosen = study.pick("knee", max_drop=0.5).id
-    assert summary["exported"]["solution"]["id"] == chosen == output.report.solution["id"]
-    assert "max_drop" not in study.facts.spec["output"], "the stored spec is that of the first run"
-
-
-def test_a_rerun_with_another_pick_is_recorded_as_such(tiny, tmp_path):
-    spec = load_spec(tiny.spec, [f'output.folder="{tmp_path}"', 'output.pick="best"'])
+@pytest.mark.parametrize(("pick", "max_drop"), [("best", None), ("knee", 0.5)])
+def test_a_rerun_with_another_pick_is_recorded_as_such(tiny, tmp_path, pick, max_drop):
+    wanted = {"folder": str(tmp_path), "pick": pick}
+    if max_drop is not None:
+        wanted["max_drop"] = max_drop
+    spec = load_spec(tiny.spec, [f"output.{k}={json.dumps(v)}" for k, v in wanted.items()])
     study, output = api.run_with_output(spec, storage=tiny.storage, progress=False)
     summary = front_json(tmp_path)
-    assert summary["spec"]["output"]["pick"] == "best"
-    assert summary["exported"]["solution"]["id"] == study.pick("best").id
+    assert {"pick": "smallest"} | summary["spec"]["output"] == wanted
+    chosen = study.pick(pick, max_drop=max_drop).id
+    assert summary["exported"]["solution"]["id"] == chosen == output.report.solution["id"]
     assert output.refusal is None
 
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeash.core.pareto import non_dominated
-from moeash.core.variables import Integer, Real
+from moeash.core.solutions.pareto import non_dominated
+from moeash.core.solutions.variables import Integer, Real
 from moeash.errors import InputError
 from moeash.searches.base import Fitness
 from moeash.searches.hypervolume import hypervolume

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from moeash.core.variables import Integer, Real
+from moeash.core.solutions.variables import Integer, Real
 from moeash.searches.base import Fitness
 from moeash.searches.space import Space
 from moeash.searches.steady_nsga2 import SteadyNsga2

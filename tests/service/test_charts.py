@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from moeash.core.objectives import Sizes
+from moeash.core.solutions.objectives import Sizes
 from moeash.evaluation.outcome import Outcome
 from moeash.service.charts import FEW, Chart, Charts
 from moeash.study.storage.sql import SqlStorage

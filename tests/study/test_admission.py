@@ -8,7 +8,7 @@ import moeash
 from moeash.backends.inprocess import InProcessBackend
 from moeash.errors import StudyExistsError
 from moeash.evaluation.assess import SAMPLED, sample_of
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 from moeash.study.events import Note
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage

@@ -190,7 +190,7 @@ def files(tmp_path, moeash):
     """A finished study of images and weights in files, and the folder they are in."""
     from safetensors.torch import save_file
 
-    from moeash.networks.sources import load_network
+    from moeash.networks.loading.sources import load_network
 
     folder = tmp_path / "first"
     folder.mkdir()

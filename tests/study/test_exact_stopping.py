@@ -12,9 +12,9 @@ import pytest
 from moeash.backends.base import Baseline, OneAtATime, ignore
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.kept import Keeping
-from moeash.core.objectives import Sizes
 from moeash.core.progress import silent
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.objectives import Sizes
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.study.facts import floor_of

@@ -4,7 +4,7 @@ import pytest
 
 from moeash import export
 from moeash.backends.inprocess import InProcessBackend
-from moeash.core.recipe import Refine
+from moeash.core.solutions.recipe import Refine
 from moeash.exports.plots import plot_front
 from tests.backends.studies import Listener, front, run_study, sequence, spec
 

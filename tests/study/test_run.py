@@ -6,12 +6,12 @@ import pytest
 
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.merge import merge_runs
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.errors import StorageError, StudyExistsError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive
 from moeash.methods.uniform.method import Uniform
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 from moeash.study.course.budget import ENDINGS
 from moeash.study.events import ignore
 from moeash.study.facts import floor_of

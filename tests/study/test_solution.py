@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeash.core.objectives import Sizes
-from moeash.core.recipe import Merge, Recipe
-from moeash.core.variables import Integer, Real
+from moeash.core.solutions.objectives import Sizes
+from moeash.core.solutions.recipe import Merge, Recipe
+from moeash.core.solutions.variables import Integer, Real
 from moeash.errors import InputError, NothingMeetsError
 from moeash.evaluation.outcome import Job
 from moeash.study.solution import Solution, at_bound, front_of, pick

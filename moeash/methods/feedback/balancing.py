@@ -25,9 +25,9 @@ from moeash.methods.feedback.columns import (
     zero_aligned_entries,
 )
 from moeash.methods.feedback.pairs import Pair, find_pairs, pair_scales, recolumned
-from moeash.networks.borrowing import Borrowed
 from moeash.networks.norms import NORM_TYPES
 from moeash.networks.sameness import SAME_FUNCTION
+from moeash.networks.writing.borrowing import Borrowed
 from moeash.tracing.outputs import OutputOf, chosen, compared, furthest, in_rows
 from moeash.tracing.watching import in_eval_mode
 

@@ -1,7 +1,7 @@
 """What happens, as it happens: server-sent events, and the history they come from."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import StreamingResponse
@@ -18,7 +18,7 @@ LastEventId = Annotated[
     str | None, Header(description="As a browser sends it when it connects again.", max_length=40)
 ]
 
-STREAM = {
+STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
         "description": "Events: `id` of its row, `event` its kind, `data` JSON with study, at, "

@@ -73,7 +73,7 @@ def router(context: Context) -> APIRouter:
         spec = context.roots.admit(new.toml)
         _refuse_another(spec)
         if new.start:
-            queue.enqueue(_launch(new.toml, spec.name), who.name)
+            queue.enqueue(_launch(new.toml, spec), who.name)
         response.headers["Location"] = f"/api/v1/studies/{spec.name}"
         return studies.item(spec.name)
 
@@ -85,7 +85,9 @@ def router(context: Context) -> APIRouter:
     @routes.patch("/{name}", dependencies=[Depends(auth.operator)])
     def label_study(name: str, changes: LabelChanges) -> StudyDetail:
         """Change notes, tags, pinned solutions, or put it out of the way."""
-        studies.label(name, changes.model_dump(exclude_none=True))
+        said = changes.model_dump(exclude_none=True)
+        lists = {key: tuple(said[key]) for key in ("tags", "pins") if key in said}
+        studies.label(name, said | lists)
         return studies.detail(name)
 
     @routes.delete("/{name}", status_code=204, dependencies=[Depends(auth.operator)])
@@ -105,7 +107,7 @@ def router(context: Context) -> APIRouter:
         spec = context.roots.admit(toml)
         launch = _launch(
             toml,
-            spec.name,
+            spec,
             retry_failed=how.retry_failed,
             accept_baseline=how.accept_baseline,
         )
@@ -132,7 +134,7 @@ def router(context: Context) -> APIRouter:
                 "give this one another name"
             )
 
-    def _launch(toml: str, name: str, **how: Any) -> Launch:
-        return Launch(name, toml, context.roots.settings(name), storage.url, **how)
+    def _launch(toml: str, spec: StudySpec, **how: Any) -> Launch:
+        return Launch(spec.name, toml, context.roots.settings(spec), **how)
 
     return routes

@@ -5,7 +5,7 @@ from functools import partial
 
 from moeash.backends.base import Backend
 from moeash.core.codebook import SharedWeights
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.outcome import Archive
 from moeash.searches.base import Search
 from moeash.searches.enumerate import ExhaustiveSearch, RandomSearch

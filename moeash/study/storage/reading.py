@@ -23,7 +23,7 @@ from sqlalchemy import (
     Table,
 )
 
-from moeash.core.objectives import SizeName
+from moeash.core.solutions.objectives import SizeName
 from moeash.errors import MoeashError, StorageError
 from moeash.evaluation.outcome import Status
 from moeash.study.storage.records import Stage, StoredStatus
@@ -49,11 +49,11 @@ _CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("evaluations", "status"): get_args(Status),
     ("held", "status"): get_args(Status),
     ("evaluations", "stage"): get_args(Stage),
+    ("launches", "kind"): ("run", "export"),
+    ("launches", "state"): ("queued", "running", "ended"),
     ("tokens", "role"): get_args(Role),
     ("sessions", "role"): get_args(Role),
     ("audit", "role"): get_args(AuditRole),
-    ("launches", "kind"): ("run", "export"),
-    ("launches", "state"): ("queued", "running", "ended"),
 }
 
 

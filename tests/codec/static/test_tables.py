@@ -8,8 +8,8 @@ from moeash.codec.bits import BitReader, BitWriter
 from moeash.codec.pools import fit, plan_pool
 from moeash.codec.static import ans, huffman
 from moeash.codec.static.tables import FRACTION_BITS, Rows, Table, log2_fixed
-from moeash.core.entropy import entropy_bits
 from moeash.errors import CorruptContainerError
+from tests.entropy import entropy_bits
 
 histograms = st.lists(
     st.sampled_from([0, 0, 1, 2, 3, 7, 100, 10_000, 2**33]), min_size=1, max_size=60

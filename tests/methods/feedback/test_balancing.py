@@ -7,9 +7,9 @@ from torch import nn
 from moeash.errors import RescalingError
 from moeash.methods.feedback import balancing
 from moeash.methods.feedback.balancing import Balancing
-from moeash.methods.feedback.columns import entropy_bits
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, prepare
+from tests.entropy import index_bits
 from tests.methods.feedback.networks import Net, images, outputs
 
 
@@ -66,7 +66,7 @@ def points(network, exponent):
     for k, rate in itertools.product((24, 48, 64, 96, 128), (0.02, 0.1)):
         result = compress(prepared, k, rate)
         got = outputs(network, result.values, x).log_softmax(1)
-        size = sum(entropy_bits(indices) for indices in result.indices.values()) / 8
+        size = sum(index_bits(indices) for indices in result.indices.values()) / 8
         found.append((size, float((expected.exp() * (expected - got)).sum(1).mean())))
     return prepared.notes, found
 

@@ -8,8 +8,8 @@ import pytest
 from moeash.codec.adaptive import coder as adaptive
 from moeash.codec.layout import lay_out
 from moeash.codec.size import size
-from moeash.core.candidate import Candidate
 from moeash.core.codebook import keep_all
+from moeash.core.solutions.candidate import Candidate
 from moeash.errors import InputError
 from moeash.methods.feedback.method import Feedback
 from moeash.methods.feedback.options import FeedbackOptions

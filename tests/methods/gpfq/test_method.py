@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from moeash.core.candidate import Candidate
+from moeash.core.solutions.candidate import Candidate
 from moeash.errors import InputError
 from moeash.methods.gpfq.method import Gpfq
 from moeash.methods.gpfq.options import GpfqOptions
+from moeash.networks.loading.sources import load_network
 from moeash.networks.network import Network
 from moeash.networks.parameters import read_state
-from moeash.networks.sources import load_network
 from tests.contracts.method import (
     MethodContract,
     accuracy,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moeash.core.codebook import Codebook, Parameter, share
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.evaluation.outcome import Archive, Job
 from moeash.study.course.budget import Budget
 from moeash.study.course.merging import PATIENCE, Merging

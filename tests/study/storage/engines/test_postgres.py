@@ -52,7 +52,7 @@ class TestPostgres(StorageContract):
             storage.close()
 
 
-class TestAccess(AccessContract):
+class TestListingOnPostgres(ListingContract):
     @pytest.fixture
     def storage(self, database):
         storage = SqlStorage(database)
@@ -60,7 +60,7 @@ class TestAccess(AccessContract):
         storage.close()
 
 
-class TestListingOnPostgres(ListingContract):
+class TestAccess(AccessContract):
     @pytest.fixture
     def storage(self, database):
         storage = SqlStorage(database)
