@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from moeash.networks.checkpoints import load_checkpoint
+from moeash.networks.loading.checkpoints import load_checkpoint
 from safetensors.numpy import save
 
 from moeash.errors import InputError
