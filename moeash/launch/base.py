@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from moeash.errors import InputError
 from moeash.study.storage.team.launch import LaunchRecord
@@ -10,7 +10,8 @@ from moeash.study.storage.team.launches import STOPPED
 
 StateName = Literal["pending", "running", "stopped", "succeeded", "failed"]
 PickName = Literal["smallest", "knee", "best"]
-FORMATS = ("moeash",)
+FormatName = Literal["moeash"]
+FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
 INTERRUPTED = 130
 """Exit code of a study that was asked to end."""
@@ -70,7 +71,7 @@ class Export:
     id: int | None = None
     max_drop: float | None = None
     max_bytes: int | None = None
-    formats: tuple[str, ...] = FORMATS
+    formats: tuple[FormatName, ...] = FORMATS
     allow_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

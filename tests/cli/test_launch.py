@@ -97,9 +97,10 @@ def test_a_study_that_another_process_launched_is_stopped_continued_and_killed(
     assert "its process ended without a word; it said last: " in stands(tmp_path, "long")[1]
     n = len(storage.evaluations(1))
     assert 0 < n < 245
-    terminal("launch", bare, *LONG)
-    wait_until(lambda: f"continuing after {n} stored evaluations" in terminal("logs", "long"))
-    assert terminal("stop", "long") == "study long: stopped\n"
+    log = terminal("launch", bare, *LONG, "--follow")
+    assert f"continuing after {n} stored evaluations" in log
+    assert stands(tmp_path, "long") == ("finished", "")
+    assert len(storage.evaluations(1)) == 245
     storage.close()
 
 
