@@ -100,6 +100,7 @@ def test_a_copy_may_be_moved_as_one_likes(tmp_path):
     assert report.size_bytes == study.pick("best").size_bytes
 
 
+@pytest.mark.slow
 def test_an_export_measures_the_decoded_network_with_the_users_own_function(tmp_path):
     module = network()
     with torch.no_grad():

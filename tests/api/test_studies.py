@@ -117,6 +117,7 @@ def test_a_module_searched_from_python_has_a_spec_like_any_other(tmp_path):
     assert set(study.facts.spec["codec"]) == {"coder"}
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_under_a_moeash_with_one_more_option(tmp_path, monkeypatch):
     module, closeness = likeness()
     calls = []
@@ -225,6 +226,7 @@ def perceptron():
         return module, x, module(x)
 
 
+@pytest.mark.slow
 def test_with_the_defaults_merging_costs_less_than_the_search():
     module, x, expected = perceptron()
     classes = expected.argmax(1)
@@ -238,6 +240,7 @@ def test_with_the_defaults_merging_costs_less_than_the_search():
     assert 0 < stages["merged"] < stages["search"]
 
 
+@pytest.mark.slow
 def test_a_metric_below_zero_has_a_hypervolume_that_grows_and_does_not_end_the_search():
     module, x, expected = perceptron()
 

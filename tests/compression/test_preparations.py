@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moeash.compression.preparations import MOST, Preparations, digest_of, digest_of_code
+from moeash.compression.preparations import Preparations, digest_of, digest_of_code
 from moeash.core.candidate import Candidate
 from moeash.data.unlabelled import Unlabelled
 from moeash.methods.base import Preparation
@@ -119,10 +119,12 @@ def test_a_folder_that_cannot_be_written_costs_the_study_nothing(tmp_path, metho
     assert method.notes(prepared)
 
 
-def test_only_the_newest_files_are_kept(tmp_path, method):
+def test_only_the_newest_files_are_kept(tmp_path, method, monkeypatch):
+    most = 3
+    monkeypatch.setattr("moeash.compression.preparations.MOST", most)
     kept = Preparations(tmp_path, worth_keeping_s=0)
-    for seed in range(MOST + 2):
+    for seed in range(most + 2):
         kept.prepare(method, preparation(seed), "cpu")
-    assert len(list(tmp_path.glob("*.prepared"))) == MOST
-    kept.prepare(method, preparation(MOST + 1), "cpu")
-    assert method.prepared == MOST + 2
+    assert len(list(tmp_path.glob("*.prepared"))) == most
+    kept.prepare(method, preparation(most + 1), "cpu")
+    assert method.prepared == most + 2

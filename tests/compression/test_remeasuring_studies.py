@@ -21,6 +21,7 @@ from moeash.study.run import run
 from moeash.study.spec.reading import parse_spec
 from moeash.study.storage.sql import SqlStorage
 from tests.digits import digits_plan, digits_spec, merged
+from tests.marks import slow
 
 AGAIN = {
     "codec": {"norms": "remeasured"},
@@ -156,7 +157,7 @@ def test_closing_brings_the_given_weights_back():
     assert same(state_of(module), before)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [slow(name) if name == "gpfq" else name for name in METHODS])
 def test_an_evaluator_that_adopts_what_another_made_measures_the_same(method):
     first = Evaluator(task(method))
     expected = first.evaluate(job(method), NOTHING)
@@ -186,6 +187,7 @@ def told(study):
     return [(r.job, r.outcome.metric, r.outcome.sizes, r.outcome.fingerprint) for r in study]
 
 
+@pytest.mark.slow
 def test_a_study_continues_as_the_uninterrupted_one(tmp_path):
     storage = SqlStorage(str(tmp_path / "a.db"))
     study(storage, 1)
@@ -193,6 +195,7 @@ def test_a_study_continues_as_the_uninterrupted_one(tmp_path):
     assert told(study(storage).evaluations()) == told(whole.evaluations())
 
 
+@pytest.mark.slow
 def test_a_study_merges_exports_and_reports_both_baselines(tmp_path):
     made = study(
         SqlStorage(str(tmp_path / "a.db")),
@@ -217,6 +220,7 @@ def test_a_study_merges_exports_and_reports_both_baselines(tmp_path):
     assert "remeasured_baseline" not in summary["environment"]
 
 
+@pytest.mark.slow
 def test_an_export_measures_the_float_network_both_ways_on_the_holdout(tmp_path):
     made = study(SqlStorage(str(tmp_path / "a.db")), 1, evaluation={"metric": "neg_cross_entropy"})
     report = moeash.export(made, tmp_path / "a.moeash")
@@ -232,6 +236,7 @@ def test_an_export_measures_the_float_network_both_ways_on_the_holdout(tmp_path)
     assert report.holdout_float.n_images == 100
 
 
+@pytest.mark.slow
 def test_measuring_again_is_part_of_what_a_study_is(tmp_path):
     storage = SqlStorage(str(tmp_path / "a.db"))
     study(storage, 1)

@@ -124,6 +124,7 @@ def evaluated(number, *, stage="search", stored_before=False):
     return Evaluated(EvaluationRecord(number, stage, 1, None, job, outcome, now()), stored_before)
 
 
+@pytest.mark.slow
 def test_elsewhere_every_step_and_generation_is_one_plain_line(tiny, tmp_path):
     stream = io.StringIO()
     shown(tiny, tmp_path, PlainProgress(stream), api.run_with_output)

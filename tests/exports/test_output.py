@@ -63,6 +63,7 @@ def test_a_refusal_says_which_bound_of_the_space_was_in_the_way(study, build, tm
     assert str(output.refusal).endswith(bound)
 
 
+@pytest.mark.slow
 def test_the_front_records_the_limits_of_its_own_pick(study, build, tmp_path):
     options = OutputOptions(folder=str(tmp_path), pick="knee", max_drop=0.5)
     output = write_output(study, options, task_of(study), build)
@@ -73,6 +74,7 @@ def test_the_front_records_the_limits_of_its_own_pick(study, build, tmp_path):
     assert "max_drop" not in study.facts.spec["output"], "the stored spec is that of the first run"
 
 
+@pytest.mark.slow
 def test_a_rerun_with_another_pick_is_recorded_as_such(tiny, tmp_path):
     spec = load_spec(tiny.spec, [f'output.folder="{tmp_path}"', 'output.pick="best"'])
     study, output = api.run_with_output(spec, storage=tiny.storage, progress=False)

@@ -14,6 +14,7 @@ from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from tests.backends.studies import Listener
 from tests.digits import digits_plan
+from tests.marks import slow
 
 CODE = {"changed": lambda outputs: outputs}
 """What the network's code does to its outputs today."""
@@ -52,8 +53,8 @@ def code(monkeypatch):
 OTHER = {
     "twice as large, so that top-1 stays": lambda y: 2 * y,
     "one class moved": lambda y: y + torch.eye(10)[3],
-    "fewer classes": lambda y: torch.cat([y, y[:, :1] - 100], 1),
-    "not a number": lambda y: torch.where(y == y[0, 0], torch.nan, y),
+    "fewer classes": slow(lambda y: torch.cat([y, y[:, :1] - 100], 1)),
+    "not a number": slow(lambda y: torch.where(y == y[0, 0], torch.nan, y)),
 }
 
 

@@ -22,6 +22,7 @@ from tests.contracts.method import (
     digits_splits,
     prepare,
 )
+from tests.marks import slow
 
 
 class TestFeedback(MethodContract):
@@ -29,8 +30,8 @@ class TestFeedback(MethodContract):
         scope="class",
         params=[
             FeedbackOptions(k=(3, 40), images=60, sketches=1),
-            FeedbackOptions(k=(6, 60), images=60, sketches=1, trellis=8),
-            FeedbackOptions(k=(3, 40), rate=(0.03, 0.03), images=60, sketches=1, balance=0.0),
+            slow(FeedbackOptions(k=(6, 60), images=60, sketches=1, trellis=8)),
+            slow(FeedbackOptions(k=(3, 40), rate=(0.03, 0.03), images=60, sketches=1, balance=0.0)),
         ],
         ids=["searched rate", "trellis", "unbalanced, fixed rate"],
     )
@@ -124,6 +125,7 @@ def test_feedback_moves_kept_tensors_in_their_own_precision(network, splits):
     assert {str(t.values.dtype) for t in shared.kept if t.dtype == "float32"} == {"float32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_images", "same"), [(60, 0.5), (400, 0.1)])
 def test_damping_by_itself_is_larger_for_few_images(network, splits, n_images, same):
     by_itself, given, other = (

@@ -21,6 +21,7 @@ from tests.contracts.method import (
     digits_splits,
     prepare,
 )
+from tests.marks import slow
 
 SMALL = GpfqOptions(levels=(1, 8), images=60)
 
@@ -32,8 +33,8 @@ class TestGpfq(MethodContract):
         scope="class",
         params=[
             SMALL,
-            replace(SMALL, variant="l0"),
-            replace(SMALL, variant="stochastic", bias_correction=True),
+            slow(replace(SMALL, variant="l0")),
+            slow(replace(SMALL, variant="stochastic", bias_correction=True)),
         ],
         ids=["nearest", "l0", "stochastic, corrected"],
     )
