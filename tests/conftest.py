@@ -21,8 +21,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # As many workers as cores: more threads in each would only wait for one another. Before NumPy
     # and torch are imported, which read it once.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # Ray's workers are niced by 15 unless told otherwise: beside tests that are not they get next to
-    # nothing, and every Ray test takes several times as long.
+    # Ray's workers are niced by 15 unless told otherwise: beside tests that are not, they get next
+    # to nothing, and every Ray test takes several times as long.
     os.environ.setdefault("RAY_worker_niceness", "0")
 
 

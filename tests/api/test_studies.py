@@ -61,6 +61,7 @@ def test_a_search_computes_with_the_threads_torch_was_given():
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_search_that_raises_hands_the_module_back(tmp_path):
     module, closeness = likeness()
     before = {k: v.clone() for k, v in module.state_dict().items()}
@@ -139,6 +140,7 @@ def test_a_search_goes_on_under_a_moeash_with_one_more_option(tmp_path, monkeypa
         search(module, evaluate, storage=storage, name="mine", spec=other)
 
 
+@pytest.mark.slow
 def test_a_search_can_be_listed_and_tells_the_time_left_when_it_is_continued(tmp_path):
     module, closeness = likeness()
     storage, left = str(tmp_path / "a.db"), []

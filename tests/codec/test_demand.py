@@ -111,6 +111,7 @@ def test_reading_takes_no_more_than_was_said(coder, dtype, shape, n_states):
     assert peak > said / 4  # nor is it a bound that nothing could reach
 
 
+@pytest.mark.slow
 def test_names_that_grow_out_of_nothing_are_refused_while_they_are_read():
     long = "ü" * 500
     kept = tuple(

@@ -53,6 +53,7 @@ def test_what_was_kept_is_not_prepared_again_and_compresses_alike(tmp_path, meth
     assert len(fingerprints) == 1
 
 
+@pytest.mark.slow
 def test_what_takes_no_time_is_not_kept(tmp_path, method):
     for _ in range(2):
         Preparations(tmp_path / "kept", worth_keeping_s=1e9).prepare(method, preparation(), "cpu")
@@ -119,6 +120,7 @@ def test_a_folder_that_cannot_be_written_costs_the_study_nothing(tmp_path, metho
     assert method.notes(prepared)
 
 
+@pytest.mark.slow
 def test_only_the_newest_files_are_kept(tmp_path, method, monkeypatch):
     most = 3
     monkeypatch.setattr("moeash.compression.preparations.MOST", most)

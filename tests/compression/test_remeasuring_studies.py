@@ -78,7 +78,7 @@ def load_into_new(arrays):
     return module
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["uniform", slow("feedback"), slow("gpfq")])
 def test_a_candidate_has_the_statistics_of_its_own_weights(method):
     made = Evaluator(replace(task(method), keeping=AS_THEY_ARE))
     arrays = made.compressor.build(job(method).recipe).decoded()
@@ -92,6 +92,7 @@ def test_a_candidate_has_the_statistics_of_its_own_weights(method):
     )
 
 
+@pytest.mark.slow
 def test_what_a_method_prepares_is_of_the_network_as_it_was_given():
     made, plain = (
         Evaluator(task("feedback", codec={"norms": norms})).compressor.groundwork.prepared.layers
@@ -244,6 +245,7 @@ def test_measuring_again_is_part_of_what_a_study_is(tmp_path):
         study(storage, 1, codec=None)
 
 
+@pytest.mark.slow
 def test_a_study_without_has_one_baseline(tmp_path):
     made = study(SqlStorage(str(tmp_path / "a.db")), 1, codec=None)
     assert made.facts.remeasured_baseline is None

@@ -14,7 +14,7 @@ from tests.exports.pictures import POINTS
 from tests.marks import slow
 
 
-@pytest.mark.parametrize("suffix", [slow(".png"), ".svg"])
+@pytest.mark.parametrize("suffix", [slow(".png"), slow(".svg")])
 def test_equal_input_gives_equal_bytes(make_study, tmp_path, suffix):
     study = make_study(POINTS)
     files = [tmp_path / f"{i}{suffix}" for i in range(3)]
@@ -59,6 +59,7 @@ def test_drawing_leaves_the_callers_style_alone(tmp_path):
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_drawing_does_not_load_pyplot(tmp_path):
     code = f"""
 import sys

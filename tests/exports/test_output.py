@@ -55,6 +55,7 @@ def test_a_pick_that_nothing_meets_leaves_the_front_and_its_pictures(study, buil
     assert f"{least.size_bytes:,} at a drop of {least.drop:.4f}" in said
 
 
+@pytest.mark.slow
 def test_a_refusal_says_which_bound_of_the_space_was_in_the_way(study, build, tmp_path):
     k = study.front()[0].recipe.candidate["k"]
     task = replace(task_of(study), method=build_method(UniformOptions(k=(k, 99))))

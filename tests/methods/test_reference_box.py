@@ -26,7 +26,7 @@ QUICK = ("uniform", "zero aligned")
     ("method", "objectives"),
     [
         *((name, ["entries"]) if name in QUICK else slow(name, ["entries"]) for name in METHODS),
-        ("uniform", ["size_bytes", "bits_per_weight"]),
+        slow("uniform", ["size_bytes", "bits_per_weight"]),
     ],
 )
 def test_the_reference_box_holds_every_complete_evaluation(method, objectives, tmp_path):

@@ -46,6 +46,7 @@ def test_solutions_of_the_searchs_front_are_made_again_from_end_to_end(study):
         assert record.outcome.fingerprint != parent.outcome.fingerprint
 
 
+@pytest.mark.slow
 def test_a_refined_solution_is_exported_bit_for_bit(study, tmp_path):
     done = next(r for r in refined(study) if r.outcome.status == "complete")
     report = export(study, tmp_path / "a.moeash", id=done.number)

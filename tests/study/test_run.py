@@ -106,7 +106,7 @@ def test_the_replayed_story_of_a_generation_keeps_its_times(storage):
     assert study(storage).generations() == first and first[0].elapsed_s > 0
 
 
-@pytest.mark.parametrize("algorithm", ["nsga2", slow("random"), slow("exhaustive")])
+@pytest.mark.parametrize("algorithm", [slow("nsga2"), slow("random"), slow("exhaustive")])
 def test_a_larger_budget_continues_a_study_as_if_it_had_been_given_at_once(tmp_path, algorithm):
     def grown(path, *budgets):
         for generations in budgets:
@@ -141,6 +141,7 @@ def test_a_study_continued_beyond_its_merges_finds_what_a_longer_one_finds(stora
     assert story(study(storage, **longer)) == story(grown)
 
 
+@pytest.mark.slow
 def test_a_smaller_budget_leaves_what_is_stored(storage):
     before = study(storage).evaluations()
     study(storage, budget={"generations": 1})
@@ -150,6 +151,7 @@ def test_a_smaller_budget_leaves_what_is_stored(storage):
 # ------------------------------------------------------------------ who may continue it
 
 
+@pytest.mark.slow
 def test_a_budget_that_was_at_its_default_can_be_changed(storage):
     first = study(storage, budget={"generations": 1})
     n_known = len(first.evaluations())

@@ -90,6 +90,7 @@ def rows_of(network, key, finest):
     return factor.weight, prepared.notes
 
 
+@pytest.mark.slow
 def test_layers_beside_a_limited_branch_are_balanced_as_asked():
     network = Beside(1e-3).eval()
     limited, (note,) = rows_of(network, "wide.weight", 128)

@@ -137,6 +137,7 @@ def test_feedback_moves_a_transformers_outputs_less_than_nearest_bins(transforme
     assert moved[0] < 0.6 * moved[1]
 
 
+@pytest.mark.slow
 def test_a_fine_grid_reproduces_a_transformer(transformer):
     result = compress(prepare(transformer, [pictures(20, 0)]), 100_000, 0.0)
     x = pictures(10, 1)

@@ -201,7 +201,7 @@ def test_without_calibration_there_is_nothing_to_refine(network):
     assert plain == refined
 
 
-@pytest.mark.parametrize(("trellis", "bins"), [(0, 64), (8, 40)])
+@pytest.mark.parametrize(("trellis", "bins"), [(0, 64), slow(8, 40)])
 def test_a_note_says_when_the_highest_k_holds_no_rows_balanced_as_asked(
     network, splits, trellis, bins
 ):

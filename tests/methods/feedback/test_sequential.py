@@ -9,6 +9,7 @@ from moeash.methods.feedback.balancing import Balancing
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, prepare
 from moeash.methods.feedback.sequential import DAMPING, NOISE, Lockstep, Rehearsal
+from tests.marks import slow
 
 
 def images(n=120, shape=(2, 8, 8), seed=0):
@@ -121,7 +122,7 @@ def test_outputs_move_less_than_with_all_layers_at_once(case):
     assert np.exp(np.mean(np.log(ratios))) < 0.9, ratios
 
 
-@pytest.mark.parametrize("trellis", [0, 4])
+@pytest.mark.parametrize("trellis", [0, slow(4)])
 def test_it_is_deterministic_and_leaves_the_network_as_it_was(trellis):
     network, x = Net().eval(), images()
     before = copy.deepcopy(network.state_dict())

@@ -212,6 +212,7 @@ def test_a_file_that_may_not_be_written_is_refused(tmp_path):
     assert storage.study("digits").status == "running"
 
 
+@pytest.mark.slow
 def test_the_folder_of_the_migrations_may_have_any_name(tmp_path):
     import moeash
 
@@ -354,7 +355,7 @@ DIE = """
 
 @pytest.mark.parametrize(
     "moment",
-    ["while the file is written", slow("INSERT INTO artifacts"), slow("UPDATE studies")],
+    [slow("while the file is written"), slow("INSERT INTO artifacts"), slow("UPDATE studies")],
 )
 def test_a_kill_between_file_and_row_leaves_nothing_but_a_file_that_is_removed(tmp_path, moment):
     path = tmp_path / "a.db"
