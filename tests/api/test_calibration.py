@@ -51,6 +51,7 @@ def test_a_refined_file_is_closer_where_the_method_has_a_slower_way(tmp_path):
         moeash.compress(network, tmp_path / "a.moeash", candidate={"k": 14}, refined=True)
 
 
+@pytest.mark.slow
 def test_a_search_with_calibration_is_stored_with_it_and_continues(tmp_path):
     network, x, closeness = transformer()
 

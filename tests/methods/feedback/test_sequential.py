@@ -57,7 +57,10 @@ class Attending(nn.Module):
 NETWORKS = {"convolutions": (Net, (2, 8, 8)), "attention": (Attending, (5, 6))}
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(
+    scope="module",
+    params=[slow(name) if name == "convolutions" else name for name in NETWORKS],
+)
 def case(request):
     make, shape = NETWORKS[request.param]
     network, x = make().eval(), images(shape=shape)

@@ -107,7 +107,7 @@ def test_people_hear_of_solutions_in_the_serial_order(tmp_path, serial, n_slots)
     assert story == [e.payload() for e in serial.heard if e.kind in kinds]
 
 
-@pytest.mark.parametrize("after", [1, 4, 9, 15, 20])
+@pytest.mark.parametrize("after", [1, slow(4), 9, slow(15), slow(20)])
 def test_what_ran_ahead_survives_a_crash(tmp_path, serial, after):
     first = Slots(trial, 5, seed=after, die_after=after)
     with pytest.raises(KeyboardInterrupt):
