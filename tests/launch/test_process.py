@@ -159,7 +159,7 @@ def test_a_starter_killed_before_it_started_anything_loses_nothing(
     own = processes(shell("echo begun"))
     assert own.launches.get(1).state == "running"  # as far as the dead one could say
     Queue(own).tick()
-    assert "".join(own.log("digits", follow=True)) == "begun\n"
+    wait_until(lambda: "".join(own.log("digits")) == "begun\n")
     assert [record.id for record in own.launches.of_study("digits", "run")] == [1]
 
 
