@@ -42,10 +42,10 @@ export class StudyKnowledge extends Topics {
 
   /** Load everything a study page shows first; the item's errors are the caller's. */
   async load() {
+    // All at once: what a study in the queue does not have yet is answered with 404 and left out.
+    const rest = [this.loadPoints(), this.loadGenerations(), this.loadExports()].map((p) => this.#quietly(p));
     await this.loadItem();
-    // A study that waits in the queue is not stored yet and has nothing else.
-    if (this.item.status === 'queued' && !this.item.evaluations) return;
-    await Promise.all([this.loadPoints(), this.loadGenerations(), this.loadExports()].map((p) => this.#quietly(p)));
+    await Promise.all(rest);
   }
 
   async loadItem() {

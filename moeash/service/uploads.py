@@ -1,5 +1,6 @@
 """Files that people bring: streamed to disk, checked, and named when they are complete."""
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -100,7 +101,7 @@ class Uploads:
 
     def _receive(self, temporary: Path, pull: Callable[[], bytes]) -> str:
         # Files of this moment count too: those being uploaded beside this one.
-        room = self._most_total - sum(entry.stat().st_size for entry in os.scandir(self._folder))
+        room = self._most_total - self._n_bytes()
         digest, size = hashlib.sha256(), 0
         with temporary.open("wb") as file:
             while piece := pull():
@@ -120,6 +121,14 @@ class Uploads:
             os.fsync(file.fileno())
         return digest.hexdigest()
 
+    def _n_bytes(self) -> int:
+        total = 0
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # given its name this moment
+                    total += entry.stat(follow_symlinks=False).st_size
+        return total
+
     def _take(self, temporary: Path, target: Path, digest: str) -> tuple[Upload, bool]:
         with self._alone():
             is_new = not os.path.lexists(target)
@@ -127,8 +136,9 @@ class Uploads:
                 temporary.replace(target)
                 status = target.stat()
                 self._digests[target.name, status.st_size, status.st_mtime_ns] = digest
-            described = self._described(target)
-        if described.sha256 != digest:
+            is_ours = target.is_file() and not target.is_symlink()
+            described = self._described(target) if is_ours else None
+        if described is None or described.sha256 != digest:
             raise Problem(
                 409,
                 "file-exists",

@@ -23,7 +23,7 @@ def test_equal_input_gives_equal_bytes(make_study, tmp_path, suffix):
     save(plot_front([study]), files[2])
     first, again, rebuilt = (file.read_bytes() for file in files)
     assert first == again == rebuilt
-    save(plot_front([study], max_drop=0.2), files[1])
+    save(plot_front([study], chosen=1), files[1])
     assert files[1].read_bytes() != first
 
 
@@ -84,7 +84,7 @@ def test_a_matplotlibrc_of_others_changes_nothing_and_runs_no_latex(tmp_path):
         "import sys, matplotlib\n"
         "from moeash.exports.canvas import STYLE, new_figure, save\n"
         "with matplotlib.rc_context(STYLE):\n"
-        "    figure, axes = new_figure(2, 2)\n"
+        "    figure, axes = new_figure(2)\n"
         "    axes.plot([1, 2], label='a')\n"
         "    axes.set_title('text')\n"
         "save(figure, sys.argv[1])\n"

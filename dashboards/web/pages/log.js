@@ -67,8 +67,8 @@ export async function mount(host, {name}, {store, query, keepQuery}) {
     h('div', {class: 'head'}, h('div', {class: 'head-title'}, h('nav', {class: 'crumbs', 'aria-label': 'Where'}, h('a', {href: '/'}, 'Studies'), ' / ', h('a', {href: `/studies/${encodeURIComponent(name)}`}, name)), h('h1', null, `Log of ${name}`))),
     item.reason && item.status !== 'finished' && h('p', {class: 'alert'}, item.reason),
     h('div', {class: 'log-grid'},
-      h('section', {class: 'stack', 'aria-label': 'Events'}, h('div', {class: 'row spread'}, h('h2', null, 'Events'), choice), h('div', {class: 'table-scroll tall', tabindex: 0, role: 'region', 'aria-label': 'Events'}, h('table', null, h('thead', null, h('tr', null, h('th', {scope: 'col'}, 'At'), h('th', {scope: 'col', class: 'minor'}, 'Kind'), h('th', {scope: 'col'}, 'What'))), rows))),
-      h('section', {class: 'stack', 'aria-label': 'Printed'}, h('div', {class: 'row spread'}, h('h2', null, 'Printed'), h('span', {class: 'row'}, state, h('label', {class: 'small'}, follow, 'follow'))), log)));
+      h('div', {class: 'stack'}, h('div', {class: 'row spread'}, h('h2', null, 'Events'), choice), h('div', {class: 'table-scroll tall', tabindex: 0, role: 'region', 'aria-label': 'Events'}, h('table', null, h('thead', null, h('tr', null, h('th', {scope: 'col'}, 'At'), h('th', {scope: 'col', class: 'minor'}, 'Kind'), h('th', {scope: 'col'}, 'What'))), rows))),
+      h('div', {class: 'stack'}, h('div', {class: 'row spread'}, h('h2', null, 'Printed'), h('span', {class: 'row'}, state, h('label', {class: 'small'}, follow, 'follow'))), log)));
   await loadEvents().catch((error) => { if (error.status !== 404) throw error; });
   await loadLog().catch((error) => { state.textContent = error.message; });
   requestAnimationFrame(() => { log.scrollTop = log.scrollHeight; });

@@ -139,12 +139,27 @@ export class FrontChart {
     const y = linear(domains.y, range.y);
     this.geometry = {width, height, m, x, y};
     const colours = this.#colours();
-    this.#points(colours);
-    fill(this.svg, this.#axes(narrow), this.#bands(), this.#lines(), this.#rings());
+    // Sliders, rings and the walk along the front change the SVG alone; points are the costly part.
+    const {series, hidden, generation, selected, logx, byStage} = this.state;
+    const key = JSON.stringify([width, height, devicePixelRatio, domains, logx, byStage, generation, [...hidden], colours.ground, colours.stages]);
+    const same = this.drawn && this.drawn.key === key && this.drawn.selected === selected && this.drawn.count === this.#count() && series.every((each, i) => each.front === this.drawn.fronts[i]) && series.length === this.drawn.fronts.length;
+    if (!same || this.born.size) this.#points(colours);
+    this.drawn = {key, selected, count: this.#count(), fronts: series.map((each) => each.front)};
+    fill(this.svg, this.#axes(narrow), this.#bands(narrow), this.#lines(), this.#rings(), this.#empty());
     this.svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
     this.svg.setAttribute('width', width);
     this.svg.setAttribute('height', height);
     if (this.born.size) this.draw();
+  }
+
+  #count() {
+    return this.state.series.map(({columns}) => columns?.numbers.length ?? 0).join();
+  }
+
+  #empty() {
+    if (this.state.series.some(({columns, front}) => columns?.numbers.length || front.length)) return null;
+    const {width, height} = this.geometry;
+    return s('text', {class: 'note', x: width / 2, y: height / 2, 'text-anchor': 'middle'}, 'Points appear here as they are measured');
   }
 
   inside(px, py) {
@@ -189,7 +204,7 @@ export class FrontChart {
         const chosen = selected?.has(number) && si === 0;
         if (chosen) { late.push([px, py, stage, colourOf(stage)]); continue; }
         const sprite = stopped ? this.sprites.get('stopped', colours.stopped, 3, false, '') : this.sprites.get(stage, colourOf(stage), many ? 2.4 : 3.2, false, '');
-        let alpha = stopped ? 0.45 : many ? 0.4 : 0.55;
+        let alpha = stopped ? 0.45 : many ? 0.3 : 0.55;
         const at = this.born.get(number);
         if (at !== undefined) alpha *= (now - at) / FADE_MS;
         g.globalAlpha = selected && si === 0 ? alpha * 0.35 : alpha;
@@ -252,7 +267,7 @@ export class FrontChart {
     return parts;
   }
 
-  #bands() {
+  #bands(narrow) {
     const {width, height, m, x, y} = this.geometry;
     const {baseline, dropLimit, limits, metricName} = this.state;
     const right = width - m.right;
@@ -262,7 +277,7 @@ export class FrontChart {
     if (baseline !== null && dropLimit !== null) {
       const [top, low] = [clampY(baseline), clampY(baseline - dropLimit)];
       parts.push(s('rect', {class: 'band', x: m.left, y: top, width: right - m.left, height: Math.max(0, low - top)}));
-      if (low - top > 18) parts.push(s('text', {class: 'note', x: right - 6, y: low - 5, 'text-anchor': 'end'}, `wanted: at most ${say.drop(dropLimit, metricName)} below`));
+      if (bottom - low > 18) parts.push(s('text', {class: 'note', x: right - 6, y: low + 14, 'text-anchor': 'end'}, `${narrow ? '' : 'wanted: '}at most ${say.drop(dropLimit, metricName)} below`));
     }
     if (limits.bytes !== null) {
       const at = Math.min(right, Math.max(m.left, x(limits.bytes)));
@@ -273,7 +288,7 @@ export class FrontChart {
       parts.push(s('rect', {class: 'shade', x: m.left, y: at, width: right - m.left, height: bottom - at}), s('line', {class: 'limit', x1: m.left, x2: right, y1: at, y2: at}));
     }
     if (baseline !== null && y(baseline) >= m.top && y(baseline) <= bottom) {
-      parts.push(s('line', {class: 'float', x1: m.left, x2: right, y1: y(baseline), y2: y(baseline)}), s('text', {class: 'note', x: m.left + 6, y: y(baseline) - 5}, `float network ${say.metric(baseline, metricName)}`));
+      parts.push(s('line', {class: 'float', x1: m.left, x2: right, y1: y(baseline), y2: y(baseline)}), s('text', {class: 'note', x: m.left + 6, y: y(baseline) - 5}, `float${narrow ? '' : ' network'} ${say.metric(baseline, metricName)}`));
     }
     return parts;
   }

@@ -15,7 +15,9 @@ from moeash.service.protection.logs import about
 from moeash.study.storage.team.audit import Audit
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
-LOGIN = "/api/v1/session"
+API = "/api/v1"
+LOGIN = f"{API}/session"
+NO_ROUTE = "(none)"
 _access = logging.getLogger("moeash.service.access")
 
 Observe = Callable[[str, str, int, float], None]
@@ -104,8 +106,19 @@ class Requests:
 
 
 def route_of(scope: Scope) -> str:
-    """Return the route of a request as the application has it, with its parameters' names."""
-    return str(getattr(scope.get("route"), "path", None) or "(none)")
+    """Return the route of a request as the application has it, with its parameters' names.
+
+    There are as many as the application has, whatever is asked for.
+    """
+    route = scope.get("route")
+    path, regex = getattr(route, "path", None), getattr(route, "path_regex", None)
+    if path is None or regex is None:
+        return NO_ROUTE
+    # A route knows nothing of the prefix of the router that its router was put into.
+    for prefix in ("", API):
+        if scope["path"].startswith(prefix) and regex.match(scope["path"][len(prefix) :]):
+            return f"{prefix}{path}"
+    return NO_ROUTE
 
 
 def _address(scope: Scope) -> str:

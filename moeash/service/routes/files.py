@@ -7,8 +7,10 @@ from typing import Annotated
 from anyio import from_thread, to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
+from starlette.requests import ClientDisconnect
 
 from moeash.service.auth import Auth
+from moeash.service.problems import Problem
 from moeash.service.uploads import Uploads
 
 PIECE = 1 << 20
@@ -66,9 +68,12 @@ def router(auth: Auth, uploads: Uploads) -> APIRouter:
         async def following() -> bytes:
             return await anext(pieces, b"")
 
-        stored, is_new = await to_thread.run_sync(
-            uploads.store, name, lambda: from_thread.run(following)
-        )
+        try:
+            stored, is_new = await to_thread.run_sync(
+                uploads.store, name, lambda: from_thread.run(following)
+            )
+        except ClientDisconnect as error:
+            raise Problem(400, "upload-broken-off", "the upload was broken off") from error
         if not is_new:
             response.status_code = 200
         return File(**asdict(stored))

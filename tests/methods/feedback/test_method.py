@@ -18,8 +18,6 @@ from moeash.methods.uniform.options import UniformOptions
 from tests.contracts.method import (
     MethodContract,
     accuracy,
-    digits_network,
-    digits_splits,
     prepare,
 )
 
@@ -37,16 +35,6 @@ class TestFeedback(MethodContract):
     @classmethod
     def options(cls, request):
         return request.param
-
-
-@pytest.fixture(scope="module")
-def network():
-    return digits_network()
-
-
-@pytest.fixture(scope="module")
-def splits():
-    return digits_splits()
 
 
 def compressed(options, network, splits, values, **way):

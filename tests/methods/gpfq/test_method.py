@@ -17,8 +17,6 @@ from moeash.networks.parameters import read_state
 from tests.contracts.method import (
     MethodContract,
     accuracy,
-    digits_network,
-    digits_splits,
     prepare,
 )
 
@@ -40,16 +38,6 @@ class TestGpfq(MethodContract):
     @classmethod
     def options(cls, request):
         return request.param
-
-
-@pytest.fixture(scope="module")
-def network():
-    return digits_network()
-
-
-@pytest.fixture(scope="module")
-def splits():
-    return digits_splits()
 
 
 def compressed(options, network, splits, levels):

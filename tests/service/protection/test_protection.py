@@ -372,6 +372,29 @@ def test_strangers_cannot_fill_the_audit(service):
     assert len(service.audit.page()) <= 6
 
 
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/api/v1/x", "/api/v1/{name}"),
+        ("/api/v1/session/api/v1/session", "(none)"),
+        ("/pages/api/v1/x", "/pages/{rest:path}"),
+        ("/api/v1/", "(none)"),
+    ],
+)
+def test_the_route_of_a_request_is_one_that_the_application_has(tmp_path, path, route):
+    from fastapi import APIRouter
+
+    seen = []
+    service = Service(tmp_path, observe=lambda *values: seen.append(values[1]))
+    inner = APIRouter()
+    inner.add_api_route("/{name}", lambda name: name, methods=["GET"])
+    service.framework.include_router(inner, prefix="/api/v1")
+    service.framework.add_api_route("/pages/{rest:path}", lambda rest: rest, methods=["GET"])
+    service.client().get(path)
+    assert seen == [route]
+    service.close()
+
+
 def test_times_are_told_by_route_and_status(tmp_path):
     seen = []
     service = Service(tmp_path, observe=lambda *values: seen.append(values[:3]))

@@ -17,9 +17,7 @@ def test_only_admins_see_and_change_tokens(service, route, role, status):
     before = [(token.id, token.state) for token in service.auth.tokens.list()]
     answer = service.client().request(*route, headers=headers, **body)
     assert answer.status_code == status
-    assert [(t.id, t.state) for t in service.auth.tokens.list()] == [
-        (t.id, t.state) for t in before
-    ]
+    assert [(token.id, token.state) for token in service.auth.tokens.list()] == before
 
 
 def test_a_token_that_was_made_lets_in_until_it_is_revoked(service):

@@ -12,6 +12,7 @@ import pytest
 from moeash.errors import StorageError, StudyLockedError
 from moeash.study.storage.sql import SqlStorage
 from tests.contracts.access import AccessContract
+from tests.contracts.counting import CountingContract
 from tests.contracts.listing import ListingContract
 from tests.contracts.storage import FACTS, StorageContract, add
 from tests.study.storage.server import postgres_server
@@ -53,6 +54,14 @@ class TestPostgres(StorageContract):
 
 
 class TestListingOnPostgres(ListingContract):
+    @pytest.fixture
+    def storage(self, database):
+        storage = SqlStorage(database)
+        yield storage
+        storage.close()
+
+
+class TestCounting(CountingContract):
     @pytest.fixture
     def storage(self, database):
         storage = SqlStorage(database)
