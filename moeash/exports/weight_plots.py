@@ -200,11 +200,8 @@ def _decoded(shared: SharedWeights) -> list[NDArray[Any]]:
 
 def _usage(shared: SharedWeights) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the entries some weight uses, and how many use each, sorted by value."""
-    counts = [np.zeros(len(codebook), dtype=np.int64) for codebook in shared.codebooks]
-    for tensor in shared.shared:
-        counts[tensor.codebook] += tensor.counts
     entries = np.concatenate([c.entries for c in shared.codebooks]).astype(np.float64)
-    used = np.concatenate(counts)
+    used = np.concatenate(shared.usage())
     order = np.argsort(entries, kind="stable")
     order = order[used[order] > 0]
     return entries[order], used[order]

@@ -83,7 +83,7 @@ export class FrontChart {
     return {read, ground: read('--ground'), stopped: read('--stopped'), stages: Object.fromEntries(STAGES.map((stage) => [stage, read(`--${stage}`)]))};
   }
 
-  /** What there is to see: all of the front and the wanted drop, and points not far below them. */
+  /** What there is to see: all of the front, and points not far below it. */
   #domains() {
     const {series, baseline, dropLimit, view} = this.state;
     let [low, top, lowest] = [Infinity, -Infinity, Infinity];
@@ -101,11 +101,12 @@ export class FrontChart {
       }
     }
     if (baseline !== null) top = Math.max(top, baseline);
-    if (baseline !== null && dropLimit !== null) low = Math.min(low, baseline - dropLimit);
-    if (!Number.isFinite(low)) low = Number.isFinite(lowest) ? lowest : (top || 1) - 0.1;
-    if (!Number.isFinite(top)) top = low + 0.1;
+    // Below the last solution there is nothing to see, however far down solutions are wanted.
+    if (low === Infinity && baseline !== null && dropLimit !== null) low = baseline - dropLimit;
+    if (!Number.isFinite(top)) top = Number.isFinite(lowest) ? lowest : 1;
+    if (!Number.isFinite(low)) low = Number.isFinite(lowest) ? lowest : top - 0.1;
     const span = top - low || Math.abs(top) * 0.02 || 1;
-    if (lowest < low) low = Math.max(lowest, low - 0.5 * span);
+    if (lowest < low) low = Math.max(lowest, low - 0.3 * span);
     const all = top - low || span;
     low -= 0.05 * all;
     let [x0, x1] = [Infinity, 0];
@@ -190,6 +191,7 @@ export class FrontChart {
       const onFront = new Set(front.map((point) => point.id));
       const n = columns?.numbers.length ?? 0;
       const many = n > 4000;
+      const looks = {};
       for (let i = 0; i < n; i += 1) {
         const stage = columns.stage[i];
         const stopped = columns.status[i] !== 'complete';
@@ -203,7 +205,7 @@ export class FrontChart {
         this.places.push({px, py, si, i, number, stopped});
         const chosen = selected?.has(number) && si === 0;
         if (chosen) { late.push([px, py, stage, colourOf(stage)]); continue; }
-        const sprite = stopped ? this.sprites.get('stopped', colours.stopped, 3, false, '') : this.sprites.get(stage, colourOf(stage), many ? 2.4 : 3.2, false, '');
+        const sprite = (looks[stopped ? 'stopped' : stage] ??= stopped ? this.sprites.get('stopped', colours.stopped, 3, false, '') : this.sprites.get(stage, colourOf(stage), many ? 2.4 : 3.2, false, ''));
         let alpha = stopped ? 0.45 : many ? 0.3 : 0.55;
         const at = this.born.get(number);
         if (at !== undefined) alpha *= (now - at) / FADE_MS;
@@ -314,20 +316,33 @@ export class FrontChart {
     return parts;
   }
 
+  /** Find a side of a ring where its label covers no other. */
+  #room(labels, px, py, r, width) {
+    const {width: all, m} = this.geometry;
+    const sides = [[r, r + 3], [r, -r + 4], [-r, r + 3], [-r, -r + 4], [r, 2 * r + 6]];
+    const boxOf = ([dx, dy]) => ({x0: dx < 0 ? px + dx - width : px + dx, x1: dx < 0 ? px + dx : px + dx + width, y0: py + dy - 11, y1: py + dy + 3});
+    const clear = (box) => box.x0 > m.left && box.x1 < all - m.right && labels.every((o) => box.x0 > o.x1 || box.x1 < o.x0 || box.y0 > o.y1 || box.y1 < o.y0);
+    const side = sides.find((each) => clear(boxOf(each))) ?? sides[px > all - 130 ? 2 : 0];
+    labels.push(boxOf(side));
+    return side;
+  }
+
   #rings() {
     const {x, y} = this.geometry;
     const {rings, pins} = this.state;
     const parts = [];
     const taken = new Map();
+    const labels = [];
     for (const ring of rings) {
       const [px, py] = [x(ring.size_bytes), y(ring.metric)];
       if (!this.inside(px, py)) continue;
       const key = `${Math.round(px / 14)},${Math.round(py / 14)}`;
       const nth = taken.get(key) ?? 0;
       taken.set(key, nth + 1);
-      const flip = px > this.geometry.width - 130;
-      parts.push(s('circle', {class: ring.chosen ? 'ring chosen' : 'ring', cx: px, cy: py, r: 9 + 4 * nth}));
-      parts.push(s('text', {class: 'ring-label', x: flip ? px - 14 - 4 * nth : px + 14 + 4 * nth, y: py + 16 + 14 * nth, 'text-anchor': flip ? 'end' : 'start'}, ring.label));
+      const r = 9 + 4 * nth;
+      const [dx, dy] = this.#room(labels, px, py, r + 5, 7 * ring.label.length);
+      parts.push(s('circle', {class: ring.chosen ? 'ring chosen' : 'ring', cx: px, cy: py, r}));
+      parts.push(s('text', {class: 'ring-label', x: px + dx, y: py + dy, 'text-anchor': dx < 0 ? 'end' : 'start'}, ring.label));
     }
     for (const pin of pins) {
       const [px, py] = [x(pin.size_bytes), y(pin.metric)];
