@@ -180,9 +180,7 @@ def launch_of_request(study: str, request: Mapping[str, Any]) -> Launch:
             None if request["folder"] is None else str(request["folder"]),
         )
     except (KeyError, TypeError) as error:
-        raise InputError(
-            f"the launch of study {study!r} is not one moeash stored: {error}"
-        ) from error
+        raise _foreign(study, error) from error
 
 
 def export_of_request(study: str, request: Mapping[str, Any]) -> Export:
@@ -197,6 +195,8 @@ def export_of_request(study: str, request: Mapping[str, Any]) -> Export:
             values[name] = tuple(map(str, values[name]))
         return Export(study, **values)
     except (KeyError, TypeError) as error:
-        raise InputError(
-            f"an export of study {study!r} is not one moeash stored: {error}"
-        ) from error
+        raise _foreign(study, error) from error
+
+
+def _foreign(study: str, error: Exception) -> InputError:
+    return InputError(f"this launch of study {study!r} was not stored by moeash: {error}")

@@ -150,6 +150,7 @@ def test_the_effect_is_within_the_tolerance_and_uses_it(loaded, tolerance):
     assert tolerance / 6 * sharing < rounding <= tolerance * sharing * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_a_higher_tolerance_never_gives_a_larger_file(loaded):
     keepings = [loaded.choose(tolerance) for tolerance in (1e-12, 1e-4, 1e-3, 0.01, 0.1, 1.0)]
     sizes = [loaded.kept_bytes(keeping) for keeping in keepings]

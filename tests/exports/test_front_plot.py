@@ -21,8 +21,9 @@ def test_the_step_line_is_never_above_what_was_attained_nor_below(make_study):
     path = line.get_path()  # the corners; the style says how they are joined
     assert line.get_drawstyle() == "steps-post"  # a value holds until the next size
     x, y = path.vertices.T
+    solutions = study.solutions()
     for kilobytes in np.linspace(40, 150, 997):
-        attained = max(s.metric for s in study.solutions() if s.size_bytes / 1e3 <= kilobytes)
+        attained = max(s.metric for s in solutions if s.size_bytes / 1e3 <= kilobytes)
         assert y[np.searchsorted(x, kilobytes, side="right") - 1] == attained
 
 
