@@ -22,7 +22,7 @@ from moeash.service.documents import (
 from moeash.service.etags import etag_of, unchanged
 from moeash.study.spec.output import Pick
 from moeash.study.storage.records import Stage
-from moeash.study.storage.team.listing import STAGES, STATUSES, EvaluationOrder
+from moeash.study.storage.team.listing import EvaluationOrder
 from moeash.study.study import Study
 
 Number = Annotated[int, Path(ge=1, lt=2**31)]
@@ -69,24 +69,10 @@ def router(context: Context) -> APIRouter:
         """Show the points of a chart, thinned; the front always whole."""
         study = studies.study(name)
         chart = charts.of(study.record)
-        here = chart.columns
         tag = etag_of(study.record.id, chart.last, columns, rows, after)
         if unchanged(request, tag):
             return Response(status_code=304, headers={"ETag": tag})
-        thinned = chart.thinned(columns, rows, after=after)
-        chosen = thinned.rows
-        document = {
-            "numbers": here.number[chosen].tolist(),
-            "stage": [STAGES[i] for i in here.stage[chosen]],
-            "status": [STATUSES[i] for i in here.status[chosen]],
-            "size_bytes": here.size_bytes[chosen].astype(int).tolist(),
-            "metric": here.metric[chosen].tolist(),
-            "generation": here.generation[chosen].tolist(),
-            "front": chart.front().tolist(),
-            "shown": len(chosen),
-            "total": thinned.total,
-            "last": chart.last,
-        }
+        document = chart.document(chart.thinned(columns, rows, after=after))
         return JSONResponse(document, headers={"ETag": tag})
 
     @routes.get("/evaluations")
