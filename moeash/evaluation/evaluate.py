@@ -29,7 +29,6 @@ from moeash.methods.base import GridMethod
 from moeash.names import contained
 from moeash.networks.inplace import write_float
 from moeash.networks.parameters import network_fingerprint
-from moeash.networks.places import Places
 
 CIRCUMSTANCES = (MemoryError, torch.OutOfMemoryError, OSError)
 """What an evaluation may raise through no fault of its candidate."""
@@ -92,7 +91,6 @@ class Evaluator:
         self._common = common
         progress("loading the network", 0, None)
         network = load_network(task)
-        self._places = Places.of(network.module)
         self._training = {part: part.training for part in network.module.modules()}
         self._arithmetic = Arithmetic(task)
         try:
@@ -104,6 +102,9 @@ class Evaluator:
                 self.splits = load_splits(task.data)
             progress("measuring the float network", 0, None)
             self.assessment = self._assessment(network.module)
+            if task.evaluate is not None:
+                # A user's function may write to the module, and what is prepared reads it.
+                write_float(network.module, network.state)
             groundwork = None if common is None else common.groundwork
             self.compressor = load_compressor(
                 task,
@@ -116,6 +117,7 @@ class Evaluator:
             self.remeasured_baseline = self._measure_remeasured() if common is None else None
             self._place()
         except BaseException:
+            write_float(network.module, network.state)
             self._hand_back()
             raise
 
@@ -270,9 +272,6 @@ class Evaluator:
 
     def restore(self) -> None:
         """Put the float weights back into the module, as they were given, wherever they are now."""
-        if self._places.moved():
-            write_float(self.compressor.network)
-            return
         self.compressor.restore()
         self._placing.forget()
 

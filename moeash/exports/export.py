@@ -139,7 +139,7 @@ def _check_function(task: Task, solution: Solution, arrays: Mapping[str, NDArray
             load_into(network.module, arrays)
             value = float(task.evaluate(network.module))
     finally:
-        write_float(network)
+        write_float(network.module, network.state)
         arithmetic.restore()
     if not abs(value - solution.metric) <= ROUNDING * max(1.0, abs(solution.metric)):
         raise RebuildMismatchError(
