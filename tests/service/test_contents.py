@@ -7,10 +7,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from moeash.networks.loading.checkpoints import load_checkpoint
 from safetensors.numpy import save
 
 from moeash.errors import InputError
+from moeash.networks.loading.checkpoints import load_checkpoint
 from moeash.service.contents import check_content
 from moeash.service.uploads import Uploads
 
