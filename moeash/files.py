@@ -50,6 +50,27 @@ def lfs_text(what: str) -> str:
     )
 
 
+def head_of(path: Path, error: type[InputError], what: str = "") -> bytes:
+    """Return the first bytes of a file that is here, and not just its Git LFS pointer.
+
+    Args:
+        path: the file.
+        error: the class of what is raised.
+        what: it is, for the message.
+
+    Raises:
+        InputError: it cannot be read, or is a pointer.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(LFS_POINTER))
+    except OSError as exc:
+        raise error(f"cannot read {what}{str(path)!r}: {exc.strerror}") from exc
+    if is_lfs_pointer(head):
+        raise error(lfs_text(repr(str(path))))
+    return head
+
+
 def as_path(value: object) -> Path:
     """Return a path of what a person gave for one.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 pytest.register_assert_rewrite("tests.contracts")
 
@@ -21,7 +22,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # As many workers as cores: more threads in each would only wait for one another. Before NumPy
     # and torch are imported, which read it once.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Ray's workers are niced by 15 unless told otherwise: beside tests that are not, they get next
+    # to nothing, and every Ray test takes several times as long.
+    os.environ.setdefault("RAY_worker_niceness", "0")
 
+# How long one example takes says how busy the machine is, not what is wrong.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 NEEDS = {
     "ray": ("ray", "Ray is not installed; pip install -e '.[test]'"),

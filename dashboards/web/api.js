@@ -28,7 +28,8 @@ export const path = (...parts) => parts.map((part) => `/${encodeURIComponent(par
 function withQuery(url, query) {
   const search = new URLSearchParams();
   for (const [name, value] of Object.entries(query ?? {})) {
-    if (value !== null && value !== undefined && value !== '') search.set(name, value);
+    if (value === null || value === undefined || value === '') continue;
+    for (const each of [value].flat()) search.append(name, each);
   }
   const text = search.toString();
   return base + url + (text ? `?${text}` : '');

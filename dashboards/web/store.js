@@ -4,6 +4,9 @@
 import * as api from './api.js';
 import {throttle} from './lib/dom.js';
 
+// A mark is five pixels wide: cells no smaller than one show nothing more.
+const GRID = {columns: 180, rows: 110};
+
 class Topics {
   #listeners = new Set();
 
@@ -43,9 +46,17 @@ export class StudyKnowledge extends Topics {
   /** Load everything a study page shows first; the item's errors are the caller's. */
   async load() {
     await this.loadItem();
-    // A study that waits in the queue is not stored yet and has nothing else.
-    if (this.item.status === 'queued' && !this.item.evaluations) return;
-    await Promise.all([this.loadPoints(), this.loadGenerations(), this.loadExports()].map((p) => this.#quietly(p)));
+    await this.#loadRest();
+  }
+
+  /** A study that waits in the queue, or loads its network still, is not stored: it has no more. */
+  get isStored() {
+    return this.item.baseline !== null && this.item.baseline !== undefined;
+  }
+
+  #loadRest() {
+    if (!this.isStored) return null;
+    return Promise.all([this.loadPoints(), this.loadGenerations(), this.loadExports()].map((p) => this.#quietly(p)));
   }
 
   async loadItem() {
@@ -54,17 +65,22 @@ export class StudyKnowledge extends Topics {
   }
 
   async loadPoints() {
-    const after = this.points?.last ?? null;
-    const got = await api.get(`${this.url}/points`, {columns: 240, rows: 160, after});
     const first = this.points === null;
+    const ask = api.get(`${this.url}/points`, {...GRID, after: this.points?.last ?? null});
+    const front = first ? this.#loadFront() : null;
+    const got = await ask;
+    await front;
     if (first) this.points = {...got};
     else this.#append(got);
-    const front = got.front.join();
-    if (first || front !== this.frontKey) {
-      this.frontKey = front;
-      this.front = got.front.length ? (await api.get(`${this.url}/front`)).items : [];
-    }
+    const ids = new Set(got.front);
+    const same = ids.size === this.front.length && this.front.every(({id}) => ids.has(id));
+    if (!same) await this.#loadFront();
     this.tell('points');
+  }
+
+  async #loadFront() {
+    this.front = (await api.get(`${this.url}/front`)).items;
+    this.frontKey = this.front.map(({id}) => id).join();
   }
 
   #append(got) {
@@ -109,8 +125,8 @@ export class StudyKnowledge extends Topics {
   /** Ask again for what no event tells: queue, crash, what a missed event would have told. */
   poll() {
     this.askItem();
-    if (this.item && this.points === null) this.askPoints();
-    else if (this.item && this.points && this.item.complete + this.item.stopped > this.points.total) this.askPoints();
+    if (!this.isStored) return;
+    if (this.points === null || this.item.complete + this.item.stopped > this.points.total) this.askPoints();
   }
 
   async #quietly(promise) {

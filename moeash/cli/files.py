@@ -2,11 +2,14 @@
 
 import itertools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moeash.cli.show import JsonOption, StorageOption, bytes_text, percent, print_json, say, table
+
+if TYPE_CHECKING:  # verify and inspect load it when they are called, the help never
+    from moeash.core.codebook import SharedWeights
 
 PARTS = ("header", "codebooks", "tables", "indices", "kept", "checksum")
 
@@ -112,9 +115,9 @@ def inspect(
 def inspection(file: Path, *, max_bytes: int | None = None) -> dict[str, Any]:
     """Return what ``moeash inspect --json`` prints."""
     from moeash.codec.container import VERSION
-    from moeash.codec.inspection import inspect as look
+    from moeash.codec.inspection import open_and_size
 
-    report = look(file, max_bytes=max_bytes)
+    shared, report = open_and_size(file, max_bytes=max_bytes)
     return {
         "file": str(file),
         "size_bytes": report.total,
@@ -127,6 +130,7 @@ def inspection(file: Path, *, max_bytes: int | None = None) -> dict[str, Any]:
         "entries": report.n_entries,
         "bits_per_weight": report.bits_per_weight,
         "parts": {name: getattr(report, name) for name in PARTS},
+        "codebooks": _codebooks(shared),
         "tensors": [
             {
                 "name": tensor.name,
@@ -140,6 +144,21 @@ def inspection(file: Path, *, max_bytes: int | None = None) -> dict[str, Any]:
             for tensor in report.tensors
         ],
     }
+
+
+def _codebooks(shared: "SharedWeights") -> list[dict[str, Any]]:
+    """Return each codebook's entries that some weight uses, and how many use each."""
+    found = []
+    for position, counts in enumerate(shared.usage()):
+        used = counts > 0
+        found.append(
+            {
+                "tensors": [t.name for t in shared.shared if t.codebook == position],
+                "values": shared.codebooks[position].entries[used].astype(float).tolist(),
+                "counts": counts[used].tolist(),
+            }
+        )
+    return found
 
 
 def _together(kinds: str) -> str:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from moeash.launch.base import Launch, Launcher
     from moeash.launch.process import Processes
 
+INTERRUPTED = 130
+"""Exit code, as that of the study itself."""
+
 StudyArgument = Annotated[str, typer.Argument(help="Name of the study.", metavar="STUDY")]
 AddressOption = Annotated[
     str | None,
@@ -165,6 +168,8 @@ def _standing(launcher: "Launcher", study: str) -> str:
 def _follow(launcher: "Launcher", study: str) -> None:
     _write(launcher.log(study, follow=True))
     state = launcher.state(study)
+    if state is not None and state.name == "stopped":
+        raise typer.Exit(INTERRUPTED)
     if state is None or state.name != "succeeded":
         how = "is gone" if state is None else f"{state.name}: {state.message}"
         raise BackendError(f"study {study} {how}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from moeash.errors import InputError
 from moeash.study.storage.team.launch import LaunchRecord
@@ -10,7 +10,8 @@ from moeash.study.storage.team.launches import STOPPED
 
 StateName = Literal["pending", "running", "stopped", "succeeded", "failed"]
 PickName = Literal["smallest", "knee", "best"]
-FORMATS = ("moeash",)
+FormatName = Literal["moeash"]
+FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
 INTERRUPTED = 130
 """Exit code of a study that was asked to end."""
@@ -70,7 +71,7 @@ class Export:
     id: int | None = None
     max_drop: float | None = None
     max_bytes: int | None = None
-    formats: tuple[str, ...] = FORMATS
+    formats: tuple[FormatName, ...] = FORMATS
     allow_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -179,9 +180,7 @@ def launch_of_request(study: str, request: Mapping[str, Any]) -> Launch:
             None if request["folder"] is None else str(request["folder"]),
         )
     except (KeyError, TypeError) as error:
-        raise InputError(
-            f"the launch of study {study!r} is not one moeash stored: {error}"
-        ) from error
+        raise _foreign(study, error) from error
 
 
 def export_of_request(study: str, request: Mapping[str, Any]) -> Export:
@@ -196,6 +195,8 @@ def export_of_request(study: str, request: Mapping[str, Any]) -> Export:
             values[name] = tuple(map(str, values[name]))
         return Export(study, **values)
     except (KeyError, TypeError) as error:
-        raise InputError(
-            f"an export of study {study!r} is not one moeash stored: {error}"
-        ) from error
+        raise _foreign(study, error) from error
+
+
+def _foreign(study: str, error: Exception) -> InputError:
+    return InputError(f"this launch of study {study!r} was not stored by moeash: {error}")

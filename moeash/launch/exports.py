@@ -89,12 +89,8 @@ def write_report(
         temporary.write_text(json_text(document), encoding="utf-8")
 
 
-def export_state(record: LaunchRecord, *, brief: bool = False) -> ExportState:
+def export_state(record: LaunchRecord) -> ExportState:
     """Return where an export stands.
-
-    Args:
-        record: its launch.
-        brief: leave out report and inspection, which list every tensor.
 
     Raises:
         InputError: the launch is none of an export.
@@ -116,8 +112,8 @@ def export_state(record: LaunchRecord, *, brief: bool = False) -> ExportState:
         status=status,
         request=dict(record.request),
         error=error,
-        report=None if brief else document.get("report"),
-        inspection=None if brief else document.get("inspection"),
+        report=_without_folder(document.get("report"), "path"),
+        inspection=_without_folder(document.get("inspection"), "file"),
         files=tuple(ExportedFile(**file) for file in document.get("files", ())),
         requested_at=record.requested_at,
         ended_at=record.ended_at,
@@ -162,6 +158,11 @@ def _read(record: LaunchRecord) -> Mapping[str, Any] | str:
         return f"its files are not here; {where} exported them to {path.parent}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its report {path} cannot be read: {error}"
+
+
+def _without_folder(document: Mapping[str, Any] | None, key: str) -> Mapping[str, Any] | None:
+    """Return a document whose file is called by its name: folders are nobody else's business."""
+    return None if document is None else {**document, key: Path(str(document.get(key))).name}
 
 
 def _sha256(path: Path) -> str:

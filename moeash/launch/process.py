@@ -57,6 +57,7 @@ class Processes:
     Attributes:
         launches: the table of them.
         folder: their folders are in ``launches/`` of it.
+        address: of the Ray cluster on which studies run; None: on this machine.
         children: what this process started and has not seen end yet.
     """
 
@@ -79,7 +80,7 @@ class Processes:
         self.launches = Launches(database)
         self.folder = folder_of(database, folder)
         self._storage = database.place
-        self._address = address
+        self.address = address
         self._command = command
         self._token = secrets.token_hex(8)  # tells claims of this object from another's
         self._alone = threading.RLock()
@@ -177,12 +178,12 @@ class Processes:
 
     def stop_job(self, study: str) -> bool:
         """Ask a cluster to end a job that nobody follows; return whether there is a cluster."""
-        if self._address is None:
+        if self.address is None:
             return False
         with self._alone:
             parent = self.folder / "stops"
             _make_private(self.folder, parent)
-            self._popen(stop_command(study, self._address), parent)
+            self._popen(stop_command(study, self.address), parent)
         return True
 
     # ------------------------------------------------------------------ looking after them
@@ -266,11 +267,11 @@ class Processes:
     # ------------------------------------------------------------------ starting
 
     def _launcher(self, kind: Kind) -> str:
-        return "ray" if kind == "run" and self._address is not None else "process"
+        return "ray" if kind == "run" and self.address is not None else "process"
 
     def _place(self, kind: Kind) -> dict[str, Any]:
         place = {"host": host(), "starter": Identity.mine().as_dict(), "by": self._token}
-        return place if self._launcher(kind) == "process" else {**place, "address": self._address}
+        return place if self._launcher(kind) == "process" else {**place, "address": self.address}
 
     def _spawn(self, record: LaunchRecord) -> str | None:
         """Start a launch that is claimed; return why it could not be, after it has ended."""
@@ -293,7 +294,7 @@ class Processes:
     def _command_of(self, record: LaunchRecord, folder: Path) -> Sequence[str]:
         if self._command is not None:
             return self._command(record, folder)
-        return command_of(record, folder, self._address if record.kind == "run" else None)
+        return command_of(record, folder, self.address if record.kind == "run" else None)
 
     def _make_folder(self, record: LaunchRecord) -> Path:
         """Make a folder nobody else has, for this user's eyes alone, and put the spec there."""

@@ -5,6 +5,9 @@ of a week. Each server starts at most so many of either on its machine; any numb
 any number of machines, may share a database.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from moeash.errors import InputError
 from moeash.launch.base import Export, Launch
 from moeash.launch.process import Processes, unlaunched
@@ -20,13 +23,22 @@ class Queue:
         launches: the table of them.
         max_running: studies at a time on this machine.
         max_exports: exports at a time on this machine.
+        allow_modules: modules whose functions exports may run where a stored study names them.
     """
 
-    def __init__(self, processes: Processes, *, max_running: int = 1, max_exports: int = 2) -> None:
+    def __init__(
+        self,
+        processes: Processes,
+        *,
+        max_running: int = 1,
+        max_exports: int = 2,
+        allow_modules: Sequence[str] = (),
+    ) -> None:
         self.processes = processes
         self.launches: Launches = processes.launches
         self.max_running = max_running
         self.max_exports = max_exports
+        self.allow_modules = tuple(allow_modules)
 
     def enqueue(self, launch: Launch | Export, requested_by: str) -> LaunchRecord:
         """Queue a study's run, or an export; the next :meth:`tick` starts what may start.
@@ -35,6 +47,8 @@ class Queue:
             StudyLockedError: the study is queued or runs already.
         """
         kind: Kind = "run" if isinstance(launch, Launch) else "export"
+        if isinstance(launch, Export):
+            launch = replace(launch, allow_modules=self.allow_modules)
         return self.launches.add(kind, launch.study, launch.request(), requested_by)
 
     def stop(self, study: str) -> LaunchRecord | None:

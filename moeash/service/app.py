@@ -14,14 +14,20 @@ from moeash.service import problems
 from moeash.service.auth import Auth
 from moeash.service.charts import Charts
 from moeash.service.context import Context
+from moeash.service.metrics import Metrics
 from moeash.service.protection import protect
 from moeash.service.protection.bodies import BodyLimits
 from moeash.service.protection.origins import allowed_hosts
 from moeash.service.roots import Roots
 from moeash.service.routes import (
+    cluster,
     evaluations,
     events,
+    exports,
+    files,
     health,
+    logs,
+    metrics,
     pages,
     session,
     specs,
@@ -32,9 +38,11 @@ from moeash.service.settings import Settings
 from moeash.service.studies import Studies
 from moeash.service.tail import Tail
 from moeash.service.ticker import Ticker
+from moeash.service.uploads import Uploads
 from moeash.study.opening import open_storage
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.audit import Audit
+from moeash.study.storage.team.counting import Counting
 from moeash.study.storage.team.labels import Labels
 from moeash.study.storage.team.launches import Launches
 from moeash.study.storage.team.listing import Listing
@@ -55,15 +63,23 @@ def parts(settings: Settings) -> Context:
     listing, launches = Listing(database), Launches(database)
     charts = Charts(listing)
     processes = Processes(database, settings.folder, address=settings.ray_address)
+    documents = Studies(storage, listing, Labels(database), launches, charts)
+    roots = Roots(processes.folder, roots=settings.roots, allow_modules=settings.allow_modules)
     return Context(
         storage=storage,
-        studies=Studies(storage, listing, Labels(database), launches, charts),
+        studies=documents,
         charts=charts,
         tail=Tail(Stream(database), gaps=database.path is None),
-        queue=Queue(processes, max_running=settings.max_running),
+        queue=Queue(
+            processes,
+            max_running=settings.max_running,
+            allow_modules=settings.allow_modules,
+        ),
         auth=Auth(database),
         audit=Audit(database),
-        roots=Roots(processes.folder, roots=settings.roots, allow_modules=settings.allow_modules),
+        roots=roots,
+        uploads=Uploads(roots.uploads),
+        metrics=Metrics(listing, Counting(database), documents.summaries),
     )
 
 
@@ -94,16 +110,19 @@ def create_app(context: Context, settings: Settings) -> ASGIApp:
     )
     problems.install(app)
     api = APIRouter(prefix=API)
-    for part in (studies, evaluations, events, specs):
+    for part in (studies, evaluations, events, exports, logs, cluster, specs):
         api.include_router(part.router(context))
+    api.include_router(files.router(context.auth, context.uploads))
     app.include_router(api)
     app.include_router(session.router(context.auth))
     app.include_router(tokens.router(context.auth, context.audit))
     app.include_router(health.router(context))
+    app.include_router(metrics.router(context.auth, context.metrics))
     pages.add_pages(app)
     return protect(
         app,
         audit=context.audit,
         hosts=allowed_hosts(settings.host, settings.allow_hosts),
-        limits=BodyLimits(),
+        limits=BodyLimits(by_path={f"{API}/files": context.uploads.most_bytes}),
+        observe=context.metrics.observe,
     )

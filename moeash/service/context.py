@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from moeash.launch.queue import Queue
 from moeash.service.auth import Auth
 from moeash.service.charts import Charts
+from moeash.service.metrics import Metrics
 from moeash.service.roots import Roots
 from moeash.service.studies import Studies
 from moeash.service.tail import Tail
+from moeash.service.uploads import Uploads
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.audit import Audit
 
@@ -25,6 +27,8 @@ class Context:
         auth: who asks, and what they may.
         roots: what specs from the network may name.
         audit: who did what.
+        uploads: files from the network.
+        metrics: for Prometheus.
     """
 
     storage: SqlStorage
@@ -35,3 +39,5 @@ class Context:
     auth: Auth
     roots: Roots
     audit: Audit
+    uploads: Uploads
+    metrics: Metrics

@@ -19,6 +19,7 @@ from moeash.core.plain import json_text
 from moeash.errors import (
     BackendError,
     InputError,
+    LaunchNotFoundError,
     MoeashError,
     SpecError,
     StorageError,
@@ -88,6 +89,7 @@ class Problem(HTTPException):
 
 STATUS: tuple[tuple[type[MoeashError], int, str], ...] = (
     (StudyNotFoundError, 404, "no-such-study"),
+    (LaunchNotFoundError, 404, "no-such-export"),
     (StudyExistsError, 409, "study-exists"),
     (StudyLockedError, 409, "study-locked"),
     (StorageError, 503, "storage"),

@@ -1,7 +1,10 @@
 """A service that listens: address, socket, and an end that keeps nobody waiting."""
 
+import logging.config
 import socket
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -12,6 +15,7 @@ from moeash.service.app import create_app, parts
 from moeash.service.auth import check_bind
 from moeash.service.context import Context
 from moeash.service.protection.connections import uvicorn_settings
+from moeash.service.protection.logs import log_settings
 from moeash.service.settings import Settings
 
 BACKLOG = 2048
@@ -43,12 +47,24 @@ def serve(settings: Settings, *, say: Callable[[str], None]) -> None:
     """
     context = parts(settings)
     check_bind(settings.host, context.auth.tokens)
+    log = _log(context)
     app = create_app(context, settings)
     with listening(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         say(f"moeash serves {context.storage.url} at http://{host}:{port}/{_login(context)}")
+        if log is not None:
+            say(f"its log is {log}")
         Server(config_of(app), context).run(sockets=[listener])
+
+
+def _log(context: Context) -> Path | None:
+    """Log to stderr, or where a person looks at that, to a file; return the file."""
+    file = None
+    if sys.stderr.isatty():
+        file = context.queue.processes.folder / "service.log"
+    logging.config.dictConfig(log_settings(file))
+    return file
 
 
 def config_of(app: ASGIApp) -> uvicorn.Config:

@@ -82,7 +82,7 @@ class Studies:
 
     def items(self, names: Sequence[str]) -> Mapping[str, StudyItem]:
         """Return studies as items, in a handful of queries however many there are."""
-        summaries = self._summaries(names)
+        summaries = self.summaries(names)
         ids = {s.record.id: s for s in summaries.values()}
         labels = self.labels.of(ids)
         lengths = {id_: s.n_generations for id_, s in ids.items()}
@@ -110,7 +110,7 @@ class Studies:
                 items[name] = StudyItem(**_launched(launch), queue_position=place)
         return items
 
-    def _summaries(self, names: Sequence[str]) -> Mapping[str, StudySummary]:
+    def summaries(self, names: Sequence[str]) -> Mapping[str, StudySummary]:
         """Return the counts of studies; those of a study that rests are not counted again."""
         holders = self.storage.database.holders(names)  # before anything is read, as storage does
         stamps = self.listing.stamps(names)

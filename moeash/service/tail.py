@@ -97,6 +97,11 @@ class Tail:
         return self._ids[-1] if self._ids else self._floor
 
     @property
+    def is_over(self) -> bool:
+        """Whether the service ends, and every stream with it."""
+        return self._stop.is_set()
+
+    @property
     def n_kept(self) -> int:
         """Events that are in memory."""
         return len(self._ring)

@@ -31,6 +31,17 @@ def test_parts_of_a_file_sum_to_its_size(moeash, tiny):
     assert elements == answer["n_shared"] + answer["n_kept"] == 55_164
 
 
+def test_inspect_counts_every_shared_weight_at_one_entry(moeash, tiny):
+    answer = moeash("inspect", tiny.file, "--json").json
+    values = {str(v) for book in answer["codebooks"] for v in book["values"]}
+    assert sum(sum(book["counts"]) for book in answer["codebooks"]) == answer["n_shared"]
+    assert len(values) == answer["entries"]
+    decoded = package.read(tiny.file)
+    for book in answer["codebooks"]:
+        for name in book["tensors"]:
+            assert {str(float(v)) for v in set(decoded[name].reshape(-1).tolist())} <= values
+
+
 def test_inspect_prints_every_part_and_tensor(moeash, tiny):
     out = moeash("inspect", tiny.file).out
     for word in ("header", "indices", "checksum", "fc1.weight", "bn1.running_mean", "digits-cnn"):

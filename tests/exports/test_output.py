@@ -55,6 +55,7 @@ def test_a_pick_that_nothing_meets_leaves_the_front_and_its_pictures(study, buil
     assert f"{least.size_bytes:,} at a drop of {least.drop:.4f}" in said
 
 
+@pytest.mark.slow
 def test_a_refusal_says_which_bound_of_the_space_was_in_the_way(study, build, tmp_path):
     k = study.front()[0].recipe.candidate["k"]
     task = replace(task_of(study), method=build_method(UniformOptions(k=(k, 99))))
@@ -63,6 +64,7 @@ def test_a_refusal_says_which_bound_of_the_space_was_in_the_way(study, build, tm
     assert str(output.refusal).endswith(bound)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pick", "max_drop"), [("best", None), ("knee", 0.5)])
 def test_a_rerun_with_another_pick_is_recorded_as_such(tiny, tmp_path, pick, max_drop):
     wanted = {"folder": str(tmp_path), "pick": pick}

@@ -1,7 +1,6 @@
 """Launches as real processes, killed at every moment, on one database."""
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -13,27 +12,9 @@ from pathlib import Path
 import pytest
 
 from moeash.errors import BackendError, InputError
-from moeash.launch.base import Export, Launch
 from moeash.launch.identity import Identity
-from moeash.launch.process import Processes
 from moeash.launch.queue import Queue
-from moeash.study.storage.sql import SqlStorage
-
-LAUNCH = Launch("digits", 'name = "digits"\n')
-
-
-def wait_until(condition, patience_s=30):
-    deadline = time.monotonic() + patience_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
-    return found
-
-
-def shell(line):
-    """The command of any launch: a line of shell."""
-    return lambda record, folder: ["sh", "-c", line]
-
+from tests.launch.launching import LAUNCH, shell, wait_until
 
 # A launch as moeash itself behaves: it registers, says what it does, and signs off.
 REGISTERED = textwrap.dedent(
@@ -54,29 +35,6 @@ REGISTERED = textwrap.dedent(
 
 def registered(ran, seconds=60):
     return lambda record, folder: [sys.executable, "-c", REGISTERED, str(ran), str(seconds)]
-
-
-@pytest.fixture
-def database(tmp_path):
-    storage = SqlStorage(tmp_path / "a.db")
-    yield storage.database
-    storage.close()
-
-
-@pytest.fixture
-def processes(database, tmp_path):
-    """Makes launchers of this process, and ends what they started."""
-    made = []
-
-    def make(command, **options):
-        made.append(Processes(database, tmp_path / "files", command=command, **options))
-        return made[-1]
-
-    yield make
-    for own in made:
-        for child in own.children.values():
-            child.kill()
-            child.wait()
 
 
 def the_process(record):
@@ -201,7 +159,7 @@ def test_a_starter_killed_before_it_started_anything_loses_nothing(
     own = processes(shell("echo begun"))
     assert own.launches.get(1).state == "running"  # as far as the dead one could say
     Queue(own).tick()
-    assert "".join(own.log("digits", follow=True)) == "begun\n"
+    wait_until(lambda: "".join(own.log("digits")) == "begun\n")
     assert [record.id for record in own.launches.of_study("digits", "run")] == [1]
 
 
@@ -297,86 +255,20 @@ def test_a_launch_of_another_machine_is_left_alone_and_given_up_when_it_does_not
     assert the_process(record).is_alive
 
 
-def test_what_waits_is_cancelled_by_a_stop(processes):
-    queue = Queue(processes(shell("exec sleep 60")))
-    for study in ("one", "two", "three"):
-        queue.enqueue(replace(LAUNCH, study=study), "ann")
+def test_a_follower_of_a_job_that_was_lost_is_replaced_and_a_stop_is_the_clusters(processes):
+    own = processes(shell("echo follows; exec sleep 60"), address="http://127.0.0.1:9")
+    queue = Queue(own)
+    queue.enqueue(LAUNCH, "ann")
     queue.tick()
-    assert queue.positions() == {2: 1, 3: 2}
-    assert queue.stop("two").message == "stopped before it began"
-    assert queue.positions() == {3: 1}
-    queue.stop("one")
-    wait_until(lambda: queue.tick() or queue.processes.state("three").name == "running")
-    assert queue.processes.state("one").name == "stopped"
-
-
-def test_a_queue_runs_as_many_as_it_may_in_fair_order(processes, tmp_path):
-    order = tmp_path / "order"
-    line = f"echo $MOEASH_LAUNCH >> {shlex.quote(str(order))}; sleep 0.05"
-    queue = Queue(processes(shell(line)), max_running=2)
-    for who in ("ann", "bob"):
-        for n in range(10):
-            queue.enqueue(replace(LAUNCH, study=f"{who}{n}"), who)
-    export = queue.enqueue(Export("ann0"), "ann")
-    queue.tick()
-    assert queue.launches.get(export.id).state == "running"  # beside the studies, not behind them
-
-    def done():
-        queue.tick()
-        running = [r for r in queue.launches.active("run") if r.state == "running"]
-        assert len(running) <= 2
-        return not queue.launches.active()
-
-    wait_until(done)
-    ids = [int(line) for line in order.read_text().split() if int(line) != export.id]
-    assert sorted(ids) == list(range(1, 21))
-    whose = ["ann" if id <= 10 else "bob" for id in ids]
-    for n in range(2, 20, 2):
-        assert abs(whose[:n].count("ann") - n // 2) <= 1
-
-
-SERVER = """
-    import sys, time
-    from moeash.launch.process import Processes
-    from moeash.launch.queue import Queue
-    from moeash.study.storage.sql import SqlStorage
-
-    database, files, line = sys.argv[1:]
-    own = Processes(SqlStorage(database).database, files, command=lambda *_: ["sh", "-c", line])
-    queue = Queue(own, max_running=3)
-    while queue.launches.active():
-        queue.tick()
-        time.sleep(0.01)
-"""
-
-
-def servers(place, tmp_path, n=2):
-    line = f"echo $MOEASH_LAUNCH >> {shlex.quote(str(tmp_path / 'order'))}; sleep 0.02"
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(SERVER), place, str(tmp_path / "files"), line],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(n)
-    ]
-
-
-def two_servers_start_each_once(database, tmp_path):
-    own = Queue(Processes(database, tmp_path / "files"))
-    for n in range(20):
-        own.enqueue(replace(LAUNCH, study=f"s{n}"), f"who{n % 2}")
-    for server in servers(database.place, tmp_path):
-        _, said = server.communicate(timeout=60)
-        assert (server.returncode, said) == (0, "")
-    ids = [int(line) for line in (tmp_path / "order").read_text().split()]
-    assert sorted(ids) == list(range(1, 21))
-    newest = own.launches.newest()
-    assert all(record.ended for record in newest.values())
-    assert {record.folder for record in newest.values()} == {
-        str(tmp_path / "files" / "launches" / str(n)) for n in range(1, 21)
-    }
-
-
-def test_two_servers_on_one_database_start_each_launch_once(database, tmp_path):
-    two_servers_start_each_once(database, tmp_path)
+    record = own.record("digits")
+    assert (record.launcher, record.place["address"]) == ("ray", "http://127.0.0.1:9")
+    os.kill(the_process(record).pid, signal.SIGKILL)
+    the_process(record).wait(10)
+    queue.tick()  # the job goes on, whoever follows it
+    again = own.record("digits")
+    assert again.state == "running" and the_process(again) != the_process(record)
+    own.launches.ask_stop(again.id)
+    own.look_after()
+    assert the_process(again).is_alive  # not the follower, but the job is told
+    # Which nobody answers for; or Ray is not installed.
+    wait_until(lambda: "127.0.0.1:9" in (log := "".join(own.log("digits"))) or "need Ray" in log)

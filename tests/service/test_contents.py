@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import save
 
 from moeash.errors import InputError
-from moeash.networks.checkpoints import load_checkpoint
+from moeash.networks.loading.checkpoints import load_checkpoint
 from moeash.service.contents import check_content
 from moeash.service.uploads import Uploads
 

@@ -19,8 +19,8 @@ export async function mount(host, params, {store}) {
   }
   const tokens = table({caption: 'Tokens', test: 'tokens-table', id: (r) => r.id, none: 'No token yet.', columns: [
     {key: 'name', title: 'Name', sort: (r) => r.name, cell: (r) => r.name}, {key: 'role', title: 'Role', sort: (r) => r.role, cell: (r) => r.role},
-    {key: 'created', title: 'Made', minor: true, sort: (r) => r.created_at, cell: (r) => say.ago(r.created_at)}, {key: 'expires', title: 'Expires', minor: true, cell: (r) => (r.expires_at ? say.ago(r.expires_at) : 'never')},
-    {key: 'end', title: 'Revoke', cell: (r) => (r.revoked_at ? h('span', {class: 'muted'}, 'revoked') : h('button', {type: 'button', class: 'small-button danger', onclick: () => revoke(r), 'data-test': 'revoke'}, 'Revoke'))}]});
+    {key: 'created', title: 'Made', minor: true, sort: (r) => r.created_at, cell: (r) => say.ago(r.created_at)}, {key: 'used', title: 'Last used', minor: true, cell: (r) => (r.used_at ? say.ago(r.used_at) : 'never')}, {key: 'expires', title: 'Expires', minor: true, cell: (r) => (r.expires_at ? say.ago(r.expires_at) : 'never')},
+    {key: 'end', title: 'Revoke', cell: (r) => (r.state !== 'valid' ? h('span', {class: 'muted'}, r.state) : h('button', {type: 'button', class: 'small-button danger', onclick: () => revoke(r), 'data-test': 'revoke'}, 'Revoke'))}]});
   const audit = table({caption: 'Audit log', test: 'audit-table', id: (r) => r.id, none: 'Nothing was done yet.', columns: [
     {key: 'at', title: 'When', cell: (r) => h('span', {class: 'nowrap num', title: r.at}, say.moment(r.at))}, {key: 'who', title: 'Who', cell: (r) => r.who ?? '–'}, {key: 'role', title: 'Role', minor: true, cell: (r) => r.role ?? '–'},
     {key: 'action', title: 'What', cell: (r) => r.action}, {key: 'target', title: 'On', minor: true, cell: (r) => r.target ?? ''}, {key: 'status', title: 'Answer', num: true, cell: (r) => String(r.status)}, {key: 'from', title: 'From', minor: true, cell: (r) => r.address ?? '–'}]});

@@ -14,7 +14,7 @@ export async function mount(host, params, {store}) {
     {key: 'study', title: 'Study', cell: (r) => link(r.study)}, {key: 'kind', title: 'Kind', cell: (r) => r.kind}, {key: 'workers', title: 'Workers', num: true, cell: (r) => say.count(r.workers)},
     {key: 'doing', title: 'Doing', minor: true, cell: (r) => say.doing(r.doing) || 'evaluating'}, {key: 'since', title: 'For', num: true, cell: (r) => say.duration((Date.now() - Date.parse(r.started_at)) / 1000)}]});
   const queue = table({caption: 'Waiting', test: 'queue-table', id: (r) => r.id, none: 'Nobody waits.', columns: [
-    {key: 'position', title: 'Place', num: true, cell: (r) => say.count(r.position)}, {key: 'study', title: 'Study', cell: (r) => link(r.study)}, {key: 'kind', title: 'Kind', cell: (r) => r.kind},
+    {key: 'position', title: 'Place', cell: (r) => say.count(r.position)}, {key: 'study', title: 'Study', cell: (r) => link(r.study)}, {key: 'kind', title: 'Kind', cell: (r) => r.kind},
     {key: 'by', title: 'Asked by', minor: true, cell: (r) => r.requested_by ?? '–'}, {key: 'at', title: 'Waits', num: true, cell: (r) => say.duration((Date.now() - Date.parse(r.requested_at)) / 1000)}]});
   const nodes = h('div', {class: 'stack'});
 

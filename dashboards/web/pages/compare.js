@@ -76,7 +76,7 @@ export async function mount(host, params, {go, keepQuery, store, query}) {
     h('div', {class: 'legend', 'data-test': 'compare-legend'}, studies.map((each, i) => h('span', {class: 'legend-item'}, key(i), link(each), badge(each.item.status)))),
     chartHost,
     h('div', {class: 'two'}, atBytes, atDrop),
-    h('div', {class: 'table-scroll', tabindex: 0, role: 'region', 'aria-label': 'Studies'}, h('table', {'data-test': 'compare-table'}, h('caption', null, 'The studies'), h('thead', null, h('tr', null, h('th', {scope: 'col'}, ''), heads)), h('tbody', null,
+    h('div', {class: 'table-scroll', tabindex: 0, role: 'region', 'aria-label': 'Studies'}, h('table', {'data-test': 'compare-table'}, h('caption', null, 'The studies'), h('thead', null, h('tr', null, h('th', {scope: 'col'}, 'fact'), heads)), h('tbody', null,
       [['network', (i) => i.network], ['data', (i) => i.dataset], ['method', (i) => i.method], ['float network', (i) => say.metric(i.baseline, i.metric_name)], ['hypervolume', (i) => say.digits(i.hypervolume, 4)], ['evaluations', (i) => say.count(i.evaluations)], ['smallest file wanted', (i) => say.bytes(i.smallest_bytes)]].map(([term, get]) => h('tr', null, h('th', {scope: 'row'}, term), studies.map((each) => h('td', {class: 'right num'}, get(each.item) ?? '–'))))))),
     hypervolume.element);
   draw();

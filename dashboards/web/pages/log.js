@@ -6,7 +6,7 @@ import * as say from '../lib/format.js';
 import {attempt} from '../parts/toast.js';
 
 const KINDS = ['opened', 'phase_started', 'phase_ended', 'generation_ended', 'solution_merged', 'workers', 'note', 'ended', 'evaluated'];
-const QUIET = new Set(['evaluated', 'generation_ended']);
+const READ = KINDS.filter((kind) => kind !== 'evaluated' && kind !== 'generation_ended');
 const KEEP = 2000;
 const POLL_MS = 2500;
 const TEXT_KEEP = 400_000;
@@ -27,21 +27,18 @@ export async function mount(host, {name}, {store, query, keepQuery}) {
   const choice = h('select', {'aria-label': 'Kind of event', value: kind, 'data-test': 'event-kind', onchange: () => { kind = choice.value; keepQuery({kind}); again(); }}, h('option', {value: ''}, 'what a person reads'), KINDS.map((each) => h('option', {value: each}, each.replace('_', ' '))));
 
   async function loadEvents() {
-    for (;;) {
-      const got = await api.get(`${url}/history`, {after: next, limit: 500, kind});
-      if (closed) return;
-      events.push(...got.items);
-      if (got.items.length) next = got.items.at(-1).id;
-      if (got.next === null || !got.items.length) break;
-    }
-    events = events.slice(-KEEP);
-    const shown = events.filter((event) => kind || !QUIET.has(event.kind));
+    const first = next === 0;
+    const got = await api.get(`${url}/history`, {after: next, limit: 500, kind: kind || READ, newest: first ? true : null});
+    if (closed) return;
+    if (first) events = [];
+    events = [...events, ...got.items].slice(-KEEP);
+    if (got.items.length) next = got.items.at(-1).id;
+    const shown = events;
     fill(rows, shown.slice(-400).reverse().map((event) => h('tr', null, h('td', {class: 'num nowrap muted', title: say.moment(event.at)}, say.clock(event.at)), h('td', {class: 'nowrap minor'}, event.kind.replace('_', ' ')), h('td', null, event.text))),
       shown.length === 0 && h('tr', null, h('td', {colspan: 3, class: 'muted none'}, 'Nothing of this kind yet.')));
   }
 
   function again() {
-    events = [];
     next = 0;
     return loadEvents();
   }
@@ -67,8 +64,8 @@ export async function mount(host, {name}, {store, query, keepQuery}) {
     h('div', {class: 'head'}, h('div', {class: 'head-title'}, h('nav', {class: 'crumbs', 'aria-label': 'Where'}, h('a', {href: '/'}, 'Studies'), ' / ', h('a', {href: `/studies/${encodeURIComponent(name)}`}, name)), h('h1', null, `Log of ${name}`))),
     item.reason && item.status !== 'finished' && h('p', {class: 'alert'}, item.reason),
     h('div', {class: 'log-grid'},
-      h('section', {class: 'stack', 'aria-label': 'Events'}, h('div', {class: 'row spread'}, h('h2', null, 'Events'), choice), h('div', {class: 'table-scroll tall', tabindex: 0, role: 'region', 'aria-label': 'Events'}, h('table', null, h('thead', null, h('tr', null, h('th', {scope: 'col'}, 'At'), h('th', {scope: 'col', class: 'minor'}, 'Kind'), h('th', {scope: 'col'}, 'What'))), rows))),
-      h('section', {class: 'stack', 'aria-label': 'Printed'}, h('div', {class: 'row spread'}, h('h2', null, 'Printed'), h('span', {class: 'row'}, state, h('label', {class: 'small'}, follow, 'follow'))), log)));
+      h('div', {class: 'stack'}, h('div', {class: 'row spread'}, h('h2', null, 'Events'), choice), h('div', {class: 'table-scroll tall', tabindex: 0, role: 'region', 'aria-label': 'Events'}, h('table', null, h('thead', null, h('tr', null, h('th', {scope: 'col'}, 'At'), h('th', {scope: 'col', class: 'minor'}, 'Kind'), h('th', {scope: 'col'}, 'What'))), rows))),
+      h('div', {class: 'stack'}, h('div', {class: 'row spread'}, h('h2', null, 'Printed'), h('span', {class: 'row'}, state, h('label', {class: 'small'}, follow, 'follow'))), log)));
   await loadEvents().catch((error) => { if (error.status !== 404) throw error; });
   await loadLog().catch((error) => { state.textContent = error.message; });
   requestAnimationFrame(() => { log.scrollTop = log.scrollHeight; });

@@ -15,8 +15,7 @@ export async function mount(host, params, {go, store, query}) {
   const area = h('textarea', {class: 'mono toml', rows: 24, spellcheck: 'false', 'aria-label': 'The study as TOML', 'data-test': 'toml'});
   const errors = h('ul', {class: 'errors', 'data-test': 'errors'});
   const verdict = h('p', {class: 'verdict', role: 'status', 'data-test': 'verdict'});
-  const launch = h('button', {type: 'button', class: 'primary', disabled: true, onclick: () => start(true), 'data-test': 'launch'}, 'Launch');
-  const keep = h('button', {type: 'button', disabled: true, onclick: () => start(false), 'data-test': 'create'}, 'Create, start later');
+  const launch = h('button', {type: 'button', class: 'primary', disabled: true, onclick: start, 'data-test': 'launch'}, 'Launch');
   const template = h('select', {'aria-label': 'Start from', 'data-test': 'template', onchange: () => useTemplate(template.value)}, h('option', {value: ''}, 'Start from…'), templates.items.map((each) => h('option', {value: each.name}, each.name)));
   const about = h('p', {class: 'small muted'});
   const spec = h('input', {type: 'file', accept: '.toml', class: 'visually-hidden', id: 'spec-file', 'data-test': 'spec-file', onchange: async () => { if (spec.files[0]) use(await spec.files[0].text()); spec.value = ''; }});
@@ -40,7 +39,7 @@ export async function mount(host, params, {go, store, query}) {
     area.setAttribute('aria-invalid', String(!got.valid && got.spec === null));
     verdict.textContent = got.valid ? '✓ A valid study.' : `${say.plural(got.errors.length, 'thing')} to mend${loose.length < got.errors.length ? ', marked in the form' : ''}.`;
     verdict.classList.toggle('good', got.valid);
-    for (const button of [launch, keep]) button.disabled = !got.valid || !store.mayWrite;
+    launch.disabled = !got.valid || !store.mayWrite;
   }
   const checkText = debounce(() => check({toForm: true}), CHECK_MS);
   area.addEventListener('input', () => { hold(); checkText(); });
@@ -60,7 +59,7 @@ export async function mount(host, params, {go, store, query}) {
   }, CHECK_MS);
 
   function hold() {
-    for (const button of [launch, keep]) button.disabled = true;
+    launch.disabled = true;
   }
 
   function use(toml) {
@@ -91,25 +90,25 @@ export async function mount(host, params, {go, store, query}) {
     });
   }
 
-  async function start(begin) {
+  async function start() {
     hold();
     try {
-      const item = await api.post('/studies', {toml: area.value, start: begin});
+      const item = await api.post('/studies', {toml: area.value});
       await go(`/studies/${encodeURIComponent(item.name)}`);
     } catch (error) {
       const loose = form.mark(error.errors ?? []);
       fill(errors, h('li', null, error.message), loose.filter((each) => !error.message.includes(each.text)).map((each) => h('li', null, each.text)));
       verdict.textContent = error.title ?? 'Not started.';
       verdict.classList.remove('good');
-      for (const button of [launch, keep]) button.disabled = false;
+      launch.disabled = false;
     }
   }
 
   area.addEventListener('keydown', (event) => {
-    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !launch.disabled) start(true);
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !launch.disabled) start();
   });
   fill(host,
-    h('div', {class: 'head'}, h('div', {class: 'head-title'}, h('nav', {class: 'crumbs', 'aria-label': 'Where'}, h('a', {href: '/'}, 'Studies')), h('h1', null, 'New study')), h('div', {class: 'row'}, keep, launch)),
+    h('div', {class: 'head'}, h('div', {class: 'head-title'}, h('nav', {class: 'crumbs', 'aria-label': 'Where'}, h('a', {href: '/'}, 'Studies')), h('h1', null, 'New study')), launch),
     !store.mayWrite && h('p', {class: 'alert info'}, 'A viewer may look and check, not launch; ask an operator.'),
     h('div', {class: 'row'}, template, h('label', {for: 'spec-file', class: 'button'}, 'From a file…'), spec, store.mayWrite && h('label', {for: 'weights-file', class: 'button'}, 'Upload weights…'), store.mayWrite && weights, about),
     h('div', {class: 'split'}, form.element,

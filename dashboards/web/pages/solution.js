@@ -8,12 +8,23 @@ import {downloads, exportDialog} from '../parts/export-dialog.js';
 import {markIcon} from '../parts/marks.js';
 import {verified} from '../parts/verified.js';
 import {attempt} from '../parts/toast.js';
+import {sentence} from '../lib/recipe.js';
 
 const MAX_OTHERS = 3;
+const MAX_EXPORTS = 30;
 
 export async function mount(host, {name, id}, {store, query, keepQuery}) {
   const url = `/studies/${encodeURIComponent(name)}`;
-  const [study, first, front] = await Promise.all([api.get(url), api.get(`${url}/solutions/${id}`), api.get(`${url}/front`).catch(() => ({items: []}))]);
+  const [study, first, front] = await Promise.all([api.get(url), whole(id), api.get(`${url}/front`).catch(() => ({items: []}))]);
+
+  /** A solution with the exports made of it; a list of exports leaves their reports out. */
+  async function whole(number) {
+    const [solution, {items}] = await Promise.all([api.get(`${url}/solutions/${number}`), api.get(`${url}/exports`).catch(() => ({items: []}))]);
+    const recent = items.slice(-MAX_EXPORTS).filter((each) => each.request?.id === undefined || each.request.id === null || each.request.id === solution.id);
+    const full = await Promise.all(recent.map((each) => (each.report || each.status !== 'finished' ? each : api.get(`/exports/${each.id}`))));
+    return {...solution, exports: full.filter((each) => (each.report?.solution?.id ?? each.request?.id) === solution.id).sort((a, b) => a.id - b.id)};
+  }
+
   const metricName = study.metric_name;
   let it = first;
   let others = [];
@@ -53,10 +64,12 @@ export async function mount(host, {name, id}, {store, query, keepQuery}) {
       done
         ? h('section', {class: 'stack'}, h('h2', null, 'Exported and verified'), h('div', {class: 'two'}, h('div', {class: 'stack'}, verified(done, metricName)), h('div', {class: 'panel'}, h('p', {class: 'small muted'}, say.moment(done.ended_at)), downloads(done))))
         : h('div', {class: 'empty'}, h('h2', null, 'Not exported yet'), h('p', null, 'An export builds the file, verifies it, measures it on the holdout split, and shows here where its bytes go.'), h('button', {type: 'button', disabled: !store.mayWrite, onclick: order, 'data-test': 'export-here'}, 'Export')),
-      inspection?.codebooks?.length > 0 && h('section', {class: 'stack'}, h('h2', null, inspection.codebooks.length > 1 ? 'Codebooks' : 'Codebook'), inspection.codebooks.map(codebookChart)),
+      inspection?.codebooks?.length > 0 && h('section', {class: 'stack'}, h('h2', null, inspection.codebooks.length > 1 ? 'Codebooks' : 'Codebook'), inspection.codebooks.length > 1 ? inspection.codebooks.map((book, i) => h('details', {class: 'section', open: i === 0}, h('summary', null, h('span', {class: 'section-name'}, nameOf(book)), h('span', {class: 'small muted'}, say.plural(book.values.length, 'entry', 'entries'))), codebookChart({...book, name: nameOf(book)}))) : codebookChart({...inspection.codebooks[0], name: nameOf(inspection.codebooks[0])})),
       inspection && h('section', {class: 'stack'}, h('h2', null, 'Where the bytes go'), h('div', {class: 'two'}, bars({caption: 'Bytes by part', test: 'bytes-by-part', columns: ['Part of the file', 'Bytes', 'Share'], say: say.count, rows: Object.entries(inspection.parts).map(([part, value]) => ({name: part, value, more: [share(value, inspection.size_bytes)]}))}), bitsTable(inspection))),
       inspection && h('section', {class: 'stack'}, h('h2', null, 'Bytes by tensor'), bars({caption: 'Bytes by tensor', test: 'bytes-by-tensor', columns: ['Tensor', 'Bytes', 'Elements', 'Bits / element'], say: say.count, rows: [...inspection.tensors].sort((a, b) => b.bytes - a.bytes).map((t) => ({name: t.name, value: t.bytes, look: t.role === 'shared' ? '' : 'kept', more: [say.count(t.elements), say.bits(t.bits_per_element)]}))}), h('p', {class: 'small muted'}, 'Shared tensors in colour, kept ones grey.')));
   }
+
+  const nameOf = ({tensors}) => (tensors.length > 3 ? `${tensors[0]} and ${tensors.length - 1} more` : tensors.join(', '));
 
   const share = (value, total) => `${((100 * value) / total).toFixed(1)} %`;
 
@@ -66,13 +79,13 @@ export async function mount(host, {name, id}, {store, query, keepQuery}) {
   }
 
   function order() {
-    exportDialog({study: name, solution: it, metricName, request: {id: it.id}, onDone: async () => { it = await api.get(`${url}/solutions/${id}`); draw(); }});
+    exportDialog({study: name, solution: it, metricName, request: {id: it.id}, onDone: async () => { it = await whole(id); draw(); }});
   }
 
   // ------------------------------------------------------------------------- comparing
   async function add(other) {
     if (!other || String(other) === String(id) || others.some((each) => String(each.id) === String(other))) return;
-    await attempt(async () => { others = [...others, await api.get(`${url}/solutions/${other}`)].slice(-MAX_OTHERS); });
+    await attempt(async () => { others = [...others, await whole(other)].slice(-MAX_OTHERS); });
     keepQuery({with: others.map((each) => each.id).join(',')});
     drawVersus();
   }
@@ -85,7 +98,7 @@ export async function mount(host, {name, id}, {store, query, keepQuery}) {
     const inspected = all.map((each) => each.exports?.filter((e) => e.status === 'finished').at(-1)?.inspection);
     const tensors = inspected.filter(Boolean).length > 1 ? [...new Set(inspected.filter(Boolean).flatMap((i) => i.tensors.filter((t) => t.role === 'shared').map((t) => t.name)))] : [];
     fill(versus, h('div', {class: 'row spread'}, h('h2', null, 'Compared with others'), h('span', {class: 'row'}, choice, others.length > 0 && h('button', {type: 'button', class: 'small-button', onclick: () => { others = []; keepQuery({with: null}); drawVersus(); }}, 'Clear'))),
-      others.length > 0 && h('div', {class: 'table-scroll', tabindex: 0, role: 'region', 'aria-label': 'Comparison'}, h('table', {'data-test': 'comparison'}, h('thead', null, h('tr', null, h('th', {scope: 'col'}, ''), all.map((each) => h('th', {scope: 'col', class: 'right'}, each === it ? `Solution ${each.id}` : linkTo(each))))),
+      others.length > 0 && h('div', {class: 'table-scroll', tabindex: 0, role: 'region', 'aria-label': 'Comparison'}, h('table', {'data-test': 'comparison'}, h('thead', null, h('tr', null, h('th', {scope: 'col'}, 'fact'), all.map((each) => h('th', {scope: 'col', class: 'right'}, each === it ? `Solution ${each.id}` : linkTo(each))))),
         h('tbody', null,
           row('recipe', (e) => e.text), row('stage', (e) => h('span', null, markIcon(e.stage), ` ${e.stage}`)), row('bytes', (e) => say.count(e.size_bytes), delta('size_bytes', say.count)), row('ratio', (e) => say.ratio(e.ratio)),
           row('drop', (e) => say.drop(e.drop, metricName), delta('drop', (d) => say.drop(d, metricName))), row('entries', (e) => say.count(e.entries), delta('entries', say.count)), row('bits per weight', (e) => say.bits(e.bits_per_weight), delta('bits_per_weight', say.bits)),
@@ -96,7 +109,7 @@ export async function mount(host, {name, id}, {store, query, keepQuery}) {
   fill(host,
     h('div', {class: 'head'}, h('div', {class: 'head-title'}, h('nav', {class: 'crumbs', 'aria-label': 'Where'}, h('a', {href: '/'}, 'Studies'), ' / ', h('a', {href: `/studies/${encodeURIComponent(name)}`}, name)),
       h('div', {class: 'row'}, h('h1', null, `Solution ${it.id}`), h('span', {class: 'badge'}, markIcon(it.stage), it.stage), it.on_front ? h('span', {class: 'badge badge-finished'}, place >= 0 ? `on the front, ${place + 1} of ${front.items.length}` : 'on the front') : h('span', {class: 'badge'}, 'dominated')),
-      h('p', {'data-test': 'sentence'}, it.sentence), h('p', {class: 'muted small mono'}, it.text)),
+      h('p', {'data-test': 'sentence'}, it.sentence ?? sentence(study.method, it)), h('p', {class: 'muted small mono'}, it.text)),
     h('div', {class: 'row'}, place > 0 && h('a', {class: 'button', href: `/studies/${encodeURIComponent(name)}/solutions/${front.items[place - 1].id}`, 'data-test': 'smaller'}, '← smaller'), place >= 0 && place < front.items.length - 1 && h('a', {class: 'button', href: `/studies/${encodeURIComponent(name)}/solutions/${front.items[place + 1].id}`, 'data-test': 'larger'}, 'larger →'),
       h('button', {type: 'button', class: 'primary', disabled: !store.mayWrite, onclick: order, 'data-shortcut': 'e', 'data-test': 'export'}, job() ? 'Export again' : 'Export'))),
     contents, versus);

@@ -15,7 +15,7 @@ export function chartTools(page) {
   const axis = h('button', {type: 'button', class: 'tool', 'data-test': 'log-axis', onclick: () => { view.logx = !view.logx; view.view = null; shell.keepQuery({x: view.logx ? null : 'linear'}); page.drawChart(); draw(); }}, 'Log axis');
   const reset = h('button', {type: 'button', onclick: () => { view.view = null; page.drawChart(); }, 'data-test': 'reset-view'}, 'Show all');
   const zoom = h('span', {class: 'group', role: 'group', 'aria-label': 'Zoom'}, h('button', {type: 'button', 'aria-label': 'Zoom in', onclick: () => page.chart.zoomBy(0.7)}, '+'), h('button', {type: 'button', 'aria-label': 'Zoom out', onclick: () => page.chart.zoomBy(1 / 0.7)}, '−'));
-  const overlay = h('select', {'aria-label': 'Lay another study over this one', 'data-test': 'overlay', onchange: () => add(overlay.value)});
+  const overlay = h('select', {'aria-label': 'Lay another study over this one', 'data-test': 'overlay', hidden: true, onchange: () => add(overlay.value)});
   const overlays = h('span', {class: 'legend'});
   const element = h('div', {class: 'tools'}, buttons, zoom, reset, axis, overlay, overlays);
 

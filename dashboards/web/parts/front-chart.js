@@ -83,7 +83,7 @@ export class FrontChart {
     return {read, ground: read('--ground'), stopped: read('--stopped'), stages: Object.fromEntries(STAGES.map((stage) => [stage, read(`--${stage}`)]))};
   }
 
-  /** What there is to see: all of the front and the wanted drop, and points not far below them. */
+  /** What there is to see: all of the front, and points not far below it. */
   #domains() {
     const {series, baseline, dropLimit, view} = this.state;
     let [low, top, lowest] = [Infinity, -Infinity, Infinity];
@@ -101,11 +101,12 @@ export class FrontChart {
       }
     }
     if (baseline !== null) top = Math.max(top, baseline);
-    if (baseline !== null && dropLimit !== null) low = Math.min(low, baseline - dropLimit);
-    if (!Number.isFinite(low)) low = Number.isFinite(lowest) ? lowest : (top || 1) - 0.1;
-    if (!Number.isFinite(top)) top = low + 0.1;
+    // Below the last solution there is nothing to see, however far down solutions are wanted.
+    if (low === Infinity && baseline !== null && dropLimit !== null) low = baseline - dropLimit;
+    if (!Number.isFinite(top)) top = Number.isFinite(lowest) ? lowest : 1;
+    if (!Number.isFinite(low)) low = Number.isFinite(lowest) ? lowest : top - 0.1;
     const span = top - low || Math.abs(top) * 0.02 || 1;
-    if (lowest < low) low = Math.max(lowest, low - 0.5 * span);
+    if (lowest < low) low = Math.max(lowest, low - 0.3 * span);
     const all = top - low || span;
     low -= 0.05 * all;
     let [x0, x1] = [Infinity, 0];
@@ -139,12 +140,27 @@ export class FrontChart {
     const y = linear(domains.y, range.y);
     this.geometry = {width, height, m, x, y};
     const colours = this.#colours();
-    this.#points(colours);
-    fill(this.svg, this.#axes(narrow), this.#bands(), this.#lines(), this.#rings());
+    // Sliders, rings and the walk along the front change the SVG alone; points are the costly part.
+    const {series, hidden, generation, selected, logx, byStage} = this.state;
+    const key = JSON.stringify([width, height, devicePixelRatio, domains, logx, byStage, generation, [...hidden], colours.ground, colours.stages]);
+    const same = this.drawn && this.drawn.key === key && this.drawn.selected === selected && this.drawn.count === this.#count() && series.every((each, i) => each.front === this.drawn.fronts[i]) && series.length === this.drawn.fronts.length;
+    if (!same || this.born.size) this.#points(colours);
+    this.drawn = {key, selected, count: this.#count(), fronts: series.map((each) => each.front)};
+    fill(this.svg, this.#axes(narrow), this.#bands(narrow), this.#lines(), this.#rings(), this.#empty());
     this.svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
     this.svg.setAttribute('width', width);
     this.svg.setAttribute('height', height);
     if (this.born.size) this.draw();
+  }
+
+  #count() {
+    return this.state.series.map(({columns}) => columns?.numbers.length ?? 0).join();
+  }
+
+  #empty() {
+    if (this.state.series.some(({columns, front}) => columns?.numbers.length || front.length)) return null;
+    const {width, height} = this.geometry;
+    return s('text', {class: 'note', x: width / 2, y: height / 2, 'text-anchor': 'middle'}, 'Points appear here as they are measured');
   }
 
   inside(px, py) {
@@ -175,6 +191,7 @@ export class FrontChart {
       const onFront = new Set(front.map((point) => point.id));
       const n = columns?.numbers.length ?? 0;
       const many = n > 4000;
+      const looks = {};
       for (let i = 0; i < n; i += 1) {
         const stage = columns.stage[i];
         const stopped = columns.status[i] !== 'complete';
@@ -188,8 +205,8 @@ export class FrontChart {
         this.places.push({px, py, si, i, number, stopped});
         const chosen = selected?.has(number) && si === 0;
         if (chosen) { late.push([px, py, stage, colourOf(stage)]); continue; }
-        const sprite = stopped ? this.sprites.get('stopped', colours.stopped, 3, false, '') : this.sprites.get(stage, colourOf(stage), many ? 2.4 : 3.2, false, '');
-        let alpha = stopped ? 0.45 : many ? 0.4 : 0.55;
+        const sprite = (looks[stopped ? 'stopped' : stage] ??= stopped ? this.sprites.get('stopped', colours.stopped, 3, false, '') : this.sprites.get(stage, colourOf(stage), many ? 2.4 : 3.2, false, ''));
+        let alpha = stopped ? 0.45 : many ? 0.3 : 0.55;
         const at = this.born.get(number);
         if (at !== undefined) alpha *= (now - at) / FADE_MS;
         g.globalAlpha = selected && si === 0 ? alpha * 0.35 : alpha;
@@ -252,7 +269,7 @@ export class FrontChart {
     return parts;
   }
 
-  #bands() {
+  #bands(narrow) {
     const {width, height, m, x, y} = this.geometry;
     const {baseline, dropLimit, limits, metricName} = this.state;
     const right = width - m.right;
@@ -262,7 +279,7 @@ export class FrontChart {
     if (baseline !== null && dropLimit !== null) {
       const [top, low] = [clampY(baseline), clampY(baseline - dropLimit)];
       parts.push(s('rect', {class: 'band', x: m.left, y: top, width: right - m.left, height: Math.max(0, low - top)}));
-      if (low - top > 18) parts.push(s('text', {class: 'note', x: right - 6, y: low - 5, 'text-anchor': 'end'}, `wanted: at most ${say.drop(dropLimit, metricName)} below`));
+      if (bottom - low > 18) parts.push(s('text', {class: 'note', x: right - 6, y: low + 14, 'text-anchor': 'end'}, `${narrow ? '' : 'wanted: '}at most ${say.drop(dropLimit, metricName)} below`));
     }
     if (limits.bytes !== null) {
       const at = Math.min(right, Math.max(m.left, x(limits.bytes)));
@@ -273,7 +290,7 @@ export class FrontChart {
       parts.push(s('rect', {class: 'shade', x: m.left, y: at, width: right - m.left, height: bottom - at}), s('line', {class: 'limit', x1: m.left, x2: right, y1: at, y2: at}));
     }
     if (baseline !== null && y(baseline) >= m.top && y(baseline) <= bottom) {
-      parts.push(s('line', {class: 'float', x1: m.left, x2: right, y1: y(baseline), y2: y(baseline)}), s('text', {class: 'note', x: m.left + 6, y: y(baseline) - 5}, `float network ${say.metric(baseline, metricName)}`));
+      parts.push(s('line', {class: 'float', x1: m.left, x2: right, y1: y(baseline), y2: y(baseline)}), s('text', {class: 'note', x: m.left + 6, y: y(baseline) - 5}, `float${narrow ? '' : ' network'} ${say.metric(baseline, metricName)}`));
     }
     return parts;
   }
@@ -299,20 +316,33 @@ export class FrontChart {
     return parts;
   }
 
+  /** Find a side of a ring where its label covers no other. */
+  #room(labels, px, py, r, width) {
+    const {width: all, m} = this.geometry;
+    const sides = [[r, r + 3], [r, -r + 4], [-r, r + 3], [-r, -r + 4], [r, 2 * r + 6]];
+    const boxOf = ([dx, dy]) => ({x0: dx < 0 ? px + dx - width : px + dx, x1: dx < 0 ? px + dx : px + dx + width, y0: py + dy - 11, y1: py + dy + 3});
+    const clear = (box) => box.x0 > m.left && box.x1 < all - m.right && labels.every((o) => box.x0 > o.x1 || box.x1 < o.x0 || box.y0 > o.y1 || box.y1 < o.y0);
+    const side = sides.find((each) => clear(boxOf(each))) ?? sides[px > all - 130 ? 2 : 0];
+    labels.push(boxOf(side));
+    return side;
+  }
+
   #rings() {
     const {x, y} = this.geometry;
     const {rings, pins} = this.state;
     const parts = [];
     const taken = new Map();
+    const labels = [];
     for (const ring of rings) {
       const [px, py] = [x(ring.size_bytes), y(ring.metric)];
       if (!this.inside(px, py)) continue;
       const key = `${Math.round(px / 14)},${Math.round(py / 14)}`;
       const nth = taken.get(key) ?? 0;
       taken.set(key, nth + 1);
-      const flip = px > this.geometry.width - 130;
-      parts.push(s('circle', {class: ring.chosen ? 'ring chosen' : 'ring', cx: px, cy: py, r: 9 + 4 * nth}));
-      parts.push(s('text', {class: 'ring-label', x: flip ? px - 14 - 4 * nth : px + 14 + 4 * nth, y: py + 16 + 14 * nth, 'text-anchor': flip ? 'end' : 'start'}, ring.label));
+      const r = 9 + 4 * nth;
+      const [dx, dy] = this.#room(labels, px, py, r + 5, 7 * ring.label.length);
+      parts.push(s('circle', {class: ring.chosen ? 'ring chosen' : 'ring', cx: px, cy: py, r}));
+      parts.push(s('text', {class: 'ring-label', x: px + dx, y: py + dy, 'text-anchor': dx < 0 ? 'end' : 'start'}, ring.label));
     }
     for (const pin of pins) {
       const [px, py] = [x(pin.size_bytes), y(pin.metric)];

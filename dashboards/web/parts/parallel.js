@@ -10,7 +10,7 @@ export function parallel({variables, metricName, onOpen}) {
   const svg = s('svg', {'aria-hidden': 'true', focusable: 'false'});
   const box = h('div', {class: 'parallel', role: 'img', 'aria-label': 'Parallel coordinates of the search variables, size and drop; the table below holds the same data'}, svg);
   const words = h('p', {class: 'small muted', 'data-test': 'parallel-count'});
-  const list = table({caption: 'Solutions between the brushes', test: 'parallel-table', id: (r) => r.id, onRow: onOpen, onHover: (row) => { hovered = row?.id ?? null; draw(); }, sorted: {key: 'size', down: false}, columns: [
+  const list = table({caption: 'Solutions between the brushes', test: 'parallel-table', page: 20, id: (r) => r.id, onRow: onOpen, onHover: (row) => { hovered = row?.id ?? null; draw(); }, sorted: {key: 'size', down: false}, columns: [
     {key: 'id', title: 'Solution', sort: (r) => r.id, cell: (r) => String(r.id)}, ...variables.map((name) => ({key: name, title: name, num: true, sort: (r) => valueOf(r, name), cell: (r) => say.digits(valueOf(r, name), 4)})),
     {key: 'size', title: 'Bytes', num: true, sort: (r) => r.size_bytes, cell: (r) => say.count(r.size_bytes)}, {key: 'drop', title: 'Drop', num: true, sort: (r) => r.drop, cell: (r) => say.drop(r.drop, metricName)}]});
   const clear = h('button', {type: 'button', class: 'small-button', onclick: () => { brushes.clear(); all(); }}, 'Clear brushes');

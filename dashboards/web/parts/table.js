@@ -2,8 +2,6 @@
 
 import {fill, h} from '../lib/dom.js';
 
-const PAGE = 100;
-
 /**
  * @param {object} options
  * @param {{key: string, title: string, num?: boolean, cell: (row: any) => any, sort?: (row: any) => any, minor?: boolean}[]} options.columns
@@ -11,14 +9,15 @@ const PAGE = 100;
  * @param {(row: any) => void} [options.onRow] a row was clicked, or Enter pressed on it
  * @param {{key: string, down: boolean}} [options.sorted] sort by this at first
  * @param {(key: string, down: boolean) => void} [options.onSort] the server sorts, not the table
+ * @param {number} [options.page] rows shown at first
  */
-export function table({caption, columns, id, onRow, onHover, sorted = null, onSort, rowClass, none = 'Nothing to show.', test}) {
+export function table({caption, columns, id, onRow, onHover, sorted = null, onSort, rowClass, none = 'Nothing to show.', test, page = 100}) {
   const head = h('tr');
   const body = h('tbody');
   const more = h('div', {class: 'row'});
   const element = h('div', {class: 'table-box'}, h('div', {class: 'table-scroll', tabindex: 0, role: 'region', 'aria-label': caption}, h('table', {'data-test': test}, h('caption', {class: 'visually-hidden'}, caption), h('thead', null, head), body)), more);
   let rows = [];
-  let shown = PAGE;
+  let shown = page;
   let order = sorted;
 
   const drawHead = () => fill(head, columns.map((column) => {
@@ -71,7 +70,7 @@ export function table({caption, columns, id, onRow, onHover, sorted = null, onSo
       }
       return line;
     }), all.length === 0 && h('tr', null, h('td', {colspan: columns.length, class: 'muted none'}, none)));
-    fill(more, all.length > shown && h('button', {type: 'button', class: 'small-button', onclick: () => { shown += 4 * PAGE; draw(); }}, `Show more (${all.length - shown} left)`));
+    fill(more, all.length > shown && h('button', {type: 'button', class: 'small-button', onclick: () => { shown += 4 * page; draw(); }}, `Show more (${all.length - shown} left)`));
   };
 
   return {

@@ -1,6 +1,5 @@
 """A candidate: one point of the search space, small, frozen, hashable and picklable."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,11 +35,6 @@ class Candidate:
     def as_dict(self) -> dict[str, Value]:
         """Return the values by name."""
         return dict(self.items)
-
-    @property
-    def key(self) -> str:
-        """Canonical JSON: equal candidates, equal keys. Floats keep their shortest exact form."""
-        return json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
 
     def __str__(self) -> str:
         return " ".join(

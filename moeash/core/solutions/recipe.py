@@ -84,7 +84,7 @@ class Recipe:
 
     @cached_property
     def key(self) -> str:
-        """Canonical JSON: equal recipes, equal keys."""
+        """Canonical JSON: equal recipes, equal keys. Floats keep their shortest exact form."""
         return json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
 
     def as_dict(self) -> dict[str, Any]:

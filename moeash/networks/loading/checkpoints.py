@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from moeash.errors import CheckpointError
-from moeash.files import LFS_POINTER, is_lfs_pointer, lfs_text
+from moeash.files import head_of
 from moeash.networks import memory
 from moeash.networks.loading.matching import Matching, foreign, match
 
@@ -43,13 +43,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
             and plain values (nothing of them is executed), or holds no tensors.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(LFS_POINTER))
-    except OSError as exc:
-        raise CheckpointError(f"cannot read checkpoint {str(path)!r}: {exc.strerror}") from exc
-    if is_lfs_pointer(head):
-        raise CheckpointError(lfs_text(repr(str(path))))
+    head = head_of(path, CheckpointError, "checkpoint ")
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return _load_safetensors(path)
     if head.startswith((b"PK", b"\x80")):

@@ -1,10 +1,11 @@
 """Logs as lines of JSON, with the request, study and recipe they are about."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from moeash.core.plain import json_text
@@ -57,19 +58,32 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def log_settings(level: str = "INFO") -> Mapping[str, Any]:
-    """Return the logging of the process, as ``logging.config.dictConfig`` takes it: to stderr."""
+FILE_BYTES = 20 << 20
+"""Of a log; so many before it are kept as :data:`FILES` says."""
+
+FILES = 3
+
+
+def log_settings(file: Path | None = None) -> dict[str, Any]:
+    """Return the logging of the process, as ``logging.config.dictConfig`` takes it.
+
+    Args:
+        file: where lines go; None: stderr.
+    """
+    handler: dict[str, Any] = {"class": "logging.StreamHandler", "stream": "ext://sys.stderr"}
+    if file is not None:
+        handler = {
+            "class": "logging.handlers.RotatingFileHandler",
+            "filename": str(file),
+            "maxBytes": FILE_BYTES,
+            "backupCount": FILES,
+            "encoding": "utf-8",
+        }
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": JsonLines}},
-        "handlers": {
-            "stderr": {
-                "class": "logging.StreamHandler",
-                "stream": "ext://sys.stderr",
-                "formatter": "json",
-            }
-        },
-        "root": {"level": "WARNING", "handlers": ["stderr"]},
-        "loggers": {"moeash": {"level": level}, "uvicorn.error": {"level": level}},
+        "handlers": {"lines": handler | {"formatter": "json"}},
+        "root": {"level": "WARNING", "handlers": ["lines"]},
+        "loggers": {"moeash": {"level": "INFO"}, "uvicorn.error": {"level": "INFO"}},
     }

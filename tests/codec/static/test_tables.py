@@ -57,6 +57,7 @@ def test_a_table_comes_back_and_takes_the_bits_it_is_said_to(counts, coding):
     assert again.resolution == resolution
 
 
+@pytest.mark.slow
 @given(st.lists(histograms, min_size=2, max_size=5), st.sampled_from(["ans", "huffman"]))
 @settings(deadline=None)
 def test_planning_together_costs_no_more_than_planning_alone(several, coder):

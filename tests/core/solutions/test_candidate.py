@@ -10,13 +10,9 @@ from moeash.errors import InputError
 
 def test_candidates_are_equal_whatever_the_order_of_their_values():
     a, b = Candidate.of({"k": 37, "rate": 0.1}), Candidate.of({"rate": 0.1, "k": 37})
-    assert a == b and hash(a) == hash(b) and a.key == b.key == '{"k":37,"rate":0.1}'
+    assert a == b and hash(a) == hash(b)
     assert pickle.loads(pickle.dumps(a)) == a
     assert (a["k"], a.as_dict(), str(a)) == (37, {"k": 37, "rate": 0.1}, "k=37 rate=0.1")
-
-
-def test_keys_of_neighbouring_floats_differ():
-    assert Candidate.of({"r": 0.1}).key != Candidate.of({"r": 0.1 + 2**-56}).key
 
 
 def test_only_the_metric_changes_its_sign():

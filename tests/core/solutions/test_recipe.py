@@ -8,6 +8,7 @@ from moeash.errors import InputError
 ONES = [
     Recipe.of({"k": 37}),
     Recipe.of({"k": 37, "rate": 0.1 + 0.2}),
+    Recipe.of({"k": 37, "rate": 0.3}),
     Recipe.of({"k": 37}, Refine()),
     Recipe.of({"k": 37}, Merge((1, 2, 1))),
     Recipe.of({"k": 37}, Refine(), Merge((1, 2, 1)), Merge((3, 1))),

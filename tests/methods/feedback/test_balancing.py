@@ -10,6 +10,7 @@ from moeash.methods.feedback.balancing import Balancing
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, prepare
 from tests.entropy import index_bits
+from tests.marks import slow
 from tests.methods.feedback.networks import Net, images, outputs
 
 
@@ -71,7 +72,7 @@ def points(network, exponent):
     return prepared.notes, found
 
 
-@pytest.mark.parametrize("gain", [1.0, 0.3, 0.1, 0.03, 0.01, 0.001])
+@pytest.mark.parametrize("gain", [1.0, slow(0.3), 0.1, slow(0.03), slow(0.01), slow(0.001)])
 def test_balanced_branches_of_any_gain_reach_what_rows_as_they_are_reach(gain):
     network = Branches(gain).eval()
     notes, balanced = points(network, 0.25)
@@ -89,6 +90,7 @@ def rows_of(network, key, finest):
     return factor.weight, prepared.notes
 
 
+@pytest.mark.slow
 def test_layers_beside_a_limited_branch_are_balanced_as_asked():
     network = Beside(1e-3).eval()
     limited, (note,) = rows_of(network, "wide.weight", 128)

@@ -21,6 +21,7 @@ from moeash.methods.feedback.columns import (
 from moeash.methods.feedback.paths import assign_trellis, nearest_path
 from tests.codec.adaptive.twin import TRELLISES
 from tests.entropy import index_bits
+from tests.marks import slow
 from tests.methods.feedback.row_curvature import between_rows, coupled_by
 from tests.methods.feedback.test_columns import layer, loss, problem
 from tests.methods.feedback.trellis_twin import cheapest_path, fix_columns
@@ -85,7 +86,7 @@ def test_kernel_and_twin_choose_the_same_entries(n_states, price, groups, rows, 
     assert_array_equal(got.numpy(), expected)
 
 
-@pytest.mark.parametrize("n_states", SIZES)
+@pytest.mark.parametrize("n_states", [slow(4), 8, slow(16)])
 def test_no_path_of_a_column_is_cheaper_than_the_one_found(n_states):
     """Brute force over all levels of six rows."""
     rng = np.random.default_rng(n_states)

@@ -13,6 +13,7 @@ from torch import nn
 
 from moeash.errors import CheckpointError
 from moeash.networks.loading.checkpoints import fit, load_checkpoint
+from tests.marks import slow
 
 
 def network(seed=0):
@@ -258,9 +259,9 @@ def test_a_part_of_a_strange_prefix_is_no_network():
     "wrap",
     [
         nn.DataParallel,
-        torch.compile,
-        lambda module: torch.compile(nn.DataParallel(module)),
-        lambda module: nn.Sequential(*module[:3], torch.compile(module[3])),
+        slow(torch.compile),
+        slow(lambda module: torch.compile(nn.DataParallel(module))),
+        slow(lambda module: nn.Sequential(*module[:3], torch.compile(module[3]))),
         lambda module: nn.ModuleDict({"model": module}),
     ],
 )

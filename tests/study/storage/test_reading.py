@@ -115,6 +115,7 @@ def cells():
                     yield table.name, column
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "column"), list(cells()), ids=str)
 def test_no_cell_of_a_database_from_elsewhere_raises_a_foreign_exception(copy, table, column):
     refused = 0
