@@ -1,5 +1,5 @@
+from moeash.service.access.uploads import Uploads
 from moeash.service.routes import files
-from moeash.service.uploads import Uploads
 from tests.service.matrix import wrong_answers
 from tests.service.serving import API
 
