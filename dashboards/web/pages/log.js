@@ -18,7 +18,7 @@ export async function mount(host, {name}, {store, query, keepQuery}) {
   let events = [];
   let next = 0;
   let at = 0;
-  let ended = false;
+  let launch = null;
   let closed = false;
   const rows = h('tbody', {'data-test': 'events'});
   const log = h('pre', {class: 'code-box log', tabindex: 0, 'aria-label': 'What the process printed', 'data-test': 'log'});
@@ -46,7 +46,14 @@ export async function mount(host, {name}, {store, query, keepQuery}) {
   async function loadLog() {
     const got = await api.get(`${url}/log`, {from: at});
     if (closed) return;
-    ended = got.ended;
+    if (launch !== null && got.launch !== launch) { // started again: it prints anew
+      log.textContent = '';
+      launch = got.launch;
+      at = 0;
+      await loadLog();
+      return;
+    }
+    launch = got.launch;
     const bottom = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
     if (got.text) {
       // One text node grows; a long log keeps its end.
@@ -54,7 +61,7 @@ export async function mount(host, {name}, {store, query, keepQuery}) {
       log.textContent = whole.length > TEXT_KEEP ? whole.slice(-TEXT_KEEP) : whole;
     }
     at = got.next;
-    state.textContent = ended ? 'The process has ended.' : 'Followed.';
+    state.textContent = got.ended ? 'The process has ended.' : 'Followed.';
     if (!log.textContent) log.dataset.empty = 'Nothing was printed yet.';
     else delete log.dataset.empty;
     if (follow.checked && (bottom || got.text)) log.scrollTop = log.scrollHeight;
