@@ -113,9 +113,9 @@ def create_app(context: Context, settings: Settings) -> ASGIApp:
     for part in (studies, evaluations, events, exports, logs, cluster, specs):
         api.include_router(part.router(context))
     api.include_router(files.router(context.auth, context.uploads))
+    api.include_router(session.router(context.auth))
+    api.include_router(tokens.router(context.auth, context.audit))
     app.include_router(api)
-    app.include_router(session.router(context.auth))
-    app.include_router(tokens.router(context.auth, context.audit))
     app.include_router(health.router(context))
     app.include_router(metrics.router(context.auth, context.metrics))
     pages.add_pages(app)
