@@ -64,7 +64,13 @@ export class StudyKnowledge extends Topics {
     this.tell('item');
   }
 
-  async loadPoints() {
+  /** Load what is new; one request at a time, or points would be counted twice. */
+  loadPoints() {
+    this.loading = (this.loading ?? Promise.resolve()).catch(() => {}).then(() => (this.closed ? null : this.#loadPoints()));
+    return this.loading;
+  }
+
+  async #loadPoints() {
     const first = this.points === null;
     const ask = api.get(`${this.url}/points`, {...GRID, after: this.points?.last ?? null});
     const front = first ? this.#loadFront() : null;
@@ -96,7 +102,7 @@ export class StudyKnowledge extends Topics {
     });
     points.front = got.front;
     points.shown += this.fresh.length;
-    points.total = points.total + (got.total ?? this.fresh.length);
+    points.total += got.total - (got.numbers.length - this.fresh.length);
     points.last = Math.max(points.last ?? 0, got.last ?? 0);
   }
 

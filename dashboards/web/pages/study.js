@@ -73,7 +73,7 @@ export async function mount(host, {name}, shell) {
     onExport: (solution) => exportDialog({study: name, solution, metricName: study.item.metric_name, request: exportRequest(), onDone: () => study.loadExports()}),
     onPin: (solution) => pin(solution.id),
   });
-  const lower = studyTabs(page);
+  let lower = studyTabs(page);
 
   // ------------------------------------------------------------------------------ picking
   function exportRequest() {
@@ -214,9 +214,20 @@ export async function mount(host, {name}, shell) {
   askSoon();
   tools.restore();
 
+  // What the tables are called by is known once the study is stored.
+  let {isStored} = study;
+  function storedNow() {
+    if (isStored || !study.isStored) return;
+    isStored = true;
+    lower.close();
+    const next = studyTabs(page);
+    lower.element.replaceWith(next.element);
+    lower = next;
+  }
+
   let frontKey = study.frontKey;
   const unlisten = study.listen((topic, value) => {
-    if (topic === 'item') { drawHead(); drawPick(); drawChart(); lower.changed('item'); }
+    if (topic === 'item') { storedNow(); drawHead(); drawPick(); drawChart(); lower.changed('item'); }
     if (topic === 'points') {
       drawChart(reducedMotion() ? [] : study.fresh);
       tools.changed();

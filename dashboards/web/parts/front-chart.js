@@ -120,7 +120,7 @@ export class FrontChart {
       for (let i = (columns?.numbers.length ?? 0) - 1; i >= 0; i -= 1) reach(columns.size_bytes[i], columns.metric[i]);
     }
     if (!(x1 > 0)) [x0, x1] = [1000, 10000];
-    const wide = Math.max(Math.log(x1 / x0) * 0.04, 0.02);
+    const wide = x1 / x0 < 1.2 ? 0.1 : Math.log(x1 / x0) * 0.04;
     return {
       x: view?.x ?? [x0 / Math.exp(wide), x1 * Math.exp(wide)],
       y: view?.y ?? [low, top + 0.08 * all],
