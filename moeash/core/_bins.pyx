@@ -5,7 +5,8 @@
 Only bins.py and statistics.py may call this module; they check dtypes and ranges and say what is
 wrong. That arrays are as large as they are read is checked here once more, a few comparisons a
 call; a weight that is NaN or infinite still has a bin.
-Reference: bins.assign_bins_reference, compared bit for bit in tests/core/test_bins.py. With every access checked: CONTRIBUTING.md, Kernels.
+Reference: bins.assign_bins_reference, compared bit for bit in tests/core/test_bins.py. With every
+access checked: CONTRIBUTING.md, Kernels.
 
 The C below is plain C. With GCC on x86-64 glibc each loop is compiled for three instruction sets
 and the loader picks one, so a wheel runs anywhere; elsewhere there is one plain version. Only

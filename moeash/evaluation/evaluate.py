@@ -28,9 +28,9 @@ from moeash.evaluation.placing import DevicePlacing, HostPlacing
 from moeash.evaluation.task import Task
 from moeash.methods.base import GridMethod
 from moeash.names import contained
+from moeash.networks.network import Network
 from moeash.networks.parameters import network_fingerprint
 from moeash.networks.writing.inplace import write_float
-from moeash.networks.writing.places import Places
 from moeash.tracing.watching import in_eval_mode
 
 CIRCUMSTANCES = (MemoryError, torch.OutOfMemoryError, OSError)
@@ -94,29 +94,40 @@ class Evaluator:
         self._common = common
         progress("loading the network", 0, None)
         network = load_network(task)
-        self._places = Places.of(network.module)
         with ExitStack() as held:
             held.enter_context(arithmetic(task))
             held.enter_context(in_eval_mode(network.module))
-            self.network_fingerprint = network_fingerprint(network.state)
-            self.splits: Mapping[str, Split] = {}
-            if task.data is not None and (common is None or common.images is None):
-                progress("loading images", 0, None)
-                self.splits = load_splits(task.data)
-            progress("measuring the float network", 0, None)
-            self.assessment = self._assessment(network.module)
-            groundwork = None if common is None else common.groundwork
-            self.compressor = load_compressor(
-                task,
-                network,
-                load_inputs(task, self.splits),
-                groundwork=groundwork,
-                measure=None if task.evaluate is None else self._function,
-                progress=progress,
-            )
-            self.remeasured_baseline = self._measure_remeasured() if common is None else None
-            self._place()
+            try:
+                self._prepare(network, progress)
+            except BaseException:
+                write_float(network.module, network.state)
+                raise
             self._held = held.pop_all()
+
+    def _prepare(self, network: Network, progress: Progress) -> None:
+        """Measure the float network and prepare what every candidate needs."""
+        task, common = self.task, self._common
+        self.network_fingerprint = network_fingerprint(network.state)
+        self.splits: Mapping[str, Split] = {}
+        if task.data is not None and (common is None or common.images is None):
+            progress("loading images", 0, None)
+            self.splits = load_splits(task.data)
+        progress("measuring the float network", 0, None)
+        self.assessment = self._assessment(network.module)
+        if task.evaluate is not None:
+            # A user's function may write to the module, and what is prepared reads it.
+            write_float(network.module, network.state)
+        groundwork = None if common is None else common.groundwork
+        self.compressor = load_compressor(
+            task,
+            network,
+            load_inputs(task, self.splits),
+            groundwork=groundwork,
+            measure=None if task.evaluate is None else self._function,
+            progress=progress,
+        )
+        self.remeasured_baseline = self._measure_remeasured() if common is None else None
+        self._place()
 
     def _assessment(self, module: torch.nn.Module) -> Assessment:
         task, common = self.task, self._common
@@ -269,9 +280,6 @@ class Evaluator:
 
     def restore(self) -> None:
         """Put the float weights back into the module, as they were given, wherever they are now."""
-        if self._places.moved():
-            write_float(self.compressor.network)
-            return
         self.compressor.restore()
         self._placing.forget()
 

@@ -138,7 +138,7 @@ def _check_function(task: Task, solution: Solution, arrays: Mapping[str, NDArray
             load_into(network.module, arrays)
             value = float(task.evaluate(network.module))
     finally:
-        write_float(network)
+        write_float(network.module, network.state)
     if not abs(value - solution.metric) <= ROUNDING * max(1.0, abs(solution.metric)):
         raise RebuildMismatchError(
             f"evaluate(module) gives {value:.6g} on the decoded network, {solution.metric:.6g} was "

@@ -11,14 +11,14 @@ from moeash import __version__
 from moeash.launch.process import Processes
 from moeash.launch.queue import Queue
 from moeash.service import problems
-from moeash.service.auth import Auth
-from moeash.service.charts import Charts
+from moeash.service.access.auth import Auth
+from moeash.service.access.roots import Roots
+from moeash.service.access.uploads import Uploads
 from moeash.service.context import Context
 from moeash.service.metrics import Metrics
 from moeash.service.protection import protect
 from moeash.service.protection.bodies import BodyLimits
 from moeash.service.protection.origins import allowed_hosts
-from moeash.service.roots import Roots
 from moeash.service.routes import (
     cluster,
     evaluations,
@@ -35,10 +35,10 @@ from moeash.service.routes import (
     tokens,
 )
 from moeash.service.settings import Settings
-from moeash.service.studies import Studies
-from moeash.service.tail import Tail
 from moeash.service.ticker import Ticker
-from moeash.service.uploads import Uploads
+from moeash.service.views.charts import Charts
+from moeash.service.views.studies import Studies
+from moeash.service.views.tail import Tail
 from moeash.study.opening import open_storage
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.audit import Audit
@@ -113,9 +113,9 @@ def create_app(context: Context, settings: Settings) -> ASGIApp:
     for part in (studies, evaluations, events, exports, logs, cluster, specs):
         api.include_router(part.router(context))
     api.include_router(files.router(context.auth, context.uploads))
+    api.include_router(session.router(context.auth))
+    api.include_router(tokens.router(context.auth, context.audit))
     app.include_router(api)
-    app.include_router(session.router(context.auth))
-    app.include_router(tokens.router(context.auth, context.audit))
     app.include_router(health.router(context))
     app.include_router(metrics.router(context.auth, context.metrics))
     pages.add_pages(app)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from moeash.launch.queue import Queue
-from moeash.service.auth import Auth
-from moeash.service.charts import Charts
+from moeash.service.access.auth import Auth
+from moeash.service.access.roots import Roots
+from moeash.service.access.uploads import Uploads
 from moeash.service.metrics import Metrics
-from moeash.service.roots import Roots
-from moeash.service.studies import Studies
-from moeash.service.tail import Tail
-from moeash.service.uploads import Uploads
+from moeash.service.views.charts import Charts
+from moeash.service.views.studies import Studies
+from moeash.service.views.tail import Tail
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.audit import Audit
 

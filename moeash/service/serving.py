@@ -11,8 +11,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from moeash.errors import BackendError
+from moeash.service.access.auth import check_bind
 from moeash.service.app import create_app, parts
-from moeash.service.auth import check_bind
 from moeash.service.context import Context
 from moeash.service.protection.connections import uvicorn_settings
 from moeash.service.protection.logs import log_settings

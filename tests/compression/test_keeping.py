@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from moeash.codec.size import size
-from moeash.compression import keeping as module_under_test
+from moeash.compression import probing
 from moeash.compression.keeping import (
     MAX_BITS,
     MIN_BITS,
@@ -195,7 +195,7 @@ def test_no_steps_are_measured_twice(loaded):
 
 
 def test_many_tensors_are_measured_in_groups_of_one_kind(loaded, monkeypatch):
-    monkeypatch.setattr(module_under_test, "PROBES", 2)
+    monkeypatch.setattr(probing, "PROBES", 2)
     probe = loaded.probe()
     keeping = choose_precision(
         probe, loaded.shared, loaded.norms, coder="ans", tolerance=0.01

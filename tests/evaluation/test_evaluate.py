@@ -159,6 +159,59 @@ def test_a_function_that_writes_to_the_module_spoils_neither_the_next_candidate_
     assert same(state_of(module), before)
 
 
+class Moves(nn.Module):
+    """A network whose forward pass moves its own tensors."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.inner = load_network("digits-cnn")
+        self.how = how
+
+    def forward(self, x):
+        self.how(self.inner)
+        return self.inner(x.to(next(self.inner.parameters()).dtype)).float()
+
+
+def replaces_data(module):
+    for parameter in module.parameters():
+        parameter.data = parameter.data.clone()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [replaces_data, lambda m: m.to(memory_format=torch.channels_last), lambda m: m.double()],
+    ids=["data", "channels_last", "double"],
+)
+def test_a_forward_pass_that_moves_tensors_is_refused_and_the_module_keeps_its_values(how):
+    module = Moves(how)
+    before = state_of(module)
+    with pytest.raises(EvaluationError, match=r"forward of Moves has moved 'inner\."):
+        Evaluator(task(module))
+    after = module.state_dict()
+    assert all(
+        torch.equal(after[name], value.to(after[name].dtype)) for name, value in before.items()
+    )
+
+
+def test_a_forward_pass_that_moves_tensors_only_later_fails_its_candidate():
+    calls, ready = 0, False
+
+    def later(module):
+        nonlocal calls
+        calls += ready
+        if calls > 12:
+            replaces_data(module)
+
+    evaluator = Evaluator(task(Moves(later)))
+    ready = True
+    outcomes = [evaluator.evaluate(job(k), NOTHING) for k in (2, 3, 5, 17)]
+    assert outcomes[0].status == "complete" and "has moved" in outcomes[-1].error
+    plain = Evaluator(task(Moves(lambda module: None)))
+    for outcome, k in zip(outcomes, (2, 3, 5, 17), strict=True):
+        if outcome.status != "failed":
+            assert outcome.metric == plain.evaluate(job(k), NOTHING).metric
+
+
 def test_stopping_needs_a_reason():
     evaluator = Evaluator(task())
     full = evaluator.evaluate(job(4), NOTHING)

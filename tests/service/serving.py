@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from moeash.service import problems
-from moeash.service.auth import Auth
+from moeash.service.access.auth import Auth
 from moeash.service.protection import protect
 from moeash.service.protection.bodies import BodyLimits
 from moeash.service.protection.connections import uvicorn_settings

@@ -10,7 +10,7 @@ const POLL_MS = 4000;
 export async function mount(host, params, {store}) {
   const facts = h('dl', {class: 'facts', 'data-test': 'host'});
   const link = (name) => h('a', {href: `/studies/${encodeURIComponent(name)}`}, name);
-  const running = table({caption: 'Running', test: 'running-table', id: (r) => r.id, none: 'Nothing runs.', columns: [
+  const running = table({caption: 'Running', test: 'running-table', id: (r) => r.id ?? r.study, none: 'Nothing runs.', columns: [
     {key: 'study', title: 'Study', cell: (r) => link(r.study)}, {key: 'kind', title: 'Kind', cell: (r) => r.kind}, {key: 'workers', title: 'Workers', num: true, cell: (r) => say.count(r.workers)},
     {key: 'doing', title: 'Doing', minor: true, cell: (r) => say.doing(r.doing) || 'evaluating'}, {key: 'since', title: 'For', num: true, cell: (r) => say.duration((Date.now() - Date.parse(r.started_at)) / 1000)}]});
   const queue = table({caption: 'Waiting', test: 'queue-table', id: (r) => r.id, none: 'Nobody waits.', columns: [

@@ -19,8 +19,8 @@ from moeash.core.codebook import (
 from moeash.errors import InputError
 from moeash.networks import memory
 from moeash.networks.loading.checkpoints import write_tensors
-from moeash.networks.network import Network
 from moeash.networks.parameters import dtype_name
+from moeash.networks.writing.places import Places
 
 CHUNK = 1 << 16
 """Weights gathered at a time: NumPy widens indices to 8 bytes, and this many stay in cache."""
@@ -48,8 +48,8 @@ class WeightWriter:
     written last time is not written again.
 
     Args:
-        module: the network ``state`` was read from. Its parameters must stay where they are:
-            ``module.to(device)`` needs a new writer.
+        module: the network ``state`` was read from. Its parameters must stay where they are, which
+            is checked: ``module.to(device)`` needs a new writer.
         state: its float weights, for :meth:`restore`.
 
     Raises:
@@ -71,7 +71,8 @@ class WeightWriter:
                 f"{len(here)} tensors in the network, {len(there)} in the state",
             )
             raise InputError(f"the state is not that of this {type(module).__name__}: {differs}")
-        self._state = state
+        self._module, self._state = module, state
+        self._places = Places.of(module)
         self._slots: dict[str, _Slot] = {
             name: slot(tensor) for name, tensor in tensors.items() if name not in tied
         }
@@ -83,34 +84,50 @@ class WeightWriter:
 
         Raises:
             InputError: ``weights`` has other tensors than the network; nothing is written.
+            EvaluationError: the network's tensors have moved; likewise.
         """
         if [self._outline_of(t) for t in weights.tensors] != [
             (name, None, None, target) if target else (name, shape, dtype, None)
             for name, shape, dtype, target in self._outline
         ]:
             raise InputError("these shared weights belong to another network: tensors differ")
+        self._places.check(f"what ran {type(self._module).__name__}")
         for tensor in weights.tensors:
             if isinstance(tensor, SharedTensor):
                 self._slots[tensor.name].gather(weights.codebooks[tensor.codebook], tensor.indices)
                 self._last_kept.pop(tensor.name, None)
-        self.write_kept(weights.kept)
+        self._put(weights.kept)
 
     def write_kept(self, tensors: Iterable[KeptTensor]) -> None:
         """Set kept tensors and leave all others as they are.
 
         Args:
             tensors: of this network.
+
+        Raises:
+            EvaluationError: the network's tensors have moved; nothing is written.
         """
+        self._places.check(f"what ran {type(self._module).__name__}")
+        self._put(tensors)
+
+    def _put(self, tensors: Iterable[KeptTensor]) -> None:
         for tensor in tensors:
             if self._last_kept.get(tensor.name) is not tensor.values:
                 self._slots[tensor.name].put(tensor.decoded())
                 self._last_kept[tensor.name] = tensor.values
 
     def restore(self) -> None:
-        """Set the network's weights back to the float state."""
-        for parameter in self._state:
-            if parameter.values is not None:
-                self._slots[parameter.name].put(parameter.values)
+        """Set the network's weights back to the float state, wherever they are now.
+
+        Tensors that somebody has moved meanwhile are found by their names: the views of where they
+        were may show memory that is no longer theirs.
+        """
+        if self._places.moved():
+            write_float(self._module, self._state)
+        else:
+            for parameter in self._state:
+                if parameter.values is not None:
+                    self._slots[parameter.name].put(parameter.values)
         self._last_kept.clear()
 
     @staticmethod
@@ -186,18 +203,16 @@ def _widen(indices: NDArray[Any], device: torch.device) -> Tensor:
     return moved.int().bitwise_and_(0xFFFF) if indices.dtype.itemsize == 2 else moved
 
 
-def write_float(network: Network) -> None:
-    """Copy a network's float state into its module, wherever the module's tensors are.
-
-    The last resort where tensors have moved, so that no view may be used: what had been folded
-    stays so.
-    """
-    tensors = memory.own_tensors(network.module)
-    with torch.no_grad():
-        for parameter in network.state:
-            if parameter.values is not None and parameter.name in tensors:
-                values = torch.tensor(np.asarray(parameter.values))
-                tensors[parameter.name].copy_(values.reshape(tensors[parameter.name].shape))
+def write_float(module: nn.Module, state: State) -> None:
+    """Copy a float state into tensors of the same names and shapes, wherever they are."""
+    tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    tensors |= dict(module.named_buffers(remove_duplicate=False))
+    with torch.inference_mode():  # which tensors made in it may only be written to in
+        for parameter in state:
+            tensor = tensors.get(parameter.name)
+            if parameter.values is None or tensor is None or tensor.shape != parameter.shape:
+                continue
+            tensor.copy_(torch.tensor(np.asarray(parameter.values)))
 
 
 def load_into(module: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> None:

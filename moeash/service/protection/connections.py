@@ -36,22 +36,13 @@ class PatientForAWhile(H11Protocol):
         self._wait_no_more()
         super().connection_lost(exc)
 
-    def handle_websocket_upgrade(self, event: Any) -> None:
-        """Refuse: there are none here."""
-        self.send_400_response("No WebSocket here.")
-
     def _wait(self) -> None:
-        self._deadline = self.loop.call_later(self.headers_s, self._give_up)
+        self._deadline = self.loop.call_later(self.headers_s, self.transport.close)
 
     def _wait_no_more(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-
-    def _give_up(self) -> None:
-        self._deadline = None
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.close()
 
 
 def uvicorn_settings() -> dict[str, Any]:

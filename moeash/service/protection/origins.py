@@ -102,8 +102,6 @@ def _is_own(origin: str, scope: Scope) -> bool:
 
 def _host_name(netloc: str) -> str | None:
     """Return the name of NAME or NAME:PORT; None when it is neither."""
-    if "@" in netloc or not netloc.isascii():
-        return None
     name, port = netloc, _port_of(netloc)
     if port is not None:
         name = netloc[: -len(port) - 1]

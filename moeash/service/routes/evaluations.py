@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from moeash.core.plain import json_text
 from moeash.evaluation.outcome import Status
 from moeash.service.context import Context
-from moeash.service.documents import (
+from moeash.service.views.documents import (
     EvaluationPage,
     Front,
     Generation,
@@ -19,7 +19,7 @@ from moeash.service.documents import (
     SolutionDetail,
     evaluation_document,
 )
-from moeash.service.etags import etag_of, unchanged
+from moeash.service.views.etags import etag_of, unchanged
 from moeash.study.spec.output import Pick
 from moeash.study.storage.records import Stage
 from moeash.study.storage.team.listing import EvaluationOrder

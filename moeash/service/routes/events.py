@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import StreamingResponse
 
 from moeash.service.context import Context
-from moeash.service.documents import EventDocument, EventPage
+from moeash.service.views.documents import EventDocument, EventPage
 from moeash.study.events import LASTING
 from moeash.study.summary import in_words
 

@@ -11,10 +11,10 @@ from moeash.errors import LaunchNotFoundError, NothingMeetsError
 from moeash.launch.base import Export, FormatName, PickName
 from moeash.launch.exports import ExportStatus, export_state, exported_file, log_of
 from moeash.launch.logs import read_piece
-from moeash.service.auth import Identity
+from moeash.service.access.auth import Identity
 from moeash.service.context import Context
-from moeash.service.etags import unchanged
 from moeash.service.problems import Problem
+from moeash.service.views.etags import unchanged
 from moeash.study.storage.team.launch import LaunchRecord
 
 LISTED = 100

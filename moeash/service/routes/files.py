@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
-from moeash.service.auth import Auth
+from moeash.service.access.auth import Auth
+from moeash.service.access.uploads import Uploads
 from moeash.service.problems import Problem
-from moeash.service.uploads import Uploads
 
 PIECE = 1 << 20
 """Bytes written at a time."""

@@ -13,7 +13,7 @@ from moeash.core.plain import json_text
 from moeash.launch.exports import log_of
 from moeash.launch.logs import Piece, read_piece
 from moeash.service.context import Context
-from moeash.service.tail import KEEPALIVE_S, RETRY_MS
+from moeash.service.views.tail import KEEPALIVE_S, RETRY_MS
 from moeash.study.storage.team.launch import LaunchRecord
 
 POLL_S = 0.5

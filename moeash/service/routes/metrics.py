@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from moeash.service.auth import Auth
+from moeash.service.access.auth import Auth
 from moeash.service.metrics import Metrics
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from moeash import __version__
-from moeash.service.auth import (
+from moeash.service.access.auth import (
     COOKIE_AGE_S,
     Auth,
     Cookie,

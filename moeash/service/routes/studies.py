@@ -7,10 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moeash.errors import StudyExistsError, StudyNotFoundError
 from moeash.launch.base import Launch
-from moeash.service.auth import Identity
+from moeash.service.access.auth import Identity
 from moeash.service.context import Context
-from moeash.service.documents import StudyDetail, StudyItem, StudyPage
 from moeash.service.problems import Problem
+from moeash.service.views.documents import StudyDetail, StudyItem, StudyPage
 from moeash.study.spec.identity import differences
 from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.team.listing import Standing, StudyOrder, Wanted

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from moeash.errors import InputError
-from moeash.service.auth import Auth
+from moeash.service.access.auth import Auth
 from moeash.service.problems import Problem
 from moeash.study.storage.team.audit import Audit
 from moeash.study.storage.team.roles import AuditRole, Role

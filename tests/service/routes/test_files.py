@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from moeash.service.access.roots import Roots
+from moeash.service.access.uploads import Uploads
 from moeash.service.protection.bodies import BodyLimits
-from moeash.service.roots import Roots
 from moeash.service.routes import files
-from moeash.service.uploads import Uploads
 from tests.service.serving import API, PAGE, Service, real_server
 
 FILES = "/api/v1/files"

@@ -5,8 +5,6 @@ Cursors are opaque: they hold the sort key and the name of the last row, so that
 the one before it ended whatever was added meanwhile.
 """
 
-import base64
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -31,13 +29,13 @@ from sqlalchemy import (
 )
 
 from moeash.core.plain import json_text
-from moeash.errors import InputError
 from moeash.evaluation.outcome import Status
 from moeash.study.storage.engines.database import Database
 from moeash.study.storage.reading import read_rows, understood
 from moeash.study.storage.records import EvaluationRecord, Stage
 from moeash.study.storage.rows import evaluation_of
 from moeash.study.storage.tables import EVALUATIONS, EVENTS, GENERATIONS, LABELS, LAUNCHES, STUDIES
+from moeash.study.storage.team.cursors import as_cursor, beyond, values_of
 
 Standing = Literal["queued", "running", "finished", "interrupted", "crashed", "failed"]
 """Where a study stands for whoever lists it: ``queued`` before its process was started."""
@@ -136,8 +134,8 @@ class Listing:
         key, downwards = _study_key(rows, order)
         query = select(rows.c.name, key.label("key")).where(*chosen)
         if after is not None:
-            value, name = _cursor(after, int if order == "bytes" else str, str)
-            query = query.where(_beyond(key, rows.c.name, value, name, downwards=downwards))
+            value, name = values_of(after, int if order == "bytes" else str, str)
+            query = query.where(beyond(key, rows.c.name, value, name, downwards=downwards))
         direction = key.desc() if downwards else key
         query = query.order_by(direction, rows.c.name).limit(limit + 1)
         total = select(func.count()).select_from(rows).where(*chosen)
@@ -149,7 +147,7 @@ class Listing:
         last = found[limit - 1] if len(found) > limit else None
         return Page(
             tuple(row.name for row in found[:limit]),
-            None if last is None else _as_cursor(last.key, last.name),
+            None if last is None else as_cursor(last.key, last.name),
             n,
         )
 
@@ -247,8 +245,8 @@ class Listing:
         query = select(EVALUATIONS).where(*chosen)
         number = EVALUATIONS.c.number
         if after is not None:
-            value, last_number = _cursor(after, float if order == "metric" else int, int)
-            query = query.where(_beyond(key, number, value, last_number, downwards=downwards))
+            value, last_number = values_of(after, float if order == "metric" else int, int)
+            query = query.where(beyond(key, number, value, last_number, downwards=downwards))
         query = query.order_by(key.desc() if downwards else key, number).limit(limit + 1)
         total = select(func.count()).select_from(EVALUATIONS).where(*chosen)
 
@@ -266,7 +264,7 @@ class Listing:
                 "metric": last.outcome.metric,
                 "size_bytes": None if sizes is None else sizes.size_bytes,
             }
-            cursor = _as_cursor(values[order], last.number)
+            cursor = as_cursor(values[order], last.number)
         return found[:limit], cursor, n
 
     def scatter(self, study_id: int, *, after: int = 0) -> Scatter:
@@ -378,34 +376,3 @@ def _study_key(rows: Subquery, order: StudyOrder) -> tuple[ColumnElement[Any], b
     if order == "bytes":
         return func.coalesce(rows.c.bytes, 2**62), False
     return rows.c[order], order != "name"
-
-
-def _beyond(
-    key: ColumnElement[Any],
-    name: ColumnElement[Any],
-    value: Any,
-    last: Any,
-    *,
-    downwards: bool,
-) -> ColumnElement[bool]:
-    is_past = key < value if downwards else key > value
-    return or_(is_past, and_(key == value, name > last))
-
-
-def _as_cursor(value: Any, last: Any) -> str:
-    return base64.urlsafe_b64encode(json.dumps([value, last]).encode()).decode()
-
-
-def _cursor(text: str, *kinds: type) -> list[Any]:
-    """Return what a cursor holds, after making sure that it is values of these kinds."""
-    try:
-        values = json.loads(base64.urlsafe_b64decode(text.encode()))
-        if [type(value) for value in values] != list(kinds):
-            raise ValueError
-        if any(type(value) is int and abs(value) >= 2**63 for value in values):
-            raise ValueError
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"after={text[:40]!r} is no cursor; take it from `next` of the page before"
-        ) from error
-    return list(values)

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from moeash.service import tail as tail_module
-from moeash.service.tail import Tail
+from moeash.service.views import tail as tail_module
+from moeash.service.views.tail import Tail
 from moeash.study.events import Doing, Note
 from moeash.study.storage.records import EventRecord
 from moeash.study.storage.sql import SqlStorage

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from moeash.errors import InputError
 from moeash.files import temporary_in
-from moeash.service.contents import CHECKS, check_content
+from moeash.service.access.contents import CHECKS, check_content
 from moeash.service.problems import Problem
 
 MOST_BYTES = 4 << 30

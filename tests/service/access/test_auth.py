@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 
 from moeash.errors import InputError
-from moeash.service.auth import CODE_S, check_bind
+from moeash.service.access.auth import CODE_S, check_bind
 from moeash.study.storage.tables import SESSIONS, TOKENS
 from moeash.study.storage.team.secrets import present, written
 from moeash.study.storage.team.tokens import Tokens

@@ -7,12 +7,12 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from moeash.networks.loading.checkpoints import load_checkpoint
 from safetensors.numpy import save
 
 from moeash.errors import InputError
-from moeash.service.contents import check_content
-from moeash.service.uploads import Uploads
+from moeash.networks.loading.checkpoints import load_checkpoint
+from moeash.service.access.contents import check_content
+from moeash.service.access.uploads import Uploads
 
 
 def check(tmp_path, name, content):
@@ -156,8 +156,8 @@ def test_what_is_no_toml_is_refused(tmp_path, content):
 
 
 def test_many_uploads_at_once_are_told_to_wait(tmp_path):
+    from moeash.service.access.uploads import MOST_AT_ONCE
     from moeash.service.problems import Problem
-    from moeash.service.uploads import MOST_AT_ONCE
 
     uploads = Uploads(tmp_path)
 

@@ -10,9 +10,10 @@ import tomli_w
 
 from moeash.core.solutions.candidate import Candidate
 from moeash.errors import NothingMeetsError, SpecError, StudyNotFoundError
+from moeash.launch.standing import standing
 from moeash.searches.options import SearchOptions
-from moeash.service.charts import Charts
-from moeash.service.documents import (
+from moeash.service.views.charts import Charts
+from moeash.service.views.documents import (
     PickDocument,
     SolutionDetail,
     SolutionDocument,
@@ -30,7 +31,7 @@ from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.labels import Labels, StudyLabels
 from moeash.study.storage.team.launch import LaunchRecord
 from moeash.study.storage.team.launches import Launches
-from moeash.study.storage.team.listing import Listing, Standing, StudyOrder, Wanted
+from moeash.study.storage.team.listing import Listing, StudyOrder, Wanted
 from moeash.study.study import Study
 from moeash.study.summary import in_words, summary_of
 
@@ -261,21 +262,12 @@ def _stored(
     summary: StudySummary, launch: LaunchRecord | None, labels: StudyLabels
 ) -> dict[str, Any]:
     record, facts = summary.record, summary.record.facts
-    status: Standing = summary.status
-    reason = record.reason
-    if launch is not None and not launch.ended:
-        if launch.state == "queued":
-            status = "queued"
-        elif status != "running":
-            status, reason = "running", None  # its process has still to take the study
-    elif launch is not None and status in ("interrupted", "crashed", "failed"):
-        newer = launch.ended_at is not None and launch.ended_at > record.updated_at
-        reason = launch.message if reason is None or newer else reason
+    status, reason = standing(summary, launch)
     doing = record.activity if status == "running" else None
     return {
         "name": facts.name,
         "status": status,
-        "reason": None if status in ("running", "finished") else reason,
+        "reason": reason or None,
         **_of_spec(facts.spec),
         "metric_name": facts.metric_name,
         "baseline": facts.baseline,
@@ -295,14 +287,14 @@ def _stored(
 
 def _launched(launch: LaunchRecord) -> dict[str, Any]:
     """Return what is known of a study that was asked for and is not stored."""
-    standing: dict[str, Standing] = {"queued": "queued", "running": "running"}
+    status, reason = standing(None, launch)
     spec: Mapping[str, Any] = {}
     with suppress(SpecError):
         spec = plain_of_text(str(launch.request.get("spec", "")))
     return {
         "name": launch.study,
-        "status": standing.get(launch.state, "failed"),
-        "reason": launch.message,
+        "status": status,
+        "reason": reason or None,
         **_of_spec(spec),
         "created_at": launch.requested_at,
         "updated_at": launch.ended_at or launch.started_at or launch.requested_at,

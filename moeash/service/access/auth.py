@@ -14,7 +14,7 @@ from fastapi import Request, Security
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
 from moeash.errors import InputError
-from moeash.service.limits import Failures
+from moeash.service.access.limits import Failures
 from moeash.service.problems import Problem
 from moeash.service.protection.origins import is_own_page
 from moeash.study.storage.engines.database import Database

@@ -5,7 +5,7 @@ import pytest
 
 from moeash.core.solutions.objectives import Sizes
 from moeash.evaluation.outcome import Outcome
-from moeash.service.charts import FEW, Chart, Charts
+from moeash.service.views.charts import FEW, Chart, Charts
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.listing import Listing, Scatter
 from moeash.study.study import Study

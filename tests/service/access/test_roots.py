@@ -4,8 +4,8 @@ import textwrap
 import pytest
 
 from moeash.errors import InputError, SpecError
+from moeash.service.access.roots import Roots
 from moeash.service.problems import faults_of
-from moeash.service.roots import Roots
 from moeash.study.spec.reading import spec_of_text
 
 

@@ -1,4 +1,4 @@
-from moeash.service.limits import FORGOTTEN_S, FREE, LONGEST_S, MOST, Failures
+from moeash.service.access.limits import FORGOTTEN_S, FREE, LONGEST_S, MOST, Failures
 
 
 class Clock:
