@@ -6,9 +6,9 @@ from typing import Any
 
 from moeash import __version__
 from moeash.files import replacing
-from moeash.service.charts import Charts
 from moeash.service.reports.packing import report_html
-from moeash.service.studies import Studies
+from moeash.service.views.charts import Charts
+from moeash.service.views.studies import Studies
 from moeash.study.opening import open_storage
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.labels import Labels
