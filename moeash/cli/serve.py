@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from moeash.cli.show import JsonOption, StorageOption, print_json, say
+from moeash.errors import BackendError
 
 
 def serve(
@@ -51,8 +52,16 @@ def serve(
     It prints one link, with which one browser can log in. Programs, and teams, use tokens; see
     moeash token.
     """
-    from moeash.service.serving import Ready
-    from moeash.service.serving import serve as run
+    try:
+        from moeash.service.serving import Ready
+        from moeash.service.serving import serve as run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "moeash":
+            raise
+        raise BackendError(
+            f"the service needs {error.name}, which is not installed; install all that it needs "
+            "with: pip install 'moeash[service]'"
+        ) from error
     from moeash.service.settings import Settings
 
     settings = Settings(
