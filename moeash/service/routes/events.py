@@ -66,7 +66,10 @@ def router(context: Context) -> APIRouter:
         newest: Annotated[bool, Query(description="The last ones, if there are more.")] = False,
     ) -> EventPage:
         """List the stored events of a study, oldest first."""
-        record = studies.study(name).record
+        study = studies.stored(name)
+        if study is None:
+            return EventPage(items=[], next=None)
+        record = study.record
         kinds = None if kind is None else [k for k in kind if k in LASTING]
         found = storage.events(record.id, after=after, kinds=kinds, limit=limit, newest=newest)
         items = [

@@ -152,14 +152,25 @@ class Studies:
         Raises:
             StudyNotFoundError: there is none of that name, or it has only been asked for.
         """
+        study = self.stored(name)
+        if study is None:
+            raise StudyNotFoundError(
+                f"study {name!r} is not stored yet: its process has still to load network and "
+                "data; see its log"
+            )
+        return study
+
+    def stored(self, name: str) -> Study | None:
+        """Return a study; None when it was asked for and is not stored yet.
+
+        Raises:
+            StudyNotFoundError: nobody has asked for a study of that name.
+        """
         try:
             return Study(self.storage, name)
         except StudyNotFoundError:
             if name in self.launches.newest([name]):
-                raise StudyNotFoundError(
-                    f"study {name!r} is not stored yet: its process has still to load network and "
-                    "data; see its log"
-                ) from None
+                return None
             raise
 
     def detail(self, name: str) -> StudyDetail:
@@ -170,7 +181,7 @@ class Studies:
             toml = str(launch.request.get("spec", ""))
             return StudyDetail(**item, toml=toml, spec={})
         study = self.study(name)
-        summary = summary_of(study)
+        summary = summary_of(study, n_front=len(self.charts.of(study.record).front()))
         said = self.labels.of([study.record.id]).get(study.record.id, StudyLabels())
         facts, spec = study.facts, dict(study.facts.spec)
         return StudyDetail(
