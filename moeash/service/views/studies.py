@@ -6,8 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import tomli_w
-
 from moeash.core.solutions.candidate import Candidate
 from moeash.errors import NothingMeetsError, SpecError, StudyNotFoundError
 from moeash.launch.standing import standing
@@ -22,6 +20,7 @@ from moeash.service.views.documents import (
     StudyPage,
     solution_document,
 )
+from moeash.service.views.toml import toml_of
 from moeash.study.course.options import GENERATIONS
 from moeash.study.solution import Solution, pick
 from moeash.study.spec.output import Pick
@@ -188,7 +187,7 @@ class Studies:
             **item
             | {"reason": item["reason"] or summary["reason"], "phase": summary["phase"]}
             | {"workers": summary["workers"]},
-            toml=tomli_w.dumps(spec),
+            toml=toml_of(spec),
             spec=spec,
             notes=said.notes,
             pins=list(said.pins),
