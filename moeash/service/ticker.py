@@ -1,4 +1,4 @@
-"""The queue's clock: what may start is started, and who has died is noticed, twice a second."""
+"""The queue's clock: what may start is started, and who has died is noticed, once a second."""
 
 import logging
 import threading
@@ -8,7 +8,7 @@ from moeash.errors import MoeashError
 
 LOG = logging.getLogger("moeash.service")
 
-PERIOD_S = 0.5
+PERIOD_S = 1.0
 
 
 class Ticker:
@@ -36,7 +36,7 @@ class Ticker:
                 self._tick()
                 self._said = None
             except MoeashError as error:
-                if str(error) != self._said:  # once, not twice a second
+                if str(error) != self._said:  # once, not every second
                     self._said = str(error)
                     LOG.error("the queue cannot go on: %s", error)
             except Exception:

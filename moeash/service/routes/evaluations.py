@@ -62,15 +62,10 @@ def router(context: Context) -> APIRouter:
         study = studies.stored(name)
         if study is None:
             return Front(items=[], generation=generation, hypervolume=None)
-        hypervolume = [
-            g.hypervolume
-            for g in study.generations()
-            if generation is None or g.index <= generation
-        ]
         return Front(
             items=studies.front(study, generation),
             generation=generation,
-            hypervolume=hypervolume[-1] if hypervolume else None,
+            hypervolume=listing.hypervolume(study.record.id, generation),
         )
 
     @routes.get("/points", response_model=Points)

@@ -10,7 +10,7 @@ from moeash.core.solutions.candidate import Candidate
 from moeash.errors import NothingMeetsError, SpecError, StudyNotFoundError
 from moeash.launch.standing import standing
 from moeash.searches.options import SearchOptions
-from moeash.service.views.charts import Charts
+from moeash.service.views.charts import KEPT, Charts
 from moeash.service.views.documents import (
     PickDocument,
     SolutionDetail,
@@ -41,6 +41,9 @@ SPARKLINE = 40
 MOST_COUNTED = 1000
 """Studies whose counts are remembered."""
 
+MOST_SOLUTIONS = 2000
+"""Solutions of a study that are remembered beside those of its front."""
+
 
 @dataclass(frozen=True)
 class _Counted:
@@ -67,6 +70,7 @@ class Studies:
         self.launches = launches
         self.charts = charts
         self._counted: dict[str, _Counted] = {}
+        self._solved: dict[tuple[int, str], dict[int, Solution]] = {}
 
     # ------------------------------------------------------------------ lists
 
@@ -256,11 +260,19 @@ class Studies:
         return PickDocument(solution=document, reason=None, command=command)
 
     def _solutions(self, study: Study, numbers: Sequence[int]) -> list[Solution]:
-        records = self.storage.evaluations(study.record.id, numbers=numbers)
-        return sorted(
-            (Solution(study.facts, record) for record in records),
-            key=lambda s: (s.size_bytes, -s.metric),
-        )
+        """Return solutions, the smallest file first; a complete evaluation is read once."""
+        key = (study.record.id, study.record.created_at)
+        known = self._solved.setdefault(key, {})
+        missing = [number for number in numbers if number not in known]
+        if missing:
+            records = self.storage.evaluations(study.record.id, numbers=missing)
+            known |= {record.number: Solution(study.facts, record) for record in records}
+            self._solved[key] = {n: known[n] for n in sorted(known)[-MOST_SOLUTIONS:]} | {
+                n: known[n] for n in numbers
+            }
+        for key in list(self._solved)[:-KEPT]:
+            self._solved.pop(key, None)
+        return sorted((known[n] for n in numbers), key=lambda s: (s.size_bytes, -s.metric))
 
     def _variables(self, study: Study) -> list[str]:
         first = self.storage.evaluations(study.record.id, limit=1)

@@ -1,8 +1,8 @@
 """Events as they are stored, read once for everybody who listens.
 
-One thread looks for new rows of ``events``; whoever listens holds nothing but the id of the last
-event it was given, and takes the next ones from a ring of recent events, or from storage when it
-has fallen behind. So a slow listener costs no memory, and a hundred cost one query.
+One thread looks for new rows of ``events`` while anybody listens; whoever listens holds nothing but
+the id of the last event it was given, and takes the next ones from a ring of recent events, or from
+storage when it has fallen behind. So a slow listener costs no memory, and a hundred cost one query.
 
 Ids increase in the order of commits within a study. Across studies PostgreSQL may commit a later id
 first, so a gap is waited for before what lies behind it is told.
@@ -62,6 +62,31 @@ def as_told(event: StreamedEvent) -> Told:
     )
 
 
+@dataclass(frozen=True)
+class _Window:
+    """The last events.
+
+    Attributes:
+        floor: every event above this id, up to the last one read, is in the ring.
+        ring: by id.
+    """
+
+    floor: int
+    ring: tuple[Told, ...] = ()
+
+    @property
+    def last(self) -> int:
+        """Id of the last event that was read."""
+        return self.ring[-1].id if self.ring else self.floor
+
+    def with_more(self, told: Sequence[Told]) -> "_Window":
+        """Return the window after further events."""
+        ring = (*self.ring, *told)
+        if len(ring) <= RING:
+            return _Window(self.floor, ring)
+        return _Window(ring[-RING - 1].id, ring[-RING:])
+
+
 class Tail:
     """What is new in storage, for any number of listeners.
 
@@ -80,11 +105,8 @@ class Tail:
         self._stream = stream
         self._gaps = gaps
         self._poll_s = poll_s
-        self._ring: list[Told] = []
-        self._ids: list[int] = []
-        self._floor = 0  # every event above this id, up to the last, is in the ring
+        self._window = _Window(0)  # replaced, never changed: listeners read it in another thread
         self._passing: dict[str, Told] = {}
-        self._changes = 0
         self._waiting: set[asyncio.Event] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -94,7 +116,7 @@ class Tail:
     @property
     def position(self) -> int:
         """Id of the last event that was read."""
-        return self._ids[-1] if self._ids else self._floor
+        return self._window.last
 
     @property
     def is_over(self) -> bool:
@@ -104,14 +126,14 @@ class Tail:
     @property
     def n_kept(self) -> int:
         """Events that are in memory."""
-        return len(self._ring)
+        return len(self._window.ring)
 
     # ------------------------------------------------------------------ reading
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to look, and wake the listeners of this loop."""
         self._loop = loop
-        self._floor = self._stream.last_id()
+        self._window = _Window(self._stream.last_id())
         self._thread = threading.Thread(target=self._run, name="moeash-tail", daemon=True)
         self._thread.start()
 
@@ -127,10 +149,19 @@ class Tail:
             self._thread.join()
 
     def _run(self) -> None:
-        last = self._floor
+        last = self._window.last
         gap_since: float | None = None
+        is_idle = False
         while not self._stop.wait(self._poll_s):
+            if not self.n_listeners:
+                is_idle = True
+                continue
             try:
+                if is_idle:
+                    # What was stored while nobody listened is read by whoever asks for it.
+                    last = self._stream.last_id()
+                    self._window, is_idle = _Window(last), False
+                    self._wake()
                 found = self._stream.events(after=last, limit=PAGE)
                 passing = self._stream.passing()
             except StorageError:
@@ -164,17 +195,12 @@ class Tail:
     def _take(self, told: list[Told], passing: Sequence[StreamedEvent]) -> bool:
         now = {event.study: as_told(event) for event in passing}
         is_new = bool(told) or now != self._passing
-        ring = self._ring + told
-        if len(ring) > RING:
-            self._floor = ring[-RING - 1].id
-            ring = ring[-RING:]
-        # Replaced, never changed: a listener may be reading the old ones.
-        self._ids, self._ring, self._passing = [t.id for t in ring], ring, now
+        self._window = self._window.with_more(told)
+        self._passing = now
         return is_new
 
     def _wake(self) -> None:
         def wake() -> None:
-            self._changes += 1
             for waiting in self._waiting:
                 waiting.set()
 
@@ -197,7 +223,7 @@ class Tail:
             yield f"retry: {RETRY_MS}\n\n".encode()
             position = after
             if position is None:
-                position = self.position
+                position = await asyncio.to_thread(self._stream.last_id)
             passing: dict[str, Told] = {}
             while not self._stop.is_set():
                 waiting.clear()
@@ -220,10 +246,11 @@ class Tail:
 
     async def _next(self, study: str | None, position: int) -> tuple[list[Told], int]:
         """Return the next events of a listener, a page at most, and its position after them."""
-        ids, ring, floor = self._ids, self._ring, self._floor
+        window = self._window
+        floor = window.floor
         if position >= floor:
-            first = bisect_right(ids, position)
-            page = ring[first : first + PAGE]
+            first = bisect_right(window.ring, position, key=lambda told: told.id)
+            page = window.ring[first : first + PAGE]
             if not page:
                 return [], position
             return [e for e in page if study in (None, e.study)], page[-1].id

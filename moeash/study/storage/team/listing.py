@@ -179,6 +179,18 @@ class Listing:
             courses[id_].append(value)
         return courses
 
+    def hypervolume(self, study_id: int, generation: int | None = None) -> float | None:
+        """Return the hypervolume after a generation, or the last; None before there is one."""
+        here = GENERATIONS.c.study_id == study_id
+        if generation is not None:
+            here &= GENERATIONS.c.index <= generation
+        last = select(func.max(GENERATIONS.c.index)).where(here).scalar_subquery()
+        query = select(GENERATIONS.c.hypervolume).where(
+            GENERATIONS.c.study_id == study_id, GENERATIONS.c.index == last
+        )
+        found = self._database.read(lambda c: read_rows(c, query, lambda row: row.hypervolume))
+        return found[0] if found else None
+
     def newest(self, study_ids: Collection[int], kind: str) -> Mapping[int, Mapping[str, Any]]:
         """Return the payload of the newest event of a kind of each study that has one."""
         ids = (
