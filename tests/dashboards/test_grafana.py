@@ -98,7 +98,8 @@ def test_panels_of_studies_follow_the_choice_of_studies(measured):
     for expression in expressions():
         for name in NAME.findall(expression):
             if "study" in measured.get(name, ()) and "label_values" not in expression:
-                assert f'{name}{{study=~"$study"' in expression, expression
+                chosen = expression.count(f'{name}{{study=~"$study"')
+                assert chosen == len(re.findall(rf"\b{name}\b", expression)), expression
 
 
 @pytest.mark.parametrize(
