@@ -46,8 +46,8 @@ def serve(
 ) -> None:
     """Serve the page and the HTTP API, launch studies and exports.
 
-    It prints one link, with which one browser can log in. Programs, and teams, use tokens; see
-    moeash token.
+    It prints one link, with which one browser of this machine can log in. Programs, and teams, use
+    tokens; see moeash token.
     """
     try:
         from moeash.service.serving import serve as run

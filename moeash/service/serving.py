@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from moeash.errors import BackendError
-from moeash.service.access.auth import check_bind
+from moeash.service.access.auth import check_bind, is_loopback
 from moeash.service.app import create_app, parts
 from moeash.service.context import Context
 from moeash.service.protection.connections import uvicorn_settings
@@ -39,7 +39,7 @@ def serve(settings: Settings, *, say: Callable[[str], None]) -> None:
 
     Args:
         settings: how.
-        say: is given the address, with a login for one browser.
+        say: is given the address; of a loopback with a login for one browser.
 
     Raises:
         InputError: it may not listen there.
@@ -52,7 +52,9 @@ def serve(settings: Settings, *, say: Callable[[str], None]) -> None:
     with listening(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        say(f"moeash serves {context.storage.url} at http://{host}:{port}/{_login(context)}")
+        # Where others come in there are tokens, and what is printed is kept in logs for many.
+        login = f"/#login={context.auth.login_code()}" if is_loopback(settings.host) else ""
+        say(f"moeash serves {context.storage.url} at http://{host}:{port}{login}")
         if log is not None:
             say(f"its log is {log}")
         Server(config_of(app), context).run(sockets=[listener])
@@ -95,7 +97,3 @@ def listening(host: str, port: int) -> socket.socket:
     listener.listen(BACKLOG)
     listener.set_inheritable(False)
     return listener
-
-
-def _login(context: Context) -> str:
-    return f"#login={context.auth.login_code()}"
