@@ -7,6 +7,8 @@ import {throttle} from './lib/dom.js';
 // A mark is five pixels wide: cells no smaller than one show nothing more.
 const GRID = {columns: 180, rows: 110};
 
+const isStored = ({baseline}) => baseline !== null && baseline !== undefined;
+
 class Topics {
   #listeners = new Set();
 
@@ -45,17 +47,19 @@ export class StudyKnowledge extends Topics {
 
   /** Load everything a study page shows first; the item's errors are the caller's. */
   async load() {
+    // All at once, unless the study is known to wait in the queue and would have no more.
+    const known = store.seen.get(this.name);
+    const rest = known && !isStored(known) ? null : this.#loadRest();
     await this.loadItem();
-    await this.#loadRest();
+    await (rest ?? (this.isStored ? this.#loadRest() : null));
   }
 
   /** A study that waits in the queue, or loads its network still, is not stored: it has no more. */
   get isStored() {
-    return this.item.baseline !== null && this.item.baseline !== undefined;
+    return isStored(this.item);
   }
 
   #loadRest() {
-    if (!this.isStored) return null;
     return Promise.all([this.loadPoints(), this.loadGenerations(), this.loadExports()].map((p) => this.#quietly(p)));
   }
 
@@ -146,6 +150,9 @@ export class StudyKnowledge extends Topics {
 
 class Store extends Topics {
   session = null;
+
+  /** Items of studies by name, as they were last listed or made. */
+  seen = new Map();
 
   connection = {state: 'idle', at: Date.now()};
 

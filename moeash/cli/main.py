@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from moeash import __version__
-from moeash.cli import doctor, files, launch, serve, spec, studies, token
+from moeash.cli import doctor, files, launch, report, serve, spec, studies, token
 from moeash.console.escaping import visible
 from moeash.errors import (
     InputError,
@@ -77,6 +77,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "inspect": files.inspect,
     "decompress": files.decompress,
     "spec": spec.spec,
+    "report": report.report,
     "serve": serve.serve,
     "doctor": doctor.doctor,
 }

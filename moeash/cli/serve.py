@@ -1,11 +1,13 @@
 """``moeash serve``: the service and its page."""
 
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from moeash.cli.show import StorageOption, say
+from moeash.cli.show import JsonOption, StorageOption, print_json, say
 from moeash.errors import BackendError
 
 
@@ -43,6 +45,7 @@ def serve(
         list[str] | None,
         typer.Option(help="A module, or package, whose functions studies may name."),
     ] = None,
+    json_: JsonOption = False,
 ) -> None:
     """Serve the page and the HTTP API, launch studies and exports.
 
@@ -50,6 +53,7 @@ def serve(
     tokens; see moeash token.
     """
     try:
+        from moeash.service.serving import Ready
         from moeash.service.serving import serve as run
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "moeash":
@@ -71,4 +75,16 @@ def serve(
         roots=tuple(root or ()),
         allow_modules=tuple(allow_module or ()),
     )
-    run(settings, say=say)
+
+    def tell(ready: Ready) -> None:
+        if json_:
+            print_json(asdict(ready))
+            sys.stdout.flush()
+            return
+        say(f"moeash serves {ready.storage} at {ready.url}")
+        if ready.login is not None:
+            say(f"log in once, within ten minutes: {ready.login}")
+        if ready.log is not None:
+            say(f"its log is {ready.log}; Ctrl-C ends it, and what it has started goes on")
+
+    run(settings, tell=tell)

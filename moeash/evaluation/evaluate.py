@@ -19,7 +19,7 @@ from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
 from moeash.core.solutions.objectives import Sizes
 from moeash.data.splits import Split, load_splits
-from moeash.errors import SpecError
+from moeash.errors import EvaluationError, SpecError
 from moeash.evaluation.assess import Assessment, FloatPass, FunctionAssessment, SplitAssessment
 from moeash.evaluation.loading import arithmetic, load_compressor, load_inputs, load_network
 from moeash.evaluation.metrics import load_metric
@@ -201,15 +201,22 @@ class Evaluator:
         )
 
     def use_shared(self, common: Common) -> None:
-        """Work from now on with a shared copy of :meth:`common`, and let the own one go."""
-        fingerprint = self.data_fingerprint
+        """Work from now on with a shared copy of :meth:`common`, and let the own one go.
+
+        Raises:
+            EvaluationError: it was made from other images.
+        """
+        if common.data_fingerprint != self.data_fingerprint:
+            raise EvaluationError(
+                "what another worker shares was made from other images than this one has; do all "
+                "nodes see the same data?"
+            )
         self._common = common
         if isinstance(self.assessment, SplitAssessment) and common.images is not None:
             self.assessment.use_shared(common.images)
             self.splits = {}
         self.compressor.use_shared(common.groundwork)
         self._place()
-        assert fingerprint == self.data_fingerprint
 
     # ------------------------------------------------------------------ evaluating
 

@@ -1,9 +1,11 @@
 """A service that listens: address, socket, and an end that keeps nobody waiting."""
 
 import logging.config
+import resource
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -19,6 +21,7 @@ from moeash.service.protection.logs import log_settings
 from moeash.service.settings import Settings
 
 BACKLOG = 2048
+MOST_FILES = 65_536
 
 
 class Server(uvicorn.Server):
@@ -34,12 +37,30 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(settings: Settings, *, say: Callable[[str], None]) -> None:
+@dataclass(frozen=True)
+class Ready:
+    """A service that listens.
+
+    Attributes:
+        url: where.
+        login: the address that logs in one browser, once, within ten minutes; None where others
+            come in, who use tokens.
+        storage: of its studies.
+        log: file of its log; None: stderr.
+    """
+
+    url: str
+    login: str | None
+    storage: str
+    log: str | None
+
+
+def serve(settings: Settings, *, tell: Callable[[Ready], None]) -> None:
     """Serve until told to end by Ctrl-C or SIGTERM.
 
     Args:
         settings: how.
-        say: is given the address; of a loopback with a login for one browser.
+        tell: is called once it listens.
 
     Raises:
         InputError: it may not listen there.
@@ -48,16 +69,25 @@ def serve(settings: Settings, *, say: Callable[[str], None]) -> None:
     context = parts(settings)
     check_bind(settings.host, context.auth.tokens)
     log = _log(context)
+    _allow_many_files()
     app = create_app(context, settings)
     with listening(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = f"http://{host}:{port}/"
         # Where others come in there are tokens, and what is printed is kept in logs for many.
-        login = f"/#login={context.auth.login_code()}" if is_loopback(settings.host) else ""
-        say(f"moeash serves {context.storage.url} at http://{host}:{port}{login}")
-        if log is not None:
-            say(f"its log is {log}")
+        is_alone = is_loopback(settings.host)
+        login = f"{url}#login={context.auth.login_code()}" if is_alone else None
+        tell(Ready(url, login, context.storage.url, None if log is None else str(log)))
         Server(config_of(app), context).run(sockets=[listener])
+
+
+def _allow_many_files() -> None:
+    """Let the process have as many connections as it may: every page that listens holds one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _log(context: Context) -> Path | None:

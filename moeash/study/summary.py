@@ -60,11 +60,14 @@ class Phase:
     left_s: float | None
 
 
-def summary_of(study: Study, *, now: datetime | None = None) -> dict[str, Any]:
+def summary_of(
+    study: Study, *, n_front: int | None = None, now: datetime | None = None
+) -> dict[str, Any]:
     """Return where a study stands, as plain JSON values.
 
     Args:
         study: of any status.
+        n_front: solutions on its front, from whoever knows already.
         now: the present, for tests.
     """
     storage, study_id = study.storage, study.record.id
@@ -96,7 +99,7 @@ def summary_of(study: Study, *, now: datetime | None = None) -> dict[str, Any]:
         "retriable": sum(count.n_retriable for count in counted.counts),
         "generations": counted.n_generations,
         "hypervolume": counted.hypervolume,
-        "front": len(study.front_numbers()),
+        "front": len(study.front_numbers()) if n_front is None else n_front,
         "smallest_bytes": counted.smallest_bytes,
         "phases": [asdict(phase) for phase in phases],
         "phase": None if present is None else present.phase,

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -31,10 +32,18 @@ def test_without_its_packages_serve_says_what_to_install(tmp_path, package):
 def test_a_login_is_shown_only_where_nobody_else_comes_in(moeash, tmp_path, host, shows_login):
     # What a service in a container prints is kept in logs, which others read.
     moeash("token", "create", "--role", "operator")
-    command = [sys.executable, "-m", "moeash.cli.main", "serve", "--host", host, "--port", "0"]
+    command = [sys.executable, "-m", "moeash.cli.main", "serve", "--json", "--port", "0"]
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [*command, "--host", host],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as served:
-        line = served.stdout.readline()
+        ready = ""
+        while not ready.endswith("}\n") and (line := served.stdout.readline()):
+            ready += line
         served.terminate()
-    assert f"http://{host}:" in line and ("login=" in line) == shows_login
+    found = json.loads(ready)
+    assert found["url"].startswith(f"http://{host}:")
+    assert (found["login"] is not None) == shows_login

@@ -238,6 +238,30 @@ def test_events_come_to_a_page_that_listens(service, viewer):
     assert found[-1]["text"] == "new" and found[0]["status"] == "complete"
 
 
+def test_a_study_that_waits_is_shown_and_has_nothing_yet(service, viewer):
+    service.context.studies.launches.add("run", "later", {"spec": TOML}, "somebody")
+    try:
+        (item,) = get(viewer, "/studies", search="later")["items"]
+        assert item["status"] in ("queued", "running", "failed") and item["network"] == "digits-cnn"
+        assert get(viewer, "/studies/later")["toml"] == TOML
+        for path in ("front", "evaluations", "generations", "history"):
+            assert get(viewer, f"/studies/later/{path}")["items"] == []
+        assert get(viewer, "/studies/later/points")["numbers"] == []
+        assert viewer.get("/studies/later/pick").status_code == 404
+        assert viewer.get("/studies/never/front").status_code == 404
+    finally:
+        service.context.queue.stop("later")
+
+
+def test_documents_are_compressed_and_streams_are_not(viewer):
+    compressed = viewer.get("/schema", headers={"Accept-Encoding": "gzip"})
+    assert compressed.headers["content-encoding"] == "gzip" and "properties" in compressed.json()
+    plain = viewer.get("/schema", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers and plain.json() == compressed.json()
+    with viewer.stream("GET", "/studies/digits/events", params={"after": 0}) as stream:
+        assert "content-encoding" not in stream.headers
+
+
 def test_the_service_says_that_it_lives_and_can_work(service):
     with service.client() as nobody:
         for path in ("/healthz", "/readyz"):

@@ -94,6 +94,7 @@ export async function mount(host, params, {go, store, query}) {
     hold();
     try {
       const item = await api.post('/studies', {toml: area.value});
+      store.seen.set(item.name, item);
       await go(`/studies/${encodeURIComponent(item.name)}`);
     } catch (error) {
       const loose = form.mark(error.errors ?? []);

@@ -45,6 +45,7 @@ export async function mount(host, params, {go, keepQuery, store, query}) {
     const got = await api.get('/studies', {...asked, limit: more ? LIMIT : Math.max(LIMIT, items.length), after: more ? next : null});
     if (asked.search !== filter.search || asked.status !== filter.status || asked.tag !== filter.tag) return;
     items = more ? [...items, ...got.items] : got.items;
+    for (const item of items) store.seen.set(item.name, item);
     next = got.next;
     total = got.total;
     known = [...new Set([...known, ...items.flatMap((item) => item.tags ?? [])])].sort();

@@ -3,6 +3,7 @@
 import * as api from '../api.js';
 import {fill, h, throttle} from '../lib/dom.js';
 import * as say from '../lib/format.js';
+import {bestSoFar} from '../lib/course.js';
 import {lineChart} from '../parts/line-chart.js';
 
 const RECENT = 500;
@@ -37,20 +38,4 @@ export function historyPanel(panel, {study}) {
       for (const each of [hypervolume, best, took]) each.close();
     },
   };
-}
-
-/** Return the corners of the running minimum of bytes, over the number of the evaluation. */
-export function bestSoFar({points, item}) {
-  if (!points) return [];
-  const floor = item.max_drop === null || item.max_drop === undefined ? -Infinity : item.baseline - item.max_drop - 1e-12;
-  const order = points.numbers.map((number, i) => [number, i]).sort((a, b) => a[0] - b[0]);
-  const corners = [];
-  let least = Infinity;
-  for (const [number, i] of order) {
-    if (points.status[i] !== 'complete' || points.metric[i] < floor || points.size_bytes[i] >= least) continue;
-    least = points.size_bytes[i];
-    corners.push([number, least / 1000]);
-  }
-  if (corners.length) corners.push([order.at(-1)[0], least / 1000]);
-  return corners;
 }

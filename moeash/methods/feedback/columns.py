@@ -228,6 +228,12 @@ def code_lengths(indices: Tensor, n_entries: int) -> Tensor:
     return -(counts / counts.sum()).log2().float()
 
 
+def entropy_bits(indices: Tensor) -> float:
+    """Return the order-0 entropy of a tensor of indices, in bits for the whole tensor."""
+    counts = torch.unique(indices, return_counts=True)[1].double()
+    return float((counts * (counts.sum() / counts).log2()).sum())
+
+
 def nearest(weight: Tensor, entries: Tensor) -> Tensor:
     """Return the index of the nearest entry, int64; a tie goes to the lower entry."""
     middles = (entries[1:].double() + entries[:-1].double()) / 2

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from moeash.errors import InputError
+
 
 class DigitsCNN(nn.Module):
     """A small network for 8x8 grey digits: 55,066 parameters, plus BatchNorm buffers.
@@ -113,7 +115,8 @@ class CifarResNet(nn.Module):
     def __init__(self, *, depth: int, n_classes: int = 10) -> None:
         super().__init__()
         n_blocks = (depth - 2) // 6
-        assert depth == 6 * n_blocks + 2, depth
+        if n_blocks < 1 or depth != 6 * n_blocks + 2:
+            raise InputError(f"got depth {depth}, needed 6 n + 2 with n of at least 1, as 20 is")
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = self._stage(16, 16, n_blocks, stride=1)

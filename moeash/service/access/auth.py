@@ -121,7 +121,7 @@ class Auth:
         return identity
 
     def identify(self, request: Request, secret: str | None, cookie: str | None) -> Identity:
-        """Return who asks. A stream that stays open may ask again whether they still may.
+        """Return who asks.
 
         Args:
             request: whose headers decide whether a cookie counts.
@@ -140,6 +140,16 @@ class Auth:
         if session is None:
             raise unauthorised("the session has ended; log in again", clear=True)
         return Identity(session.name, session.role)
+
+    def still_let_in(self, request: Request) -> bool:
+        """Tell whether whoever sent a request would be let in again now."""
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        shown = secret.strip() if scheme.lower() == "bearer" else None
+        try:
+            self.identify(request, shown, request.cookies.get(COOKIE))
+        except Problem:
+            return False
+        return True
 
     # ------------------------------------------------------------------ logging in
 

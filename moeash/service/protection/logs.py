@@ -11,7 +11,12 @@ from typing import Any
 from moeash.core.plain import json_text
 
 _ABOUT: ContextVar[dict[str, Any] | None] = ContextVar("about", default=None)
-_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_OWN = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",  # of uvicorn, for terminals
+}
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from moeash.service.views.documents import (
 from moeash.service.views.etags import etag_of, unchanged
 from moeash.study.spec.output import Pick
 from moeash.study.storage.records import Stage
-from moeash.study.storage.team.listing import STAGES, STATUSES, EvaluationOrder
+from moeash.study.storage.team.listing import EvaluationOrder
 from moeash.study.study import Study
 
 Number = Annotated[int, Path(ge=1, lt=2**31)]
@@ -32,6 +32,19 @@ TABLE_TYPES = {
     "json": "application/json",
     "parquet": "application/vnd.apache.parquet",
 }
+
+NO_POINTS = Points(
+    numbers=[],
+    stage=[],
+    status=[],
+    size_bytes=[],
+    metric=[],
+    generation=[],
+    front=[],
+    shown=0,
+    total=0,
+    last=0,
+).model_dump()
 
 
 def router(context: Context) -> APIRouter:
@@ -46,7 +59,9 @@ def router(context: Context) -> APIRouter:
         name: str, generation: Annotated[int | None, Query(ge=0, lt=2**31)] = None
     ) -> Front:
         """Show the Pareto front, as it is or as it was after a generation."""
-        study = studies.study(name)
+        study = studies.stored(name)
+        if study is None:
+            return Front(items=[], generation=generation, hypervolume=None)
         hypervolume = [
             g.hypervolume
             for g in study.generations()
@@ -67,26 +82,14 @@ def router(context: Context) -> APIRouter:
         after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
     ) -> Response:
         """Show the points of a chart, thinned; the front always whole."""
-        study = studies.study(name)
+        study = studies.stored(name)
+        if study is None:
+            return JSONResponse(NO_POINTS)
         chart = charts.of(study.record)
-        here = chart.columns
         tag = etag_of(study.record.id, chart.last, columns, rows, after)
         if unchanged(request, tag):
             return Response(status_code=304, headers={"ETag": tag})
-        thinned = chart.thinned(columns, rows, after=after)
-        chosen = thinned.rows
-        document = {
-            "numbers": here.number[chosen].tolist(),
-            "stage": [STAGES[i] for i in here.stage[chosen]],
-            "status": [STATUSES[i] for i in here.status[chosen]],
-            "size_bytes": here.size_bytes[chosen].astype(int).tolist(),
-            "metric": here.metric[chosen].tolist(),
-            "generation": here.generation[chosen].tolist(),
-            "front": chart.front().tolist(),
-            "shown": len(chosen),
-            "total": thinned.total,
-            "last": chart.last,
-        }
+        document = chart.document(chart.thinned(columns, rows, after=after))
         return JSONResponse(document, headers={"ETag": tag})
 
     @routes.get("/evaluations")
@@ -101,7 +104,9 @@ def router(context: Context) -> APIRouter:
         order: Literal["asc", "desc"] = "asc",
     ) -> EvaluationPage:
         """List evaluations, a page at a time. Sorted by a value, those without it are left out."""
-        study = studies.study(name)
+        study = studies.stored(name)
+        if study is None:
+            return EvaluationPage(items=[], next=None, total=0)
         on_front = set(charts.of(study.record).front().tolist())
         found, cursor, total = listing.evaluations(
             study.record.id,
@@ -135,7 +140,8 @@ def router(context: Context) -> APIRouter:
     @routes.get("/generations")
     def list_generations(name: str) -> Generations:
         """List the generations of the search."""
-        generations = studies.study(name).generations()
+        study = studies.stored(name)
+        generations = [] if study is None else study.generations()
         return Generations(items=[Generation(**vars(g)) for g in generations])
 
     @routes.get("/solutions/{number}")

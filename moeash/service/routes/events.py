@@ -1,9 +1,12 @@
 """What happens, as it happens: server-sent events, and the history they come from."""
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
 from moeash.service.context import Context
@@ -17,6 +20,9 @@ After = Annotated[
 LastEventId = Annotated[
     str | None, Header(description="As a browser sends it when it connects again.", max_length=40)
 ]
+
+LOOK_S = 30.0
+"""How long a stream may go on after its reader's token was revoked."""
 
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
@@ -32,20 +38,24 @@ def router(context: Context) -> APIRouter:
     routes = APIRouter(tags=["events"], dependencies=[Depends(context.auth.viewer)])
     tail, studies, storage = context.tail, context.studies, context.storage
 
+    def stream(request: Request, study: str | None, position: int | None) -> StreamingResponse:
+        allowed = partial(context.auth.still_let_in, request)
+        return _stream(_while(allowed, tail.listen(study, position)))
+
     @routes.get("/events", response_class=StreamingResponse, responses=STREAM)
-    async def stream_all(
-        after: After = None, last_event_id: LastEventId = None
+    def stream_all(
+        request: Request, after: After = None, last_event_id: LastEventId = None
     ) -> StreamingResponse:
         """Stream the events of all studies."""
-        return _stream(tail.listen(None, _position(after, last_event_id)))
+        return stream(request, None, _position(after, last_event_id))
 
     @routes.get("/studies/{name}/events", response_class=StreamingResponse, responses=STREAM)
     def stream_study(
-        name: str, after: After = None, last_event_id: LastEventId = None
+        name: str, request: Request, after: After = None, last_event_id: LastEventId = None
     ) -> StreamingResponse:
         """Stream the events of one study, which may wait in the queue still."""
         studies.item(name)
-        return _stream(tail.listen(name, _position(after, last_event_id)))
+        return stream(request, name, _position(after, last_event_id))
 
     @routes.get("/studies/{name}/history")
     def list_events(
@@ -56,7 +66,10 @@ def router(context: Context) -> APIRouter:
         newest: Annotated[bool, Query(description="The last ones, if there are more.")] = False,
     ) -> EventPage:
         """List the stored events of a study, oldest first."""
-        record = studies.study(name).record
+        study = studies.stored(name)
+        if study is None:
+            return EventPage(items=[], next=None)
+        record = study.record
         kinds = None if kind is None else [k for k in kind if k in LASTING]
         found = storage.events(record.id, after=after, kinds=kinds, limit=limit, newest=newest)
         items = [
@@ -80,6 +93,19 @@ def _position(after: int | None, last_event_id: str | None) -> int | None:
     if last_event_id is not None and last_event_id.isascii() and last_event_id.isdigit():
         return int(last_event_id)
     return after
+
+
+async def _while(
+    still_allowed: Callable[[], bool], chunks: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
+    """Pass a stream on until whoever reads it may not any more."""
+    looked = time.monotonic()
+    async for chunk in chunks:
+        if time.monotonic() - looked > LOOK_S:
+            if not await to_thread.run_sync(still_allowed):
+                return
+            looked = time.monotonic()
+        yield chunk
 
 
 def _stream(chunks: AsyncIterator[bytes]) -> StreamingResponse:

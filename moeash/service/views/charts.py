@@ -7,6 +7,7 @@ what was read stays, and only newer evaluations are read; complete ones never ch
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +108,22 @@ class Chart:
         _, first = np.unique(cell, return_index=True)
         kept = np.union1d(usable[first], self._front[np.isin(self._front, usable)])
         return Thinned(kept, len(usable))
+
+    def document(self, thinned: Thinned) -> dict[str, Any]:
+        """Return chosen points as columns of plain values."""
+        here, chosen = self.columns, thinned.rows
+        return {
+            "numbers": here.number[chosen].tolist(),
+            "stage": [STAGES[i] for i in here.stage[chosen]],
+            "status": [STATUSES[i] for i in here.status[chosen]],
+            "size_bytes": here.size_bytes[chosen].astype(int).tolist(),
+            "metric": here.metric[chosen].tolist(),
+            "generation": here.generation[chosen].tolist(),
+            "front": self.front().tolist(),
+            "shown": len(chosen),
+            "total": thinned.total,
+            "last": self.last,
+        }
 
     def _front_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         here = self.columns

@@ -6,8 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import tomli_w
-
 from moeash.core.solutions.candidate import Candidate
 from moeash.errors import NothingMeetsError, SpecError, StudyNotFoundError
 from moeash.launch.standing import standing
@@ -22,6 +20,7 @@ from moeash.service.views.documents import (
     StudyPage,
     solution_document,
 )
+from moeash.service.views.toml import toml_of
 from moeash.study.course.options import GENERATIONS
 from moeash.study.solution import Solution, pick
 from moeash.study.spec.output import Pick
@@ -152,14 +151,25 @@ class Studies:
         Raises:
             StudyNotFoundError: there is none of that name, or it has only been asked for.
         """
+        study = self.stored(name)
+        if study is None:
+            raise StudyNotFoundError(
+                f"study {name!r} is not stored yet: its process has still to load network and "
+                "data; see its log"
+            )
+        return study
+
+    def stored(self, name: str) -> Study | None:
+        """Return a study; None when it was asked for and is not stored yet.
+
+        Raises:
+            StudyNotFoundError: nobody has asked for a study of that name.
+        """
         try:
             return Study(self.storage, name)
         except StudyNotFoundError:
             if name in self.launches.newest([name]):
-                raise StudyNotFoundError(
-                    f"study {name!r} is not stored yet: its process has still to load network and "
-                    "data; see its log"
-                ) from None
+                return None
             raise
 
     def detail(self, name: str) -> StudyDetail:
@@ -170,14 +180,14 @@ class Studies:
             toml = str(launch.request.get("spec", ""))
             return StudyDetail(**item, toml=toml, spec={})
         study = self.study(name)
-        summary = summary_of(study)
+        summary = summary_of(study, n_front=len(self.charts.of(study.record).front()))
         said = self.labels.of([study.record.id]).get(study.record.id, StudyLabels())
         facts, spec = study.facts, dict(study.facts.spec)
         return StudyDetail(
             **item
             | {"reason": item["reason"] or summary["reason"], "phase": summary["phase"]}
             | {"workers": summary["workers"]},
-            toml=tomli_w.dumps(spec),
+            toml=toml_of(spec),
             spec=spec,
             notes=said.notes,
             pins=list(said.pins),

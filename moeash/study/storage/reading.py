@@ -43,6 +43,13 @@ _TYPES: tuple[tuple[type[Any], tuple[type, ...], str], ...] = (
     (String, (str,), "text"),
 )
 
+_SIZES = ("size_bytes", "entries", "bits_per_weight")
+_NEEDED: Mapping[Any, tuple[str, ...]] = {
+    "complete": ("metric", "bound", *_SIZES),
+    "stopped": ("bound", *_SIZES),
+}
+"""What evaluations of a status are read for, and never written without."""
+
 _MAY_BE_INFINITE = ("bound", "floor", "wanted_floor")
 _CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("studies", "status"): get_args(StoredStatus),
@@ -109,11 +116,12 @@ def _check(columns: list[Column[Any]], row: Row[Any]) -> None:
         wanted = _wanted(column, value)
         if wanted is not None:
             raise ValueError(f"{column.name} is {value!r:.60} and should be {wanted}")
-    if "size_bytes" in row._mapping and row._mapping.get("status") == "complete":
-        sizes = ("metric", "size_bytes", "entries", "bits_per_weight")
-        missing = [name for name in sizes if row._mapping[name] is None]
+    status = row._mapping.get("status")
+    if "size_bytes" in row._mapping:
+        needed = _NEEDED.get(status, ())
+        missing = [name for name in needed if name in row._mapping and row._mapping[name] is None]
         if missing:
-            raise ValueError(f"it is complete without {' and '.join(missing)}")
+            raise ValueError(f"it is {status} without {' and '.join(missing)}")
 
 
 def checked(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,9 +26,9 @@ def test_rescaling_is_refused_when_somebody_else_reads_the_layer():
 class Branches(nn.Module):
     """A straight layer, and three more whose outputs are multiplied by a gain."""
 
-    def __init__(self, gain):
+    def __init__(self, gain, seed=0):
         super().__init__()
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         self.straight, self.first = nn.Linear(16, 10), nn.Linear(16, 32)
         self.second, self.third = nn.Linear(32, 32), nn.Linear(32, 10)
         self.gain = gain
@@ -81,6 +81,17 @@ def test_balanced_branches_of_any_gain_reach_what_rows_as_they_are_reach(gain):
     assert least < 1.5 * min(error for _, error in unbalanced)
     assert least < 1.5 * min(error for other, error in unbalanced if other <= 1.03 * size)
     assert len(notes) == 1 and "second.weight" in notes[0] and "balanced as asked" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("gain", "seed"), [(1.0, 0), (1.0, 1), (1.0, 2), (10.0, 0), (10.0, 2), (0.01, 1)]
+)
+def test_layers_that_undo_scales_are_balanced_no_further_than_a_search_bears(gain, seed):
+    network = Branches(gain, seed).eval()
+    (note,), balanced = points(network, 0.25)
+    _, unbalanced = points(network, 0.0)
+    assert min(error for _, error in balanced) < 1.5 * min(error for _, error in unbalanced)
+    assert "balanced as asked" in note
 
 
 def rows_of(network, key, finest):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from moeash.errors import InputError
 from moeash.networks.loading.builtin import BUILTIN, SHIPPED
 
 INPUT = {"digits-cnn": (1, 8, 8), "lenet300": (1, 28, 28), "lenet5": (1, 28, 28)}
@@ -49,3 +50,9 @@ def test_the_shortcut_drops_every_other_pixel_and_pads_channels_evenly():
 
 def test_shipped_networks_are_built_in():
     assert set(SHIPPED) <= set(BUILTIN)
+
+
+@pytest.mark.parametrize("depth", [-4, 0, 2, 21])
+def test_a_depth_that_makes_no_three_stages_is_refused(depth):
+    with pytest.raises(InputError, match=rf"got depth {depth}, needed 6 n \+ 2"):
+        BUILTIN["resnet20"](depth=depth)

@@ -143,6 +143,7 @@ def test_no_cell_of_a_database_from_elsewhere_raises_a_foreign_exception(copy, t
         ("studies", "status", "asleep", "should be one of running, interrupted"),
         ("evaluations", "metric", "good", r"study 1 of the database|row study_id 1"),
         ("evaluations", "metric", None, "it is complete without metric"),
+        ("evaluations", "bound", None, "it is complete without bound"),
         ("evaluations", "size_bytes", "x", "study 1|row study_id 1"),
         ("evaluations", "recipe", "[]", "row study_id 1, number 1 of table evaluations"),
         ("evaluations", "recipe", json.dumps({"candidate": {}, "steps": 3}), "table evaluations"),
@@ -163,4 +164,12 @@ def test_no_cell_of_a_database_from_elsewhere_raises_a_foreign_exception(copy, t
 def test_what_moeash_does_not_write_is_refused_with_its_place(copy, table, column, value, message):
     change(copy, table, column, value)
     with pytest.raises(StorageError, match=message):
+        read_everything(copy)
+
+
+@pytest.mark.parametrize("column", ["bound", "size_bytes", "entries", "bits_per_weight"])
+def test_a_stopped_evaluation_is_read_for_its_bound_and_sizes(copy, column):
+    change(copy, "evaluations", "status", "stopped")
+    change(copy, "evaluations", column, None)
+    with pytest.raises(StorageError, match=f"it is stopped without {column}"):
         read_everything(copy)
