@@ -33,8 +33,11 @@ settings.load_profile("no deadline")
 NEEDS = {
     "ray": ("ray", "Ray is not installed; pip install -e '.[test]'"),
     "postgres": ("psycopg", "psycopg is not installed; pip install -e '.[test]'"),
+    "browser": ("playwright", "Playwright is not installed; pip install -e '.[test]'"),
 }
 """What a marked test needs that may be missing here, and how to get it."""
+
+NEEDS_COMMAND = {"browser": ("chromium", "chromium is not installed; apt-get install chromium")}
 
 NOT_QUICK = ("slow", "ray", "postgres", "gpu", "realdata", "browser", "benchmark")
 
@@ -61,11 +64,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not any(item.get_closest_marker(name) for name in NOT_QUICK):
             item.add_marker(pytest.mark.quick)
-    for marker, (package, reason) in NEEDS.items():
-        if importlib.util.find_spec(package) is None:
-            for item in items:
-                if item.get_closest_marker(marker):
-                    item.add_marker(pytest.mark.skip(reason=reason))
+    missing = [
+        *((m, why) for m, (name, why) in NEEDS.items() if importlib.util.find_spec(name) is None),
+        *((m, why) for m, (name, why) in NEEDS_COMMAND.items() if shutil.which(name) is None),
+    ]
+    for marker, reason in missing:
+        for item in items:
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

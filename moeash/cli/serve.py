@@ -49,8 +49,8 @@ def serve(
 ) -> None:
     """Serve the page and the HTTP API, launch studies and exports.
 
-    It prints one link, with which one browser can log in. Programs, and teams, use tokens; see
-    moeash token.
+    It prints one link, with which one browser of this machine can log in. Programs, and teams, use
+    tokens; see moeash token.
     """
     try:
         from moeash.service.serving import Ready
@@ -82,7 +82,8 @@ def serve(
             sys.stdout.flush()
             return
         say(f"moeash serves {ready.storage} at {ready.url}")
-        say(f"log in once, within ten minutes: {ready.login}")
+        if ready.login is not None:
+            say(f"log in once, within ten minutes: {ready.login}")
         if ready.log is not None:
             say(f"its log is {ready.log}; Ctrl-C ends it, and what it has started goes on")
 

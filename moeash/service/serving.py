@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from moeash.errors import BackendError
-from moeash.service.access.auth import check_bind
+from moeash.service.access.auth import check_bind, is_loopback
 from moeash.service.app import create_app, parts
 from moeash.service.context import Context
 from moeash.service.protection.connections import uvicorn_settings
@@ -43,13 +43,14 @@ class Ready:
 
     Attributes:
         url: where.
-        login: the address that logs in one browser, once, within ten minutes.
+        login: the address that logs in one browser, once, within ten minutes; None where others
+            come in, who use tokens.
         storage: of its studies.
         log: file of its log; None: stderr.
     """
 
     url: str
-    login: str
+    login: str | None
     storage: str
     log: str | None
 
@@ -74,14 +75,10 @@ def serve(settings: Settings, *, tell: Callable[[Ready], None]) -> None:
         port = listener.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{host}:{port}/"
-        tell(
-            Ready(
-                url,
-                f"{url}#login={context.auth.login_code()}",
-                context.storage.url,
-                None if log is None else str(log),
-            )
-        )
+        # Where others come in there are tokens, and what is printed is kept in logs for many.
+        is_alone = is_loopback(settings.host)
+        login = f"{url}#login={context.auth.login_code()}" if is_alone else None
+        tell(Ready(url, login, context.storage.url, None if log is None else str(log)))
         Server(config_of(app), context).run(sockets=[listener])
 
 

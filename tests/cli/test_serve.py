@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -24,3 +25,25 @@ def test_without_its_packages_serve_says_what_to_install(tmp_path, package):
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert package in line and "pip install 'moeash[service]'" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("host", "shows_login"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_a_login_is_shown_only_where_nobody_else_comes_in(moeash, tmp_path, host, shows_login):
+    # What a service in a container prints is kept in logs, which others read.
+    moeash("token", "create", "--role", "operator")
+    command = [sys.executable, "-m", "moeash.cli.main", "serve", "--json", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--host", host],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as served:
+        ready = ""
+        while not ready.endswith("}\n") and (line := served.stdout.readline()):
+            ready += line
+        served.terminate()
+    found = json.loads(ready)
+    assert found["url"].startswith(f"http://{host}:")
+    assert (found["login"] is not None) == shows_login
