@@ -1,6 +1,7 @@
 """A service that listens: address, socket, and an end that keeps nobody waiting."""
 
 import logging.config
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -29,9 +30,13 @@ class Server(uvicorn.Server):
         self._context = context
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end."""
+        """Begin to end; asked by Ctrl-C again, wait for nobody.
+
+        uvicorn would raise the signal again at the end, as if it had not been obeyed.
+        """
         self._context.tail.end()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def serve(settings: Settings, *, say: Callable[[str], None]) -> None:

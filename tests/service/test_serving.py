@@ -27,10 +27,10 @@ HEAVY = ("torch", "pymoo", "ray", "matplotlib", "pandas", "sklearn")
 
 
 def longer(name, n):
-    """The spec of a study of n evaluations of 25 ms and more."""
+    """The spec of a study of n evaluations, of some 30 ms each."""
     spec = SPEC.replace('"tiny"', f'"{name}"').replace("k = [6, 16]", f"k = [6, {5 + n}]")
     spec = spec.replace("[0, 60]", "[0, 1500]").replace("[60, 160]", "[1500, 1600]")
-    return spec.replace("trials = 2", "trials = 0")
+    return spec.replace("trials = 2", "trials = 0") + f"[budget]\nevaluations = {n}\n"
 
 
 def wait_until(condition, patience_s=90):
@@ -164,10 +164,9 @@ def test_the_way_from_a_token_to_a_verified_file(served):
             if kind == "ended":
                 break
     assert [id_ for id_, _ in seen] == list(range(1, len(seen) + 1))
-    assert [kind for _, kind in seen].count("evaluated") >= 11
     study = served.until("tiny", "finished")
     assert [s["name"] for s in served.get("/studies")["items"]] == ["tiny"]
-    assert study["evaluations"] == 13
+    assert study["evaluations"] == [kind for _, kind in seen].count("evaluated")
 
     asked = {"pick": "smallest", "max_drop": 0.3, "formats": ["moeash"]}
     export = served.post("/studies/tiny/exports", asked)["id"]
@@ -195,7 +194,7 @@ def test_the_way_from_a_token_to_a_verified_file(served):
 
 
 def test_a_study_outlives_its_server_and_the_next_one_stops_and_continues_it(served):
-    served.post("/studies", {"toml": longer("long", 150)})
+    served.post("/studies", {"toml": longer("long", 240)})
     n = served.under_way("long")
     process = served.identity("long")
     served.kill()
@@ -205,10 +204,10 @@ def test_a_study_outlives_its_server_and_the_next_one_stops_and_continues_it(ser
     served.under_way("long", n)
     served.post("/studies/long/stop")
     stopped = served.until("long", "interrupted")
-    assert n < stopped["evaluations"] < 150
-    assert not process.is_alive
+    assert n < stopped["evaluations"] < 240
+    wait_until(lambda: not process.is_alive)
     served.post("/studies/long/start", {})
-    assert served.until("long", "finished")["evaluations"] == 150
+    assert served.until("long", "finished")["evaluations"] == 240
 
 
 def test_a_killed_study_says_so_with_its_last_line_and_continues(served):
@@ -277,7 +276,7 @@ def test_a_server_ends_within_seconds_though_streams_are_open(served):
             assert answer.status_code == 200
         began = time.monotonic()
         served.process.terminate()
-        assert served.process.wait(timeout=20) in (0, -signal.SIGTERM)
+        assert served.process.wait(timeout=20) == 0
         assert time.monotonic() - began < 5
     assert served.identity("long").is_alive, "the study goes on"
     served.kill()
