@@ -2,6 +2,7 @@
 
 import logging.config
 import resource
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -32,9 +33,13 @@ class Server(uvicorn.Server):
         self._context = context
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end."""
+        """Begin to end; asked by Ctrl-C again, wait for nobody.
+
+        uvicorn would raise the signal again at the end, as if it had not been obeyed.
+        """
         self._context.tail.end()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from moeash.errors import LaunchNotFoundError, NothingMeetsError
 from moeash.launch.base import Export, FormatName, PickName
@@ -14,6 +14,7 @@ from moeash.launch.logs import read_piece
 from moeash.service.access.auth import Identity
 from moeash.service.context import Context
 from moeash.service.problems import Problem
+from moeash.service.views.documents import Body
 from moeash.service.views.etags import unchanged
 from moeash.study.storage.team.launch import LaunchRecord
 
@@ -26,10 +27,8 @@ LOG_BYTES = 1 << 20
 Number = Annotated[int, Path(ge=1, lt=2**31)]
 
 
-class NewExport(BaseModel):
+class NewExport(Body):
     """A solution to export: one by its number, or one that a rule takes from the front."""
-
-    model_config = ConfigDict(extra="forbid")
 
     pick: PickName | None = Field(None, description="Which of the front; default smallest.")
     id: int | None = Field(None, ge=1, lt=2**31, description="A solution's number instead.")

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from moeash import __version__
 from moeash.service.access.auth import (
@@ -16,15 +16,14 @@ from moeash.service.access.auth import (
 )
 from moeash.service.problems import Problem
 from moeash.service.protection.origins import is_own_page
+from moeash.service.views.documents import Body
 from moeash.study.storage.team.roles import Role
 
 Secret = Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class Login(BaseModel):
+class Login(Body):
     """What is shown to log in: one of the two."""
-
-    model_config = ConfigDict(extra="forbid")
 
     code: Secret | None = Field(None, description="Of the link that `moeash serve` prints.")
     token: Secret | None = Field(None, description="Made by `moeash token create`.")

@@ -3,29 +3,26 @@
 from typing import Any
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from moeash.errors import InputError, SpecError
 from moeash.service.context import Context
 from moeash.service.problems import Fault, faults_of
 from moeash.service.templates import Template, templates
+from moeash.service.views.documents import Body
 from moeash.service.views.toml import toml_of
 from moeash.study.spec.reading import plain_of_text
 from moeash.study.spec.schema import json_schema
 
 
-class SpecText(BaseModel):
+class SpecText(Body):
     """A spec as a file says it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     toml: str = Field(max_length=1 << 18)
 
 
-class SpecTable(BaseModel):
+class SpecTable(Body):
     """A spec as plain values."""
-
-    model_config = ConfigDict(extra="forbid")
 
     spec: dict[str, Any]
 

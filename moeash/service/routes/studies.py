@@ -3,14 +3,14 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from moeash.errors import StudyExistsError, StudyNotFoundError
 from moeash.launch.base import Launch
 from moeash.service.access.auth import Identity
 from moeash.service.context import Context
 from moeash.service.problems import Problem
-from moeash.service.views.documents import StudyDetail, StudyItem, StudyPage
+from moeash.service.views.documents import Body, StudyDetail, StudyItem, StudyPage
 from moeash.study.spec.identity import differences
 from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.team.listing import Standing, StudyOrder, Wanted
@@ -18,28 +18,22 @@ from moeash.study.storage.team.listing import Standing, StudyOrder, Wanted
 Tag = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[^\x00-\x1f]+$")]
 
 
-class NewStudy(BaseModel):
+class NewStudy(Body):
     """A study to create."""
-
-    model_config = ConfigDict(extra="forbid")
 
     toml: str = Field(max_length=1 << 18, description="The spec, as a file says it.")
     start: bool = Field(True, description="Start it, or wait in the queue; false only checks.")
 
 
-class Start(BaseModel):
+class Start(Body):
     """How a study goes on."""
-
-    model_config = ConfigDict(extra="forbid")
 
     retry_failed: bool = False
     accept_baseline: bool = False
 
 
-class LabelChanges(BaseModel):
+class LabelChanges(Body):
     """What to say of a study; what is left out stays."""
-
-    model_config = ConfigDict(extra="forbid")
 
     notes: str | None = Field(None, max_length=100_000)
     tags: list[Tag] | None = Field(None, max_length=50)

@@ -3,11 +3,12 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from moeash.errors import InputError
 from moeash.service.access.auth import Auth
 from moeash.service.problems import Problem
+from moeash.service.views.documents import Body
 from moeash.study.storage.team.audit import Audit
 from moeash.study.storage.team.roles import AuditRole, Role
 from moeash.study.storage.team.tokens import LONGEST_NAME, MOST_DAYS, TokenRecord
@@ -17,10 +18,8 @@ MOST_ID = 2**31 - 1
 """Of what databases count by themselves."""
 
 
-class NewToken(BaseModel):
+class NewToken(Body):
     """A token to make."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str | None = Field(None, min_length=1, max_length=LONGEST_NAME)
     role: Role

@@ -3,12 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from moeash.study.facts import StudyFacts
 from moeash.study.solution import Solution
 from moeash.study.storage.records import EvaluationRecord
 from moeash.study.storage.team.listing import Standing
+
+
+class Body(BaseModel):
+    """What is sent to the service: nothing but what its description says, of just those types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class StudyItem(BaseModel):

@@ -9,13 +9,11 @@ first, so a gap is waited for before what lies behind it is told.
 """
 
 import asyncio
-import json
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from moeash.core.plain import json_text
 from moeash.errors import StorageError
@@ -28,6 +26,9 @@ GAP_S = 5.0
 
 RING = 4096
 PAGE = 500
+PIECE_BYTES = 16 << 10
+"""About how much is sent at a time: more costs memory, and less costs time, for each listener."""
+
 KEEPALIVE_S = 15.0
 RETRY_MS = 2000
 
@@ -228,8 +229,8 @@ class Tail:
             while not self._stop.is_set():
                 waiting.clear()
                 events, position = await self._next(study, position)
-                for event in events:
-                    yield event.text
+                for piece in _pieces(events):
+                    yield piece
                 if events:
                     continue
                 for name, event in list(self._passing.items()):
@@ -261,8 +262,14 @@ class Tail:
         return told, told[-1].id if len(told) == PAGE else floor
 
 
-def data_of(text: bytes) -> dict[str, Any]:
-    """Return the data of an event as it was sent; for whoever reads a stream in Python."""
-    (line,) = [line for line in text.decode().splitlines() if line.startswith("data: ")]
-    parsed: dict[str, Any] = json.loads(line.removeprefix("data: "))
-    return parsed
+def _pieces(events: Sequence[Told]) -> Iterator[bytes]:
+    held: list[bytes] = []
+    n = 0
+    for event in events:
+        held.append(event.text)
+        n += len(event.text)
+        if n >= PIECE_BYTES:
+            yield b"".join(held)
+            held, n = [], 0
+    if held:
+        yield b"".join(held)

@@ -48,9 +48,8 @@ async def take(stream, n):
     async with asyncio.timeout(PATIENCE_S):
         while len(found) < n:
             chunk = await anext(stream)
-            if b"event:" in chunk:
-                found.append(fields(chunk))
-    return found
+            found += [fields(event) for event in chunk.split(b"\n\n") if b"event:" in event]
+    return found[:n]
 
 
 def texts(events):
