@@ -1,5 +1,6 @@
 import os
 import shutil
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ from tests.service.browser.served import (
     browsing,
     part,
 )
+
+WIDTHS = (1280, 390)
+THEMES = ("light", "dark")
+
+RUN_AXE = """async (within) => (await axe.run(within, {resultTypes: ['violations']})).violations
+    .flatMap(({id, nodes}) => nodes.map((n) => `${id}: ${n.target} ${n.failureSummary}`))"""
+TWO_FRAMES = "new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))"
+SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
 @pytest.fixture(scope="package")
@@ -46,7 +55,7 @@ def admin_state(served, chromium):
     with browsing(chromium, served.url) as page:
         page.goto(served.login)
         part(page, "who").wait_for()
-        yield page.context.storage_state()
+        return page.context.storage_state()
 
 
 @pytest.fixture
@@ -71,3 +80,34 @@ def pictures():
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
     return folder and Path(folder)
+
+
+@pytest.fixture(scope="package")
+def axe():
+    return (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
+
+
+@pytest.fixture(scope="package")
+def inspect(axe, pictures):
+    """Look at a page as it stands in every theme and width."""
+
+    def look(page, name, within="html"):
+        page.evaluate(axe)  # by the browser's own debugger, which no policy of a page holds up
+        wrong = []
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900 if width > 500 else 844})
+            for theme in THEMES:
+                page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+                # Charts are drawn again in the next frame.
+                page.evaluate(TWO_FRAMES)
+                if pictures:
+                    page.evaluate("scrollTo(0, 0)")
+                    full = page.locator("dialog[open]").count() == 0
+                    page.screenshot(path=pictures / f"{name}-{width}-{theme}.png", full_page=full)
+                wrong += [f"{width} {theme}: {each}" for each in page.evaluate(RUN_AXE, within)]
+            if sideways := page.evaluate(SIDEWAYS):
+                wrong.append(f"{width}: scrolls sideways by {sideways} pixels")
+        page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+        assert not wrong, "\n".join(wrong)
+
+    return look

@@ -20,7 +20,7 @@ def test_notes_and_tags_never_become_markup(served, page, finished):
     part(page, "notes-edit").wait_for()
     part(page, "tag-new").fill(tag)
     part(page, "tag-add").click()
-    page.get_by_text(tag).first.wait_for()
+    page.locator(".tag").get_by_text(tag).first.wait_for()
     item = served.study(finished)
     assert (item["notes"], item["tags"]) == (notes, [tag])
     try:
@@ -28,7 +28,7 @@ def test_notes_and_tags_never_become_markup(served, page, finished):
         assert shown.inner_text().count(MARKUP) == 4
         for address in (f"/studies/{finished}?tab=notes", "/"):
             page.goto(served.url + address)
-            page.get_by_text(tag).first.wait_for()
+            page.locator(".tag").get_by_text(tag).first.wait_for()
             assert page.locator("main img, main script, main iframe").count() == 0
             assert page.locator('a[href^="javascript"]').count() == 0
             assert page.evaluate("window.broken") is None

@@ -2,13 +2,14 @@
 
 import pytest
 
-from tests.service.browser.served import counts, more_points_than, part, until
+from tests.service.browser.served import LONG_STUDY, counts, more_points_than, part, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-def test_a_run_survives_a_reload_a_killed_server_and_a_stop(served, page):
-    served.launch("long", generations=100_000)
+def test_a_run_survives_a_reload_a_killed_server_and_a_stop(served, page, inspect):
+    served.launch("long", LONG_STUDY)
+    until(lambda: served.study("long")["complete"], bool, "nothing was measured")
     page.goto(f"{served.url}/studies/long?tab=history&max_drop=0.05")
     more_points_than(page, 0)
 
@@ -24,6 +25,7 @@ def test_a_run_survives_a_reload_a_killed_server_and_a_stop(served, page):
     served.kill()
     page.locator("#offline").wait_for()
     assert "Reconnecting" in page.locator("#offline").inner_text()
+    inspect(page, "study-offline")
     before = counts(page)[1]
     served.start()
     page.locator("#offline").wait_for(state="hidden")

@@ -16,6 +16,9 @@ def pick_bytes(page):
     return int(part(page, "pick-bytes").get_attribute("data-bytes"))
 
 
+FEWER_BYTES = "n => Number(document.querySelector('[data-test=pick-bytes]')?.dataset.bytes) < n"
+
+
 def test_the_printed_link_logs_in_once(served, chromium, admin_state):
     with browsing(chromium, served.url) as page:
         page.watch.allow("status of 401", "status of 403")
@@ -31,7 +34,7 @@ def test_a_study_goes_from_the_form_to_a_verified_file(served, page, moeash, tmp
     part(page, "nav-new-study").click()
     page.wait_for_function("() => !document.querySelector('[data-test=launch]')?.disabled")
     toml = part(page, "toml").input_value()
-    toml = re.sub('^name = .*$', 'name = "walk"', toml, flags=re.M)
+    toml = re.sub("^name = .*$", 'name = "walk"', toml, flags=re.M)
     toml = toml.replace("generations = 12", "generations = 4")
     toml = re.sub("count = 450", "count = 150", toml)
     part(page, "toml").fill(toml + "\n[search]\npopulation = 12\n[merge]\ntrials = 4\n")
@@ -65,7 +68,7 @@ def test_a_study_goes_from_the_form_to_a_verified_file(served, page, moeash, tmp
     best, command = pick_bytes(page), part(page, "pick-command").inner_text()
     part(page, "slider-bytes").fill("40")
     page.wait_for_function(
-        "before => Number(document.querySelector('[data-test=pick-bytes]')?.dataset.bytes) < before",
+        FEWER_BYTES,
         arg=best,
     )
     assert part(page, "pick-command").inner_text() != command
