@@ -44,19 +44,23 @@ NOT_QUICK = ("slow", "ray", "postgres", "gpu", "realdata", "browser", "benchmark
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run the Ray tests in one worker: a Ray takes every core, and two starve each other.
+    """Run the Ray tests in one worker, and those in a browser.
+
+    A Ray takes every core, and two starve each other. The tests in a browser share one.
 
     Not by xdist_group: pytest-xdist 3.8 tells its scheduler of groups through an attribute that
     pytest 9.2 no longer has.
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    class RayTogether(LoadScopeScheduling):
+    class SomeTogether(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0].rpartition("/")[2]
+            folder, _, file = nodeid.partition("::")[0].rpartition("/")
+            if folder.endswith("service/browser"):
+                return "browser"
             return "ray" if file.startswith("test_ray") else nodeid
 
-    return RayTogether(config, log)
+    return SomeTogether(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

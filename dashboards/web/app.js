@@ -154,7 +154,7 @@ async function signedIn() {
 function drawOffline() {
   const {state, at} = store.connection;
   offline.hidden = state !== 'lost';
-  if (state === 'lost') offline.textContent = `Reconnecting, last update ${duration((Date.now() - at) / 1000)} ago. Nothing is lost: studies go on without this page.`;
+  if (state === 'lost') offline.textContent = `Reconnecting, last update ${duration(Math.max(1, (Date.now() - at) / 1000))} ago. Nothing is lost: studies go on without this page.`;
 }
 
 document.addEventListener('click', (event) => {

@@ -43,10 +43,10 @@ function choose(it) {
 
 const rows = table({caption: `Front of ${item.name}`, id: (r) => r.id, sorted: {key: 'bytes', down: false}, onRow: choose, columns: [
   {key: 'id', title: 'Solution', sort: (r) => r.id, cell: (r) => h('span', {class: 'nowrap'}, markIcon(r.stage), ` ${r.id}`)}, {key: 'bytes', title: 'Bytes', num: true, sort: (r) => r.size_bytes, cell: (r) => say.count(r.size_bytes)},
-  {key: 'ratio', title: 'Ratio', num: true, minor: true, sort: (r) => r.ratio, cell: (r) => say.ratio(r.ratio)}, {key: 'metric', title: say.metricWords(metricName), num: true, sort: (r) => r.metric, cell: (r) => say.metric(r.metric, metricName)},
+  {key: 'ratio', title: 'Ratio', num: true, minor: true, sort: (r) => r.ratio, cell: (r) => say.ratio(r.ratio)}, {key: 'metric', title: say.metricWords(metricName), num: true, minor: true, sort: (r) => r.metric, cell: (r) => say.metric(r.metric, metricName)},
   {key: 'drop', title: 'Drop', num: true, sort: (r) => r.drop, cell: (r) => say.drop(r.drop, metricName)}, {key: 'entries', title: 'Entries', num: true, minor: true, sort: (r) => r.entries, cell: (r) => say.count(r.entries)}, {key: 'text', title: 'Recipe', minor: true, cell: (r) => h('span', {class: 'mono'}, r.text)}]});
-const hypervolume = lineChart({label: 'Hypervolume', x: {title: 'generation', say: say.count}, y: {title: 'hypervolume', say: (v) => say.digits(v, 5)}});
-const best = lineChart({label: 'Smallest file so far, within the wanted drop', x: {title: 'evaluation', say: say.count}, y: {title: 'kB', say: (v) => say.exactBytes(v * 1000)}});
+const hypervolume = lineChart({label: 'Hypervolume', x: {title: 'generation', whole: true, say: say.count}, y: {title: 'hypervolume', say: (v) => say.digits(v, 5)}});
+const best = lineChart({label: 'Smallest file so far, within the wanted drop', x: {title: 'evaluation', whole: true, say: say.count}, y: {title: 'kB', say: (v) => say.exactBytes(v * 1000)}});
 
 fill(document.getElementById('main'), h('div', {class: 'page'},
   h('div', null, h('h1', null, item.name), h('p', {class: 'muted small'}, [item.network, item.dataset, `method ${item.method}`, item.status].filter(Boolean).join(' · '), ` · as of ${say.moment(madeAt)} · moeash ${version}`)),

@@ -76,10 +76,8 @@ export class StudyKnowledge extends Topics {
 
   async #loadPoints() {
     const first = this.points === null;
-    const ask = api.get(`${this.url}/points`, {...GRID, after: this.points?.last ?? null});
-    const front = first ? this.#loadFront() : null;
-    const got = await ask;
-    await front;
+    // Awaited together: were one left alone, its failure would be nobody's.
+    const [got] = await Promise.all([api.get(`${this.url}/points`, {...GRID, after: this.points?.last ?? null}), first ? this.#loadFront() : null]);
     if (first) this.points = {...got};
     else this.#append(got);
     const ids = new Set(got.front);

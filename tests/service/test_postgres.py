@@ -45,7 +45,7 @@ def test_streams_outlive_a_restart_of_the_database_and_miss_nothing(server, tmp_
         def listen():
             with client.stream("GET", "/studies/notes/events", params={"after": 0}) as answer:
                 connected.set()
-                for id_, kind, data in events(answer.iter_lines()):
+                for id_, _, data in events(answer.iter_lines()):
                     heard.append((int(id_), data["text"]))
                     if data["text"] == "last":
                         everything.set()

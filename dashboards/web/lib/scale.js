@@ -62,7 +62,7 @@ export function roundTicks(scale, gap) {
 
 /** Return how many decimals tell the ticks of an axis apart. */
 export function decimalsOf(ticks) {
-  if (ticks.length < 2) return 2;
+  if (ticks.length < 2) return Number.isInteger(ticks[0]) ? 0 : 2;
   const step = Math.min(...ticks.slice(1).map((tick, i) => tick - ticks[i]));
   for (let n = 0; n < 8; n += 1) {
     if (Math.abs(step * 10 ** n - Math.round(step * 10 ** n)) < 1e-6 * step * 10 ** n) return n;

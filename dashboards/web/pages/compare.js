@@ -46,7 +46,7 @@ export async function mount(host, params, {go, keepQuery, store, query}) {
   const originals = new Set(studies.map((each) => each.item.original_bytes));
   const draw = () => chart.set({series: studies.map((each) => ({name: each.name, columns: null, front: each.front})), byStage: false, metricName, baseline: baselines.size === 1 ? studies[0].item.baseline : null, original: originals.size === 1 ? studies[0].item.original_bytes : null, dropLimit: null, logx, view, tool: 'zoom'});
   const axis = h('button', {type: 'button', class: 'tool', 'aria-pressed': String(logx), onclick: () => { logx = !logx; view = null; axis.setAttribute('aria-pressed', String(logx)); keepQuery({x: logx ? null : 'linear'}); draw(); }}, 'Log axis');
-  const hypervolume = lineChart({label: 'Hypervolume over generations', x: {title: 'generation', say: say.count}, y: {title: 'hypervolume', say: (v) => say.digits(v, 5)}});
+  const hypervolume = lineChart({label: 'Hypervolume over generations', x: {title: 'generation', whole: true, say: say.count}, y: {title: 'hypervolume', say: (v) => say.digits(v, 5)}});
 
   // ------------------------------------------------------------------------ tables
   const sizes = studies.flatMap((each) => each.front.map((p) => p.size_bytes));

@@ -9,8 +9,8 @@ import {lineChart} from '../parts/line-chart.js';
 const RECENT = 500;
 
 export function historyPanel(panel, {study}) {
-  const number = {title: 'evaluation', say: say.count};
-  const hypervolume = lineChart({label: 'Hypervolume', test: 'hypervolume-chart', x: {title: 'generation', say: say.count}, y: {title: 'hypervolume', say: (v) => say.digits(v, 5)}});
+  const number = {title: 'evaluation', whole: true, say: say.count};
+  const hypervolume = lineChart({label: 'Hypervolume', test: 'hypervolume-chart', x: {title: 'generation', whole: true, say: say.count}, y: {title: 'hypervolume', say: (v) => say.digits(v, 5)}});
   const best = lineChart({label: 'Smallest file so far, within the wanted drop', test: 'best-chart', x: number, y: {title: 'kB', say: (v) => say.exactBytes(v * 1000)}});
   const took = lineChart({label: 'How long evaluations take', test: 'duration-chart', x: {title: 'minutes since the first shown', say: (v) => say.digits(v, 3)}, y: {title: 'seconds', zero: true, say: say.duration}});
   fill(panel, h('div', {class: 'figures'}, hypervolume.element, best.element, took.element));

@@ -183,7 +183,10 @@ export async function mount(host, {name}, shell) {
     const rings = [];
     for (const rule of view.manual ? [] : RULES) {
       const it = view.answers[rule]?.solution;
-      if (it && view.generation === null) rings.push({number: it.id, size_bytes: it.size_bytes, metric: it.metric, label: rule, chosen: rule === view.rule});
+      if (!it || view.generation !== null) continue;
+      const same = rings.find((ring) => ring.number === it.id);
+      if (same) Object.assign(same, {label: `${same.label}, ${rule}`, chosen: same.chosen || rule === view.rule});
+      else rings.push({number: it.id, size_bytes: it.size_bytes, metric: it.metric, label: rule, chosen: rule === view.rule});
     }
     if (view.manual) rings.push({number: view.manual.id, size_bytes: view.manual.size_bytes, metric: view.manual.metric, label: `solution ${view.manual.id}`, chosen: true});
     const pins = (item.pins ?? []).map((id) => study.front.find((p) => p.id === id)).filter(Boolean);

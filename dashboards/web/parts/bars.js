@@ -31,7 +31,7 @@ function gathered(values, counts) {
 export function codebookChart({name, values, counts}) {
   const {stems, heights} = gathered(values, counts);
   const [width, height] = [640, 220];
-  const m = {left: 52, right: 10, top: 14, bottom: 36};
+  const m = {left: 80, right: 10, top: 14, bottom: 50}; // room for the larger letters of narrow pages
   const x = linear([Math.min(...values), Math.max(...values)], [m.left + 6, width - m.right - 6]);
   const most = Math.max(...heights, 1);
   const y = linear([0, most * 1.05], [height - m.bottom, m.top]);
@@ -40,7 +40,7 @@ export function codebookChart({name, values, counts}) {
   return h('figure', {class: 'figure'},
     s('svg', {class: 'codebook', viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': `Codebook ${name}: ${values.length} entries for ${count(total)} weights`},
       linearTicks([0, most], 4).map((t) => [s('line', {class: 'grid', x1: m.left, x2: width - m.right, y1: y(t), y2: y(t)}), s('text', {class: 'tick', x: m.left - 6, y: y(t) + 4, 'text-anchor': 'end'}, count(t))]),
-      linearTicks(x.domain, 7).map((t) => s('text', {class: 'tick', x: x(t), y: height - m.bottom + 16, 'text-anchor': 'middle'}, String(t).replace('-', '−'))),
+      linearTicks(x.domain, 7).map((t) => s('text', {class: 'tick', x: x(t), y: height - m.bottom + 20, 'text-anchor': 'middle'}, String(t).replace('-', '−'))),
       x.domain[0] < 0 && x.domain[1] > 0 && s('line', {class: 'zero', x1: x(0), x2: x(0), y1: m.top, y2: height - m.bottom}),
       stems.map((value, i) => [s('line', {class: 'stem', x1: x(value), x2: x(value), y1: y(0), y2: y(heights[i])}), stems.length <= 80 && s('circle', {class: 'dot', cx: x(value), cy: y(heights[i]), r: 3})]),
       s('line', {class: 'axis', x1: m.left, x2: width - m.right, y1: y(0), y2: y(0)}),

@@ -138,6 +138,7 @@ export class FrontChart {
     const range = {x: [m.left, width - m.right], y: [height - m.bottom, m.top]};
     const x = (this.state.logx ? log : linear)(domains.x, range.x);
     const y = linear(domains.y, range.y);
+    if (this.geometry && this.geometry.width !== width) this.tip.hidden = true; // its place is no more
     this.geometry = {width, height, m, x, y};
     const colours = this.#colours();
     // Sliders, rings and the walk along the front change the SVG alone; points are the costly part.
@@ -276,10 +277,16 @@ export class FrontChart {
     const bottom = height - m.bottom;
     const clampY = (v) => Math.min(bottom, Math.max(m.top, y(v)));
     const parts = [];
+    this.notes = []; // what labels of rings keep clear of
+    const note = (text, at, base, anchor) => {
+      const x0 = anchor === 'end' ? at - 6.5 * text.length : at;
+      this.notes.push({x0, x1: x0 + 6.5 * text.length, y0: base - 11, y1: base + 3});
+      parts.push(s('text', {class: 'note', x: at, y: base, 'text-anchor': anchor}, text));
+    };
     if (baseline !== null && dropLimit !== null) {
       const [top, low] = [clampY(baseline), clampY(baseline - dropLimit)];
       parts.push(s('rect', {class: 'band', x: m.left, y: top, width: right - m.left, height: Math.max(0, low - top)}));
-      if (bottom - low > 18) parts.push(s('text', {class: 'note', x: right - 6, y: low + 14, 'text-anchor': 'end'}, `${narrow ? '' : 'wanted: '}at most ${say.drop(dropLimit, metricName)} below`));
+      if (bottom - low > 18) note(`${narrow ? '' : 'wanted: '}at most ${say.drop(dropLimit, metricName)} below`, right - 6, low + 14, 'end');
     }
     if (limits.bytes !== null) {
       const at = Math.min(right, Math.max(m.left, x(limits.bytes)));
@@ -290,7 +297,8 @@ export class FrontChart {
       parts.push(s('rect', {class: 'shade', x: m.left, y: at, width: right - m.left, height: bottom - at}), s('line', {class: 'limit', x1: m.left, x2: right, y1: at, y2: at}));
     }
     if (baseline !== null && y(baseline) >= m.top && y(baseline) <= bottom) {
-      parts.push(s('line', {class: 'float', x1: m.left, x2: right, y1: y(baseline), y2: y(baseline)}), s('text', {class: 'note', x: m.left + 6, y: y(baseline) - 5}, `float${narrow ? '' : ' network'} ${say.metric(baseline, metricName)}`));
+      parts.push(s('line', {class: 'float', x1: m.left, x2: right, y1: y(baseline), y2: y(baseline)}));
+      note(`float${narrow ? '' : ' network'} ${say.metric(baseline, metricName)}`, m.left + 6, y(baseline) - 5, 'start');
     }
     return parts;
   }
@@ -332,7 +340,7 @@ export class FrontChart {
     const {rings, pins} = this.state;
     const parts = [];
     const taken = new Map();
-    const labels = [];
+    const labels = [...this.notes];
     for (const ring of rings) {
       const [px, py] = [x(ring.size_bytes), y(ring.metric)];
       if (!this.inside(px, py)) continue;

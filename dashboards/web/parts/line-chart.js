@@ -6,7 +6,7 @@ import {decimalsOf, linear, linearTicks} from '../lib/scale.js';
 import {lookOf} from './front-chart.js';
 
 /**
- * @param {object} options `x` and `y` are {title, say}; a series is {name, points: [[x, y]], step,
+ * @param {object} options `x` and `y` are {title, say}, `x` may be {whole: true}; a series is {name, points: [[x, y]], step,
  *     dots, colour}
  */
 export function lineChart({label, x: xAxis, y: yAxis, test}) {
@@ -44,7 +44,7 @@ export function lineChart({label, x: xAxis, y: yAxis, test}) {
     const x = linear([x0, x1], [m.left, width - m.right]);
     const y = linear([y0, y1], [height - m.bottom, m.top]);
     geometry = {x, y, width, height, m};
-    const xticks = linearTicks([x0, x1], width / 100);
+    const xticks = linearTicks([x0, x1], width / 100).filter((t) => !xAxis.whole || Number.isInteger(t));
     const yticks = linearTicks([y0, y1], (height - m.top - m.bottom) / 44);
     const [xp, yp] = [decimalsOf(xticks), decimalsOf(yticks)];
     fill(svg,
@@ -55,7 +55,7 @@ export function lineChart({label, x: xAxis, y: yAxis, test}) {
       s('text', {class: 'axis-title', x: m.left, y: 12}, yAxis.title),
       series.map((each, i) => {
         const style = each.mark ?? `series-${i}`;
-        if (each.dots) return each.points.map(([px, py]) => s('circle', {class: `dot ${style}`, cx: x(px), cy: y(py), r: 2.5}));
+        if (each.dots || each.points.length === 1) return each.points.map(([px, py]) => s('circle', {class: `dot ${style}`, cx: x(px), cy: y(py), r: 2.5}));
         const d = each.points.map(([px, py], k) => (k === 0 ? `M${x(px)} ${y(py)}` : each.step ? `H${x(px)}V${y(py)}` : `L${x(px)} ${y(py)}`)).join('');
         return s('path', {class: `front-line ${style}`, d, 'stroke-dasharray': lookOf(i).dash || null});
       }));

@@ -24,7 +24,7 @@ function check(good, words) {
 export function interval(holdout, float) {
   const rows = [['this file', holdout], ['float network', float]].filter(([, m]) => m && m.top1_low !== undefined && m.top1_low !== null);
   if (!rows.length) return null;
-  const [width, left] = [440, 100];
+  const [width, left] = [440, 124];
   const low = Math.min(...rows.map(([, m]) => m.top1_low));
   const high = Math.max(...rows.map(([, m]) => m.top1_high));
   const x = linear([low, high], [left + 8, width - 12]);

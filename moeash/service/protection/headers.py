@@ -3,7 +3,7 @@
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# The page: its own modules and styles, no inline script, no eval, nothing of third parties.
+# The page: its own modules and styles, nothing inline, no eval, nothing of third parties.
 PAGE_POLICY = "; ".join(
     (
         "default-src 'none'",
