@@ -25,8 +25,14 @@ N, BLOCK, ROUNDS = 50_000, 1000, 5
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    """A study of one size, a fifth of it merges, a third stopped."""
+    """The path of a database with one long study, called many."""
     path = str(tmp_path_factory.mktemp("many") / "many.db")
+    fill(path)
+    return path
+
+
+def fill(path):
+    """Store a study of one size, a fifth of it merges, a third stopped."""
     storage = SqlStorage(path)
     study = storage.create_study(
         replace(FACTS, name="many", baseline=0.9, objectives=("size_bytes",))
@@ -56,7 +62,6 @@ def database(tmp_path_factory):
         storage.put_generation(study.id, GenerationRecord(index, 0.5, 20 * index, 30, 100, 1.0))
     storage.set_status(study.id, "finished", ending="generations")
     storage.close()
-    return path
 
 
 def test_list_status_and_front_of_a_long_study(database):

@@ -47,15 +47,10 @@ def router(context: Context) -> APIRouter:
     ) -> Front:
         """Show the Pareto front, as it is or as it was after a generation."""
         study = studies.study(name)
-        hypervolume = [
-            g.hypervolume
-            for g in study.generations()
-            if generation is None or g.index <= generation
-        ]
         return Front(
             items=studies.front(study, generation),
             generation=generation,
-            hypervolume=hypervolume[-1] if hypervolume else None,
+            hypervolume=listing.hypervolume(study.record.id, generation),
         )
 
     @routes.get("/points", response_model=Points)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import tomli_w
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
@@ -11,6 +10,7 @@ from moeash.service.context import Context
 from moeash.service.problems import Fault, faults_of
 from moeash.service.templates import Template, templates
 from moeash.service.views.documents import Body
+from moeash.service.views.specs import toml_of
 from moeash.study.spec.reading import plain_of_text
 from moeash.study.spec.schema import json_schema
 
@@ -59,7 +59,7 @@ def router(context: Context) -> APIRouter:
     def write_spec(table: SpecTable) -> SpecText:
         """Write plain values as TOML; values that are null are left out."""
         try:
-            return SpecText(toml=tomli_w.dumps(_without_nulls(table.spec)))
+            return SpecText(toml=toml_of(table.spec))
         except (TypeError, ValueError, RecursionError) as error:
             raise InputError(f"the spec cannot be written as TOML: {error}") from error
 
@@ -81,11 +81,3 @@ def _plain(toml: str) -> dict[str, Any] | None:
         return plain_of_text(toml)
     except SpecError:
         return None
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
-    if isinstance(value, list):
-        return [_without_nulls(v) for v in value]
-    return value

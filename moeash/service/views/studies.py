@@ -6,8 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import tomli_w
-
 from moeash.core.solutions.candidate import Candidate
 from moeash.errors import NothingMeetsError, SpecError, StudyNotFoundError
 from moeash.launch.standing import standing
@@ -22,8 +20,10 @@ from moeash.service.views.documents import (
     StudyPage,
     solution_document,
 )
+from moeash.service.views.solutions import Solutions
+from moeash.service.views.specs import toml_of
 from moeash.study.course.options import GENERATIONS
-from moeash.study.solution import Solution, pick
+from moeash.study.solution import pick
 from moeash.study.spec.output import Pick
 from moeash.study.spec.reading import plain_of_text
 from moeash.study.storage.records import StudySummary
@@ -67,6 +67,7 @@ class Studies:
         self.labels = labels
         self.launches = launches
         self.charts = charts
+        self._solutions = Solutions(storage)
         self._counted: dict[str, _Counted] = {}
 
     # ------------------------------------------------------------------ lists
@@ -170,14 +171,18 @@ class Studies:
             toml = str(launch.request.get("spec", ""))
             return StudyDetail(**item, toml=toml, spec={})
         study = self.study(name)
-        summary = summary_of(study)
+        summary = summary_of(
+            study,
+            counted=self.summaries([name]).get(name),
+            n_front=len(self.charts.of(study.record).front()),
+        )
         said = self.labels.of([study.record.id]).get(study.record.id, StudyLabels())
         facts, spec = study.facts, dict(study.facts.spec)
         return StudyDetail(
             **item
             | {"reason": item["reason"] or summary["reason"], "phase": summary["phase"]}
             | {"workers": summary["workers"]},
-            toml=tomli_w.dumps(spec),
+            toml=toml_of(spec),
             spec=spec,
             notes=said.notes,
             pins=list(said.pins),
@@ -207,7 +212,7 @@ class Studies:
     def front(self, study: Study, generation: int | None = None) -> list[SolutionDocument]:
         """Return the front as documents, smallest file first."""
         numbers = self.charts.of(study.record).front(generation).tolist()
-        return [solution_document(s, numbers) for s in self._solutions(study, numbers)]
+        return [shown.document for shown in self._solutions.of_front(study, numbers)]
 
     def solution(self, study: Study, number: int) -> SolutionDetail:
         """Return a solution and those it was made of.
@@ -237,20 +242,12 @@ class Studies:
             words += ["--max-drop", f"{max_drop:g}"]
         command = shlex.join([*words, "--to", f"{study.name}.moeash"])
         try:
-            chosen = pick(
-                self._solutions(study, numbers), how, max_drop=max_drop, max_bytes=max_bytes
-            )
+            front = [shown.solution for shown in self._solutions.of_front(study, numbers)]
+            chosen = pick(front, how, max_drop=max_drop, max_bytes=max_bytes)
         except NothingMeetsError as error:
             return PickDocument(solution=None, reason=str(error), command=command)
         document = solution_document(chosen, numbers)
         return PickDocument(solution=document, reason=None, command=command)
-
-    def _solutions(self, study: Study, numbers: Sequence[int]) -> list[Solution]:
-        records = self.storage.evaluations(study.record.id, numbers=numbers)
-        return sorted(
-            (Solution(study.facts, record) for record in records),
-            key=lambda s: (s.size_bytes, -s.metric),
-        )
 
     def _variables(self, study: Study) -> list[str]:
         first = self.storage.evaluations(study.record.id, limit=1)
