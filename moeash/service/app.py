@@ -51,6 +51,9 @@ from moeash.study.storage.team.stream import Stream
 
 API = "/api/v1"
 
+PATIENCE_S = 3.0
+"""How long a request waits for a database that is gone: whoever asks wants to be told so."""
+
 
 def parts(settings: Settings) -> Context:
     """Return the parts of a service, on its storage.
@@ -58,7 +61,7 @@ def parts(settings: Settings) -> Context:
     Raises:
         StorageError: the database cannot be opened.
     """
-    storage = open_storage(settings.storage)
+    storage = open_storage(settings.storage, patience_s=PATIENCE_S)
     assert isinstance(storage, SqlStorage)
     database = storage.database
     listing, launches = Listing(database), Launches(database)

@@ -61,17 +61,23 @@ class Phase:
 
 
 def summary_of(
-    study: Study, *, n_front: int | None = None, now: datetime | None = None
+    study: Study,
+    *,
+    counted: StudySummary | None = None,
+    n_front: int | None = None,
+    now: datetime | None = None,
 ) -> dict[str, Any]:
     """Return where a study stands, as plain JSON values.
 
     Args:
         study: of any status.
-        n_front: solutions on its front, from whoever knows already.
+        counted: its counts, where they are known already; counting takes a while.
+        n_front: solutions on its front, likewise.
         now: the present, for tests.
     """
     storage, study_id = study.storage, study.record.id
-    (counted,) = storage.summaries([study.name])
+    if counted is None:
+        (counted,) = storage.summaries([study.name])
     record, facts, status = counted.record, counted.record.facts, counted.status
     watch = _Counted(storage, study_id, counted, now or datetime.now(UTC))
     phases = [watch.phase(name) for name in STAGES]

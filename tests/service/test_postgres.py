@@ -39,7 +39,10 @@ def test_streams_outlive_a_restart_of_the_database_and_miss_nothing(server, tmp_
     writer = SqlStorage(server.url)
     study = writer.create_study(facts(name="notes")).id
     heard, everything = [], threading.Event()
-    with whole_service(tmp_path, storage=server.url) as service, service.client("viewer") as client:
+    with (
+        whole_service(tmp_path, storage=server.url) as service,
+        service.client("viewer", timeout=120) as client,
+    ):
         connected = threading.Event()
 
         def listen():
@@ -78,8 +81,8 @@ def test_two_services_share_a_database(server, tmp_path):
     with (
         whole_service(tmp_path / "a", storage=server.url) as a,
         whole_service(tmp_path / "b", storage=server.url) as b,
-        a.client("operator", timeout=30) as at_a,
-        b.client("operator", timeout=30) as at_b,
+        a.client("operator", timeout=60) as at_a,
+        b.client("operator", timeout=60) as at_b,
     ):
         answer = at_a.post("/studies", json={"toml": longer("shared", 400)})
         assert answer.status_code == 202

@@ -44,9 +44,11 @@ def wait_until(condition, patience_s=90):
 class Served:
     """A service in a process of its own, in a folder, which may be killed and started again."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, storage=None):
         self.folder = folder
-        token = json.loads(self.moeash("token", "create", "--role", "operator", "--json"))["token"]
+        self.storage = str(storage or folder / "moeash.db")
+        made = self.moeash("token", "create", "--role", "operator", "--json")
+        token = json.loads(made)["token"]
         self.headers = {"Authorization": f"Bearer {token}"}
         self.port = 0
         self.process = None
@@ -54,7 +56,11 @@ class Served:
 
     def moeash(self, *arguments):
         done = subprocess.run(
-            [*MOEASH, *map(str, arguments)], cwd=self.folder, capture_output=True, text=True
+            [*MOEASH, *map(str, arguments)],
+            cwd=self.folder,
+            env=os.environ | {"MOEASH_STORAGE": self.storage},
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -63,7 +69,7 @@ class Served:
         """Serve at the port of the time before."""
         with (self.folder / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*MOEASH, "serve", "--port", str(self.port)],
+                [*MOEASH, "serve", "--port", str(self.port), "--storage", self.storage],
                 cwd=self.folder,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -106,7 +112,7 @@ class Served:
 
     def identity(self, study):
         """The process of a study's last launch."""
-        storage = SqlStorage(self.folder / "moeash.db")
+        storage = SqlStorage(self.storage)
         try:
             return Identity.read(Launches(storage.database).newest([study])[study].place)
         finally:

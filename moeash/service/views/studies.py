@@ -10,7 +10,7 @@ from moeash.core.solutions.candidate import Candidate
 from moeash.errors import NothingMeetsError, SpecError, StudyNotFoundError
 from moeash.launch.standing import standing
 from moeash.searches.options import SearchOptions
-from moeash.service.views.charts import KEPT, Charts
+from moeash.service.views.charts import Charts
 from moeash.service.views.documents import (
     PickDocument,
     SolutionDetail,
@@ -20,9 +20,10 @@ from moeash.service.views.documents import (
     StudyPage,
     solution_document,
 )
+from moeash.service.views.solutions import Solutions
 from moeash.service.views.toml import toml_of
 from moeash.study.course.options import GENERATIONS
-from moeash.study.solution import Solution, pick
+from moeash.study.solution import pick
 from moeash.study.spec.output import Pick
 from moeash.study.spec.reading import plain_of_text
 from moeash.study.storage.records import StudySummary
@@ -40,9 +41,6 @@ SPARKLINE = 40
 
 MOST_COUNTED = 1000
 """Studies whose counts are remembered."""
-
-MOST_SOLUTIONS = 2000
-"""Solutions of a study that are remembered beside those of its front."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,8 @@ class Studies:
         self.labels = labels
         self.launches = launches
         self.charts = charts
+        self._solutions = Solutions(storage)
         self._counted: dict[str, _Counted] = {}
-        self._solved: dict[tuple[int, str], dict[int, Solution]] = {}
 
     # ------------------------------------------------------------------ lists
 
@@ -184,7 +182,11 @@ class Studies:
             toml = str(launch.request.get("spec", ""))
             return StudyDetail(**item, toml=toml, spec={})
         study = self.study(name)
-        summary = summary_of(study, n_front=len(self.charts.of(study.record).front()))
+        summary = summary_of(
+            study,
+            counted=self.summaries([name]).get(name),
+            n_front=len(self.charts.of(study.record).front()),
+        )
         said = self.labels.of([study.record.id]).get(study.record.id, StudyLabels())
         facts, spec = study.facts, dict(study.facts.spec)
         return StudyDetail(
@@ -221,7 +223,7 @@ class Studies:
     def front(self, study: Study, generation: int | None = None) -> list[SolutionDocument]:
         """Return the front as documents, smallest file first."""
         numbers = self.charts.of(study.record).front(generation).tolist()
-        return [solution_document(s, numbers) for s in self._solutions(study, numbers)]
+        return [shown.document for shown in self._solutions.of_front(study, numbers)]
 
     def solution(self, study: Study, number: int) -> SolutionDetail:
         """Return a solution and those it was made of.
@@ -251,28 +253,12 @@ class Studies:
             words += ["--max-drop", f"{max_drop:g}"]
         command = shlex.join([*words, "--to", f"{study.name}.moeash"])
         try:
-            chosen = pick(
-                self._solutions(study, numbers), how, max_drop=max_drop, max_bytes=max_bytes
-            )
+            front = [shown.solution for shown in self._solutions.of_front(study, numbers)]
+            chosen = pick(front, how, max_drop=max_drop, max_bytes=max_bytes)
         except NothingMeetsError as error:
             return PickDocument(solution=None, reason=str(error), command=command)
         document = solution_document(chosen, numbers)
         return PickDocument(solution=document, reason=None, command=command)
-
-    def _solutions(self, study: Study, numbers: Sequence[int]) -> list[Solution]:
-        """Return solutions, the smallest file first; a complete evaluation is read once."""
-        key = (study.record.id, study.record.created_at)
-        known = self._solved.setdefault(key, {})
-        missing = [number for number in numbers if number not in known]
-        if missing:
-            records = self.storage.evaluations(study.record.id, numbers=missing)
-            known |= {record.number: Solution(study.facts, record) for record in records}
-            self._solved[key] = {n: known[n] for n in sorted(known)[-MOST_SOLUTIONS:]} | {
-                n: known[n] for n in numbers
-            }
-        for key in list(self._solved)[:-KEPT]:
-            self._solved.pop(key, None)
-        return sorted((known[n] for n in numbers), key=lambda s: (s.size_bytes, -s.metric))
 
     def _variables(self, study: Study) -> list[str]:
         first = self.storage.evaluations(study.record.id, limit=1)

@@ -255,9 +255,12 @@ class Tail:
             if not page:
                 return [], position
             return [e for e in page if study in (None, e.study)], page[-1].id
-        found = await asyncio.to_thread(
-            self._stream.events, after=position, study=study, limit=PAGE, upto=floor
-        )
+        try:
+            found = await asyncio.to_thread(
+                self._stream.events, after=position, study=study, limit=PAGE, upto=floor
+            )
+        except StorageError:
+            return [], position  # asked again when something is new, or the next time it is quiet
         told = [as_told(event) for event in found]
         return told, told[-1].id if len(told) == PAGE else floor
 

@@ -179,20 +179,20 @@ class Listing:
             courses[id_].append(value)
         return courses
 
-    def hypervolume(self, study_id: int, generation: int | None = None) -> float | None:
-        """Return the hypervolume after a generation, or the last; None before there is one."""
-        here = GENERATIONS.c.study_id == study_id
-        if generation is not None:
-            here &= GENERATIONS.c.index <= generation
-        last = select(func.max(GENERATIONS.c.index)).where(here).scalar_subquery()
-        query = select(GENERATIONS.c.hypervolume).where(
-            GENERATIONS.c.study_id == study_id, GENERATIONS.c.index == last
-        )
-        found = self._database.read(lambda c: read_rows(c, query, lambda row: row.hypervolume))
-        return found[0] if found else None
+    def hypervolume(self, study_id: int, upto: int | None = None) -> float | None:
+        """Return a study's hypervolume after a generation, or after the last; None before it."""
+        index = GENERATIONS.c.index
+        query = select(GENERATIONS.c.hypervolume).where(GENERATIONS.c.study_id == study_id)
+        if upto is not None:
+            query = query.where(index <= upto)
+        query = query.order_by(index.desc()).limit(1)
+        found: float | None = self._database.read(lambda c: c.execute(query).scalar())
+        return found
 
     def newest(self, study_ids: Collection[int], kind: str) -> Mapping[int, Mapping[str, Any]]:
         """Return the payload of the newest event of a kind of each study that has one."""
+        if not study_ids:
+            return {}
         ids = (
             select(func.max(EVENTS.c.id))
             .where(EVENTS.c.study_id.in_(list(study_ids)), EVENTS.c.kind == kind)
