@@ -283,7 +283,8 @@ def test_a_server_ends_within_seconds_though_streams_are_open(served):
         began = time.monotonic()
         served.process.terminate()
         assert served.process.wait(timeout=20) == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
+        assert "timeout graceful shutdown exceeded" not in (served.folder / "serve.log").read_text()
     assert served.identity("long").is_alive, "the study goes on"
     served.kill()
     served.start()
