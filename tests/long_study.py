@@ -24,8 +24,8 @@ max_drop = 0.3
 N, BLOCK = 50_000, 1000
 
 
-def write_long_study(path: str, name: str) -> None:
-    """Store a study of one size, a fifth of it merges, a third stopped."""
+def write_long_study(path: str, name: str, n: int = N) -> None:
+    """Store a finished study of ``n`` evaluations, a fifth of them merges, a third stopped."""
     storage = SqlStorage(path)
     facts = replace(
         FACTS,
@@ -45,7 +45,7 @@ def write_long_study(path: str, name: str) -> None:
         metric = 0.5 + 0.4 * size_bytes / 200_000 * float(rng.uniform(0.5, 1))
         sizes = Sizes(size_bytes, int(rng.integers(2, 256)), 4.0)
         outcome = STOPPED if number % 3 == 0 else replace(COMPLETE, metric=metric, bound=metric)
-        merged = number > 0.8 * N
+        merged = number > 0.8 * n
         steps = (Merge((1,) * 60 + (2,) * (number % 7)),) if merged else ()
         return EvaluationRecord(
             number,
@@ -57,9 +57,11 @@ def write_long_study(path: str, name: str) -> None:
             now(),
         )
 
-    for first in range(1, N + 1, BLOCK):
-        storage.add_evaluations(study.id, [record(n) for n in range(first, first + BLOCK)])
-    for index in range(1, N // 20 + 1):
+    for first in range(1, n + 1, BLOCK):
+        storage.add_evaluations(
+            study.id, [record(i) for i in range(first, min(first + BLOCK, n + 1))]
+        )
+    for index in range(1, n // 20 + 1):
         storage.put_generation(study.id, GenerationRecord(index, 0.5, 20 * index, 30, 100, 1.0))
     storage.set_status(study.id, "finished", ending="generations")
     storage.close()

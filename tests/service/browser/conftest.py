@@ -10,7 +10,6 @@ from tests.service.browser.served import (
     CHROMIUM_SAYS,
     Served,
     browsing,
-    part,
 )
 
 WIDTHS = (1280, 390)
@@ -22,11 +21,11 @@ TWO_FRAMES = "new Promise((go) => requestAnimationFrame(() => requestAnimationFr
 SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def chromium(loopback_only):
     """The browser of the system.
 
-    Of the package, not of the session: while it runs, this thread has a loop, in which the tests
+    Of a module, not of the session: while it runs, this thread has a loop, beside which the tests
     of other folders could start none.
     """
     from playwright.sync_api import sync_playwright
@@ -42,30 +41,22 @@ def chromium(loopback_only):
         browser.close()
 
 
-@pytest.fixture(scope="package")
-def served(tmp_path_factory, chromium):
+@pytest.fixture(scope="session")
+def served(tmp_path_factory, loopback_only):
     served = Served(tmp_path_factory.mktemp("served"))
     yield served
     served.close()
 
 
-@pytest.fixture(scope="package")
-def admin_state(served, chromium):
-    """Cookies of one who came through the printed link, which works once."""
-    with browsing(chromium, served.url) as page:
-        page.goto(served.login)
-        part(page, "who").wait_for()
-        return page.context.storage_state()
-
-
 @pytest.fixture
-def page(served, chromium, admin_state):
+def page(served, chromium):
     """A page of an admin; nothing was wrong on its console at the end, and no other host asked."""
-    with browsing(chromium, served.url, storage_state=admin_state) as page:
+    with browsing(chromium, served.url) as page:
+        page.context.add_cookies([served.cookie])
         yield page
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def finished(served):
     """The name of a finished study, to be read and never changed."""
     served.launch("finished")
@@ -73,7 +64,7 @@ def finished(served):
     return "finished"
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def pictures():
     """The folder that pictures of pages are wanted in, or None."""
     folder = os.environ.get("MOEASH_SCREENSHOTS")
@@ -82,12 +73,12 @@ def pictures():
     return folder and Path(folder)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def axe():
     return (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def inspect(axe, pictures):
     """Look at a page as it stands in every theme and width."""
 

@@ -65,7 +65,13 @@ def until(get, good, what):
 
 
 class Served:
-    """A service that can be killed and started again at the same address."""
+    """A service that can be killed and started again at the same address.
+
+    Attributes:
+        login: the printed link, which works once.
+        cookie: of the session of an admin.
+        api: a client with an admin's token.
+    """
 
     def __init__(self, folder):
         self.folder = folder
@@ -82,6 +88,11 @@ class Served:
             headers={"Authorization": f"Bearer {admin}"},
             timeout=PATIENCE_S,
         )
+        own_page = {"Origin": self.url, "Sec-Fetch-Site": "same-origin"}
+        answer = self.api.post("/session", json={"token": admin}, headers=own_page)
+        (cookie,) = answer.raise_for_status().cookies.jar
+        self.api.cookies.clear()
+        self.cookie = {"name": cookie.name, "value": cookie.value, "url": self.url}
 
     def start(self):
         command = ["serve", "--json", "--port", str(self.port), "--storage", self.storage]

@@ -5,12 +5,13 @@ With ``MOEASH_SCREENSHOTS=FOLDER`` in the environment, a picture of each is left
 
 import pytest
 
+from tests.long_study import write_long_study
 from tests.service.browser.served import browsing, part, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exported(served, finished):
     """The solution of the finished study that was exported."""
     order = {"pick": "smallest", "formats": ["moeash"]}
@@ -73,8 +74,7 @@ def test_a_solution(served, page, finished, exported, inspect):
 
 
 def test_a_comparison(served, page, finished, inspect):
-    served.launch("other")
-    served.wait("other")
+    write_long_study(served.storage, "other", 300)
     page.goto(f"{served.url}/compare?study={finished}&study=other")
     part(page, "compare-table").wait_for()
     inspect(page, "compare")
