@@ -47,6 +47,25 @@ export function fill(element, ...children) {
   return add(element, children);
 }
 
+const CONTROLS = 'a[href], button, input, select, textarea, [tabindex]';
+const keyOf = (row) => row.dataset.id ?? row.dataset.name;
+
+/** Draw anew, and give the focus back: to the same control of the same row, else to the one in its place. */
+export function keepFocus(root, draw) {
+  const at = document.activeElement;
+  if (!root.contains(at)) {
+    draw();
+    return;
+  }
+  const row = at.closest('[data-id], [data-name]');
+  const controls = (within) => [within, ...within.querySelectorAll(CONTROLS)];
+  const place = controls(row ?? root).indexOf(at);
+  draw();
+  if (document.contains(at)) return;
+  const again = row ? [...root.querySelectorAll('[data-id], [data-name]')].find((each) => keyOf(each) === keyOf(row)) : root;
+  if (again) controls(again)[place]?.focus({preventScroll: true});
+}
+
 let ids = 0;
 
 /** Return an id that no other element of this page has. */

@@ -1,7 +1,7 @@
 // What is running, what is done, what needs me?
 
 import * as api from '../api.js';
-import {debounce, fill, h, throttle} from '../lib/dom.js';
+import {debounce, fill, h, keepFocus, throttle} from '../lib/dom.js';
 import * as say from '../lib/format.js';
 import {badge, progress, tagList} from '../parts/badge.js';
 import {sparkline} from '../parts/sparkline.js';
@@ -58,7 +58,9 @@ export async function mount(host, params, {go, keepQuery, store, query}) {
     tag.value = filter.tag;
   }
 
-  function draw() {
+  const draw = () => keepFocus(list, drawAll);
+
+  function drawAll() {
     drawTags();
     heading.textContent = say.plural(total, 'study', 'studies');
     compare.disabled = chosen.size < 2;

@@ -1,6 +1,6 @@
 // A table that sorts by its heads, shows as many rows as one can read, and says how many more.
 
-import {fill, h} from '../lib/dom.js';
+import {fill, h, keepFocus} from '../lib/dom.js';
 
 /**
  * @param {object} options
@@ -47,7 +47,9 @@ export function table({caption, columns, id, onRow, onHover, sorted = null, onSo
     });
   };
 
-  const draw = () => {
+  const draw = () => keepFocus(element, drawAll);
+
+  const drawAll = () => {
     drawHead();
     const all = inOrder();
     fill(body, all.slice(0, shown).map((row) => {

@@ -26,6 +26,20 @@ def test_a_study_is_found_and_opened_by_keys(served, page, finished):
     page.wait_for_url(f"**/studies/{finished}")
 
 
+def test_a_list_that_is_drawn_anew_keeps_the_focus(served, page, finished):
+    page.goto(served.url)
+    row = page.locator(f'[data-name="{finished}"]')
+    box = row.locator('[data-test="select"]')
+    box.focus()
+    old = row.element_handle()
+    page.keyboard.press("Space")  # a row that is selected draws the list anew
+    page.wait_for_function("old => !old.isConnected", arg=old)
+    assert box.is_checked() and page.evaluate(FOCUSED) == "select"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/studies/{finished}")
+
+
 def test_the_front_is_walked_picked_exported_and_opened_by_keys(served, page, finished):
     page.goto(f"{served.url}/studies/{finished}")
     part(page, "pick-bytes").wait_for()
