@@ -287,7 +287,9 @@ def test_a_device_that_is_not_here_is_refused_before_anything_is_loaded(tmp_path
     told = []
     for run in (
         lambda: search(torch.nn.Linear(8, 4), lambda m: 1.0, spec={"evaluation": CUDA}),
-        lambda: moeash.run(BASE | {"evaluation": CUDA}, progress=told.append),
+        lambda: moeash.run(
+            BASE | {"evaluation": CUDA}, storage=tmp_path / "a.db", progress=told.append
+        ),
     ):
         with pytest.raises(InputError, match=r"evaluation\.device is 'cuda', which torch cannot"):
             run()

@@ -69,16 +69,19 @@ class Served:
         """Serve at the port of the time before."""
         with (self.folder / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*MOEASH, "serve", "--port", str(self.port), "--storage", self.storage],
+                [*MOEASH, "serve", "--json", "--port", str(self.port), "--storage", self.storage],
                 cwd=self.folder,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
             )
-        line = self.process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/#login=\S+$", line)
-        assert found, line + (self.folder / "serve.log").read_text()
-        self.port = int(found[1])
+        ready = ""  # a document of several lines
+        while line := self.process.stdout.readline():
+            ready += line
+            if line == "}\n":
+                break
+        assert line, (self.folder / "serve.log").read_text()
+        self.port = int(re.search(r":(\d+)/$", json.loads(ready)["url"])[1])
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}/api/v1", headers=self.headers, timeout=30
         )
