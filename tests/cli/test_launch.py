@@ -22,7 +22,17 @@ pytestmark = pytest.mark.slow
 
 SPLITS = 'data.splits={search={part="all",range=[0,1500]}}'
 LONG = ("--set", "method.k=[6,250]", "--set", "merge.trials=0", "--set", "name=long")
-LONG += ("--set", SPLITS)
+LONG += ("--set", SPLITS, "--set", "evaluation.metric=slowly:score")
+
+SLOWLY = """
+import os, time
+
+def score(outputs, labels):
+    if not os.path.exists("FAST"):
+        time.sleep(0.02)
+    return (outputs.argmax(1) == labels).float()
+"""
+"""A metric that keeps a study going until a test has seen enough of it, however fast the machine."""
 
 
 def wait_until(condition, patience_s=60):
@@ -79,6 +89,7 @@ def test_a_launched_study_is_followed_to_its_end_and_launched_again_ends_at_once
 def test_a_study_that_another_process_launched_is_stopped_continued_and_killed(
     terminal, tmp_path, bare
 ):
+    (tmp_path / "slowly.py").write_text(SLOWLY)
     launched = json.loads(terminal("launch", bare, *LONG, "--json"))
     assert "already running as launch 1" in terminal("launch", bare, *LONG)
     wait_until(lambda: "generation 2" in terminal("logs", "long"))
@@ -98,6 +109,7 @@ def test_a_study_that_another_process_launched_is_stopped_continued_and_killed(
     assert "its process ended without a word; it said last: " in stands(tmp_path, "long")[1]
     n = len(storage.evaluations(1))
     assert 0 < n < 60
+    (tmp_path / "FAST").touch()
     log = terminal("launch", bare, *LONG, "--follow")
     assert f"continuing after {n} stored evaluations" in log
     assert stands(tmp_path, "long") == ("finished", "")
