@@ -20,6 +20,7 @@
     │   ├── StudyNotFoundError (KeyError) no study of that name
     │   ├── StudyExistsError              that name is taken by a different specification
     │   ├── StudyLockedError              another process works on that study
+    │   ├── LaunchNotFoundError (KeyError) no launch of that number
     │   └── SchemaError                   the database is older or newer than this moeash
     ├── PreparedFileError                 a stored preparation that is damaged or of another moeash
     ├── RebuildMismatchError              a stored solution does not rebuild to the same weights
@@ -38,7 +39,13 @@ class MoeashError(Exception):
 
 
 class InputError(MoeashError, ValueError):
-    """The caller passed something we refuse; nothing was changed."""
+    """The caller passed something we refuse; nothing was changed.
+
+    Attributes:
+        problems: what is refused, one by one, where the message tells several in a line.
+    """
+
+    problems: tuple[str, ...] = ()
 
 
 class NonFiniteWeightError(InputError):
@@ -118,6 +125,12 @@ class StudyExistsError(StorageError):
 
 class StudyLockedError(StorageError):
     """Another process works on the study."""
+
+
+class LaunchNotFoundError(StorageError, KeyError):
+    """No launch of that number is stored."""
+
+    __str__ = Exception.__str__
 
 
 class SchemaError(StorageError):

@@ -50,6 +50,27 @@ def lfs_text(what: str) -> str:
     )
 
 
+def head_of(path: Path, error: type[InputError], what: str = "") -> bytes:
+    """Return the first bytes of a file that is here, and not just its Git LFS pointer.
+
+    Args:
+        path: the file.
+        error: the class of what is raised.
+        what: it is, for the message.
+
+    Raises:
+        InputError: it cannot be read, or is a pointer.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(LFS_POINTER))
+    except OSError as exc:
+        raise error(f"cannot read {what}{str(path)!r}: {exc.strerror}") from exc
+    if is_lfs_pointer(head):
+        raise error(lfs_text(repr(str(path))))
+    return head
+
+
 def as_path(value: object) -> Path:
     """Return a path of what a person gave for one.
 
@@ -89,16 +110,32 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = _target(path)
     temporary = target.with_name(f".moeash-{secrets.token_hex(8)}.tmp")
     with _translated(path, temporary):
-        _remove_leftovers(target.parent)
-        try:
-            with temporary.open("xb") as held:
-                _mark_as_held(held)
-                yield temporary
-                _flush(temporary)
-                temporary.replace(target)
-            _flush_folder(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with _made(temporary):
+            yield temporary
+            _flush(temporary)
+            temporary.replace(target)
+        _flush_folder(target.parent)
+
+
+@contextmanager
+def temporary_in(folder: Path) -> Iterator[Path]:
+    """Give a temporary file, empty, which is removed unless the block gives it another name.
+
+    Those that killed processes left in the folder are removed, an hour later at the earliest.
+    """
+    with _made(folder / f".moeash-{secrets.token_hex(8)}.tmp") as temporary:
+        yield temporary
+
+
+@contextmanager
+def _made(temporary: Path) -> Iterator[Path]:
+    _remove_leftovers(temporary.parent)
+    try:
+        with temporary.open("xb") as held:
+            _mark_as_held(held)
+            yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_flushed(path: Path, content: bytes) -> None:

@@ -9,7 +9,7 @@ import importlib
 import inspect
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ContextDecorator
 from types import TracebackType
 from typing import Any
@@ -36,6 +36,13 @@ def is_reference(name: str) -> bool:
     """Tell whether ``name`` has the form ``package.module:function``."""
     module, colon, function = name.partition(":")
     return bool(colon) and all(map(str.isidentifier, [*module.split("."), *function.split(".")]))
+
+
+def is_allowed(reference: str, allowed: Collection[str]) -> bool:
+    """Tell whether a reference, its module or a package of it is among those allowed."""
+    module = reference.partition(":")[0]
+    packages = [module[:end] for end, at in enumerate(f"{module}.") if at == "."]
+    return any(name in allowed for name in (reference, *packages))
 
 
 def find_function(

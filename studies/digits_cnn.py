@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from moeash.data.sources import load_source
 from moeash.data.splits import Split, draw_splits
-from moeash.networks.builtin import DigitsCNN
+from moeash.networks.loading.builtin import DigitsCNN
 
 SPLITS: dict[str, dict[str, Any]] = {
     "search": {"part": "all", "count": 450, "seed": 0},

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 pytest.register_assert_rewrite("tests.contracts")
 
@@ -21,32 +22,45 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # As many workers as cores: more threads in each would only wait for one another. Before NumPy
     # and torch are imported, which read it once.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Ray's workers are niced by 15 unless told otherwise: beside tests that are not, they get next
+    # to nothing, and every Ray test takes several times as long.
+    os.environ.setdefault("RAY_worker_niceness", "0")
 
+# How long one example takes says how busy the machine is, not what is wrong.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 NEEDS = {
     "ray": ("ray", "Ray is not installed; pip install -e '.[test]'"),
     "postgres": ("psycopg", "psycopg is not installed; pip install -e '.[test]'"),
+    "browser": ("playwright", "Playwright is not installed; pip install -e '.[test]'"),
 }
 """What a marked test needs that may be missing here, and how to get it."""
+
+NEEDS_COMMAND = {"browser": ("chromium", "chromium is not installed; apt-get install chromium")}
 
 NOT_QUICK = ("slow", "ray", "postgres", "gpu", "realdata", "browser", "benchmark")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run the Ray tests in one worker: a Ray takes every core, and two starve each other.
+    """Run the Ray tests in one worker, and those in a browser.
+
+    A Ray takes every core, and two starve each other. The tests in a browser share one.
 
     Not by xdist_group: pytest-xdist 3.8 tells its scheduler of groups through an attribute that
     pytest 9.2 no longer has.
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    class RayTogether(LoadScopeScheduling):
+    class SomeTogether(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0].rpartition("/")[2]
+            folder, _, file = nodeid.partition("::")[0].rpartition("/")
+            if folder.endswith("service/browser"):
+                return "browser"
             return "ray" if file.startswith("test_ray") else nodeid
 
-    return RayTogether(config, log)
+    return SomeTogether(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,11 +68,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not any(item.get_closest_marker(name) for name in NOT_QUICK):
             item.add_marker(pytest.mark.quick)
-    for marker, (package, reason) in NEEDS.items():
-        if importlib.util.find_spec(package) is None:
-            for item in items:
-                if item.get_closest_marker(marker):
-                    item.add_marker(pytest.mark.skip(reason=reason))
+    missing = [
+        *((m, why) for m, (name, why) in NEEDS.items() if importlib.util.find_spec(name) is None),
+        *((m, why) for m, (name, why) in NEEDS_COMMAND.items() if shutil.which(name) is None),
+    ]
+    for marker, reason in missing:
+        for item in items:
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

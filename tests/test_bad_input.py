@@ -28,7 +28,7 @@ from moeash.errors import (
 )
 from moeash.exports.building import building
 from moeash.exports.export import export_solution
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 from moeash.study.plan import task_of
 
 
@@ -243,6 +243,7 @@ def test_a_full_disk_keeps_the_existing_file(tiny, tmp_path, command):
     assert target.read_bytes() == b"before"
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_study_that_continues_later(moeash, bare, tmp_path):
     flags = ["--set", "name=full", "--set", "method.k=[6,40]", "--set", "merge.trials=0"]
     with full_disk(200_000):  # room for the schema and some evaluations

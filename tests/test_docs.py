@@ -11,12 +11,13 @@ from moeash.cli.main import app
 from moeash.data.sources import SOURCES
 from moeash.evaluation.metrics import METRICS
 from moeash.methods.options import OPTIONS
-from moeash.networks.builtin import BUILTIN
+from moeash.networks.loading.builtin import BUILTIN
 from moeash.study.spec.reference import describe_spec
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = [command.name for command in app.registered_commands]
+COMMANDS += [group.typer_instance.info.name for group in app.registered_groups]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -12,13 +12,14 @@ import torch
 
 import moeash as package
 from moeash.core.plain import json_text
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.errors import EvaluationError, InputError, SpecError
 from moeash.evaluation.metrics import MeanScore
 from moeash.options.kinds import Either, Fixed, Kind, ListOf, Number
 from moeash.options.tables import Table, Tagged, kinds
 from moeash.study.spec.reading import load_spec, parse_spec
 from moeash.study.spec.spec import StudySpec
+from tests.marks import slow
 
 NOT_FINITE = [math.inf, -math.inf, math.nan]
 
@@ -157,7 +158,7 @@ def test_a_recipe_holds_finite_numbers_wherever_it_comes_from(x):
         Recipe.from_dict({"candidate": {"rate": x}, "steps": []})
 
 
-@pytest.mark.parametrize("x", [*NOT_FINITE, 1e308, -1e308])
+@pytest.mark.parametrize("x", [*NOT_FINITE, slow(1e308), slow(-1e308)])
 def test_a_function_that_gives_no_usable_number_is_refused_and_a_candidate_fails(x, tmp_path):
     with pytest.raises(EvaluationError, match="must be a finite number"):
         package.search(torch.nn.Linear(8, 8), evaluate=lambda m: x, progress=False)
@@ -232,6 +233,7 @@ def test_json_has_null_for_what_it_has_no_word_for():
     }
 
 
+@pytest.mark.slow
 def test_documents_of_a_study_that_holds_infinities_are_json(moeash, tiny, tmp_path):
     copy = tmp_path / "copy.db"
     shutil.copy(tiny.storage, copy)

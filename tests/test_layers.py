@@ -26,9 +26,12 @@ LAYERS = [  # low to high; names on one line may not import one another
     {"launch"},
     {"console"},
     {"api"},
+    {"service"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+MODULES, LINES = 14, 400  # of a folder, of a module
 
 HOME = {  # third parties that must stay at home: module prefix -> where it may be imported
     "torch": (
@@ -47,7 +50,11 @@ HOME = {  # third parties that must stay at home: module prefix -> where it may 
     "pymoo": ("searches",),
     "sqlalchemy": ("study/storage",),
     "alembic": ("study/storage",),
-    "pydantic": (),
+    "fastapi": ("service",),
+    "starlette": ("service",),
+    "uvicorn": ("service",),
+    "pydantic": ("service",),
+    "prometheus_client": ("service",),
     "matplotlib": ("exports",),
     "pandas": ("study", "exports", "api"),
     "constriction": ("codec",),
@@ -95,6 +102,13 @@ def test_third_parties_stay_at_home(path):
     for name in imports(path):
         home = HOME.get(name.split(".")[0])
         assert home is None or here.startswith(home), f"{here} must not import {name}"
+
+
+def test_no_folder_is_crowded_and_no_module_long():
+    folders = {path.parent for path in files()}
+    crowded = {f: n for f in folders if (n := len([*f.glob("*.py")]) - 1) > MODULES}
+    long = {p: n for p in files() if (n := len(p.read_text().splitlines())) > LINES}
+    assert not crowded and not long
 
 
 def test_every_package_is_in_the_picture():

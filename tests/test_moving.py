@@ -86,6 +86,7 @@ def test_one_that_moves_them_only_later_fails_every_candidate_and_says_why():
         assert torch.equal(value, before[name]), name
 
 
+@pytest.mark.slow
 def test_a_copy_may_be_moved_as_one_likes(tmp_path):
     module = network()
     with torch.no_grad():
@@ -100,6 +101,7 @@ def test_a_copy_may_be_moved_as_one_likes(tmp_path):
     assert report.size_bytes == study.pick("best").size_bytes
 
 
+@pytest.mark.slow
 def test_an_export_measures_the_decoded_network_with_the_users_own_function(tmp_path):
     module = network()
     with torch.no_grad():

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.marks import slow
+
 COMMAND = f"{sys.executable} -m moeash.cli.main"
 
 
@@ -28,8 +30,8 @@ def stored(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", ">&- 2>&- <&-"])
-@pytest.mark.parametrize("command", ["list", "list --json", "--version"])
+@pytest.mark.parametrize("closed", [slow(">&-"), slow(">&- 2>&-"), ">&- 2>&- <&-"])
+@pytest.mark.parametrize("command", [slow("list"), "list --json", slow("--version")])
 def test_a_command_whose_output_is_closed_works_without_it(stored, command, closed):
     before = (stored / "a.db").read_bytes()
     said = in_shell(stored, f"{COMMAND} {command} {closed}")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from moeash.compression import folding, keeping, remeasuring
+from moeash.compression import folding, probing, remeasuring
 from moeash.compression.options import NormsChoice
 from moeash.data.inputs import call, described
 from moeash.data.unlabelled import Given, Unlabelled
@@ -82,7 +82,7 @@ def inputs_for(
             method.calibration_images,
             folding.IMAGES if norms == "folded" else 0,
             remeasuring.IMAGES if norms == "remeasured" else 0,
-            keeping.IMAGES if norms == "two_vectors" and has_norms else 0,
+            probing.IMAGES if norms == "two_vectors" and has_norms else 0,
         )
         if not at_most:
             raise InputError(f"method {method.name} looks at no inputs; leave calibration out")

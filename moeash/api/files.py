@@ -18,9 +18,9 @@ from moeash.api.common import (
 )
 from moeash.codec.container import write
 from moeash.codec.size import SizeReport, size
-from moeash.core.candidate import Value
-from moeash.core.recipe import Recipe, Refine
-from moeash.core.variables import candidate_of
+from moeash.core.solutions.candidate import Value
+from moeash.core.solutions.recipe import Recipe, Refine
+from moeash.core.solutions.variables import candidate_of
 from moeash.data.unlabelled import Given
 from moeash.errors import InputError
 from moeash.evaluation.loading import compressor_of

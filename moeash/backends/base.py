@@ -8,7 +8,7 @@ from typing import Protocol
 from moeash.core.codebook import SharedWeights
 from moeash.core.kept import Keeping
 from moeash.core.progress import Progress, silent
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.errors import EvaluationError
 from moeash.evaluation.outcome import Archive, Job, Outcome
 

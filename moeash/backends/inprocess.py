@@ -3,7 +3,7 @@
 from moeash.backends.base import Baseline, Notify, OneAtATime, cannot_build, ignore
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task

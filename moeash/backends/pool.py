@@ -30,7 +30,7 @@ from moeash.backends.crew import (
     Cause,
     Crew,
     Event,
-    Lost,
+    Raised,
     Ready,
     StartFailed,
 )
@@ -244,7 +244,7 @@ class Pool(Generic[Payload, Result]):
         self._staff.hire(max(len(self._tickets), n_wanted))
 
     def _dispatch(self) -> None:
-        while self._staff.n_idle:
+        while (self._queue or self._suspects) and self._staff.idle:
             ticket = self._pick()
             if ticket is None:
                 return
@@ -270,21 +270,22 @@ class Pool(Generic[Payload, Result]):
     # ------------------------------------------------------------------ what happened
 
     def _take(self, event: Event[Result]) -> None:
-        if isinstance(event, Ready):
+        if isinstance(event, (Answered, Raised)):  # first, as nearly every event is one
+            if event.worker in self._running:
+                ticket = self._stopped(event.worker)
+                self._staff.free(event.worker)
+                if isinstance(event, Answered):
+                    self._finish(ticket, event.result)
+                else:
+                    self._finish(ticket, Failure((*ticket.reasons, event.reason), raised=True))
+        elif isinstance(event, Ready):
             self._staff.started(event.worker)
         elif isinstance(event, StartFailed):
             self._staff.start_failed(event)
         elif isinstance(event, Beat):
             self._beat(event)
-        elif isinstance(event, Lost):
+        else:
             self._lost(event.worker, event.reason, event.cause)
-        elif event.worker in self._running:
-            ticket = self._stopped(event.worker)
-            self._staff.free(event.worker)
-            if isinstance(event, Answered):
-                self._finish(ticket, event.result)
-            else:
-                self._finish(ticket, Failure((*ticket.reasons, event.reason), raised=True))
 
     def _beat(self, event: Beat) -> None:
         if self._staff.beat(event):

@@ -14,10 +14,10 @@ from moeash.backends.last_words import LastWords
 from moeash.backends.options import BackendOptions
 from moeash.backends.pool import Failure, Pool
 from moeash.backends.staff import IDLE_S, Limits, Usage
-from moeash.backends.worker import Call
+from moeash.backends.worker import Call, Folder
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.errors import BackendError
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task, available_cores
@@ -269,7 +269,7 @@ class RayBackend:
                 ray_settings.own_sigterm(),
                 nullcontext() if self._home is None else self._home.entered(),
             ):
-                ray.init(**arguments)
+                ray.init(**arguments, **ray_settings.search_options(Folder.here()))
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
             raise BackendError(why_not_connected(address, error)) from error
         self._own_ray = True

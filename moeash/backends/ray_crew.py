@@ -219,8 +219,10 @@ class RayCrew:
 
         The driver owns it, so it outlives the worker that made it.
         """
-        worker, actor = next(iter(self._actors.items()))
-        assert worker in self.places, "only a started worker has made anything"
+        started = (actor for worker, actor in self._actors.items() if worker in self.places)
+        actor = next(started, None)
+        if actor is None:
+            raise BackendError("the worker that prepared the study is gone; run it again")
         with border():
             common: Common = ray.get(actor.common.remote())
             self.raylet.check()

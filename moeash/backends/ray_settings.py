@@ -13,9 +13,11 @@ import site
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from moeash.backends.worker import Folder
 
 QUIET: dict[str, str] = {
     # Ray reports usage to its makers unless told otherwise. A tool that runs on other people's
@@ -95,6 +97,32 @@ def local_options(*, n_cpus: float, n_gpus: float) -> dict[str, object]:
 def cluster_options(address: str) -> dict[str, object]:
     """Return the arguments of ``ray.init`` for a running cluster."""
     return {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+
+
+class _Without(list[str]):
+    """A search path that a folder is kept out of."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def extend(self, paths: Iterable[str]) -> None:
+        super().extend(path for path in paths if path != self._folder)
+
+
+def search_options(folder: Folder) -> dict[str, object]:
+    """Return the arguments of ``ray.init`` that have workers find modules as this process does.
+
+    Ray has them look in the driver's working folder before all others, and imports NumPy (through
+    pyarrow, where that is installed) before a worker's own code could change that.
+    """
+    if folder.place == "first":
+        return {}
+    from ray.job_config import JobConfig
+
+    config = JobConfig()
+    config._py_driver_sys_path = _Without(folder.path)  # an empty one it would replace
+    return {"job_config": config}
 
 
 PREFIX = "moeash-ray-"

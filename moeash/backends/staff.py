@@ -88,7 +88,8 @@ class Staff(Generic[Payload, Result]):
         self._n_workers = 0
         self._starting: dict[int, None] = {}  # a set that keeps the order
         self._alive: dict[int, float] = {}  # since when
-        self._idle: dict[int, float] = {}  # since when, the longest first
+        self.idle: dict[int, float] = {}
+        """Workers that could take a payload at once, and since when, the longest first."""
         self._busy: dict[int, float] = {}  # since when
         self._deadlines = Deadlines()
         self._start_failures = 0
@@ -110,11 +111,6 @@ class Staff(Generic[Payload, Result]):
         return len(self._starting)
 
     @property
-    def n_idle(self) -> int:
-        """Workers that could take a payload at once."""
-        return len(self._idle)
-
-    @property
     def n_slots(self) -> int:
         """How many payloads to have submitted at a time."""
         limits = self._limits
@@ -133,12 +129,12 @@ class Staff(Generic[Payload, Result]):
 
     def patience(self) -> float:
         """Return how long nothing needs to be done unless something happens."""
-        now = self._crew.now()
-        ends = [at for at in (self._deadlines.earliest(),) if at is not None]
+        now, first = self._crew.now(), self._deadlines.earliest()
+        ends = [] if first is None else [first]
         if self._start_after > now:
             ends.append(self._start_after)
-        if self._idle and self.n_alive > self._limits.min_workers:
-            since = next(iter(self._idle.values()))
+        if self.idle and len(self._alive) > self._limits.min_workers:
+            since = next(iter(self.idle.values()))
             ends.append(max(since, self._last_needed) + self._limits.idle_s)
         if self._starting and self._last_needed + self._limits.idle_s > now:
             ends.append(self._last_needed + self._limits.idle_s)
@@ -148,8 +144,10 @@ class Staff(Generic[Payload, Result]):
 
     def hire(self, n_wanted: int) -> None:
         """Ask for workers until so many live or start, within the bounds."""
-        wanted = min(self.most, max(n_wanted, self._limits.min_workers))
-        missing = wanted - self.n_alive - self.n_starting
+        n_known = len(self._alive) + len(self._starting)
+        if n_known >= self.most:
+            return
+        missing = min(self.most, max(n_wanted, self._limits.min_workers)) - n_known
         if missing <= 0 or self._crew.now() < self._start_after:
             return
         for _ in range(missing):
@@ -164,7 +162,7 @@ class Staff(Generic[Payload, Result]):
         if worker in self._starting:
             del self._starting[worker]
             self._deadlines.drop(worker)
-            self._alive[worker] = self._idle[worker] = self._crew.now()
+            self._alive[worker] = self.idle[worker] = self._crew.now()
             self._start_failures = 0
 
     def start_failed(self, event: StartFailed) -> None:
@@ -190,7 +188,7 @@ class Staff(Generic[Payload, Result]):
         if worker in self._alive:
             self._spent.alive_s += self._crew.now() - self._alive.pop(worker)
         self._starting.pop(worker, None)
-        self._idle.pop(worker, None)
+        self.idle.pop(worker, None)
         self._deadlines.drop(worker)
         self._crew.kill(worker)
 
@@ -203,8 +201,8 @@ class Staff(Generic[Payload, Result]):
         now, limits = self._crew.now(), self._limits
         if needed:
             self._last_needed = now
-        while self._idle and self.n_alive > limits.min_workers:
-            worker, since = next(iter(self._idle.items()))
+        while self.idle and len(self._alive) > limits.min_workers:
+            worker, since = next(iter(self.idle.items()))
             if max(since, self._last_needed) + limits.idle_s > now:
                 break
             self.end(worker)
@@ -227,7 +225,7 @@ class Staff(Generic[Payload, Result]):
     def give(self, payload: Payload) -> int:
         """Have an idle worker begin a payload; return which."""
         # The one that was busy last: the others have been idle for longer, and may be released.
-        worker, _ = self._idle.popitem()
+        worker, _ = self.idle.popitem()
         now = self._crew.now()
         self._busy[worker] = now
         self._deadlines.set(worker, now + self._limits.timeout_s)
@@ -236,8 +234,7 @@ class Staff(Generic[Payload, Result]):
 
     def free(self, worker: int) -> None:
         """Take a worker's answer: it is idle."""
-        self._stop_work(worker)
-        self._idle[worker] = self._crew.now()
+        self.idle[worker] = self._stop_work(worker)
 
     def beat(self, event: Beat) -> bool:
         """Move a worker's deadline; tell whether it was its payload that got on."""
@@ -272,9 +269,12 @@ class Staff(Generic[Payload, Result]):
             self._said.add(text)
             self._notify(text)
 
-    def _stop_work(self, worker: int) -> None:
-        self._spent.busy_s += self._crew.now() - self._busy.pop(worker)
+    def _stop_work(self, worker: int) -> float:
+        """Return the present, at which a worker stops."""
+        now = self._crew.now()
+        self._spent.busy_s += now - self._busy.pop(worker)
         self._deadlines.drop(worker)
+        return now
 
     def _start_timed_out(self) -> None:
         why = self._crew.why_not_starting()

@@ -2,11 +2,14 @@
 
 import itertools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moeash.cli.show import JsonOption, StorageOption, bytes_text, percent, print_json, say, table
+
+if TYPE_CHECKING:  # verify and inspect load it when they are called, the help never
+    from moeash.core.codebook import SharedWeights
 
 PARTS = ("header", "codebooks", "tables", "indices", "kept", "checksum")
 
@@ -68,49 +71,22 @@ def inspect(
     file: FileArgument, max_bytes: MaxBytesOption = None, json_: JsonOption = False
 ) -> None:
     """Show the bytes of every part and tensor of a file."""
-    from moeash.codec.container import VERSION
-    from moeash.codec.inspection import inspect as look
-
-    report = look(file, max_bytes=max_bytes)
-    summary: dict[str, Any] = {
-        "file": str(file),
-        "size_bytes": report.total,
-        "ratio": report.ratio,
-        "version": VERSION,
-        "coder": report.coder,
-        "notes": dict(report.notes),
-        "n_shared": report.n_shared,
-        "n_kept": report.n_kept,
-        "entries": report.n_entries,
-        "bits_per_weight": report.bits_per_weight,
-        "parts": {name: getattr(report, name) for name in PARTS},
-        "tensors": [
-            {
-                "name": tensor.name,
-                "names": list(tensor.names),
-                "role": tensor.role,
-                "elements": tensor.n_elements,
-                "bytes": tensor.size_bytes,
-                "bits_per_element": tensor.bits_per_weight if tensor.n_elements else None,
-                "table": tensor.table,
-            }
-            for tensor in report.tensors
-        ],
-    }
+    summary = inspection(file, max_bytes=max_bytes)
     if json_:
         print_json(summary)
         return
+    total = summary["size_bytes"]
     say(
-        f"{file}: {bytes_text(report.total)}, ratio {report.ratio:.2f}; {report.n_shared:,} "
-        f"weights on {report.n_entries} entries at {report.bits_per_weight:.3f} bits, "
-        f"{report.n_kept:,} kept; {report.coder}, version {VERSION}"
+        f"{file}: {bytes_text(total)}, ratio {summary['ratio']:.2f}; {summary['n_shared']:,} "
+        f"weights on {summary['entries']} entries at {summary['bits_per_weight']:.3f} bits, "
+        f"{summary['n_kept']:,} kept; {summary['coder']}, version {summary['version']}"
     )
-    for key, value in report.notes.items():
+    for key, value in summary["notes"].items():
         say(f"note {key}: {value}")
     table(
         "parts",
         [("part", "left"), ("bytes", "right"), ("share", "right")],
-        [[part, f"{n:,}", percent(n / report.total)] for part, n in summary["parts"].items()],
+        [[part, f"{n:,}", percent(n / total)] for part, n in summary["parts"].items()],
     )
     table(
         "tensors",
@@ -134,6 +110,55 @@ def inspect(
             for row in summary["tensors"]
         ],
     )
+
+
+def inspection(file: Path, *, max_bytes: int | None = None) -> dict[str, Any]:
+    """Return what ``moeash inspect --json`` prints."""
+    from moeash.codec.container import VERSION
+    from moeash.codec.inspection import open_and_size
+
+    shared, report = open_and_size(file, max_bytes=max_bytes)
+    return {
+        "file": str(file),
+        "size_bytes": report.total,
+        "ratio": report.ratio,
+        "version": VERSION,
+        "coder": report.coder,
+        "notes": dict(report.notes),
+        "n_shared": report.n_shared,
+        "n_kept": report.n_kept,
+        "entries": report.n_entries,
+        "bits_per_weight": report.bits_per_weight,
+        "parts": {name: getattr(report, name) for name in PARTS},
+        "codebooks": _codebooks(shared),
+        "tensors": [
+            {
+                "name": tensor.name,
+                "names": list(tensor.names),
+                "role": tensor.role,
+                "elements": tensor.n_elements,
+                "bytes": tensor.size_bytes,
+                "bits_per_element": tensor.bits_per_weight if tensor.n_elements else None,
+                "table": tensor.table,
+            }
+            for tensor in report.tensors
+        ],
+    }
+
+
+def _codebooks(shared: "SharedWeights") -> list[dict[str, Any]]:
+    """Return each codebook's entries that some weight uses, and how many use each."""
+    found = []
+    for position, counts in enumerate(shared.usage()):
+        used = counts > 0
+        found.append(
+            {
+                "tensors": [t.name for t in shared.shared if t.codebook == position],
+                "values": shared.codebooks[position].entries[used].astype(float).tolist(),
+                "counts": counts[used].tolist(),
+            }
+        )
+    return found
 
 
 def _together(kinds: str) -> str:

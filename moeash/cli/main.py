@@ -18,15 +18,16 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from moeash import __version__
-from moeash.cli import cluster, doctor, files, spec, studies
+from moeash.cli import doctor, files, launch, report, serve, spec, studies, token
 from moeash.console.escaping import visible
 from moeash.errors import (
     InputError,
+    LaunchNotFoundError,
     MoeashError,
     NothingMeetsError,
     StudyExistsError,
@@ -34,6 +35,9 @@ from moeash.errors import (
 )
 from moeash.names import contained
 from moeash.options.docs import docstring
+
+if TYPE_CHECKING:
+    from moeash.launch.registered import Registration
 
 app = typer.Typer(
     name="moeash",
@@ -61,9 +65,9 @@ def options(
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": studies.run,
-    "submit": cluster.submit,
-    "stop": cluster.stop,
-    "logs": cluster.logs,
+    "launch": launch.launch,
+    "stop": launch.stop,
+    "logs": launch.logs,
     "list": studies.list_studies,
     "status": studies.status,
     "front": studies.front,
@@ -73,12 +77,26 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "inspect": files.inspect,
     "decompress": files.decompress,
     "spec": spec.spec,
+    "report": report.report,
+    "serve": serve.serve,
     "doctor": doctor.doctor,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name, help=docstring(_command))(contained()(_command))
 
-USAGE_ERRORS = (InputError, StudyNotFoundError, StudyExistsError)
+GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
+    "token": (
+        "Say who may use the service.",
+        {"create": token.create, "list": token.list_tokens, "revoke": token.revoke},
+    ),
+}
+for _group, (_help, _commands) in GROUPS.items():
+    _typer = typer.Typer(name=_group, help=_help)
+    for _name, _command in _commands.items():
+        _typer.command(_name, help=docstring(_command))(contained()(_command))
+    app.add_typer(_typer)
+
+USAGE_ERRORS = (InputError, LaunchNotFoundError, StudyNotFoundError, StudyExistsError)
 PARSER_ERRORS: type[Exception] = typer.BadParameter.__mro__[1]
 """What the parser refuses. Typer keeps this class private and exports only one below it."""
 
@@ -89,11 +107,13 @@ def main() -> NoReturn:
     """Run the command line and exit."""
     _open_streams()
     debug = "--debug" in sys.argv
+    registration: Registration | None = None
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     # Schedulers and `moeash stop` end a process this way: like Ctrl-C, so that the study says so.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _plain_warnings():
+            registration = _register()
             code = _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -104,7 +124,29 @@ def main() -> NoReturn:
         if debug:
             print(visible(traceback.format_exc(), keep="\n"), file=sys.stderr)
         code = _explain(error)
+    except KeyboardInterrupt:  # before the command began, or behind it
+        code = INTERRUPTED
+        _complain("interrupted")
+    if registration is not None:
+        _sign_off(registration, code)
     sys.exit(code)
+
+
+def _register() -> "Registration | None":
+    """Tell the database that this process is a launch, where it is one."""
+    if "MOEASH_LAUNCH" not in os.environ:
+        return None
+    from moeash.launch.registered import register
+
+    return register()
+
+
+def _sign_off(registration: "Registration", code: int) -> None:
+    """Tell the database how this process ends, in the words it printed last."""
+    try:
+        registration.end(code, _said[-1] if code != OK and _said else None)
+    except MoeashError as error:
+        _complain(f"how this ended could not be stored: {error}")
 
 
 def _interrupt(number: int, _: object) -> NoReturn:
@@ -171,7 +213,12 @@ def _explain(error: Exception) -> int:
     return FAILED
 
 
+_said: list[str] = []
+"""Lines of errors, in order."""
+
+
 def _complain(message: str) -> None:
+    _said.append(_line(message))
     print(f"moeash: {_line(message)}", file=sys.stderr)
 
 

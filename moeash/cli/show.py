@@ -72,7 +72,7 @@ def print_json(value: Any) -> None:
 
 def say(line: str) -> None:
     """Print one line, which may have names and messages of others in it."""
-    print(visible(line))
+    print(visible(line), flush=True)  # a pipe would keep it until it has thousands of them
 
 
 def keep_stdout(json_: bool) -> AbstractContextManager[object]:

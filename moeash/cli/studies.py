@@ -270,6 +270,14 @@ def export(
         int | None, typer.Option(help="Only solutions of at most so many bytes.")
     ] = None,
     id_: Annotated[int | None, typer.Option("--id", help="A solution's id instead.")] = None,
+    report_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Also write what was exported, its inspection and digest, as JSON.",
+        ),
+    ] = None,
     spec: SpecOption = None,
     moved: MovedOption = None,
     allow: AllowOption = None,
@@ -289,6 +297,11 @@ def export(
         report = export_file(
             opened, to, pick=pick or "smallest", max_drop=max_drop, max_bytes=max_bytes, id=id_
         )
+    if report_to is not None:
+        from moeash.cli.files import inspection
+        from moeash.launch.exports import write_report
+
+        write_report(report_to, [to], report.as_dict(), inspection(to))
     if json_:
         print_json(report.as_dict())
     else:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from moeash.codec.container import decode, encode, read_bytes
 from moeash.codec.size import SizeReport, size
+from moeash.core.codebook import SharedWeights
 from moeash.errors import CorruptContainerError
 
 
@@ -81,6 +82,21 @@ def inspect(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Si
         >>> [tensor.name for tensor in report.tensors]
         ['weight', 'bias']
     """
+    return open_and_size(path, max_bytes=max_bytes)[1]
+
+
+def open_and_size(
+    path: str | os.PathLike[str], *, max_bytes: int | None = None
+) -> tuple[SharedWeights, SizeReport]:
+    """Return the network of a file, and what :func:`inspect` returns.
+
+    Args:
+        path: a ``.moeash`` file.
+        max_bytes: as :func:`moeash.codec.container.decode`.
+
+    Raises:
+        ContainerError: as :func:`inspect`.
+    """
     data = read_bytes(path)
     container = decode(data, max_bytes=max_bytes)
     report = size(container.shared, coder=container.coder, notes=container.notes)
@@ -89,4 +105,4 @@ def inspect(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Si
             f"{os.fspath(path)!r} has {len(data)} bytes, but its network takes {report.total}; it "
             "was not written by this version of moeash"
         )
-    return report
+    return container.shared, report

@@ -5,7 +5,7 @@ all kept tensors of one dtype. Everything is decided from counts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, Protocol, cast, get_args
 
 import numpy as np
@@ -113,13 +113,8 @@ def _better(old: Fit, new: Fit) -> Fit:
     cost_old = old.payload + (old.table_bits << FRACTION_BITS)
     cost_new = new.payload + (new.table_bits << FRACTION_BITS)
     take = cost_new < cost_old
-    return Fit(
-        np.where(take, new.table_bits, old.table_bits),
-        np.where(take, new.payload, old.payload),
-        np.where(take, new.resolution, old.resolution),
-        np.where(take, new.predictor, old.predictor),
-        np.where(take, new.order, old.order),
-    )
+    names = (field.name for field in fields(Fit))
+    return Fit(*(np.where(take, getattr(new, name), getattr(old, name)) for name in names))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,8 @@ any recipe: the longest prefix that is at hand (an artifact, or what was compres
 the candidate compressed again) and the steps that remain.
 
 Images of the search split are looked at only where something has to be decided on them, so a
-decision that is known already costs none.
+decision that is known already costs none. Folding reads a few of them where there is no calibration
+split: to see which layer reads what, and that the outputs stay.
 """
 
 from collections.abc import Mapping
@@ -26,14 +27,14 @@ from moeash.core.codebook import SharedWeights, State
 from moeash.core.kept import Keeping
 from moeash.core.merge import merge_runs
 from moeash.core.progress import Progress, silent
-from moeash.core.recipe import Merge, Recipe, Refine
-from moeash.core.variables import middle
+from moeash.core.solutions.recipe import Merge, Recipe, Refine
+from moeash.core.solutions.variables import middle
 from moeash.data.inputs import Batch, Inputs
 from moeash.data.splits import Split
 from moeash.methods.base import Images, Method, Preparation
-from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.pickling import read_only_tensor
+from moeash.networks.writing.inplace import WeightWriter
 
 REMEMBERED_BYTES = 64 << 20
 """Indices of compressed candidates that are kept for the recipes that begin with them: a merge pass

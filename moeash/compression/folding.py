@@ -29,10 +29,10 @@ from moeash.data.inputs import Batch, call
 from moeash.errors import InputError
 from moeash.methods.base import Images
 from moeash.networks import memory
-from moeash.networks.inplace import slot
 from moeash.networks.network import Network
 from moeash.networks.norms import DTYPES, NORM_TYPES, VECTORS, key, users
 from moeash.networks.sameness import SAME_FUNCTION
+from moeash.networks.writing.inplace import slot
 from moeash.tracing.outputs import compared, furthest
 from moeash.tracing.trace import Trace, trace
 from moeash.tracing.watching import in_eval_mode

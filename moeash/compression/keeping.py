@@ -5,39 +5,31 @@ space, on images of the search split, as the Kullback-Leibler divergence of its 
 after. Top-1 is too coarse to see a bias rounded. No labels are used.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, floor, inf, log2
-from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from moeash.codec.size import size
+from moeash.compression.narrowing import without_harmful
 from moeash.compression.options import CodecOptions
+from moeash.compression.probing import OutputProbe, groups
 from moeash.core.codebook import KeptTensor, SharedWeights, keep_all
 from moeash.core.kept import EXPONENTS, STEPPED_DTYPES, Keeping, Norm
-from moeash.data.inputs import call
 from moeash.data.splits import Split
 from moeash.methods.base import Images
-from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.norms import find_norms, key
 from moeash.networks.sameness import SAME_FUNCTION
-from moeash.tracing.outputs import NAME_IT, chosen, compared, furthest
+from moeash.networks.writing.inplace import WeightWriter
+from moeash.tracing.outputs import NAME_IT
 
 TOLERANCE = 0.01
 """What rounding kept tensors may add, relative to what sharing the weights costs: the divergence of
 the compressed from the float network. A byte spent on weights buys about as much there."""
-
-IMAGES = 250
-"""Images of the search split a decision looks at, evenly spread."""
-
-PROBES = 24
-"""Tensors measured one by one. Where there are more, about so many groups are measured, each of
-consecutive tensors of one kind."""
 
 PROBE_BITS = 7
 """Bits of the integers, sign included, at which a tensor's effect is measured."""
@@ -75,63 +67,6 @@ class Measure:
     again: Callable[[], float]
 
 
-class OutputProbe:
-    """Runs a network on a few inputs.
-
-    Attributes:
-        n_passes: forward passes over the inputs so far.
-    """
-
-    def __init__(
-        self,
-        network: Network,
-        writer: WeightWriter,
-        inputs: Images,
-        *,
-        batch_size: int,
-        device: str,
-    ) -> None:
-        """Read the inputs.
-
-        Args:
-            network: in eval mode.
-            writer: writes into it.
-            inputs: of these, evenly spread ones.
-            batch_size: inputs a forward pass.
-            device: the network's.
-        """
-        n = len(inputs)
-        order = np.unique(np.linspace(0, n - 1, min(IMAGES, n)).astype(np.int64))
-        self._network = network
-        self._writer = writer
-        self._device = device
-        self._batches = [x for x, _ in inputs.batches(batch_size, order=order)]
-        self.n_passes = 0
-
-    def write(self, shared: SharedWeights | None) -> None:
-        """Set all weights: to shared ones, or back to the float network's."""
-        if shared is None:
-            self._writer.restore()
-        else:
-            self._writer.write(shared)
-
-    def outputs(self, kept: Iterable[KeptTensor] = ()) -> Tensor:
-        """Set kept tensors and return the outputs ``(n, classes)`` in float64."""
-        returned = self._returned(kept)
-        return torch.cat([chosen(r, self._network.output).cpu() for r in returned]).double()
-
-    def compared(self, kept: Iterable[KeptTensor] = ()) -> list[Tensor]:
-        """Set kept tensors and return all that is compared, batch after batch, in float64."""
-        returned = self._returned(kept)
-        return [t.double().cpu() for r in returned for t in compared(r, self._network.output)]
-
-    def _returned(self, kept: Iterable[KeptTensor]) -> list[Any]:
-        self._writer.write_kept(kept)
-        self.n_passes += 1
-        with torch.inference_mode():
-            return [call(self._network.module, x.to(self._device)) for x in self._batches]
-
-
 def decide_keeping(
     network: Network,
     writer: WeightWriter,
@@ -148,7 +83,8 @@ def decide_keeping(
 
     Whether BatchNorms may be stored as two vectors is found by running the network: on images of
     the search split, else on calibration inputs, else by the user's function. Where there is
-    nothing to run it on they are stored as they are.
+    nothing to run it on they are stored as they are. Which tensors float16 does not suit is found
+    on images or inputs likewise; a user's function measures what float16 does in every candidate.
 
     Args:
         network: the float network.
@@ -168,13 +104,17 @@ def decide_keeping(
     notes: tuple[str, ...] = ()
     probe: OutputProbe | None = None
     looked_at = inputs if search is None else search
-    if looked_at is not None and (found or kept == "auto"):
+    if looked_at is not None and (found or kept != "float32"):
         probe = OutputProbe(network, writer, looked_at, batch_size=batch_size, device=device)
     try:
         if found:
             found, notes = _confirmed(network, writer, probe, measure, found)
         if kept != "auto":
-            return Stored(Keeping(kept, found, exact=exact), notes)
+            keeping = Keeping(kept, found, exact=exact)
+            if kept == "float16" and probe is not None:
+                keeping, more = without_harmful(probe, keep_all(network.state), keeping)
+                notes += more
+            return Stored(keeping, notes)
         assert probe is not None and search is not None, "auto measures on the search split"
         chosen = choose_precision(
             probe, typical(), found, coder=codec.coder, tolerance=TOLERANCE, left=exact
@@ -196,16 +136,17 @@ def _confirmed(
     Something else than its own ``forward`` may read a BatchNorm's statistics; only running the
     network tells.
     """
-    kept = Keeping("float32", norms).stored(keep_all(network.state)).values()
+    plain = keep_all(network.state)
+    kept = Keeping("float32", norms).stored(plain).values()
     writer.restore()
     if probe is not None:
-        expected = probe.compared()
-        if not expected:
+        far, of = probe.moved(plain.values(), kept), "the outputs"
+        if far is None:
             return (), (
                 "BatchNorms are stored as they are: the network returns no tensor by which to "
                 f"check that two vectors are the same function; {NAME_IT}",
             )
-        moved, of = furthest(expected, probe.compared(kept)), "the outputs"
+        moved = far
     elif measure is not None:
         writer.write_kept(kept)
         change = abs(measure.again() - measure.baseline)
@@ -290,7 +231,7 @@ def choose_precision(
     if not tensors or not allowed:
         return Stored(plain)
     rules = []
-    for group in _groups(tensors):
+    for group in groups(tensors):
         exponents = {name: _probe_exponent(tensors[name]) for name in group}
         rules.append((group, effect(replace(exact, exponents=exponents))))
     for exponents in _ladder(rules, tensors, start=4 * allowed):
@@ -357,19 +298,6 @@ def _may_step(tensor: KeptTensor) -> bool:
         and bool(np.isfinite(values).all())
         and bool((values != values.flat[0]).any() if values.size else False)
     )
-
-
-def _groups(tensors: Mapping[str, KeptTensor]) -> list[tuple[str, ...]]:
-    """Divide names into about :data:`PROBES` groups of consecutive names of one kind."""
-    kinds: dict[str, list[str]] = {}
-    for name in tensors:
-        kinds.setdefault(name.rpartition(".")[2], []).append(name)
-    length = ceil(len(tensors) / PROBES)
-    return [
-        tuple(names[begin : begin + length])
-        for names in kinds.values()
-        for begin in range(0, len(names), length)
-    ]
 
 
 def _probe_exponent(tensor: KeptTensor) -> int:

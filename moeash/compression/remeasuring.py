@@ -36,9 +36,9 @@ from moeash.data.inputs import call as call_network
 from moeash.data.splits import sample
 from moeash.errors import InputError
 from moeash.methods.base import Images
-from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.norms import DTYPES, NORM_TYPES, key, users
+from moeash.networks.writing.inplace import WeightWriter
 from moeash.tracing.trace import NORM, trace
 from moeash.tracing.watching import Call, Watcher, in_eval_mode
 

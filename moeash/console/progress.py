@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from moeash.console import words
 from moeash.console.escaping import visible
@@ -22,18 +22,6 @@ from moeash.study.events import (
     SolutionMerged,
     SolutionMerging,
 )
-
-
-class Display(Protocol):
-    """Something that listens and can be taken away."""
-
-    def __call__(self, event: Event) -> None:
-        """Show an event."""
-        ...
-
-    def close(self) -> None:
-        """Take it away."""
-        ...
 
 
 class PlainProgress:

@@ -13,17 +13,6 @@ def assign(
     indices: NDArray[Any],
     n_threads: int,
 ) -> int: ...
-def accumulate(
-    weights: NDArray[Any],
-    origin: float,
-    per_width: float,
-    n_bins: int,
-    indices: NDArray[Any],
-    first: int,
-    block: int,
-    tables: NDArray[Any],
-    n_threads: int,
-) -> int: ...
 def range_sums(
     ordered: NDArray[Any],
     positions: NDArray[Any],

@@ -5,8 +5,8 @@
 Only bins.py and statistics.py may call this module; they check dtypes and ranges and say what is
 wrong. That arrays are as large as they are read is checked here once more, a few comparisons a
 call; a weight that is NaN or infinite still has a bin.
-References: bins.assign_bins_reference and bins.bin_weights_reference, compared bit for bit in
-tests/core/test_bins.py. With every access checked: CONTRIBUTING.md, Kernels.
+Reference: bins.assign_bins_reference, compared bit for bit in tests/core/test_bins.py. With every
+access checked: CONTRIBUTING.md, Kernels.
 
 The C below is plain C. With GCC on x86-64 glibc each loop is compiled for three instruction sets
 and the loader picks one, so a wheel runs anywhere; elsewhere there is one plain version. Only
@@ -73,33 +73,6 @@ cdef extern from *:
     MOEASH_STORE(uint8_t)
     MOEASH_STORE(uint16_t)
     MOEASH_STORE(uint32_t)
-
-    /* Consecutive weights go to different lanes of their bin, so that an addition need not wait for
-       the store of the one before it: neighbours often fall in the same bin. Sum and count lie
-       side by side (a count is exact up to 2**53), so that both are one 16-byte addition.
-       tables: (n_bins, LANES, 2). */
-    #define MOEASH_ADD(SUFFIX, WEIGHT, LANES)                                                   \
-    static void moeash_add_##SUFFIX##_##LANES(                                                  \
-        const WEIGHT *restrict w, const int32_t *restrict j, ptrdiff_t n,                       \
-        double *restrict tables)                                                                \
-    {                                                                                           \
-        ptrdiff_t i = 0;                                                                        \
-        for (; i + LANES <= n; i += LANES)                                                      \
-            for (int lane = 0; lane < LANES; lane++) {                                          \
-                double *cell = tables + ((ptrdiff_t) j[i + lane] * LANES + lane) * 2;           \
-                cell[0] += (double) w[i + lane];                                                \
-                cell[1] += 1.0;                                                                 \
-            }                                                                                   \
-        for (int lane = 0; i < n; i++, lane++) {                                                \
-            double *cell = tables + ((ptrdiff_t) j[i] * LANES + lane) * 2;                      \
-            cell[0] += (double) w[i];                                                           \
-            cell[1] += 1.0;                                                                     \
-        }                                                                                       \
-    }
-    MOEASH_ADD(float, float, 2)
-    MOEASH_ADD(float, float, 8)
-    MOEASH_ADD(double, double, 2)
-    MOEASH_ADD(double, double, 8)
     """
     int moeash_locate_float(
         const float *, Py_ssize_t, double, double, double, int32_t *) noexcept nogil
@@ -114,14 +87,6 @@ cdef extern from *:
         const int32_t *, Py_ssize_t, const uint16_t *, uint16_t *) noexcept nogil
     void moeash_look_up_uint32_t(
         const int32_t *, Py_ssize_t, const uint32_t *, uint32_t *) noexcept nogil
-    void moeash_add_float_2(
-        const float *, const int32_t *, Py_ssize_t, double *) noexcept nogil
-    void moeash_add_float_8(
-        const float *, const int32_t *, Py_ssize_t, double *) noexcept nogil
-    void moeash_add_double_2(
-        const double *, const int32_t *, Py_ssize_t, double *) noexcept nogil
-    void moeash_add_double_8(
-        const double *, const int32_t *, Py_ssize_t, double *) noexcept nogil
 
 ctypedef fused weight_t:
     float
@@ -192,70 +157,6 @@ cdef int _assign_range(
     return bad
 
 
-def accumulate(
-    const weight_t[::1] weights,    # IN     (n,)
-    double origin,
-    double per_width,
-    Py_ssize_t n_bins,              # in [1, 2**31)
-    index_t[::1] indices,           # OUT    (n,)
-    Py_ssize_t first,               # position of weights[0] in the whole; a multiple of CHUNK
-    Py_ssize_t block,               # weights per row of the tables; a multiple of CHUNK
-    double[:, :, :, ::1] tables,    # INOUT  (n_blocks, n_bins, 2 or 8, 2): sums, counts
-    int n_threads,
-):
-    """Write the bin of every weight and add it to its block's tables; return 0 iff all finite.
-
-    A block belongs to one thread and adds in the order of the weights, so the result does not
-    depend on n_threads.
-    """
-    cdef:
-        Py_ssize_t n = weights.shape[0]
-        Py_ssize_t first_row = first // block if block > 0 and first >= 0 else tables.shape[0]
-        Py_ssize_t n_rows = (first + n + block - 1) // block - first_row if block > 0 else 1
-        Py_ssize_t row
-        double top = <double> (n_bins - 1)
-        int bad = 0
-
-    if (
-        not 1 <= n_bins < <Py_ssize_t> 1 << 31
-        or indices.shape[0] != n
-        or first_row + n_rows > tables.shape[0]
-        or tables.shape[1] != n_bins
-        or (tables.shape[2] != 2 and tables.shape[2] != 8)
-        or tables.shape[3] != 2
-    ):
-        raise InputError(f"{n} weights, {n_bins} bins and {indices.shape[0]} indices do not fit")
-    for row in prange(n_rows, schedule="static", nogil=True, num_threads=n_threads):
-        bad += _accumulate_range(
-            weights,
-            max(<Py_ssize_t> 0, (first_row + row) * block - first),
-            min(n, (first_row + row + 1) * block - first),
-            origin, per_width, top, indices,
-            <int> tables.shape[2], &tables[first_row + row, 0, 0, 0],
-        )
-    return bad
-
-
-cdef int _accumulate_range(
-    const weight_t[::1] weights, Py_ssize_t start, Py_ssize_t stop,
-    double origin, double per_width, double top, index_t[::1] indices,
-    int lanes, double *tables,
-) noexcept nogil:
-    cdef:
-        int32_t[TILE] tile
-        Py_ssize_t i = start
-        Py_ssize_t m
-        int bad = 0
-
-    while i < stop:
-        m = min(<Py_ssize_t> TILE, stop - i)
-        bad |= _locate(&weights[i], m, origin, per_width, top, tile)
-        _store(tile, m, <const index_t *> NULL, &indices[i])
-        _add(&weights[i], tile, m, lanes, tables)
-        i += m
-    return bad
-
-
 cdef inline int _locate(
     const weight_t *w, Py_ssize_t n, double origin, double per_width, double top, int32_t *j,
 ) noexcept nogil:
@@ -263,21 +164,6 @@ cdef inline int _locate(
         return moeash_locate_float(w, n, origin, per_width, top, j)
     else:
         return moeash_locate_double(w, n, origin, per_width, top, j)
-
-
-cdef inline void _add(
-    const weight_t *w, const int32_t *j, Py_ssize_t n, int lanes, double *tables,
-) noexcept nogil:
-    if weight_t is float:
-        if lanes == 2:
-            moeash_add_float_2(w, j, n, tables)
-        else:
-            moeash_add_float_8(w, j, n, tables)
-    else:
-        if lanes == 2:
-            moeash_add_double_2(w, j, n, tables)
-        else:
-            moeash_add_double_8(w, j, n, tables)
 
 
 cdef inline void _store(

@@ -22,18 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeash.core import _bins
-from moeash.core.codebook import COUNT_DTYPE, index_dtype
+from moeash.core.codebook import index_dtype
 from moeash.errors import InputError
 
 POSITION_DTYPE = np.float64
-"""Where bins begin and weights are compared; sums per bin."""
+"""Where bins begin and weights are compared."""
 
 MAX_BINS = 1 << 20
 """More bins than this compress nothing: an index would be as wide as the weight."""
 
 Indices = NDArray[np.unsignedinteger[Any]]
 
-_BLOCK = 1 << 20  # weights whose sums are added in one go; part of the definition of the sums
 _NO_LOOKUP = {np.dtype(t): np.empty(0, t) for t in (np.uint8, np.uint16, np.uint32)}
 
 
@@ -124,7 +123,6 @@ def assign_bins(
     grid: Grid,
     *,
     lookup: Indices | None = None,
-    out: Indices | None = None,
     n_threads: int = 1,
 ) -> Indices:
     """Return the bin of each weight, or what ``lookup`` holds for its bin.
@@ -136,8 +134,6 @@ def assign_bins(
         weights: any shape, float16, float32 or float64, finite.
         grid: the bins.
         lookup: ``(n_bins,)`` unsigned; e.g. the codebook entry of each bin.
-        out: ``(weights.size,)``, C-ordered, of the dtype returned otherwise; overwritten, also if
-            a weight turns out not to be finite.
         n_threads: OpenMP threads, at least 1. Changes the time, never the result.
 
     Returns:
@@ -147,7 +143,10 @@ def assign_bins(
     Raises:
         InputError: a weight is NaN or infinite, or an argument differs from the above.
     """
-    weights = _checked_weights(weights, n_threads)
+    if weights.dtype.kind != "f" or weights.dtype.itemsize > 8:
+        raise InputError(f"weights are {weights.dtype}, needed float16, float32 or float64")
+    if n_threads < 1:
+        raise InputError(f"got n_threads={n_threads}, needed at least 1")
     dtype = index_dtype(grid.n_bins)
     if lookup is not None:
         if lookup.shape != (grid.n_bins,) or lookup.dtype.kind != "u":
@@ -156,7 +155,7 @@ def assign_bins(
                 f"needed unsigned of shape ({grid.n_bins},)"
             )
         dtype = index_dtype(int(lookup.max()) + 1)
-    indices = _checked_out(out, weights.size, dtype)
+    indices = np.empty(weights.size, dtype)
     table = _NO_LOOKUP[dtype] if lookup is None else np.ascontiguousarray(lookup, dtype=dtype)
     bad = 0
     for start, chunk in _contiguous(weights):
@@ -170,7 +169,10 @@ def assign_bins(
             n_threads,
         )
     if bad:
-        raise _non_finite(weights)
+        count = sum(int((~np.isfinite(chunk)).sum()) for _, chunk in _contiguous(weights))
+        raise InputError(
+            f"{count} of {weights.size} weights are NaN or infinite; bins hold numbers"
+        )
     return indices
 
 
@@ -181,116 +183,6 @@ def assign_bins_reference(weights: NDArray[np.floating[Any]], grid: Grid) -> Ind
         # fmax turns inf * 0 into 0: far outside a grid of one bin is still in that bin.
         position = np.fmin(np.fmax((w - grid.origin) * grid.per_width, 0.0), grid.n_bins - 1.0)
     return np.trunc(position).astype(index_dtype(grid.n_bins))
-
-
-def bin_weights(
-    weights: NDArray[np.floating[Any]],
-    grid: Grid,
-    *,
-    out: Indices | None = None,
-    n_threads: int = 1,
-) -> tuple[Indices, NDArray[np.int64], NDArray[np.float64]]:
-    """Return the bin of each weight, and how many weights each bin holds and their sum.
-
-    Sums are added in an order that depends on the number of weights and bins only: within a block
-    of weights, element i adds to lane ``i % n_lanes`` of its bin; then lanes are added in order,
-    and blocks in order.
-
-    Args:
-        weights: as for :func:`assign_bins`.
-        grid: the bins.
-        out: as for :func:`assign_bins`.
-        n_threads: OpenMP threads, at least 1. Changes the time, never the result.
-
-    Returns:
-        Indices as from :func:`assign_bins`; counts ``(n_bins,)`` int64; sums ``(n_bins,)`` float64,
-        in the unit of the weights.
-
-    Raises:
-        InputError: as for :func:`assign_bins`.
-    """
-    weights = _checked_weights(weights, n_threads)
-    indices = _checked_out(out, weights.size, index_dtype(grid.n_bins))
-    block = _block_size(grid.n_bins)
-    tables = np.zeros((-(-weights.size // block), grid.n_bins, _lanes(grid.n_bins), 2))
-    bad = 0
-    for start, chunk in _contiguous(weights):
-        bad |= _bins.accumulate(
-            chunk,
-            grid.origin,
-            grid.per_width,
-            grid.n_bins,
-            indices[start : start + chunk.size],
-            start,
-            block,
-            tables,
-            n_threads,
-        )
-    if bad:
-        raise _non_finite(weights)
-    counts = tables[..., 1].sum(axis=(0, 2)).astype(COUNT_DTYPE)  # whole numbers: exact
-    return indices, counts, _combined(tables[..., 0])
-
-
-def bin_weights_reference(
-    weights: NDArray[np.floating[Any]], grid: Grid
-) -> tuple[Indices, NDArray[np.int64], NDArray[np.float64]]:
-    """Return what :func:`bin_weights` returns: the definition, in NumPy."""
-    indices = assign_bins_reference(weights, grid)
-    w = np.ravel(weights).astype(POSITION_DTYPE)
-    block = _block_size(grid.n_bins)
-    lanes = _lanes(grid.n_bins)
-    sums = np.zeros((-(-w.size // block), grid.n_bins, lanes), POSITION_DTYPE)
-    for b, start in enumerate(range(0, w.size, block)):
-        for lane in range(lanes):
-            part = slice(start + lane, min(start + block, w.size), lanes)
-            sums[b, :, lane] = np.bincount(indices[part], w[part], minlength=grid.n_bins)
-    return indices, np.bincount(indices, minlength=grid.n_bins), _combined(sums)
-
-
-def _block_size(n_bins: int) -> int:
-    """Return the weights per block: so many that the tables of all blocks take about n bytes."""
-    return max(_BLOCK, 64 * -(-n_bins // _bins.CHUNK) * _bins.CHUNK)
-
-
-def _lanes(n_bins: int) -> int:
-    """Return the sums per bin and block: many for few bins, which would wait for one another.
-
-    Few for many bins, or the tables leave the L1 cache.
-    """
-    return 8 if n_bins <= 256 else 2
-
-
-def _combined(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Add lanes, then blocks, each in order: ``(n_blocks, n_bins, n_lanes)`` to ``(n_bins,)``."""
-    total = np.zeros(sums.shape[1], POSITION_DTYPE)
-    for block in sums:
-        in_block = block[:, 0].copy()
-        for lane in block.T[1:]:
-            in_block += lane
-        total += in_block
-    return total
-
-
-def _checked_weights(
-    weights: NDArray[np.floating[Any]], n_threads: int
-) -> NDArray[np.floating[Any]]:
-    if weights.dtype.kind != "f" or weights.dtype.itemsize > 8:
-        raise InputError(f"weights are {weights.dtype}, needed float16, float32 or float64")
-    if n_threads < 1:
-        raise InputError(f"got n_threads={n_threads}, needed at least 1")
-    return weights
-
-
-def _checked_out(out: Indices | None, size: int, dtype: np.dtype[Any]) -> Indices:
-    if out is None:
-        return np.empty(size, dtype)
-    if out.shape != (size,) or out.dtype != dtype or not out.flags.carray:
-        raise InputError(
-            f"out is {out.dtype} of shape {out.shape}, "
-            f"needed writeable contiguous {dtype} of shape ({size},)"
-        )
-    return out
 
 
 def _contiguous(
@@ -307,8 +199,3 @@ def _contiguous(
         return
     for start in range(0, weights.size, _bins.CHUNK):
         yield start, weights.flat[start : start + _bins.CHUNK].astype(dtype)
-
-
-def _non_finite(weights: NDArray[np.floating[Any]]) -> InputError:
-    count = sum(int((~np.isfinite(chunk)).sum()) for _, chunk in _contiguous(weights))
-    return InputError(f"{count} of {weights.size} weights are NaN or infinite; bins hold numbers")

@@ -234,6 +234,13 @@ class SharedWeights:
         """Number of kept elements."""
         return sum(t.size for t in self.kept)
 
+    def usage(self) -> tuple[NDArray[np.int64], ...]:
+        """Return how many weights use each entry, an array for each codebook."""
+        counts = tuple(np.zeros(len(codebook), dtype=np.int64) for codebook in self.codebooks)
+        for tensor in self.shared:
+            counts[tensor.codebook][:] += tensor.counts
+        return counts
+
     @property
     def n_entries(self) -> int:
         """Number of codebook entries over all codebooks, used or not."""

@@ -12,7 +12,7 @@ Source:
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,6 @@ from moeash.core.codebook import (
     index_dtype,
 )
 from moeash.errors import InputError
-
-MergeCost = Literal["sse", "bits_per_sse"]
-"""Which pair to try first: the least rise of the squared error, or the most bits saved per rise."""
 
 Runs = tuple[int, ...]
 
@@ -81,18 +78,13 @@ class MergePass:
         runs: the merges accepted so far, as runs of the original entries.
     """
 
-    def __init__(
-        self, entries: NDArray[np.float32], counts: NDArray[np.int64], *, cost: MergeCost = "sse"
-    ) -> None:
+    def __init__(self, entries: NDArray[np.float32], counts: NDArray[np.int64]) -> None:
         """Start with nothing merged.
 
         Args:
             entries: ``(m,)`` strictly increasing.
             counts: ``(m,)`` weights per entry, over all tensors.
-            cost: the order of trials; ties go to the lower pair.
         """
-        if cost not in get_args(MergeCost):
-            raise InputError(f"got cost={cost!r}, needed one of {get_args(MergeCost)}")
         self._entries = Codebook(entries).entries
         self._counts = np.asarray(counts, dtype=COUNT_DTYPE)
         if self._counts.shape != self._entries.shape or (self._counts < 0).any():
@@ -101,7 +93,6 @@ class MergePass:
                 f"{self._counts.min(initial=0)}, needed one number >= 0 per entry "
                 f"({self._entries.size})"
             )
-        self._cost = cost
         # A pair is three boundaries: where its first entry begins, the middle, where the second
         # ends. If either entry changes the boundaries do, so a tabu needs no bookkeeping.
         self._tabu: set[tuple[int, int, int]] = set()
@@ -135,16 +126,15 @@ class MergePass:
         self._tabu.add(self._boundaries(self._pair(runs)))
 
     def _rank(self) -> None:
-        """Order the pairs of the current runs by cost."""
+        """Order the pairs of the current runs by how much they raise the squared error.
+
+        Ties go to the lower pair.
+        """
         starts = _starts(self.runs, self._entries.size)
         n = np.add.reduceat(self._counts, starts).astype(np.float64)
         c = _merged_entries(self._entries, self._counts, starts).astype(np.float64)
         self._ends = [0, *(starts[1:].tolist()), self._entries.size]
         rise = sse_rise(n[:-1], c[:-1], n[1:], c[1:])
-        if self._cost == "bits_per_sse":
-            saved = _bits_saved(n[:-1], n[1:])
-            # A pair that costs nothing comes first, whatever it saves.
-            rise = np.divide(-saved, rise, out=np.full_like(rise, -np.inf), where=rise > 0)
         self._order: list[int] = np.argsort(rise, kind="stable").tolist()
 
     def _boundaries(self, pair: int) -> tuple[int, int, int]:
@@ -179,16 +169,6 @@ def sse_rise(
     both = n_a + n_b
     harmonic = np.divide(n_a * n_b, both, out=np.zeros_like(both), where=both > 0)
     return harmonic * (c_a - c_b) ** 2
-
-
-def _bits_saved(n_a: NDArray[np.float64], n_b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return by how many bits merging two symbols lowers the order-0 information of all indices."""
-
-    def n_log_n(n: NDArray[np.float64]) -> NDArray[np.float64]:
-        logarithm: NDArray[np.float64] = np.log2(n, out=np.zeros_like(n), where=n > 0)
-        return n * logarithm
-
-    return n_log_n(n_a + n_b) - n_log_n(n_a) - n_log_n(n_b)
 
 
 def _starts(runs: Sequence[int], n_entries: int) -> NDArray[Any]:

@@ -40,24 +40,18 @@ class BinStatistics:
     high: float
 
     @classmethod
-    def from_tensors(
-        cls, tensors: Sequence[NDArray[np.floating[Any]]], names: Sequence[str] | None = None
-    ) -> Self:
+    def from_tensors(cls, tensors: Sequence[NDArray[np.floating[Any]]]) -> Self:
         """Sort each tensor once.
 
         Args:
             tensors: float16, float32 or float64 of any shape, finite, at least one weight in all.
                 float16 is held as float32, which is exact.
-            names: what to call the tensors in an error; default ``"#0"``, ``"#1"``, ...
 
         Raises:
             NonFiniteWeightError: a tensor holds NaN or infinity.
             InputError: there is no weight, or a tensor is not one of the above.
         """
-        ordered = []
-        for position, tensor in enumerate(tensors):
-            name = f"#{position}" if names is None else names[position]
-            ordered.append(_sorted(tensor, name))
+        ordered = [_sorted(tensor, f"#{position}") for position, tensor in enumerate(tensors)]
         ends = [end for weights in ordered if weights.size for end in (weights[0], weights[-1])]
         if not ends:
             raise InputError("there are no weights to share; include at least one parameter")

@@ -116,7 +116,7 @@ def levels_of(
         n_states: states of the trellis.
     """
     found = trellis(n_states)
-    assert values.size == math.prod(shape)
+    _check_size(values, shape)
     levels = np.empty_like(values)
     follows = _levels.walk(
         False, values, levels, *matrix(shape), found.transitions.ravel(), found.halves
@@ -129,10 +129,16 @@ def values_of(
 ) -> NDArray[np.int32]:
     """Return the values of levels: the inverse of :func:`levels_of`."""
     found = trellis(n_states)
-    assert levels.size == math.prod(shape)
+    _check_size(levels, shape)
     values = np.empty_like(levels)
     _levels.walk(True, levels, values, *matrix(shape), found.transitions.ravel(), found.halves)
     return values
+
+
+def _check_size(values: NDArray[np.int32], shape: tuple[int, ...]) -> None:
+    """Refuse what the kernel would read past the end of."""
+    if values.size != math.prod(shape):
+        raise InputError(f"got {values.size} values for a tensor of shape {shape}")
 
 
 def matrix(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from moeash.data.tars import members
 from moeash.errors import DataError
-from moeash.files import LFS_POINTER, is_lfs_pointer, lfs_text
+from moeash.files import head_of, is_lfs_pointer, lfs_text
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -172,7 +172,7 @@ def index_tar(location: Path) -> Folder:
     files: dict[str, tuple[int, int]] = {}
     folders: set[PurePosixPath] = set()
     others: list[str] = []
-    refuse_pointer(location)
+    head_of(location, DataError)
     for member in members(location):
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts:
@@ -201,21 +201,6 @@ def index_tar(location: Path) -> Folder:
     classes = {path.split("/")[0] for path in [*found, *others] if "/" in path}
     classes |= {folder.parts[depth] for folder in folders if len(folder.parts) == depth + 1}
     return _arrange(location, classes, found, others)
-
-
-def refuse_pointer(location: Path) -> None:
-    """Refuse a file of which only Git LFS's pointer is here.
-
-    Raises:
-        DataError: it is one, or cannot be read.
-    """
-    try:
-        with location.open("rb") as file:
-            head = file.read(len(LFS_POINTER))
-    except OSError as exc:
-        raise DataError(f"cannot read {str(location)!r}: {exc.strerror}") from exc
-    if is_lfs_pointer(head):
-        raise DataError(lfs_text(repr(str(location))))
 
 
 def _raise(error: OSError) -> None:

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moeash.data.archive import refuse_pointer
 from moeash.data.normalise import Normalisation, normalisation
 from moeash.data.npz import read_npz
 from moeash.errors import DataError
+from moeash.files import head_of
 
 Part = tuple[NDArray[Any], NDArray[Any]]
 """Images ``(n, h, w)`` or ``(n, c, h, w)`` in any real dtype, and labels ``(n,)``, integers."""
@@ -151,7 +151,7 @@ def torchvision_source(
             # Damaged files surface as almost any type: AssertionError, UnpicklingError, ...
             for file in sorted(Path(root).rglob("*")):
                 if file.is_file():
-                    refuse_pointer(file)
+                    head_of(file, DataError)
             raise DataError(
                 f"{dataset} was not found in {str(root)!r}, or is damaged ({exc}); "
                 f"nothing is downloaded, put torchvision's files there"

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from moeash.data.archive import refuse_pointer
 from moeash.errors import DataError
+from moeash.files import head_of
 
 LEAST_LIMIT_BYTES = 1 << 30
 """Bytes that the arrays of any file may take."""
@@ -40,7 +40,7 @@ def read_npz(path: Path, *, max_bytes: int | None = None) -> dict[str, NDArray[A
         DataError: the file is missing, damaged or only a Git LFS pointer, an array holds Python
             objects or no numbers, or they take more than ``max_bytes``.
     """
-    refuse_pointer(path)
+    head_of(path, DataError)
     try:
         size = path.stat().st_size
         _check_count(path)

@@ -19,7 +19,7 @@ from moeash.errors import EvaluationError, InputError
 from moeash.evaluation.metrics import Metric, check_finite, predicted, worst_of
 from moeash.evaluation.options import Precision
 from moeash.networks.pickling import read_only_tensor
-from moeash.networks.places import Places
+from moeash.networks.writing.places import Places
 from moeash.tracing.outputs import chosen
 
 Hopeless = Callable[[float], bool]
@@ -115,6 +115,7 @@ class SplitAssessment:
         """
         assert split is not None or (images is not None and float_pass is not None)
         self._module = module
+        self._places = Places.of(module)
         self._metric = metric
         self._device = device
         self._precision = precision
@@ -156,6 +157,7 @@ class SplitAssessment:
                     f"{type(self._module).__name__} writes to the images it is given, and every "
                     "evaluation reads the same ones; let it copy them first, x = x.clone()"
                 )
+        self._check_places()
         outputs = torch.cat(found)
         labels = split.labels
         if outputs.ndim != 2:
@@ -196,6 +198,9 @@ class SplitAssessment:
                 self._on_device.append(images[start : start + self._batch_size].to(self._device))
             yield self._on_device[position]
 
+    def _check_places(self) -> None:
+        self._places.check(f"forward of {type(self._module).__name__}")
+
     def measure(self, hopeless: Hopeless) -> Measurement:
         """Measure, stopping before the first batch that can no longer make a difference."""
         tally = self._metric.start(self._targets)
@@ -206,7 +211,9 @@ class SplitAssessment:
             tally.add(_forward(self._module, x, self._device, self._precision))
             n_batches += 1
             if n_batches < self.n_batches and hopeless(tally.upper_bound()):
+                self._check_places()
                 return Measurement(None, tally.upper_bound(), n_batches)
+        self._check_places()
         check_finite(tally.value(), f"metric {self._metric.name} is")
         return Measurement(tally.value(), tally.value(), n_batches)
 
@@ -254,14 +261,7 @@ class FunctionAssessment:
         Raises:
             EvaluationError: names one of them.
         """
-        moved = self._places.moved()
-        if moved:
-            others = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
-            raise EvaluationError(
-                f"evaluate(module) has moved {moved[0]!r}{others} to other memory, dtype, device "
-                "or strides, but candidates' weights are written where they were; leave the module "
-                "as it is: move it before the search, or move a copy (copy.deepcopy(module))"
-            )
+        self._places.check("evaluate(module)")
 
 
 def hardest_first(outputs: Tensor, targets: NDArray[np.int64]) -> NDArray[np.int64]:

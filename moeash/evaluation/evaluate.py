@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,21 +16,22 @@ from moeash.codec.size import size
 from moeash.compression.compressor import Groundwork
 from moeash.compression.keeping import Measure
 from moeash.core.codebook import SharedWeights
-from moeash.core.objectives import Sizes
 from moeash.core.progress import Progress, silent
+from moeash.core.solutions.objectives import Sizes
 from moeash.data.splits import Split, load_splits
-from moeash.errors import SpecError
+from moeash.errors import EvaluationError, SpecError
 from moeash.evaluation.assess import Assessment, FloatPass, FunctionAssessment, SplitAssessment
-from moeash.evaluation.loading import Arithmetic, load_compressor, load_inputs, load_network
+from moeash.evaluation.loading import arithmetic, load_compressor, load_inputs, load_network
 from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.placing import DevicePlacing, HostPlacing
 from moeash.evaluation.task import Task
 from moeash.methods.base import GridMethod
 from moeash.names import contained
-from moeash.networks.inplace import write_float
+from moeash.networks.network import Network
 from moeash.networks.parameters import network_fingerprint
-from moeash.networks.places import Places
+from moeash.networks.writing.inplace import write_float
+from moeash.tracing.watching import in_eval_mode
 
 CIRCUMSTANCES = (MemoryError, torch.OutOfMemoryError, OSError)
 """What an evaluation may raise through no fault of its candidate."""
@@ -92,32 +94,40 @@ class Evaluator:
         self._common = common
         progress("loading the network", 0, None)
         network = load_network(task)
-        self._places = Places.of(network.module)
-        self._training = {part: part.training for part in network.module.modules()}
-        self._arithmetic = Arithmetic(task)
-        try:
-            network.module.eval()
-            self.network_fingerprint = network_fingerprint(network.state)
-            self.splits: Mapping[str, Split] = {}
-            if task.data is not None and (common is None or common.images is None):
-                progress("loading images", 0, None)
-                self.splits = load_splits(task.data)
-            progress("measuring the float network", 0, None)
-            self.assessment = self._assessment(network.module)
-            groundwork = None if common is None else common.groundwork
-            self.compressor = load_compressor(
-                task,
-                network,
-                load_inputs(task, self.splits),
-                groundwork=groundwork,
-                measure=None if task.evaluate is None else self._function,
-                progress=progress,
-            )
-            self.remeasured_baseline = self._measure_remeasured() if common is None else None
-            self._place()
-        except BaseException:
-            self._hand_back()
-            raise
+        with ExitStack() as held:
+            held.enter_context(arithmetic(task))
+            held.enter_context(in_eval_mode(network.module))
+            try:
+                self._prepare(network, progress)
+            except BaseException:
+                write_float(network.module, network.state)
+                raise
+            self._held = held.pop_all()
+
+    def _prepare(self, network: Network, progress: Progress) -> None:
+        """Measure the float network and prepare what every candidate needs."""
+        task, common = self.task, self._common
+        self.network_fingerprint = network_fingerprint(network.state)
+        self.splits: Mapping[str, Split] = {}
+        if task.data is not None and (common is None or common.images is None):
+            progress("loading images", 0, None)
+            self.splits = load_splits(task.data)
+        progress("measuring the float network", 0, None)
+        self.assessment = self._assessment(network.module)
+        if task.evaluate is not None:
+            # A user's function may write to the module, and what is prepared reads it.
+            write_float(network.module, network.state)
+        groundwork = None if common is None else common.groundwork
+        self.compressor = load_compressor(
+            task,
+            network,
+            load_inputs(task, self.splits),
+            groundwork=groundwork,
+            measure=None if task.evaluate is None else self._function,
+            progress=progress,
+        )
+        self.remeasured_baseline = self._measure_remeasured() if common is None else None
+        self._place()
 
     def _assessment(self, module: torch.nn.Module) -> Assessment:
         task, common = self.task, self._common
@@ -191,15 +201,22 @@ class Evaluator:
         )
 
     def use_shared(self, common: Common) -> None:
-        """Work from now on with a shared copy of :meth:`common`, and let the own one go."""
-        fingerprint = self.data_fingerprint
+        """Work from now on with a shared copy of :meth:`common`, and let the own one go.
+
+        Raises:
+            EvaluationError: it was made from other images.
+        """
+        if common.data_fingerprint != self.data_fingerprint:
+            raise EvaluationError(
+                "what another worker shares was made from other images than this one has; do all "
+                "nodes see the same data?"
+            )
         self._common = common
         if isinstance(self.assessment, SplitAssessment) and common.images is not None:
             self.assessment.use_shared(common.images)
             self.splits = {}
         self.compressor.use_shared(common.groundwork)
         self._place()
-        assert fingerprint == self.data_fingerprint
 
     # ------------------------------------------------------------------ evaluating
 
@@ -270,18 +287,10 @@ class Evaluator:
 
     def restore(self) -> None:
         """Put the float weights back into the module, as they were given, wherever they are now."""
-        if self._places.moved():
-            write_float(self.compressor.network)
-            return
         self.compressor.restore()
         self._placing.forget()
 
     def close(self) -> None:
-        """Put back what was changed: the float weights, the module's modes, threads."""
+        """Put back what was changed: the float weights, the module's modes, the arithmetic."""
         self.restore()
-        self._hand_back()
-
-    def _hand_back(self) -> None:
-        for part, training in self._training.items():
-            part.training = training
-        self._arithmetic.restore()
+        self._held.close()

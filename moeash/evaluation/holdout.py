@@ -13,11 +13,12 @@ from moeash.compression.remeasuring import IMAGES, Remeasuring, calibration_imag
 from moeash.core.progress import Progress, silent
 from moeash.data.splits import Split, load_splits
 from moeash.errors import InputError
-from moeash.evaluation.loading import Arithmetic, load_network
+from moeash.evaluation.loading import arithmetic, load_network
 from moeash.evaluation.metrics import Metric, load_metric, predicted
 from moeash.evaluation.task import Task
-from moeash.networks.inplace import WeightWriter, load_into
+from moeash.networks.writing.inplace import WeightWriter, load_into
 from moeash.tracing.outputs import chosen
+from moeash.tracing.watching import in_eval_mode
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,9 @@ def measure_holdout(
     split = splits.get("holdout")
     if split is None:
         return None
-    arithmetic = Arithmetic(task)
-    try:
-        network = load_network(task)
-        module = network.module.eval()
+    network = load_network(task)
+    module = network.module
+    with arithmetic(task), in_eval_mode(module):
         metric = load_metric(task.evaluation.metric)
         device, batch_size = task.evaluation.device, task.evaluation.batch_size
 
@@ -130,8 +130,6 @@ def measure_holdout(
             WeightWriter(module, network.state).restore()
         load_into(module, arrays)
         decoded = outputs("the decoded network")
-    finally:
-        arithmetic.restore()
     return Holdout(
         measure_outputs(decoded, exact, split, metric),
         measure_outputs(exact, exact, split, metric),

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import threadpoolctl
 import torch
@@ -15,41 +14,42 @@ from moeash.compression.preparations import Preparations
 from moeash.core.progress import Progress, silent
 from moeash.data.splits import Split, load_splits
 from moeash.errors import InputError
-from moeash.evaluation.options import Precision
 from moeash.evaluation.task import Task, available_cores
 from moeash.methods.base import Images
+from moeash.networks.loading.sources import read_network
 from moeash.networks.network import Network
-from moeash.networks.sources import read_network
 from moeash.tracing.watching import in_eval_mode
 
 
-class Arithmetic:
-    """Threads and precision of a task, for as long as nobody restores those from before.
+@contextmanager
+def arithmetic(task: Task) -> Iterator[None]:
+    """Hold the threads and the precision of a task.
 
     Methods multiply in NumPy and torch, whose sums depend on the number of threads; so numbers are
-    those of a task only between its making and :meth:`restore`.
+    those of a task only within.
     """
-
-    def __init__(self, task: Task) -> None:
-        self._torch_threads = torch.get_num_threads()
-        self._blas: Any = None
-        if task.n_threads is not None:
-            self._blas = threadpoolctl.threadpool_limits(task.n_threads, "blas")
-            torch.set_num_threads(task.n_threads)
-        set_precision(task.evaluation.precision)
-
-    def restore(self) -> None:
-        """Put threads back as they were."""
-        if self._blas is not None:
-            self._blas.restore_original_limits()
-        torch.set_num_threads(self._torch_threads)
+    torch_threads = torch.get_num_threads()
+    # threadpoolctl and torch leave everything as it is where the task names no number.
+    with threadpoolctl.threadpool_limits(task.n_threads, "blas"):
+        torch.set_num_threads(task.n_threads or torch_threads)
+        try:
+            with _tf32(task.evaluation.precision == "tf32"):
+                yield
+        finally:
+            torch.set_num_threads(torch_threads)
 
 
-def set_precision(precision: Precision) -> None:
-    """Set the arithmetic of matrix products and convolutions on GPUs."""
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Let GPUs round the factors of matrix products and convolutions to TF32, or forbid it."""
     # cuDNN rounds convolutions to TF32 unless told not to; an objective must not depend on that.
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def load_network(task: Task) -> Network:
@@ -100,17 +100,15 @@ def load_compressor(
     Args:
         task: what it is of.
         network: the task's, holding its float weights.
-        inputs: from :func:`load_inputs`. Only where the task does not know yet how kept tensors
-            are stored does the search split have to be among them.
+        inputs: from :func:`load_inputs`. The search split has to be among them where the task
+            does not know yet how kept tensors are stored.
         groundwork: what another compressor of the task has made.
         measure: a user's function, where one measures.
         progress: hears how far preparing is.
     """
     search = inputs.get("search") if task.keeping is None else None
     folder = task.preparations
-    precision = task.evaluation.precision
-    set_precision("float32")  # outputs are compared closely
-    try:
+    with _tf32(False):  # outputs are compared closely
         return Compressor(
             network,
             task.method,
@@ -130,30 +128,25 @@ def load_compressor(
             preparations=None if folder is None else Preparations(Path(folder)),
             progress=progress,
         )
-    finally:
-        set_precision(precision)
 
 
 @contextmanager
 def compressor_of(task: Task, progress: Progress = silent) -> Iterator[Compressor]:
     """Hold the compressor of a task, for whoever builds its solutions without evaluating any.
 
-    The search split is not looked at: the task must know how kept tensors are stored. Afterwards
+    Nothing is decided on the search split: the task must know how kept tensors are stored. A few of
+    its images are read where BatchNorms are folded and there is no calibration split. Afterwards
     the module is as it was.
     """
     if task.keeping is None and task.data is not None:
         raise AssertionError("deciding on the search split is the study's, not a reader's")
-    arithmetic = Arithmetic(task)
-    try:
-        progress("loading the network", 0, None)
-        network = load_network(task)
-        with in_eval_mode(network.module):
-            splits = {} if task.data is None else load_splits(task.data)
-            inputs = load_inputs(task, splits)
-            compressor = load_compressor(task, network, inputs, progress=progress)
-            try:
-                yield compressor
-            finally:
-                compressor.restore()
-    finally:
-        arithmetic.restore()
+    progress("loading the network", 0, None)
+    network = load_network(task)
+    with arithmetic(task), in_eval_mode(network.module):
+        splits = {} if task.data is None else load_splits(task.data)
+        inputs = load_inputs(task, splits)
+        compressor = load_compressor(task, network, inputs, progress=progress)
+        try:
+            yield compressor
+        finally:
+            compressor.restore()

@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.core.objectives import SizeName, Sizes, as_minimised
-from moeash.core.pareto import non_dominated
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.objectives import SizeName, Sizes, as_minimised
+from moeash.core.solutions.pareto import non_dominated
+from moeash.core.solutions.recipe import Recipe
 
 Status = Literal["complete", "stopped", "failed"]
 

@@ -15,11 +15,12 @@ from moeash.compression.compressor import Compressor
 from moeash.core.codebook import KeptTensor, SharedWeights, State, keep_all, share
 from moeash.core.merge import merge_runs
 from moeash.core.progress import Progress, silent
-from moeash.core.recipe import Merge
+from moeash.core.solutions.recipe import Merge
+from moeash.errors import InputError
 from moeash.evaluation.outcome import Job
 from moeash.methods.base import GridAssignment, GridMethod
-from moeash.networks.device import DeviceWriter
-from moeash.networks.inplace import WeightWriter
+from moeash.networks.writing.device import DeviceWriter
+from moeash.networks.writing.inplace import WeightWriter
 
 
 class Placed(Protocol):
@@ -123,7 +124,8 @@ class DevicePlacing:
         outline = share(self._state, [assignment.codebook], assigned, self._kept)
         lookup = assignment.lookup
         for step in job.recipe.steps:
-            assert isinstance(step, Merge), "a method on a grid has no slower way"
+            if not isinstance(step, Merge):
+                raise InputError(f"a method on a grid takes merges only, got the step {step}")
             outline = merge_runs(outline, step.runs)
             lookup = np.repeat(np.arange(len(step.runs), dtype=np.uint32), step.runs)[lookup]
         return PlacedOnDevice(outline, assignment, lookup, self._state, self._kept, self._writer)

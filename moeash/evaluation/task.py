@@ -12,7 +12,7 @@ from torch import nn
 
 from moeash.compression.options import CodecOptions
 from moeash.core.kept import Keeping
-from moeash.core.objectives import SizeName
+from moeash.core.solutions.objectives import SizeName
 from moeash.data.options import DataOptions
 from moeash.data.unlabelled import Unlabelled
 from moeash.errors import InputError

@@ -1,11 +1,11 @@
-"""Build solutions of a study that ran elsewhere: no image of the search split is looked at."""
+"""Build solutions of a study that ran elsewhere: nothing is decided on its search split again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.data.splits import load_splits
 from moeash.errors import InputError
 from moeash.evaluation.loading import compressor_of, load_network

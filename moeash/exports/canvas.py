@@ -27,7 +27,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#222222"
 MUTED = "#767676"
 
-COLUMN_WIDTH = 3.3
 PAGE_WIDTH = 6.8
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -71,11 +70,9 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """Return a figure of ``width`` by ``height`` inches and its axes. Call it within STYLE."""
-    if not width > 0:
-        raise InputError(f"a figure needs a positive width in inches, got {width}")
-    figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
+def new_figure(height: float) -> tuple[Figure, Axes]:
+    """Return a figure of a page's width and ``height`` inches, and its axes, within STYLE."""
+    figure = Figure(figsize=(PAGE_WIDTH, height), dpi=200, layout="constrained")
     return figure, figure.add_subplot()
 
 

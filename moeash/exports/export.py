@@ -19,9 +19,9 @@ from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
 from moeash.errors import ExportError, RebuildMismatchError
 from moeash.evaluation.holdout import Holdout, HoldoutResult, measure_holdout
-from moeash.evaluation.loading import Arithmetic, load_network
+from moeash.evaluation.loading import arithmetic, load_network
 from moeash.evaluation.task import Task
-from moeash.networks.inplace import load_into, write_float
+from moeash.networks.writing.inplace import load_into, write_float
 from moeash.study.artifacts import Build
 from moeash.study.solution import Solution
 from moeash.tracing.watching import in_eval_mode
@@ -132,15 +132,13 @@ def _check_function(task: Task, solution: Solution, arrays: Mapping[str, NDArray
     """Have a user's function measure the decoded network: it must give what it gave before."""
     if task.evaluate is None:
         return
-    arithmetic = Arithmetic(task)
     network = load_network(task)
     try:
-        with in_eval_mode(network.module):
+        with arithmetic(task), in_eval_mode(network.module):
             load_into(network.module, arrays)
             value = float(task.evaluate(network.module))
     finally:
-        write_float(network)
-        arithmetic.restore()
+        write_float(network.module, network.state)
     if not abs(value - solution.metric) <= ROUNDING * max(1.0, abs(solution.metric)):
         raise RebuildMismatchError(
             f"evaluate(module) gives {value:.6g} on the decoded network, {solution.metric:.6g} was "

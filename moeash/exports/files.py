@@ -11,8 +11,8 @@ from torch import nn
 from moeash.codec.container import read as read_container
 from moeash.errors import ExportError
 from moeash.files import replacing, write_flushed
-from moeash.networks.checkpoints import rename
-from moeash.networks.inplace import load_into as load_arrays
+from moeash.networks.loading.checkpoints import rename
+from moeash.networks.writing.inplace import load_into as load_arrays
 
 METADATA = "__metadata__"
 """The name under which safetensors keeps notes."""

@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from moeash.core.pareto import non_dominated
+from moeash.core.solutions.pareto import non_dominated
 from moeash.errors import InputError
 from moeash.exports.canvas import (
     INK,
@@ -30,6 +29,7 @@ from moeash.study.solution import Solution, front_of, pick
 from moeash.study.study import Study
 
 MARKERS = (("search", "o"), ("refined", "s"), ("merged", "D"))
+BASELINE: dict[str, Any] = {"linestyle": (0, (5, 2.5)), "linewidth": 0.8}
 AREA = 9.0
 """Of a marker; those on the front are larger."""
 
@@ -64,10 +64,6 @@ def plot_front(
     studies: Sequence[Study],
     *,
     chosen: int | None = None,
-    max_drop: float | None = None,
-    logx: bool = False,
-    title: str | None = None,
-    width: float = PAGE_WIDTH,
 ) -> Figure:
     """Draw the metric on the search split over the size of the file.
 
@@ -76,15 +72,12 @@ def plot_front(
     evaluations are left out: all that is known of them is a bound, which lies just under the front
     by the very rule that stopped them, and so would look like results.
 
+    The picture reaches as far below the baseline as the study's ``max_drop``, else to the median of
+    the front. What lies below is marked at the edge.
+
     Args:
         studies: one or more, with the same metric.
         chosen: number of a solution to point out; for one study only.
-        max_drop: how far below the baseline the picture reaches. By default as far as the study's
-            own ``max_drop``, else to the median of the front. What lies below is marked at the
-            edge.
-        logx: draw sizes on a logarithmic axis.
-        title: above the axes.
-        width: inches.
 
     Raises:
         InputError: there is nothing to draw, metrics differ, or ``chosen`` is not to be had.
@@ -92,11 +85,11 @@ def plot_front(
     views = _read(studies)
     picked = _chosen(studies, chosen)
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(width, 0.42 * width + 0.75)
-        low = min(_lowest(view, max_drop) for view in views)
+        figure, axes = new_figure(0.42 * PAGE_WIDTH + 0.75)
+        low = min(map(_lowest, views))
         if picked is not None:
             low = min(low, picked.metric)
-        _limits(axes, views, low, logx=logx)
+        _limits(axes, views, low)
         for view in views:
             _draw_points(axes, view)
             _draw_staircase(axes, view)
@@ -109,9 +102,7 @@ def plot_front(
             handles.append(_point_out(axes, "chosen", picked, "o"))
         axes.set_xlabel("size of the file (kB)")
         axes.set_ylabel(f"{studies[0].facts.metric_name} on the search split")
-        _ratio_axis(axes, {view.study.facts.original_bytes for view in views}, logx=logx)
-        if title is not None:
-            axes.set_title(title)
+        _ratio_axis(axes, {view.study.facts.original_bytes for view in views})
         legend_below(figure, handles)
     return figure
 
@@ -165,17 +156,15 @@ def _chosen(studies: Sequence[Study], number: int | None) -> Solution | None:
     return studies[0].solution(number)
 
 
-def _lowest(view: _View, max_drop: float | None) -> float:
+def _lowest(view: _View) -> float:
     """Return the lowest metric worth seeing."""
-    if max_drop is not None:
-        return view.baseline - max_drop
     floor = view.study.facts.wanted_floor
     if np.isfinite(floor):
         return floor
     return float(np.median([s.metric for s in view.front]))
 
 
-def _limits(axes: Axes, views: Sequence[_View], low: float, *, logx: bool) -> None:
+def _limits(axes: Axes, views: Sequence[_View], low: float) -> None:
     metrics = [s.metric for view in views for s in view.solutions]
     high = max([*metrics, *(view.baseline for view in views)])
     # Below the last solution there is nothing to see, however far down solutions are wanted.
@@ -184,14 +173,9 @@ def _limits(axes: Axes, views: Sequence[_View], low: float, *, logx: bool) -> No
     axes.set_ylim(low - 0.06 * span, high + 0.12 * span)
     sizes = np.array([s.size_bytes for view in views for s in view.solutions]) / 1e3
     smallest, largest = float(sizes.min()), float(sizes.max())
-    if logx:
-        axes.set_xscale("log")
-        factor = max((largest / smallest) ** 0.04, 1.02)
-        axes.set_xlim(smallest / factor, largest * factor)
-    else:
-        pad = 0.04 * (largest - smallest) or 0.05 * largest
-        # A file has at least one byte; zero would put the ratio's axis at infinity.
-        axes.set_xlim(max(smallest - pad, 0.5 * smallest), largest + pad)
+    pad = 0.04 * (largest - smallest) or 0.05 * largest
+    # A file has at least one byte; zero would put the ratio's axis at infinity.
+    axes.set_xlim(max(smallest - pad, 0.5 * smallest), largest + pad)
 
 
 def _draw_points(axes: Axes, view: _View) -> None:
@@ -283,20 +267,9 @@ def _draw_baselines(axes: Axes, views: Sequence[_View]) -> None:
         axes.axhline(
             value,
             color=colour,
-            linestyle=(0, (5, 2.5)),
-            linewidth=0.8,
+            **BASELINE,
             zorder=1.5,
             label="baseline",
-        )
-    if len(by_value) == 1:  # several are told in the legend: their labels could overlap
-        axes.annotate(
-            f"float network {views[0].baseline:.4g}",
-            # At the left no file is large enough to come near the baseline.
-            (0.0, views[0].baseline),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(3, 2),
-            textcoords="offset points",
-            fontsize=7,
         )
 
 
@@ -355,32 +328,24 @@ def _front_legend(views: Sequence[_View], n_below: int) -> list[Any]:
         count = sum(len(view.staged(stage)) for view in views)
         if count:
             handles.append(dots(marker, f"{stage} ({count:,})", filled=False))
+    if same_baseline:
+        label = f"float network {views[0].baseline:.4g}"
+        handles.append(Line2D([], [], color=INK, label=label, **BASELINE))
     if n_below:
         handles.append(dots("v", f"below the axis ({n_below:,})", filled=False))
     return handles
 
 
-def _ratio_axis(axes: Axes, original_bytes: set[int], *, logx: bool) -> None:
+def _ratio_axis(axes: Axes, original_bytes: set[int]) -> None:
     """Show float32 bytes over file bytes at the top, when it is one scale for all studies."""
     if len(original_bytes) != 1:
         return
     kilobytes = original_bytes.pop() / 1e3
     left, right = axes.get_xlim()
 
-    def place(x: float) -> float:
-        if logx:
-            return float(np.log(x / left) / np.log(right / left))
-        return (x - left) / (right - left)
+    def place(ratio: float) -> float:
+        return (kilobytes / ratio - left) / (right - left)
 
-    inches = axes.get_figure(root=True).get_size_inches()[0]  # type: ignore[union-attr]
-    gap = 0.5 / inches
-    ratios = nice_ticks(
-        kilobytes / right, kilobytes / left, lambda r: place(kilobytes / r), gap=gap
-    )
+    ratios = nice_ticks(kilobytes / right, kilobytes / left, place, gap=0.5 / PAGE_WIDTH)
     top = top_axis(axes, [kilobytes / r for r in ratios], [f"{r:.4g}{TIMES}" for r in ratios])
     top.set_xlabel("ratio to float32")
-    if logx:  # decades are rare in the range of a front
-        ticks = nice_ticks(left, right, place, gap=gap)
-        axes.xaxis.set_major_locator(FixedLocator(ticks))
-        axes.xaxis.set_major_formatter(FixedFormatter([f"{t:.4g}" for t in ticks]))
-        axes.xaxis.set_minor_locator(NullLocator())

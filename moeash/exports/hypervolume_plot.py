@@ -12,9 +12,7 @@ from moeash.exports.comparing import check_alike, look
 from moeash.study.study import Study
 
 
-def plot_hypervolume(
-    studies: Sequence[Study], *, title: str | None = None, width: float = PAGE_WIDTH
-) -> Figure:
+def plot_hypervolume(studies: Sequence[Study]) -> Figure:
     """Draw the hypervolume of the front after each generation.
 
     The number of distinct candidates is on the upper axis for one study, in the legend for several.
@@ -32,7 +30,7 @@ def plot_hypervolume(
                 f"study {study.name!r} has finished no generation yet; nothing to draw"
             )
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(width, 0.36 * width + 0.6)
+        figure, axes = new_figure(0.36 * PAGE_WIDTH + 0.6)
         handles = []
         for position, (study, history) in enumerate(zip(studies, histories, strict=True)):
             colour, line = look(position)
@@ -53,8 +51,6 @@ def plot_hypervolume(
         axes.set_ylabel("hypervolume")
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.5)
         axes.set_axisbelow(True)
-        if title is not None:
-            axes.set_title(title)
         if len(studies) > 1:
             legend_below(figure, handles)
         else:

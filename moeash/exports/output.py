@@ -6,7 +6,7 @@ must not cost what the study has found.
 
 import platform
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,7 +86,7 @@ def write_output(
         target = folder / f"{study.name}.moeash"
         report = export_solution(task, chosen, build, target, progress)
     with replacing(folder / "front.json") as temporary:
-        summary = summarise(study, options, report)
+        summary = summarise(study, report)
         temporary.write_text(json_text(summary, indent=2) + "\n")
     paths = tuple(str(folder / name) for name in (*figures, "front.json"))
     return Output(report, paths, refusal)
@@ -119,18 +119,13 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def summarise(
-    study: Study, options: OutputOptions | None, report: ExportReport | None
-) -> dict[str, Any]:
+def summarise(study: Study, report: ExportReport | None) -> dict[str, Any]:
     """Return a finished study and its exported solution as plain values for JSON."""
     evaluations = study.evaluations()
     facts = study.facts
-    spec = dict(facts.spec)
-    if options is not None:  # the limits of this pick, not those of the run that began the study
-        spec["output"] = {k: v for k, v in asdict(options).items() if v is not None}
     return {
         "study": facts.name,
-        "spec": spec,
+        "spec": dict(facts.spec),
         "environment": dict(facts.environment) | {"processor": _processor()},
         "metric_name": facts.metric_name,
         "baseline": facts.baseline,

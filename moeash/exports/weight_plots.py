@@ -19,6 +19,12 @@ from moeash.exports.canvas import COLOURS, INK, MUTED, PAGE_WIDTH, STYLE, legend
 Row = tuple[str | None, str, float]
 """Tensor, part of the file, bytes. The tensor is None for parts that belong to no tensor."""
 
+LARGEST = 20
+"""Tensors with a bar of their own."""
+
+LETTERS = 47
+"""Of a tensor's name that fit beside its bar."""
+
 _TAIL = 1e-4
 """Share of the weights on either side that may lie outside the picture."""
 
@@ -28,13 +34,7 @@ _SAMPLE = 1 << 20
 _PART_COLOURS = {"indices": COLOURS[0], "table": COLOURS[5], "kept": COLOURS[4]}
 
 
-def plot_codebook(
-    shared: SharedWeights,
-    state: State | None,
-    *,
-    title: str | None = None,
-    width: float = PAGE_WIDTH,
-) -> Figure:
+def plot_codebook(shared: SharedWeights, state: State | None) -> Figure:
     """Draw codebook entries as stems over the histogram of the float weights.
 
     Both count weights, on one logarithmic axis: a bar those in its interval, a stem those that use
@@ -46,8 +46,6 @@ def plot_codebook(
         state: the float network it was made from; None where its weights have other units than the
             codebook, as rows and columns were rescaled. The histogram is then left out, and the
             legend says so.
-        title: above the axes.
-        width: inches.
 
     Raises:
         InputError: there is no shared weight, or ``state`` is not the state of ``shared``.
@@ -62,7 +60,7 @@ def plot_codebook(
     n = shared.n_shared
 
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(width, 0.36 * width + 0.6)
+        figure, axes = new_figure(0.36 * PAGE_WIDTH + 0.6)
         axes.set_yscale("log")
         # Half a weight lies below every count, so that a single one is visible.
         axes.set_ylim(0.5, 2.5 * max(bars.max(), counts.max()))
@@ -98,8 +96,6 @@ def plot_codebook(
             axis.set_major_locator(LogLocator(numticks=8))
             axis.set_minor_locator(NullLocator())
         share.yaxis.set_major_formatter(FuncFormatter(_percent))
-        if title is not None:
-            axes.set_title(title)
         legend_below(figure, _codebook_legend(shared, weights, entries, low, high, state))
     return figure
 
@@ -128,36 +124,27 @@ def _ending(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"*.{names[0].rpartition('.')[2]}"
 
 
-def plot_bytes(
-    content: SizeReport | Iterable[Row],
-    *,
-    largest: int = 20,
-    title: str | None = None,
-    width: float = PAGE_WIDTH,
-) -> Figure:
+def plot_bytes(content: SizeReport | Iterable[Row]) -> Figure:
     """Draw the bytes of a file as stacked bars, one a tensor, largest first.
+
+    The :data:`LARGEST` tensors have a bar of their own; the others share one. Parts that belong to
+    no tensor, such as header and codebook, always have their own.
 
     Args:
         content: the exact size of a file, or rows that say what every part of every tensor costs;
             rows of one tensor and part are summed.
-        largest: tensors with a bar of their own; the others share one. Parts that belong to no
-            tensor, such as header and codebook, always have their own.
-        title: before the total.
-        width: inches.
 
     Raises:
-        InputError: there is no row, a row is negative, or ``largest`` is below 1.
+        InputError: there is no row, or a row is negative.
     """
-    if largest < 1:
-        raise InputError(f"largest must be at least 1, got {largest}")
     rows = rows_of(content) if isinstance(content, SizeReport) else content
-    bars, parts = _stack(rows, largest)
+    bars, parts = _stack(rows)
     total = sum(sum(values.values()) for _, values in bars)
     if not total > 0:
         raise InputError("there are no bytes to draw")
     palette = _part_palette(parts, {name for name, _ in bars})
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(width, 0.5 + 0.155 * len(bars))
+        figure, axes = new_figure(0.5 + 0.155 * len(bars))
         for position, (_, values) in enumerate(bars):
             left = 0.0
             for part in parts:
@@ -181,14 +168,12 @@ def plot_bytes(
                 color=INK,
             )
         widest = max(sum(values.values()) for _, values in bars) / 1e3
-        room = 0.78 if width >= 5 else 0.62  # for the numbers beside the bars
-        axes.set_xlim(0, widest / room)
+        axes.set_xlim(0, widest / 0.78)  # with room for the numbers beside the bars
         axes.set_ylim(len(bars) - 0.4, -0.6)
-        characters = max(12, int(7 * width))
-        axes.set_yticks(range(len(bars)), [_short(name, characters) for name, _ in bars])
+        axes.set_yticks(range(len(bars)), [_short(name, LETTERS) for name, _ in bars])
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("kB")
-        axes.set_title(f"{title + ': ' if title else ''}{total:,.0f} bytes", loc="left")
+        axes.set_title(f"{total:,.0f} bytes", loc="left")
         named = [Patch(color=palette[part], label=part) for part in parts if palette[part] != MUTED]
         if named:
             legend_below(figure, named)
@@ -215,11 +200,8 @@ def _decoded(shared: SharedWeights) -> list[NDArray[Any]]:
 
 def _usage(shared: SharedWeights) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the entries some weight uses, and how many use each, sorted by value."""
-    counts = [np.zeros(len(codebook), dtype=np.int64) for codebook in shared.codebooks]
-    for tensor in shared.shared:
-        counts[tensor.codebook] += tensor.counts
     entries = np.concatenate([c.entries for c in shared.codebooks]).astype(np.float64)
-    used = np.concatenate(counts)
+    used = np.concatenate(shared.usage())
     order = np.argsort(entries, kind="stable")
     order = order[used[order] > 0]
     return entries[order], used[order]
@@ -310,9 +292,7 @@ def _percent(share: float, _: object) -> str:
     return f"{100 * share:.2g} %" if share < 0.0995 else f"{100 * share:.0f} %"
 
 
-def _stack(
-    rows: Iterable[Row], largest: int
-) -> tuple[list[tuple[str, dict[str, float]]], list[str]]:
+def _stack(rows: Iterable[Row]) -> tuple[list[tuple[str, dict[str, float]]], list[str]]:
     """Return bars (name, bytes by part), and all parts in the order they are stacked."""
     tensors: dict[str, dict[str, float]] = {}
     alone: dict[str, float] = {}
@@ -331,7 +311,7 @@ def _stack(
     # Equal tensors stay in the network's order: sorted is stable.
     ordered = sorted(tensors.items(), key=lambda item: -sum(item[1].values()))
     # A bar for "1 other" would take as much room as the tensor itself.
-    shown = ordered if len(ordered) == largest + 1 else ordered[:largest]
+    shown = ordered if len(ordered) == LARGEST + 1 else ordered[:LARGEST]
     rest = ordered[len(shown) :]
     bars = list(shown)
     if rest:

@@ -17,7 +17,7 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,7 +125,7 @@ class RayJobs:
         with self._border():
             self._client: Any = JobSubmissionClient(address)
 
-    def start(self, launch: Launch) -> bool:
+    def start(self, launch: Launch, requested_by: str = "terminal") -> bool:
         """Run a study, or continue it; return whether it had to be started."""
         with self._border(), tempfile.TemporaryDirectory() as folder:
             before = self._last(launch.study)
@@ -137,7 +137,7 @@ class RayJobs:
                 entrypoint=entrypoint(launch),
                 submission_id=job_of(launch.study, run),
                 runtime_env={"working_dir": folder, "env_vars": environment(launch)},
-                metadata={"moeash_study": launch.study},
+                metadata={"moeash_study": launch.study, "requested_by": requested_by},
             )
         return True
 
@@ -169,6 +169,11 @@ class RayJobs:
         job = self.job(study)
         return None if job is None else job.state
 
+    def place(self, study: str) -> Mapping[str, Any]:
+        """Return the name of a study's last job."""
+        job = self.job(study)
+        return {"job": None if job is None else job.name}
+
     def job(self, study: str) -> Job | None:
         """Return the last job of a study; None when it was never started."""
         with self._border():
@@ -194,9 +199,7 @@ class RayJobs:
     def _known(self, study: str) -> Job:
         job = self.job(study)
         if job is None:
-            raise InputError(
-                f"no job of study {study!r} at {self.address}; was it submitted there?"
-            )
+            raise InputError(f"no job of study {study!r} at {self.address}; was it launched there?")
         return job
 
     def _wait(self, job: Job) -> Job:

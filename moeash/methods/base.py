@@ -8,26 +8,27 @@ A new method is a folder with
 * ``options.py``: its options, a frozen dataclass that needs no torch, documented by its
   ``Attributes:`` and checked in ``__post_init__`` with :class:`~moeash.errors.InputError`; the
   members it needs are listed in :mod:`moeash.methods.options`, where it is entered by name;
-* ``method.py``: a class that derives from :class:`Configured` and fulfils :class:`Method`, entered
-  in :mod:`moeash.methods.registry`;
+* ``method.py``: a class that derives from :class:`Method`, entered in
+  :mod:`moeash.methods.registry`;
 * the classes its prepared value consists of, entered in :mod:`moeash.methods.stored`;
 
 and a subclass of the contract in ``tests/contracts/method.py``.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from moeash.core.bins import Grid, Indices
-from moeash.core.candidate import Candidate
 from moeash.core.codebook import Codebook, SharedWeights
 from moeash.core.progress import Progress, silent
-from moeash.core.variables import Variable
+from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.variables import Variable
 from moeash.data.inputs import Batch
 from moeash.methods.options import MethodOptions
 from moeash.networks.network import Network
@@ -72,56 +73,58 @@ class Preparation:
     progress: Progress = silent
 
 
-class Method(Protocol):
+@dataclass(frozen=True)
+class Method(ABC):
     """A way from a candidate to shared weights; deterministic.
 
     It is its options and nothing else, so it is picklable and costs nothing to make.
+
+    Attributes:
+        options: what it was configured with.
     """
 
-    @property
-    def options(self) -> MethodOptions:
-        """What it was configured with."""
-        ...
+    options: MethodOptions
 
     @property
     def name(self) -> str:
         """Its name in a spec."""
-        ...
+        return self.options.name
 
     def space(self) -> Sequence[Variable]:
         """Return the variables a candidate has."""
-        ...
+        return self.options.space()
 
     @property
     def calibration_images(self) -> int:
         """How many images of a calibration split it looks at, at most; 0: it needs none."""
-        ...
+        return self.options.calibration_images
 
     @property
     def refines(self) -> bool:
         """Whether it has a slower way from a candidate to better weights: ``refined=True``."""
-        ...
+        return self.options.refines
 
     @property
     def mergeable(self) -> bool:
         """Whether neighbouring entries of its codebook may be merged; then it has exactly one."""
-        ...
+        return self.options.mergeable
 
     @property
     def needs_coder(self) -> str | None:
         """The entropy coder its files need; None: any will do."""
-        ...
+        return self.options.needs_coder
 
     @property
     def rescales(self) -> bool:
         """Whether it rescales rows or columns, so that entries have other units than weights."""
-        ...
+        return False
 
     @property
     def keeps_artifacts(self) -> bool:
         """Whether its solutions cannot be rebuilt in seconds, so that their files are stored."""
-        ...
+        return False
 
+    @abstractmethod
     def prepare(self, preparation: Preparation) -> Any:
         """Return what every candidate needs: the work of once per study.
 
@@ -129,19 +132,19 @@ class Method(Protocol):
         tensors, arrays and plain values, so that it can be pickled to workers and stored beside a
         study; never of modules. The module is left as it was.
         """
-        ...
 
+    @abstractmethod
     def notes(self, prepared: Any) -> Sequence[str]:
         """Return what people should know about the preparation, one line each."""
-        ...
 
+    @abstractmethod
     def most_entries(self, prepared: Any) -> int:
         """Return how many codebook entries any candidate of its space can have, in all codebooks.
 
         No candidate has more; whether one has as many depends on the weights.
         """
-        ...
 
+    @abstractmethod
     def compress(
         self,
         prepared: Any,
@@ -164,60 +167,6 @@ class Method(Protocol):
             refined: take the slower way; only where :attr:`refines`.
             progress: told what is going on, where it takes long.
         """
-        ...
-
-
-O = TypeVar("O", bound=MethodOptions)  # noqa: E741
-
-
-@dataclass(frozen=True)
-class Configured(Generic[O]):
-    """The half of a method that its options answer.
-
-    Attributes:
-        options: what it was configured with.
-    """
-
-    options: O
-
-    @property
-    def name(self) -> str:
-        """Its name in a spec."""
-        return self.options.name
-
-    def space(self) -> Sequence[Variable]:
-        """Return the variables a candidate has."""
-        return self.options.space()
-
-    @property
-    def calibration_images(self) -> int:
-        """How many images of a calibration split it looks at, at most."""
-        return self.options.calibration_images
-
-    @property
-    def refines(self) -> bool:
-        """Whether it has a slower way from a candidate to better weights."""
-        return self.options.refines
-
-    @property
-    def mergeable(self) -> bool:
-        """Whether neighbouring entries of its codebook may be merged."""
-        return self.options.mergeable
-
-    @property
-    def needs_coder(self) -> str | None:
-        """The entropy coder its files need; None: any will do."""
-        return self.options.needs_coder
-
-    @property
-    def rescales(self) -> bool:
-        """Whether it rescales rows or columns, so that entries have other units than weights."""
-        return False
-
-    @property
-    def keeps_artifacts(self) -> bool:
-        """Whether its solutions cannot be rebuilt in seconds, so that their files are stored."""
-        return False
 
 
 @dataclass(frozen=True, eq=False)

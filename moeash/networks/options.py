@@ -18,7 +18,7 @@ NETWORKS = (
     "resnet56",
     "resnet110",
 )
-"""Names of the built-in networks, see :data:`moeash.networks.builtin.BUILTIN`."""
+"""Names of the built-in networks, see :data:`moeash.networks.loading.builtin.BUILTIN`."""
 
 TORCHVISION = "torchvision:"
 """In front of the name of one of torchvision's networks."""

@@ -62,13 +62,13 @@ class Options:
     """Name of the table, in front of its keys in messages."""
 
     def __post_init__(self) -> None:
-        problems = []
+        problems: list[str] = []
         for key, kind in kinds(type(self)).items():
             try:
                 value = kind.fit(getattr(self, key), joined(self.table, key))
                 object.__setattr__(self, key, value)
             except InputError as error:
-                problems.append(str(error))
+                problems += problems_of(error)
         refuse(problems)
         self.check()
 
@@ -208,7 +208,7 @@ def read(options: type[T], given: Mapping[str, Any], place: str = "", *, of: str
         try:
             values[key] = taken[key].fit(value, at)
         except InputError as error:
-            problems.append(str(error))
+            problems += problems_of(error)
     for key, field in fields.items():
         if key not in given and default_of(field) is MISSING:
             problems.append(f"{joined(place, key)!r} is missing")
@@ -221,7 +221,14 @@ def refuse(problems: Sequence[str], error: type[InputError] = InputError, where:
     if problems:
         more = len(problems) - MOST_PROBLEMS
         end = f"; and {more} more" if more > 0 else ""
-        raise error(where + "; ".join(problems[:MOST_PROBLEMS]) + end)
+        refused = error(where + "; ".join(problems[:MOST_PROBLEMS]) + end)
+        refused.problems = tuple(problems[:MOST_PROBLEMS])
+        raise refused
+
+
+def problems_of(error: InputError) -> Sequence[str]:
+    """Return what an error refuses, one by one."""
+    return error.problems or (str(error),)
 
 
 def to_plain(options: Any, *, defaults: bool = False) -> dict[str, Any]:

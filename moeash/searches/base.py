@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from moeash.core.candidate import Candidate
+from moeash.core.solutions.candidate import Candidate
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from moeash.core.candidate import Candidate
-from moeash.core.variables import Integer, Real
+from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.variables import Integer, Real
 from moeash.errors import InputError
 from moeash.searches.base import Fitness
 from moeash.searches.space import Space

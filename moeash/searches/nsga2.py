@@ -12,7 +12,7 @@ Source:
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,11 @@ from pymoo.operators.crossover.sbx import SBX
 from pymoo.operators.mutation.pm import PM
 from pymoo.problems.static import StaticProblem
 
-from moeash.core.candidate import Candidate
+from moeash.core.solutions.candidate import Candidate
 from moeash.errors import InputError
 from moeash.searches.base import Fitness
+from moeash.searches.options import Initial, SearchOptions
 from moeash.searches.space import Space
-
-Initial = Literal["linear", "log", "random"]
 
 FAILED_VIOLATION = 1e9
 """Constraint violation of a failed candidate: worse than any measured one, and finite."""
@@ -51,20 +50,12 @@ class _RoundIntegers(Repair):  # type: ignore[misc]
 class Nsga2Search:
     """NSGA-II with binary tournament, SBX, polynomial mutation and elitist survival."""
 
-    def __init__(
-        self,
-        space: Space,
-        *,
-        n_objectives: int,
-        population: int,
-        seed: int,
-        initial: Initial = "linear",
-    ) -> None:
+    def __init__(self, space: Space, options: SearchOptions, *, seed: int) -> None:
         self._space = space
-        self._problem = problem_of(space, n_objectives)
+        self._problem = problem_of(space, 1 + len(options.objectives))
         self._algorithm = NSGA2(
-            pop_size=population,
-            sampling=initial_population(space, population, seed, initial),
+            pop_size=options.population,
+            sampling=initial_population(space, options.population, seed, options.initial),
             eliminate_duplicates=True,
             evaluator=Evaluator(),
             **operators(space.is_integer),

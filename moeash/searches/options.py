@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from moeash.core.objectives import SizeName
+from moeash.core.solutions.objectives import SizeName
 from moeash.errors import InputError
 from moeash.options.kinds import Bounds
 from moeash.options.tables import Options

@@ -7,8 +7,8 @@ from math import exp, log
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.core.candidate import Candidate, Value
-from moeash.core.variables import Integer, Real, Variable
+from moeash.core.solutions.candidate import Candidate, Value
+from moeash.core.solutions.variables import Integer, Real, Variable
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from pymoo.core.evaluator import Evaluator
 from pymoo.core.population import Population
 from pymoo.problems.static import StaticProblem
 
-from moeash.core.candidate import Candidate
+from moeash.core.solutions.candidate import Candidate
 from moeash.searches.base import Fitness
-from moeash.searches.nsga2 import Initial, as_values, initial_population, operators, problem_of
+from moeash.searches.nsga2 import as_values, initial_population, operators, problem_of
+from moeash.searches.options import SearchOptions
 from moeash.searches.space import Space
 
 MAX_MATINGS = 50
@@ -32,24 +33,16 @@ MAX_DRAWS = 1000
 class SteadyNsga2:
     """Proposes candidates whenever asked; learns of them whenever they are measured."""
 
-    def __init__(
-        self,
-        space: Space,
-        *,
-        n_objectives: int,
-        population: int,
-        seed: int,
-        initial: Initial = "linear",
-    ) -> None:
+    def __init__(self, space: Space, options: SearchOptions, *, seed: int) -> None:
         self._space = space
-        self._size = population
-        self._problem = problem_of(space, n_objectives)
+        self._size = options.population
+        self._problem = problem_of(space, 1 + len(options.objectives))
         self._algorithm = NSGA2(
-            pop_size=population, eliminate_duplicates=True, **operators(space.is_integer)
+            pop_size=self._size, eliminate_duplicates=True, **operators(space.is_integer)
         )
         self._algorithm.setup(self._problem, termination=("n_gen", 10**9), seed=seed)
         self._rng = np.random.default_rng([seed, 0x57EA])
-        first = initial_population(space, population, seed, initial)
+        first = initial_population(space, self._size, seed, options.initial)
         self._initial = [space.decode(x) for x in first][::-1]
         self._population: Any = Population.empty()
         self._known: set[Candidate] = set()

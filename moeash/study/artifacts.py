@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from moeash.core.codebook import SharedWeights
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.study.storage.records import EvaluationRecord
 
 Build = Callable[[Recipe], SharedWeights]

@@ -8,6 +8,7 @@ itself again. A spec that a person runs is that person's own.
 from collections.abc import Sequence
 
 from moeash.errors import InputError, StudyExistsError
+from moeash.names import is_allowed
 from moeash.study.spec.identity import PATHS, differences, with_paths
 from moeash.study.spec.reading import apply_override
 from moeash.study.spec.spec import StudySpec
@@ -64,9 +65,8 @@ def check_allowed(study: Study) -> None:
         InputError: names it, and what allows it.
     """
     for place, reference in study.spec.user_code.items():
-        module = reference.partition(":")[0]
-        packages = [module[:end] for end, at in enumerate(f"{module}.") if at == "."]
-        if study.allowed.isdisjoint([reference, *packages]):
+        if not is_allowed(reference, study.allowed):
+            module = reference.partition(":")[0]
             raise InputError(
                 f"study {study.name!r} names code to run, {place} = {reference!r}; "
                 + WAYS.format(module=module)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeash.study.storage.base import Storage
+from moeash.study.storage.engines.database import PATIENCE_S
 from moeash.study.storage.sql import SqlStorage
+from moeash.study.storage.team.tokens import Tokens
 
 if TYPE_CHECKING:
     from moeash.study.spec.spec import StudySpec
@@ -19,12 +21,15 @@ Place = str | os.PathLike[str]
 """Of a database: a path of an SQLite file, or a URL. A :class:`~pathlib.Path` is never a URL."""
 
 
-def open_storage(storage: Place | Storage | None = None, *, create: bool = True) -> Storage:
+def open_storage(
+    storage: Place | Storage | None = None, *, create: bool = True, patience_s: float = PATIENCE_S
+) -> Storage:
     """Return storage: as given, from ``MOEASH_STORAGE``, or ``./moeash.db``.
 
     Args:
         storage: SQLite path, database URL, or storage that is open already.
         create: make a database that does not exist; who only reads has nothing to find in it.
+        patience_s: how long a server that was there is waited for when it is gone.
 
     Raises:
         StorageError: it cannot be opened.
@@ -37,11 +42,20 @@ def open_storage(storage: Place | Storage | None = None, *, create: bool = True)
         >>> storage.studies()
         []
     """
-    if storage is None:
-        storage = os.environ.get("MOEASH_STORAGE") or DEFAULT_STORAGE
-    if isinstance(storage, str | os.PathLike):
-        return SqlStorage(storage, create=create)
+    if storage is None or isinstance(storage, str | os.PathLike):
+        return SqlStorage(_place(storage), create=create, patience_s=patience_s)
     return storage
+
+
+def open_tokens(storage: Place | None = None, *, create: bool = True) -> Tokens:
+    """Return the tokens of the service; arguments and errors as for :func:`open_storage`."""
+    return Tokens(SqlStorage(_place(storage), create=create).database)
+
+
+def _place(storage: Place | None) -> Place:
+    if storage is not None:
+        return storage
+    return os.environ.get("MOEASH_STORAGE") or DEFAULT_STORAGE
 
 
 def open_study(

@@ -8,10 +8,10 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.core.objectives import as_minimised
-from moeash.core.pareto import knee, non_dominated
-from moeash.core.recipe import Recipe
-from moeash.core.variables import Variable
+from moeash.core.solutions.objectives import as_minimised
+from moeash.core.solutions.pareto import knee, non_dominated
+from moeash.core.solutions.recipe import Recipe
+from moeash.core.solutions.variables import Variable
 from moeash.errors import InputError, NothingMeetsError
 from moeash.names import nearest
 from moeash.study.facts import StudyFacts, floor_of

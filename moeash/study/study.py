@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from moeash.core.objectives import as_minimised
-from moeash.core.variables import Variable
+from moeash.core.solutions.objectives import as_minimised
+from moeash.core.solutions.variables import Variable
 from moeash.errors import InputError
 from moeash.study.facts import StudyFacts
 from moeash.study.solution import Solution, front_rows, pick

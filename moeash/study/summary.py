@@ -60,15 +60,24 @@ class Phase:
     left_s: float | None
 
 
-def summary_of(study: Study, *, now: datetime | None = None) -> dict[str, Any]:
+def summary_of(
+    study: Study,
+    *,
+    counted: StudySummary | None = None,
+    n_front: int | None = None,
+    now: datetime | None = None,
+) -> dict[str, Any]:
     """Return where a study stands, as plain JSON values.
 
     Args:
         study: of any status.
+        counted: its counts, where they are known already; counting takes a while.
+        n_front: solutions on its front, likewise.
         now: the present, for tests.
     """
     storage, study_id = study.storage, study.record.id
-    (counted,) = storage.summaries([study.name])
+    if counted is None:
+        (counted,) = storage.summaries([study.name])
     record, facts, status = counted.record, counted.record.facts, counted.status
     watch = _Counted(storage, study_id, counted, now or datetime.now(UTC))
     phases = [watch.phase(name) for name in STAGES]
@@ -96,7 +105,7 @@ def summary_of(study: Study, *, now: datetime | None = None) -> dict[str, Any]:
         "retriable": sum(count.n_retriable for count in counted.counts),
         "generations": counted.n_generations,
         "hypervolume": counted.hypervolume,
-        "front": len(study.front_numbers()),
+        "front": len(study.front_numbers()) if n_front is None else n_front,
         "smallest_bytes": counted.smallest_bytes,
         "phases": [asdict(phase) for phase in phases],
         "phase": None if present is None else present.phase,

@@ -21,9 +21,9 @@ from moeash.methods.feedback.compressing import Compressed
 from moeash.methods.feedback.method import shared_weights
 from moeash.methods.feedback.preparing import PreparedLayers, Settings, prepare
 from moeash.methods.feedback.sequential import Rehearsal
-from moeash.networks.inplace import load_into
+from moeash.networks.loading.sources import read_network
 from moeash.networks.norms import find_norms
-from moeash.networks.sources import read_network
+from moeash.networks.writing.inplace import load_into
 from moeash.study.spec.reading import load_spec
 
 BASE = Settings(sketches=2, damping=0.03, rows="independent")

@@ -27,7 +27,7 @@ from moeash.methods.feedback.method import SEQUENTIAL
 from moeash.methods.feedback.preparing import nearest_only
 from moeash.methods.gpfq.layers import finite_alphabet, quantise_gpfq
 from moeash.methods.recursion import Choose, recurse
-from moeash.networks.inplace import WeightWriter
+from moeash.networks.writing.inplace import WeightWriter
 
 COUPLED = replace(BASE, rows="coupled", common_order=True)
 

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from moeash.data.splits import load_splits
 from moeash.evaluation.holdout import outputs_on
 from moeash.evaluation.metrics import predicted
-from moeash.methods.gpfq.layers import quantisable, quantise_gpfq, uniform_alphabet
-from moeash.networks.sources import read_network
+from moeash.methods.gpfq.layers import Alphabet, finite_alphabet, quantisable, quantise_gpfq
+from moeash.networks.loading.sources import read_network
 from moeash.study.spec.reading import load_spec
 from moeash.tracing.patches import rows_of
 
@@ -37,6 +37,16 @@ SCALES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 """C of the paper, in medians."""
 
 Values = Mapping[str, Tensor]
+
+
+def uniform_alphabet(weight: Tensor, *, symbols: int, scale: float) -> Alphabet:
+    """Return ``radius linspace(-1, 1, symbols)``, radius = scale times the median magnitude.
+
+    The alphabet of the first GPFQ paper. Without a zero for an even number of symbols; a target
+    half-way between two takes the lower.
+    """
+    radius = scale * float(weight.abs().double().median()) or 1.0
+    return finite_alphabet(radius * torch.linspace(-1, 1, symbols, dtype=weight.dtype))
 
 
 class Bench:

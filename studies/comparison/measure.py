@@ -22,8 +22,8 @@ from moeash.data.splits import load_splits
 from moeash.evaluation.holdout import outputs_on
 from moeash.evaluation.metrics import predicted
 from moeash.evaluation.task import Task
-from moeash.networks.checkpoints import fit, load_checkpoint
-from moeash.networks.sources import read_network
+from moeash.networks.loading.checkpoints import fit, load_checkpoint
+from moeash.networks.loading.sources import read_network
 from moeash.study.spec.reading import load_spec
 
 SPLITS = ("search", "holdout")

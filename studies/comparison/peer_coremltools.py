@@ -33,7 +33,7 @@ from peer import State, hand_over, read_floats
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from moeash.networks.builtin import BUILTIN
+from moeash.networks.loading.builtin import BUILTIN
 
 SHAPES = {"lenet300": (1, 1, 28, 28), "lenet5": (1, 1, 28, 28), "resnet20": (1, 3, 32, 32)}
 WEIGHT_THRESHOLD = 512

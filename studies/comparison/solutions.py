@@ -20,7 +20,7 @@ from measure import Bench
 from rows import Row, read_rows, write_rows
 
 from moeash.codec.container import read, write
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.study.spec.reading import parse_spec
 from moeash.study.spec.spec import StudySpec

@@ -11,12 +11,14 @@ from moeash.errors import (
     SpecError,
     StudyExistsError,
 )
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 from tests.api.modules import FEEDBACK, codec, search, transformer
 from tests.backends.studies import Listener
 from tests.digits import digits_spec
+from tests.marks import slow
 
 
+@pytest.mark.slow
 def test_calibration_inputs_make_feedback_better_than_nearest_entries(tmp_path):
     network, x, closeness = transformer()
     told = Listener()
@@ -49,6 +51,7 @@ def test_a_refined_file_is_closer_where_the_method_has_a_slower_way(tmp_path):
         moeash.compress(network, tmp_path / "a.moeash", candidate={"k": 14}, refined=True)
 
 
+@pytest.mark.slow
 def test_a_search_with_calibration_is_stored_with_it_and_continues(tmp_path):
     network, x, closeness = transformer()
 
@@ -158,7 +161,7 @@ def test_two_vectors_make_the_file_smaller(tmp_path):
     assert sizes[0] < sizes[1] - 90  # of 192 float16 values 96 are constants now
 
 
-@pytest.mark.parametrize("method", [{"name": "uniform", "k": [2, 4096]}, FEEDBACK])
+@pytest.mark.parametrize("method", [{"name": "uniform", "k": [2, 4096]}, slow(FEEDBACK)])
 def test_a_network_compressed_with_folded_norms_is_the_same_function(tmp_path, method):
     module = load_network("digits-cnn").eval()
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -217,6 +220,7 @@ def test_a_search_with_folded_norms_hands_the_module_back_and_is_another_study(t
         run("two_vectors")
 
 
+@pytest.mark.slow
 def test_norms_measured_again_bring_a_coarse_network_closer(tmp_path):
     module = load_network("digits-cnn").eval()
     before = {name: value.clone() for name, value in module.state_dict().items()}

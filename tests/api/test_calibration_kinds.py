@@ -131,6 +131,7 @@ def test_feedback_moves_the_outputs_less_than_nearest_entries_whatever_is_return
     assert moved[0] < moved[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norms", ["two_vectors", "folded", "remeasured"])
 @pytest.mark.parametrize("kind", ["logits of several", "of an own class"])
 def test_norms_are_treated_alike_whatever_goes_in_and_out(tmp_path, norms, kind):
@@ -194,6 +195,7 @@ def test_inputs_a_network_does_not_take_are_told_beside_what_it_takes(tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_search_over_a_network_of_several_arguments_is_exported_and_continued(tmp_path):
     network = Net(lambda y: {"scores": y, "hidden": y})
     with torch.no_grad():

@@ -12,7 +12,7 @@ from moeash.errors import (
     RebuildMismatchError,
     StudyNotFoundError,
 )
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 from tests.digits import BASE, merged
 
 CHANGES = {

@@ -61,6 +61,7 @@ def test_a_search_computes_with_the_threads_torch_was_given():
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_search_that_raises_hands_the_module_back(tmp_path):
     module, closeness = likeness()
     before = {k: v.clone() for k, v in module.state_dict().items()}
@@ -117,6 +118,7 @@ def test_a_module_searched_from_python_has_a_spec_like_any_other(tmp_path):
     assert set(study.facts.spec["codec"]) == {"coder"}
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_under_a_moeash_with_one_more_option(tmp_path, monkeypatch):
     module, closeness = likeness()
     calls = []
@@ -138,6 +140,7 @@ def test_a_search_goes_on_under_a_moeash_with_one_more_option(tmp_path, monkeypa
         search(module, evaluate, storage=storage, name="mine", spec=other)
 
 
+@pytest.mark.slow
 def test_a_search_can_be_listed_and_tells_the_time_left_when_it_is_continued(tmp_path):
     module, closeness = likeness()
     storage, left = str(tmp_path / "a.db"), []
@@ -225,6 +228,7 @@ def perceptron():
         return module, x, module(x)
 
 
+@pytest.mark.slow
 def test_with_the_defaults_merging_costs_less_than_the_search():
     module, x, expected = perceptron()
     classes = expected.argmax(1)
@@ -238,6 +242,7 @@ def test_with_the_defaults_merging_costs_less_than_the_search():
     assert 0 < stages["merged"] < stages["search"]
 
 
+@pytest.mark.slow
 def test_a_metric_below_zero_has_a_hypervolume_that_grows_and_does_not_end_the_search():
     module, x, expected = perceptron()
 
@@ -282,7 +287,9 @@ def test_a_device_that_is_not_here_is_refused_before_anything_is_loaded(tmp_path
     told = []
     for run in (
         lambda: search(torch.nn.Linear(8, 4), lambda m: 1.0, spec={"evaluation": CUDA}),
-        lambda: moeash.run(BASE | {"evaluation": CUDA}, progress=told.append),
+        lambda: moeash.run(
+            BASE | {"evaluation": CUDA}, storage=tmp_path / "a.db", progress=told.append
+        ),
     ):
         with pytest.raises(InputError, match=r"evaluation\.device is 'cuda', which torch cannot"):
             run()

@@ -6,8 +6,8 @@ from moeash.backends.base import Baseline, ignore
 from moeash.backends.pool import Pool
 from moeash.backends.staff import Limits
 from moeash.core.kept import Keeping
-from moeash.core.objectives import Sizes
 from moeash.core.progress import silent
+from moeash.core.solutions.objectives import Sizes
 from moeash.evaluation.outcome import Outcome
 from tests.backends.crew import SimulatedCrew
 

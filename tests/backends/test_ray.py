@@ -376,7 +376,7 @@ def test_interrupting_a_wait_is_possible(local_ray, tmp_path):
 
 
 def _candidate(k):
-    from moeash.core.recipe import Recipe
+    from moeash.core.solutions.recipe import Recipe
 
     return Recipe.of({"k": k})
 

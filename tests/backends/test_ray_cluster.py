@@ -134,7 +134,7 @@ def test_a_node_that_joins_is_used_and_one_that_dies_costs_nothing(
     assert sequence(stored(tmp_path)) == sequence(serial)
 
 
-def test_a_job_is_submitted_once_followed_stopped_and_continued(
+def test_a_job_is_launched_once_followed_stopped_and_continued(
     cluster, environment, serial, slow, tmp_path
 ):
     slow(1.5)
@@ -155,8 +155,8 @@ def test_a_job_is_submitted_once_followed_stopped_and_continued(
     path = tmp_path / "spec.toml"
     path.write_text(toml(spec(**SLOW)))
     wait_until(lambda: "no job" in moeash("logs", "digits", *address, code=2))
-    command = ("submit", str(path), *address, "--set", "backend.workers=1")
-    assert "submitted as job moeash-digits" in moeash(*command)
+    command = ("launch", str(path), *address, "--set", "backend.workers=1")
+    assert "started as job moeash-digits" in moeash(*command)
     assert "already running as job moeash-digits" in moeash(*command)
     wait_until(lambda: count(tmp_path) >= 3)
     status = json.loads(moeash("status", "digits", "--json"))
@@ -168,7 +168,7 @@ def test_a_job_is_submitted_once_followed_stopped_and_continued(
     assert n < len(serial.evaluations())
     slow(0)
     again = moeash(*command, "--follow")  # at once, while Ray still watches the stopped job
-    assert "submitted as job moeash-digits@2" in again and "front of digits" in again
+    assert "started as job moeash-digits@2" in again and "front of digits" in again
     assert "front of digits" in moeash("logs", "digits", *address)
     assert sequence(stored(tmp_path)) == sequence(serial)
 

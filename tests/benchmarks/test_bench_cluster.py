@@ -17,7 +17,7 @@ from moeash.backends.pool import Pool
 from moeash.backends.ray import RayBackend
 from moeash.backends.staff import Limits
 from moeash.compression.options import CodecOptions
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.options import EvaluationOptions
 from moeash.evaluation.outcome import Archive, Job
 from moeash.evaluation.task import Task
@@ -59,7 +59,7 @@ def whole_study(tmp_path, mode, n_workers, n, behave, crew):
         search__algorithm=mode,
         search__population=n_workers,
         budget={"evaluations": n},
-        method={"name": "uniform", "k": [2, 2_000_000]},
+        method={"name": "uniform", "k": [2, 1_048_576]},
         merge={"trials": 0},
         evaluation__max_drop=None,
     )

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 import moeash
-from moeash.core.objectives import as_minimised
-from moeash.core.pareto import non_dominated
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.objectives import as_minimised
+from moeash.core.solutions.pareto import non_dominated
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
 from moeash.searches.base import Fitness
 from moeash.searches.nsga2 import Nsga2Search
+from moeash.searches.options import SearchOptions
 from moeash.searches.space import Space
 from moeash.study.spec.reading import parse_spec
 
@@ -91,7 +92,7 @@ def plain_loop(evaluator, seed):
     The benchmark itself remembers metrics to save its own time, but counts every batch.
     """
     space = Space(tuple(evaluator.task.method.space()))
-    search = Nsga2Search(space, n_objectives=2, population=POPULATION, seed=seed)
+    search = Nsga2Search(space, SearchOptions(population=POPULATION), seed=seed)
     known, n_batches = {}, 0
     for _ in range(GENERATIONS):
         candidates = search.ask()

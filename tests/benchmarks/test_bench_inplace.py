@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from moeash.core.codebook import Codebook, index_dtype, keep_all, share
-from moeash.networks.inplace import WeightWriter, slot
+from moeash.networks.loading.sources import load_network
 from moeash.networks.parameters import read_state
-from moeash.networks.sources import load_network
+from moeash.networks.writing.inplace import WeightWriter, slot
 
 pytestmark = pytest.mark.benchmark
 

@@ -6,56 +6,20 @@ Run with ``pytest tests/benchmarks/test_bench_studies.py -s``.
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from moeash.core.objectives import Sizes
-from moeash.core.recipe import Merge, Recipe
-from moeash.evaluation.outcome import Job
-from moeash.study.storage.records import EvaluationRecord, GenerationRecord, now
-from moeash.study.storage.sql import SqlStorage
-from tests.contracts.storage import COMPLETE, FACTS, STOPPED
+from tests.long_study import write_long_study
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.slow]
 
-N, BLOCK, ROUNDS = 50_000, 1000, 5
+ROUNDS = 5
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    """A study of one size, a fifth of it merges, a third stopped."""
     path = str(tmp_path_factory.mktemp("many") / "many.db")
-    storage = SqlStorage(path)
-    study = storage.create_study(
-        replace(FACTS, name="many", baseline=0.9, objectives=("size_bytes",))
-    )
-    rng = np.random.default_rng(0)
-
-    def record(number):
-        size_bytes = int(rng.integers(10_000, 200_000))
-        metric = 0.5 + 0.4 * size_bytes / 200_000 * float(rng.uniform(0.5, 1))
-        sizes = Sizes(size_bytes, int(rng.integers(2, 256)), 4.0)
-        outcome = STOPPED if number % 3 == 0 else replace(COMPLETE, metric=metric, bound=metric)
-        merged = number > 0.8 * N
-        steps = (Merge((1,) * 60 + (2,) * (number % 7)),) if merged else ()
-        return EvaluationRecord(
-            number,
-            "merged" if merged else "search",
-            number // 20 + 1,
-            1 if merged else None,
-            Job(Recipe.of({"k": number, "rate": number / 7}, *steps)),
-            replace(outcome, sizes=sizes),
-            now(),
-        )
-
-    for first in range(1, N + 1, BLOCK):
-        storage.add_evaluations(study.id, [record(n) for n in range(first, first + BLOCK)])
-    for index in range(1, N // 20 + 1):
-        storage.put_generation(study.id, GenerationRecord(index, 0.5, 20 * index, 30, 100, 1.0))
-    storage.set_status(study.id, "finished", ending="generations")
-    storage.close()
+    write_long_study(path, "many")
     return path
 
 

@@ -15,7 +15,7 @@ def test_verify_accepts_an_exported_file_and_finds_its_solution(moeash, tiny):
 
 
 def test_verify_against_a_study_refuses_weights_it_never_measured(moeash, tiny, tmp_path):
-    from moeash.networks.sources import load_network
+    from moeash.networks.loading.sources import load_network
 
     package.compress(load_network("digits-cnn"), tmp_path / "x.moeash", candidate={"k": 3})
     assert moeash("verify", "x.moeash").code == 0
@@ -29,6 +29,17 @@ def test_parts_of_a_file_sum_to_its_size(moeash, tiny):
     assert sum(answer["parts"].values()) == answer["size_bytes"] == tiny.file.stat().st_size
     elements = sum(row["elements"] for row in answer["tensors"])
     assert elements == answer["n_shared"] + answer["n_kept"] == 55_164
+
+
+def test_inspect_counts_every_shared_weight_at_one_entry(moeash, tiny):
+    answer = moeash("inspect", tiny.file, "--json").json
+    values = {str(v) for book in answer["codebooks"] for v in book["values"]}
+    assert sum(sum(book["counts"]) for book in answer["codebooks"]) == answer["n_shared"]
+    assert len(values) == answer["entries"]
+    decoded = package.read(tiny.file)
+    for book in answer["codebooks"]:
+        for name in book["tensors"]:
+            assert {str(float(v)) for v in set(decoded[name].reshape(-1).tolist())} <= values
 
 
 def test_inspect_prints_every_part_and_tensor(moeash, tiny):

@@ -79,5 +79,9 @@ def test_reading_commands_create_no_database(moeash, tmp_path):
 
 
 def test_every_command_answers_in_json():
-    for command in command_line.app.registered_commands:
+    app = command_line.app
+    groups = [group.typer_instance for group in app.registered_groups]
+    commands = [command for each in (app, *groups) for command in each.registered_commands]
+    assert len(commands) > len(app.registered_commands)
+    for command in commands:
         assert "json_" in command.callback.__annotations__, command.name

@@ -7,6 +7,7 @@ import pytest
 
 from moeash.study.events import GenerationStarted, WorkersChanged
 from moeash.study.storage.sql import SqlStorage
+from tests.marks import slow
 
 FRONT_KEYS = {
     "id",
@@ -47,6 +48,7 @@ def test_run_leaves_the_front_pictures_and_a_verified_file(stored):
     assert summary["exported"]["holdout"]["n_images"] == 100
 
 
+@pytest.mark.slow
 def test_run_on_a_finished_study_evaluates_nothing_and_writes_its_output_again(moeash, stored):
     before = moeash("status", "tiny", "--json").json
     answer = moeash("run", stored.spec, "--json")
@@ -58,6 +60,7 @@ def test_run_on_a_finished_study_evaluates_nothing_and_writes_its_output_again(m
     assert moeash("status", "tiny", "--json").json["evaluations"] == before["evaluations"]
 
 
+@pytest.mark.slow
 def test_a_pick_that_nothing_meets_has_its_own_exit_code_and_leaves_the_front(moeash, stored):
     answer = moeash("run", stored.spec, "--set", "output.max_bytes=100", "--json")
     assert answer.code == 3
@@ -87,6 +90,7 @@ def test_a_folder_that_cannot_be_written_ends_the_run_before_it_begins(moeash, t
     assert not (tmp_path / "new.db").exists()
 
 
+@pytest.mark.slow
 def test_where_norms_are_measured_again_both_baselines_are_shown(moeash, stored, tmp_path):
     spec = tmp_path / "again.toml"
     text = without_output(stored).replace('name = "tiny"', 'name = "again"')
@@ -225,7 +229,7 @@ def test_export_of_nothing_within_the_drop_names_the_nearest(moeash, stored, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["front", "hypervolume", "codebook", "bytes"])
+@pytest.mark.parametrize("kind", ["front", slow("hypervolume"), slow("codebook"), slow("bytes")])
 def test_every_kind_of_plot_is_written_as_png_and_svg(moeash, stored, tmp_path, kind):
     assert moeash("plot", "tiny", "--kind", kind, "--to", "p.svg").out == "wrote p.svg\n"
     assert moeash("plot", "tiny", "--kind", kind, "--to", "p.png", "--json").json == {
@@ -261,10 +265,11 @@ def test_overrides_that_say_nothing_valid_are_refused_with_the_way_out(
     assert answer.err.splitlines()[-1].startswith("moeash: ")
 
 
+@pytest.mark.slow
 def test_what_a_users_function_prints_stays_out_of_the_json(moeash, tiny, tmp_path):
     (tmp_path / "chatty.py").write_text(
         "def make():\n    print('hello from the factory')\n"
-        "    from moeash.networks.sources import load_network\n"
+        "    from moeash.networks.loading.sources import load_network\n"
         "    return load_network('digits-cnn')\n"
     )
     changes = ("network.source=chatty:make", "name=chatty", "method.k=[8, 9]", "merge.trials=0")

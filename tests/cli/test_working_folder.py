@@ -60,6 +60,7 @@ def ran(command, folder, **environment):
     return answer
 
 
+@pytest.mark.slow
 def test_commands_run_nothing_that_lies_beside_what_they_look_at(folder, script, tiny):
     assert ran([*script, "verify", tiny.file], folder).returncode == 0
     assert ran([*script, "doctor"], folder).returncode == 0

@@ -64,6 +64,7 @@ def test_a_valid_checksum_over_damaged_trellises_raises_nothing_else_and_stays_s
     assert_damage_is_refused(container.encode(shared, coder="adaptive", notes={"a": "b"}))
 
 
+@pytest.mark.slow
 def test_a_valid_checksum_over_damaged_units_raises_nothing_else_and_stays_small():
     shared = network_of_wide_alphabets()
     assert lay_out(shared, coder="adaptive").adaptive[0].shift

@@ -16,6 +16,7 @@ from moeash.core.codebook import Codebook, KeptTensor, SharedTensor, SharedWeigh
 from moeash.core.trellis import values_of
 from moeash.errors import CorruptContainerError
 from tests.codec.forging import with_entries
+from tests.marks import slow
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,8 +85,8 @@ def test_a_file_is_read_at_exactly_the_limit_it_names():
     [
         ("ans", "float64", (3_000_000,), 0),
         ("huffman", "float32", (3000, 1000), 0),
-        ("adaptive", "float32", (3_000_000,), 0),
-        ("adaptive", "float64", (3000, 1000), 8),
+        slow("adaptive", "float32", (3_000_000,), 0),
+        slow("adaptive", "float64", (3000, 1000), 8),
     ],
 )
 def test_reading_takes_no_more_than_was_said(coder, dtype, shape, n_states):
@@ -110,6 +111,7 @@ def test_reading_takes_no_more_than_was_said(coder, dtype, shape, n_states):
     assert peak > said / 4  # nor is it a bound that nothing could reach
 
 
+@pytest.mark.slow
 def test_names_that_grow_out_of_nothing_are_refused_while_they_are_read():
     long = "ü" * 500
     kept = tuple(

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 from moeash.codec import container
 from moeash.codec.size import size
 from moeash.core.codebook import Codebook, Parameter, index_dtype, keep_all, share
-from moeash.core.entropy import entropy_bits
 from moeash.core.kept import Keeping
+from tests.entropy import entropy_bits
 
 pytestmark = pytest.mark.realdata
 

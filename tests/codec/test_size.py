@@ -6,7 +6,7 @@ import pytest
 from moeash.codec import container
 from moeash.codec.size import size
 from moeash.core.codebook import KeptTensor, SharedWeights, TiedTensor
-from moeash.core.entropy import entropy_bits
+from tests.entropy import entropy_bits
 
 
 @pytest.mark.parametrize("coder", ["ans", "huffman", "adaptive"])

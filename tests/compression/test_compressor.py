@@ -11,15 +11,15 @@ from moeash.compression import compressor as compressing
 from moeash.compression.compressor import Circumstances, Compressor
 from moeash.compression.options import CodecOptions
 from moeash.core.kept import Keeping
-from moeash.core.recipe import Merge, Recipe, Refine
+from moeash.core.solutions.recipe import Merge, Recipe, Refine
 from moeash.errors import InputError
 from moeash.evaluation.loading import compressor_of
 from moeash.methods.feedback.method import Feedback
 from moeash.methods.feedback.options import FeedbackOptions
 from moeash.methods.uniform.options import UniformOptions
+from moeash.networks.loading.sources import load_network
 from moeash.networks.network import Network
 from moeash.networks.parameters import read_state
-from moeash.networks.sources import load_network
 from tests.counting import Counting, Stored
 from tests.digits import digits_spec
 

@@ -12,10 +12,10 @@ from moeash.compression.folding import Folding, fold_norms, some_images
 from moeash.core.codebook import keep_all
 from moeash.core.kept import Keeping
 from moeash.errors import InputError
-from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.norms import find_norms
 from moeash.networks.parameters import read_state
+from moeash.networks.writing.inplace import WeightWriter
 
 
 def disturbed(module):

@@ -9,15 +9,16 @@ import torch
 import moeash
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.kept import Keeping
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.errors import InputError, StudyExistsError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 from moeash.study.plan import task_of
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from tests.digits import digits_plan, digits_spec, merged
+from tests.marks import slow
 
 FOLD = {"codec": {"norms": "folded"}}
 CALIBRATED = {
@@ -115,7 +116,7 @@ def test_a_method_that_refuses_leaves_the_given_weights():
     assert same(state_of(module), before)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [slow(name) if name == "gpfq" else name for name in METHODS])
 def test_an_evaluator_that_adopts_what_another_made_measures_the_same(method):
     first = evaluator(method)
     expected = first.evaluate(job(method), NOTHING)
@@ -152,6 +153,7 @@ def told(study):
     return [(r.job, r.outcome.metric, r.outcome.sizes, r.outcome.fingerprint) for r in study]
 
 
+@pytest.mark.slow
 def test_a_folded_study_continues_and_its_file_fits_the_unchanged_module(tmp_path):
     storage = SqlStorage(str(tmp_path / "a.db"))
     study(storage, 1, **FOLD)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from moeash.codec.size import size
-from moeash.compression import keeping as module_under_test
+from moeash.compression import probing
 from moeash.compression.keeping import (
     MAX_BITS,
     MIN_BITS,
@@ -20,10 +20,10 @@ from moeash.compression.keeping import (
     divergence,
 )
 from moeash.compression.options import CodecOptions
-from moeash.core.candidate import Candidate
 from moeash.core.codebook import SharedWeights
 from moeash.core.kept import Keeping
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.recipe import Recipe
 from moeash.data.sources import load_source
 from moeash.data.splits import draw_splits
 from moeash.errors import InputError
@@ -32,10 +32,10 @@ from moeash.evaluation.outcome import Archive, Job
 from moeash.methods.base import Preparation
 from moeash.methods.uniform.method import Uniform
 from moeash.methods.uniform.options import UniformOptions
-from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.norms import find_norms
 from moeash.networks.parameters import read_state
+from moeash.networks.writing.inplace import WeightWriter
 from tests.digits import digits_spec
 
 SPLITS = {"search": {"part": "all", "count": 200, "seed": 0}}
@@ -150,6 +150,7 @@ def test_the_effect_is_within_the_tolerance_and_uses_it(loaded, tolerance):
     assert tolerance / 6 * sharing < rounding <= tolerance * sharing * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_a_higher_tolerance_never_gives_a_larger_file(loaded):
     keepings = [loaded.choose(tolerance) for tolerance in (1e-12, 1e-4, 1e-3, 0.01, 0.1, 1.0)]
     sizes = [loaded.kept_bytes(keeping) for keeping in keepings]
@@ -194,7 +195,7 @@ def test_no_steps_are_measured_twice(loaded):
 
 
 def test_many_tensors_are_measured_in_groups_of_one_kind(loaded, monkeypatch):
-    monkeypatch.setattr(module_under_test, "PROBES", 2)
+    monkeypatch.setattr(probing, "PROBES", 2)
     probe = loaded.probe()
     keeping = choose_precision(
         probe, loaded.shared, loaded.norms, coder="ans", tolerance=0.01

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moeash.compression.preparations import MOST, Preparations, digest_of, digest_of_code
-from moeash.core.candidate import Candidate
+from moeash.compression.preparations import Preparations, digest_of, digest_of_code
+from moeash.core.solutions.candidate import Candidate
 from moeash.data.unlabelled import Unlabelled
 from moeash.methods.base import Preparation
 from moeash.methods.feedback.method import Feedback
@@ -53,6 +53,7 @@ def test_what_was_kept_is_not_prepared_again_and_compresses_alike(tmp_path, meth
     assert len(fingerprints) == 1
 
 
+@pytest.mark.slow
 def test_what_takes_no_time_is_not_kept(tmp_path, method):
     for _ in range(2):
         Preparations(tmp_path / "kept", worth_keeping_s=1e9).prepare(method, preparation(), "cpu")
@@ -119,10 +120,13 @@ def test_a_folder_that_cannot_be_written_costs_the_study_nothing(tmp_path, metho
     assert method.notes(prepared)
 
 
-def test_only_the_newest_files_are_kept(tmp_path, method):
+@pytest.mark.slow
+def test_only_the_newest_files_are_kept(tmp_path, method, monkeypatch):
+    most = 3
+    monkeypatch.setattr("moeash.compression.preparations.MOST", most)
     kept = Preparations(tmp_path, worth_keeping_s=0)
-    for seed in range(MOST + 2):
+    for seed in range(most + 2):
         kept.prepare(method, preparation(seed), "cpu")
-    assert len(list(tmp_path.glob("*.prepared"))) == MOST
-    kept.prepare(method, preparation(MOST + 1), "cpu")
-    assert method.prepared == MOST + 2
+    assert len(list(tmp_path.glob("*.prepared"))) == most
+    kept.prepare(method, preparation(most + 1), "cpu")
+    assert method.prepared == most + 2

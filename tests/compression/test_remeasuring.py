@@ -7,16 +7,16 @@ from torch import nn
 
 from moeash.compression import remeasuring
 from moeash.compression.remeasuring import Remeasuring, calibration_images
-from moeash.core.candidate import Candidate
 from moeash.core.codebook import keep_all
+from moeash.core.solutions.candidate import Candidate
 from moeash.errors import InputError
 from moeash.methods.base import Preparation
 from moeash.methods.uniform.method import Uniform
 from moeash.methods.uniform.options import UniformOptions
-from moeash.networks.inplace import WeightWriter
 from moeash.networks.network import Network
 from moeash.networks.norms import NORM_TYPES
 from moeash.networks.parameters import read_state
+from moeash.networks.writing.inplace import WeightWriter
 
 
 class Deep(nn.Module):

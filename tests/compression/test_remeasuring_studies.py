@@ -9,18 +9,19 @@ import torch
 import moeash
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.kept import Keeping
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.errors import InputError, StudyExistsError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
 from moeash.exports.output import summarise
-from moeash.networks.inplace import load_into
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
+from moeash.networks.writing.inplace import load_into
 from moeash.study.plan import task_of
 from moeash.study.run import run
 from moeash.study.spec.reading import parse_spec
 from moeash.study.storage.sql import SqlStorage
 from tests.digits import digits_plan, digits_spec, merged
+from tests.marks import slow
 
 AGAIN = {
     "codec": {"norms": "remeasured"},
@@ -77,7 +78,7 @@ def load_into_new(arrays):
     return module
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["uniform", slow("feedback"), slow("gpfq")])
 def test_a_candidate_has_the_statistics_of_its_own_weights(method):
     made = Evaluator(replace(task(method), keeping=AS_THEY_ARE))
     arrays = made.compressor.build(job(method).recipe).decoded()
@@ -91,6 +92,7 @@ def test_a_candidate_has_the_statistics_of_its_own_weights(method):
     )
 
 
+@pytest.mark.slow
 def test_what_a_method_prepares_is_of_the_network_as_it_was_given():
     made, plain = (
         Evaluator(task("feedback", codec={"norms": norms})).compressor.groundwork.prepared.layers
@@ -156,7 +158,7 @@ def test_closing_brings_the_given_weights_back():
     assert same(state_of(module), before)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [slow(name) if name == "gpfq" else name for name in METHODS])
 def test_an_evaluator_that_adopts_what_another_made_measures_the_same(method):
     first = Evaluator(task(method))
     expected = first.evaluate(job(method), NOTHING)
@@ -186,6 +188,7 @@ def told(study):
     return [(r.job, r.outcome.metric, r.outcome.sizes, r.outcome.fingerprint) for r in study]
 
 
+@pytest.mark.slow
 def test_a_study_continues_as_the_uninterrupted_one(tmp_path):
     storage = SqlStorage(str(tmp_path / "a.db"))
     study(storage, 1)
@@ -193,6 +196,7 @@ def test_a_study_continues_as_the_uninterrupted_one(tmp_path):
     assert told(study(storage).evaluations()) == told(whole.evaluations())
 
 
+@pytest.mark.slow
 def test_a_study_merges_exports_and_reports_both_baselines(tmp_path):
     made = study(
         SqlStorage(str(tmp_path / "a.db")),
@@ -212,11 +216,12 @@ def test_a_study_merges_exports_and_reports_both_baselines(tmp_path):
         int((module(x).argmax(1) == y).sum()) for x, y in evaluator.splits["search"].batches(40)
     )
     assert right / 200 == solution.metric
-    summary = summarise(made, None, report)
+    summary = summarise(made, report)
     assert summary["remeasured_baseline"] == made.facts.remeasured_baseline
     assert "remeasured_baseline" not in summary["environment"]
 
 
+@pytest.mark.slow
 def test_an_export_measures_the_float_network_both_ways_on_the_holdout(tmp_path):
     made = study(SqlStorage(str(tmp_path / "a.db")), 1, evaluation={"metric": "neg_cross_entropy"})
     report = moeash.export(made, tmp_path / "a.moeash")
@@ -232,6 +237,7 @@ def test_an_export_measures_the_float_network_both_ways_on_the_holdout(tmp_path)
     assert report.holdout_float.n_images == 100
 
 
+@pytest.mark.slow
 def test_measuring_again_is_part_of_what_a_study_is(tmp_path):
     storage = SqlStorage(str(tmp_path / "a.db"))
     study(storage, 1)
@@ -239,6 +245,7 @@ def test_measuring_again_is_part_of_what_a_study_is(tmp_path):
         study(storage, 1, codec=None)
 
 
+@pytest.mark.slow
 def test_a_study_without_has_one_baseline(tmp_path):
     made = study(SqlStorage(str(tmp_path / "a.db")), 1, codec=None)
     assert made.facts.remeasured_baseline is None

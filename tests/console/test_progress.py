@@ -7,8 +7,8 @@ import pytest
 
 from moeash import api
 from moeash.console.progress import LiveProgress, PlainProgress, for_terminal
-from moeash.core.objectives import Sizes
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.objectives import Sizes
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.study.course.options import BudgetOptions
 from moeash.study.events import (
@@ -22,6 +22,7 @@ from moeash.study.events import (
 from moeash.study.opening import open_study
 from moeash.study.spec.reading import load_spec
 from moeash.study.storage.records import EvaluationRecord, now
+from tests.marks import slow
 
 
 class Terminal(io.StringIO):
@@ -53,7 +54,7 @@ def shown(tiny, tmp_path, display, run=api.run):
 # ------------------------------------------------------------------ a terminal
 
 
-@pytest.mark.parametrize("columns", [40, 200])
+@pytest.mark.parametrize("columns", [40, slow(200)])
 def test_a_terminal_sees_a_bar_that_keeps_to_its_width(monkeypatch, tiny, tmp_path, columns):
     terminal = at_a_terminal(monkeypatch, columns)
     display = for_terminal()
@@ -124,6 +125,7 @@ def evaluated(number, *, stage="search", stored_before=False):
     return Evaluated(EvaluationRecord(number, stage, 1, None, job, outcome, now()), stored_before)
 
 
+@pytest.mark.slow
 def test_elsewhere_every_step_and_generation_is_one_plain_line(tiny, tmp_path):
     stream = io.StringIO()
     shown(tiny, tmp_path, PlainProgress(stream), api.run_with_output)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moeash.core.objectives import Sizes
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.objectives import Sizes
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.errors import EvaluationError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome

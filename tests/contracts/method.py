@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from moeash.core.candidate import Candidate
 from moeash.core.progress import silent
-from moeash.core.variables import Integer, middle
+from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.variables import Integer, middle
 from moeash.data.sources import load_source
 from moeash.data.splits import draw_splits
 from moeash.methods.base import Preparation
 from moeash.methods.options import OPTIONS
 from moeash.methods.registry import build_method
 from moeash.methods.stored import load, save
-from moeash.networks.inplace import WeightWriter
+from moeash.networks.loading.sources import load_network
 from moeash.networks.network import Network
 from moeash.networks.parameters import read_state
-from moeash.networks.sources import load_network
+from moeash.networks.writing.inplace import WeightWriter
 from studies.digits_cnn import SPLITS
 
 

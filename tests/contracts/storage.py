@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from moeash.core.objectives import Sizes
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.objectives import Sizes
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.errors import StorageError, StudyExistsError, StudyLockedError, StudyNotFoundError
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.study.course.options import BudgetOptions

@@ -1,12 +1,9 @@
 """Codebooks, shared weights and the entropy of their indices."""
 
-import heapq
 from dataclasses import replace
 
-import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given
 
 from moeash.core.codebook import (
     Codebook,
@@ -21,7 +18,6 @@ from moeash.core.codebook import (
     keep_all,
     share,
 )
-from moeash.core.entropy import entropy_bits
 from moeash.errors import InputError
 
 
@@ -181,46 +177,6 @@ def test_share_assembles_the_state_in_its_order():
     assert got.fingerprint() == expected.fingerprint()
     with pytest.raises(InputError, match="'w' was given no indices"):
         share(state, expected.codebooks, {}, keep_all(state))
-
-
-def huffman_bits(counts):
-    """Total bits of an optimal prefix code: the sum of all inner nodes of the Huffman tree."""
-    heap = [int(n) for n in counts if n]
-    heapq.heapify(heap)
-    total = 0
-    while len(heap) > 1:
-        node = heapq.heappop(heap) + heapq.heappop(heap)
-        total += node
-        heapq.heappush(heap, node)
-    return total
-
-
-def test_the_entropy_of_the_worked_example():
-    assert entropy_bits(np.array([2, 2, 4, 1, 1])) / 10 == pytest.approx(2.1219, abs=5e-5)
-    assert huffman_bits([2, 2, 4, 1, 1]) / 10 == 2.2
-
-
-@given(
-    st.lists(st.integers(0, 10**6), min_size=2, max_size=40).filter(lambda n: sum(map(bool, n)) > 1)
-)
-def test_entropy_lies_within_one_bit_below_huffman_and_below_a_fixed_length(counts):
-    n = sum(counts)
-    bits = entropy_bits(np.array(counts))
-    assert bits <= huffman_bits(counts) * (1 + 1e-12) < bits + n
-    assert bits <= n * np.log2(sum(map(bool, counts))) * (1 + 1e-12)
-
-
-@given(st.lists(st.integers(1, 1000), min_size=1, max_size=20), st.randoms(use_true_random=False))
-def test_entropy_ignores_order_and_empty_symbols_and_scales_with_repetition(counts, random):
-    bits = entropy_bits(np.array(counts))
-    other = [3 * n for n in counts] + [0, 0]
-    random.shuffle(other)
-    assert entropy_bits(np.array(other)) == pytest.approx(3 * bits, rel=1e-12, abs=1e-9)
-
-
-@pytest.mark.parametrize("counts", [[], [0], [0, 0], [7], [0, 7]])
-def test_one_symbol_or_none_carries_no_information(counts):
-    assert entropy_bits(np.array(counts)) == 0
 
 
 def test_values_of_a_large_tensor_are_its_entries():

@@ -105,3 +105,9 @@ def test_the_trellis_that_is_followed_is_found():
 def test_values_that_are_all_even_follow_no_trellis():
     assert followed(np.zeros(300, np.int32), (30, 10)) == 0
     assert followed(np.array([2, 0, 0, -4], np.int32), (1, 4)) == 0
+
+
+@pytest.mark.parametrize("walk", [levels_of, values_of])
+def test_a_kernel_is_given_no_shape_beyond_its_values(walk):
+    with pytest.raises(InputError, match=r"got 6 values for a tensor of shape \(4, 1000\)"):
+        walk(np.zeros(6, np.int32), (4, 1000), 4)

@@ -9,7 +9,7 @@ from moeash.data.splits import draw_splits
 from moeash.errors import EvaluationError
 from moeash.evaluation.assess import FunctionAssessment, SplitAssessment, hardest_first
 from moeash.evaluation.metrics import load_metric
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 
 
 def split(*, memory_limit_bytes=2**31):

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from moeash.codec.container import decode, encode
-from moeash.core.objectives import Sizes
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.objectives import Sizes
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.data.options import DataOptions
 from moeash.data.splits import Split
 from moeash.errors import DataError, EvaluationError, InputError, SpecError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.methods.uniform.options import UniformOptions
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 from tests.counting import Stored
 from tests.digits import digits_spec
 
@@ -157,6 +157,53 @@ def test_a_function_that_writes_to_the_module_spoils_neither_the_next_candidate_
     assert [evaluator.evaluate(job(k), NOTHING).metric for k in (3, 4, 3)] == [0.0, 0.0, 0.0]
     evaluator.close()
     assert same(state_of(module), before)
+
+
+class Moves(nn.Module):
+    """A network whose forward pass moves its own tensors."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.inner = load_network("digits-cnn")
+        self.how = how
+
+    def forward(self, x):
+        self.how(self.inner)
+        return self.inner(x.to(next(self.inner.parameters()).dtype)).float()
+
+
+def replaces_data(module):
+    for parameter in module.parameters():
+        parameter.data = parameter.data.clone()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [replaces_data, lambda m: m.to(memory_format=torch.channels_last), lambda m: m.double()],
+    ids=["data", "channels_last", "double"],
+)
+def test_a_forward_pass_that_moves_tensors_is_refused_and_the_module_keeps_its_values(how):
+    module = Moves(how)
+    before = state_of(module)
+    with pytest.raises(EvaluationError, match=r"forward of Moves has moved 'inner\."):
+        Evaluator(task(module))
+    after = module.state_dict()
+    assert all(
+        torch.equal(after[name], value.to(after[name].dtype)) for name, value in before.items()
+    )
+
+
+def test_a_forward_pass_that_moves_tensors_only_later_fails_its_candidate():
+    moves = []
+    module = Moves(lambda inner: replaces_data(inner) if moves else None)
+    evaluator = Evaluator(task(module))
+    assert evaluator.evaluate(job(17), NOTHING).status == "complete"
+    moves.append(True)
+    for k in (2, 17):
+        outcome = evaluator.evaluate(job(k), NOTHING)
+        assert outcome.status == "failed" and "has moved 'inner." in outcome.error
+    evaluator.close()
+    assert same(state_of(module.inner), state_of(load_network("digits-cnn")))
 
 
 def test_stopping_needs_a_reason():

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeash.core.objectives import SIZE_NAMES, Sizes, as_minimised
-from moeash.core.pareto import non_dominated
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.objectives import SIZE_NAMES, Sizes, as_minimised
+from moeash.core.solutions.pareto import non_dominated
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.evaluation.outcome import Archive, Job, Outcome
 
 sizes = st.builds(Sizes, st.integers(1, 4), st.integers(1, 4), st.sampled_from([1.0, 1.5, 2.0]))

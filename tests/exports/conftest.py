@@ -2,8 +2,8 @@
 
 import pytest
 
-from moeash.core.objectives import Sizes
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.objectives import Sizes
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.study.facts import StudyFacts
 from moeash.study.storage.records import EvaluationRecord, GenerationRecord, now

@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from moeash import api
 from moeash.backends.inprocess import InProcessBackend
 from moeash.codec.container import read
-from moeash.core.recipe import Merge
+from moeash.core.solutions.recipe import Merge
 from moeash.data.arrays import digits_source
 from moeash.exports.building import building
 from moeash.exports.export import export_solution
@@ -24,6 +24,7 @@ from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from tests.counting import Stored
 from tests.digits import digits_spec
+from tests.marks import slow
 
 PARTS = {"search": 0, "calibration": 50, "holdout": 100}
 
@@ -77,7 +78,7 @@ def forwarded():
     hook.remove()
 
 
-@pytest.mark.parametrize("norms", ["two_vectors", "remeasured", "folded"])
+@pytest.mark.parametrize("norms", ["two_vectors", slow("remeasured"), slow("folded")])
 def test_exports_and_pictures_do_without_the_search_split(tmp_path, parts, forwarded, norms):
     splits = {part: {"part": part, "rest": True} for part in PARTS}
     study = api.run(
@@ -123,23 +124,31 @@ def test_exports_and_pictures_do_without_the_search_split(tmp_path, parts, forwa
 # ------------------------------------------------------------------ files that are stored
 
 
-@pytest.fixture
-def method():
-    return Stored(UniformOptions(k=(6, 12)))
-
-
-@pytest.fixture
-def study(tmp_path, method):
-    """A study whose solutions count as too dear to make again."""
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study whose solutions count as too dear to make again, and its method."""
+    method = Stored(UniformOptions(k=(6, 12)))
     spec = digits_spec(
         search={"algorithm": "exhaustive", "population": 8},
         merge={"trials": 3, "max_drop": 0.5},
     )
     task = replace(spec.task(), method=method)
-    made = run(Plan(spec, task), SqlStorage(str(tmp_path / "a.db")), InProcessBackend)
+    storage = SqlStorage(str(tmp_path_factory.mktemp("stored") / "a.db"))
+    made = run(Plan(spec, task), storage, InProcessBackend)
     made.task = task
-    method.compressed.clear()
-    return made
+    return made, method
+
+
+@pytest.fixture
+def study(finished):
+    return finished[0]
+
+
+@pytest.fixture
+def method(finished):
+    """The method of the study, which has compressed nothing since."""
+    finished[1].compressed.clear()
+    return finished[1]
 
 
 def test_every_evaluations_file_is_stored_with_it(study):

@@ -11,9 +11,10 @@ from moeash.errors import ExportError, InputError
 from moeash.exports.canvas import nice_ticks
 from moeash.exports.plots import plot_bytes, plot_front, save
 from tests.exports.pictures import POINTS
+from tests.marks import slow
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg"])
+@pytest.mark.parametrize("suffix", [slow(".png"), slow(".svg")])
 def test_equal_input_gives_equal_bytes(make_study, tmp_path, suffix):
     study = make_study(POINTS)
     files = [tmp_path / f"{i}{suffix}" for i in range(3)]
@@ -23,7 +24,7 @@ def test_equal_input_gives_equal_bytes(make_study, tmp_path, suffix):
     save(plot_front([study]), files[2])
     first, again, rebuilt = (file.read_bytes() for file in files)
     assert first == again == rebuilt
-    save(plot_front([study], max_drop=0.2), files[1])
+    save(plot_front([study], chosen=1), files[1])
     assert files[1].read_bytes() != first
 
 
@@ -58,6 +59,7 @@ def test_drawing_leaves_the_callers_style_alone(tmp_path):
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_drawing_does_not_load_pyplot(tmp_path):
     code = f"""
 import sys
@@ -79,12 +81,13 @@ def test_ticks_are_round_apart_and_inside():
     assert 7.8 <= ticks[0] <= ticks[-1] <= 8.8
 
 
+@pytest.mark.slow
 def test_a_matplotlibrc_of_others_changes_nothing_and_runs_no_latex(tmp_path):
     script = (
         "import sys, matplotlib\n"
         "from moeash.exports.canvas import STYLE, new_figure, save\n"
         "with matplotlib.rc_context(STYLE):\n"
-        "    figure, axes = new_figure(2, 2)\n"
+        "    figure, axes = new_figure(2)\n"
         "    axes.plot([1, 2], label='a')\n"
         "    axes.set_title('text')\n"
         "save(figure, sys.argv[1])\n"

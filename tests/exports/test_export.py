@@ -15,7 +15,7 @@ from moeash.evaluation.holdout import wilson_interval
 from moeash.exports import export as exports
 from moeash.exports.building import building
 from moeash.exports.files import load_into
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 from moeash.study.opening import open_study
 from moeash.study.plan import task_of
 

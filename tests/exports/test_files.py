@@ -7,7 +7,8 @@ import moeash
 from moeash.codec import container
 from moeash.core.codebook import KeptTensor, SharedWeights, TiedTensor
 from moeash.errors import CheckpointError, CorruptContainerError, ExportError
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
+from tests.marks import slow
 
 
 def test_load_into_gives_the_module_the_decoded_weights(tiny):
@@ -20,8 +21,8 @@ def test_load_into_gives_the_module_the_decoded_weights(tiny):
         np.testing.assert_array_equal(state[name].numpy(), array)
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, nn.Identity])
-@pytest.mark.parametrize("other", [nn.DataParallel, torch.compile, nn.Identity])
+@pytest.mark.parametrize("wrap", [nn.DataParallel, slow(torch.compile), nn.Identity])
+@pytest.mark.parametrize("other", [nn.DataParallel, slow(torch.compile), nn.Identity])
 def test_load_into_finds_the_network_inside_a_wrapper(tmp_path, wrap, other):
     plain = {nn.Identity: lambda module: module}
     source = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)).eval()

@@ -21,8 +21,9 @@ def test_the_step_line_is_never_above_what_was_attained_nor_below(make_study):
     path = line.get_path()  # the corners; the style says how they are joined
     assert line.get_drawstyle() == "steps-post"  # a value holds until the next size
     x, y = path.vertices.T
+    solutions = study.solutions()
     for kilobytes in np.linspace(40, 150, 997):
-        attained = max(s.metric for s in study.solutions() if s.size_bytes / 1e3 <= kilobytes)
+        attained = max(s.metric for s in solutions if s.size_bytes / 1e3 <= kilobytes)
         assert y[np.searchsorted(x, kilobytes, side="right") - 1] == attained
 
 
@@ -73,11 +74,11 @@ def test_the_axis_contains_the_baseline_and_the_best(make_study, metrics):
     assert low < BASELINE < high
     assert low < max(metrics) < high
     assert artist(axes.figure, "baseline").get_ydata()[0] == BASELINE
-    assert [t.get_text() for t in axes.texts] == ["float network 0.9"]
+    assert "float network 0.9" in legend(axes.figure)
 
 
 def test_hopeless_candidates_do_not_squeeze_the_picture_and_are_marked_at_its_edge(make_study):
-    figure = plot_front([make_study(POINTS)], max_drop=0.05)
+    figure = plot_front([make_study(POINTS, max_drop=0.05)])
     bottom = figure.axes[0].get_ylim()[0]
     assert 0.84 < bottom < 0.85
     assert {x for x, _ in points(figure, "study: below")} == {40, 60, 90}
@@ -111,7 +112,7 @@ def test_a_chosen_solution_is_inside_the_picture_however_bad(make_study):
 
 
 def test_a_front_of_one_point_is_drawn(make_study, tmp_path):
-    figure = plot_front([make_study([(0.88, 50_000)])], logx=True)
+    figure = plot_front([make_study([(0.88, 50_000)])])
     assert artist(figure, "study: front").get_xydata()[0].tolist() == [50, 0.88]
     save(figure, tmp_path / "one.png")
 
@@ -123,6 +124,7 @@ def test_studies_are_overlaid_in_colours_of_their_own_only_where_they_compare(ma
     colours = {artist(figure, f"{name}: front").get_color() for name in "ab"}
     assert len(colours) == 2
     assert "b, front (5), float network 0.92" in legend(figure)
+    assert not any(label.startswith("float network") for label in legend(figure))
     assert not figure.axes[0].child_axes  # two networks have no common ratio
     other = make_study(POINTS, name="c", metric_name="top5")
     with pytest.raises(InputError, match=r"'a' \(top1\) and 'c' \(top5\)"):
@@ -131,17 +133,15 @@ def test_studies_are_overlaid_in_colours_of_their_own_only_where_they_compare(ma
         plot_front([a, b], chosen=1)
 
 
-@pytest.mark.parametrize("logx", [False, True])
-def test_the_ratio_axis_says_original_over_file_bytes(make_study, logx):
-    (top,) = plot_front([make_study(POINTS)], logx=logx).axes[0].child_axes
+def test_the_ratio_axis_says_original_over_file_bytes(make_study):
+    (top,) = plot_front([make_study(POINTS)]).axes[0].child_axes
     assert len(top.get_xticks()) >= 3
     for kilobytes, label in zip(top.get_xticks(), top.get_xticklabels(), strict=True):
         assert float(label.get_text()[:-1]) == pytest.approx(1000 / kilobytes, rel=1e-3)
 
 
-@pytest.mark.parametrize("width", [3.3, 6.8])
-def test_no_text_leaves_the_figure_nor_covers_the_data(make_study, width):
-    figure = plot_front([make_study(POINTS)], chosen=3, width=width)
+def test_no_text_leaves_the_figure_nor_covers_the_data(make_study):
+    figure = plot_front([make_study(POINTS)], chosen=3)
     figure.draw_without_rendering()
     inside = figure.bbox.padded(1)
     boxes = [figure.axes[0].get_tightbbox(), figure.legends[0].get_window_extent()]
@@ -151,7 +151,6 @@ def test_no_text_leaves_the_figure_nor_covers_the_data(make_study, width):
         assert inside.y0 <= box.y0
         assert box.y1 <= inside.y1
     assert not boxes[0].overlaps(boxes[1])
-    assert figure.get_figwidth() == width
 
 
 def test_a_study_without_a_complete_evaluation_says_what_it_has_instead(make_study):

@@ -7,7 +7,7 @@ import pytest
 
 from moeash import api
 from moeash.core.kept import Keeping
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.errors import ExportError, StudyNotFoundError
 from moeash.evaluation.loading import compressor_of
 from moeash.exports.building import building
@@ -55,6 +55,7 @@ def test_a_pick_that_nothing_meets_leaves_the_front_and_its_pictures(study, buil
     assert f"{least.size_bytes:,} at a drop of {least.drop:.4f}" in said
 
 
+@pytest.mark.slow
 def test_a_refusal_says_which_bound_of_the_space_was_in_the_way(study, build, tmp_path):
     k = study.front()[0].recipe.candidate["k"]
     task = replace(task_of(study), method=build_method(UniformOptions(k=(k, 99))))
@@ -63,22 +64,18 @@ def test_a_refusal_says_which_bound_of_the_space_was_in_the_way(study, build, tm
     assert str(output.refusal).endswith(bound)
 
 
-def test_the_front_records_the_limits_of_its_own_pick(study, build, tmp_path):
-    options = OutputOptions(folder=str(tmp_path), pick="knee", max_drop=0.5)
-    output = write_output(study, options, task_of(study), build)
-    summary = front_json(tmp_path)
-    assert summary["spec"]["output"] == {"folder": str(tmp_path), "pick": "knee", "max_drop": 0.5}
-    chosen = study.pick("knee", max_drop=0.5).id
-    assert summary["exported"]["solution"]["id"] == chosen == output.report.solution["id"]
-    assert "max_drop" not in study.facts.spec["output"], "the stored spec is that of the first run"
-
-
-def test_a_rerun_with_another_pick_is_recorded_as_such(tiny, tmp_path):
-    spec = load_spec(tiny.spec, [f'output.folder="{tmp_path}"', 'output.pick="best"'])
+@pytest.mark.slow
+@pytest.mark.parametrize(("pick", "max_drop"), [("best", None), ("knee", 0.5)])
+def test_a_rerun_with_another_pick_is_recorded_as_such(tiny, tmp_path, pick, max_drop):
+    wanted = {"folder": str(tmp_path), "pick": pick}
+    if max_drop is not None:
+        wanted["max_drop"] = max_drop
+    spec = load_spec(tiny.spec, [f"output.{k}={json.dumps(v)}" for k, v in wanted.items()])
     study, output = api.run_with_output(spec, storage=tiny.storage, progress=False)
     summary = front_json(tmp_path)
-    assert summary["spec"]["output"]["pick"] == "best"
-    assert summary["exported"]["solution"]["id"] == study.pick("best").id
+    assert {"pick": "smallest"} | summary["spec"]["output"] == wanted
+    chosen = study.pick(pick, max_drop=max_drop).id
+    assert summary["exported"]["solution"]["id"] == chosen == output.report.solution["id"]
     assert output.refusal is None
 
 

@@ -5,7 +5,7 @@ from moeash.codec.size import size
 from moeash.core.codebook import Codebook, Parameter, keep_all, share
 from moeash.errors import InputError
 from moeash.exports.plots import plot_bytes, plot_codebook, save
-from moeash.exports.weight_plots import rows_of
+from moeash.exports.weight_plots import LARGEST, rows_of
 from tests.exports.pictures import artist, legend
 
 
@@ -85,12 +85,14 @@ def bar_widths(figure):
 
 
 def test_bars_are_sorted_the_rest_summed_and_parts_of_no_tensor_kept_apart():
-    rows = [(f"t{i}", part, 10.0 * i) for i in range(1, 7) for part in ("indices", "table")]
-    figure = plot_bytes([(None, "header", 500), *rows], largest=3)
+    n = LARGEST + 3
+    rows = [(f"t{i}", part, 10.0 * i) for i in range(1, n + 1) for part in ("indices", "table")]
+    figure = plot_bytes([(None, "header", 500), *rows])
     widths = bar_widths(figure)
-    assert list(widths) == ["t6", "t5", "t4", "3 others", "header"]
-    assert list(widths.values()) == pytest.approx([120, 100, 80, 120, 500])
-    assert figure.axes[0].get_title(loc="left") == "920 bytes"
+    assert list(widths) == [*(f"t{i}" for i in range(n, 3, -1)), "3 others", "header"]
+    own = [20 * i for i in range(n, 3, -1)]
+    assert list(widths.values()) == pytest.approx([*own, 120, 500])
+    assert figure.axes[0].get_title(loc="left") == f"{sum(own) + 620:,} bytes"
     assert legend(figure) == ["indices", "table"]
 
 
@@ -102,8 +104,8 @@ def test_the_parts_of_a_bar_touch_and_do_not_overlap():
 
 
 def test_a_single_tensor_beyond_the_largest_keeps_its_name():
-    widths = bar_widths(plot_bytes([(name, "indices", 1) for name in "abcd"], largest=3))
-    assert list(widths) == ["a", "b", "c", "d"]
+    names = [f"t{i}" for i in range(LARGEST + 1)]
+    assert list(bar_widths(plot_bytes([(name, "indices", 1) for name in names]))) == names
 
 
 def test_the_bars_of_a_report_sum_to_the_files_bytes():
@@ -121,11 +123,3 @@ def test_rows_that_cannot_be_drawn_are_refused():
         plot_bytes([])
     with pytest.raises(InputError, match="-1 bytes of indices"):
         plot_bytes([("a", "indices", -1)])
-    with pytest.raises(InputError, match="at least 1"):
-        plot_bytes([("a", "indices", 1)], largest=0)
-
-
-def test_a_width_that_is_no_width_is_refused():
-    shared, state = network([0, 1], [0, 1])
-    with pytest.raises(InputError, match="positive width"):
-        plot_codebook(shared, state, width=0)

@@ -7,7 +7,7 @@ from torch import nn
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, prepare
 from moeash.methods.gpfq.layers import quantise_gpfq, symmetric_alphabet
-from moeash.networks.builtin import DigitsCNN
+from moeash.networks.loading.builtin import DigitsCNN
 
 DEVICES = [
     "cpu",

@@ -7,6 +7,7 @@ from moeash.backends.inprocess import InProcessBackend
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from tests.digits import digits_plan
+from tests.marks import slow
 
 CALIBRATION = {"splits": {"calibration": {"part": "all", "count": 100, "seed": 0}}}
 METHODS = {
@@ -18,10 +19,15 @@ METHODS = {
     "gpfq": {"name": "gpfq", "k": None, "levels": [1, 8], "images": 60},
 }
 
+QUICK = ("uniform", "zero aligned")
+
 
 @pytest.mark.parametrize(
     ("method", "objectives"),
-    [*((name, ["entries"]) for name in METHODS), ("uniform", ["size_bytes", "bits_per_weight"])],
+    [
+        *((name, ["entries"]) if name in QUICK else slow(name, ["entries"]) for name in METHODS),
+        slow("uniform", ["size_bytes", "bits_per_weight"]),
+    ],
 )
 def test_the_reference_box_holds_every_complete_evaluation(method, objectives, tmp_path):
     plan = digits_plan(

@@ -6,10 +6,10 @@ from torch import nn
 
 from moeash.core.codebook import keep_all
 from moeash.core.kept import Keeping
-from moeash.networks.inplace import WeightWriter
+from moeash.networks.loading.sources import load_network
 from moeash.networks.norms import find_norms
 from moeash.networks.parameters import read_state
-from moeash.networks.sources import load_network
+from moeash.networks.writing.inplace import WeightWriter
 
 
 class Normed(nn.Module):

@@ -13,6 +13,9 @@ from moeash.networks.sameness import distance
         ([0.0, 0.0], [0.0, 1e-9], float("inf")),
         ([1.0, 2.0], [float("nan"), 2.0], float("inf")),
         ([float("nan")], [float("nan")], float("inf")),
+        ([2.0, float("-inf")], [2.1, float("-inf")], 0.05),
+        ([2.0, float("-inf")], [2.0, float("inf")], float("inf")),
+        ([2.0, 1.0], [2.0, float("-inf")], float("inf")),
         ([], [], 0.0),
     ],
 )

@@ -1,6 +1,6 @@
 import pytest
 
-from moeash.core.variables import Integer, Real
+from moeash.core.solutions.variables import Integer, Real
 from moeash.errors import InputError
 from moeash.searches.enumerate import ExhaustiveSearch, RandomSearch
 from moeash.searches.space import Space

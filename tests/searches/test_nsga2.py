@@ -3,12 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeash.core.pareto import non_dominated
-from moeash.core.variables import Integer, Real
+from moeash.core.solutions.pareto import non_dominated
+from moeash.core.solutions.variables import Integer, Real
 from moeash.errors import InputError
 from moeash.searches.base import Fitness
 from moeash.searches.hypervolume import hypervolume
 from moeash.searches.nsga2 import Nsga2Search, initial_population
+from moeash.searches.options import SearchOptions
 from moeash.searches.space import Space
 
 K = Space((Integer("k", 2, 256),))
@@ -22,9 +23,7 @@ def objectives(k):
 
 def search(*, seed=0, population=20, generations=15, tell=objectives, space=K, initial="linear"):
     """Run a search and return its generations as lists of candidates."""
-    algorithm = Nsga2Search(
-        space, n_objectives=2, population=population, seed=seed, initial=initial
-    )
+    algorithm = Nsga2Search(space, SearchOptions(population=population, initial=initial), seed=seed)
     proposed = []
     for _ in range(generations):
         if not (candidates := algorithm.ask()):
@@ -103,7 +102,7 @@ def test_the_front_found_is_part_of_the_exhaustive_one_and_nearly_all_of_it(seed
 def share_below(told):
     """Return the share of later generations below 0.5, where ``told`` is what happens."""
     space, later = Space((Real("x", 0.0, 1.0),)), []
-    algorithm = Nsga2Search(space, n_objectives=2, population=20, seed=0)
+    algorithm = Nsga2Search(space, SearchOptions(), seed=0)
     for generation in range(10):
         xs = [candidate["x"] for candidate in algorithm.ask()]
         algorithm.tell([told if x < 0.5 else Fitness((x, (x - 0.75) ** 2)) for x in xs])

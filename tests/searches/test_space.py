@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeash.core.candidate import Candidate
-from moeash.core.variables import Integer, Real
+from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.variables import Integer, Real
 from moeash.searches.space import Space
 
 MIXED = Space((Integer("k", 2, 256), Real("rate", 1e-4, 1e-1, log=True), Real("x", -1.0, 1.0)))

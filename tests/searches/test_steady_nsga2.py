@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 
-from moeash.core.variables import Integer, Real
+from moeash.core.solutions.variables import Integer, Real
 from moeash.searches.base import Fitness
+from moeash.searches.options import SearchOptions
 from moeash.searches.space import Space
 from moeash.searches.steady_nsga2 import SteadyNsga2
 
 
-def search(space, **options):
-    return SteadyNsga2(space, **{"n_objectives": 2, "population": 6, "seed": 0, **options})
+def search(space, *, population=6, seed=0):
+    return SteadyNsga2(space, SearchOptions(population=population), seed=seed)
 
 
 LINE = Space((Integer("k", 1, 40),))

@@ -112,6 +112,7 @@ def test_gpfqs_rule_and_nearest_rounding_are_compared(script, tmp_path):
     assert bench.top1({}, "holdout") > 0.97
 
 
+@pytest.mark.slow
 def test_nncodecs_script_runs_beside_a_torchvision_that_loads_its_own_operators(tmp_path):
     """With another package in NNCodec's place, which codes nothing."""
     (tmp_path / "nncodec").mkdir()

@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 
 from moeash.data.sources import load_source
 from moeash.data.splits import draw_splits
-from moeash.networks.builtin import SHIPPED
-from moeash.networks.sources import load_network
+from moeash.networks.loading.builtin import SHIPPED
+from moeash.networks.loading.sources import load_network
 from studies import digits_cnn as digits
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from moeash.data.sources import load_source
 from moeash.data.splits import draw_splits
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 from studies.digits_cnn import accuracy
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]

@@ -8,12 +8,13 @@ import moeash
 from moeash.backends.inprocess import InProcessBackend
 from moeash.errors import StudyExistsError
 from moeash.evaluation.assess import SAMPLED, sample_of
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 from moeash.study.events import Note
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from tests.backends.studies import Listener
 from tests.digits import digits_plan
+from tests.marks import slow
 
 CODE = {"changed": lambda outputs: outputs}
 """What the network's code does to its outputs today."""
@@ -50,10 +51,10 @@ def code(monkeypatch):
 
 
 OTHER = {
-    "twice as large, so that top-1 stays": lambda y: 2 * y,
+    "twice as large, so that top-1 stays": slow(lambda y: 2 * y),
     "one class moved": lambda y: y + torch.eye(10)[3],
-    "fewer classes": lambda y: torch.cat([y, y[:, :1] - 100], 1),
-    "not a number": lambda y: torch.where(y == y[0, 0], torch.nan, y),
+    "fewer classes": slow(lambda y: torch.cat([y, y[:, :1] - 100], 1)),
+    "not a number": slow(lambda y: torch.where(y == y[0, 0], torch.nan, y)),
 }
 
 
@@ -68,6 +69,7 @@ def test_the_same_weights_in_other_code_are_refused(tmp_path, code, function):
     assert (first.evaluations(), first.status) == before
 
 
+@pytest.mark.slow
 def test_the_figure_is_named_and_a_person_may_insist(tmp_path, code):
     storage = SqlStorage(tmp_path / "a.db")
     continued(storage)

@@ -11,6 +11,7 @@ import pytest
 import moeash as package
 from moeash.errors import InputError, SpecError, StudyExistsError
 from moeash.study.spec.spec import StudySpec
+from tests.marks import slow
 
 CODE = """
 import torch
@@ -67,7 +68,7 @@ def forgotten(ran):
 @pytest.fixture(
     params=[
         {"network__source": "brought:network", "data__source": "brought:data"},
-        {"evaluation__metric": "brought:score"},
+        slow({"evaluation__metric": "brought:score"}),
     ],
     ids=["network and data", "metric"],
 )
@@ -84,7 +85,7 @@ EXPORT = ("export", "x", "--to", "x.moeash", "--storage", "x.db")
 DRAW = ("plot", "x", "--kind", "codebook", "--to", "x.png", "--storage", "x.db")
 
 
-@pytest.mark.parametrize("command", [EXPORT, DRAW], ids=["export", "plot"])
+@pytest.mark.parametrize("command", [EXPORT, slow(DRAW)], ids=["export", "plot"])
 def test_a_command_runs_what_a_database_names_only_when_it_is_allowed(
     foreign, code, moeash, command
 ):
@@ -190,7 +191,7 @@ def files(tmp_path, moeash):
     """A finished study of images and weights in files, and the folder they are in."""
     from safetensors.torch import save_file
 
-    from moeash.networks.sources import load_network
+    from moeash.networks.loading.sources import load_network
 
     folder = tmp_path / "first"
     folder.mkdir()
@@ -213,7 +214,7 @@ def moved(folder, to):
     return [f"data.root={to}/d.npz", f"network.checkpoint={to}/w.safetensors"]
 
 
-@pytest.mark.parametrize("command", [EXPORT, DRAW], ids=["export", "plot"])
+@pytest.mark.parametrize("command", [EXPORT, slow(DRAW)], ids=["export", "plot"])
 def test_a_reader_is_told_where_files_are_now(files, moeash, tmp_path, command):
     spec, folder = files
     paths = moved(folder, tmp_path / "second")

@@ -11,6 +11,7 @@ from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from tests.backends.studies import Listener, Preparing
 from tests.digits import BASE, digits_plan, merged
+from tests.marks import slow
 
 MERGING = {"trials": 10, "max_drop": 0.1}
 
@@ -25,7 +26,7 @@ def endings(told):
 
 
 @pytest.mark.parametrize("algorithm", ["nsga2", "steady_nsga2"])
-@pytest.mark.parametrize("evaluations", [8, 13])
+@pytest.mark.parametrize("evaluations", [slow(8), 13])
 def test_evaluations_are_those_of_the_whole_course(tmp_path, algorithm, evaluations):
     told = Listener()
     done = study(
@@ -56,6 +57,7 @@ def test_wall_time_is_that_of_the_whole_course(tmp_path, algorithm):
     assert [phase for phase, _ in endings(told)] in (["search"], ["search", "merge"])
 
 
+@pytest.mark.slow
 def test_a_study_of_a_divergence_has_a_hypervolume_that_shows_its_progress(tmp_path):
     plan = digits_plan(
         evaluation={"metric": "neg_divergence"}, method={"k": [8, 64]}, budget={"generations": 4}

@@ -47,6 +47,7 @@ def story(told):
     return [event.payload() for event in told.events if event.kind in kinds]
 
 
+@pytest.mark.slow
 def test_a_study_on_many_slots_that_crashes_while_it_merges_is_the_serial_one(tmp_path, serial):
     study, told_of = serial
     searched = sum(r.stage == "search" for r in study.evaluations())

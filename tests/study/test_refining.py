@@ -4,7 +4,7 @@ import pytest
 
 from moeash import export
 from moeash.backends.inprocess import InProcessBackend
-from moeash.core.recipe import Refine
+from moeash.core.solutions.recipe import Refine
 from moeash.exports.plots import plot_front
 from tests.backends.studies import Listener, front, run_study, sequence, spec
 
@@ -46,6 +46,7 @@ def test_solutions_of_the_searchs_front_are_made_again_from_end_to_end(study):
         assert record.outcome.fingerprint != parent.outcome.fingerprint
 
 
+@pytest.mark.slow
 def test_a_refined_solution_is_exported_bit_for_bit(study, tmp_path):
     done = next(r for r in refined(study) if r.outcome.status == "complete")
     report = export(study, tmp_path / "a.moeash", id=done.number)
@@ -58,6 +59,7 @@ def test_the_picture_shows_what_was_refined(study):
     assert f"refined ({n})" in labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_refined", [1, 2])
 def test_a_study_interrupted_while_it_refines_goes_on_where_it_was(tmp_path, study, n_refined):
     n_searched = sum(r.stage == "search" for r in study.evaluations())
@@ -80,6 +82,7 @@ def test_a_study_interrupted_while_it_refines_goes_on_where_it_was(tmp_path, stu
     assert len(made) == 3 - n_refined
 
 
+@pytest.mark.slow
 def test_a_continued_study_whose_refined_solutions_are_all_stored_says_so(tmp_path):
     plain = calibrated(merge={"trials": 0})
     for n_stored in (0, 3):
@@ -90,6 +93,7 @@ def test_a_continued_study_whose_refined_solutions_are_all_stored_says_so(tmp_pa
     assert told.new == []
 
 
+@pytest.mark.slow
 def test_a_larger_budget_refines_more_and_repeats_nothing(tmp_path):
     few = run_study(tmp_path, calibrated(solutions=1, merge={"trials": 0}))
     assert len(refined(few)) == 1
@@ -99,12 +103,14 @@ def test_a_larger_budget_refines_more_and_repeats_nothing(tmp_path):
     assert set(first) <= set(sequence(more))
 
 
+@pytest.mark.slow
 def test_nothing_is_refined_unless_wanted_and_possible(tmp_path):
     off = run_study(tmp_path, calibrated("off", solutions=0, merge={"trials": 0}))
     uniform = run_study(tmp_path, spec("uniform", merge={"trials": 0}))
     assert refined(off) == refined(uniform) == []
 
 
+@pytest.mark.slow
 def test_a_merge_pass_goes_on_from_refined_solutions(tmp_path):
     study = run_study(tmp_path, calibrated(merge={"trials": 2, "max_drop": 0.3}))
     records = {r.number: r for r in study.evaluations()}

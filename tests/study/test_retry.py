@@ -98,12 +98,14 @@ def test_nothing_is_tried_again_unasked(damaged, tmp_path):
     assert told.new == [] and sorted(failed(again)) == [2, 20, 37]
 
 
+@pytest.mark.slow
 def test_what_fails_again_is_stored_again_and_changes_nothing(damaged, tmp_path):
     again, told = study(tmp_path, retry_failed=True, **FAULTS)
     assert len(told.new) == 2
     assert measured(again) == measured(damaged) and volumes(again) == volumes(damaged)
 
 
+@pytest.mark.slow
 def test_a_steady_study_proposes_what_was_lost_or_something_new(tmp_path):
     (tmp_path / "starving").touch()
     lost, _ = study(tmp_path, algorithm="steady_nsga2", merge=False, starving=(2, 64))

@@ -6,12 +6,12 @@ import pytest
 
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.merge import merge_runs
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.errors import StorageError, StudyExistsError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive
 from moeash.methods.uniform.method import Uniform
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
 from moeash.study.course.budget import ENDINGS
 from moeash.study.events import ignore
 from moeash.study.facts import floor_of
@@ -21,6 +21,7 @@ from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from tests.backends.studies import Listener
 from tests.digits import digits_plan
+from tests.marks import slow
 
 MERGING = {"merge": {"trials": 12}, "budget": {"generations": 3}}
 
@@ -99,12 +100,13 @@ def test_a_finished_study_answers_without_a_forward_pass(storage):
     assert forwards == [] and again.new == [] and set(again.known) == set(keys)
 
 
+@pytest.mark.slow
 def test_the_replayed_story_of_a_generation_keeps_its_times(storage):
     first = study(storage).generations()
     assert study(storage).generations() == first and first[0].elapsed_s > 0
 
 
-@pytest.mark.parametrize("algorithm", ["nsga2", "random", "exhaustive"])
+@pytest.mark.parametrize("algorithm", [slow("nsga2"), slow("random"), slow("exhaustive")])
 def test_a_larger_budget_continues_a_study_as_if_it_had_been_given_at_once(tmp_path, algorithm):
     def grown(path, *budgets):
         for generations in budgets:
@@ -139,6 +141,7 @@ def test_a_study_continued_beyond_its_merges_finds_what_a_longer_one_finds(stora
     assert story(study(storage, **longer)) == story(grown)
 
 
+@pytest.mark.slow
 def test_a_smaller_budget_leaves_what_is_stored(storage):
     before = study(storage).evaluations()
     study(storage, budget={"generations": 1})
@@ -148,6 +151,7 @@ def test_a_smaller_budget_leaves_what_is_stored(storage):
 # ------------------------------------------------------------------ who may continue it
 
 
+@pytest.mark.slow
 def test_a_budget_that_was_at_its_default_can_be_changed(storage):
     first = study(storage, budget={"generations": 1})
     n_known = len(first.evaluations())
@@ -219,6 +223,7 @@ def test_the_thread_count_of_the_first_run_stays(storage, monkeypatch):
     assert [task.n_threads for task in tasks] == [1]
 
 
+@pytest.mark.slow
 def test_how_kept_tensors_are_stored_is_decided_once(storage, monkeypatch):
     changes = {"codec": {"kept": "auto"}, "method": {"k": [4, 40]}}
     first = study(storage, budget={"generations": 1}, **changes)
@@ -244,6 +249,7 @@ def test_how_kept_tensors_are_stored_is_decided_once(storage, monkeypatch):
 # ------------------------------------------------------------------ trouble
 
 
+@pytest.mark.slow
 def test_a_study_whose_storage_fails_says_so_and_continues_later(storage, uninterrupted):
     class Full(SqlStorage):
         n_left = 13
@@ -301,7 +307,11 @@ def chains(study):
 
 @pytest.mark.parametrize(
     "merge",
-    [{"trials": 100}, {"trials": 100, "max_drop": 0.03}, {"trials": 5, "max_drop": 0.1}],
+    [
+        slow({"trials": 100}),
+        slow({"trials": 100, "max_drop": 0.03}),
+        {"trials": 5, "max_drop": 0.1},
+    ],
 )
 def test_accepted_merges_hold_their_floor_and_shrink(storage, merge):
     done = study(storage, merge=merge, budget={"generations": 3})
@@ -337,6 +347,7 @@ def test_accepted_merges_hold_their_floor_and_shrink(storage, merge):
     assert all(len(s.record.recipe.steps[-1].runs) == s.entries for s in merged)
 
 
+@pytest.mark.slow
 def test_every_solution_of_the_front_is_offered_to_the_merge_pass(storage):
     done = study(storage, merge={"trials": 2})
     searched = [r for r in done.evaluations() if r.stage == "search"]

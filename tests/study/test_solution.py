@@ -1,13 +1,14 @@
 import json
 from dataclasses import replace
+from itertools import count
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeash.core.objectives import Sizes
-from moeash.core.recipe import Merge, Recipe
-from moeash.core.variables import Integer, Real
+from moeash.core.solutions.objectives import Sizes
+from moeash.core.solutions.recipe import Merge, Recipe
+from moeash.core.solutions.variables import Integer, Real
 from moeash.errors import InputError, NothingMeetsError
 from moeash.evaluation.outcome import Job
 from moeash.study.solution import Solution, at_bound, front_of, pick
@@ -98,11 +99,22 @@ def test_of_equal_solutions_the_one_proposed_first_is_on_the_front():
     assert front_of([*equal, solution(1, 0.5, 100)]) == [equal[1]]
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6), st.booleans()), max_size=20))
-@settings(deadline=None, max_examples=50)
-def test_a_front_read_as_columns_is_the_front_of_the_solutions(tmp_path_factory, points):
+NUMBERS = count()
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    """One database for every front that is drawn: making one takes longer than all the rest."""
     storage = SqlStorage(str(tmp_path_factory.mktemp("front") / "a.db"))
-    facts = replace(STUDY, spec={"evaluation": {"max_drop": 0.5}})
+    yield storage
+    storage.close()
+
+
+@given(points=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6), st.booleans()), max_size=20))
+@settings(deadline=None, max_examples=50)
+def test_a_front_read_as_columns_is_the_front_of_the_solutions(storage, points):
+    name = f"study {next(NUMBERS)}"
+    facts = replace(STUDY, name=name, spec={"evaluation": {"max_drop": 0.5}})
     made = storage.create_study(facts)
     records = [
         record(number, metric / 6, size_bytes)
@@ -111,11 +123,10 @@ def test_a_front_read_as_columns_is_the_front_of_the_solutions(tmp_path_factory,
         for number, (metric, size_bytes, complete) in enumerate(points, start=1)
     ]
     storage.add_evaluations(made.id, records)
-    study = Study(storage, FACTS.name)
+    study = Study(storage, name)
     wanted = [s for s in study.solutions() if s.metric >= facts.wanted_floor]
     assert study.front() == front_of(wanted)
     assert study.front_numbers() == sorted(s.id for s in front_of(wanted))
-    storage.close()
 
 
 def test_one_solution_is_read_by_its_number(tmp_path):

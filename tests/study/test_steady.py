@@ -14,6 +14,7 @@ def steady(**changes):
     return spec(search__algorithm="steady_nsga2", **{**WIDE, **changes})
 
 
+@pytest.mark.slow
 def test_a_budget_of_evaluations_is_kept_exactly_whatever_is_out(tmp_path):
     study = run_study(tmp_path, steady(budget={"evaluations": 30}), make_backend=ManySlots)
     assert (len(study.evaluations()), study.record.ending) == (30, "evaluations")
@@ -21,6 +22,7 @@ def test_a_budget_of_evaluations_is_kept_exactly_whatever_is_out(tmp_path):
     assert [g.n_evaluations for g in study.generations()] == [8, 16, 24, 30]
 
 
+@pytest.mark.slow
 def test_a_study_on_many_slots_repeats_nothing_after_a_crash_or_with_a_larger_budget(tmp_path):
     made = []
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from moeash.cli.status import status_lines
-from moeash.core.recipe import Merge, Recipe, Refine
+from moeash.core.solutions.recipe import Merge, Recipe, Refine
 from moeash.evaluation.outcome import Job
 from moeash.study.course.options import BudgetOptions
 from moeash.study.events import (

@@ -42,7 +42,7 @@ PLACE_LEVELS = 4
 PLACE_BITS = 4
 """Leading bits of a place within its unit that are adaptive."""
 
-assert _rows.layout() == (
+_LAYOUT = (
     N_CONTEXTS,
     N_STATISTICS,
     CONTEXT_SLOTS,
@@ -58,7 +58,9 @@ assert _rows.layout() == (
     PLACE_SCALES,
     PLACE_LEVELS,
     PLACE_BITS,
-), "the adaptive kernel was built from another version; rebuild the extension"
+)
+if _rows.layout() != _LAYOUT:  # it would read and write files nobody else can read
+    raise ImportError("the adaptive kernel was built from another version; install moeash again")
 
 
 class Tables(NamedTuple):

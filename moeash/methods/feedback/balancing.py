@@ -17,6 +17,7 @@ from moeash.methods.feedback.columns import (
     Factor,
     assign_feedback,
     balancing_scales,
+    entropy_bits,
     nearest,
     output_shift,
     rescaled,
@@ -25,9 +26,9 @@ from moeash.methods.feedback.columns import (
     zero_aligned_entries,
 )
 from moeash.methods.feedback.pairs import Pair, find_pairs, pair_scales, recolumned
-from moeash.networks.borrowing import Borrowed
 from moeash.networks.norms import NORM_TYPES
 from moeash.networks.sameness import SAME_FUNCTION
+from moeash.networks.writing.borrowing import Borrowed
 from moeash.tracing.outputs import OutputOf, chosen, compared, furthest, in_rows
 from moeash.tracing.watching import in_eval_mode
 
@@ -35,16 +36,27 @@ PROBE = 0.25
 """Exponent with which factors are balanced that are not to be: only to see who reads their layers,
 as a running mean may absorb only what it alone reads."""
 
-AS_ASKED = (5e-4, 10.0)
-"""What rows balanced as asked may lose on the finest grid: a share of what the outputs say, see
-:func:`balanced`, or so many times what rows as they are lose. On 128 bins LeNet-300-100, LeNet-5
-and the digits network lose shares of 2e-6 to 1.4e-4 with the exponents of their studies, and 0.03
-to 0.2 with 1/2 where that ruins them. ResNet-20 loses 0.003 with its own, 4 to 9 times what it
-loses without, and its files of equal outputs are no larger."""
+AS_ASKED = 6e-5
+"""What rows balanced as asked may lose on the finest grid, a share of what the outputs say, see
+:func:`balanced`. LeNet-300-100 and LeNet-5 lose 4e-5 with the exponents of their studies, and 0.03
+to 0.2 with 1/2 where that ruins them."""
 
-LIMITED = (1e-4, 1.5)
-"""Likewise once scales are limited. Branches of little gain gain nothing by larger ones: bytes at
-equal outputs are the same, and the finest grid reaches less."""
+HARMLESS = 5e-5
+"""Likewise once scales are limited."""
+
+UNBALANCED = 1.5
+"""Or so many times what rows as they are lose."""
+
+WORTH_IT = 10.0
+"""Or so many times, where BatchNorms alone undo scales, or where SAVED says that it is worth it.
+ResNet-20 loses 0.003 with the exponent of its study, 4 to 9 times what it loses without, and its
+files of equal outputs are no larger."""
+
+SAVED = 0.25
+"""Bits a weight that balancing saves at equal losses where a loss of more than 1.5 times is worth
+it; a loss falls by a factor of 4 a bit. The digits network saves 0.5 to 0.75 and its files are two
+fifths smaller; layers beside a branch of gain 1 or 10 save nothing, and the best of a search would
+end at 3 to 10 times the divergence."""
 
 HALVINGS = 6
 """How often the limit of scales is halved before all rows are left as they are."""
@@ -104,10 +116,10 @@ def balanced(
     range, and on 128 bins all other weights are 0. So the weights are assigned on the finest grid,
     with feedback and bits for free, and the outputs on ``batch`` compared with the network's: their
     divergence in nats, as a share of what the outputs say, ``log(classes) - entropy``; of single
-    values the squared change, as a share of their variance. Where that is more than AS_ASKED
-    allows, scales are held within a limit, which is halved, in logarithms, until it is no more than
-    LIMITED allows. A layer whose scales reach further has all of them raised to the power that
-    brings them within; other layers keep theirs.
+    values the squared change, as a share of their variance. Where that is more than AS_ASKED and
+    so many times what rows as they are lose, scales are held within a limit, which is halved, in
+    logarithms, until it is no more than HARMLESS or as much. A layer whose scales reach further has
+    all of them raised to the power that brings them within; other layers keep theirs.
 
     Measured for a straight layer beside three of gain 0.3, 0.1 and 0.01: the least divergence on
     128 bins came from 4e-4, 3e-3 and 0.15 to 1e-5, as rows as they are reach it. Predictions do
@@ -144,18 +156,19 @@ def balanced(
     if pairs:
         _check_same_function(network, found, batch, "pairs", output)
     loss = _Loss(network, batch, plain, balancing.finest, output)
-    lost = loss.of(found)
-    if lost <= AS_ASKED[0]:
+    lost, bits = loss.of(found)
+    if lost <= AS_ASKED:
         return found
-    unbalanced = loss.of(as_it_is)
-    if lost <= AS_ASKED[1] * unbalanced:
+    unbalanced, unbalanced_bits = loss.of(as_it_is)
+    saves = lost * 4 ** (bits - unbalanced_bits + SAVED) <= unbalanced
+    if lost <= (WORTH_IT if saves or not pairs else UNBALANCED) * unbalanced:
         return found
-    most = max(LIMITED[0], LIMITED[1] * unbalanced)
+    most = max(HARMLESS, UNBALANCED * unbalanced)
     limit = max(furthest.values())
     for _ in range(HALVINGS):
         limit /= 2
         found, _ = _within(network, as_it_is, balancing, pairs, limit)
-        if loss.of(found) <= most:
+        if loss.of(found)[0] <= most:
             break
     else:
         found, limit = as_it_is, 0.0
@@ -216,21 +229,27 @@ class _Loss:
         return tensor.log_softmax(1) if tensor.shape[1] > 1 else tensor
 
     @torch.no_grad()
-    def of(self, network: Balanced) -> float:
-        """Return the divergence of the outputs as a share of what they say; maybe no number."""
+    def of(self, network: Balanced) -> tuple[float, float]:
+        """Return what is lost, and bits a weight.
+
+        The loss is the divergence of the outputs as a share of what they say; maybe no number.
+        """
         weights = [*(factor.weight for factor in network.factors), *self._plain.values()]
         low = min(0.0, *(float(weight.min()) for weight in weights))
         high = max(0.0, *(float(weight.max()) for weight in weights))
         if not low < high:
-            return 0.0
+            return 0.0, 0.0
         entries = zero_aligned_entries(low, high, self._bins)
-        values = dict(network.kept)
+        values, bits = dict(network.kept), 0.0
         for name, weight in self._plain.items():
             grid = entries.to(weight.device)
-            values[name] = grid[nearest(weight, grid)]
+            indices = nearest(weight, grid)
+            bits += entropy_bits(indices)
+            values[name] = grid[indices]
         for factor in network.factors:
             grid = entries.to(factor.weight.device)
             indices = assign_feedback(factor, grid)
+            bits += entropy_bits(indices)
             values[factor.name] = grid[indices]
             if factor.absorber is not None:
                 shift = output_shift(factor, indices, grid).to(values[factor.absorber])
@@ -243,7 +262,8 @@ class _Loss:
             moved = (self._expected.exp() * (self._expected - got)).sum(1).mean()
         else:
             moved = (self._expected - got).square().mean()
-        return float(moved) / self._said if self._said > 0 else 0.0
+        lost = float(moved) / self._said if self._said > 0 else 0.0
+        return lost, bits / sum(weight.numel() for weight in weights)
 
 
 def _within(

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moeash.core.candidate import Candidate
 from moeash.core.codebook import (
     COUNT_DTYPE,
     Codebook,
@@ -28,10 +27,11 @@ from moeash.core.codebook import (
     share,
 )
 from moeash.core.progress import Progress, silent
+from moeash.core.solutions.candidate import Candidate
 from moeash.data.inputs import Batch, joined
 from moeash.data.splits import sample
 from moeash.errors import InputError, RescalingError
-from moeash.methods.base import Configured, Images, Preparation
+from moeash.methods.base import Images, Method, Preparation
 from moeash.methods.feedback.balancing import Balancing
 from moeash.methods.feedback.columns import zero_aligned_entries
 from moeash.methods.feedback.compressing import Compressed, compress
@@ -73,8 +73,10 @@ class FeedbackPrepared(PickledAsArrays):
     notes: tuple[str, ...]
 
 
-class Feedback(Configured[FeedbackOptions]):
+class Feedback(Method):
     """Second-order error feedback on the one global codebook."""
+
+    options: FeedbackOptions
 
     @property
     def rescales(self) -> bool:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from moeash.core.solutions.variables import Integer, Real, Variable
 from moeash.core.trellis import States
-from moeash.core.variables import Integer, Real, Variable
 from moeash.errors import InputError
 from moeash.methods.bounds import Bins
 from moeash.options.tables import Count, NotNegative, Options, Positive

@@ -17,8 +17,8 @@ from moeash.methods.feedback.balancing import Balancing, balanced, balanced_valu
 from moeash.methods.feedback.columns import Factor, prepare_feedback
 from moeash.methods.feedback.curvature import CurvatureKind, LayerCurvature, measure_curvature
 from moeash.methods.feedback.rows import ROWS, Rows, Sample, coupled, measure_between
-from moeash.networks.borrowing import Borrowed
 from moeash.networks.pickling import PickledAsArrays
+from moeash.networks.writing.borrowing import Borrowed
 from moeash.tracing.outputs import OutputOf
 
 TEMPERATURE = 4.0

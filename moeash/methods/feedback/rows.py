@@ -212,7 +212,8 @@ def coupled(factor: Factor, between: Tensor, *, natural_order: bool = False) -> 
         return factor
     # Each half can be factorised with what was found, and so can their mean but for rounding.
     made = _factor(both[0], shrinkage) or _factor(both[0], SHRINKAGES[-1])
-    assert made is not None
+    if made is None:
+        return None
     unit, relief = made
     root = ordered.sqrt()
     coupling = unit * root.unsqueeze(2) / root.unsqueeze(1)

@@ -29,7 +29,7 @@ from moeash.data.inputs import Batch, call
 from moeash.errors import DataError, EvaluationError, InputError
 from moeash.methods.gpfq.options import VARIANTS, Variant
 from moeash.methods.recursion import BLOCK, recurse
-from moeash.networks.borrowing import Borrowed, TwoVersions
+from moeash.networks.writing.borrowing import Borrowed, TwoVersions
 from moeash.tracing.patches import LinearMap, images_per_piece, patches, rows_of
 from moeash.tracing.uses import Use, inputs_of, tiles, watch_uses, why_unused
 from moeash.tracing.watching import in_eval_mode
@@ -59,14 +59,13 @@ def symmetric_alphabet(
     *,
     levels: int,
     scale: float = 1.16,
-    quantile: float = 1.0,
     variant: Variant = "nearest",
     threshold: float = THRESHOLD,
     generator: torch.Generator | None = None,
 ) -> Alphabet:
     """Return the mid-tread alphabet ``{-levels..levels} delta`` of a layer.
 
-    ``delta = scale / levels`` times the mean over neurons of the ``quantile`` of ``|row|``. It has
+    ``delta = scale / levels`` times the mean over neurons of the largest ``|w|``. It has
     ``2 levels + 1`` symbols: the "b bits" of the reference code are ``levels = 2^(b-1)``. The l0
     variant keeps the top symbol and has two more, ``{0, +-threshold, +-(threshold + j delta')}``.
 
@@ -74,7 +73,6 @@ def symmetric_alphabet(
         weight: ``(groups, rows, columns)``.
         levels: positive symbols, at least 1.
         scale: C of the paper, positive.
-        quantile: in (0, 1]; 1 is the maximum.
         variant: ``"nearest"``; ``"l1"`` shrinks targets by ``threshold`` first; ``"l0"`` sends
             ``|v| <= threshold`` to 0 and counts the other symbols from there; ``"stochastic"``
             rounds up with the probability that keeps the mean.
@@ -86,19 +84,9 @@ def symmetric_alphabet(
     """
     if variant not in VARIANTS:
         raise InputError(f"GPFQ variant {variant!r} is not one of {', '.join(VARIANTS)}")
-    if levels < 1 or not scale > 0 or not 0 < quantile <= 1:
-        raise InputError(
-            f"got {levels} levels, scale {scale}, quantile {quantile}; "
-            "needed at least 1, above 0, in (0, 1]"
-        )
-    # Sorting, because torch.quantile refuses large tensors.
-    magnitude = weight.abs().flatten(0, 1).sort(dim=1).values
-    place = quantile * (magnitude.shape[1] - 1)
-    below, above = (
-        magnitude[:, int(place)],
-        magnitude[:, min(int(place) + 1, magnitude.shape[1] - 1)],
-    )
-    radius = float((below + (above - below) * (place - int(place))).double().mean())
+    if levels < 1 or not scale > 0:
+        raise InputError(f"got {levels} levels, scale {scale}; needed at least 1, above 0")
+    radius = float(weight.abs().flatten(0, 1).amax(dim=1).double().mean())
     delta = scale * radius / levels or 1.0  # all weights zero: any alphabet holds them
     steps = torch.arange(-levels, levels + 1, dtype=weight.dtype, device=weight.device)
     if variant == "l0":
@@ -120,20 +108,6 @@ def symmetric_alphabet(
             raise InputError("the stochastic variant needs a generator")
         return Alphabet(steps * delta, _stochastic(delta, levels, generator))
     return Alphabet(steps * delta, _soft(delta, levels, 0.0))
-
-
-def uniform_alphabet(weight: Tensor, *, symbols: int, scale: float) -> Alphabet:
-    """Return ``radius linspace(-1, 1, symbols)``, radius = scale times the median magnitude.
-
-    The alphabet of the first GPFQ paper. Without a zero for an even number of symbols; a target
-    half-way between two takes the lower.
-    """
-    if symbols < 2 or not scale > 0:
-        raise InputError(f"got {symbols} symbols, scale {scale}; needed at least 2, above 0")
-    radius = scale * float(weight.abs().double().median()) or 1.0
-    return finite_alphabet(
-        radius * torch.linspace(-1, 1, symbols, dtype=weight.dtype, device=weight.device)
-    )
 
 
 def finite_alphabet(entries: Tensor) -> Alphabet:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moeash.core.candidate import Candidate
 from moeash.core.codebook import (
     COUNT_DTYPE,
     Codebook,
@@ -26,10 +25,11 @@ from moeash.core.codebook import (
     share,
 )
 from moeash.core.progress import Progress, silent
+from moeash.core.solutions.candidate import Candidate
 from moeash.data.inputs import Batch, joined
 from moeash.data.splits import sample
 from moeash.errors import InputError
-from moeash.methods.base import Configured, Preparation
+from moeash.methods.base import Method, Preparation
 from moeash.methods.gpfq.layers import GpfqLayer, quantisable, quantise_gpfq, symmetric_alphabet
 from moeash.methods.gpfq.options import GpfqOptions
 from moeash.networks.network import Network
@@ -56,8 +56,10 @@ class GpfqPrepared(PickledAsArrays):
     notes: tuple[str, ...]
 
 
-class Gpfq(Configured[GpfqOptions]):
+class Gpfq(Method):
     """Greedy path-following quantisation, one symmetric alphabet a layer."""
+
+    options: GpfqOptions
 
     def prepare(self, preparation: Preparation) -> GpfqPrepared:
         """Hold the calibration images, and see which layers the network has.

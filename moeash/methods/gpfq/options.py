@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from moeash.core.variables import Integer, Variable
+from moeash.core.solutions.variables import Integer, Variable
 from moeash.errors import InputError
 from moeash.methods.bounds import Levels
 from moeash.options.tables import Count, Options, Positive

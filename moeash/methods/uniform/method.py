@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from moeash.core.bins import Grid, assign_bins
-from moeash.core.candidate import Candidate
 from moeash.core.codebook import SharedWeights, keep_all, share
 from moeash.core.progress import Progress, silent
+from moeash.core.solutions.candidate import Candidate
 from moeash.core.statistics import BinStatistics, uniform_codebook
-from moeash.methods.base import Configured, GridAssignment, Preparation
+from moeash.methods.base import GridAssignment, Method, Preparation
 from moeash.methods.uniform.options import UniformOptions
 from moeash.networks.network import Network
 
@@ -34,8 +34,10 @@ class UniformPrepared:
     n_threads: int
 
 
-class Uniform(Configured[UniformOptions]):
+class Uniform(Method):
     """Nearest-bin weight sharing: the published base method."""
+
+    options: UniformOptions
 
     def prepare(self, preparation: Preparation) -> UniformPrepared:
         """Sort the shared weights once."""

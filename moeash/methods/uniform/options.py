@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from moeash.core.solutions.variables import Integer, Variable
 from moeash.core.statistics import Centre
-from moeash.core.variables import Integer, Variable
 from moeash.errors import InputError
 from moeash.methods.bounds import Bins
 from moeash.options.tables import Options

@@ -5,11 +5,12 @@ from functools import partial
 
 from moeash.backends.base import Backend
 from moeash.core.codebook import SharedWeights
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.outcome import Archive
 from moeash.searches.base import Search
 from moeash.searches.enumerate import ExhaustiveSearch, RandomSearch
 from moeash.searches.nsga2 import Nsga2Search
+from moeash.searches.options import SearchOptions
 from moeash.searches.space import Space
 from moeash.searches.steady_nsga2 import SteadyNsga2
 from moeash.study.artifacts import start_of
@@ -90,19 +91,13 @@ class Course:
     # ------------------------------------------------------------------ searching
 
     def _search(self) -> Ending:
-        options, budget = self._plan.spec.search, self._budget
+        options, budget, seed = self._plan.spec.search, self._budget, self._plan.spec.seed
         space = Space(tuple(self._plan.task.method.space()))
         stored = [r for r in self._ledger.known.values() if r.stage == "search"]
         phase: Phase
         if options.algorithm == "steady_nsga2":
             phase = SteadyState(
-                SteadyNsga2(
-                    space,
-                    n_objectives=1 + len(options.objectives),
-                    population=options.population,
-                    seed=self._plan.spec.seed,
-                    initial=options.initial,
-                ),
+                SteadyNsga2(space, options, seed=seed),
                 self.standing,
                 budget,
                 self._journal,
@@ -111,7 +106,7 @@ class Course:
             )
         else:
             phase = Generations(
-                self._proposer(space),
+                proposer_of(space, options, seed),
                 self.standing,
                 budget,
                 self._journal,
@@ -121,21 +116,6 @@ class Course:
         generations = budget.options.generations
         total = None if generations is None else generations * options.population
         return self._run(phase, total, len(stored))
-
-    def _proposer(self, space: Space) -> Search:
-        spec = self._plan.spec
-        options = spec.search
-        if options.algorithm == "exhaustive":
-            return ExhaustiveSearch(space, population=options.population)
-        if options.algorithm == "random":
-            return RandomSearch(space, population=options.population, seed=spec.seed)
-        return Nsga2Search(
-            space,
-            n_objectives=1 + len(options.objectives),
-            population=options.population,
-            seed=spec.seed,
-            initial=options.initial,
-        )
 
     # ------------------------------------------------------------------ the front's solutions
 
@@ -188,3 +168,14 @@ class Course:
         if max_drop is None:
             return solution.metric
         return floor_of(self._facts.baseline, max_drop)
+
+
+def proposer_of(space: Space, options: SearchOptions, seed: int) -> Search:
+    """Return what proposes generations."""
+    match options.algorithm:
+        case "exhaustive":
+            return ExhaustiveSearch(space, population=options.population)
+        case "random":
+            return RandomSearch(space, population=options.population, seed=seed)
+        case _:
+            return Nsga2Search(space, options, seed=seed)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.searches.base import Search
 from moeash.study.course.budget import Budget, Ending
@@ -62,7 +62,7 @@ class Generations:
         self._started = 0.0
 
     def ask(self, n_free: int) -> Sequence[Proposal]:
-        """Return the whole next generation; nothing while one is open."""
+        """Return the next generation, as far as the budget goes; nothing while one is open."""
         if self._keys or self.ending is not None:
             return ()
         candidates = self._search.ask() if self._stale < STALE_GENERATIONS else []
@@ -72,14 +72,20 @@ class Generations:
         self._index += 1
         self._started = self._clock()
         jobs = [Job(Recipe(candidate), self._standing.floor) for candidate in candidates]
-        self._keys = [job.key for job in jobs]
-        distinct = {job.key: job for job in jobs}
-        self._journal.say(
-            GenerationStarted(self._index, len(jobs), len(distinct.keys() - self._known.keys()))
-        )
+        distinct = self._within_budget({job.key: job for job in jobs})
+        self._keys = [job.key for job in jobs if job.key in distinct]
+        n_new = len(distinct.keys() - self._known.keys())
+        self._journal.say(GenerationStarted(self._index, len(self._keys), n_new))
         # Fixed for the whole generation, so that no outcome depends on the order of evaluation.
         archive = self._standing.archive
         return [Proposal(job, archive, "search", self._index) for job in distinct.values()]
+
+    def _within_budget(self, jobs: dict[str, Job]) -> dict[str, Job]:
+        """Leave out what is one evaluation too many; that ends the search with this generation."""
+        new = [key for key in jobs if not self._standing.has(key)]
+        left = self._budget.evaluations_left(self._standing.n_evaluations)
+        beyond = set() if left is None else set(new[left:])
+        return {key: job for key, job in jobs.items() if key not in beyond}
 
     def tell(self, proposal: Proposal, outcome: Outcome) -> Sequence[Answer]:
         """Let every answer be stored as it arrives."""
@@ -100,7 +106,6 @@ class Generations:
         n_before = self._standing.n_evaluations
         self._standing.add(records)
         n_evaluations = self._standing.n_evaluations
-        self._search.tell([self._standing.fitness(record) for record in records])
         self._keys, self._answers = [], {}
         generation = self._standing.generation(self._index, records, self._clock() - self._started)
         self._journal.end_generation(generation)
@@ -111,3 +116,5 @@ class Generations:
         if self._space_size is not None and n_evaluations >= self._space_size:
             ending = "exhausted"
         self.ending = ending
+        if ending is None:  # the last generation may lack what the budget left out
+            self._search.tell([self._standing.fitness(record) for record in records])

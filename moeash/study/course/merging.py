@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from moeash.core.codebook import SharedWeights
-from moeash.core.merge import MergeCost, MergePass, Runs
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.merge import MergePass, Runs
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.study.course.budget import Budget, Ending
 from moeash.study.course.journal import Journal
@@ -76,7 +76,6 @@ class Merging:
         build: Callable[[Recipe], SharedWeights],
         outcome: Callable[[str], Outcome | None],
         n_evaluations: Callable[[], int],
-        cost: MergeCost = "sse",
     ) -> None:
         """Begin.
 
@@ -90,7 +89,6 @@ class Merging:
             build: builds a solution.
             outcome: what is known of a key, stored or held.
             n_evaluations: distinct evaluations of the study so far.
-            cost: the order of trials.
         """
         self._chains = [_Chain(parent, floor) for parent, floor in solutions]
         self._budget = budget
@@ -100,7 +98,6 @@ class Merging:
         self._build = build
         self._known = outcome
         self._n_evaluations = n_evaluations
-        self._cost = cost
         self._position = 0
         self._fruitless = 0
         self._announced = -1
@@ -248,7 +245,7 @@ class Merging:
         if chain.merging is None:
             shared = self._build(chain.parent.recipe)
             counts = np.sum([tensor.counts for tensor in shared.shared], axis=0)
-            chain.merging = MergePass(shared.codebooks[0].entries, counts, cost=self._cost)
+            chain.merging = MergePass(shared.codebooks[0].entries, counts)
             chain.n_entries = len(chain.merging.runs)
         return chain.merging.proposals(min(n, self._trials - chain.n_trials))
 

@@ -9,7 +9,7 @@ front, and stands on the study's front beside the others or in their place.
 
 from collections.abc import Callable, Sequence
 
-from moeash.core.recipe import Refine
+from moeash.core.solutions.recipe import Refine
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.study.course.budget import Budget, Ending
 from moeash.study.course.phase import Answer, Proposal

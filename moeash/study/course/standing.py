@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from moeash.core.objectives import Sizes, as_minimised
+from moeash.core.solutions.objectives import Sizes, as_minimised
 from moeash.evaluation.outcome import Archive, Outcome
 from moeash.searches.base import Fitness
 from moeash.searches.hypervolume import hypervolume
@@ -50,6 +50,10 @@ class Standing:
         self._elite = [
             r for r in elite if not self.archive.rules_out(_metric(r.outcome), _sizes(r.outcome))
         ]
+
+    def has(self, key: str) -> bool:
+        """Return whether a key's evaluation is taken into account."""
+        return key in self._keys
 
     def front(self) -> list[Solution]:
         """Return the wanted solutions nobody dominates, smallest first."""

@@ -12,7 +12,7 @@ from typing import Any
 from moeash.errors import InputError, SpecError
 from moeash.files import is_lfs_pointer, lfs_text
 from moeash.options.kinds import shown
-from moeash.options.tables import refuse
+from moeash.options.tables import problems_of, refuse
 from moeash.study.spec.spec import PYTHON, StudySpec
 
 MAX_BYTES = 1 << 18
@@ -59,13 +59,34 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
         raise SpecError(f"cannot read {path}: {reason}") from error
     if is_lfs_pointer(text.encode()):
         raise SpecError(lfs_text(str(path)))
-    try:
-        data = _toml(text)
-    except ValueError as error:
-        raise SpecError(f"{path} is not TOML: {error}") from error
+    return spec_of_text(text, overrides, where=str(path))
+
+
+def spec_of_text(text: str, overrides: Sequence[str] = (), *, where: str = "spec") -> StudySpec:
+    """Return the spec that a TOML text and ``key.path=value`` overrides are.
+
+    Raises:
+        SpecError: not TOML, or not a valid spec.
+    """
+    data = plain_of_text(text, where=where)
     for override in overrides:
         apply_override(data, override)
-    return parse_spec(data, where=str(path))
+    return parse_spec(data, where=where)
+
+
+def plain_of_text(text: str, *, where: str = "spec") -> dict[str, Any]:
+    """Return a TOML text as plain values, unchecked.
+
+    Raises:
+        SpecError: it is too long, or not TOML.
+    """
+    n_bytes = len(text.encode())
+    if n_bytes > MAX_BYTES:
+        raise SpecError(f"{where} has {n_bytes:,} bytes, needed at most {MAX_BYTES:,}")
+    try:
+        return _toml(text)
+    except ValueError as error:
+        raise SpecError(f"{where} is not TOML: {error}") from error
 
 
 def any_spec(spec: str | Path | Mapping[str, Any] | StudySpec) -> StudySpec:
@@ -107,7 +128,7 @@ def parse_spec(data: Mapping[str, Any], *, where: str = "spec") -> StudySpec:
     try:
         spec = StudySpec.from_dict(data)
     except InputError as error:
-        problems.append(str(error))
+        problems += problems_of(error)
     else:
         if spec.is_python:
             problems.append("network.source 'python:' is what moeash.search makes; name a factory")

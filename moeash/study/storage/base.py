@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from moeash.core.objectives import SizeName
+from moeash.core.solutions.objectives import SizeName
 from moeash.evaluation.outcome import Job, Outcome, Status
 from moeash.study.events import Event
 from moeash.study.facts import StudyFacts

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.core.candidate import Candidate
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.outcome import Job, Outcome, Status
 from moeash.study.facts import StudyFacts
 

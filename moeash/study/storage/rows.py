@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from moeash.core.objectives import Sizes
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.objectives import Sizes
+from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.study.events import Event
 from moeash.study.facts import StudyFacts

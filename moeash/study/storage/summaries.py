@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Row, and_, case, func, select
 
-from moeash.core.objectives import SizeName
+from moeash.core.solutions.objectives import SizeName
 from moeash.study.storage.reading import read_rows, understood
 from moeash.study.storage.records import Count, EventRecord, Points, StudySummary
 from moeash.study.storage.rows import study_of

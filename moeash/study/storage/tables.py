@@ -150,6 +150,7 @@ EVENTS = Table(
     Column("kind", String(40), nullable=False),
     Column("payload", JSON, nullable=False),
     Index("events_of_a_study", "study_id", "kind", "id"),
+    Index("events_in_order", "study_id", "id"),
     # Without it SQLite would give the id of a deleted event again, and a stream would miss the new.
     sqlite_autoincrement=True,
 )

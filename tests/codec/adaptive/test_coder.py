@@ -24,6 +24,7 @@ from tests.codec.adaptive.drawing import (
     shapes_of,
 )
 from tests.codec.paths import draw_path
+from tests.marks import slow
 
 twin = load_module("adaptive_twin", Path(__file__).with_name("twin.py"))
 
@@ -78,6 +79,7 @@ def trellis_problems(draw):
     return tensors, n_entries, zero, paths
 
 
+@pytest.mark.slow
 @given(trellis_problems(), SHIFTS)
 @settings(deadline=None, max_examples=200)
 def test_kernel_and_twin_agree_along_trellises(problem, shift):
@@ -92,6 +94,7 @@ def test_kernel_and_twin_agree_along_trellises(problem, shift):
     assert decoded == [indices for indices, _ in lists]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_states", [4, 8, 16])
 def test_a_path_of_many_rows_is_written_alike_by_kernel_and_twin(n_states):
     rng = np.random.default_rng(n_states)
@@ -139,8 +142,8 @@ def test_trellises_must_be_as_many_as_tensors_and_exist():
         adaptive.encode(tensors, n_entries, zero, [0, 5])
 
 
-@pytest.mark.parametrize("shift", [0, 3])
-@pytest.mark.parametrize("n_entries", [2, 3, 41, 300, 5_000])
+@pytest.mark.parametrize("shift", [0, slow(3)])
+@pytest.mark.parametrize("n_entries", [2, 3, slow(41), 300, slow(5_000)])
 def test_hostile_streams_along_trellises_are_refused_or_decode_to_a_path(n_entries, shift):
     rng = np.random.default_rng(n_entries)
     zero = int(rng.integers(n_entries))
@@ -164,6 +167,7 @@ def test_hostile_streams_along_trellises_are_refused_or_decode_to_a_path(n_entri
     assert refused > 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0, 2])
 def test_kernel_and_twin_agree_after_every_limit_of_the_counters(shift):
     # 6,000 learning steps, 4,000 weights of the running mean, 2,000 of a channel, 300 rows,
@@ -199,7 +203,7 @@ def test_the_kernel_is_built_from_this_version():
 
 
 @pytest.mark.parametrize("n_entries", ALPHABETS)
-@pytest.mark.parametrize("length", [0, 1, 2, 100_000])
+@pytest.mark.parametrize("length", [0, 1, 2, 1000, slow(100_000)])
 @pytest.mark.parametrize("spread", [0.1, 1.0, 1000.0])
 def test_every_alphabet_and_length_comes_back(n_entries, length, spread):
     rng = np.random.default_rng(length)
@@ -214,6 +218,7 @@ def test_every_number_of_axes_comes_back(shape):
     assert_round_trip([draw_tensor(rng, shape, 300, 120, 9.0)] * 3, 300, 120)
 
 
+@pytest.mark.slow
 def test_streams_that_end_with_a_carry_come_back():
     # One in some hundreds does: its last bytes round up into those already written.
     rng = np.random.default_rng(10)
@@ -325,6 +330,7 @@ def test_levels_of_a_trellis_count_as_half_their_distance():
     assert along == adaptive.choose_shift(tensors, 150) - 1 > 0
 
 
+@pytest.mark.slow
 def test_any_mean_magnitude_has_a_unit():
     indices = np.full(10_000, adaptive.MAX_ENTRIES - 1, np.uint32)
     assert adaptive.choose_shift([(indices, (10_000,))], 0) == adaptive.MAX_SHIFT

@@ -29,6 +29,7 @@ from tests.codec.adaptive.drawing import (
     shapes_of,
 )
 from tests.codec.paths import draw_path
+from tests.marks import slow
 
 # --- hostile bytes --------------------------------------------------------------------------
 
@@ -53,7 +54,7 @@ def test_a_stream_cut_short_is_refused(cut):
         adaptive.decode(stream[:cut], shapes_of(tensors), 41, 20)
 
 
-@pytest.mark.parametrize("shift", [0, 1, 5])
+@pytest.mark.parametrize("shift", [0, slow(1), slow(5)])
 @pytest.mark.parametrize("n_entries", ALPHABETS[1:])
 def test_hostile_streams_are_refused_or_decode_inside_the_alphabet(n_entries, shift):
     rng = np.random.default_rng(n_entries)

@@ -9,8 +9,8 @@ from moeash.codec.pools import plan_pool
 from moeash.codec.size import size
 from moeash.codec.static import ans
 from moeash.codec.static.tables import FRACTION_BITS, Rows, Table
-from moeash.core.entropy import entropy_bits
 from moeash.errors import CorruptContainerError, ExportError
+from tests.entropy import entropy_bits
 
 
 def table_frequencies(table):

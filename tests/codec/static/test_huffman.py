@@ -7,8 +7,8 @@ from numpy.testing import assert_array_equal
 from moeash.codec.pools import plan_pool
 from moeash.codec.static import huffman
 from moeash.codec.static.tables import Table
-from moeash.core.entropy import entropy_bits
 from moeash.errors import CorruptContainerError
+from tests.entropy import entropy_bits
 
 
 def test_a_worked_case():

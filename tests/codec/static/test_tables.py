@@ -8,8 +8,8 @@ from moeash.codec.bits import BitReader, BitWriter
 from moeash.codec.pools import fit, plan_pool
 from moeash.codec.static import ans, huffman
 from moeash.codec.static.tables import FRACTION_BITS, Rows, Table, log2_fixed
-from moeash.core.entropy import entropy_bits
 from moeash.errors import CorruptContainerError
+from tests.entropy import entropy_bits
 
 histograms = st.lists(
     st.sampled_from([0, 0, 1, 2, 3, 7, 100, 10_000, 2**33]), min_size=1, max_size=60
@@ -57,6 +57,7 @@ def test_a_table_comes_back_and_takes_the_bits_it_is_said_to(counts, coding):
     assert again.resolution == resolution
 
 
+@pytest.mark.slow
 @given(st.lists(histograms, min_size=2, max_size=5), st.sampled_from(["ans", "huffman"]))
 @settings(deadline=None)
 def test_planning_together_costs_no_more_than_planning_alone(several, coder):

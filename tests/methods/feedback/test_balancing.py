@@ -7,9 +7,10 @@ from torch import nn
 from moeash.errors import RescalingError
 from moeash.methods.feedback import balancing
 from moeash.methods.feedback.balancing import Balancing
-from moeash.methods.feedback.columns import entropy_bits
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, prepare
+from tests.entropy import index_bits
+from tests.marks import slow
 from tests.methods.feedback.networks import Net, images, outputs
 
 
@@ -25,9 +26,9 @@ def test_rescaling_is_refused_when_somebody_else_reads_the_layer():
 class Branches(nn.Module):
     """A straight layer, and three more whose outputs are multiplied by a gain."""
 
-    def __init__(self, gain):
+    def __init__(self, gain, seed=0):
         super().__init__()
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         self.straight, self.first = nn.Linear(16, 10), nn.Linear(16, 32)
         self.second, self.third = nn.Linear(32, 32), nn.Linear(32, 10)
         self.gain = gain
@@ -66,12 +67,12 @@ def points(network, exponent):
     for k, rate in itertools.product((24, 48, 64, 96, 128), (0.02, 0.1)):
         result = compress(prepared, k, rate)
         got = outputs(network, result.values, x).log_softmax(1)
-        size = sum(entropy_bits(indices) for indices in result.indices.values()) / 8
+        size = sum(index_bits(indices) for indices in result.indices.values()) / 8
         found.append((size, float((expected.exp() * (expected - got)).sum(1).mean())))
     return prepared.notes, found
 
 
-@pytest.mark.parametrize("gain", [1.0, 0.3, 0.1, 0.03, 0.01, 0.001])
+@pytest.mark.parametrize("gain", [1.0, slow(0.3), 0.1, slow(0.03), slow(0.01), slow(0.001)])
 def test_balanced_branches_of_any_gain_reach_what_rows_as_they_are_reach(gain):
     network = Branches(gain).eval()
     notes, balanced = points(network, 0.25)
@@ -82,6 +83,17 @@ def test_balanced_branches_of_any_gain_reach_what_rows_as_they_are_reach(gain):
     assert len(notes) == 1 and "second.weight" in notes[0] and "balanced as asked" in notes[0]
 
 
+@pytest.mark.parametrize(
+    ("gain", "seed"), [(1.0, 0), (1.0, 1), (1.0, 2), (10.0, 0), (10.0, 2), (0.01, 1)]
+)
+def test_layers_that_undo_scales_are_balanced_no_further_than_a_search_bears(gain, seed):
+    network = Branches(gain, seed).eval()
+    (note,), balanced = points(network, 0.25)
+    _, unbalanced = points(network, 0.0)
+    assert min(error for _, error in balanced) < 1.5 * min(error for _, error in unbalanced)
+    assert "balanced as asked" in note
+
+
 def rows_of(network, key, finest):
     settings = Settings(rows="independent", balancing=Balancing(finest=finest))
     prepared = prepare(network, [inputs()], settings)
@@ -89,6 +101,7 @@ def rows_of(network, key, finest):
     return factor.weight, prepared.notes
 
 
+@pytest.mark.slow
 def test_layers_beside_a_limited_branch_are_balanced_as_asked():
     network = Beside(1e-3).eval()
     limited, (note,) = rows_of(network, "wide.weight", 128)

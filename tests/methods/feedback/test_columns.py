@@ -8,7 +8,6 @@ from moeash.errors import InputError
 from moeash.methods.feedback.columns import (
     assign_feedback,
     balancing_scales,
-    entropy_bits,
     nearest,
     output_shift,
     prepare_feedback,
@@ -19,6 +18,7 @@ from moeash.methods.feedback.columns import (
     zero_aligned_entries,
 )
 from moeash.methods.feedback.curvature import LayerCurvature, measure_curvature
+from tests.entropy import index_bits
 
 GRID = zero_aligned_entries(-4.0, 4.0, 16)
 
@@ -133,7 +133,7 @@ def test_a_higher_rate_gives_fewer_bits_and_more_loss():
     for rate in (0.0, 0.1, 0.4):
         price = rate_weight([factor], 0.5, rate)
         indices = assign_feedback(factor, GRID, price=price)
-        bits.append(entropy_bits(indices))
+        bits.append(index_bits(indices))
         losses.append(loss(curvature, indices))
     assert bits[0] > bits[1] > bits[2]
     assert losses[0] < losses[1] < losses[2]

@@ -11,6 +11,7 @@ from moeash.errors import InputError
 from moeash.methods.feedback.columns import nearest, zero_aligned_entries
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, nearest_only, prepare
+from tests.marks import slow
 from tests.methods.feedback.networks import Net, images, outputs
 
 
@@ -121,7 +122,7 @@ def pictures(n, seed):
     return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("kind", ["gradients", "inputs"])
+@pytest.mark.parametrize("kind", ["gradients", slow("inputs")])
 def test_feedback_moves_a_transformers_outputs_less_than_nearest_bins(transformer, kind):
     shared = [name for name, p in transformer.named_parameters() if p.ndim >= 2]
     ours = prepare(transformer, pictures(200, 0).split(50), Settings(kind=kind), shared=shared)
@@ -136,6 +137,7 @@ def test_feedback_moves_a_transformers_outputs_less_than_nearest_bins(transforme
     assert moved[0] < 0.6 * moved[1]
 
 
+@pytest.mark.slow
 def test_a_fine_grid_reproduces_a_transformer(transformer):
     result = compress(prepare(transformer, [pictures(20, 0)]), 100_000, 0.0)
     x = pictures(10, 1)

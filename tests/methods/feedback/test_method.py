@@ -8,8 +8,8 @@ import pytest
 from moeash.codec.adaptive import coder as adaptive
 from moeash.codec.layout import lay_out
 from moeash.codec.size import size
-from moeash.core.candidate import Candidate
 from moeash.core.codebook import keep_all
+from moeash.core.solutions.candidate import Candidate
 from moeash.errors import InputError
 from moeash.methods.feedback.method import Feedback
 from moeash.methods.feedback.options import FeedbackOptions
@@ -18,10 +18,9 @@ from moeash.methods.uniform.options import UniformOptions
 from tests.contracts.method import (
     MethodContract,
     accuracy,
-    digits_network,
-    digits_splits,
     prepare,
 )
+from tests.marks import slow
 
 
 class TestFeedback(MethodContract):
@@ -29,24 +28,14 @@ class TestFeedback(MethodContract):
         scope="class",
         params=[
             FeedbackOptions(k=(3, 40), images=60, sketches=1),
-            FeedbackOptions(k=(6, 60), images=60, sketches=1, trellis=8),
-            FeedbackOptions(k=(3, 40), rate=(0.03, 0.03), images=60, sketches=1, balance=0.0),
+            slow(FeedbackOptions(k=(6, 60), images=60, sketches=1, trellis=8)),
+            slow(FeedbackOptions(k=(3, 40), rate=(0.03, 0.03), images=60, sketches=1, balance=0.0)),
         ],
         ids=["searched rate", "trellis", "unbalanced, fixed rate"],
     )
     @classmethod
     def options(cls, request):
         return request.param
-
-
-@pytest.fixture(scope="module")
-def network():
-    return digits_network()
-
-
-@pytest.fixture(scope="module")
-def splits():
-    return digits_splits()
 
 
 def compressed(options, network, splits, values, **way):
@@ -124,6 +113,7 @@ def test_feedback_moves_kept_tensors_in_their_own_precision(network, splits):
     assert {str(t.values.dtype) for t in shared.kept if t.dtype == "float32"} == {"float32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_images", "same"), [(60, 0.5), (400, 0.1)])
 def test_damping_by_itself_is_larger_for_few_images(network, splits, n_images, same):
     by_itself, given, other = (
@@ -199,7 +189,7 @@ def test_without_calibration_there_is_nothing_to_refine(network):
     assert plain == refined
 
 
-@pytest.mark.parametrize(("trellis", "bins"), [(0, 64), (8, 40)])
+@pytest.mark.parametrize(("trellis", "bins"), [(0, 64), slow(8, 40)])
 def test_a_note_says_when_the_highest_k_holds_no_rows_balanced_as_asked(
     network, splits, trellis, bins
 ):

@@ -9,11 +9,12 @@ from torch.nn import functional as F
 
 from moeash.errors import InputError
 from moeash.methods.feedback.balancing import Balancing
-from moeash.methods.feedback.columns import Factor, entropy_bits, rescaled
+from moeash.methods.feedback.columns import Factor, rescaled
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.pairs import Pair, find_pairs, pair_scales, recolumned
 from moeash.methods.feedback.preparing import Settings, prepare
-from moeash.networks.builtin import CifarResNet, LeNet5, LeNet300
+from moeash.networks.loading.builtin import CifarResNet, LeNet5, LeNet300
+from tests.entropy import index_bits
 
 
 class Chain(nn.Module):
@@ -276,7 +277,7 @@ def test_balancing_buys_more_for_the_same_bits():
         for k in ks:
             result = compress(prepared, k, 0.02)
             error = (outputs(network, result.values, unseen) - expected).square().mean()
-            yield sum(entropy_bits(i) for i in result.indices.values()), float(error)
+            yield sum(index_bits(i) for i in result.indices.values()), float(error)
 
     plain = list(
         costs(prepare(network, x.split(100), Settings(balancing=Balancing(0.0))), (80, 160))

@@ -14,13 +14,14 @@ from moeash.methods.feedback import paths as module
 from moeash.methods.feedback.columns import (
     RowFactor,
     assign_feedback,
-    entropy_bits,
     prepare_feedback,
     rate_weight,
     zero_aligned_entries,
 )
 from moeash.methods.feedback.paths import assign_trellis, nearest_path
 from tests.codec.adaptive.twin import TRELLISES
+from tests.entropy import index_bits
+from tests.marks import slow
 from tests.methods.feedback.row_curvature import between_rows, coupled_by
 from tests.methods.feedback.test_columns import layer, loss, problem
 from tests.methods.feedback.trellis_twin import cheapest_path, fix_columns
@@ -46,7 +47,7 @@ def half_entropies(indices, n_states, zero=ZERO):
     for row in range(len(levels)):
         halves[row] = steps[states, 0]
         states = steps[states, 1 + (levels[row] & 1)]
-    return sum(entropy_bits(torch.from_numpy(levels[halves == half])) for half in (0, 1))
+    return sum(index_bits(torch.from_numpy(levels[halves == half])) for half in (0, 1))
 
 
 @pytest.mark.parametrize("n_states", SIZES)
@@ -85,7 +86,7 @@ def test_kernel_and_twin_choose_the_same_entries(n_states, price, groups, rows, 
     assert_array_equal(got.numpy(), expected)
 
 
-@pytest.mark.parametrize("n_states", SIZES)
+@pytest.mark.parametrize("n_states", [slow(4), 8, slow(16)])
 def test_no_path_of_a_column_is_cheaper_than_the_one_found(n_states):
     """Brute force over all levels of six rows."""
     rng = np.random.default_rng(n_states)
@@ -181,7 +182,7 @@ def test_a_trellis_gains_on_independent_normal_weights_at_equal_bits(n_states, d
         entries = zero_aligned_entries(-8.0, 8.0, round(16 / step))
         chosen = assign_feedback(factor, entries, price=0.05 * step**2, passes=4)
         error = float((entries[chosen] - weight[0]).square().mean())
-        points.append((entropy_bits(chosen) / chosen.numel(), 10 * np.log10(error)))
+        points.append((index_bits(chosen) / chosen.numel(), 10 * np.log10(error)))
     fine = zero_aligned_entries(-8.0, 8.0, 28)
     zero = int(fine.abs().argmin())
     chosen = assign_trellis(factor, fine, zero, n_states, price=0.06, passes=4)

@@ -11,14 +11,14 @@ from moeash.data.arrays import torchvision_source
 from moeash.errors import InputError
 from moeash.methods.feedback import rows as module
 from moeash.methods.feedback.columns import (
-    entropy_bits,
     prepare_feedback,
 )
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.curvature import measure_curvature
 from moeash.methods.feedback.preparing import Settings, prepare
 from moeash.methods.feedback.rows import Sample, measure_between
-from moeash.networks.sources import load_network
+from moeash.networks.loading.sources import load_network
+from tests.entropy import index_bits
 
 
 class Net(nn.Module):
@@ -186,7 +186,7 @@ def test_coupled_rows_bring_lenet300_nearer_to_the_float_network_at_equal_bits(r
         points[rows] = []
         for k in range(28, 44, 2):
             result = compress(prepared, k, 0.05)
-            bits = sum(entropy_bits(indices) for indices in result.indices.values())
+            bits = sum(index_bits(indices) for indices in result.indices.values())
             found = log_probabilities(network, result.values, seen)
             kl = float((exact.exp() * (exact - found)).sum(1).mean())
             points[rows].append((np.log(kl), bits))

@@ -11,7 +11,6 @@ from moeash.methods.feedback.columns import (
     RowFactor,
     assign_feedback,
     code_lengths,
-    entropy_bits,
     nearest,
     prepare_feedback,
     rate_weight,
@@ -19,6 +18,7 @@ from moeash.methods.feedback.columns import (
 )
 from moeash.methods.feedback.paths import assign_coupled, assign_trellis
 from moeash.methods.feedback.rows import coupled
+from tests.entropy import index_bits
 from tests.methods.feedback.row_curvature import between_rows, coupled_by
 from tests.methods.feedback.test_columns import GRID, layer, problem
 from tests.methods.feedback.test_paths import follows
@@ -171,7 +171,7 @@ def test_a_higher_rate_gives_fewer_bits_and_more_loss():
     bits, losses = [], []
     for rate in (0.0, 0.1, 0.4):
         indices = assign_coupled(factor, GRID, price=rate_weight([factor], 0.5, rate))
-        bits.append(entropy_bits(indices))
+        bits.append(index_bits(indices))
         losses.append(loss(curvature, between, indices))
     assert bits[0] > bits[1] > bits[2]
     assert losses[0] < losses[1] < losses[2]

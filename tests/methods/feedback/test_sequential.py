@@ -9,6 +9,7 @@ from moeash.methods.feedback.balancing import Balancing
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, prepare
 from moeash.methods.feedback.sequential import DAMPING, NOISE, Lockstep, Rehearsal
+from tests.marks import slow
 
 
 def images(n=120, shape=(2, 8, 8), seed=0):
@@ -56,7 +57,10 @@ class Attending(nn.Module):
 NETWORKS = {"convolutions": (Net, (2, 8, 8)), "attention": (Attending, (5, 6))}
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(
+    scope="module",
+    params=[slow(name) if name == "convolutions" else name for name in NETWORKS],
+)
 def case(request):
     make, shape = NETWORKS[request.param]
     network, x = make().eval(), images(shape=shape)
@@ -121,7 +125,7 @@ def test_outputs_move_less_than_with_all_layers_at_once(case):
     assert np.exp(np.mean(np.log(ratios))) < 0.9, ratios
 
 
-@pytest.mark.parametrize("trellis", [0, 4])
+@pytest.mark.parametrize("trellis", [0, slow(4)])
 def test_it_is_deterministic_and_leaves_the_network_as_it_was(trellis):
     network, x = Net().eval(), images()
     before = copy.deepcopy(network.state_dict())

@@ -12,7 +12,6 @@ from moeash.methods.gpfq.layers import (
     quantisable,
     quantise_gpfq,
     symmetric_alphabet,
-    uniform_alphabet,
 )
 from moeash.tracing.patches import LinearMap, patches
 
@@ -137,8 +136,6 @@ def test_alphabets_have_the_documented_symbols():
     soft = symmetric_alphabet(weight, levels=2, scale=1.5, variant="l1", threshold=1.0)
     assert soft.entries.tolist() == plain.entries.tolist()
     assert soft.quantise(torch.tensor([1.7, 1.8, -4.0])).tolist() == [2, 3, 0]
-    first = uniform_alphabet(weight, symbols=4, scale=3.0)
-    assert first.entries.tolist() == pytest.approx([-3.0, -1.0, 1.0, 3.0])
 
 
 def test_stochastic_rounding_keeps_the_mean_and_clips():
@@ -309,8 +306,6 @@ def test_bad_calls_are_refused_with_the_reason():
         symmetric_alphabet(weight, levels=1, variant="stochastic")
     with pytest.raises(InputError, match="the top symbol"):
         symmetric_alphabet(weight, levels=1, variant="l0", threshold=2.0)
-    with pytest.raises(InputError, match="1 symbols"):
-        uniform_alphabet(weight, symbols=1, scale=1.0)
 
 
 def scaled(weights, inputs, huge_row=1.0, dead=False):

@@ -7,20 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from moeash.core.candidate import Candidate
+from moeash.core.solutions.candidate import Candidate
 from moeash.errors import InputError
 from moeash.methods.gpfq.method import Gpfq
 from moeash.methods.gpfq.options import GpfqOptions
+from moeash.networks.loading.sources import load_network
 from moeash.networks.network import Network
 from moeash.networks.parameters import read_state
-from moeash.networks.sources import load_network
 from tests.contracts.method import (
     MethodContract,
     accuracy,
-    digits_network,
-    digits_splits,
     prepare,
 )
+from tests.marks import slow
 
 SMALL = GpfqOptions(levels=(1, 8), images=60)
 
@@ -32,24 +31,14 @@ class TestGpfq(MethodContract):
         scope="class",
         params=[
             SMALL,
-            replace(SMALL, variant="l0"),
-            replace(SMALL, variant="stochastic", bias_correction=True),
+            slow(replace(SMALL, variant="l0")),
+            slow(replace(SMALL, variant="stochastic", bias_correction=True)),
         ],
         ids=["nearest", "l0", "stochastic, corrected"],
     )
     @classmethod
     def options(cls, request):
         return request.param
-
-
-@pytest.fixture(scope="module")
-def network():
-    return digits_network()
-
-
-@pytest.fixture(scope="module")
-def splits():
-    return digits_splits()
 
 
 def compressed(options, network, splits, levels):
@@ -66,7 +55,7 @@ def test_gpfq_has_a_codebook_a_layer_and_needs_calibration(network, splits):
         prepare(Gpfq(SMALL), network, {})
 
 
-@pytest.mark.parametrize("variant", ["l0", "l1", "stochastic"])
+@pytest.mark.parametrize("variant", [slow("l0"), slow("l1"), "stochastic"])
 def test_every_variant_is_repeatable_and_another_one(network, splits, variant):
     options = replace(SMALL, variant=variant)
     first, again, plain = (

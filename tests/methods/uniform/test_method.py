@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from moeash.core.candidate import Candidate
+from moeash.core.solutions.candidate import Candidate
 from moeash.errors import InputError
 from moeash.methods.uniform.method import Uniform
 from moeash.methods.uniform.options import UniformOptions

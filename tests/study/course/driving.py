@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 
-from moeash.core.objectives import Sizes
+from moeash.core.solutions.objectives import Sizes
 from moeash.evaluation.outcome import Outcome
 from moeash.study.course.journal import Journal
 from moeash.study.course.ledger import Ledger

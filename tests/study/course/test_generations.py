@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from moeash.core.candidate import Candidate
+from moeash.core.solutions.candidate import Candidate
 from moeash.study.course.budget import Budget
 from moeash.study.course.generations import STALE_GENERATIONS, Generations
 from moeash.study.course.options import BudgetOptions
@@ -61,6 +61,27 @@ def test_the_search_ends_when_a_rule_or_the_space_says_so(
     assert phase.ending == ending
     stored = desk.storage.generations(desk.id)
     assert [g.index for g in stored] == list(range(1, n_generations + 1))
+
+
+@pytest.mark.parametrize("n_slots", [1, 4])
+def test_a_budget_of_evaluations_is_kept_exactly_in_the_middle_of_a_generation(tmp_path, n_slots):
+    desk, phase = search(tmp_path, BudgetOptions(evaluations=7), backend=Slots(worth, n_slots))
+    assert phase.ending == "evaluations"
+    assert [r.candidate["k"] for r in desk.records()] == list(range(1, 8))
+    assert desk.storage.generations(desk.id)[-1].n_evaluations == 7
+
+
+def test_a_generation_cut_short_by_the_budget_is_completed_by_a_larger_one(tmp_path):
+    (tmp_path / "cut").mkdir()
+    search(tmp_path / "cut", BudgetOptions(evaluations=5))
+    backend = Slots(worth)
+    continued, _ = search(tmp_path / "cut", BudgetOptions(generations=4), backend=backend)
+    assert sum(backend.evaluated.values()) == 3
+    (tmp_path / "whole").mkdir()
+    whole, _ = search(tmp_path / "whole", BudgetOptions(generations=4))
+    assert continued.sequence() == whole.sequence()
+    counts = [g.n_evaluations for g in continued.storage.generations(continued.id)]
+    assert counts == [2, 4, 6, 8]
 
 
 def test_a_search_that_only_repeats_itself_counts_as_exhausted(tmp_path):

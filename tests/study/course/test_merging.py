@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from moeash.core.codebook import Codebook, Parameter, share
-from moeash.core.recipe import Merge, Recipe
+from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.evaluation.outcome import Archive, Job
 from moeash.study.course.budget import Budget
 from moeash.study.course.merging import PATIENCE, Merging
 from moeash.study.course.options import BudgetOptions
 from moeash.study.course.phase import Proposal
+from tests.marks import slow
 from tests.study.course.driving import Desk, Slots, complete
 
 N_ENTRIES = 9
@@ -63,10 +64,9 @@ def merge(desk, backend, *, n=4, trials=6, options=None):
     return phase
 
 
-@pytest.fixture
-def serial(tmp_path):
-    (tmp_path / "serial").mkdir()
-    desk = Desk(tmp_path / "serial")
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory):
+    desk = Desk(tmp_path_factory.mktemp("serial"))
     merge(desk, Slots(trial))
     return desk
 
@@ -86,7 +86,7 @@ def test_the_serial_pass_follows_accepted_merges_and_stops_at_its_trials(serial)
     assert [r.number for r in records] == list(range(1, 4 + 24 + 1))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, 1, slow(2), slow(3), slow(4)])
 @pytest.mark.parametrize("n_slots", [2, 5])
 def test_many_slots_in_any_order_store_the_serial_sequence(tmp_path, serial, seed, n_slots):
     desk = Desk(tmp_path)
@@ -107,7 +107,7 @@ def test_people_hear_of_solutions_in_the_serial_order(tmp_path, serial, n_slots)
     assert story == [e.payload() for e in serial.heard if e.kind in kinds]
 
 
-@pytest.mark.parametrize("after", [1, 4, 9, 15, 20])
+@pytest.mark.parametrize("after", [1, slow(4), 9, slow(15), slow(20)])
 def test_what_ran_ahead_survives_a_crash(tmp_path, serial, after):
     first = Slots(trial, 5, seed=after, die_after=after)
     with pytest.raises(KeyboardInterrupt):

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeash.core.recipe import Recipe, Refine
+from moeash.core.solutions.recipe import Recipe, Refine
 from moeash.evaluation.outcome import Archive, Job
 from moeash.study.course.budget import Budget
 from moeash.study.course.options import BudgetOptions

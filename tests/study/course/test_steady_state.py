@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from moeash.core.candidate import Candidate
+from moeash.core.solutions.candidate import Candidate
 from moeash.study.course.budget import Budget
 from moeash.study.course.options import BudgetOptions
 from moeash.study.course.standing import Standing

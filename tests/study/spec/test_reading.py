@@ -6,7 +6,7 @@ import pytest
 import moeash
 from moeash.errors import SpecError
 from moeash.methods.uniform.options import UniformOptions
-from moeash.networks.checkpoints import load_checkpoint
+from moeash.networks.loading.checkpoints import load_checkpoint
 from moeash.study.course.options import BudgetOptions
 from moeash.study.spec.reading import apply_override, load_spec, parse_spec, spec_of_module
 from tests.digits import BASE, merged

@@ -10,7 +10,7 @@ from moeash.evaluation.metrics import METRICS
 from moeash.evaluation.options import METRIC_NAMES, EvaluationOptions
 from moeash.methods.options import OPTIONS
 from moeash.methods.registry import build_method
-from moeash.networks.builtin import BUILTIN
+from moeash.networks.loading.builtin import BUILTIN
 from moeash.networks.options import NETWORKS, NetworkOptions
 from moeash.searches.options import SearchOptions
 from moeash.study.course.options import BudgetOptions, MergeOptions, RefineOptions

@@ -14,6 +14,12 @@ from moeash.study.events import Doing, Note
 from moeash.study.storage.records import GenerationRecord
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.tables import METADATA
+from moeash.study.storage.team.audit import Audit
+from moeash.study.storage.team.labels import Labels, StudyLabels
+from moeash.study.storage.team.launches import Launches
+from moeash.study.storage.team.secrets import digest_of
+from moeash.study.storage.team.sessions import Sessions
+from moeash.study.storage.team.tokens import Tokens
 from moeash.study.study import Study
 from tests.contracts.storage import COMPLETE, FACTS, Job, Recipe, add, replace
 
@@ -29,7 +35,24 @@ def whole(tmp_path_factory):
     storage.put_generation(study.id, GenerationRecord(1, 0.5, 2, 1, 3, 1.5))
     storage.add_events(study.id, [Note("hello")])
     storage.set_activity(study.id, Doing("waiting", 1, 2))
+    launches = Launches(storage.database)
+    ran = launches.add("run", "digits", {"spec": "", "settings": []}, "somebody")
+    claimed = launches.claim(ran.id, "process", {"host": "here", "starter": {}})
+    assert launches.move(claimed, claimed.place, folder="/files/launches/1")
+    launches.end(ran.id, 1, "it broke")
+    Labels(storage.database).put(study.id, StudyLabels("notes", ("tag",), (1,)))
+    token, _ = Tokens(storage.database).create("operator", expires_days=1)
+    Sessions(storage.database).create("Ada", "operator", token=token)
+    Audit(storage.database).add(
+        who="Ada",
+        role="operator",
+        action="POST /studies",
+        target="/studies",
+        status=202,
+        address="::1",
+    )
     storage.close()
+    change(path, "sessions", "digest", digest_of("cookie"))
     return path
 
 
@@ -55,6 +78,13 @@ def read_everything(path):
     storage.points(1, ["size_bytes", "entries"])
     storage.artifact(1, "cd" * 16)
     storage.artifacts(1)
+    launches = Launches(storage.database)
+    launches.get(1)
+    launches.active(), launches.newest(), launches.of_study("digits", "run"), launches.positions()
+    Tokens(storage.database).list()
+    Sessions(storage.database).find("cookie")
+    Audit(storage.database).page()
+    Labels(storage.database).of([1])
 
 
 JSON_VALUES = ["null", "17", '"text"', "[1]", "{}", "{", "[" * 9999, '{"evaluation": 3}', b"\xff"]
@@ -74,7 +104,7 @@ HARMLESS = {
 }
 """Read as any text."""
 
-HARMLESS |= {"retriable"}  # what is not zero is true
+HARMLESS |= {"retriable", "archived"}  # what is not zero is true
 
 
 def cells():
@@ -85,6 +115,7 @@ def cells():
                     yield table.name, column
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "column"), list(cells()), ids=str)
 def test_no_cell_of_a_database_from_elsewhere_raises_a_foreign_exception(copy, table, column):
     refused = 0
@@ -112,14 +143,33 @@ def test_no_cell_of_a_database_from_elsewhere_raises_a_foreign_exception(copy, t
         ("studies", "status", "asleep", "should be one of running, interrupted"),
         ("evaluations", "metric", "good", r"study 1 of the database|row study_id 1"),
         ("evaluations", "metric", None, "it is complete without metric"),
+        ("evaluations", "bound", None, "it is complete without bound"),
         ("evaluations", "size_bytes", "x", "study 1|row study_id 1"),
         ("evaluations", "recipe", "[]", "row study_id 1, number 1 of table evaluations"),
         ("evaluations", "recipe", json.dumps({"candidate": {}, "steps": 3}), "table evaluations"),
         ("events", "payload", "[1]", "row id 1 of table events .* should be a JSON object"),
         ("generations", "hypervolume", math.inf, "should be a finite number"),
+        ("launches", "state", "asleep", "row id 1 of table launches .* one of queued, running"),
+        ("launches", "kind", "", "should be one of run, export"),
+        ("launches", "place", "[1]", "place is .* should be a JSON object"),
+        ("launches", "exit_code", -9, "exit_code is -9 and should be a whole number from 0 on"),
+        ("tokens", "role", "root", "row id 1 of table tokens .* should be one of viewer, operator"),
+        ("tokens", "expires_at", "soon", "row id 1 of table tokens .* Invalid isoformat"),
+        ("tokens", "used_at", "2026-01-01T00:00:00", "row id 1 of table tokens .* says no zone"),
+        ("sessions", "role", "root", "table sessions .* should be one of viewer, operator, admin"),
+        ("sessions", "expires_at", "later", "row digest .* of table sessions"),
+        ("audit", "status", "fine", "row id 1 of table audit .* should be a whole number"),
     ],
 )
 def test_what_moeash_does_not_write_is_refused_with_its_place(copy, table, column, value, message):
     change(copy, table, column, value)
     with pytest.raises(StorageError, match=message):
+        read_everything(copy)
+
+
+@pytest.mark.parametrize("column", ["bound", "size_bytes", "entries", "bits_per_weight"])
+def test_a_stopped_evaluation_is_read_for_its_bound_and_sizes(copy, column):
+    change(copy, "evaluations", "status", "stopped")
+    change(copy, "evaluations", column, None)
+    with pytest.raises(StorageError, match=f"it is stopped without {column}"):
         read_everything(copy)

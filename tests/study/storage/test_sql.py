@@ -14,6 +14,7 @@ from moeash.errors import SchemaError, StorageError, StudyLockedError
 from moeash.study.storage.artifacts import IN_DATABASE_BYTES
 from moeash.study.storage.sql import SqlStorage
 from tests.contracts.storage import COMPLETE, FACTS, StorageContract, add
+from tests.marks import slow
 
 
 class TestSqlite(StorageContract):
@@ -83,6 +84,7 @@ def test_who_creates_a_database_waits_for_its_turn(tmp_path):
         assert SqlStorage(str(database)).studies() == []
 
 
+@pytest.mark.slow
 def test_many_processes_may_create_one_database(tmp_path):
     with get_context("spawn").Pool(4) as pool:
         assert pool.map(_open, [str(tmp_path / "a.db")] * 8, chunksize=1) == [[]] * 8
@@ -210,6 +212,7 @@ def test_a_file_that_may_not_be_written_is_refused(tmp_path):
     assert storage.study("digits").status == "running"
 
 
+@pytest.mark.slow
 def test_the_folder_of_the_migrations_may_have_any_name(tmp_path):
     import moeash
 
@@ -351,7 +354,8 @@ DIE = """
 
 
 @pytest.mark.parametrize(
-    "moment", ["while the file is written", "INSERT INTO artifacts", "UPDATE studies"]
+    "moment",
+    [slow("while the file is written"), slow("INSERT INTO artifacts"), slow("UPDATE studies")],
 )
 def test_a_kill_between_file_and_row_leaves_nothing_but_a_file_that_is_removed(tmp_path, moment):
     path = tmp_path / "a.db"

@@ -47,6 +47,7 @@ class Database:
 
     Attributes:
         url: without its password; an SQLite file's path.
+        place: what another process opens it with, wherever that works; may have a password.
         path: of an SQLite file; None on PostgreSQL.
         engine: SQLAlchemy's.
     """
@@ -60,7 +61,7 @@ class Database:
         patience_s: float = PATIENCE_S,
     ) -> None:
         """Open a database, creating or upgrading its schema; arguments as for SqlStorage."""
-        self.url = os.fspath(place)
+        self.url = self.place = os.fspath(place)
         self.path: Path | None = None
         self._busy_timeout_s = busy_timeout_s
         self._patience_s = patience_s
@@ -79,7 +80,7 @@ class Database:
                 # A path is a path: `?`, `%` and `#` are letters of its name.
                 self.path = database_at(self.url)
             if self.path is not None:
-                self.url = str(self.path)
+                self.url = self.place = str(self.path)
                 if not create and not self.path.exists():
                     raise StudyNotFoundError(
                         f"there is no database {self.path}; run a study first, "

@@ -20,6 +20,7 @@ from moeash.study.storage.engines.fence import Fence
 from moeash.study.storage.engines.lock import this_process
 
 SCHEMA_KEY = 0x6D6F65617368  # "moeash": held while the schema is created or upgraded
+LAUNCHES_KEY = SCHEMA_KEY + 1  # held while it is decided what starts
 CONNECT_TIMEOUT_S = 10
 GHOST_S = 10.0  # how long the server may take to end a connection of ours that was lost
 UNKNOWN = "another process"
@@ -90,6 +91,11 @@ def postgres_engine(url: URL) -> Engine:
 def lock_schema(connection: Connection) -> None:
     """Let one process at a time change the schema, until its transaction ends."""
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_KEY})
+
+
+def lock_launches(connection: Connection) -> None:
+    """Let one process at a time decide what is launched, until its transaction ends."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LAUNCHES_KEY})
 
 
 def lost_connection(error: DBAPIError) -> bool:

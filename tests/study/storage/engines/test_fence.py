@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import create_engine, text, update
 from sqlalchemy.exc import OperationalError
 
-from moeash.core.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe
 from moeash.errors import StorageError, StudyLockedError
 from moeash.evaluation.outcome import Job
 from moeash.study.events import Doing, Note

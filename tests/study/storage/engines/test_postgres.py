@@ -11,6 +11,9 @@ import pytest
 
 from moeash.errors import StorageError, StudyLockedError
 from moeash.study.storage.sql import SqlStorage
+from tests.contracts.access import AccessContract
+from tests.contracts.counting import CountingContract
+from tests.contracts.listing import ListingContract
 from tests.contracts.storage import FACTS, StorageContract, add
 from tests.study.storage.server import postgres_server
 
@@ -48,6 +51,30 @@ class TestPostgres(StorageContract):
         yield open_
         for storage in opened:
             storage.close()
+
+
+class TestListingOnPostgres(ListingContract):
+    @pytest.fixture
+    def storage(self, database):
+        storage = SqlStorage(database)
+        yield storage
+        storage.close()
+
+
+class TestCounting(CountingContract):
+    @pytest.fixture
+    def storage(self, database):
+        storage = SqlStorage(database)
+        yield storage
+        storage.close()
+
+
+class TestAccess(AccessContract):
+    @pytest.fixture
+    def storage(self, database):
+        storage = SqlStorage(database)
+        yield storage
+        storage.close()
 
 
 HOLD = """

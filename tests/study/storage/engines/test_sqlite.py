@@ -116,6 +116,7 @@ def test_a_finished_study_is_read_where_nothing_may_be_written(closed_folder, tm
     assert "check the permissions" in lines[1] and lines[2].startswith("refused:")
 
 
+@pytest.mark.slow
 def test_a_study_that_is_being_written_is_read_by_who_may_not_write(closed_folder, tmp_path):
     storage = SqlStorage(closed_folder / "a.db")
     study = storage.create_study(FACTS)
@@ -126,6 +127,7 @@ def test_a_study_that_is_being_written_is_read_by_who_may_not_write(closed_folde
     assert lines[0] == "1 running 1 1", err
 
 
+@pytest.mark.slow
 def test_a_log_that_cannot_be_read_is_not_left_out_in_silence(closed_folder, tmp_path):
     storage = SqlStorage(tmp_path / "a.db")
     study = storage.create_study(FACTS)

@@ -42,6 +42,7 @@ def upgrade() -> None:
         sa.Column("message", sa.Text),
         sqlite_autoincrement=True,
     )
+    op.create_index("events_in_order", "events", ["study_id", "id"])
     op.create_index("launches_by_state", "launches", ["state", "id"])
     op.create_index("launches_of_a_study", "launches", ["study", "kind", "id"])
     op.create_index(

@@ -1,0 +1,66 @@
+// Who may, and who did what.
+
+import * as api from '../api.js';
+import {fill, h} from '../lib/dom.js';
+import * as say from '../lib/format.js';
+import {copyText} from '../parts/command.js';
+import {confirmThat, openDialog} from '../parts/dialog.js';
+import {empty} from '../parts/states.js';
+import {table} from '../parts/table.js';
+import {attempt} from '../parts/toast.js';
+
+const ROLES = [['viewer', 'viewer: sees'], ['operator', 'operator: launches, stops, exports'], ['admin', 'admin: manages tokens']];
+const LIMIT = 100;
+
+export async function mount(host, params, {store}) {
+  if (!store.isAdmin) {
+    fill(host, h('h1', null, 'Admin'), empty('Only for admins', 'Tokens and the audit log are for those who answer for this server.', null));
+    return undefined;
+  }
+  const tokens = table({caption: 'Tokens', test: 'tokens-table', id: (r) => r.id, none: 'No token yet.', columns: [
+    {key: 'name', title: 'Name', sort: (r) => r.name, cell: (r) => r.name}, {key: 'role', title: 'Role', sort: (r) => r.role, cell: (r) => r.role},
+    {key: 'created', title: 'Made', minor: true, sort: (r) => r.created_at, cell: (r) => say.ago(r.created_at)}, {key: 'used', title: 'Last used', minor: true, cell: (r) => (r.used_at ? say.ago(r.used_at) : 'never')}, {key: 'expires', title: 'Expires', minor: true, cell: (r) => (r.expires_at ? say.ago(r.expires_at) : 'never')},
+    {key: 'end', title: 'Revoke', cell: (r) => (r.state !== 'valid' ? h('span', {class: 'muted'}, r.state) : h('button', {type: 'button', class: 'small-button danger', onclick: () => revoke(r), 'data-test': 'revoke'}, 'Revoke'))}]});
+  const audit = table({caption: 'Audit log', test: 'audit-table', id: (r) => r.id, none: 'Nothing was done yet.', columns: [
+    {key: 'at', title: 'When', cell: (r) => h('span', {class: 'num', title: r.at}, say.moment(r.at))}, {key: 'who', title: 'Who', cell: (r) => r.who ?? '–'}, {key: 'role', title: 'Role', minor: true, cell: (r) => r.role ?? '–'},
+    {key: 'action', title: 'What', cell: (r) => h('span', {class: 'wrap-text'}, r.action)}, {key: 'target', title: 'On', minor: true, cell: (r) => r.target ?? ''}, {key: 'status', title: 'Answer', num: true, cell: (r) => String(r.status)}, {key: 'from', title: 'From', minor: true, cell: (r) => r.address ?? '–'}]});
+  const name = h('input', {type: 'text', id: 'token-name', required: true, maxlength: 100, 'data-test': 'token-name'});
+  const role = h('select', {id: 'token-role', 'data-test': 'token-role'}, ROLES.map(([value, words]) => h('option', {value}, words)));
+  const days = h('input', {type: 'number', id: 'token-days', min: 1, max: 3650, placeholder: 'never', 'data-test': 'token-days'});
+  const more = h('button', {type: 'button', class: 'small-button', hidden: true, onclick: () => loadAudit(true)}, 'Older');
+  let entries = [];
+  let next = null;
+
+  const loadTokens = async () => tokens.set((await api.get('/tokens')).items);
+  async function loadAudit(on = false) {
+    const got = await api.get('/audit', {limit: LIMIT, after: on ? next : null});
+    entries = on ? [...entries, ...got.items] : got.items;
+    next = got.next ?? null;
+    more.hidden = next === null;
+    audit.set(entries);
+  }
+
+  async function make(event) {
+    event.preventDefault();
+    await attempt(async () => {
+      const made = await api.post('/tokens', {name: name.value.trim(), role: role.value, ...(days.value && {expires_days: Number(days.value)})});
+      name.value = '';
+      const box = h('input', {type: 'text', readonly: true, value: made.token, class: 'mono', 'aria-label': 'The token', 'data-test': 'token-made'});
+      openDialog(`Token for ${made.name}`, [h('p', null, 'It is shown this once; the server keeps only a digest of it.'), box, h('div', {class: 'row end'}, h('button', {type: 'button', class: 'primary', onclick: () => copyText(made.token)}, 'Copy'))], {test: 'token-dialog'});
+      box.select();
+      await loadTokens();
+    });
+  }
+
+  async function revoke(token) {
+    if (!await confirmThat({title: `Revoke ${token.name}?`, text: `Whoever uses the token ${token.name} (${token.role}) is out at once. It cannot be given back, only made anew.`, yes: 'Revoke', danger: true})) return;
+    await attempt(async () => { await api.remove(`/tokens/${token.id}`); await loadTokens(); }, `${token.name} is revoked.`);
+  }
+
+  const field = (label, control) => h('div', {class: 'field'}, h('label', {for: control.id, class: 'field-label'}, label), control);
+  fill(host, h('h1', null, 'Admin'),
+    h('section', {class: 'stack'}, h('h2', null, 'Tokens'), h('form', {class: 'row token-form', onsubmit: make}, field('Name', name), field('Role', role), field('Days until it expires', days), h('button', {type: 'submit', class: 'primary', 'data-test': 'token-create'}, 'Make a token')), tokens.element),
+    h('section', {class: 'stack'}, h('h2', null, 'Audit log'), audit.element, more));
+  await Promise.all([loadTokens(), loadAudit()]);
+  return undefined;
+}

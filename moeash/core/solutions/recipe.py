@@ -1,0 +1,122 @@
+"""A recipe: the one name of a solution, a candidate and the steps taken after it.
+
+``{k: 37}`` is a recipe without steps; ``{k: 37}, refine, merge 1-1-2-1`` is what the same candidate
+became afterwards. A recipe is small, frozen, hashable and picklable, and its canonical JSON is its
+key: equal recipes build equal networks. A new step is a frozen dataclass in :data:`Step` with a
+unique ``name``.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from moeash.core.solutions.candidate import Candidate, Value
+from moeash.errors import InputError
+from moeash.names import nearest
+
+
+@dataclass(frozen=True)
+class Refine:
+    """The method's slower way from the same candidate to better weights."""
+
+    name: ClassVar[str] = "refine"
+
+    def __str__(self) -> str:
+        return "refined"
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Each run of neighbouring codebook entries replaced by one entry.
+
+    Attributes:
+        runs: lengths of the runs, at least 1 each; they sum to the entries before the merge.
+    """
+
+    runs: tuple[int, ...]
+
+    name: ClassVar[str] = "merge"
+
+    def __str__(self) -> str:
+        return f"merged to {len(self.runs)} entries"
+
+
+Step = Refine | Merge
+
+STEPS: dict[str, type[Step]] = {step.name: step for step in (Refine, Merge)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A candidate and the steps taken after it.
+
+    Attributes:
+        candidate: the point of the search space.
+        steps: in the order they are taken.
+
+    Example:
+        >>> recipe = Recipe.of({"k": 4}).then(Merge((1, 2, 1)))
+        >>> recipe.key
+        '{"candidate":{"k":4},"steps":[{"runs":[1,2,1],"step":"merge"}]}'
+        >>> Recipe.from_dict(recipe.as_dict()) == recipe
+        True
+        >>> str(recipe)
+        'k=4, merged to 3 entries'
+    """
+
+    candidate: Candidate
+    steps: tuple[Step, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(isinstance(step, Refine) for step in self.steps[1:]):
+            raise InputError(f"refine begins with a candidate, so it is the first step; got {self}")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Value], *steps: Step) -> "Recipe":
+        """Return the recipe of a candidate's values and steps."""
+        return cls(Candidate.of(values), steps)
+
+    def then(self, step: Step) -> "Recipe":
+        """Return this recipe with one more step."""
+        return Recipe(self.candidate, (*self.steps, step))
+
+    @cached_property
+    def key(self) -> str:
+        """Canonical JSON: equal recipes, equal keys. Floats keep their shortest exact form."""
+        return json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "candidate": self.candidate.as_dict(),
+            "steps": [{"step": step.name, **_plain(step)} for step in self.steps],
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Recipe":
+        """Return the recipe of plain values.
+
+        Raises:
+            InputError: a step is unknown, or its values are not those of its kind.
+        """
+        return cls(Candidate.of(plain["candidate"]), tuple(map(_step, plain["steps"])))
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, (self.candidate, *self.steps)))
+
+
+def _plain(step: Step) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(step).items()}
+
+
+def _step(plain: Mapping[str, Any]) -> Step:
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+    name = values.pop("step", None)
+    if name not in STEPS:
+        raise InputError(f"no step {name!r} of a recipe; {nearest(str(name), STEPS)}")
+    try:
+        return STEPS[name](**values)
+    except TypeError as error:
+        raise InputError(f"step {name!r} of a recipe does not take {sorted(values)}") from error

@@ -1,0 +1,86 @@
+"""Named variables a method offers to the search."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from numbers import Integral
+from numbers import Real as AnyReal
+from typing import Any
+
+from moeash.core.solutions.candidate import Candidate
+from moeash.errors import InputError
+
+
+@dataclass(frozen=True)
+class Integer:
+    """An integer in ``[low, high]``, both included."""
+
+    name: str
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise InputError(f"{self.name} has bounds [{self.low}, {self.high}]; low exceeds high")
+
+
+@dataclass(frozen=True)
+class Real:
+    """A real number in ``[low, high]``; ``log`` searches its logarithm, so ``low`` must be > 0."""
+
+    name: str
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high:
+            raise InputError(f"{self.name} has bounds [{self.low}, {self.high}]; low exceeds high")
+        if self.log and not self.low > 0:
+            raise InputError(f"{self.name} is searched on a log scale, so low must exceed 0")
+
+
+Variable = Integer | Real
+
+
+def candidate_of(variables: Sequence[Variable], values: Mapping[str, Any]) -> Candidate:
+    """Return the candidate that a person's values are; bounds are the search's, not a person's.
+
+    Raises:
+        InputError: a variable is missing or unknown, or its value is not of its kind.
+
+    Example:
+        >>> candidate_of([Integer("k", 2, 256)], {"k": 300.0})
+        Traceback (most recent call last):
+        moeash.errors.InputError: candidate has k = 300.0, needed a whole number
+    """
+    names = {variable.name for variable in variables}
+    if names != set(values):
+        raise InputError(f"candidate has {sorted(values)}, the method needs {sorted(names)}")
+    taken: dict[str, int | float | str] = {}
+    for variable in variables:
+        value = values[variable.name]
+        number = None if isinstance(value, bool) else value
+        if isinstance(variable, Integer) and isinstance(number, Integral):
+            taken[variable.name] = int(number)
+        elif isinstance(variable, Real) and isinstance(number, AnyReal):
+            taken[variable.name] = float(number)
+        else:
+            words = "a whole number" if isinstance(variable, Integer) else "a number"
+            raise InputError(f"candidate has {variable.name} = {value!r}, needed {words}")
+        if isinstance(variable, Real) and variable.log and value < 0:
+            raise InputError(f"candidate has {variable.name} = {value!r}, needed 0 or more")
+    return Candidate.of(taken)
+
+
+def middle(variables: Sequence[Variable]) -> Candidate:
+    """Return the candidate in the middle of every variable's bounds."""
+    values: dict[str, int | float | str] = {}
+    for variable in variables:
+        if isinstance(variable, Integer):
+            values[variable.name] = (variable.low + variable.high) // 2
+        elif variable.log:
+            values[variable.name] = sqrt(variable.low * variable.high)
+        else:
+            values[variable.name] = (variable.low + variable.high) / 2
+    return Candidate.of(values)

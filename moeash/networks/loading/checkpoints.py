@@ -1,0 +1,273 @@
+"""Reading checkpoints without running what is inside them, and fitting them into a network.
+
+Only tensors are read: safetensors, or torch files through ``weights_only``. A pickle that holds
+code is refused before any of it runs.
+"""
+
+import pickle
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from moeash.errors import CheckpointError
+from moeash.files import head_of
+from moeash.networks import memory
+from moeash.networks.loading.matching import Matching, foreign, match
+
+SHOWN = 3
+"""Names per kind of mismatch in a message."""
+
+MOST_GROUPS = 8
+"""Things left aside that a message names."""
+
+MOST_RATIO = 16
+"""Times its own size that a torch file may unpack to: torch itself does not pack."""
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors or torch file, on the CPU, names as they are in the file.
+
+    Args:
+        path: the file; tensors in nested dicts get the keys, joined by dots, for a name.
+
+    Raises:
+        CheckpointError: the file is missing, not a checkpoint, holds objects other than tensors
+            and plain values (nothing of them is executed), or holds no tensors.
+    """
+    path = Path(path)
+    head = head_of(path, CheckpointError, "checkpoint ")
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        return _load_safetensors(path)
+    if head.startswith((b"PK", b"\x80")):
+        return _flat(_load_torch(path), path)
+    raise CheckpointError(
+        f"{str(path)!r} is neither a safetensors nor a torch file ({len(head)} bytes looked at)"
+    )
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as exc:
+        raise CheckpointError(f"{str(path)!r} is not a readable safetensors file: {exc}") from exc
+    if not tensors:
+        raise CheckpointError(f"{str(path)!r} holds no tensors")
+    return tensors
+
+
+def _load_torch(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            _check_packing(path)
+            warnings.simplefilter("ignore", UserWarning)  # about odd pickles, refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as exc:
+        raise CheckpointError(
+            f"{str(path)!r} holds Python objects besides tensors and was not opened, since opening "
+            f"it could run code; save the state_dict() alone, best as safetensors "
+            f"(torch: {_first_sentence(exc)})"
+        ) from exc
+    except Exception as exc:
+        # A damaged archive surfaces as almost any type: RuntimeError, EOFError, KeyError, ...
+        raise CheckpointError(
+            f"{str(path)!r} is not a readable torch file: {type(exc).__name__}: "
+            f"{_first_sentence(exc)}"
+        ) from exc
+
+
+def _check_packing(path: Path) -> None:
+    """Refuse an archive that would unpack to much more than it is.
+
+    Raises:
+        CheckpointError: it would.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        total = sum(info.file_size for info in archive.infolist())
+    if total > MOST_RATIO * size:
+        raise CheckpointError(
+            f"{str(path)!r} of {size:,} bytes would unpack to {total:,}, which no checkpoint does; "
+            "save it again with torch.save"
+        )
+
+
+def _first_sentence(exc: Exception) -> str:
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    useful = [line for line in lines if "GLOBAL" in line or "Unsupported" in line] or lines
+    return useful[0][:200] if useful else type(exc).__name__
+
+
+def _flat(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """Return the tensors in nested dicts and lists, under keys joined by dots."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()  # one dict may be in several places, and in itself
+    todo = [("", loaded)]
+    while todo:
+        prefix, value = todo.pop()
+        if isinstance(value, Tensor):
+            if prefix[:-1] in tensors:
+                raise CheckpointError(f"{str(path)!r} holds two tensors called {prefix[:-1]!r}")
+            tensors[prefix[:-1]] = value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            items = list(value.items() if isinstance(value, Mapping) else enumerate(value))
+            todo += [(f"{prefix}{key}.", item) for key, item in reversed(items)]
+    if not isinstance(loaded, Mapping) or not tensors:
+        found = [str(key) for key in loaded][:8] if isinstance(loaded, Mapping) else None
+        raise CheckpointError(
+            f"{str(path)!r} holds no tensors by name; found {found or type(loaded).__name__}, "
+            f"needed a state_dict, or one in a dict"
+        )
+    return tensors
+
+
+def fit(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Copy a checkpoint into a network.
+
+    Of nested dicts, and of networks in one wrapper, the one that fits best is taken, see
+    :mod:`moeash.networks.loading.matching`; a warning names what was left aside. Integers and
+    single values beside the network's children, such as counters and metrics, are left aside too.
+    Tied parameters need one of their names. ``num_batches_tracked`` may be missing, as it is in
+    files older than torch 0.4.1; it does not take part in evaluation.
+
+    Args:
+        module: the network, written in place; untouched when an error is raised.
+        tensors: from :func:`load_checkpoint`.
+        path: where they came from, for the message.
+
+    Raises:
+        CheckpointError: names are missing or left over, or a shape or kind of dtype differs.
+    """
+    own = memory.own_tensors(module)
+    found = _matching(tensors, own)
+    renamed = {name: tensors[full] for full, name in found.names.items()}
+    extra = [
+        name
+        for name in foreign([name for name in renamed if name not in own], list(own))
+        if renamed[name].numel() == 1 or not renamed[name].is_floating_point()
+    ]
+    aside = [*found.aside, *(found.prefix + name for name in extra)]
+    source = repr(str(path)) + (f" (under {found.prefix!r})" if found.prefix else "")
+    beside = f"left aside: {_grouped(aside)}" if aside else ""
+    try:
+        write_tensors(module, {n: t for n, t in renamed.items() if n not in extra}, source)
+    except CheckpointError as exc:
+        raise CheckpointError("; ".join(filter(None, (str(exc), beside)))) from exc
+    if beside:
+        warnings.warn(f"{source} was loaded, {beside}", stacklevel=2)
+
+
+def rename(arrays: Mapping[str, Any], module: nn.Module) -> dict[str, Any]:
+    """Return arrays under the names that a network has for them, wrapped or not.
+
+    Args:
+        arrays: by name; every name is kept that nothing explains.
+        module: the network.
+
+    Raises:
+        CheckpointError: the network fits in several places.
+    """
+    names = _matching(arrays, memory.own_tensors(module)).names
+    return {names.get(name, name): array for name, array in arrays.items()}
+
+
+def _matching(given: Mapping[str, Any], own: Mapping[str, Tensor]) -> Matching:
+    first = memory.ties(own)
+    tied = {*first, *first.values()}  # one name of each memory suffices
+    return match(
+        {name: tuple(value.shape) for name, value in given.items()},
+        {name: tuple(tensor.shape) for name, tensor in own.items()},
+        optional={name for name in own if name in tied or name.endswith("num_batches_tracked")},
+    )
+
+
+def _grouped(names: Sequence[str]) -> str:
+    """Return names for people, those under one key of a dict as one."""
+    groups = Counter(name.split(".")[0] for name in names)
+    listed = [f"{key} ({n} tensors)" if n > 1 else key for key, n in groups.items()]
+    more = f" and {len(listed) - MOST_GROUPS} more" if len(listed) > MOST_GROUPS else ""
+    return ", ".join(listed[:MOST_GROUPS]) + more
+
+
+def write_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy ``tensors`` into the module's own memory, all of them or none.
+
+    Args:
+        module: the network.
+        tensors: by ``state_dict`` key; floats are converted to the dtype in the module.
+        source: what they are, for messages.
+
+    Raises:
+        CheckpointError: a mismatch; the module is unchanged.
+    """
+    own = memory.own_tensors(module)
+    first = memory.ties(own)
+    present = {first.get(name, name) for name in tensors if name in own}
+    problems = [
+        _counted(
+            "missing",
+            [
+                name
+                for name in own
+                if first.get(name, name) not in present and not name.endswith("num_batches_tracked")
+            ],
+        ),
+        _counted("unexpected", [name for name in tensors if name not in own]),
+        _counted(
+            "of another shape",
+            [
+                f"{name} {tuple(tensor.shape)} for {tuple(own[name].shape)}"
+                for name, tensor in tensors.items()
+                if name in own and tensor.shape != own[name].shape
+            ],
+        ),
+        _counted(
+            "of another kind",
+            [
+                f"{name} {tensor.dtype} for {own[name].dtype}"
+                for name, tensor in tensors.items()
+                if name in own and tensor.is_floating_point() != own[name].is_floating_point()
+            ],
+        ),
+        _counted("different though tied in the network", _torn(tensors, first)),
+    ]
+    found = [problem for problem in problems if problem]
+    if found:
+        raise CheckpointError(f"{source} does not fit {type(module).__name__}: {'; '.join(found)}")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+
+
+def _torn(tensors: Mapping[str, Tensor], first: Mapping[str, str]) -> list[str]:
+    """Return names that are one memory in the network but hold different values."""
+    by_memory: dict[str, str] = {}
+    torn = []
+    for name, tensor in tensors.items():
+        other = by_memory.setdefault(first.get(name, name), name)
+        if other != name and not _same(tensors[other], tensor):
+            torn.append(f"{name} and {other}")
+    return torn
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()))
+
+
+def _counted(kind: str, names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} {kind}: {', '.join(names[:SHOWN])}{more}"

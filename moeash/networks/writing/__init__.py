@@ -1,0 +1,1 @@
+"""Other weights in a module's own memory, and its own ones back."""

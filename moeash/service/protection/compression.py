@@ -1,0 +1,23 @@
+"""Documents are sent compressed; streams and files as they are."""
+
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import Receive, Scope, Send
+
+SMALLEST = 2000
+"""Bytes below which nothing is won."""
+
+
+class Compressed(GZipMiddleware):
+    """Compresses what browsers read whole.
+
+    A part of a file has its place in the file as it is, and its digest is that of the file; an
+    event must not wait in a compressor for the next.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on."""
+        path = scope.get("path", "")
+        if "/files/" in path or path.endswith(("/events", "/stream")):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)

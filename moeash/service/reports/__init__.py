@@ -1,0 +1,1 @@
+"""Studies as files that open without a server."""

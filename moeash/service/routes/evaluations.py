@@ -1,0 +1,168 @@
+"""What a study has measured: evaluations, points, fronts, generations, solutions, picks."""
+
+import io
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from moeash.core.plain import json_text
+from moeash.evaluation.outcome import Status
+from moeash.service.context import Context
+from moeash.service.views.documents import (
+    EvaluationPage,
+    Front,
+    Generation,
+    Generations,
+    PickDocument,
+    Points,
+    SolutionDetail,
+    evaluation_document,
+)
+from moeash.service.views.etags import etag_of, unchanged
+from moeash.study.spec.output import Pick
+from moeash.study.storage.records import Stage
+from moeash.study.storage.team.listing import EvaluationOrder
+from moeash.study.study import Study
+
+Number = Annotated[int, Path(ge=1, lt=2**31)]
+
+TABLE_TYPES = {
+    "csv": "text/csv; charset=utf-8",
+    "json": "application/json",
+    "parquet": "application/vnd.apache.parquet",
+}
+
+NO_POINTS = Points(
+    numbers=[],
+    stage=[],
+    status=[],
+    size_bytes=[],
+    metric=[],
+    generation=[],
+    front=[],
+    shown=0,
+    total=0,
+    last=0,
+).model_dump()
+
+
+def router(context: Context) -> APIRouter:
+    """Return the routes."""
+    routes = APIRouter(
+        prefix="/studies/{name}", tags=["results"], dependencies=[Depends(context.auth.viewer)]
+    )
+    studies, charts, listing = context.studies, context.charts, context.studies.listing
+
+    @routes.get("/front")
+    def show_front(
+        name: str, generation: Annotated[int | None, Query(ge=0, lt=2**31)] = None
+    ) -> Front:
+        """Show the Pareto front, as it is or as it was after a generation."""
+        study = studies.stored(name)
+        if study is None:
+            return Front(items=[], generation=generation, hypervolume=None)
+        return Front(
+            items=studies.front(study, generation),
+            generation=generation,
+            hypervolume=listing.hypervolume(study.record.id, generation),
+        )
+
+    @routes.get("/points", response_model=Points)
+    def show_points(
+        name: str,
+        request: Request,
+        columns: Annotated[int, Query(ge=1, le=2000)] = 200,
+        rows: Annotated[int, Query(ge=1, le=2000)] = 150,
+        after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+    ) -> Response:
+        """Show the points of a chart, thinned; the front always whole."""
+        study = studies.stored(name)
+        if study is None:
+            return JSONResponse(NO_POINTS)
+        chart = charts.of(study.record)
+        tag = etag_of(study.record.id, chart.last, columns, rows, after)
+        if unchanged(request, tag):
+            return Response(status_code=304, headers={"ETag": tag})
+        document = chart.document(chart.thinned(columns, rows, after=after))
+        return JSONResponse(document, headers={"ETag": tag})
+
+    @routes.get("/evaluations")
+    def list_evaluations(
+        name: str,
+        after: Annotated[str | None, Query(max_length=1000)] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        stage: Stage | None = None,
+        status: Status | None = None,
+        front: Annotated[bool, Query(description="Only those on the front.")] = False,
+        sort: EvaluationOrder = "number",
+        order: Literal["asc", "desc"] = "asc",
+    ) -> EvaluationPage:
+        """List evaluations, a page at a time. Sorted by a value, those without it are left out."""
+        study = studies.stored(name)
+        if study is None:
+            return EvaluationPage(items=[], next=None, total=0)
+        on_front = set(charts.of(study.record).front().tolist())
+        found, cursor, total = listing.evaluations(
+            study.record.id,
+            stage=stage,
+            status=status,
+            numbers=on_front if front else None,
+            order=sort,
+            downwards=order == "desc",
+            after=after,
+            limit=limit,
+        )
+        items = [evaluation_document(study.facts, record, on_front) for record in found]
+        return EvaluationPage(items=items, next=cursor, total=total)
+
+    @routes.get(
+        "/evaluations.{kind}",
+        response_class=Response,
+        responses={
+            200: {"content": {type_: {} for type_ in TABLE_TYPES.values()}},
+        },
+    )
+    def download_evaluations(name: str, kind: Literal["csv", "json", "parquet"]) -> Response:
+        """Download all evaluations as a table."""
+        study = studies.study(name)
+        return Response(
+            _table(study, kind),
+            media_type=TABLE_TYPES[kind],
+            headers={"Content-Disposition": f'attachment; filename="evaluations.{kind}"'},
+        )
+
+    @routes.get("/generations")
+    def list_generations(name: str) -> Generations:
+        """List the generations of the search."""
+        study = studies.stored(name)
+        generations = [] if study is None else study.generations()
+        return Generations(items=[Generation(**vars(g)) for g in generations])
+
+    @routes.get("/solutions/{number}")
+    def show_solution(name: str, number: Number) -> SolutionDetail:
+        """Show a complete evaluation and those it was made of."""
+        return studies.solution(studies.study(name), number)
+
+    @routes.get("/pick")
+    def pick_solution(
+        name: str,
+        how: Pick = "smallest",
+        max_bytes: Annotated[int | None, Query(ge=0, lt=2**62)] = None,
+        max_drop: Annotated[float | None, Query(allow_inf_nan=False)] = None,
+    ) -> PickDocument:
+        """Say which solution a rule takes, and the command that takes the same."""
+        return studies.pick(studies.study(name), how, max_bytes, max_drop)
+
+    return routes
+
+
+def _table(study: Study, kind: str) -> bytes:
+    frame = study.to_dataframe()
+    if kind == "csv":
+        return frame.to_csv(index=False).encode()
+    if kind == "json":
+        return json_text(frame.to_dict(orient="records")).encode()
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    return buffer.getvalue()

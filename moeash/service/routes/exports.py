@@ -1,0 +1,183 @@
+"""Exports: asked for, followed, downloaded."""
+
+from contextlib import suppress
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi.responses import FileResponse, PlainTextResponse
+from pydantic import BaseModel, Field
+
+from moeash.errors import LaunchNotFoundError, NothingMeetsError
+from moeash.launch.base import Export, FormatName, PickName
+from moeash.launch.exports import ExportStatus, export_state, exported_file, log_of
+from moeash.launch.logs import read_piece
+from moeash.service.access.auth import Identity
+from moeash.service.context import Context
+from moeash.service.problems import Problem
+from moeash.service.views.documents import Body
+from moeash.service.views.etags import unchanged
+from moeash.study.storage.team.launch import LaunchRecord
+
+LISTED = 100
+"""Exports of a study that a list shows: the last ones."""
+
+LOG_BYTES = 1 << 20
+"""Of a log that are shown: the last ones."""
+
+Number = Annotated[int, Path(ge=1, lt=2**31)]
+
+
+class NewExport(Body):
+    """A solution to export: one by its number, or one that a rule takes from the front."""
+
+    pick: PickName | None = Field(None, description="Which of the front; default smallest.")
+    id: int | None = Field(None, ge=1, lt=2**31, description="A solution's number instead.")
+    max_drop: float | None = Field(
+        None, allow_inf_nan=False, description="At most so far below the float network."
+    )
+    max_bytes: int | None = Field(None, ge=0, lt=2**62, description="At most so many bytes.")
+    formats: list[FormatName] = Field(["moeash"], min_length=1, max_length=10)
+
+
+class ExportedFileDocument(BaseModel):
+    """A file to download.
+
+    Attributes:
+        name: of it.
+        size_bytes: of it.
+        sha256: of its content, in hexadecimal digits.
+    """
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class ExportDocument(BaseModel):
+    """Where an export stands.
+
+    Attributes:
+        id: of the export.
+        study: whose solution it is.
+        status: in one word.
+        request: what was asked for.
+        error: why it failed, in one line.
+        report: what was exported and how it measured, as ``moeash export --json`` prints it.
+        inspection: bytes of every part and tensor, as ``moeash inspect --json`` prints them.
+        files: to download.
+        requested_at: UTC, ISO 8601.
+        ended_at: UTC, ISO 8601.
+    """
+
+    id: int
+    study: str
+    status: ExportStatus
+    request: dict[str, Any]
+    error: str | None
+    report: dict[str, Any] | None
+    inspection: dict[str, Any] | None
+    files: list[ExportedFileDocument]
+    requested_at: str
+    ended_at: str | None
+
+
+class Exports(BaseModel):
+    """The last exports of a study, oldest first."""
+
+    items: list[ExportDocument]
+
+
+FILE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"application/octet-stream": {"schema": {"type": "string"}}},
+        "description": "The file, or the part that `Range` asks for; its digest in "
+        "`X-Checksum-Sha256`.",
+    },
+    206: {"description": "The part that `Range` asks for."},
+    304: {"description": "It is the one of the tag that was sent."},
+    416: {"description": "The file has no such part."},
+}
+
+
+def document_of(record: LaunchRecord) -> ExportDocument:
+    """Return an export as a document."""
+    return ExportDocument(**export_state(record).as_dict())
+
+
+def router(context: Context) -> APIRouter:
+    """Return the routes."""
+    routes = APIRouter(tags=["exports"])
+    studies, auth, queue = context.studies, context.auth, context.queue
+    launches = queue.launches
+
+    @routes.post("/studies/{name}/exports", status_code=202)
+    def create_export(
+        name: str,
+        new: NewExport,
+        response: Response,
+        who: Annotated[Identity, Depends(auth.operator)],
+    ) -> ExportDocument:
+        """Begin to export a solution: it is built again, written, read back and compared."""
+        asked = Export(name, **new.model_dump(exclude={"formats"}), formats=tuple(new.formats))
+        study = studies.study(name)
+        if asked.id is not None:
+            study.solution(asked.id)
+        else:
+            rule = studies.pick(study, asked.pick or "smallest", asked.max_bytes, asked.max_drop)
+            if rule.solution is None:
+                raise NothingMeetsError(rule.reason or "no solution is within the limits")
+        record = queue.enqueue(asked, who.name)
+        response.headers["Location"] = f"/api/v1/exports/{record.id}"
+        return document_of(record)
+
+    @routes.get("/studies/{name}/exports", dependencies=[Depends(auth.viewer)])
+    def list_exports(name: str) -> Exports:
+        """List the last exports of a study."""
+        studies.item(name)
+        found = launches.of_study(name, "export", limit=LISTED)
+        return Exports(items=[document_of(record) for record in reversed(found)])
+
+    @routes.get("/exports/{id}", dependencies=[Depends(auth.viewer)])
+    def show_export(id: Number) -> ExportDocument:
+        """Show where an export stands, and what it verified."""
+        return document_of(_export(id))
+
+    @routes.get(
+        "/exports/{id}/files/{file}",
+        dependencies=[Depends(auth.viewer)],
+        response_class=FileResponse,
+        responses=FILE,
+    )
+    def download_file(id: Number, file: str, request: Request) -> Response:
+        """Download a file, or a part of it."""
+        record = _export(id)
+        names = [known.name for known in export_state(record).files]
+        if file not in names:
+            raise Problem(404, "no-such-file", f"export {id} has no file {file!r}")
+        path, known = exported_file(record, file)
+        tag = f'"{known.sha256}"'
+        headers = {"ETag": tag, "X-Checksum-Sha256": known.sha256, "Cache-Control": "private"}
+        if unchanged(request, tag):
+            return Response(status_code=304, headers=headers)
+        return FileResponse(
+            path, media_type="application/octet-stream", headers=headers, filename=known.name
+        )
+
+    @routes.get(
+        "/exports/{id}/log",
+        dependencies=[Depends(auth.viewer)],
+        response_class=PlainTextResponse,
+    )
+    def show_export_log(id: Number) -> PlainTextResponse:
+        """Show what the process of an export has printed."""
+        piece = read_piece(log_of(_export(id)), -LOG_BYTES, limit=LOG_BYTES)
+        return PlainTextResponse(piece.text, headers={"Cache-Control": "no-store"})
+
+    def _export(id: int) -> LaunchRecord:
+        with suppress(LaunchNotFoundError):
+            record = launches.get(id)
+            if record.kind == "export":
+                return record
+        raise LaunchNotFoundError(f"there is no export {id}")
+
+    return routes

@@ -1,0 +1,144 @@
+"""Time and memory of the service on a study of 50,000 evaluations, printed; none asserted on time.
+
+Run with ``pytest tests/benchmarks/test_bench_service.py -m benchmark -n0 -s``. The same requests of
+optuna-dashboard: ``studies/comparison/peer_optuna_dashboard.py``.
+"""
+
+import statistics
+import threading
+import time
+
+import httpx
+import numpy as np
+import pytest
+
+from moeash.study.events import Note
+from moeash.study.storage.sql import SqlStorage
+from tests.benchmarks.test_bench_studies import database  # noqa: F401, a fixture
+from tests.contracts.storage import facts
+from tests.service.test_crowd import memory_of
+from tests.service.test_serving import Served, longer
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.slow]
+
+REQUESTS = 100
+EVENTS, BATCH = 10_000, 100
+LISTENERS, ROUNDS, EVALUATIONS = 10, 5, 200
+
+PATHS = {
+    "list of studies": "/studies",
+    "study": "/studies/many",
+    "front": "/studies/many/front",
+    "points of the chart": "/studies/many/points",
+    "100 evaluations, largest metric first": "/studies/many/evaluations?sort=metric&order=desc",
+    "a thousand new points": "/studies/many/points?after=49000",
+}
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Starts services in processes of their own, and ends them."""
+    made = []
+
+    def make(**options):
+        made.append(Served(tmp_path, **options))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.close()
+
+
+def test_requests_about_a_long_study(database, serve):  # noqa: F811
+    served = serve(storage=database)
+    print()
+    for name, path in PATHS.items():
+        seconds = []
+        for _ in range(1 + REQUESTS):
+            start = time.perf_counter()
+            answer = served.client.get(path)
+            seconds.append(time.perf_counter() - start)
+            assert answer.status_code == 200
+        p50, p95 = 1000 * np.quantile(seconds[1:], [0.5, 0.95])
+        print(
+            f"{name:38} first {1000 * seconds[0]:6.1f} ms, p50 {p50:6.1f} ms, p95 {p95:6.1f} ms, "
+            f"{len(answer.content):8,} B"
+        )
+
+
+def test_memory_over_ten_thousand_events(serve):
+    served = serve()
+    storage = SqlStorage(served.folder / "moeash.db")
+    study = storage.create_study(facts()).id
+    heard = threading.Event()
+
+    def listen():
+        with served.client.stream("GET", "/events") as answer:
+            heard.set()
+            for line in answer.iter_lines():
+                if line == f"id: {2 * EVENTS}":
+                    return
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    heard.wait()
+    memory = []
+    for n in range(2 * EVENTS // BATCH):
+        storage.add_events(study, [Note(f"{n} " + "x" * 200)] * BATCH)
+        if n % 20 == 19:
+            served.get("/studies")
+            memory.append(memory_of(served.process.pid) / 2**20)
+    listener.join()
+    storage.close()
+    print(f"\nMiB after every {20 * BATCH} events: ", *(f"{m:.1f}" for m in memory))
+    print(f"growth over the last {EVENTS}: {memory[-1] - memory[len(memory) // 2 - 1]:.1f} MiB")
+
+
+def test_what_listeners_cost_a_study(serve):
+    """Pairs of a study that is watched by ten pages, and one that is not."""
+    served = serve()
+    took = {0: [], LISTENERS: []}
+    for round_ in range(ROUNDS):
+        for n in sorted(took, reverse=round_ % 2 == 1):  # in turns: the first one is not favoured
+            name = f"s{round_}x{n}"
+            stop = threading.Event()
+            threads = [threading.Thread(target=watch, args=(served, name, stop)) for _ in range(n)]
+            served.post("/studies", {"toml": longer(name, EVALUATIONS)})
+            for thread in threads:
+                thread.start()
+            served.until(name, "finished")
+            stop.set()
+            for thread in threads:
+                thread.join()
+            took[n].append(course_s(served, name))
+    medians = {n: statistics.median(seconds) for n, seconds in took.items()}
+    print()
+    for n, seconds in took.items():
+        print(f"{n:2} listeners: median {medians[n]:.2f} s of", *(f"{s:.2f}" for s in seconds))
+    print(f"ratio {medians[LISTENERS] / medians[0]:.3f}")
+
+
+def watch(served, name, stop):
+    """Listen as a page does, and ask for new points when something was evaluated."""
+    url = f"{served.client.base_url}studies/{name}"
+    last, asked = 0, 0.0
+    with (
+        httpx.Client(headers=served.headers, timeout=30) as client,
+        client.stream("GET", f"{url}/events", params={"after": 0}) as answer,
+    ):
+        for line in answer.iter_lines():
+            if stop.is_set() or line == "event: ended":
+                return
+            if line == "event: evaluated" and time.monotonic() - asked > 1:
+                asked = time.monotonic()
+                found = client.get(f"{url}/points", params={"after": last}).json()
+                last = found.get("last", 0)
+
+
+def course_s(served, name):
+    """Seconds from when a study was opened to its end, without the start of its process."""
+    from datetime import datetime
+
+    found = served.get(f"/studies/{name}/history", kind=["opened", "ended"])["items"]
+    first, last = (datetime.fromisoformat(found[i]["at"]) for i in (0, -1))
+    return (last - first).total_seconds()

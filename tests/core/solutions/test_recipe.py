@@ -1,0 +1,48 @@
+import pickle
+
+import pytest
+
+from moeash.core.solutions.recipe import STEPS, Merge, Recipe, Refine
+from moeash.errors import InputError
+
+ONES = [
+    Recipe.of({"k": 37}),
+    Recipe.of({"k": 37, "rate": 0.1 + 0.2}),
+    Recipe.of({"k": 37, "rate": 0.3}),
+    Recipe.of({"k": 37}, Refine()),
+    Recipe.of({"k": 37}, Merge((1, 2, 1))),
+    Recipe.of({"k": 37}, Refine(), Merge((1, 2, 1)), Merge((3, 1))),
+]
+
+
+def test_keys_differ_exactly_where_recipes_do():
+    assert len({recipe.key for recipe in ONES}) == len(ONES)
+    assert Recipe.of({"rate": 0.5, "k": 3}).key == Recipe.of({"k": 3, "rate": 0.5}).key
+
+
+@pytest.mark.parametrize("recipe", ONES, ids=str)
+def test_plain_values_and_pickles_give_the_recipe_back(recipe):
+    assert Recipe.from_dict(recipe.as_dict()) == recipe
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
+
+
+def test_every_kind_of_step_survives_the_way_through_plain_values():
+    made = {step.name: step for step in (Refine(), Merge((2, 1)))}
+    assert made.keys() == STEPS.keys()
+
+
+def test_an_unknown_step_is_refused_with_the_nearest_name():
+    plain = {"candidate": {"k": 3}, "steps": [{"step": "merg", "runs": [1]}]}
+    with pytest.raises(InputError, match=r"no step 'merg'.*merge"):
+        Recipe.from_dict(plain)
+
+
+def test_a_step_with_values_of_another_is_refused():
+    plain = {"candidate": {"k": 3}, "steps": [{"step": "refine", "runs": [1]}]}
+    with pytest.raises(InputError, match=r"'refine'.*does not take \['runs'\]"):
+        Recipe.from_dict(plain)
+
+
+def test_what_was_merged_cannot_be_refined():
+    with pytest.raises(InputError, match="refine begins with a candidate"):
+        Recipe.of({"k": 3}, Merge((1, 2)), Refine())

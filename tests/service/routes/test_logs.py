@@ -1,0 +1,138 @@
+"""Logs and cluster over HTTP, of launches that are any command."""
+
+import json
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from moeash.launch.base import Launch
+from tests.service.whole import whole_service
+
+LINE = 'echo "begun $MOEASH_LAUNCH"; while [ ! -e end ]; do sleep 0.1; done; echo "ключ done"'
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    with whole_service(tmp_path_factory.mktemp("service")) as running:
+        processes = running.context.queue.processes
+        processes._command = lambda record, folder: ["sh", "-c", LINE]
+        yield running
+        for child in processes.children.values():
+            child.kill()
+            child.wait()
+
+
+@pytest.fixture(scope="module")
+def viewer(service):
+    with service.client("viewer") as client:
+        yield client
+
+
+def wait_until(condition, patience_s=30):
+    deadline = time.monotonic() + patience_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture
+def launch(service):
+    """Starts a study of this name, and returns how to end it."""
+    queue = service.context.queue
+
+    def start(name):
+        record = queue.enqueue(Launch(name, f'name = "{name}"\n'), "ann")
+        wait_until(lambda: queue.launches.get(record.id).folder)
+        return lambda: Path(queue.launches.get(record.id).folder, "end").touch()
+
+    return start
+
+
+def test_a_log_is_read_in_parts_until_it_has_ended(viewer, launch):
+    end = launch("one")
+    first = wait_until(lambda: (p := viewer.get("/studies/one/log").json())["text"] and p)
+    assert first["text"] == f"begun {first['launch']}\n" and not first["ended"]
+    more = viewer.get("/studies/one/log", params={"from": first["next"]}).json()
+    assert (more["text"], more["next"], more["ended"]) == ("", first["next"], False)
+    end()
+
+    def rest():
+        part = viewer.get("/studies/one/log", params={"from": first["next"]}).json()
+        return part["text"] and part
+
+    part = wait_until(rest)
+    assert part["text"] == "ключ done\n"
+
+    def last():
+        return viewer.get("/studies/one/log", params={"from": part["next"]}).json()
+
+    wait_until(lambda: last()["ended"])
+    assert last()["text"] == ""
+    again = launch("one")  # prints anew, below where the other had come to
+    fresh = wait_until(lambda: (p := last())["launch"] != part["launch"] and p["text"] and p)
+    assert fresh["text"].startswith("begun")
+    again()
+
+
+def events(stream):
+    kind, id_ = None, None
+    for line in stream.iter_lines():
+        name, _, value = line.partition(": ")
+        if name == "id":
+            id_ = value
+        elif name == "event":
+            kind = value
+        elif name == "data":
+            yield kind, id_, json.loads(value)
+
+
+def test_a_log_is_streamed_to_its_end_and_a_reader_that_comes_back_misses_nothing(viewer, launch):
+    end = launch("two")
+    with viewer.stream("GET", "/studies/two/log/stream") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        kind, id_, data = next(events(stream))
+        assert (kind, data["text"].split()[0]) == ("log", "begun")
+    end()
+    header = {"Last-Event-ID": id_}
+    with viewer.stream("GET", "/studies/two/log/stream", headers=header) as stream:
+        rest = list(events(stream))
+    assert [kind for kind, _, _ in rest] == ["log", "ended"]
+    assert rest[0][2]["text"] == "ключ done\n"
+
+
+def test_a_study_that_nobody_launched_has_no_log_and_an_unknown_one_is_404(viewer, service, tiny):
+    assert viewer.get("/studies/no/log").status_code == 404
+    assert viewer.get("/studies/no/log/stream").status_code == 404
+    with service.client() as nobody:
+        assert nobody.get("/studies/one/log").status_code == 401
+    shutil.copy(tiny.storage, service.storage.database.path.with_name("tiny.db"))
+    folder = service.storage.database.path.parent / "other"
+    folder.mkdir()
+    place = service.storage.database.path.with_name("tiny.db")
+    with whole_service(folder, storage=place) as other, other.client("viewer") as client:
+        part = client.get("/studies/tiny/log").json()
+        with client.stream("GET", "/studies/tiny/log/stream") as stream:
+            assert [kind for kind, _, _ in events(stream)] == ["ended"]
+    assert part == {"text": "", "next": 0, "ended": True, "launch": None}
+
+
+def test_the_cluster_shows_what_runs_what_waits_and_its_machine(viewer, service, launch):
+    end = launch("three")
+    queue = service.context.queue
+    waiting = queue.enqueue(replace(Launch("four", ""), study="four"), "bob")
+    shown = viewer.get("/cluster").json()
+    (running,) = shown["running"]
+    assert (running["study"], running["kind"], running["requested_by"]) == ("three", "run", "ann")
+    assert (shown["launcher"], shown["max_running"]) == ("process", 1)
+    (next_,) = shown["queue"]
+    assert (next_["id"], next_["position"], next_["requested_by"]) == (waiting.id, 1, "bob")
+    machine = shown["host"]
+    assert machine["name"] == running["host"] and machine["cores"] >= 1
+    assert 0 < machine["free_memory_bytes"] < machine["memory_bytes"]
+    queue.stop("four")
+    end()
+    wait_until(lambda: not viewer.get("/cluster").json()["running"])

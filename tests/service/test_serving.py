@@ -1,0 +1,293 @@
+"""`moeash serve` as a person and a script use it, and killed at the worst moments."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from moeash.launch.identity import Identity
+from moeash.study.storage.sql import SqlStorage
+from moeash.study.storage.team.launches import Launches
+from tests.conftest import TINY
+
+pytestmark = pytest.mark.slow
+
+MOEASH = (sys.executable, "-m", "moeash.cli.main")
+SPEC = TINY[: TINY.index("[output]")]
+HEAVY = ("torch", "pymoo", "ray", "matplotlib", "pandas", "sklearn")
+
+
+def longer(name, n):
+    """The spec of a study of n evaluations, of some 30 ms each."""
+    spec = SPEC.replace('"tiny"', f'"{name}"').replace("k = [6, 16]", f"k = [6, {5 + n}]")
+    spec = spec.replace("[0, 60]", "[0, 1500]").replace("[60, 160]", "[1500, 1600]")
+    return spec.replace("trials = 2", "trials = 0") + f"[budget]\nevaluations = {n}\n"
+
+
+def wait_until(condition, patience_s=90):
+    deadline = time.monotonic() + patience_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.1)
+    return found
+
+
+class Served:
+    """A service in a process of its own, in a folder, which may be killed and started again."""
+
+    def __init__(self, folder, storage=None):
+        self.folder = folder
+        self.storage = str(storage or folder / "moeash.db")
+        made = self.moeash("token", "create", "--role", "operator", "--json")
+        token = json.loads(made)["token"]
+        self.headers = {"Authorization": f"Bearer {token}"}
+        self.port = 0
+        self.process = None
+        self.start()
+
+    def moeash(self, *arguments):
+        done = subprocess.run(
+            [*MOEASH, *map(str, arguments)],
+            cwd=self.folder,
+            env=os.environ | {"MOEASH_STORAGE": self.storage},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start(self):
+        """Serve at the port of the time before."""
+        with (self.folder / "serve.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*MOEASH, "serve", "--json", "--port", str(self.port), "--storage", self.storage],
+                cwd=self.folder,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        ready = ""  # a document of several lines
+        while line := self.process.stdout.readline():
+            ready += line
+            if line == "}\n":
+                break
+        assert line, (self.folder / "serve.log").read_text()
+        self.port = int(re.search(r":(\d+)/$", json.loads(ready)["url"])[1])
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}/api/v1", headers=self.headers, timeout=30
+        )
+        wait_until(self.is_ready)
+
+    def is_ready(self):
+        with contextlib.suppress(httpx.TransportError):
+            return self.client.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.client.close()
+
+    def get(self, path, **query):
+        answer = self.client.get(path, params=query)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def post(self, path, body=None):
+        answer = self.client.post(path, json=body)
+        assert answer.status_code == 202, answer.text
+        return answer.json()
+
+    def study(self, name):
+        return self.get(f"/studies/{name}")
+
+    def until(self, name, *statuses):
+        return wait_until(lambda: (s := self.study(name))["status"] in statuses and s)
+
+    def identity(self, study):
+        """The process of a study's last launch."""
+        storage = SqlStorage(self.storage)
+        try:
+            return Identity.read(Launches(storage.database).newest([study])[study].place)
+        finally:
+            storage.close()
+
+    def under_way(self, name, n=3):
+        """Wait until a study has more than n evaluations; return how many."""
+
+        def has_more():
+            study = self.study(name)
+            assert study["status"] in ("queued", "running"), study
+            return study["evaluations"] > n and study["evaluations"]
+
+        return wait_until(has_more)
+
+    def close(self):
+        with contextlib.suppress(Exception):
+            for item in self.get("/studies")["items"]:
+                identity = self.identity(item["name"])
+                if identity is not None and identity.is_alive:
+                    os.kill(identity.pid, signal.SIGKILL)
+        self.kill()
+
+
+@pytest.fixture
+def served(tmp_path):
+    service = Served(tmp_path)
+    yield service
+    service.close()
+
+
+def events(lines):
+    """Yield the events of a stream's lines as (id, kind, data)."""
+    event = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(": ")
+            event[name] = value
+        else:
+            if "event" in event:
+                yield event.get("id"), event["event"], json.loads(event["data"])
+            event = {}
+
+
+def test_the_way_from_a_token_to_a_verified_file(served):
+    assert served.client.get(f"http://127.0.0.1:{served.port}/healthz").status_code == 200
+    assert served.post("/studies", {"toml": SPEC})["name"] == "tiny"
+    seen = []
+    with served.client.stream("GET", "/studies/tiny/events", params={"after": 0}) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for id_, kind, data in events(answer.iter_lines()):
+            assert data["study"] == "tiny"
+            if id_ is not None:
+                seen.append((int(id_), kind))
+            if kind == "ended":
+                break
+    assert [id_ for id_, _ in seen] == list(range(1, len(seen) + 1))
+    study = served.until("tiny", "finished")
+    assert [s["name"] for s in served.get("/studies")["items"]] == ["tiny"]
+    assert study["evaluations"] == [kind for _, kind in seen].count("evaluated")
+
+    asked = {"pick": "smallest", "max_drop": 0.3, "formats": ["moeash"]}
+    export = served.post("/studies/tiny/exports", asked)["id"]
+    done = wait_until(
+        lambda: (e := served.get(f"/exports/{export}"))["status"] not in ("queued", "running") and e
+    )
+    assert done["status"] == "finished", done["error"]
+    (file,) = done["files"]
+    answer = served.client.get(f"/exports/{export}/files/{file['name']}")
+    content = answer.content
+    assert hashlib.sha256(content).hexdigest() == file["sha256"]
+    assert answer.headers["x-checksum-sha256"] == file["sha256"]
+    assert len(content) == file["size_bytes"] == done["report"]["size_bytes"]
+    target = served.folder / "downloaded.moeash"
+    target.write_bytes(content)
+    served.moeash("verify", target)
+
+    for path in ("points", "front", "evaluations", "generations", "pick", "log", "history"):
+        served.get(f"/studies/tiny/{path}")
+    for kind in ("json", "csv", "parquet"):
+        assert served.client.get(f"/studies/tiny/evaluations.{kind}").status_code == 200
+    maps = Path("/proc", str(served.process.pid), "maps").read_text()
+    loaded = set(re.findall(rf"/site-packages/({'|'.join(HEAVY)})/", maps))
+    assert loaded <= {"pandas"}, "only tables are made by pandas"
+
+
+def test_a_study_outlives_its_server_and_the_next_one_stops_and_continues_it(served):
+    served.post("/studies", {"toml": longer("long", 240)})
+    n = served.under_way("long")
+    process = served.identity("long")
+    served.kill()
+    assert process.is_alive
+    served.start()
+    assert served.study("long")["status"] == "running"
+    served.under_way("long", n)
+    served.post("/studies/long/stop")
+    stopped = served.until("long", "interrupted")
+    assert n < stopped["evaluations"] < 240
+    wait_until(lambda: not process.is_alive)
+    served.post("/studies/long/start", {})
+    assert served.until("long", "finished")["evaluations"] == 240
+
+
+def test_a_killed_study_says_so_with_its_last_line_and_continues(served):
+    served.post("/studies", {"toml": longer("long", 60)})
+    served.under_way("long")
+    os.kill(served.identity("long").pid, signal.SIGKILL)
+    crashed = served.until("long", "crashed")
+    assert "signal 9; it said last: " in crashed["reason"]
+
+    served.post("/studies/long/start", {})
+    wait_until(lambda: "continuing after" in served.get("/studies/long/log")["text"])
+    process = served.identity("long")
+    os.kill(served.process.pid, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
+    served.kill()
+    served.start()
+    crashed = served.until("long", "crashed")
+    assert "ended without a word; it said last: " in crashed["reason"]
+    served.post("/studies/long/start", {})
+    assert served.until("long", "finished")["evaluations"] == 60
+
+
+def test_an_export_outlives_its_server(served):
+    served.post("/studies", {"toml": SPEC})
+    served.until("tiny", "finished")
+    first = served.post("/studies/tiny/exports", {})["id"]
+    wait_until(lambda: served.get(f"/exports/{first}")["status"] == "running")
+    # This one may have been started or not.
+    second = served.post("/studies/tiny/exports", {"pick": "best"})["id"]
+    served.kill()
+    served.start()
+    for export in (first, second):
+        done = wait_until(
+            lambda e=export: (
+                (d := served.get(f"/exports/{e}"))["status"] not in ("queued", "running") and d
+            )
+        )
+        assert (done["status"], done["error"]) == ("finished", None)
+        (file,) = done["files"]
+        content = served.client.get(f"/exports/{export}/files/{file['name']}").content
+        assert hashlib.sha256(content).hexdigest() == file["sha256"]
+
+
+def test_a_killed_export_is_told_and_has_no_files(served):
+    served.post("/studies", {"toml": SPEC})
+    served.until("tiny", "finished")
+    export = served.post("/studies/tiny/exports", {})["id"]
+    wait_until(lambda: served.get(f"/exports/{export}")["status"] == "running")
+    storage = SqlStorage(served.folder / "moeash.db")
+    launches = Launches(storage.database)
+    process = wait_until(lambda: Identity.read(launches.get(export).place))
+    storage.close()
+    served.kill()
+    os.kill(process.pid, signal.SIGKILL)
+    served.start()
+    done = wait_until(lambda: (e := served.get(f"/exports/{export}"))["status"] == "failed" and e)
+    assert "ended without a word" in done["error"] and done["files"] == []
+
+
+def test_a_server_ends_within_seconds_though_streams_are_open(served):
+    served.post("/studies", {"toml": longer("long", 400)})
+    served.under_way("long", 0)
+    with contextlib.ExitStack() as stack:
+        for path in ("/events", "/studies/long/events", "/studies/long/log/stream"):
+            answer = stack.enter_context(served.client.stream("GET", path))
+            assert answer.status_code == 200
+        began = time.monotonic()
+        served.process.terminate()
+        assert served.process.wait(timeout=20) == 0
+        assert time.monotonic() - began < 10
+        assert "timeout graceful shutdown exceeded" not in (served.folder / "serve.log").read_text()
+    assert served.identity("long").is_alive, "the study goes on"
+    served.kill()
+    served.start()
