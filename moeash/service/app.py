@@ -112,7 +112,7 @@ def create_app(context: Context, settings: Settings) -> ASGIApp:
         lifespan=lifespan,
         responses=problems.PROBLEMS,
     )
-    problems.install(app)
+    problems.install(app, place=context.storage.url)
     app.add_middleware(Compressed, minimum_size=SMALLEST, compresslevel=5)
     api = APIRouter(prefix=API)
     for part in (studies, evaluations, events, exports, logs, cluster, specs):

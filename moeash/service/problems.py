@@ -124,8 +124,13 @@ def faults_of(error: InputError) -> list[Fault]:
     return faults
 
 
-def install(app: FastAPI) -> None:
-    """Make an application answer every error with a problem."""
+def install(app: FastAPI, *, place: str = "") -> None:
+    """Make an application answer every error with a problem.
+
+    Args:
+        app: the application.
+        place: of its storage, which is nobody's business who asks over the network.
+    """
 
     def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -139,7 +144,8 @@ def install(app: FastAPI) -> None:
         for kind, status, name in STATUS:
             if isinstance(error, kind):
                 faults = faults_of(error) if isinstance(error, SpecError) else ()
-                return _response(Problem(status, name, str(error), errors=faults), request)
+                text = str(error).replace(place, "the storage") if place else str(error)
+                return _response(Problem(status, name, text, errors=faults), request)
         return broken(request, error)
 
     def broken(request: Request, error: Exception) -> Response:

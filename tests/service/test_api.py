@@ -191,8 +191,10 @@ def test_only_an_archived_study_that_rests_is_deleted(service, operator, viewer)
     assert (gone.status_code, gone.headers["content-type"]) == (404, "application/problem+json")
 
 
-def test_a_study_that_is_not_there_has_near_names(viewer):
+def test_a_study_that_is_not_there_has_near_names_and_no_place(service, viewer):
     problem = viewer.get("/studies/digit").json()
+    assert "no study 'digit' in the storage" in problem["detail"]
+    assert service.storage.url not in str(problem)
     assert (problem["status"], problem["type"]) == (404, "/problems/no-such-study")
     assert "nearest: 'digits'" in problem["detail"] and problem["request_id"]
 
