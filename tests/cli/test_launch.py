@@ -32,7 +32,7 @@ def score(outputs, labels):
         time.sleep(0.02)
     return (outputs.argmax(1) == labels).float()
 """
-"""A metric that keeps a study going until a test has seen enough of it, however fast the machine."""
+"""A metric that keeps a study going until a test has seen enough, however fast the machine."""
 
 
 def wait_until(condition, patience_s=60):
