@@ -93,12 +93,12 @@ def measure(peer: Path, folder: Path, rounds: int) -> dict[str, object]:
     """Serve both and ask them in turns."""
     import httpx
 
-    from tests.benchmarks.test_bench_studies import fill
+    from tests.long_study import write_long_study
 
     theirs, ours = folder / "optuna.db", folder / "moeash.db"
     python = peer / "bin" / "python"
     subprocess.run([python, __file__, str(peer), "--build", str(theirs)], check=True)
-    fill(str(ours))
+    write_long_study(str(ours), "many")
     port, own_port = free_port(), free_port()
     environment = os.environ | {"MOEASH_STORAGE": str(ours)}
     moeash = [sys.executable, "-m", "moeash.cli.main"]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import time
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 from moeash.core.solutions.objectives import Sizes
 from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.evaluation.outcome import Job, Outcome
+from moeash.service.serving import listening
 from moeash.study.events import Note
 from moeash.study.spec.reading import spec_of_text
 from moeash.study.storage.records import GenerationRecord
@@ -262,6 +264,12 @@ def test_documents_are_compressed_and_streams_are_not(viewer):
     assert "content-encoding" not in plain.headers and plain.json() == compressed.json()
     with viewer.stream("GET", "/studies/digits/events", params={"after": 0}) as stream:
         assert "content-encoding" not in stream.headers
+
+
+def test_small_answers_are_not_held_back():
+    with listening("127.0.0.1", 0) as listener:
+        # What asyncio asks before it switches the delay off.
+        assert (listener.type, listener.proto) == (socket.SOCK_STREAM, socket.IPPROTO_TCP)
 
 
 def test_the_service_says_that_it_lives_and_can_work(service):
