@@ -27,7 +27,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("RAY_worker_niceness", "0")
 
 # How long one example takes says how busy the machine is, not what is wrong.
-settings.register_profile("no deadline", deadline=None)
+settings.register_profile(
+    "no deadline", deadline=None, derandomize="MOEASH_EXPLORE" not in os.environ
+)
 settings.load_profile("no deadline")
 
 NEEDS = {

@@ -9,13 +9,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from moeash.methods.feedback.balancing import AS_ASKED, Balancing
+from moeash.methods.feedback.balancing import Balancing
 from moeash.methods.feedback.columns import entropy_bits
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, prepare
 from tests.methods.feedback.networks import outputs
 
 INPUTS, CLASSES = 12, 6
+
+NOISE = 2e-4
+"""Of six candidates on 1,000 inputs, a share of what the outputs say: of 99 networks drawn at
+random none was worse by more than a fifth of it, with losses of 1e-4 nats on either side."""
 
 
 class Branches(nn.Module):
@@ -78,4 +82,4 @@ def test_the_best_of_a_search_is_what_rows_as_they_are_reach(seed, branches):
     network = Branches(seed, branches)
     least, _ = best(network, 0.25)
     unbalanced, _ = best(network, 0.0)
-    assert least < 1.5 * unbalanced + AS_ASKED * log(CLASSES)
+    assert least < 1.5 * unbalanced + NOISE * log(CLASSES)
