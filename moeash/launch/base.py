@@ -41,6 +41,16 @@ class Launch:
     accept_baseline: bool = False
     folder: str | None = None
 
+    @property
+    def flags(self) -> list[str]:
+        """The flags of the command that runs it, behind the spec."""
+        flags = [word for setting in self.settings for word in ("--set", setting)]
+        if self.retry_failed:
+            flags.append("--retry-failed")
+        if self.accept_baseline:
+            flags.append("--accept-baseline")
+        return flags
+
     def request(self) -> dict[str, Any]:
         """Return what is stored of it: not the storage, which may have a password in its URL."""
         return {

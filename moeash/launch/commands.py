@@ -30,13 +30,7 @@ def command_of(record: LaunchRecord, folder: Path, address: str | None = None) -
     command = [*MOEASH, "run" if address is None else "launch", str(folder / SPEC)]
     if address is not None:
         command += ["--address", address, "--follow"]
-    for setting in launch.settings:
-        command += ["--set", setting]
-    if launch.retry_failed:
-        command.append("--retry-failed")
-    if launch.accept_baseline:
-        command.append("--accept-baseline")
-    return command
+    return [*command, *launch.flags]
 
 
 def stop_command(study: str, address: str) -> Sequence[str]:

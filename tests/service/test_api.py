@@ -11,6 +11,7 @@ import pytest
 from moeash.core.solutions.objectives import Sizes
 from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.evaluation.outcome import Job, Outcome
+from moeash.service.access import streams
 from moeash.service.serving import listening
 from moeash.study.events import Note
 from moeash.study.spec.reading import spec_of_text
@@ -264,6 +265,23 @@ def test_documents_are_compressed_and_streams_are_not(viewer):
     assert "content-encoding" not in plain.headers and plain.json() == compressed.json()
     with viewer.stream("GET", "/studies/digits/events", params={"after": 0}) as stream:
         assert "content-encoding" not in stream.headers
+
+
+def test_a_stream_ends_when_its_readers_token_is_revoked(service, monkeypatch):
+    monkeypatch.setattr(streams, "LOOK_S", 0)
+    tokens, study = service.context.auth.tokens, service.storage.study("digits")
+    token, secret = tokens.create("viewer")
+    with (
+        service.client() as client,
+        client.stream(
+            "GET", "/studies/digits/events", headers={"Authorization": f"Bearer {secret}"}
+        ) as stream,
+    ):
+        lines = stream.iter_lines()
+        assert next(lines).startswith("retry:")
+        tokens.revoke(token.id)
+        service.storage.add_events(study.id, [Note("not for everybody")])
+        assert "not for everybody" not in "".join(lines)
 
 
 def test_small_answers_are_not_held_back():

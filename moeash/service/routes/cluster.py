@@ -3,13 +3,14 @@
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 
 from moeash.launch.identity import host
 from moeash.service.context import Context
-from moeash.study.storage.team.launch import Kind
+from moeash.study.storage.team.launch import Kind, LaunchRecord
 from moeash.study.storage.team.listing import Wanted
 
 MOST = 200
@@ -118,7 +119,7 @@ def router(context: Context) -> APIRouter:
             launcher="process" if processes.address is None else "ray",
             max_running=queue.max_running,
             max_exports=queue.max_exports,
-            running=_running(),
+            running=_running([r for r in active if r.state == "running"]),
             queue=[
                 Waiting(
                     id=record.id,
@@ -133,8 +134,7 @@ def router(context: Context) -> APIRouter:
             host=_machine(),
         )
 
-    def _running() -> list[Running]:
-        records = [r for r in queue.launches.active() if r.state == "running"]
+    def _running(records: Sequence[LaunchRecord]) -> list[Running]:
         items = dict(studies.items(sorted({record.study for record in records})))
         found = []
         for record in records:

@@ -1,14 +1,11 @@
 """What happens, as it happens: server-sent events, and the history they come from."""
 
-import time
-from collections.abc import AsyncIterator, Callable
-from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
+from moeash.service.access.streams import described, stream
 from moeash.service.context import Context
 from moeash.service.views.documents import EventDocument, EventPage
 from moeash.study.events import LASTING
@@ -21,33 +18,24 @@ LastEventId = Annotated[
     str | None, Header(description="As a browser sends it when it connects again.", max_length=40)
 ]
 
-LOOK_S = 30.0
-"""How long a stream may go on after its reader's token was revoked."""
-
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        "description": "Events: `id` of its row, `event` its kind, `data` JSON with study, at, "
-        "text and the values of the event. What is being done right now has no id.",
-    }
-}
+STREAM = described(
+    "Events: `id` of its row, `event` its kind, `data` JSON with study, at, text and the values of "
+    "the event. What is being done right now has no id."
+)
 
 
 def router(context: Context) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(tags=["events"], dependencies=[Depends(context.auth.viewer)])
-    tail, studies, storage = context.tail, context.studies, context.storage
-
-    def stream(request: Request, study: str | None, position: int | None) -> StreamingResponse:
-        allowed = partial(context.auth.still_let_in, request)
-        return _stream(_while(allowed, tail.listen(study, position)))
+    auth, tail = context.auth, context.tail
+    studies, storage = context.studies, context.storage
 
     @routes.get("/events", response_class=StreamingResponse, responses=STREAM)
     def stream_all(
         request: Request, after: After = None, last_event_id: LastEventId = None
     ) -> StreamingResponse:
         """Stream the events of all studies."""
-        return stream(request, None, _position(after, last_event_id))
+        return stream(auth, request, tail.listen(None, _position(after, last_event_id)))
 
     @routes.get("/studies/{name}/events", response_class=StreamingResponse, responses=STREAM)
     def stream_study(
@@ -55,7 +43,7 @@ def router(context: Context) -> APIRouter:
     ) -> StreamingResponse:
         """Stream the events of one study, which may wait in the queue still."""
         studies.item(name)
-        return stream(request, name, _position(after, last_event_id))
+        return stream(auth, request, tail.listen(name, _position(after, last_event_id)))
 
     @routes.get("/studies/{name}/history")
     def list_events(
@@ -93,24 +81,3 @@ def _position(after: int | None, last_event_id: str | None) -> int | None:
     if last_event_id is not None and last_event_id.isascii() and last_event_id.isdigit():
         return int(last_event_id)
     return after
-
-
-async def _while(
-    still_allowed: Callable[[], bool], chunks: AsyncIterator[bytes]
-) -> AsyncIterator[bytes]:
-    """Pass a stream on until whoever reads it may not any more."""
-    looked = time.monotonic()
-    async for chunk in chunks:
-        if time.monotonic() - looked > LOOK_S:
-            if not await to_thread.run_sync(still_allowed):
-                return
-            looked = time.monotonic()
-        yield chunk
-
-
-def _stream(chunks: AsyncIterator[bytes]) -> StreamingResponse:
-    return StreamingResponse(
-        chunks,
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )

@@ -3,15 +3,16 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from moeash.core.plain import json_text
 from moeash.launch.exports import log_of
 from moeash.launch.logs import Piece, read_piece
+from moeash.service.access.streams import described, stream
 from moeash.service.context import Context
 from moeash.service.views.tail import KEEPALIVE_S, RETRY_MS
 from moeash.study.storage.team.launch import LaunchRecord
@@ -19,13 +20,10 @@ from moeash.study.storage.team.launch import LaunchRecord
 POLL_S = 0.5
 Byte = Annotated[int, Query(ge=0, lt=2**62, alias="from", description="Byte to go on at.")]
 
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        "description": "Events `log` with `text` and `next` in their data, and one `ended`. The "
-        "`id` is the launch and the byte at which the next part begins.",
-    }
-}
+STREAM = described(
+    "Events `log` with `text` and `next` in their data, and one `ended`. The `id` is the launch "
+    "and the byte at which the next part begins."
+)
 
 
 class LogPart(BaseModel):
@@ -67,16 +65,14 @@ def router(context: Context) -> APIRouter:
     @routes.get("/stream", response_class=StreamingResponse, responses=STREAM)
     def stream_log(
         name: str,
+        request: Request,
         start: Byte = 0,
         last_event_id: Annotated[str | None, Header(max_length=40)] = None,
     ) -> StreamingResponse:
         """Stream what a study prints until it has ended."""
         studies.item(name)
-        return StreamingResponse(
-            _follow(name, _position(last_event_id) or (None, start)),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-        )
+        position = _position(last_event_id) or (None, start)
+        return stream(context.auth, request, _follow(name, position))
 
     def _newest(name: str) -> LaunchRecord | None:
         return launches.newest([name]).get(name)

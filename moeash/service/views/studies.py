@@ -51,6 +51,16 @@ class _Counted:
     summary: StudySummary
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A study in a list, and what that was made of; without a summary it is not stored yet."""
+
+    item: StudyItem
+    launch: LaunchRecord | None
+    summary: StudySummary | None = None
+    labels: StudyLabels | None = None
+
+
 class Studies:
     """The studies of one storage, stored or only asked for."""
 
@@ -84,6 +94,9 @@ class Studies:
 
     def items(self, names: Sequence[str]) -> Mapping[str, StudyItem]:
         """Return studies as items, in a handful of queries however many there are."""
+        return {name: found.item for name, found in self._find(names).items()}
+
+    def _find(self, names: Sequence[str]) -> dict[str, _Found]:
         summaries = self.summaries(names)
         ids = {s.record.id: s for s in summaries.values()}
         labels = self.labels.of(ids)
@@ -94,23 +107,26 @@ class Studies:
         phases = self.listing.newest(running, "phase_started")
         launches = self.launches.newest(names)
         positions = self.launches.positions() if launches else {}
-        items = {}
+        found = {}
         for name in names:
             launch = launches.get(name)
             place = None if launch is None else positions.get(launch.id)
             if name in summaries:
                 summary = summaries[name]
                 id_ = summary.record.id
-                items[name] = StudyItem(
-                    **_stored(summary, launch, labels.get(id_, StudyLabels())),
+                said = labels.get(id_, StudyLabels())
+                item = StudyItem(
+                    **_stored(summary, launch, said),
                     sparkline=courses.get(id_, []),
                     workers=workers.get(id_, {}).get("workers", 0),
                     phase=phases.get(id_, {}).get("phase"),
                     queue_position=place,
                 )
+                found[name] = _Found(item, launch, summary, said)
             elif launch is not None:
-                items[name] = StudyItem(**_launched(launch), queue_position=place)
-        return items
+                item = StudyItem(**_launched(launch), queue_position=place)
+                found[name] = _Found(item, launch)
+        return found
 
     def summaries(self, names: Sequence[str]) -> Mapping[str, StudySummary]:
         """Return the counts of studies; those of a study that rests are not counted again."""
@@ -139,11 +155,14 @@ class Studies:
         Raises:
             StudyNotFoundError: there is none of that name, stored or asked for.
         """
-        items = self.items([name])
-        if name not in items:
+        return self._find_one(name).item
+
+    def _find_one(self, name: str) -> _Found:
+        found = self._find([name]).get(name)
+        if found is None:
             self.storage.study(name)  # says which names are near
             raise StudyNotFoundError(f"no study {name!r} any more")
-        return items[name]
+        return found
 
     # ------------------------------------------------------------------ one study
 
@@ -176,18 +195,17 @@ class Studies:
 
     def detail(self, name: str) -> StudyDetail:
         """Return everything about one study but its evaluations."""
-        item = self.item(name).model_dump()
-        if item["metric_name"] is None:
-            launch = self.launches.newest([name])[name]
-            toml = str(launch.request.get("spec", ""))
-            return StudyDetail(**item, toml=toml, spec={})
+        found = self._find_one(name)
+        item, said = found.item.model_dump(), found.labels or StudyLabels()
+        if found.summary is None:
+            request = {} if found.launch is None else found.launch.request
+            return StudyDetail(**item, toml=str(request.get("spec", "")), spec={})
         study = self.study(name)
         summary = summary_of(
             study,
-            counted=self.summaries([name]).get(name),
+            counted=found.summary,
             n_front=len(self.charts.of(study.record).front()),
         )
-        said = self.labels.of([study.record.id]).get(study.record.id, StudyLabels())
         facts, spec = study.facts, dict(study.facts.spec)
         return StudyDetail(
             **item
