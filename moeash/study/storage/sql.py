@@ -386,8 +386,10 @@ class SqlStorage:
 
     def beside(self, what: str) -> str | None:
         """Return a folder for large files that may be deleted at any time."""
-        path = self.database.path
-        return None if path is None else str(path.with_name(f"{path.name}.{what}"))
+        path, shared = self.database.path, self._artifacts.folder
+        if path is not None:
+            return str(path.with_name(f"{path.name}.{what}"))
+        return None if shared is None else str(shared / what)
 
     def close(self) -> None:
         """Release connections."""
