@@ -386,10 +386,9 @@ class SqlStorage:
 
     def beside(self, what: str) -> str | None:
         """Return a folder for large files that may be deleted at any time."""
-        path, shared = self.database.path, self._artifacts.folder
-        if path is not None:
+        if (path := self.database.path) is not None:
             return str(path.with_name(f"{path.name}.{what}"))
-        return None if shared is None else str(shared / what)
+        return str(self._artifacts.folder / what) if self._artifacts.folder else None
 
     def close(self) -> None:
         """Release connections."""
