@@ -33,7 +33,7 @@ def trained(name="trained", epochs=2, **changes):
         search={"population": 4},
         budget={"generations": 2},
         merge={"trials": 3},
-        distill={"solutions": 2, "rates": [0.3, 3.0], "epochs": epochs},
+        distill={"solutions": 2, "rates": [0.3, 3.0], "epochs": epochs, "temperature": 1.0},
         tune={"solutions": 2, "epochs": 1},
         training={"batch_size": 64},
         **changes,

@@ -134,6 +134,7 @@ class Course:
             Distill(
                 epochs=options.epochs,
                 labels=training.labels,
+                temperature=options.temperature,
                 batch_size=training.batch_size,
                 augment=training.augment,
                 rate=rate,

