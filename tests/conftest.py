@@ -1,6 +1,8 @@
 """What every test may ask for."""
 
+import collections
 import ctypes
+import gc
 import importlib.util
 import json
 import os
@@ -17,6 +19,10 @@ import pytest
 from hypothesis import settings
 
 pytest.register_assert_rewrite("tests.contracts")
+
+# Tests start hundreds of interpreters, and none should compile this package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # As many workers as cores: more threads in each would only wait for one another. Before NumPy
@@ -44,25 +50,54 @@ NEEDS_COMMAND = {"browser": ("chromium", "chromium is not installed; apt-get ins
 NOT_QUICK = ("slow", "ray", "postgres", "gpu", "realdata", "browser", "benchmark")
 
 
+RAY, BROWSER = "ray", "browser"
+
+
+def together(nodeid: str) -> str:
+    """Return what a test is of that runs in one worker: a file, the tests of Ray, of the browser.
+
+    A Ray takes every core, and two starve each other. The tests in a browser share one. What the
+    tests of a file share is then made once.
+    """
+    file = nodeid.partition("::")[0]
+    folder, _, name = file.rpartition("/")
+    if folder.endswith("service/browser"):
+        return BROWSER
+    return RAY if folder.endswith("backends") and name.startswith("test_ray") else file
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run the Ray tests in one worker, and those in a browser.
-
-    A Ray takes every core, and two starve each other. The tests in a browser share one.
+    """Deal tests out by what they are together in, in the order of their collection.
 
     Not by xdist_group: pytest-xdist 3.8 tells its scheduler of groups through an attribute that
     pytest 9.2 no longer has.
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    class SomeTogether(LoadScopeScheduling):
+    class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            folder, _, file = nodeid.partition("::")[0].rpartition("/")
-            if folder.endswith("service/browser"):
-                return "browser"
-            return "ray" if file.startswith("test_ray") else nodeid
+            return together(nodeid)
 
-    return SomeTogether(config, log)
+    config.option.loadscopereorder = False
+    return Together(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One worker a core, and one that mostly waits for Ray's processes where those run."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist takes it
+    return len(os.sched_getaffinity(0)) + (config.option.markexpr != "quick")
+
+
+def longest_first(items: list[pytest.Item]) -> None:
+    """Have what takes long begin early, so that no worker is alone with it at the end."""
+    weights: collections.Counter[str] = collections.Counter()
+    for item in items:
+        weights[together(item.nodeid)] += 1 if item.get_closest_marker("quick") else 50
+    weights[RAY] += 1_000_000
+    items.sort(key=lambda item: -weights[together(item.nodeid)])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -70,6 +105,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not any(item.get_closest_marker(name) for name in NOT_QUICK):
             item.add_marker(pytest.mark.quick)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        longest_first(items)
     missing = [
         *((m, why) for m, (name, why) in NEEDS.items() if importlib.util.find_spec(name) is None),
         *((m, why) for m, (name, why) in NEEDS_COMMAND.items() if shutil.which(name) is None),
@@ -78,6 +115,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what was imported: it stays, and is a million objects to walk."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

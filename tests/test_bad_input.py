@@ -30,6 +30,7 @@ from moeash.exports.building import building
 from moeash.exports.export import export_solution
 from moeash.networks.loading.sources import load_network
 from moeash.study.plan import task_of
+from tests.databases import stored_at
 
 
 def network(values: float | None = None) -> nn.Sequential:
@@ -311,7 +312,7 @@ def test_a_locked_database_is_a_clear_refusal(moeash, bare, tmp_path, monkeypatc
     from moeash.study.storage import sql
 
     monkeypatch.setitem(sql.SqlStorage.__init__.__kwdefaults__, "busy_timeout_s", 0.2)
-    assert moeash("run", bare, "--set", "name=first").code == 0
+    stored_at(tmp_path / "moeash.db").close()
     with sqlite3.connect(tmp_path / "moeash.db", isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
         answer = moeash("run", bare, "--set", "name=second")

@@ -36,6 +36,13 @@ def test_reading_a_study_loads_no_torch(tiny):
     assert not modules & (set(HEAVY) - {"sqlalchemy"})
 
 
+@pytest.mark.slow
+def test_a_study_without_output_does_not_wait_for_matplotlib(bare, tmp_path):
+    run = f"moeash.run({str(bare)!r}, storage={str(tmp_path / 'a.db')!r}, progress=False)"
+    modules = loaded_after(f"import moeash; assert {run}.front()")
+    assert "torch" in modules and "matplotlib" not in modules
+
+
 def test_the_help_loads_nothing_heavy():
     modules = loaded_after(
         "import sys; sys.argv = ['moeash', '--help']\n"

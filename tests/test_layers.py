@@ -79,38 +79,48 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def files() -> list[Path]:
-    return sorted(ROOT.rglob("*.py"))
+FILES = sorted(ROOT.rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_down(path):
-    here = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    if here == "__init__":
-        return
-    for name in imports(path):
-        parts = name.split(".")
-        if parts[0] != "moeash" or len(parts) < 2 or parts[1] in (here, "__version__"):
-            continue
-        assert parts[1] in RANK, f"{path}: moeash.{parts[1]} is not in the picture"
-        assert RANK[parts[1]] < RANK[here], f"{path} ({here}) must not import moeash.{parts[1]}"
+@pytest.fixture(scope="module")
+def imported():
+    """What every file imports, by its path in the package."""
+    return {path.relative_to(ROOT): imports(path) for path in FILES}
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_third_parties_stay_at_home(path):
-    here = path.relative_to(ROOT).as_posix()
-    for name in imports(path):
-        home = HOME.get(name.split(".")[0])
-        assert home is None or here.startswith(home), f"{here} must not import {name}"
+def test_imports_point_down(imported):
+    wrong = []
+    for path, names in imported.items():
+        here = path.parts[0].removesuffix(".py")
+        for parts in (name.split(".") for name in names):
+            if here == "__init__" or parts[0] != "moeash" or len(parts) < 2:
+                continue
+            if parts[1] in (here, "__version__"):
+                continue
+            if parts[1] not in RANK:
+                wrong.append(f"{path}: moeash.{parts[1]} is not in the picture")
+            elif RANK[parts[1]] >= RANK[here]:
+                wrong.append(f"{path} ({here}) must not import moeash.{parts[1]}")
+    assert len(imported) > 200 and not wrong, "\n".join(wrong)
+
+
+def test_third_parties_stay_at_home(imported):
+    wrong = [
+        f"{path.as_posix()} must not import {name}"
+        for path, names in imported.items()
+        for name in names
+        if not path.as_posix().startswith(HOME.get(name.split(".")[0], ""))
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_no_folder_is_crowded_and_no_module_long():
-    folders = {path.parent for path in files()}
+    folders = {path.parent for path in FILES}
     crowded = {f: n for f in folders if (n := len([*f.glob("*.py")]) - 1) > MODULES}
-    long = {p: n for p in files() if (n := len(p.read_text().splitlines())) > LINES}
+    long = {p: n for p in FILES if (n := len(p.read_text().splitlines())) > LINES}
     assert not crowded and not long
 
 
 def test_every_package_is_in_the_picture():
-    found = {p.relative_to(ROOT).parts[0].removesuffix(".py") for p in files()} - {"__init__"}
+    found = {p.relative_to(ROOT).parts[0].removesuffix(".py") for p in FILES} - {"__init__"}
     assert found <= set(RANK)

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -22,7 +22,6 @@ from moeash.api.common import (
 )
 from moeash.data.unlabelled import Given
 from moeash.errors import EvaluationError, InputError
-from moeash.exports.output import Output, make_folder, write_output
 from moeash.methods.registry import build_method
 from moeash.names import contained
 from moeash.study.artifacts import Build
@@ -34,6 +33,9 @@ from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.base import Storage
 from moeash.study.study import Study
 from moeash.tracing.outputs import OutputOf
+
+if TYPE_CHECKING:
+    from moeash.exports.output import Output
 
 
 @contained()
@@ -96,7 +98,7 @@ def run_with_output(
     progress: Shown = True,
     retry_failed: bool = False,
     accept_baseline: bool = False,
-) -> tuple[Study, Output | None]:
+) -> tuple[Study, "Output | None"]:
     """Run a study as :func:`run` does, and write what its ``[output]`` asks for.
 
     The front and its pictures are written whether or not a solution is within the limits.
@@ -118,10 +120,13 @@ def _run(
     accept_baseline: bool,
     *,
     with_output: bool = False,
-) -> tuple[Study, Output | None]:
+) -> tuple[Study, "Output | None"]:
     plan = Plan.from_spec(any_spec(spec))
     options = plan.spec.output if with_output else None
     if options is not None:
+        # With it comes matplotlib, half a second that a study without output need not wait for.
+        from moeash.exports.output import make_folder, write_output
+
         make_folder(Path(options.folder))
     written: list[Output] = []
     with listening(progress) as listen:

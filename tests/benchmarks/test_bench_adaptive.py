@@ -16,7 +16,7 @@ pytestmark = pytest.mark.benchmark
 NETWORKS = ["resnet20-cifar10-jpeg", "lenet300", "lenet5"]
 
 
-def median_seconds(function, n=9):
+def median_seconds(function, n=5):
     times = []
     for _ in range(n):
         begin = time.perf_counter()

@@ -266,7 +266,7 @@ def test_two_workers_against_one_on_resnet20(backends, real_data, capsys):
         ],
     )
     task = replace(study.task(), n_threads=1)
-    jobs = [Job(Recipe.of({"k": k})) for k in range(20, 44)]
+    jobs = [Job(Recipe.of({"k": k})) for k in range(20, 36)]
     seconds, cpu, driver, used = {}, {}, {}, {}
     for workers in (1, 2):
         backend = backends(task, workers)

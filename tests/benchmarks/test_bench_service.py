@@ -14,7 +14,6 @@ import pytest
 
 from moeash.study.events import Note
 from moeash.study.storage.sql import SqlStorage
-from tests.benchmarks.test_bench_studies import database  # noqa: F401, a fixture
 from tests.contracts.storage import facts
 from tests.service.test_crowd import memory_of
 from tests.service.test_serving import Served, longer
@@ -23,7 +22,7 @@ pytestmark = [pytest.mark.benchmark, pytest.mark.slow]
 
 REQUESTS = 100
 EVENTS, BATCH = 10_000, 100
-LISTENERS, ROUNDS, EVALUATIONS = 10, 5, 200
+LISTENERS, ROUNDS, EVALUATIONS = 10, 3, 200
 
 PATHS = {
     "list of studies": "/studies",
@@ -49,7 +48,7 @@ def serve(tmp_path):
         service.close()
 
 
-def test_requests_about_a_long_study(database, serve):  # noqa: F811
+def test_requests_about_a_long_study(database, serve):
     served = serve(storage=database)
     print()
     for name, path in PATHS.items():

@@ -9,18 +9,9 @@ import time
 
 import pytest
 
-from tests.long_study import write_long_study
-
 pytestmark = [pytest.mark.benchmark, pytest.mark.slow]
 
-ROUNDS = 5
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    path = str(tmp_path_factory.mktemp("many") / "many.db")
-    write_long_study(path, "many")
-    return path
+ROUNDS = 3
 
 
 def test_list_status_and_front_of_a_long_study(database):

@@ -64,6 +64,7 @@ def test_revoking_what_is_not_there_is_bad_usage(moeash):
     assert answer.code == 2 and "there is no token 9" in answer.err
 
 
+@pytest.mark.slow
 def test_making_a_token_loads_no_torch(tmp_path):
     code = (
         "import sys, atexit\n"

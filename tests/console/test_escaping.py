@@ -1,5 +1,6 @@
 """What others have written reaches a terminal as what it is: text."""
 
+import functools
 import io
 import json
 import shutil
@@ -18,21 +19,22 @@ from moeash.study.events import Doing, Note, PhaseStarted
 
 EVIL = "a\n\x1b[2K\x1b]0;t\x07\r\u202eb\u2066\u200b\x9b31m\x85\u2028c"
 
-OBEYED = [
-    chr(code)
-    for code in range(sys.maxunicode + 1)
-    if unicodedata.category(chr(code)) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-]
+
+@functools.cache
+def obeyed():
+    """Every character that a terminal may obey: a million are looked at, so only where asked."""
+    kinds = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return [c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c) in kinds]
 
 
 def safe(text, keep="\n"):
     """Tell whether a terminal would only show a text."""
-    return not any(c in text for c in OBEYED if c not in keep)
+    return not any(c in text for c in obeyed() if c not in keep)
 
 
 def test_no_character_that_a_terminal_obeys_is_left():
-    assert len(OBEYED) > 200
-    for c in OBEYED:
+    assert len(obeyed()) > 200
+    for c in obeyed():
         assert visible(f"a{c}b") not in (f"a{c}b", "ab") and safe(visible(c), keep="")
 
 

@@ -7,8 +7,8 @@ from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.study.facts import StudyFacts
 from moeash.study.storage.records import EvaluationRecord, GenerationRecord, now
-from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
+from tests.databases import stored_at
 from tests.digits import digits_spec
 from tests.exports.pictures import BASELINE
 
@@ -16,7 +16,7 @@ from tests.exports.pictures import BASELINE
 @pytest.fixture
 def make_study(tmp_path):
     """Store a study of ``(metric, bytes)`` or ``(metric, bytes, parent)``, numbered from 1."""
-    storage = SqlStorage(str(tmp_path / "studies.db"))
+    storage = stored_at(str(tmp_path / "studies.db"))
 
     def make(points=(), *, name="study", volumes=(), max_drop=None, **changed):
         facts = {

@@ -3,12 +3,12 @@
 import pytest
 
 from moeash.launch.process import Processes
-from moeash.study.storage.sql import SqlStorage
+from tests.databases import stored_at
 
 
 @pytest.fixture
 def database(tmp_path):
-    storage = SqlStorage(tmp_path / "a.db")
+    storage = stored_at(tmp_path / "a.db")
     yield storage.database
     storage.close()
 

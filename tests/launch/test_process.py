@@ -180,6 +180,7 @@ def test_a_study_outlives_its_starter_and_another_one_stops_it(processes, databa
     assert not the_process(record).is_alive
 
 
+@pytest.mark.slow
 def test_starter_and_study_killed_is_told_and_can_be_continued(processes, database, tmp_path):
     ran = tmp_path / "ran"
     start_and_die(database, tmp_path, "later", registered(ran)(None, None))
@@ -194,6 +195,7 @@ def test_starter_and_study_killed_is_told_and_can_be_continued(processes, databa
     wait_until(lambda: own.state("digits").name == "succeeded")
 
 
+@pytest.mark.slow
 def test_of_two_processes_started_for_one_launch_one_runs(processes, database, tmp_path):
     # The starter dies before it notes the first, which is slow to register: it is put back.
     ran = tmp_path / "ran"
@@ -255,6 +257,7 @@ def test_a_launch_of_another_machine_is_left_alone_and_given_up_when_it_does_not
     assert the_process(record).is_alive
 
 
+@pytest.mark.slow
 def test_a_follower_of_a_job_that_was_lost_is_replaced_and_a_stop_is_the_clusters(processes):
     own = processes(shell("echo follows; exec sleep 60"), address="http://127.0.0.1:9")
     queue = Queue(own)

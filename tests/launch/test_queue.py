@@ -50,6 +50,7 @@ def test_a_queue_runs_as_many_as_it_may_in_fair_order(processes, tmp_path):
         assert abs(whose[:n].count("ann") - n // 2) <= 1
 
 
+@pytest.mark.slow
 def test_two_servers_on_one_database_start_each_launch_once(database, tmp_path):
     two_servers_start_each_once(database, tmp_path)
 

@@ -15,8 +15,8 @@ from moeash.service.protection.bodies import BodyLimits
 from moeash.service.protection.connections import uvicorn_settings
 from moeash.service.protection.origins import allowed_hosts
 from moeash.service.routes import session, tokens
-from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.audit import Audit
+from tests.databases import stored_at
 
 API = "/api/v1"
 ORIGIN = "http://127.0.0.1:8642"
@@ -28,7 +28,7 @@ class Service:
     """What a test needs of a service on an empty database."""
 
     def __init__(self, folder, *, limits=None, observe=None, clock=time.monotonic):
-        self.storage = SqlStorage(folder / "a.db")
+        self.storage = stored_at(folder / "a.db")
         self.auth = Auth(self.storage.database, clock=clock)
         self.audit = Audit(self.storage.database)
         self.framework = FastAPI(responses=problems.PROBLEMS, docs_url=None, redoc_url=None)

@@ -1,9 +1,12 @@
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ("torch", "torchvision", "pymoo", "ray", "matplotlib", "pandas", "sklearn", "alembic")
 
 
+@pytest.mark.slow
 def test_the_service_loads_nothing_heavy():
     code = "import sys\nimport moeash.service.serving\n"
     code += f"print(*[name for name in {HEAVY!r} if name in sys.modules])"

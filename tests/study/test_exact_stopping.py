@@ -105,6 +105,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("metric", "batch_size", "objectives", "max_drop", "seed"), CASES)
 def test_a_study_of_a_network_has_the_front_of_full_evaluations(
     tmp_path, metric, batch_size, objectives, max_drop, seed

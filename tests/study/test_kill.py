@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from dataclasses import replace
@@ -17,6 +15,7 @@ from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
 from tests.digits import BASE, digits_plan, merged
+from tests.forking import Fork
 
 CHANGES = {"merge": {"trials": 12}, "budget": {"generations": 3}}
 
@@ -38,14 +37,7 @@ CHILD = textwrap.dedent("""
 
 def start(path, changes=CHANGES):
     """Run the study in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, json.dumps(merged(BASE, changes)), str(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Whoever starts the tests in the background has Ctrl-C ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    return Fork(CHILD, json.dumps(merged(BASE, changes)), path)
 
 
 def read_until(child, word, count):

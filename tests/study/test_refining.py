@@ -31,6 +31,7 @@ def study(tmp_path_factory):
     return run_study(tmp_path_factory.mktemp("refined"), calibrated(merge={"trials": 0}))
 
 
+@pytest.mark.slow
 def test_solutions_of_the_searchs_front_are_made_again_from_end_to_end(study):
     records = {r.number: r for r in study.evaluations()}
     searched = [s for s in study.solutions() if s.record.stage == "search"]
@@ -53,6 +54,7 @@ def test_a_refined_solution_is_exported_bit_for_bit(study, tmp_path):
     assert report.size_bytes == done.outcome.sizes.size_bytes
 
 
+@pytest.mark.slow
 def test_the_picture_shows_what_was_refined(study):
     n = sum(s.record.stage == "refined" for s in study.solutions())
     labels = [t.get_text() for t in plot_front([study]).axes[0].figure.legends[0].get_texts()]

@@ -20,6 +20,7 @@ from moeash.study.plan import task_of
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from tests.backends.studies import Listener
+from tests.databases import stored_at
 from tests.digits import digits_plan
 from tests.marks import slow
 
@@ -32,7 +33,7 @@ def interrupt():
 
 @pytest.fixture
 def storage(tmp_path):
-    return SqlStorage(str(tmp_path / "a.db"))
+    return stored_at(str(tmp_path / "a.db"))
 
 
 def study(storage, listen=ignore, make_backend=InProcessBackend, **changes):

@@ -52,6 +52,7 @@ def problem(answer, status, text):
     assert text in answer.json()["detail"]
 
 
+@pytest.mark.slow
 def test_an_export_says_what_was_verified_and_its_file_is_the_one_it_names(operator, finished):
     assert (finished["status"], finished["error"]) == ("finished", None)
     (file,) = finished["files"]
@@ -66,6 +67,7 @@ def test_an_export_says_what_was_verified_and_its_file_is_the_one_it_names(opera
     assert finished["report"]["size_bytes"] == file["size_bytes"]
 
 
+@pytest.mark.slow
 def test_a_file_is_downloaded_in_parts_and_not_twice(operator, finished):
     (file,) = finished["files"]
     url = f"/exports/{finished['id']}/files/{file['name']}"
@@ -80,6 +82,7 @@ def test_a_file_is_downloaded_in_parts_and_not_twice(operator, finished):
     assert (same.status_code, same.content) == (304, b"")
 
 
+@pytest.mark.slow
 def test_nothing_but_the_files_of_the_export_can_be_downloaded(operator, finished):
     for name in ("report.json", "spec.toml", "..%2Flog", "%2e%2e%2f%2e%2e%2fmoeash.db", "x"):
         answer = operator.get(f"/exports/{finished['id']}/files/{name}")
@@ -87,6 +90,7 @@ def test_nothing_but_the_files_of_the_export_can_be_downloaded(operator, finishe
     problem(operator.get("/exports/99/files/x"), 404, "no export 99")
 
 
+@pytest.mark.slow
 def test_exports_of_a_study_are_listed_oldest_first(operator, finished):
     items = operator.get("/studies/tiny/exports").json()["items"]
     assert finished in items  # others of this file may have come before it
@@ -115,6 +119,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_starts(operator, ser
     assert len(service.context.queue.launches.of_study("tiny", "export")) == before
 
 
+@pytest.mark.slow
 def test_who_only_looks_exports_nothing_and_what_is_not_there_is_404(service, operator, finished):
     with service.client("viewer") as viewer:
         assert viewer.post("/studies/tiny/exports", json={}).status_code == 403

@@ -8,8 +8,8 @@ from moeash.evaluation.outcome import Outcome
 from moeash.study.course.journal import Journal
 from moeash.study.course.ledger import Ledger
 from moeash.study.course.pump import Pump
-from moeash.study.storage.sql import SqlStorage
 from tests.contracts.storage import facts
+from tests.databases import stored_at
 
 
 def complete(metric, size_bytes, entries=2, fingerprint="f"):
@@ -58,7 +58,7 @@ class Desk:
     """A database with one study, and whatever is needed to run phases on it."""
 
     def __init__(self, folder, **changes):
-        self.storage = SqlStorage(str(folder / "study.db"))
+        self.storage = stored_at(str(folder / "study.db"))
         self.heard = []
         self.facts = facts(**changes)
         names = [record.facts.name for record in self.storage.studies()]

@@ -14,13 +14,14 @@ from moeash.errors import SchemaError, StorageError, StudyLockedError
 from moeash.study.storage.artifacts import IN_DATABASE_BYTES
 from moeash.study.storage.sql import SqlStorage
 from tests.contracts.storage import COMPLETE, FACTS, StorageContract, add
+from tests.databases import stored_at
 from tests.marks import slow
 
 
 class TestSqlite(StorageContract):
     @pytest.fixture
     def open_storage(self, tmp_path):
-        return lambda: SqlStorage(str(tmp_path / "a.db"))
+        return lambda: stored_at(str(tmp_path / "a.db"))
 
 
 def python(code, *arguments, **options):
