@@ -1,6 +1,7 @@
 """A study of 50,000 evaluations, as its process would have stored it."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
@@ -21,7 +22,8 @@ source = "digits"
 [evaluation]
 max_drop = 0.3
 """
-N, BLOCK = 50_000, 1000
+N, BLOCK, WORKERS = 50_000, 1000, 8
+BEGAN = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 def write_long_study(path: str, name: str, n: int = N) -> None:
@@ -45,6 +47,13 @@ def write_long_study(path: str, name: str, n: int = N) -> None:
         metric = 0.5 + 0.4 * size_bytes / 200_000 * float(rng.uniform(0.5, 1))
         sizes = Sizes(size_bytes, int(rng.integers(2, 256)), 4.0)
         outcome = STOPPED if number % 3 == 0 else replace(COMPLETE, metric=metric, bound=metric)
+        took = float(rng.uniform(0.5, 1.0))
+        ended = BEGAN + timedelta(seconds=number // WORKERS + took)
+        spent = {
+            "duration_s": took,
+            "worker": f"{700 + number % WORKERS}@node-{number % 2}",
+            "ended_at": ended.isoformat(timespec="milliseconds"),
+        }
         merged = number > 0.8 * n
         steps = (Merge((1,) * 60 + (2,) * (number % 7)),) if merged else ()
         return EvaluationRecord(
@@ -53,7 +62,7 @@ def write_long_study(path: str, name: str, n: int = N) -> None:
             number // 20 + 1,
             1 if merged else None,
             Job(Recipe.of({"k": number, "rate": number / 7}, *steps)),
-            replace(outcome, sizes=sizes),
+            replace(outcome, sizes=sizes, **spent),
             now(),
         )
 

@@ -1,10 +1,13 @@
 """What one recipe is worth: build its weights, size its file, measure it, stop when hopeless."""
 
 import itertools
+import os
+import socket
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 
 import numpy as np
@@ -231,6 +234,16 @@ class Evaluator:
             progress: hears how far building and measuring are, layer by layer, batch by batch.
         """
         started = time.perf_counter()
+        outcome = self._measured(job, archive, progress)
+        return replace(
+            outcome,
+            duration_s=time.perf_counter() - started,
+            worker=f"{os.getpid()}@{socket.gethostname()}",
+            ended_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
+
+    def _measured(self, job: Job, archive: Archive, progress: Progress) -> Outcome:
+        """Return what became of a job, without who spent the time and how much."""
         sizes: Sizes | None = None
         n_batches = itertools.count()
         try:
@@ -259,7 +272,7 @@ class Evaluator:
                 sizes=sizes,
                 fingerprint=None,
                 n_batches=0,
-                duration_s=time.perf_counter() - started,
+                duration_s=0.0,
                 error=f"{type(error).__name__}: {error}".splitlines()[0],
                 retriable=isinstance(error, CIRCUMSTANCES),
             )
@@ -270,7 +283,7 @@ class Evaluator:
             sizes=sizes,
             fingerprint=placed.fingerprint() if complete else None,
             n_batches=measured.n_batches,
-            duration_s=time.perf_counter() - started,
+            duration_s=0.0,
             artifact=artifact,
         )
 

@@ -1,6 +1,8 @@
 """What every backend must do. Subclass it and supply ``make_backend``."""
 
+import re
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -69,6 +71,8 @@ class BackendContract:
         for position, job in enumerate(wanted):
             assert timeless(got[position]) == timeless(reference.evaluate(job, NOTHING))
             assert got[position].status == "complete" and got[position].duration_s > 0
+            assert re.fullmatch(r"\d+@.+", got[position].worker)
+            assert datetime.fromisoformat(got[position].ended_at).tzinfo == UTC
 
     def test_outcomes_do_not_depend_on_the_order_of_jobs(self, backend):
         member = Outcome("complete", 0.97, 0.97, Sizes(9000, 10, 1.0), "f", 1, 0.0)

@@ -161,6 +161,20 @@ class StorageContract:
         assert (record.number, record.parent, record.stage) == (4, 2, "merged")
         assert (record.job, record.outcome, record.recipe) == (job, outcome, job.recipe)
 
+    def test_who_evaluated_and_when_come_back_and_make_no_difference(self, storage):
+        study = storage.create_study(FACTS)
+        spent = replace(COMPLETE, worker="17@høst", ended_at="2026-01-02T03:04:05.678+00:00")
+        assert spent == COMPLETE
+        job = Job(Recipe.of({"k": 9}))
+        storage.hold(study.id, job, spent)
+        held = storage.held(study.id)[job.key]
+        add(storage, study, 1, outcome=spent, job=job)
+        stored = storage.evaluation(study.id, 1).outcome
+        for outcome in (held, stored):
+            assert (outcome.worker, outcome.ended_at) == (spent.worker, spent.ended_at)
+        (event,) = storage.events(study.id, kinds=("evaluated",))
+        assert event.payload["worker"] == spent.worker
+
     @pytest.mark.parametrize("bound", [math.inf, -math.inf, 5e-324, 1.7e308, -0.1])
     def test_bounds_and_floors_of_any_size_come_back(self, storage, bound):
         study = storage.create_study(FACTS)

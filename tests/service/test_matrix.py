@@ -25,6 +25,7 @@ NEEDED = {
     ("POST", f"{STUDY}/stop"): "operator",
     ("GET", f"{STUDY}/front"): "viewer",
     ("GET", f"{STUDY}/points"): "viewer",
+    ("GET", f"{STUDY}/timeline"): "viewer",
     ("GET", f"{STUDY}/evaluations"): "viewer",
     ("GET", f"{STUDY}/evaluations.{{kind}}"): "viewer",
     ("GET", f"{STUDY}/generations"): "viewer",

@@ -11,6 +11,7 @@ import * as api from '../api.js';
 import {downloads} from '../parts/export-dialog.js';
 import {historyPanel} from './study-history.js';
 import {notesPanel} from './study-notes.js';
+import {workersPanel} from './study-workers.js';
 
 const LIMIT = 100;
 
@@ -26,6 +27,7 @@ export function studyTabs(page) {
     {id: 'selection', title: 'Selection', draw: show(selectionPanel)},
     {id: 'all', title: 'All evaluations', draw: show(allPanel)},
     {id: 'history', title: 'Over time', draw: show((panel) => historyPanel(panel, page))},
+    {id: 'workers', title: 'Workers', draw: show((panel) => workersPanel(panel, page))},
     ...(study.item.variables?.length > 1 ? [{id: 'parallel', title: 'Variables', draw: show(parallelPanel)}] : []),
     {id: 'failures', title: failuresTitle(), draw: show(failuresPanel)},
     {id: 'exports', title: 'Exports', draw: show(exportsPanel)},

@@ -17,9 +17,11 @@ from moeash.service.views.documents import (
     PickDocument,
     Points,
     SolutionDetail,
+    Timeline,
     evaluation_document,
 )
 from moeash.service.views.etags import etag_of, unchanged
+from moeash.service.views.timeline import timeline_of
 from moeash.study.spec.output import Pick
 from moeash.study.storage.records import Stage
 from moeash.study.storage.team.listing import EvaluationOrder
@@ -40,11 +42,15 @@ NO_POINTS = Points(
     size_bytes=[],
     metric=[],
     generation=[],
+    worker=[],
+    workers=[],
     front=[],
     shown=0,
     total=0,
     last=0,
 ).model_dump()
+
+NO_TIMELINE = Timeline(began_at_s=None, length_s=0, pauses=[], items=[], workers=0, lost=0)
 
 
 def router(context: Context) -> APIRouter:
@@ -86,6 +92,18 @@ def router(context: Context) -> APIRouter:
             return Response(status_code=304, headers={"ETag": tag})
         document = chart.document(chart.thinned(columns, rows, after=after))
         return JSONResponse(document, headers={"ETag": tag})
+
+    @routes.get("/timeline")
+    def show_timeline(
+        name: str,
+        cells: Annotated[int, Query(ge=10, le=2000)] = 300,
+        rows: Annotated[int, Query(ge=1, le=500)] = 40,
+    ) -> Timeline:
+        """Show which worker evaluated what when, thinned, and how busy each was."""
+        study = studies.stored(name)
+        if study is None:
+            return NO_TIMELINE
+        return timeline_of(charts.of(study.record).columns, cells=cells, rows=rows)
 
     @routes.get("/evaluations")
     def list_evaluations(

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from moeash.core.solutions.objectives import as_minimised
 from moeash.study.facts import StudyFacts
 from moeash.study.solution import front_rows
+from moeash.study.storage.columns import STAGES, STATUSES, Columns
 from moeash.study.storage.records import StudyRecord
-from moeash.study.storage.team.listing import STAGES, STATUSES, Listing, Scatter
+from moeash.study.storage.team.listing import Listing
 
 KEPT = 32
-"""Studies whose columns are kept; at 64 bytes an evaluation, 100 MB if all had 50,000."""
+"""Studies whose columns are kept; at 88 bytes an evaluation, 140 MB if all had 50,000."""
 
 FEW = 4000
 """Points that a chart draws as they are."""
@@ -45,10 +46,10 @@ class Chart:
     """The columns of one study.
 
     Attributes:
-        columns: all evaluations but failed ones, by number.
+        columns: all evaluations, by number.
     """
 
-    def __init__(self, facts: StudyFacts, columns: Scatter) -> None:
+    def __init__(self, facts: StudyFacts, columns: Columns) -> None:
         self._facts = facts
         self.columns = columns
         self._front = self._front_of(np.arange(len(columns.number)))
@@ -59,16 +60,16 @@ class Chart:
         numbers = self.columns.number
         return int(numbers[-1]) if len(numbers) else 0
 
-    def extended(self, newer: Scatter) -> "Chart":
+    def extended(self, newer: Columns) -> "Chart":
         """Return the chart with newer evaluations."""
         if not len(newer.number):
             return self
         joined = Chart.__new__(Chart)
         joined._facts = self._facts
-        joined.columns = Scatter(
+        joined.columns = Columns(
             *(
                 np.concatenate([getattr(part, field.name) for part in (self.columns, newer)])
-                for field in fields(Scatter)
+                for field in fields(Columns)
             )
         )
         # Whatever was dominated stays so: the new front is among the old one and the newer rows.
@@ -112,6 +113,8 @@ class Chart:
     def document(self, thinned: Thinned) -> dict[str, Any]:
         """Return chosen points as columns of plain values."""
         here, chosen = self.columns, thinned.rows
+        worker = here.worker[chosen].tolist()
+        numbers = {name: i for i, name in enumerate(sorted({*worker} - {None}))}
         return {
             "numbers": here.number[chosen].tolist(),
             "stage": [STAGES[i] for i in here.stage[chosen]],
@@ -119,6 +122,8 @@ class Chart:
             "size_bytes": here.size_bytes[chosen].astype(int).tolist(),
             "metric": here.metric[chosen].tolist(),
             "generation": here.generation[chosen].tolist(),
+            "worker": [numbers.get(name, -1) for name in worker],
+            "workers": list(numbers),
             "front": self.front().tolist(),
             "shown": len(chosen),
             "total": thinned.total,
@@ -157,7 +162,7 @@ class Charts:
         with self._alone:
             known = self._kept.get(key)
         after = 0 if known is None else known.last
-        columns = self._listing.scatter(record.id, after=after)
+        columns = self._listing.columns(record.id, after=after)
         chart = Chart(record.facts, columns) if known is None else known.extended(columns)
         with self._alone:
             self._kept[key] = chart

@@ -191,6 +191,8 @@ class Points(BaseModel):
         size_bytes: of each.
         metric: of each.
         generation: of each.
+        worker: of each, as an index into ``workers``; -1 where nobody knows.
+        workers: names of those who evaluated these points.
         front: numbers of the whole front.
         shown: points given.
         total: points there are.
@@ -203,10 +205,72 @@ class Points(BaseModel):
     size_bytes: list[int]
     metric: list[float]
     generation: list[int]
+    worker: list[int]
+    workers: list[str]
     front: list[int]
     shown: int
     total: int
     last: int
+
+
+class Pause(BaseModel):
+    """A time in which no worker evaluated anything, cut out of a timeline.
+
+    Attributes:
+        at_s: where it would be.
+        length_s: how long it was.
+    """
+
+    at_s: float
+    length_s: float
+
+
+class WorkerRow(BaseModel):
+    """What one worker evaluated, as bars.
+
+    Attributes:
+        worker: its name.
+        evaluations: in all.
+        failed: of them.
+        busy_s: seconds it spent on them.
+        alive_s: seconds from the beginning of its first to the end of its last, without pauses.
+        utilisation: ``busy_s`` of ``alive_s``.
+        start_s: of each bar, in seconds from the beginning of the timeline.
+        end_s: of each bar.
+        share: of the time between, that it was busy for.
+        number: of each bar's evaluation; None where bars stand for more than one.
+    """
+
+    worker: str
+    evaluations: int
+    failed: int
+    busy_s: float
+    alive_s: float
+    utilisation: float
+    start_s: list[float]
+    end_s: list[float]
+    share: list[float]
+    number: list[int] | None
+
+
+class Timeline(BaseModel):
+    """The evaluations of a study by worker.
+
+    Attributes:
+        began_at_s: when the first began, in seconds since 1970; None before there is one.
+        length_s: to the end of the last, without pauses.
+        pauses: that were cut out.
+        items: workers in the order they began, at most as many as were asked for.
+        workers: in all.
+        lost: evaluations of which no worker is known: theirs was lost, or nobody wrote it down.
+    """
+
+    began_at_s: float | None
+    length_s: float
+    pauses: list[Pause]
+    items: list[WorkerRow]
+    workers: int
+    lost: int
 
 
 class EvaluationDocument(BaseModel):
@@ -231,6 +295,8 @@ class EvaluationDocument(BaseModel):
     retriable: bool
     on_front: bool
     created_at: str
+    worker: str | None
+    ended_at: str | None
 
 
 class EvaluationPage(BaseModel):
@@ -316,4 +382,6 @@ def evaluation_document(
         retriable=outcome.retriable,
         on_front=record.number in front,
         created_at=record.created_at,
+        worker=outcome.worker,
+        ended_at=outcome.ended_at,
     )

@@ -58,6 +58,8 @@ def _job_and_outcome(*, by_key: bool) -> list[Column[Any]]:
         Column("duration_s", Float(53), nullable=False),
         Column("error", Text),
         Column("retriable", Boolean, nullable=False),
+        Column("worker", String(300)),
+        Column("ended_at", String(40)),
     ]
 
 
