@@ -8,6 +8,8 @@ import numpy as np
 from moeash.core.solutions.objectives import Sizes
 from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.evaluation.outcome import Job
+from moeash.study.course.options import BudgetOptions
+from moeash.study.events import Ended, Opened, PhaseEnded, PhaseStarted
 from moeash.study.spec.reading import plain_of_text
 from moeash.study.storage.records import EvaluationRecord, GenerationRecord, now
 from moeash.study.storage.sql import SqlStorage
@@ -40,6 +42,7 @@ def write_long_study(path: str, name: str, n: int = N) -> None:
         reference=(0.0, 1e6),
     )
     study = storage.create_study(facts)
+    storage.add_events(study.id, [Opened(facts, 0, BudgetOptions()), PhaseStarted("search", n)])
     rng = np.random.default_rng(0)
 
     def record(number):
@@ -72,5 +75,6 @@ def write_long_study(path: str, name: str, n: int = N) -> None:
         )
     for index in range(1, n // 20 + 1):
         storage.put_generation(study.id, GenerationRecord(index, 0.5, 20 * index, 30, 100, 1.0))
+    storage.add_events(study.id, [PhaseEnded("search", "generations"), Ended("finished")])
     storage.set_status(study.id, "finished", ending="generations")
     storage.close()

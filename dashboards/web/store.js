@@ -80,6 +80,8 @@ export class StudyKnowledge extends Topics {
     const [got] = await Promise.all([api.get(`${this.url}/points`, {...GRID, after: this.points?.last ?? null}), first ? this.#loadFront() : null]);
     if (first) this.points = {...got};
     else this.#append(got);
+    // A failure that was tried again keeps its number, which is not among the newer ones.
+    if (this.points.total !== got.drawable) this.points = {...await api.get(`${this.url}/points`, GRID)};
     const ids = new Set(got.front);
     const same = ids.size === this.front.length && this.front.every(({id}) => ids.has(id));
     if (!same) await this.#loadFront();

@@ -157,7 +157,7 @@ class ListingContract:
         add(storage, study, 2, outcome=STOPPED, stage="refined", parent=1)
         last = add(storage, study, 3, outcome=FAILED)
         add(storage, study, 4, outcome=complete(0.25, 17), stage="merged", generation=2)
-        got = listing.columns(study.id)
+        got, tally = listing.columns(study.id)
         assert got.number.tolist() == [1, 2, 3, 4]
         assert [STAGES[i] for i in got.stage] == ["search", "refined", "search", "merged"]
         assert [STATUSES[i] for i in got.status] == ["complete", "stopped", "failed", "complete"]
@@ -168,8 +168,10 @@ class ListingContract:
         assert got.worker.tolist() == ["7@here", None, None, None]
         assert got.ended_s[0] == datetime.fromisoformat(ended).timestamp()
         assert got.ended_s[2] == datetime.fromisoformat(last.created_at).timestamp()
-        assert listing.columns(study.id, after=2).number.tolist() == [3, 4]
-        assert len(listing.columns(study.id, after=4).number) == 0
+        assert tally == got.tally() and tally["search", "failed"] == 1 and len(tally) == 4
+        newer, again = listing.columns(study.id, after=2)
+        assert newer.number.tolist() == [3, 4] and again == tally
+        assert len(listing.columns(study.id, after=4)[0].number) == 0
 
     def test_a_long_course_is_thinned_and_ends_where_it_stands(self, storage, listing):
         lengths = {}

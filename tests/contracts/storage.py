@@ -29,6 +29,7 @@ from moeash.study.events import (
 from moeash.study.facts import StudyFacts
 from moeash.study.storage.artifacts import IN_DATABASE_BYTES
 from moeash.study.storage.records import EvaluationRecord, GenerationRecord, now
+from tests.contracts.counts import assert_counts_are_true
 
 FACTS = StudyFacts(
     name="digits",
@@ -498,6 +499,7 @@ class StorageContract:
         assert sum(count.n_retriable for count in summary.counts) == 1
         assert sum(count.n_batches for count in summary.counts) == 33
         assert math.isclose(sum(count.duration_s for count in summary.counts), 0.95)
+        assert_counts_are_true(storage)
         assert summary.smallest_bytes == 50, "the one of 10 bytes drops by more than is wanted"
         assert (summary.n_generations, summary.hypervolume) == (2, 0.5)
         assert summary.last_event.payload == {"text": "last"}

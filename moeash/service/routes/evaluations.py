@@ -47,6 +47,7 @@ NO_POINTS = Points(
     front=[],
     shown=0,
     total=0,
+    drawable=0,
     last=0,
 ).model_dump()
 
@@ -87,7 +88,7 @@ def router(context: Context) -> APIRouter:
         if study is None:
             return JSONResponse(NO_POINTS)
         chart = charts.of(study.record)
-        tag = etag_of(study.record.id, chart.last, columns, rows, after)
+        tag = etag_of(study.record.id, chart.last, chart.columns.tally(), columns, rows, after)
         if unchanged(request, tag):
             return Response(status_code=304, headers={"ETag": tag})
         document = chart.document(chart.thinned(columns, rows, after=after))

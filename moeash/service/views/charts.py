@@ -1,7 +1,8 @@
 """Evaluations of studies as columns, kept while people look at them: fronts and thinned points.
 
 A study of 50,000 evaluations takes a tenth of a second to read, and a page asks every second. So
-what was read stays, and only newer evaluations are read; complete ones never change.
+what was read stays, and only newer evaluations are read; complete ones never change. A failure that
+is tried again keeps its number: then the counts differ, and everything is read again.
 """
 
 import threading
@@ -97,9 +98,7 @@ class Chart:
             after: only points with a higher number.
         """
         here = self.columns
-        usable = np.flatnonzero(
-            (here.number > after) & np.isfinite(here.metric) & (here.size_bytes > 0)
-        )
+        usable = self._drawable(after)
         if len(usable) <= FEW:
             return Thinned(usable, len(usable))
         x = _cells(np.log(here.size_bytes[usable]), columns)
@@ -109,6 +108,12 @@ class Chart:
         _, first = np.unique(cell, return_index=True)
         kept = np.union1d(usable[first], self._front[np.isin(self._front, usable)])
         return Thinned(kept, len(usable))
+
+    def _drawable(self, after: int) -> NDArray[np.int64]:
+        here = self.columns
+        return np.flatnonzero(
+            (here.number > after) & np.isfinite(here.metric) & (here.size_bytes > 0)
+        )
 
     def document(self, thinned: Thinned) -> dict[str, Any]:
         """Return chosen points as columns of plain values."""
@@ -127,6 +132,7 @@ class Chart:
             "front": self.front().tolist(),
             "shown": len(chosen),
             "total": thinned.total,
+            "drawable": len(self._drawable(0)),
             "last": self.last,
         }
 
@@ -162,8 +168,10 @@ class Charts:
         with self._alone:
             known = self._kept.get(key)
         after = 0 if known is None else known.last
-        columns = self._listing.columns(record.id, after=after)
+        columns, tally = self._listing.columns(record.id, after=after)
         chart = Chart(record.facts, columns) if known is None else known.extended(columns)
+        if known is not None and chart.columns.tally() != tally:
+            chart = Chart(record.facts, self._listing.columns(record.id)[0])
         with self._alone:
             self._kept[key] = chart
             self._kept.move_to_end(key)

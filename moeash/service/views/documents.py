@@ -195,7 +195,8 @@ class Points(BaseModel):
         workers: names of those who evaluated these points.
         front: numbers of the whole front.
         shown: points given.
-        total: points there are.
+        total: points there are, of those asked for.
+        drawable: points there are in all: more than a page knows when a failure was tried again.
         last: the highest number there is: ask for points after it.
     """
 
@@ -210,6 +211,7 @@ class Points(BaseModel):
     front: list[int]
     shown: int
     total: int
+    drawable: int
     last: int
 
 

@@ -1,6 +1,7 @@
 """Evaluations of a study as columns: what charts and timelines are drawn from."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -9,15 +10,19 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, case, func, select
 
 from moeash.evaluation.outcome import Status
-from moeash.study.storage.reading import understood
+from moeash.study.storage.reading import read_rows, understood
 from moeash.study.storage.records import Stage
-from moeash.study.storage.tables import EVALUATIONS
+from moeash.study.storage.tables import COUNTS, EVALUATIONS
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 MILLISECONDS = len("2026-01-01T00:00:00.000")
 """Characters of a stored time before its zone, which is always UTC."""
+
+
+Tally = Mapping[tuple[Stage, Status], int]
+"""How many evaluations of a study have which stage and status."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,12 @@ class Columns:
     duration_s: NDArray[np.float64]
     ended_s: NDArray[np.float64]
     worker: NDArray[np.object_]
+
+    def tally(self) -> Tally:
+        """Return how many evaluations have which stage and status."""
+        n = np.bincount(self.stage * len(STATUSES) + self.status).tolist()
+        keys = itertools.product(STAGES, STATUSES)
+        return {key: count for key, count in zip(keys, n, strict=False) if count}
 
 
 def columns(connection: Connection, study_id: int, after: int) -> Columns:
@@ -96,6 +107,13 @@ def columns(connection: Connection, study_id: int, after: int) -> Columns:
             _seconds(found[9]),
             np.array(worker, dtype=object),
         )
+
+
+def tally(connection: Connection, study_id: int) -> Tally:
+    """Return how many evaluations of a study have which stage and status."""
+    query = select(COUNTS).where(COUNTS.c.study_id == study_id)
+    found = read_rows(connection, query, lambda row: ((row.stage, row.status), row.n))
+    return {key: n for key, n in found if n}
 
 
 def _seconds(times: Sequence[str]) -> NDArray[np.float64]:

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,18 @@ def test_a_front_that_grew_bit_by_bit_is_the_front_of_everything(storage):
             ):
                 best.setdefault((s.metric, s.size_bytes), s.id)
         assert chart.front(generation).tolist() == sorted(best.values())
+
+
+def test_a_failure_that_is_tried_again_is_seen_under_its_old_number(storage):
+    charts = Charts(Listing(storage.database))
+    record = storage.create_study(FACTS)
+    add(storage, record, 1, outcome=replace(FAILED, retriable=True))
+    add(storage, record, 2, outcome=STOPPED)
+    assert charts.of(record).front().tolist() == []
+    storage.forget_retriable(record.id)
+    add(storage, record, 1, outcome=Outcome("complete", 0.8, 0.8, Sizes(9, 9, 2.5), "a", 1, 0.1))
+    chart = charts.of(record)
+    assert chart.columns.number.tolist() == [1, 2] and chart.front().tolist() == [1]
 
 
 def test_a_study_that_was_deleted_leaves_no_points_to_its_successor(storage):

@@ -28,12 +28,20 @@ from sqlalchemy import (
 
 from moeash.core.plain import json_text
 from moeash.evaluation.outcome import Status
-from moeash.study.storage.columns import Columns, columns
+from moeash.study.storage.columns import Columns, Tally, columns, tally
 from moeash.study.storage.engines.database import Database
 from moeash.study.storage.reading import read_rows
 from moeash.study.storage.records import EvaluationRecord, Stage
 from moeash.study.storage.rows import evaluation_of
-from moeash.study.storage.tables import EVALUATIONS, EVENTS, GENERATIONS, LABELS, LAUNCHES, STUDIES
+from moeash.study.storage.tables import (
+    COUNTS,
+    EVALUATIONS,
+    EVENTS,
+    GENERATIONS,
+    LABELS,
+    LAUNCHES,
+    STUDIES,
+)
 from moeash.study.storage.team.cursors import as_cursor, beyond, values_of
 
 Standing = Literal["queued", "running", "finished", "interrupted", "crashed", "failed"]
@@ -232,10 +240,16 @@ class Listing:
             query = query.where(beyond(key, number, value, last_number, downwards=downwards))
         query = query.order_by(key.desc() if downwards else key, number).limit(limit + 1)
         total = select(func.count()).select_from(EVALUATIONS).where(*chosen)
+        if order == "number" and numbers is None:  # as counted: the table is long
+            total = select(func.coalesce(func.sum(COUNTS.c.n), 0)).where(
+                COUNTS.c.study_id == study_id,
+                *([] if stage is None else [COUNTS.c.stage == stage]),
+                *([] if status is None else [COUNTS.c.status == status]),
+            )
 
         def work(connection: Connection) -> tuple[list[EvaluationRecord], int]:
             found = read_rows(connection, query, evaluation_of)
-            return found, connection.execute(total).scalar_one()
+            return found, int(connection.execute(total).scalar_one())
 
         found, n = self._database.read(work)
         cursor = None
@@ -250,9 +264,9 @@ class Listing:
             cursor = as_cursor(values[order], last.number)
         return found[:limit], cursor, n
 
-    def columns(self, study_id: int, *, after: int = 0) -> Columns:
-        """Return the evaluations of a study with numbers above ``after`` as columns."""
-        return self._database.read(lambda c: columns(c, study_id, after))
+    def columns(self, study_id: int, *, after: int = 0) -> tuple[Columns, Tally]:
+        """Return the evaluations of a study with numbers above ``after``, and how many all are."""
+        return self._database.read(lambda c: (columns(c, study_id, after), tally(c, study_id)))
 
 
 # ------------------------------------------------------------------ which studies
@@ -277,12 +291,8 @@ def _all_names(held: Sequence[str], *, with_bytes: bool) -> Subquery:
     smallest: ColumnElement[Any] = literal(None, EVALUATIONS.c.size_bytes.type)
     if with_bytes:
         smallest = (
-            select(func.min(EVALUATIONS.c.size_bytes))
-            .where(
-                EVALUATIONS.c.study_id == STUDIES.c.id,
-                EVALUATIONS.c.status == "complete",
-                EVALUATIONS.c.metric >= STUDIES.c.wanted_floor,
-            )
+            select(func.min(COUNTS.c.smallest_bytes))
+            .where(COUNTS.c.study_id == STUDIES.c.id)
             .scalar_subquery()
         )
     stored = select(
