@@ -18,7 +18,7 @@ from moeash.service.context import Context
 from moeash.service.metrics import Metrics
 from moeash.service.protection import protect
 from moeash.service.protection.bodies import BodyLimits
-from moeash.service.protection.compression import SMALLEST, Compressed
+from moeash.service.protection.compression import LEVEL, SMALLEST, Compressed
 from moeash.service.protection.origins import allowed_hosts
 from moeash.service.routes import (
     cluster,
@@ -113,7 +113,7 @@ def create_app(context: Context, settings: Settings) -> ASGIApp:
         responses=problems.PROBLEMS,
     )
     problems.install(app, place=context.storage.url)
-    app.add_middleware(Compressed, minimum_size=SMALLEST, compresslevel=5)
+    app.add_middleware(Compressed, minimum_size=SMALLEST, compresslevel=LEVEL)
     api = APIRouter(prefix=API)
     for part in (studies, evaluations, events, exports, logs, cluster, specs):
         api.include_router(part.router(context))

@@ -11,7 +11,6 @@ import * as api from '../api.js';
 import {downloads} from '../parts/export-dialog.js';
 import {historyPanel} from './study-history.js';
 import {notesPanel} from './study-notes.js';
-import {workersPanel} from './study-workers.js';
 
 const LIMIT = 100;
 
@@ -27,7 +26,7 @@ export function studyTabs(page) {
     {id: 'selection', title: 'Selection', draw: show(selectionPanel)},
     {id: 'all', title: 'All evaluations', draw: show(allPanel)},
     {id: 'history', title: 'Over time', draw: show((panel) => historyPanel(panel, page))},
-    {id: 'workers', title: 'Workers', draw: show((panel) => workersPanel(panel, page))},
+    {id: 'workers', title: 'Workers', draw: show(workersTab)},
     ...(study.item.variables?.length > 1 ? [{id: 'parallel', title: 'Variables', draw: show(parallelPanel)}] : []),
     {id: 'failures', title: failuresTitle(), draw: show(failuresPanel)},
     {id: 'exports', title: 'Exports', draw: show(exportsPanel)},
@@ -120,6 +119,13 @@ export function studyTabs(page) {
       part.set([...rows.values()]);
     }).catch((error) => fill(panel, h('p', {class: 'alert'}, error.message)));
     return {close() { closed = true; part?.close(); }};
+  }
+
+  function workersTab(panel) {
+    let closed = false;
+    let part = null;
+    import('./study-workers.js').then(({workersPanel}) => { if (!closed) part = workersPanel(panel, page); });
+    return {changed(topic) { part?.changed(topic); }, close() { closed = true; part?.close(); }};
   }
 
   function failuresPanel(panel) {

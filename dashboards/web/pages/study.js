@@ -241,6 +241,7 @@ export async function mount(host, {name}, shell) {
     if (topic === 'exports') lower.changed('exports');
     if (topic === 'event') lower.changed('event', value);
   });
+  if (study.isStored) study.loadRest();
   const stop = store.follow(`${study.url}/events`, (event) => study.receive(event));
   const poll = setInterval(() => {
     if (!document.hidden && ['running', 'queued'].includes(study.item.status)) study.poll();

@@ -12,7 +12,6 @@ from moeash.service.context import Context
 from moeash.service.views.documents import (
     EvaluationPage,
     Front,
-    Generation,
     Generations,
     PickDocument,
     Points,
@@ -151,12 +150,13 @@ def router(context: Context) -> APIRouter:
             headers={"Content-Disposition": f'attachment; filename="evaluations.{kind}"'},
         )
 
-    @routes.get("/generations")
-    def list_generations(name: str) -> Generations:
+    @routes.get("/generations", response_model=Generations)
+    def list_generations(name: str) -> Response:
         """List the generations of the search."""
         study = studies.stored(name)
         generations = [] if study is None else study.generations()
-        return Generations(items=[Generation(**vars(g)) for g in generations])
+        # As they were stored and checked: thousands, of plain values.
+        return JSONResponse({"items": [vars(generation) for generation in generations]})
 
     @routes.get("/solutions/{number}")
     def show_solution(name: str, number: Number) -> SolutionDetail:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from moeash.study.facts import StudyFacts
 from moeash.study.solution import Solution
-from moeash.study.storage.records import EvaluationRecord
+from moeash.study.storage.records import EvaluationRecord, GenerationRecord
 from moeash.study.storage.team.listing import Standing
 
 
@@ -309,21 +309,10 @@ class EvaluationPage(BaseModel):
     total: int
 
 
-class Generation(BaseModel):
-    """A generation of the search."""
-
-    index: int
-    hypervolume: float
-    n_evaluations: int
-    n_front: int
-    n_batches: int
-    elapsed_s: float
-
-
 class Generations(BaseModel):
     """All generations of a study."""
 
-    items: list[Generation]
+    items: list[GenerationRecord]
 
 
 class EventDocument(BaseModel):
