@@ -14,6 +14,7 @@ from moeash.service import problems
 from moeash.service.access.auth import Auth
 from moeash.service.access.roots import Roots
 from moeash.service.access.uploads import Uploads
+from moeash.service.access.uses import Uses
 from moeash.service.context import Context
 from moeash.service.metrics import Metrics
 from moeash.service.protection import protect
@@ -117,7 +118,8 @@ def create_app(context: Context, settings: Settings) -> ASGIApp:
     api = APIRouter(prefix=API)
     for part in (studies, evaluations, events, exports, logs, cluster, specs):
         api.include_router(part.router(context))
-    api.include_router(files.router(context.auth, context.uploads))
+    uses = Uses(context.storage, context.studies.listing, context.studies.launches)
+    api.include_router(files.router(context.auth, context.uploads, uses))
     api.include_router(session.router(context.auth))
     api.include_router(tokens.router(context.auth, context.audit))
     app.include_router(api)

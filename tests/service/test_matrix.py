@@ -48,6 +48,7 @@ NEEDED = {
     ("GET", "/api/v1/templates"): "viewer",
     ("POST", "/api/v1/files"): "operator",
     ("GET", "/api/v1/files"): "viewer",
+    ("DELETE", "/api/v1/files/{file}"): "operator",
     ("GET", "/api/v1/tokens"): "admin",
     ("POST", "/api/v1/tokens"): "admin",
     ("DELETE", "/api/v1/tokens/{id}"): "admin",
