@@ -300,6 +300,7 @@ class SqlStorage:
                 )
             n = connection.execute(delete(EVALUATIONS).where(*retriable)).rowcount
             counts.count_anew(connection, study_id)
+            _touch(connection, study_id)
             return n
 
         return self.database.write(study_id, work)
