@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 from moeash import __version__
 from moeash.launch.process import Processes
 from moeash.launch.queue import Queue
-from moeash.service import problems
+from moeash.service import problems, statuses
 from moeash.service.access.auth import Auth
 from moeash.service.access.roots import Roots
 from moeash.service.access.uploads import Uploads
@@ -126,6 +126,7 @@ def create_app(context: Context, settings: Settings) -> ASGIApp:
     app.include_router(health.router(context))
     app.include_router(metrics.router(context.auth, context.metrics))
     pages.add_pages(app)
+    statuses.describe(app)
     return protect(
         app,
         audit=context.audit,
