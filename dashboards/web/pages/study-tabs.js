@@ -141,7 +141,7 @@ export function studyTabs(page) {
         {key: 'id', title: 'Evaluation', sort: (r) => r.id, cell: (r) => String(r.id)}, {key: 'text', title: 'Recipe', cell: (r) => h('span', {class: 'mono'}, r.text)},
         {key: 'error', title: 'Reason', cell: (r) => h('span', {class: 'wrap-text'}, r.error)}, {key: 'retriable', title: 'Can be retried', minor: true, cell: (r) => (r.retriable ? 'yes' : 'no')}]});
       rows.set(errors);
-      fill(panel, h('div', {class: 'row spread'}, h('p', null, `${say.plural(failed, 'evaluation')} failed; the study went on without them. ${say.plural(retriable ?? 0, 'was', 'were')} not at fault themselves.`), retriable > 0 && retry), rows.element);
+      fill(panel, h('div', {class: 'row spread'}, h('p', null, `${say.plural(failed, 'evaluation')} failed; the study went on without them. ${say.plural(retriable ?? 0, 'was', 'were')} not at fault ${retriable === 1 ? 'itself' : 'themselves'}.`), retriable > 0 && retry), rows.element);
     };
     draw();
     return {changed: (topic) => { if (topic === 'item') draw(); }};

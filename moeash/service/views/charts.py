@@ -5,8 +5,6 @@ what was read stays, and only newer evaluations are read; complete ones never ch
 is tried again keeps its number: then the counts differ, and everything is read again.
 """
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeash.core.solutions.objectives import as_minimised
+from moeash.service.views.kept import Kept
 from moeash.study.facts import StudyFacts
 from moeash.study.solution import front_rows
 from moeash.study.storage.columns import STAGES, STATUSES, Columns
 from moeash.study.storage.records import StudyRecord
 from moeash.study.storage.team.listing import Listing
-
-KEPT = 32
-"""Studies whose columns are kept; at 88 bytes an evaluation, 140 MB if all had 50,000."""
 
 FEW = 4000
 """Points that a chart draws as they are."""
@@ -155,26 +151,22 @@ def _cells(values: NDArray[np.float64], n: int) -> NDArray[np.int64]:
 
 
 class Charts:
-    """The charts of the studies that were asked for last. Threads may share it."""
+    """The charts of the studies that were asked for last. Threads may share it.
+
+    At 88 bytes an evaluation they take 140 MB if all have 50,000.
+    """
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
-        self._kept: OrderedDict[tuple[int, str], Chart] = OrderedDict()
-        self._alone = threading.Lock()
+        self._kept: Kept[Chart] = Kept()
 
     def of(self, record: StudyRecord) -> Chart:
         """Return a study's chart with everything that is stored now."""
-        key = (record.id, record.created_at)  # SQLite gives the id of a deleted study again
-        with self._alone:
-            known = self._kept.get(key)
+        known = self._kept.get(record)
         after = 0 if known is None else known.last
         columns, tally = self._listing.columns(record.id, after=after)
         chart = Chart(record.facts, columns) if known is None else known.extended(columns)
         if known is not None and chart.columns.tally() != tally:
             chart = Chart(record.facts, self._listing.columns(record.id)[0])
-        with self._alone:
-            self._kept[key] = chart
-            self._kept.move_to_end(key)
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+        self._kept.put(record, chart)
         return chart
