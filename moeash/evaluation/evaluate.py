@@ -19,6 +19,7 @@ from moeash.codec.size import size
 from moeash.compression.compressor import Groundwork
 from moeash.compression.keeping import Measure
 from moeash.core.codebook import SharedWeights
+from moeash.core.histogram import Histogram
 from moeash.core.progress import Progress, silent
 from moeash.core.solutions.objectives import Sizes
 from moeash.data.splits import Split, load_splits
@@ -192,6 +193,11 @@ class Evaluator:
         if "search" in self.splits:
             return self.splits["search"].fingerprint()
         return "function" if self._common is None else self._common.data_fingerprint
+
+    @property
+    def histogram(self) -> Histogram | None:
+        """Of the float weights; None where another evaluator has made what this one uses."""
+        return None if self._common is not None else self.compressor.histogram()
 
     def common(self) -> Common:
         """Return what other evaluators of this task need not make or read again."""

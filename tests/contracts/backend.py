@@ -62,6 +62,9 @@ class BackendContract:
         shared = reference.compressor.build(jobs(8)[0].recipe)
         assert (baseline.n_shared, baseline.n_kept) == (shared.n_shared, shared.n_kept)
         assert baseline.original_bytes == shared.original_bytes
+        assert sum(baseline.histogram.counts) == shared.n_shared
+        entries = reference.compressor.build(jobs(64)[0].recipe).codebooks[0].entries
+        assert baseline.histogram.low <= min(entries) and max(entries) <= baseline.histogram.high
         assert baseline.data_fingerprint == reference.splits["search"].fingerprint()
 
     def test_every_job_gets_the_outcome_of_the_reference(self, backend, reference):

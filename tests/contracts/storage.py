@@ -34,6 +34,7 @@ from tests.contracts.counts import assert_counts_are_true
 FACTS = StudyFacts(
     name="digits",
     spec={"name": "digits", "method": {"k": [2, 256], "clip": None}, "Ünïcode": "ключ 鍵 🔑"},
+    histogram={"low": -0.5, "high": 1.5, "counts": [3, 0, 7]},
     fingerprint="0" * 32,
     network_fingerprint="1" * 32,
     data_fingerprint="2" * 32,

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from moeash.core.histogram import Histogram
 from moeash.study.facts import StudyFacts
 from moeash.study.solution import Solution
 from moeash.study.storage.records import EvaluationRecord, GenerationRecord
@@ -168,9 +169,15 @@ class SolutionDocument(BaseModel):
 
 
 class SolutionDetail(SolutionDocument):
-    """A solution by itself, with the solutions it was made of, the nearest first."""
+    """A solution by itself.
+
+    Attributes:
+        parents: the solutions it was made of, the nearest first.
+        histogram: of the float weights, in the units that its codebook's entries have.
+    """
 
     parents: list[SolutionDocument]
+    histogram: Histogram | None
 
 
 class Front(BaseModel):

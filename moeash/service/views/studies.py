@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from moeash.core.histogram import Histogram
 from moeash.core.solutions.candidate import Candidate
 from moeash.errors import NothingMeetsError, SpecError, StudyNotFoundError
 from moeash.launch.standing import standing
@@ -269,7 +270,12 @@ class Studies:
             before = study.solution(parent)
             parents.append(solution_document(before, numbers))
             parent = before.record.parent
-        return SolutionDetail(**solution_document(solution, numbers).model_dump(), parents=parents)
+        known = study.facts.histogram
+        return SolutionDetail(
+            **solution_document(solution, numbers).model_dump(),
+            parents=parents,
+            histogram=None if known is None else Histogram(**known),
+        )
 
     def pick(
         self, study: Study, how: Pick, max_bytes: int | None, max_drop: float | None

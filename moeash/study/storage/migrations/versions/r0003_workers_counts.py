@@ -1,4 +1,4 @@
-"""Who evaluated what, and when that ended; counts of evaluations, kept beside them."""
+"""Who evaluated what, and when that ended; counts of evaluations; how the float weights lie."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -22,6 +22,7 @@ def upgrade() -> None:
     for table in ("evaluations", "held"):
         op.add_column(table, sa.Column("worker", sa.String(300)))
         op.add_column(table, sa.Column("ended_at", sa.String(40)))
+    op.add_column("studies", sa.Column("histogram", sa.JSON))
     op.drop_index("evaluations_by_status", "evaluations")
     op.create_index("evaluations_by_status", "evaluations", ["study_id", "status", "number"])
     op.create_table(
