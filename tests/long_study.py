@@ -1,12 +1,15 @@
 """A study of 50,000 evaluations, as its process would have stored it."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
 from moeash.core.solutions.objectives import Sizes
 from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.evaluation.outcome import Job
+from moeash.study.course.options import BudgetOptions
+from moeash.study.events import Ended, Opened, PhaseEnded, PhaseStarted
 from moeash.study.spec.reading import plain_of_text
 from moeash.study.storage.records import EvaluationRecord, GenerationRecord, now
 from moeash.study.storage.sql import SqlStorage
@@ -21,7 +24,8 @@ source = "digits"
 [evaluation]
 max_drop = 0.3
 """
-N, BLOCK = 50_000, 1000
+N, BLOCK, WORKERS = 50_000, 1000, 8
+BEGAN = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 def write_long_study(path: str, name: str, n: int = N) -> None:
@@ -38,6 +42,7 @@ def write_long_study(path: str, name: str, n: int = N) -> None:
         reference=(0.0, 1e6),
     )
     study = storage.create_study(facts)
+    storage.add_events(study.id, [Opened(facts, 0, BudgetOptions()), PhaseStarted("search", n)])
     rng = np.random.default_rng(0)
 
     def record(number):
@@ -45,6 +50,13 @@ def write_long_study(path: str, name: str, n: int = N) -> None:
         metric = 0.5 + 0.4 * size_bytes / 200_000 * float(rng.uniform(0.5, 1))
         sizes = Sizes(size_bytes, int(rng.integers(2, 256)), 4.0)
         outcome = STOPPED if number % 3 == 0 else replace(COMPLETE, metric=metric, bound=metric)
+        took = float(rng.uniform(0.5, 1.0))
+        ended = BEGAN + timedelta(seconds=number // WORKERS + took)
+        spent = {
+            "duration_s": took,
+            "worker": f"{700 + number % WORKERS}@node-{number % 2}",
+            "ended_at": ended.isoformat(timespec="milliseconds"),
+        }
         merged = number > 0.8 * n
         steps = (Merge((1,) * 60 + (2,) * (number % 7)),) if merged else ()
         return EvaluationRecord(
@@ -53,7 +65,7 @@ def write_long_study(path: str, name: str, n: int = N) -> None:
             number // 20 + 1,
             1 if merged else None,
             Job(Recipe.of({"k": number, "rate": number / 7}, *steps)),
-            replace(outcome, sizes=sizes),
+            replace(outcome, sizes=sizes, **spent),
             now(),
         )
 
@@ -63,5 +75,6 @@ def write_long_study(path: str, name: str, n: int = N) -> None:
         )
     for index in range(1, n // 20 + 1):
         storage.put_generation(study.id, GenerationRecord(index, 0.5, 20 * index, 30, 100, 1.0))
+    storage.add_events(study.id, [PhaseEnded("search", "generations"), Ended("finished")])
     storage.set_status(study.id, "finished", ending="generations")
     storage.close()

@@ -38,6 +38,8 @@ function withQuery(url, query) {
 async function call(method, url, {query, body, raw, signal} = {}) {
   const headers = {Accept: 'application/json'};
   if (body !== undefined) headers['Content-Type'] = 'application/json';
+  // A browser knows no type for weights, and without one the server takes no file from a page.
+  if (raw !== undefined) headers['Content-Type'] = 'application/octet-stream';
   let answer;
   try {
     answer = await fetch(withQuery(url, query), {

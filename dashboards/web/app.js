@@ -53,6 +53,9 @@ export function keepQuery(values) {
   history.replaceState(null, '', location.pathname + (text ? `?${text}` : ''));
 }
 
+/** Load a page's script; whoever needs it next finds it there. */
+const load = (page) => import(`./pages/${page}.js`);
+
 async function show({focus = true} = {}) {
   visit += 1;
   const mine = visit;
@@ -67,7 +70,7 @@ async function show({focus = true} = {}) {
   }
   const host = h('div', {class: `page page-${page}`});
   try {
-    const {mount} = await import(`./pages/${page}.js`);
+    const {mount} = await load(page);
     if (mine !== visit) return;
     const shell = {go, keepQuery, store, signedIn, query: new URLSearchParams(location.search)};
     const stop = await mount(host, params, shell);
@@ -201,6 +204,7 @@ async function begin() {
       toast(error.message, {bad: true});
     }
   }
+  load(match(location.pathname).page ?? 'studies').catch(() => {}); // told when it is shown
   try {
     await store.loadSession();
   } catch (error) {

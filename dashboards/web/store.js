@@ -45,22 +45,23 @@ export class StudyKnowledge extends Topics {
     for (const ask of [this.askPoints, this.askItem, this.askGenerations]) ask.cancel();
   }
 
-  /** Load everything a study page shows first; the item's errors are the caller's. */
+  /** Load what the chart is drawn from; the item's errors are the caller's. The rest is told later. */
   async load() {
-    // All at once, unless the study is known to wait in the queue and would have no more.
+    // Both at once, unless the study is known to wait in the queue and would have no points.
     const known = store.seen.get(this.name);
-    const rest = known && !isStored(known) ? null : this.#loadRest();
+    const points = known && !isStored(known) ? null : this.#quietly(this.loadPoints());
     await this.loadItem();
-    await (rest ?? (this.isStored ? this.#loadRest() : null));
+    await (points ?? (this.isStored ? this.#quietly(this.loadPoints()) : null));
+  }
+
+  /** Load what stands below the chart: after it, as a server's time is better spent on the chart. */
+  loadRest() {
+    return Promise.all([this.loadGenerations(), this.loadExports()].map((p) => this.#quietly(p)));
   }
 
   /** A study that waits in the queue, or loads its network still, is not stored: it has no more. */
   get isStored() {
     return isStored(this.item);
-  }
-
-  #loadRest() {
-    return Promise.all([this.loadPoints(), this.loadGenerations(), this.loadExports()].map((p) => this.#quietly(p)));
   }
 
   async loadItem() {
@@ -80,6 +81,8 @@ export class StudyKnowledge extends Topics {
     const [got] = await Promise.all([api.get(`${this.url}/points`, {...GRID, after: this.points?.last ?? null}), first ? this.#loadFront() : null]);
     if (first) this.points = {...got};
     else this.#append(got);
+    // A failure that was tried again keeps its number, which is not among the newer ones.
+    if (this.points.total !== got.drawable) this.points = {...await api.get(`${this.url}/points`, GRID)};
     const ids = new Set(got.front);
     const same = ids.size === this.front.length && this.front.every(({id}) => ids.has(id));
     if (!same) await this.#loadFront();

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from moeash.core.codebook import SharedWeights
+from moeash.core.histogram import Histogram
 from moeash.core.kept import Keeping
 from moeash.core.progress import Progress, silent
 from moeash.core.solutions.recipe import Recipe, Start
@@ -33,6 +34,8 @@ class Baseline:
         remeasured: metric of the float network with BatchNorms measured again, where candidates'
             are.
         notes: what the preparation wants people to know.
+        histogram: of the float weights, in the units that entries have; None of a worker that was
+            given what another has prepared.
     """
 
     metric: float
@@ -48,6 +51,7 @@ class Baseline:
     sample: tuple[float, ...] = ()
     remeasured: float | None = None
     notes: tuple[str, ...] = ()
+    histogram: Histogram | None = None
 
 
 Notify = Callable[[str], None]

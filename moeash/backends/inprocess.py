@@ -30,6 +30,7 @@ def describe(evaluator: Evaluator) -> Baseline:
         remeasured=evaluator.remeasured_baseline,
         most_entries=compressor.most_entries,
         notes=compressor.notes,
+        histogram=evaluator.histogram,
     )
 
 

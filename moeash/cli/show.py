@@ -75,6 +75,11 @@ def say(line: str) -> None:
     print(visible(line), flush=True)  # a pipe would keep it until it has thousands of them
 
 
+def remark(line: str) -> None:
+    """Print one line beside an answer that a script may take from stdout."""
+    print(visible(line), file=sys.stderr, flush=True)
+
+
 def keep_stdout(json_: bool) -> AbstractContextManager[object]:
     """Send what a user's own function prints to stderr while stdout belongs to a JSON document."""
     return contextlib.redirect_stdout(sys.stderr) if json_ else contextlib.nullcontext()

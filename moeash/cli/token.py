@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from moeash.cli.show import JsonOption, StorageOption, clock, print_json, say, table
+from moeash.cli.show import JsonOption, StorageOption, clock, print_json, remark, say, table
 
 if TYPE_CHECKING:
     from moeash.study.storage.team.tokens import TokenRecord, Tokens
@@ -42,7 +42,7 @@ def create(
         return
     print(secret)
     ends = "" if record.expires_at is None else f", until {clock(record.expires_at)} UTC"
-    say(f"token {record.id} of {record.name} ({record.role}{ends}); it is not shown again")
+    remark(f"token {record.id} of {record.name} ({record.role}{ends}); it is not shown again")
 
 
 def list_tokens(storage: StorageOption = None, json_: JsonOption = False) -> None:

@@ -27,6 +27,7 @@ from moeash.compression.preparations import Preparations
 from moeash.compression.remeasuring import IMAGES, Remeasuring, calibration_images
 from moeash.compression.training import ImagesOf, Trainings
 from moeash.core.codebook import SharedWeights, State
+from moeash.core.histogram import Histogram
 from moeash.core.kept import Keeping
 from moeash.core.merge import merge_runs
 from moeash.core.progress import Progress, silent
@@ -241,6 +242,10 @@ class Compressor:
         notes = [note for step in steps if step is not None for note in step.notes]
         work = self.groundwork
         return (*notes, *self._method.notes(work.prepared), *work.stored.notes)
+
+    def histogram(self) -> Histogram:
+        """Return how the float weights lie, in the units that entries have."""
+        return Histogram.of(self._method.weights(self.groundwork.prepared, self.network))
 
     @property
     def most_entries(self) -> int:

@@ -1,10 +1,13 @@
 """What one recipe is worth: build its weights, size its file, measure it, stop when hopeless."""
 
 import itertools
+import os
+import socket
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +19,7 @@ from moeash.codec.size import size
 from moeash.compression.compressor import Groundwork
 from moeash.compression.keeping import Measure
 from moeash.core.codebook import SharedWeights
+from moeash.core.histogram import Histogram
 from moeash.core.progress import Progress, silent
 from moeash.core.solutions.objectives import Sizes
 from moeash.core.solutions.recipe import Recipe
@@ -190,6 +194,11 @@ class Evaluator:
             return self.splits["search"].fingerprint()
         return "function" if self._common is None else self._common.data_fingerprint
 
+    @property
+    def histogram(self) -> Histogram | None:
+        """Of the float weights; None where another evaluator has made what this one uses."""
+        return None if self._common is not None else self.compressor.histogram()
+
     def common(self) -> Common:
         """Return what other evaluators of this task need not make or read again."""
         assessment = self.assessment
@@ -231,6 +240,16 @@ class Evaluator:
             progress: hears how far building and measuring are, layer by layer, batch by batch.
         """
         started = time.perf_counter()
+        outcome = self._measured(job, archive, progress)
+        return replace(
+            outcome,
+            duration_s=time.perf_counter() - started,
+            worker=f"{os.getpid()}@{socket.gethostname()}",
+            ended_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
+
+    def _measured(self, job: Job, archive: Archive, progress: Progress) -> Outcome:
+        """Return what became of a job, without who spent the time and how much."""
         sizes: Sizes | None = None
         n_batches = itertools.count()
         try:
@@ -259,7 +278,7 @@ class Evaluator:
                 sizes=sizes,
                 fingerprint=None,
                 n_batches=0,
-                duration_s=time.perf_counter() - started,
+                duration_s=0.0,
                 error=f"{type(error).__name__}: {error}".splitlines()[0],
                 retriable=isinstance(error, CIRCUMSTANCES),
             )
@@ -270,7 +289,7 @@ class Evaluator:
             sizes=sizes,
             fingerprint=placed.fingerprint() if complete else None,
             n_batches=measured.n_batches,
-            duration_s=time.perf_counter() - started,
+            duration_s=0.0,
             artifact=artifact,
         )
 

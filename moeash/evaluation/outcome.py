@@ -52,6 +52,9 @@ class Outcome:
             memory ran out, a file could not be read. Evaluated again it may well succeed.
         artifact: the file's bytes, of a solution that cannot be rebuilt in seconds; storage keeps
             them, and does not hand them out with every outcome.
+        worker: who spent the time, as ``process@host``; None when it was lost. Like the end, it is
+            about the machines and not about the candidate, so outcomes are equal without it.
+        ended_at: when that was, by the worker's clock: UTC, ISO 8601.
     """
 
     status: Status
@@ -64,6 +67,8 @@ class Outcome:
     error: str | None = None
     retriable: bool = False
     artifact: bytes | None = field(default=None, repr=False, compare=False)
+    worker: str | None = field(default=None, compare=False)
+    ended_at: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

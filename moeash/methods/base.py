@@ -144,6 +144,15 @@ class Method(ABC):
         No candidate has more; whether one has as many depends on the weights.
         """
 
+    def weights(self, prepared: Any, network: Network) -> Sequence[NDArray[np.floating[Any]]]:
+        """Return the float weights that entries stand for, in the units that entries have.
+
+        Args:
+            prepared: from :meth:`prepare`.
+            network: the network that was prepared.
+        """
+        return [p.values for p in network.state if p.role == "shared" and p.values is not None]
+
     @abstractmethod
     def compress(
         self,

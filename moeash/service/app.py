@@ -10,15 +10,16 @@ from starlette.types import ASGIApp
 from moeash import __version__
 from moeash.launch.process import Processes
 from moeash.launch.queue import Queue
-from moeash.service import problems
+from moeash.service import problems, statuses
 from moeash.service.access.auth import Auth
 from moeash.service.access.roots import Roots
 from moeash.service.access.uploads import Uploads
+from moeash.service.access.uses import Uses
 from moeash.service.context import Context
 from moeash.service.metrics import Metrics
 from moeash.service.protection import protect
 from moeash.service.protection.bodies import BodyLimits
-from moeash.service.protection.compression import SMALLEST, Compressed
+from moeash.service.protection.compression import LEVEL, SMALLEST, Compressed
 from moeash.service.protection.origins import allowed_hosts
 from moeash.service.routes import (
     cluster,
@@ -113,17 +114,19 @@ def create_app(context: Context, settings: Settings) -> ASGIApp:
         responses=problems.PROBLEMS,
     )
     problems.install(app, place=context.storage.url)
-    app.add_middleware(Compressed, minimum_size=SMALLEST, compresslevel=5)
+    app.add_middleware(Compressed, minimum_size=SMALLEST, compresslevel=LEVEL)
     api = APIRouter(prefix=API)
     for part in (studies, evaluations, events, exports, logs, cluster, specs):
         api.include_router(part.router(context))
-    api.include_router(files.router(context.auth, context.uploads))
+    uses = Uses(context.storage, context.studies.listing, context.studies.launches)
+    api.include_router(files.router(context.auth, context.uploads, uses))
     api.include_router(session.router(context.auth))
     api.include_router(tokens.router(context.auth, context.audit))
     app.include_router(api)
     app.include_router(health.router(context))
     app.include_router(metrics.router(context.auth, context.metrics))
     pages.add_pages(app)
+    statuses.describe(app)
     return protect(
         app,
         audit=context.audit,

@@ -160,6 +160,7 @@ class Evaluated(Event):
             "status": outcome.status,
             "metric": outcome.metric,
             "size_bytes": None if outcome.sizes is None else outcome.sizes.size_bytes,
+            "worker": outcome.worker,
         }
 
 

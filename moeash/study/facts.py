@@ -35,6 +35,8 @@ class StudyFacts:
             is still the same; empty when a function measures.
         remeasured_baseline: the float network's metric with BatchNorms measured again; None where
             candidates' BatchNorms are not.
+        histogram: of the float weights, in the units that codebook entries have: ``low``, ``high``
+            and ``counts``; None of studies that were begun before it was kept.
     """
 
     name: str
@@ -54,6 +56,7 @@ class StudyFacts:
     reference: tuple[float | None, ...]
     sample: tuple[float, ...] = ()
     remeasured_baseline: float | None = None
+    histogram: Mapping[str, Any] | None = None
 
     @property
     def baseline_text(self) -> str:

@@ -189,6 +189,8 @@ class Study:
                     "duration_s": outcome.duration_s,
                     "error": outcome.error,
                     "retriable": outcome.retriable,
+                    "worker": outcome.worker,
+                    "ended_at": outcome.ended_at,
                 }
             )
         return pd.DataFrame(rows)

@@ -13,7 +13,7 @@ from moeash.options.tables import read
 from moeash.study.course.budget import ENDINGS
 from moeash.study.course.options import BudgetOptions
 from moeash.study.storage.base import Storage
-from moeash.study.storage.records import EventRecord, Stage, StudySummary
+from moeash.study.storage.records import EvaluationRecord, EventRecord, Stage, StudySummary
 from moeash.study.study import Study
 
 STAGES: Mapping[str, Stage] = {
@@ -89,8 +89,10 @@ def summary_of(
     phases = [watch.phase(name) for name in STAGES]
     present = next((phase for phase in phases if phase.state == "running"), None)
     last = storage.events(study_id, kinds=TELLING, limit=N_EVENTS, newest=True)
-    failures = storage.evaluations(study_id, status="failed", limit=N_FAILURES)
     n = counted.n()
+    failures: Sequence[EvaluationRecord] = ()
+    if counted.n(status="failed"):
+        failures = storage.evaluations(study_id, status="failed", limit=N_FAILURES)
     doing = record.activity if status in ("running", "crashed") else None
     return {
         "name": facts.name,

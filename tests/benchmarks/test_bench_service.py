@@ -4,9 +4,12 @@ Run with ``pytest tests/benchmarks/test_bench_service.py -m benchmark -n0 -s``. 
 optuna-dashboard: ``studies/comparison/peer_optuna_dashboard.py``.
 """
 
+import os
 import statistics
 import threading
 import time
+from datetime import datetime
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -96,12 +99,13 @@ def test_memory_over_ten_thousand_events(serve):
 def test_what_listeners_cost_a_study(serve):
     """Pairs of a study that is watched by ten pages, and one that is not."""
     served = serve()
-    took = {0: [], LISTENERS: []}
+    took, cpu = {0: [], LISTENERS: []}, {0: [], LISTENERS: []}
     for round_ in range(ROUNDS):
         for n in sorted(took, reverse=round_ % 2 == 1):  # in turns: the first one is not favoured
             name = f"s{round_}x{n}"
             stop = threading.Event()
             threads = [threading.Thread(target=watch, args=(served, name, stop)) for _ in range(n)]
+            before = cpu_of_children_s(served.process.pid)
             served.post("/studies", {"toml": longer(name, EVALUATIONS)})
             for thread in threads:
                 thread.start()
@@ -110,11 +114,23 @@ def test_what_listeners_cost_a_study(serve):
             for thread in threads:
                 thread.join()
             took[n].append(course_s(served, name))
-    medians = {n: statistics.median(seconds) for n, seconds in took.items()}
+            while cpu_of_children_s(served.process.pid) == before:
+                time.sleep(0.05)  # finished, and not yet taken in by the service
+            cpu[n].append(cpu_of_children_s(served.process.pid) - before)
     print()
-    for n, seconds in took.items():
-        print(f"{n:2} listeners: median {medians[n]:.2f} s of", *(f"{s:.2f}" for s in seconds))
-    print(f"ratio {medians[LISTENERS] / medians[0]:.3f}")
+    for what, seconds in (("wall time", took), ("its processor time", cpu)):
+        for n, each in seconds.items():
+            words = " ".join(f"{s:.2f}" for s in each)
+            print(f"{what}, {n:2} listeners: median {statistics.median(each):.2f} s of {words}")
+        ratios = [b / a for a, b in zip(seconds[0], seconds[LISTENERS], strict=True)]
+        words = " ".join(f"{ratio:.3f}" for ratio in ratios)
+        print(f"{what}, ratios of pairs: median {statistics.median(ratios):.3f} of {words}")
+
+
+def cpu_of_children_s(pid):
+    """Processor seconds of a process's children that have ended: of the studies it ran."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 def watch(served, name, stop):
@@ -136,8 +152,6 @@ def watch(served, name, stop):
 
 def course_s(served, name):
     """Seconds from when a study was opened to its end, without the start of its process."""
-    from datetime import datetime
-
     found = served.get(f"/studies/{name}/history", kind=["opened", "ended"])["items"]
     first, last = (datetime.fromisoformat(found[i]["at"]) for i in (0, -1))
     return (last - first).total_seconds()

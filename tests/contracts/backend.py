@@ -1,6 +1,8 @@
 """What every backend must do. Subclass it and supply ``make_backend``."""
 
+import re
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -60,6 +62,9 @@ class BackendContract:
         shared = reference.compressor.build(jobs(8)[0].recipe)
         assert (baseline.n_shared, baseline.n_kept) == (shared.n_shared, shared.n_kept)
         assert baseline.original_bytes == shared.original_bytes
+        assert sum(baseline.histogram.counts) == shared.n_shared
+        entries = reference.compressor.build(jobs(64)[0].recipe).codebooks[0].entries
+        assert baseline.histogram.low <= min(entries) and max(entries) <= baseline.histogram.high
         assert baseline.data_fingerprint == reference.splits["search"].fingerprint()
 
     def test_every_job_gets_the_outcome_of_the_reference(self, backend, reference):
@@ -69,6 +74,8 @@ class BackendContract:
         for position, job in enumerate(wanted):
             assert timeless(got[position]) == timeless(reference.evaluate(job, NOTHING))
             assert got[position].status == "complete" and got[position].duration_s > 0
+            assert re.fullmatch(r"\d+@.+", got[position].worker)
+            assert datetime.fromisoformat(got[position].ended_at).tzinfo == UTC
 
     def test_outcomes_do_not_depend_on_the_order_of_jobs(self, backend):
         member = Outcome("complete", 0.97, 0.97, Sizes(9000, 10, 1.0), "f", 1, 0.0)

@@ -1,18 +1,22 @@
 """What lists of studies must do on every database. Subclass it and supply ``storage``."""
 
 import random
+from dataclasses import replace
+from datetime import datetime
 
+import numpy as np
 import pytest
 
 from moeash.core.solutions.objectives import Sizes
 from moeash.errors import InputError
 from moeash.evaluation.outcome import Outcome
 from moeash.study.events import Doing, Note, WorkersChanged
+from moeash.study.storage.columns import STAGES, STATUSES
 from moeash.study.storage.records import GenerationRecord
 from moeash.study.storage.team.labels import Labels, StudyLabels
-from moeash.study.storage.team.listing import STAGES, STATUSES, Listing, Wanted
+from moeash.study.storage.team.listing import Listing, Wanted
 from moeash.study.storage.team.stream import Stream
-from tests.contracts.storage import FAILED, STOPPED, add, facts
+from tests.contracts.storage import COMPLETE, FAILED, STOPPED, add, facts
 
 
 def complete(metric, size_bytes):
@@ -148,19 +152,26 @@ class ListingContract:
 
     def test_columns_hold_what_was_stored(self, storage, listing):
         study = storage.create_study(facts())
-        add(storage, study, 1)
+        ended = "2026-01-02T03:04:05.678+00:00"
+        add(storage, study, 1, outcome=replace(COMPLETE, worker="7@here", ended_at=ended))
         add(storage, study, 2, outcome=STOPPED, stage="refined", parent=1)
-        add(storage, study, 3, outcome=FAILED)
+        last = add(storage, study, 3, outcome=FAILED)
         add(storage, study, 4, outcome=complete(0.25, 17), stage="merged", generation=2)
-        got = listing.scatter(study.id)
-        assert got.number.tolist() == [1, 2, 4]
-        assert [STAGES[i] for i in got.stage] == ["search", "refined", "merged"]
-        assert [STATUSES[i] for i in got.status] == ["complete", "stopped", "complete"]
-        assert got.metric.tolist() == [1 / 3, 0.7, 0.25]
-        assert got.size_bytes.tolist() == [2**40, 100, 17]
-        assert got.generation.tolist() == [1, 1, 2]
-        assert listing.scatter(study.id, after=2).number.tolist() == [4]
-        assert len(listing.scatter(study.id, after=4).number) == 0
+        got, tally = listing.columns(study.id)
+        assert got.number.tolist() == [1, 2, 3, 4]
+        assert [STAGES[i] for i in got.stage] == ["search", "refined", "search", "merged"]
+        assert [STATUSES[i] for i in got.status] == ["complete", "stopped", "failed", "complete"]
+        assert np.array_equal(got.metric, [1 / 3, 0.7, np.nan, 0.25], equal_nan=True)
+        assert np.array_equal(got.size_bytes, [2**40, 100, np.nan, 17], equal_nan=True)
+        assert got.generation.tolist() == [1, 1, 1, 2]
+        assert got.duration_s.tolist() == [0.25, 0.1, 0.1, 0.1]
+        assert got.worker.tolist() == ["7@here", None, None, None]
+        assert got.ended_s[0] == datetime.fromisoformat(ended).timestamp()
+        assert got.ended_s[2] == datetime.fromisoformat(last.created_at).timestamp()
+        assert tally == got.tally() and tally["search", "failed"] == 1 and len(tally) == 4
+        newer, again = listing.columns(study.id, after=2)
+        assert newer.number.tolist() == [3, 4] and again == tally
+        assert len(listing.columns(study.id, after=4)[0].number) == 0
 
     def test_a_long_course_is_thinned_and_ends_where_it_stands(self, storage, listing):
         lengths = {}

@@ -229,6 +229,15 @@ class MethodContract:
             )
             assert low != high, variable.name
 
+    def test_weights_are_those_that_entries_stand_for(self, method, network, prepared):
+        finest = candidates(method.space(), n_random=0)[-1]
+        shared = method.compress(prepared, finest, network=network)
+        weights = np.concatenate([np.ravel(w) for w in method.weights(prepared, network)])
+        entries = [shared.codebooks[t.codebook].entries[t.indices].ravel() for t in shared.shared]
+        entries = np.concatenate(entries)
+        assert len(weights) == len(entries)
+        assert np.isclose(np.abs(weights).max(), np.abs(entries).max(), rtol=0.15)
+
     def test_every_weight_is_an_entry_and_counts_are_those_of_the_indices(
         self, method, network, prepared
     ):

@@ -29,10 +29,12 @@ from moeash.study.events import (
 from moeash.study.facts import StudyFacts
 from moeash.study.storage.artifacts import IN_DATABASE_BYTES
 from moeash.study.storage.records import EvaluationRecord, GenerationRecord, now
+from tests.contracts.counts import assert_counts_are_true
 
 FACTS = StudyFacts(
     name="digits",
     spec={"name": "digits", "method": {"k": [2, 256], "clip": None}, "Ünïcode": "ключ 鍵 🔑"},
+    histogram={"low": -0.5, "high": 1.5, "counts": [3, 0, 7]},
     fingerprint="0" * 32,
     network_fingerprint="1" * 32,
     data_fingerprint="2" * 32,
@@ -160,6 +162,20 @@ class StorageContract:
         assert open_storage().evaluations(study.id) == [record]
         assert (record.number, record.parent, record.stage) == (4, 2, "merged")
         assert (record.job, record.outcome, record.recipe) == (job, outcome, job.recipe)
+
+    def test_who_evaluated_and_when_come_back_and_make_no_difference(self, storage):
+        study = storage.create_study(FACTS)
+        spent = replace(COMPLETE, worker="17@høst", ended_at="2026-01-02T03:04:05.678+00:00")
+        assert spent == COMPLETE
+        job = Job(Recipe.of({"k": 9}))
+        storage.hold(study.id, job, spent)
+        held = storage.held(study.id)[job.key]
+        add(storage, study, 1, outcome=spent, job=job)
+        stored = storage.evaluation(study.id, 1).outcome
+        for outcome in (held, stored):
+            assert (outcome.worker, outcome.ended_at) == (spent.worker, spent.ended_at)
+        (event,) = storage.events(study.id, kinds=("evaluated",))
+        assert event.payload["worker"] == spent.worker
 
     @pytest.mark.parametrize("bound", [math.inf, -math.inf, 5e-324, 1.7e308, -0.1])
     def test_bounds_and_floors_of_any_size_come_back(self, storage, bound):
@@ -484,6 +500,7 @@ class StorageContract:
         assert sum(count.n_retriable for count in summary.counts) == 1
         assert sum(count.n_batches for count in summary.counts) == 33
         assert math.isclose(sum(count.duration_s for count in summary.counts), 0.95)
+        assert_counts_are_true(storage)
         assert summary.smallest_bytes == 50, "the one of 10 bytes drops by more than is wanted"
         assert (summary.n_generations, summary.hypervolume) == (2, 0.5)
         assert summary.last_event.payload == {"text": "last"}

@@ -4,6 +4,7 @@ import io
 import json
 import socket
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -99,7 +100,7 @@ def test_points_are_columns_and_only_newer_ones_come_again(viewer):
     assert points["numbers"] == [1, 2, 3, 4, 5, 6, 7]
     assert points["status"][-1] == "stopped" and points["metric"][-1] == STOPPED.bound
     assert points["size_bytes"][2] == 100 and points["stage"][5] == "merged"
-    assert (points["front"], points["last"], points["total"]) == ([1, 3, 6], 7, 7)
+    assert (points["front"], points["last"], points["total"]) == ([1, 3, 6], 8, 7)
     assert get(viewer, "/studies/digits/points", after=5)["numbers"] == [6, 7]
     tag = viewer.get("/studies/digits/points").headers["etag"]
     again = viewer.get("/studies/digits/points", headers={"If-None-Match": tag})
@@ -295,3 +296,19 @@ def test_the_service_says_that_it_lives_and_can_work(service):
         for path in ("/healthz", "/readyz"):
             assert nobody.get(service.url + path).json() == {"status": "ok"}
         assert nobody.get("/studies").status_code == 401
+
+
+def test_a_timeline_has_a_row_for_every_worker(service, viewer):
+    study = service.storage.create_study(facts(name="worked"))
+    for number, worker in enumerate(("1@a", "2@a", "1@a"), start=1):
+        ended = f"2026-01-02T03:04:0{number}.000+00:00"
+        outcome = Outcome("complete", 0.5, 0.5, Sizes(9, 9, 2.5), f"{number}", 1, 1.0)
+        add(service.storage, study, number, outcome=replace(outcome, worker=worker, ended_at=ended))
+    got = get(viewer, "/studies/worked/timeline")
+    assert [(r["worker"], r["number"]) for r in got["items"]] == [("1@a", [1, 3]), ("2@a", [2])]
+    assert got["items"][0]["utilisation"] == pytest.approx(2 / 3) and got["length_s"] == 3
+    points = get(viewer, "/studies/worked/points")
+    assert (points["worker"], points["workers"]) == ([0, 1, 0], ["1@a", "2@a"])
+    (first, *_) = get(viewer, "/studies/worked/evaluations")["items"]
+    assert (first["worker"], first["ended_at"]) == ("1@a", "2026-01-02T03:04:01.000+00:00")
+    assert get(viewer, "/studies/digits/timeline")["lost"] == 8

@@ -131,6 +131,14 @@ def asked(service, operation, mode):
     run()
 
 
+def test_every_operation_names_its_errors_one_by_one(schema):
+    for item in schema.raw_schema["paths"].values():
+        for operation in item.values():
+            told = set(operation["responses"])
+            assert told.isdisjoint({"default", "4XX", "5XX"}) and "421" in told
+            assert {"401", "403"} <= told or not operation.get("security")
+
+
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.value)
 def test_every_operation_answers_as_it_says(service, schema, mode):
     told = {(m, p) for m, p in operations(schema.raw_schema)}

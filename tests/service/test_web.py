@@ -55,6 +55,33 @@ def test_no_style_sheet_asks_for_a_file():
             assert not re.search(r"url\(|@import", path.read_text("utf-8")), path.name
 
 
+def test_a_dark_page_looks_the_same_whoever_asked_for_it():
+    text = (ROOT / "dashboards/web/style/tokens.css").read_text("utf-8")
+    blocks = re.findall(r"^ *:root([^{]*){([^}]*)}", text, re.M)
+    by_system, by_switch = (
+        sorted(line.strip() for line in body.split(";"))
+        for selector, body in blocks
+        if "data-theme" in selector
+    )
+    assert by_system == by_switch and len(by_system) > 20
+
+
+def imports_of(path):
+    found = re.findall(r"^import .*?from '(\.[^']+)'", path.read_text("utf-8"), re.M)
+    return {(path.parent / name).resolve() for name in found}
+
+
+def test_what_a_first_page_needs_is_loaded_ahead():
+    web = (ROOT / "dashboards/web").resolve()
+    needed, new = set(), {web / "app.js", web / "pages/study.js", web / "pages/studies.js"}
+    while new:
+        needed |= new
+        new = set().union(*map(imports_of, new)) - needed
+    text = (web / "index.html").read_text("utf-8")
+    names = re.findall(r'(?:modulepreload" href|src)="/static/(\S+)"', text)
+    assert needed - {web / name for name in names} == set()
+
+
 def test_no_script_is_longer_than_a_python_module_may_be():
     assert not [path for path, text in TEXTS.items() if len(text.splitlines()) > 400]
 

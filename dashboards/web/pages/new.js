@@ -5,6 +5,7 @@ import {debounce, fill, h} from '../lib/dom.js';
 import * as say from '../lib/format.js';
 import {schemaForm} from '../parts/form.js';
 import {attempt, toast} from '../parts/toast.js';
+import {uploads} from '../parts/uploads.js';
 
 const CHECK_MS = 250;
 const PREFERRED = 'digits';
@@ -20,6 +21,7 @@ export async function mount(host, params, {go, store, query}) {
   const about = h('p', {class: 'small muted'});
   const spec = h('input', {type: 'file', accept: '.toml', class: 'visually-hidden', id: 'spec-file', 'data-test': 'spec-file', onchange: async () => { if (spec.files[0]) use(await spec.files[0].text()); spec.value = ''; }});
   const weights = h('input', {type: 'file', accept: '.safetensors,.pt,.pth', class: 'visually-hidden', id: 'weights-file', 'data-test': 'weights-file', onchange: send});
+  const uploaded = uploads({items: files.items, session: store.session, onUse: (path) => attempt(() => name(path))});
   let checks = 0;
   let changes = 0;
 
@@ -83,11 +85,16 @@ export async function mount(host, params, {go, store, query}) {
     await attempt(async () => {
       toast(`Sending ${file.name}, ${say.bytes(file.size)}.`);
       const got = await api.upload('/files', {name: file.name}, file);
-      const {spec: known} = await api.post('/specs/check', {toml: area.value});
-      form.set({...known, network: {...known?.network, checkpoint: got.path}});
-      fromForm();
+      await Promise.all([name(got.path), uploaded.load()]);
       toast(`${got.name} is there; network.checkpoint names it.`);
     });
+  }
+
+  /** Let the spec name a file. */
+  async function name(path) {
+    const {spec: known} = await api.post('/specs/check', {toml: area.value});
+    form.set({...known, network: {...known?.network, checkpoint: path}});
+    fromForm();
   }
 
   async function start() {
@@ -112,6 +119,7 @@ export async function mount(host, params, {go, store, query}) {
     h('div', {class: 'head'}, h('div', {class: 'head-title'}, h('nav', {class: 'crumbs', 'aria-label': 'Where'}, h('a', {href: '/'}, 'Studies')), h('h1', null, 'New study')), launch),
     !store.mayWrite && h('p', {class: 'alert info'}, 'A viewer may look and check, not launch; ask an operator.'),
     h('div', {class: 'row'}, template, h('label', {for: 'spec-file', class: 'button'}, 'From a file…'), spec, store.mayWrite && h('label', {for: 'weights-file', class: 'button'}, 'Upload weights…'), store.mayWrite && weights, about),
+    uploaded.element,
     h('div', {class: 'split'}, form.element,
       h('div', {class: 'toml-side stack'}, verdict, errors, area, h('p', {class: 'small muted'}, 'Both sides are one study. A change in the form writes this text anew, without its comments. Ctrl+Enter launches.'))));
 

@@ -26,6 +26,7 @@ export function studyTabs(page) {
     {id: 'selection', title: 'Selection', draw: show(selectionPanel)},
     {id: 'all', title: 'All evaluations', draw: show(allPanel)},
     {id: 'history', title: 'Over time', draw: show((panel) => historyPanel(panel, page))},
+    {id: 'workers', title: 'Workers', draw: show(workersTab)},
     ...(study.item.variables?.length > 1 ? [{id: 'parallel', title: 'Variables', draw: show(parallelPanel)}] : []),
     {id: 'failures', title: failuresTitle(), draw: show(failuresPanel)},
     {id: 'exports', title: 'Exports', draw: show(exportsPanel)},
@@ -92,7 +93,7 @@ export function studyTabs(page) {
     const total = h('span', {class: 'small muted'});
     const more = h('button', {type: 'button', class: 'small-button', onclick: () => load(true), 'data-test': 'more-evaluations'}, 'Load more');
     const choice = (label, name, options) => h('select', {'aria-label': label, onchange: (event) => { ask[name] = event.target.value; load(); }}, options.map((value) => h('option', {value}, value || `any ${name}`)));
-    fill(panel, h('div', {class: 'row'}, choice('Stage', 'stage', ['', 'search', 'refined', 'merged', 'trained']), choice('Status', 'status', ['', 'complete', 'stopped', 'failed']), total), rows.element, h('div', {class: 'row'}, more));
+    fill(panel, h('div', {class: 'row'}, choice('Stage', 'stage', ['', 'search', 'refined', 'merged', 'distilled', 'tuned']), choice('Status', 'status', ['', 'complete', 'stopped', 'failed']), total), rows.element, h('div', {class: 'row'}, more));
     async function load(on = false) {
       const got = await api.get(`${study.url}/evaluations`, {...ask, limit: LIMIT, after: on ? next : null});
       items = on ? [...items, ...got.items] : got.items;
@@ -120,6 +121,13 @@ export function studyTabs(page) {
     return {close() { closed = true; part?.close(); }};
   }
 
+  function workersTab(panel) {
+    let closed = false;
+    let part = null;
+    import('./study-workers.js').then(({workersPanel}) => { if (!closed) part = workersPanel(panel, page); });
+    return {changed(topic) { part?.changed(topic); }, close() { closed = true; part?.close(); }};
+  }
+
   function failuresPanel(panel) {
     const draw = () => {
       const {errors = [], retriable, failed, status} = study.item;
@@ -133,7 +141,7 @@ export function studyTabs(page) {
         {key: 'id', title: 'Evaluation', sort: (r) => r.id, cell: (r) => String(r.id)}, {key: 'text', title: 'Recipe', cell: (r) => h('span', {class: 'mono'}, r.text)},
         {key: 'error', title: 'Reason', cell: (r) => h('span', {class: 'wrap-text'}, r.error)}, {key: 'retriable', title: 'Can be retried', minor: true, cell: (r) => (r.retriable ? 'yes' : 'no')}]});
       rows.set(errors);
-      fill(panel, h('div', {class: 'row spread'}, h('p', null, `${say.plural(failed, 'evaluation')} failed; the study went on without them. ${say.plural(retriable ?? 0, 'was', 'were')} not at fault themselves.`), retriable > 0 && retry), rows.element);
+      fill(panel, h('div', {class: 'row spread'}, h('p', null, `${say.plural(failed, 'evaluation')} failed; the study went on without them. ${say.plural(retriable ?? 0, 'was', 'were')} not at fault ${retriable === 1 ? 'itself' : 'themselves'}.`), retriable > 0 && retry), rows.element);
     };
     draw();
     return {changed: (topic) => { if (topic === 'item') draw(); }};

@@ -192,7 +192,7 @@ export async function mount(host, {name}, shell) {
     const pins = (item.pins ?? []).map((id) => study.front.find((p) => p.id === id)).filter(Boolean);
     chart.set({
       series: [{name, columns: study.points, front}, ...view.overlays], metricName: item.metric_name, baseline: item.baseline ?? null,
-      original: item.original_bytes ?? null, dropLimit: item.max_drop ?? null, generation: view.generation, logx: view.logx, hidden: view.hidden,
+      last: study.front, original: item.original_bytes ?? null, dropLimit: item.max_drop ?? null, generation: view.generation, logx: view.logx, hidden: view.hidden,
       limits: view.limits, rings, selected: view.selected, pins, view: view.view, tool: view.tool, fresh,
     });
     const got = study.points;
@@ -241,6 +241,7 @@ export async function mount(host, {name}, shell) {
     if (topic === 'exports') lower.changed('exports');
     if (topic === 'event') lower.changed('event', value);
   });
+  if (study.isStored) study.loadRest();
   const stop = store.follow(`${study.url}/events`, (event) => study.receive(event));
   const poll = setInterval(() => {
     if (!document.hidden && ['running', 'queued'].includes(study.item.status)) study.poll();

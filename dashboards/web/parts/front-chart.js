@@ -17,7 +17,7 @@ export const lookOf = (i) => ({colour: SERIES_COLOURS[i % SERIES_COLOURS.length]
 const START = {
   series: [], metricName: 'top1', baseline: null, original: null, dropLimit: null, generation: null,
   logx: true, hidden: new Set(), limits: {bytes: null, drop: null}, rings: [], selected: null,
-  pins: [], view: null, tool: 'box', byStage: true, fresh: [],
+  pins: [], view: null, tool: 'box', byStage: true, fresh: [], last: [],
 };
 
 export class FrontChart {
@@ -85,7 +85,9 @@ export class FrontChart {
 
   /** What there is to see: all of the front, and points not far below it. */
   #domains() {
-    const {series, baseline, dropLimit, view} = this.state;
+    const {baseline, dropLimit, view} = this.state;
+    // A film's axes are those of its last picture, so that what moves is the front.
+    const series = [...this.state.series, {columns: null, front: this.state.last}];
     let [low, top, lowest] = [Infinity, -Infinity, Infinity];
     for (const {columns, front} of series) {
       for (const {metric} of front) {

@@ -2,8 +2,8 @@
 
 import {s} from '../lib/dom.js';
 
-export const STAGES = ['search', 'refined', 'merged', 'trained'];
-export const STAGE_WORDS = {search: 'search', refined: 'refined', merged: 'merged', trained: 'trained'};
+export const STAGES = ['search', 'refined', 'merged', 'distilled', 'tuned'];
+export const STAGE_WORDS = {search: 'search', refined: 'refined', merged: 'merged', distilled: 'distilled', tuned: 'tuned'};
 
 /** Trace a stage's shape around (x, y) on anything with canvas path methods. */
 export function trace(path, stage, x, y, r) {
@@ -17,11 +17,12 @@ export function trace(path, stage, x, y, r) {
     path.lineTo(x, y + a);
     path.lineTo(x - a, y);
     path.closePath();
-  } else if (stage === 'trained') {
+  } else if (stage === 'distilled' || stage === 'tuned') {
     const a = r * 1.3;
-    path.moveTo(x, y - a);
-    path.lineTo(x + a * 0.95, y + a * 0.75);
-    path.lineTo(x - a * 0.95, y + a * 0.75);
+    const up = stage === 'distilled' ? 1 : -1;
+    path.moveTo(x, y - up * a);
+    path.lineTo(x + a * 0.95, y + up * a * 0.75);
+    path.lineTo(x - a * 0.95, y + up * a * 0.75);
     path.closePath();
   } else {
     path.moveTo(x + r, y);
@@ -35,7 +36,8 @@ export function markIcon(stage, {filled = true, kind = stage} = {}) {
     search: () => s('circle', {cx: 7, cy: 7, r: 4.5}),
     refined: () => s('rect', {x: 3, y: 3, width: 8, height: 8}),
     merged: () => s('path', {d: 'M7 1.500 12.500 7 7 12.500 1.500 7Z'}),
-    trained: () => s('path', {d: 'M7 1.500 12.500 11.500H1.500Z'}),
+    distilled: () => s('path', {d: 'M7 1.500 12.500 11.500H1.500Z'}),
+    tuned: () => s('path', {d: 'M7 12.500 12.500 2.500H1.500Z'}),
     stopped: () => s('path', {d: 'M2 7H12', 'stroke-width': 2}),
   };
   return s('svg', {class: `mark mark-${kind} ${filled ? 'filled' : 'hollow'}`, viewBox: '0 0 14 14', width: 14, height: 14, 'aria-hidden': 'true', focusable: 'false'}, (shapes[stage] ?? shapes.search)());

@@ -10,6 +10,7 @@ Source: methods.md section 6; GPTQ (arXiv 2210.17323) for the recursion. Differe
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +83,14 @@ class Feedback(Method):
     def rescales(self) -> bool:
         """Whether rows are balanced."""
         return self.options.balance > 0
+
+    def weights(
+        self, prepared: FeedbackPrepared, network: Network
+    ) -> Sequence[NDArray[np.floating[Any]]]:
+        """Return the balanced weights."""
+        layers = prepared.layers
+        tensors = [*(factor.weight for factor in layers.factors), *layers.plain.values()]
+        return [tensor.detach().cpu().numpy() for tensor in tensors]
 
     @property
     def _finest(self) -> int:

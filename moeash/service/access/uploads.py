@@ -33,12 +33,14 @@ class Upload:
         path: the whole.
         size_bytes: of it.
         sha256: of it, in hex.
+        uploaded_by: whose it is; None where nobody wrote it down.
     """
 
     name: str
     path: str
     size_bytes: int
     sha256: str
+    uploaded_by: str | None
 
 
 class Uploads:
@@ -57,12 +59,13 @@ class Uploads:
         self._slots = threading.BoundedSemaphore(MOST_AT_ONCE)
         self._digests: dict[tuple[str, int, int], str] = {}
 
-    def store(self, name: str, pull: Callable[[], bytes]) -> tuple[Upload, bool]:
+    def store(self, name: str, pull: Callable[[], bytes], by: str) -> tuple[Upload, bool]:
         """Store a file; return it, and whether it is new.
 
         Args:
             name: of it.
             pull: gives the next bytes; none at the end.
+            by: who brings it.
 
         Raises:
             InputError: the name or the content is none of what may be uploaded.
@@ -80,13 +83,42 @@ class Uploads:
             with temporary_in(self._folder) as temporary:
                 digest = self._receive(temporary, pull)
                 check_content(temporary, suffix)
-                return self._take(temporary, self._folder / name, digest)
+                return self._take(temporary, self._folder / name, digest, by)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise _no_room() from error
             raise
         finally:
             self._slots.release()
+
+    def remove(self, name: str, by: str | None, used_by: Callable[[Path], str | None]) -> None:
+        """Delete a file.
+
+        Args:
+            name: of it.
+            by: whose it must be; None: anybody's.
+            used_by: returns the name of a study that needs a file.
+
+        Raises:
+            Problem: there is no such file, it is somebody else's, or a study needs it.
+        """
+        path = self._folder / name
+        with self._alone():
+            known = _NAME.fullmatch(name) and path.suffix in CHECKS and not path.is_symlink()
+            if not known or not path.is_file():
+                raise Problem(404, "no-such-file", f"no file {name!r:.100} was uploaded")
+            owner = self._described(path).uploaded_by
+            if by is not None and by != owner:
+                raise Problem(
+                    403, "not-yours", f"{name!r} is {owner or 'nobody'}'s; ask them, or an admin"
+                )
+            study = used_by(path)
+            if study is not None:
+                raise Problem(
+                    409, "file-in-use", f"study {study!r} needs {name!r}; wait for it, or stop it"
+                )
+            path.unlink()
+            self._owner_of(path).unlink(missing_ok=True)
 
     def all(self) -> list[Upload]:
         """Return all files, by name."""
@@ -129,10 +161,12 @@ class Uploads:
                     total += entry.stat(follow_symlinks=False).st_size
         return total
 
-    def _take(self, temporary: Path, target: Path, digest: str) -> tuple[Upload, bool]:
+    def _take(self, temporary: Path, target: Path, digest: str, by: str) -> tuple[Upload, bool]:
         with self._alone():
             is_new = not os.path.lexists(target)
             if is_new:
+                # Before the file: one that is there has an owner.
+                self._owner_of(target).write_text(by, "utf-8")
                 temporary.replace(target)
                 status = target.stat()
                 self._digests[target.name, status.st_size, status.st_mtime_ns] = digest
@@ -153,7 +187,14 @@ class Uploads:
         if key not in self._digests:
             with path.open("rb") as file:
                 self._digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
-        return Upload(path.name, str(path), status.st_size, self._digests[key])
+        owner = self._owner_of(path)
+        by = owner.read_text("utf-8", "replace") if owner.is_file() else None
+        return Upload(path.name, str(path), status.st_size, self._digests[key], by)
+
+    def _owner_of(self, path: Path) -> Path:
+        """Return the file that says who brought another; no upload's name begins with a dot."""
+        digest = hashlib.sha256(path.name.encode()).hexdigest()[:32]
+        return self._folder / f".{digest}.owner"
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -12,14 +12,15 @@ from moeash.service.context import Context
 from moeash.service.views.documents import (
     EvaluationPage,
     Front,
-    Generation,
     Generations,
     PickDocument,
     Points,
     SolutionDetail,
+    Timeline,
     evaluation_document,
 )
 from moeash.service.views.etags import etag_of, unchanged
+from moeash.service.views.timeline import timeline_of
 from moeash.study.spec.output import Pick
 from moeash.study.storage.records import Stage
 from moeash.study.storage.team.listing import EvaluationOrder
@@ -40,11 +41,16 @@ NO_POINTS = Points(
     size_bytes=[],
     metric=[],
     generation=[],
+    worker=[],
+    workers=[],
     front=[],
     shown=0,
     total=0,
+    drawable=0,
     last=0,
 ).model_dump()
+
+NO_TIMELINE = Timeline(began_at_s=None, length_s=0, pauses=[], items=[], workers=0, lost=0)
 
 
 def router(context: Context) -> APIRouter:
@@ -81,11 +87,23 @@ def router(context: Context) -> APIRouter:
         if study is None:
             return JSONResponse(NO_POINTS)
         chart = charts.of(study.record)
-        tag = etag_of(study.record.id, chart.last, columns, rows, after)
+        tag = etag_of(study.record.id, chart.last, chart.columns.tally(), columns, rows, after)
         if unchanged(request, tag):
             return Response(status_code=304, headers={"ETag": tag})
         document = chart.document(chart.thinned(columns, rows, after=after))
         return JSONResponse(document, headers={"ETag": tag})
+
+    @routes.get("/timeline")
+    def show_timeline(
+        name: str,
+        cells: Annotated[int, Query(ge=10, le=2000)] = 300,
+        rows: Annotated[int, Query(ge=1, le=500)] = 40,
+    ) -> Timeline:
+        """Show which worker evaluated what when, thinned, and how busy each was."""
+        study = studies.stored(name)
+        if study is None:
+            return NO_TIMELINE
+        return timeline_of(charts.of(study.record).columns, cells=cells, rows=rows)
 
     @routes.get("/evaluations")
     def list_evaluations(
@@ -132,12 +150,13 @@ def router(context: Context) -> APIRouter:
             headers={"Content-Disposition": f'attachment; filename="evaluations.{kind}"'},
         )
 
-    @routes.get("/generations")
-    def list_generations(name: str) -> Generations:
+    @routes.get("/generations", response_model=Generations)
+    def list_generations(name: str) -> Response:
         """List the generations of the search."""
         study = studies.stored(name)
         generations = [] if study is None else study.generations()
-        return Generations(items=[Generation(**vars(g)) for g in generations])
+        # As they were stored and checked: thousands, of plain values.
+        return JSONResponse({"items": [vars(generation) for generation in generations]})
 
     @routes.get("/solutions/{number}")
     def show_solution(name: str, number: Number) -> SolutionDetail:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from moeash.errors import LaunchNotFoundError, NothingMeetsError
 from moeash.launch.base import Export, FormatName, PickName
-from moeash.launch.exports import ExportStatus, export_state, exported_file, log_of
+from moeash.launch.exports import ExportState, export_state, exported_file, log_of
 from moeash.launch.logs import read_piece
 from moeash.service.access.auth import Identity
 from moeash.service.context import Context
@@ -39,52 +39,10 @@ class NewExport(Body):
     formats: list[FormatName] = Field(["moeash"], min_length=1, max_length=10)
 
 
-class ExportedFileDocument(BaseModel):
-    """A file to download.
-
-    Attributes:
-        name: of it.
-        size_bytes: of it.
-        sha256: of its content, in hexadecimal digits.
-    """
-
-    name: str
-    size_bytes: int
-    sha256: str
-
-
-class ExportDocument(BaseModel):
-    """Where an export stands.
-
-    Attributes:
-        id: of the export.
-        study: whose solution it is.
-        status: in one word.
-        request: what was asked for.
-        error: why it failed, in one line.
-        report: what was exported and how it measured, as ``moeash export --json`` prints it.
-        inspection: bytes of every part and tensor, as ``moeash inspect --json`` prints them.
-        files: to download.
-        requested_at: UTC, ISO 8601.
-        ended_at: UTC, ISO 8601.
-    """
-
-    id: int
-    study: str
-    status: ExportStatus
-    request: dict[str, Any]
-    error: str | None
-    report: dict[str, Any] | None
-    inspection: dict[str, Any] | None
-    files: list[ExportedFileDocument]
-    requested_at: str
-    ended_at: str | None
-
-
 class Exports(BaseModel):
     """The last exports of a study, oldest first."""
 
-    items: list[ExportDocument]
+    items: list[ExportState]
 
 
 FILE: dict[int | str, dict[str, Any]] = {
@@ -99,11 +57,6 @@ FILE: dict[int | str, dict[str, Any]] = {
 }
 
 
-def document_of(record: LaunchRecord) -> ExportDocument:
-    """Return an export as a document."""
-    return ExportDocument(**export_state(record).as_dict())
-
-
 def router(context: Context) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(tags=["exports"])
@@ -116,7 +69,7 @@ def router(context: Context) -> APIRouter:
         new: NewExport,
         response: Response,
         who: Annotated[Identity, Depends(auth.operator)],
-    ) -> ExportDocument:
+    ) -> ExportState:
         """Begin to export a solution: it is built again, written, read back and compared."""
         asked = Export(name, **new.model_dump(exclude={"formats"}), formats=tuple(new.formats))
         study = studies.study(name)
@@ -128,19 +81,19 @@ def router(context: Context) -> APIRouter:
                 raise NothingMeetsError(rule.reason or "no solution is within the limits")
         record = queue.enqueue(asked, who.name)
         response.headers["Location"] = f"/api/v1/exports/{record.id}"
-        return document_of(record)
+        return export_state(record)
 
     @routes.get("/studies/{name}/exports", dependencies=[Depends(auth.viewer)])
     def list_exports(name: str) -> Exports:
         """List the last exports of a study."""
         studies.item(name)
         found = launches.of_study(name, "export", limit=LISTED)
-        return Exports(items=[document_of(record) for record in reversed(found)])
+        return Exports(items=[export_state(record) for record in reversed(found)])
 
     @routes.get("/exports/{id}", dependencies=[Depends(auth.viewer)])
-    def show_export(id: Number) -> ExportDocument:
+    def show_export(id: Number) -> ExportState:
         """Show where an export stands, and what it verified."""
-        return document_of(_export(id))
+        return export_state(_export(id))
 
     @routes.get(
         "/exports/{id}/files/{file}",

@@ -5,12 +5,13 @@ from dataclasses import asdict
 from typing import Annotated
 
 from anyio import from_thread, to_thread
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
-from moeash.service.access.auth import Auth
+from moeash.service.access.auth import Auth, Identity
 from moeash.service.access.uploads import Uploads
+from moeash.service.access.uses import Uses
 from moeash.service.problems import Problem
 
 PIECE = 1 << 20
@@ -24,6 +25,7 @@ class File(BaseModel):
     path: str = Field(description="The whole path on the service's machine.")
     size_bytes: int
     sha256: str
+    uploaded_by: str | None = Field(description="Whose it is: theirs to delete, and an admin's.")
 
 
 class FileList(BaseModel):
@@ -40,19 +42,19 @@ BODY = {
 }
 
 
-def router(auth: Auth, uploads: Uploads) -> APIRouter:
+def router(auth: Auth, uploads: Uploads, uses: Uses) -> APIRouter:
     """Return the routes.
 
     Args:
         auth: lets people in.
         uploads: the folder.
+        uses: which study needs a file.
     """
     routes = APIRouter(prefix="/files", tags=["files"])
 
     @routes.post(
         "",
         status_code=201,
-        dependencies=[Depends(auth.operator)],
         openapi_extra=BODY,
         summary="Upload a checkpoint or a spec",
         responses={200: {"description": "That very file was there already", "model": File}},
@@ -61,6 +63,7 @@ def router(auth: Auth, uploads: Uploads) -> APIRouter:
         request: Request,
         response: Response,
         name: Annotated[str, Query(max_length=200, description="With its ending.")],
+        who: Annotated[Identity, Depends(auth.operator)],
     ) -> File:
         """Store a safetensors file, what torch.save wrote of a state_dict, or a TOML spec."""
         pieces = _pieces(request)
@@ -70,7 +73,7 @@ def router(auth: Auth, uploads: Uploads) -> APIRouter:
 
         try:
             stored, is_new = await to_thread.run_sync(
-                uploads.store, name, lambda: from_thread.run(following)
+                uploads.store, name, lambda: from_thread.run(following), who.name
             )
         except ClientDisconnect as error:
             raise Problem(400, "upload-broken-off", "the upload was broken off") from error
@@ -82,6 +85,14 @@ def router(auth: Auth, uploads: Uploads) -> APIRouter:
     def list_files() -> FileList:
         """Return all uploaded files."""
         return FileList(items=[File(**asdict(upload)) for upload in uploads.all()])
+
+    @routes.delete("/{file}", status_code=204, summary="Delete an uploaded file")
+    def delete_file(
+        file: Annotated[str, Path(max_length=200)],
+        who: Annotated[Identity, Depends(auth.operator)],
+    ) -> None:
+        """Delete a file that one has uploaded, an admin anybody's; not while a study needs it."""
+        uploads.remove(file, None if who.role == "admin" else who.name, uses.of)
 
     return routes
 

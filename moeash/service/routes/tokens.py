@@ -9,8 +9,8 @@ from moeash.errors import InputError
 from moeash.service.access.auth import Auth
 from moeash.service.problems import Problem
 from moeash.service.views.documents import Body
-from moeash.study.storage.team.audit import Audit
-from moeash.study.storage.team.roles import AuditRole, Role
+from moeash.study.storage.team.audit import Audit, AuditRecord
+from moeash.study.storage.team.roles import Role
 from moeash.study.storage.team.tokens import LONGEST_NAME, MOST_DAYS, TokenRecord
 
 MOST_ROWS = 500
@@ -55,23 +55,10 @@ class TokenList(BaseModel):
     items: list[Token]
 
 
-class AuditRow(BaseModel):
-    """What somebody did."""
-
-    id: int
-    at: str
-    who: str
-    role: AuditRole
-    action: str
-    target: str
-    status: int
-    address: str
-
-
 class AuditPage(BaseModel):
     """What was done, newest first."""
 
-    items: list[AuditRow]
+    items: list[AuditRecord]
     next: int | None = Field(description="The `after` of the next page; null: there is none.")
 
 
@@ -119,7 +106,7 @@ def router(auth: Auth, audit: Audit) -> APIRouter:
     ) -> AuditPage:
         """Return what was done, newest first."""
         rows = audit.page(before=after, limit=limit + 1)
-        shown = [AuditRow.model_validate(vars(row)) for row in rows[:limit]]
+        shown = list(rows[:limit])
         return AuditPage(items=shown, next=shown[-1].id if len(rows) > limit else None)
 
     return routes

@@ -1,11 +1,10 @@
 """Evaluations of studies as columns, kept while people look at them: fronts and thinned points.
 
 A study of 50,000 evaluations takes a tenth of a second to read, and a page asks every second. So
-what was read stays, and only newer evaluations are read; complete ones never change.
+what was read stays, and only newer evaluations are read; complete ones never change. A failure that
+is tried again keeps its number: then the counts differ, and everything is read again.
 """
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeash.core.solutions.objectives import as_minimised
+from moeash.service.views.kept import Kept
 from moeash.study.facts import StudyFacts
 from moeash.study.solution import front_rows
+from moeash.study.storage.columns import STAGES, STATUSES, Columns
 from moeash.study.storage.records import StudyRecord
-from moeash.study.storage.team.listing import STAGES, STATUSES, Listing, Scatter
-
-KEPT = 32
-"""Studies whose columns are kept; at 64 bytes an evaluation, 100 MB if all had 50,000."""
+from moeash.study.storage.team.listing import Listing
 
 FEW = 4000
 """Points that a chart draws as they are."""
@@ -45,10 +43,10 @@ class Chart:
     """The columns of one study.
 
     Attributes:
-        columns: all evaluations but failed ones, by number.
+        columns: all evaluations, by number.
     """
 
-    def __init__(self, facts: StudyFacts, columns: Scatter) -> None:
+    def __init__(self, facts: StudyFacts, columns: Columns) -> None:
         self._facts = facts
         self.columns = columns
         self._front = self._front_of(np.arange(len(columns.number)))
@@ -59,16 +57,16 @@ class Chart:
         numbers = self.columns.number
         return int(numbers[-1]) if len(numbers) else 0
 
-    def extended(self, newer: Scatter) -> "Chart":
+    def extended(self, newer: Columns) -> "Chart":
         """Return the chart with newer evaluations."""
         if not len(newer.number):
             return self
         joined = Chart.__new__(Chart)
         joined._facts = self._facts
-        joined.columns = Scatter(
+        joined.columns = Columns(
             *(
                 np.concatenate([getattr(part, field.name) for part in (self.columns, newer)])
-                for field in fields(Scatter)
+                for field in fields(Columns)
             )
         )
         # Whatever was dominated stays so: the new front is among the old one and the newer rows.
@@ -96,9 +94,7 @@ class Chart:
             after: only points with a higher number.
         """
         here = self.columns
-        usable = np.flatnonzero(
-            (here.number > after) & np.isfinite(here.metric) & (here.size_bytes > 0)
-        )
+        usable = self._drawable(after)
         if len(usable) <= FEW:
             return Thinned(usable, len(usable))
         x = _cells(np.log(here.size_bytes[usable]), columns)
@@ -109,9 +105,17 @@ class Chart:
         kept = np.union1d(usable[first], self._front[np.isin(self._front, usable)])
         return Thinned(kept, len(usable))
 
+    def _drawable(self, after: int) -> NDArray[np.int64]:
+        here = self.columns
+        return np.flatnonzero(
+            (here.number > after) & np.isfinite(here.metric) & (here.size_bytes > 0)
+        )
+
     def document(self, thinned: Thinned) -> dict[str, Any]:
         """Return chosen points as columns of plain values."""
         here, chosen = self.columns, thinned.rows
+        worker = here.worker[chosen].tolist()
+        numbers = {name: i for i, name in enumerate(sorted({*worker} - {None}))}
         return {
             "numbers": here.number[chosen].tolist(),
             "stage": [STAGES[i] for i in here.stage[chosen]],
@@ -119,9 +123,12 @@ class Chart:
             "size_bytes": here.size_bytes[chosen].astype(int).tolist(),
             "metric": here.metric[chosen].tolist(),
             "generation": here.generation[chosen].tolist(),
+            "worker": [numbers.get(name, -1) for name in worker],
+            "workers": list(numbers),
             "front": self.front().tolist(),
             "shown": len(chosen),
             "total": thinned.total,
+            "drawable": len(self._drawable(0)),
             "last": self.last,
         }
 
@@ -144,24 +151,22 @@ def _cells(values: NDArray[np.float64], n: int) -> NDArray[np.int64]:
 
 
 class Charts:
-    """The charts of the studies that were asked for last. Threads may share it."""
+    """The charts of the studies that were asked for last. Threads may share it.
+
+    At 88 bytes an evaluation they take 140 MB if all have 50,000.
+    """
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
-        self._kept: OrderedDict[tuple[int, str], Chart] = OrderedDict()
-        self._alone = threading.Lock()
+        self._kept: Kept[Chart] = Kept()
 
     def of(self, record: StudyRecord) -> Chart:
         """Return a study's chart with everything that is stored now."""
-        key = (record.id, record.created_at)  # SQLite gives the id of a deleted study again
-        with self._alone:
-            known = self._kept.get(key)
+        known = self._kept.get(record)
         after = 0 if known is None else known.last
-        columns = self._listing.scatter(record.id, after=after)
+        columns, tally = self._listing.columns(record.id, after=after)
         chart = Chart(record.facts, columns) if known is None else known.extended(columns)
-        with self._alone:
-            self._kept[key] = chart
-            self._kept.move_to_end(key)
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+        if known is not None and chart.columns.tally() != tally:
+            chart = Chart(record.facts, self._listing.columns(record.id)[0])
+        self._kept.put(record, chart)
         return chart

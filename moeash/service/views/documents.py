@@ -5,9 +5,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from moeash.core.histogram import Histogram
 from moeash.study.facts import StudyFacts
 from moeash.study.solution import Solution
-from moeash.study.storage.records import EvaluationRecord
+from moeash.study.storage.records import EvaluationRecord, GenerationRecord
 from moeash.study.storage.team.listing import Standing
 
 
@@ -168,9 +169,15 @@ class SolutionDocument(BaseModel):
 
 
 class SolutionDetail(SolutionDocument):
-    """A solution by itself, with the solutions it was made of, the nearest first."""
+    """A solution by itself.
+
+    Attributes:
+        parents: the solutions it was made of, the nearest first.
+        histogram: of the float weights, in the units that its codebook's entries have.
+    """
 
     parents: list[SolutionDocument]
+    histogram: Histogram | None
 
 
 class Front(BaseModel):
@@ -191,9 +198,12 @@ class Points(BaseModel):
         size_bytes: of each.
         metric: of each.
         generation: of each.
+        worker: of each, as an index into ``workers``; -1 where nobody knows.
+        workers: names of those who evaluated these points.
         front: numbers of the whole front.
         shown: points given.
-        total: points there are.
+        total: points there are, of those asked for.
+        drawable: points there are in all: more than a page knows when a failure was tried again.
         last: the highest number there is: ask for points after it.
     """
 
@@ -203,10 +213,73 @@ class Points(BaseModel):
     size_bytes: list[int]
     metric: list[float]
     generation: list[int]
+    worker: list[int]
+    workers: list[str]
     front: list[int]
     shown: int
     total: int
+    drawable: int
     last: int
+
+
+class Pause(BaseModel):
+    """A time in which no worker evaluated anything, cut out of a timeline.
+
+    Attributes:
+        at_s: where it would be.
+        length_s: how long it was.
+    """
+
+    at_s: float
+    length_s: float
+
+
+class WorkerRow(BaseModel):
+    """What one worker evaluated, as bars.
+
+    Attributes:
+        worker: its name.
+        evaluations: in all.
+        failed: of them.
+        busy_s: seconds it spent on them.
+        alive_s: seconds from the beginning of its first to the end of its last, without pauses.
+        utilisation: ``busy_s`` of ``alive_s``.
+        start_s: of each bar, in seconds from the beginning of the timeline.
+        end_s: of each bar.
+        share: of the time between, that it was busy for.
+        number: of each bar's evaluation; None where bars stand for more than one.
+    """
+
+    worker: str
+    evaluations: int
+    failed: int
+    busy_s: float
+    alive_s: float
+    utilisation: float
+    start_s: list[float]
+    end_s: list[float]
+    share: list[float]
+    number: list[int] | None
+
+
+class Timeline(BaseModel):
+    """The evaluations of a study by worker.
+
+    Attributes:
+        began_at_s: when the first began, in seconds since 1970; None before there is one.
+        length_s: to the end of the last, without pauses.
+        pauses: that were cut out.
+        items: workers in the order they began, at most as many as were asked for.
+        workers: in all.
+        lost: evaluations of which no worker is known: theirs was lost, or nobody wrote it down.
+    """
+
+    began_at_s: float | None
+    length_s: float
+    pauses: list[Pause]
+    items: list[WorkerRow]
+    workers: int
+    lost: int
 
 
 class EvaluationDocument(BaseModel):
@@ -231,6 +304,8 @@ class EvaluationDocument(BaseModel):
     retriable: bool
     on_front: bool
     created_at: str
+    worker: str | None
+    ended_at: str | None
 
 
 class EvaluationPage(BaseModel):
@@ -241,21 +316,10 @@ class EvaluationPage(BaseModel):
     total: int
 
 
-class Generation(BaseModel):
-    """A generation of the search."""
-
-    index: int
-    hypervolume: float
-    n_evaluations: int
-    n_front: int
-    n_batches: int
-    elapsed_s: float
-
-
 class Generations(BaseModel):
     """All generations of a study."""
 
-    items: list[Generation]
+    items: list[GenerationRecord]
 
 
 class EventDocument(BaseModel):
@@ -316,4 +380,6 @@ def evaluation_document(
         retriable=outcome.retriable,
         on_front=record.number in front,
         created_at=record.created_at,
+        worker=outcome.worker,
+        ended_at=outcome.ended_at,
     )

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from moeash.core.histogram import Histogram
 from moeash.core.solutions.candidate import Candidate
 from moeash.errors import NothingMeetsError, SpecError, StudyNotFoundError
 from moeash.launch.standing import standing
@@ -45,10 +46,11 @@ MOST_COUNTED = 1000
 
 @dataclass(frozen=True)
 class _Counted:
-    """The counts of a study, and what was stored of it before they were taken."""
+    """What a list says of a study, and what was stored of it before that was read."""
 
     stamp: tuple[Any, ...]
     summary: StudySummary
+    course: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,9 @@ class Studies:
 
     def page(self, wanted: Wanted, order: StudyOrder, after: str | None, limit: int) -> StudyPage:
         """Return a page of studies."""
-        page = self.listing.studies(wanted, order=order, after=after, limit=limit)
-        items = self.items(page.names)
+        with self.storage.database.kept_open():
+            page = self.listing.studies(wanted, order=order, after=after, limit=limit)
+            items = self.items(page.names)
         return StudyPage(
             items=[items[name] for name in page.names if name in items],
             next=page.next,
@@ -97,16 +100,16 @@ class Studies:
         return {name: found.item for name, found in self._find(names).items()}
 
     def _find(self, names: Sequence[str]) -> dict[str, _Found]:
-        summaries = self.summaries(names)
+        counted = self._count(names)
+        summaries = {name: each.summary for name, each in counted.items()}
         ids = {s.record.id: s for s in summaries.values()}
         labels = self.labels.of(ids)
-        lengths = {id_: s.n_generations for id_, s in ids.items()}
-        courses = self.listing.hypervolumes(lengths, SPARKLINE)
         running = [id_ for id_, s in ids.items() if s.status == "running"]
         workers = self.listing.newest(running, "workers")
         phases = self.listing.newest(running, "phase_started")
         launches = self.launches.newest(names)
-        positions = self.launches.positions() if launches else {}
+        waits = any(launch.state == "queued" for launch in launches.values())
+        positions = self.launches.positions() if waits else {}
         found = {}
         for name in names:
             launch = launches.get(name)
@@ -117,7 +120,7 @@ class Studies:
                 said = labels.get(id_, StudyLabels())
                 item = StudyItem(
                     **_stored(summary, launch, said),
-                    sparkline=courses.get(id_, []),
+                    sparkline=list(counted[name].course),
                     workers=workers.get(id_, {}).get("workers", 0),
                     phase=phases.get(id_, {}).get("phase"),
                     queue_position=place,
@@ -129,22 +132,28 @@ class Studies:
         return found
 
     def summaries(self, names: Sequence[str]) -> Mapping[str, StudySummary]:
-        """Return the counts of studies; those of a study that rests are not counted again."""
+        """Return the counts of studies; those of a study that rests are not read again."""
+        return {name: counted.summary for name, counted in self._count(names).items()}
+
+    def _count(self, names: Sequence[str]) -> dict[str, _Counted]:
         holders = self.storage.database.holders(names)  # before anything is read, as storage does
         stamps = self.listing.stamps(names)
         known = {name: self._counted.get(name) for name in stamps}
         found = {
-            name: replace(counted.summary, holder=holders[name])
+            name: replace(counted, summary=replace(counted.summary, holder=holders[name]))
             for name, counted in known.items()
             if counted is not None and counted.stamp == stamps[name]
         }
         new = [name for name in stamps if name not in found]
         if new:
-            for summary in self.storage.summaries(new):
-                name = summary.record.facts.name
-                found[name] = summary
+            summaries = {s.record.facts.name: s for s in self.storage.summaries(new)}
+            lengths = {s.record.id: s.n_generations for s in summaries.values()}
+            courses = self.listing.hypervolumes(lengths, SPARKLINE)
+            for name, summary in summaries.items():
+                course = tuple(courses.get(summary.record.id, ()))
+                found[name] = _Counted(stamps[name], summary, course)
                 # What was stored between stamp and count is counted again next time.
-                self._counted[name] = _Counted(stamps[name], summary)
+                self._counted[name] = found[name]
         for name in list(self._counted)[:-MOST_COUNTED]:
             self._counted.pop(name, None)
         return found
@@ -195,7 +204,11 @@ class Studies:
 
     def detail(self, name: str) -> StudyDetail:
         """Return everything about one study but its evaluations."""
-        found = self._find_one(name)
+        with self.storage.database.kept_open():
+            return self._detail(self._find_one(name))
+
+    def _detail(self, found: _Found) -> StudyDetail:
+        name = found.item.name
         item, said = found.item.model_dump(), found.labels or StudyLabels()
         if found.summary is None:
             request = {} if found.launch is None else found.launch.request
@@ -257,7 +270,12 @@ class Studies:
             before = study.solution(parent)
             parents.append(solution_document(before, numbers))
             parent = before.record.parent
-        return SolutionDetail(**solution_document(solution, numbers).model_dump(), parents=parents)
+        known = study.facts.histogram
+        return SolutionDetail(
+            **solution_document(solution, numbers).model_dump(),
+            parents=parents,
+            histogram=None if known is None else Histogram(**known),
+        )
 
     def pick(
         self, study: Study, how: Pick, max_bytes: int | None, max_drop: float | None

@@ -56,6 +56,8 @@ _CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("studies", "status"): get_args(StoredStatus),
     ("evaluations", "status"): get_args(Status),
     ("held", "status"): get_args(Status),
+    ("counts", "stage"): get_args(Stage),
+    ("counts", "status"): get_args(Status),
     ("evaluations", "stage"): get_args(Stage),
     ("launches", "kind"): ("run", "export"),
     ("launches", "state"): ("queued", "running", "ended"),

@@ -83,6 +83,8 @@ def job_values(job: Job, outcome: Outcome, kept: Collection[str]) -> dict[str, A
         "duration_s": outcome.duration_s,
         "error": None if outcome.error is None else stored_text(outcome.error),
         "retriable": outcome.retriable,
+        "worker": outcome.worker,
+        "ended_at": outcome.ended_at,
     }
     return checked(EVALUATIONS, values)
 
@@ -133,6 +135,8 @@ def outcome_of(row: Row[Any]) -> Outcome:
         "duration_s",
         "error",
         "retriable",
+        "worker",
+        "ended_at",
     )
     return Outcome(sizes=sizes, **{name: values[name] for name in names})
 

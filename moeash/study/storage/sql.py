@@ -16,6 +16,7 @@ from moeash.evaluation.outcome import Job, Outcome, Status
 from moeash.names import nearest
 from moeash.study.events import Evaluated, Event, GenerationEnded
 from moeash.study.facts import StudyFacts
+from moeash.study.storage import counts
 from moeash.study.storage.artifacts import MOEASH_ARTIFACTS, Artifacts
 from moeash.study.storage.engines.database import PATIENCE_S, Database
 from moeash.study.storage.engines.lock import this_process
@@ -45,6 +46,7 @@ from moeash.study.storage.rows import (
     stored_text,
     study_of,
 )
+from moeash.study.storage.selecting import events_of
 from moeash.study.storage.summaries import points, summaries
 from moeash.study.storage.tables import EVALUATIONS, EVENTS, GENERATIONS, HELD, STUDIES
 
@@ -185,6 +187,7 @@ class SqlStorage:
             kept |= self._artifacts.put(connection, study_id, [r.outcome for r in records])
             rows = [evaluation_values(study_id, record, kept) for record in records]
             connection.execute(insert(EVALUATIONS), rows)
+            counts.add(connection, study_id, records)
             events = [event_values(study_id, Evaluated(r), r.created_at) for r in records]
             connection.execute(insert(EVENTS), events)
             _touch(connection, study_id, updated_at=records[-1].created_at)
@@ -295,7 +298,10 @@ class SqlStorage:
                         GENERATIONS.c.study_id == study_id, GENERATIONS.c.index >= first
                     )
                 )
-            return connection.execute(delete(EVALUATIONS).where(*retriable)).rowcount
+            n = connection.execute(delete(EVALUATIONS).where(*retriable)).rowcount
+            counts.count_anew(connection, study_id)
+            _touch(connection, study_id)
+            return n
 
         return self.database.write(study_id, work)
 
@@ -355,20 +361,14 @@ class SqlStorage:
         newest: bool = False,
     ) -> Sequence[EventRecord]:
         """Return events of a study, oldest first."""
-        query = select(EVENTS).where(EVENTS.c.study_id == study_id, EVENTS.c.id > after)
-        if kinds is not None:
-            query = query.where(EVENTS.c.kind.in_(kinds))
-        query = query.order_by(EVENTS.c.id.desc() if newest else EVENTS.c.id).limit(limit)
+        query = events_of(study_id, after=after, kinds=kinds, limit=limit, newest=newest)
         found = self.database.read(lambda c: read_rows(c, query, event_of))
         return found[::-1] if newest else found
 
     def n_events(self, study_id: int, kind: str, *, after: int = 0) -> int:
         """Return how many events of a kind there are."""
-        query = (
-            select(func.count())
-            .select_from(EVENTS)
-            .where(EVENTS.c.study_id == study_id, EVENTS.c.kind == kind, EVENTS.c.id > after)
-        )
+        of_kind = (EVENTS.c.study_id == study_id, EVENTS.c.kind == kind, EVENTS.c.id > after)
+        query = select(func.count()).select_from(EVENTS).where(*of_kind)
         return self.database.read(lambda c: c.execute(query).scalar_one())
 
     # ------------------------------------------------------------------ the writer

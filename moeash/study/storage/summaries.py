@@ -1,16 +1,16 @@
 """Studies as counts and columns: two queries, however many studies and evaluations there are."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Row, and_, case, func, select
+from sqlalchemy import Connection, Row, and_, func, select
 
 from moeash.core.solutions.objectives import SizeName
+from moeash.study.storage.counts import counts_of
 from moeash.study.storage.reading import read_rows, understood
-from moeash.study.storage.records import Count, EventRecord, Points, StudySummary
+from moeash.study.storage.records import EventRecord, Points, StudySummary
 from moeash.study.storage.rows import study_of
 from moeash.study.storage.tables import EVALUATIONS, EVENTS, GENERATIONS, STUDIES
 
@@ -78,13 +78,13 @@ def summaries(connection: Connection, holders: Mapping[str, str | None]) -> list
         .where(STUDIES.c.name.in_(list(holders)))
         .order_by(STUDIES.c.id)
     )
-    counts = _counts(connection, list(holders))
+    counts = counts_of(connection, holders)
 
     def make(row: Row[Any]) -> StudySummary:
         return StudySummary(
             record=study_of(row),
             holder=holders[row.name],
-            counts=tuple(counts[row.id]),
+            counts=tuple(counts.get(row.id, ())),
             n_generations=row.n_generations,
             hypervolume=None if row.hypervolume is None else float(row.hypervolume),
             last_event=None
@@ -93,41 +93,3 @@ def summaries(connection: Connection, holders: Mapping[str, str | None]) -> list
         )
 
     return read_rows(connection, studies, make)
-
-
-def _counts(connection: Connection, names: list[str]) -> dict[int, list[Count]]:
-    is_wanted = and_(
-        EVALUATIONS.c.status == "complete", EVALUATIONS.c.metric >= STUDIES.c.wanted_floor
-    )
-    query = (
-        select(
-            EVALUATIONS.c.study_id,
-            EVALUATIONS.c.stage,
-            EVALUATIONS.c.status,
-            func.count().label("n"),
-            func.sum(case((EVALUATIONS.c.retriable, 1), else_=0)).label("n_retriable"),
-            func.sum(EVALUATIONS.c.n_batches).label("n_batches"),
-            func.sum(EVALUATIONS.c.duration_s).label("duration_s"),
-            func.min(case((is_wanted, EVALUATIONS.c.size_bytes))).label("least"),
-        )
-        .join(STUDIES)
-        .where(STUDIES.c.name.in_(names))
-        .group_by(EVALUATIONS.c.study_id, EVALUATIONS.c.stage, EVALUATIONS.c.status)
-        .order_by(EVALUATIONS.c.study_id, EVALUATIONS.c.stage, EVALUATIONS.c.status)
-    )
-
-    def make(row: Row[Any]) -> tuple[int, Count]:
-        return row.study_id, Count(
-            stage=row.stage,
-            status=row.status,
-            n=row.n,
-            n_retriable=int(row.n_retriable),
-            n_batches=int(row.n_batches),
-            duration_s=float(row.duration_s),
-            smallest_bytes=None if row.least is None else int(row.least),
-        )
-
-    counts: dict[int, list[Count]] = defaultdict(list)
-    for study_id, count in read_rows(connection, query, make):
-        counts[study_id].append(count)
-    return counts

@@ -58,6 +58,8 @@ def _job_and_outcome(*, by_key: bool) -> list[Column[Any]]:
         Column("duration_s", Float(53), nullable=False),
         Column("error", Text),
         Column("retriable", Boolean, nullable=False),
+        Column("worker", String(300)),
+        Column("ended_at", String(40)),
     ]
 
 
@@ -89,6 +91,7 @@ STUDIES = Table(
     Column("reason", Text),
     Column("owner", Text),
     Column("activity", JSON(none_as_null=True)),
+    Column("histogram", JSON(none_as_null=True)),
     Column("created_at", String(40), nullable=False),
     Column("updated_at", String(40), nullable=False),
 )
@@ -116,9 +119,23 @@ EVALUATIONS = Table(
     *_job_and_outcome(by_key=False),
     Column("created_at", String(40), nullable=False),
     UniqueConstraint("study_id", "key"),
-    Index("evaluations_by_status", "study_id", "stage", "status"),
+    Index("evaluations_by_status", "study_id", "status", "number"),
     _artifact(),
 )
+
+COUNTS = Table(
+    "counts",
+    METADATA,
+    _study(),
+    Column("stage", String(10), primary_key=True),
+    Column("status", String(10), primary_key=True),
+    Column("n", Integer, nullable=False),
+    Column("n_retriable", Integer, nullable=False),
+    Column("n_batches", BigInteger, nullable=False),
+    Column("duration_s", Float(53), nullable=False),
+    Column("smallest_bytes", BigInteger),
+)
+"""How many evaluations there are, and what they took; see :mod:`moeash.study.storage.counts`."""
 
 HELD = Table(
     "held",

@@ -164,12 +164,12 @@ def test_many_uploads_at_once_are_told_to_wait(tmp_path):
     def nested(depth):
         def pull():
             if depth:
-                uploads.store(f"w{depth}.toml", nested(depth - 1))
+                uploads.store(f"w{depth}.toml", nested(depth - 1), "ada")
             return b""
 
         return pull
 
     with pytest.raises(Problem) as caught:
-        uploads.store("w.toml", nested(MOST_AT_ONCE))
+        uploads.store("w.toml", nested(MOST_AT_ONCE), "ada")
     assert caught.value.status_code == 503
-    assert uploads.store("w.toml", lambda: b"")[1], "the slots are free again"
+    assert uploads.store("w.toml", lambda: b"", "ada")[1], "the slots are free again"

@@ -51,6 +51,7 @@ def test_a_study(served, page, finished, inspect):
     [
         ("all", "evaluations-table"),
         ("history", "duration-chart"),
+        ("workers", "timeline"),
         ("failures", None),
         ("exports", "export-row"),
         ("notes", "notes"),

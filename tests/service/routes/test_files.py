@@ -1,4 +1,6 @@
+import contextlib
 import hashlib
+import json
 import threading
 
 import httpx
@@ -8,8 +10,12 @@ from safetensors.numpy import save
 
 from moeash.service.access.roots import Roots
 from moeash.service.access.uploads import Uploads
+from moeash.service.access.uses import Uses
 from moeash.service.protection.bodies import BodyLimits
 from moeash.service.routes import files
+from moeash.study.storage.team.launches import Launches
+from moeash.study.storage.team.listing import Listing
+from tests.contracts.storage import facts
 from tests.service.serving import API, PAGE, Service, real_server
 
 FILES = "/api/v1/files"
@@ -24,7 +30,9 @@ class Uploading(Service):
         )
         self.roots = Roots(folder / "own")
         uploads = Uploads(self.roots.uploads, most_bytes=most_bytes, most_total=most_total)
-        self.framework.include_router(files.router(self.auth, uploads), prefix=API)
+        self.launches = Launches(self.storage.database)
+        uses = Uses(self.storage, Listing(self.storage.database), self.launches)
+        self.framework.include_router(files.router(self.auth, uploads, uses), prefix=API)
 
     @property
     def folder(self):
@@ -32,7 +40,7 @@ class Uploading(Service):
 
     @property
     def stored(self):
-        return sorted(path.name for path in self.folder.iterdir() if path.name != ".lock")
+        return sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
 
 
 @pytest.fixture
@@ -66,6 +74,7 @@ def test_an_uploaded_file_is_stored_listed_and_found_by_specs(service):
         "path": str(service.folder / "w.safetensors"),
         "size_bytes": len(SAFE),
         "sha256": hashlib.sha256(SAFE).hexdigest(),
+        "uploaded_by": "operator",
     }
     assert (service.folder / "w.safetensors").read_bytes() == SAFE
     listed = service.client().get(FILES, headers=service.bearer("viewer")).json()
@@ -213,3 +222,69 @@ def test_an_upload_that_drips_is_given_up_and_leaves_nothing(tmp_path):
             status = 408
     assert status == 408 and service.stored == []
     service.close()
+
+
+def bearer_of(service, name, role="operator"):
+    return {"Authorization": f"Bearer {service.auth.tokens.create(role, name=name)[1]}"}
+
+
+def delete(service, headers, name="w.safetensors"):
+    return service.client().delete(f"{FILES}/{name}", headers=headers)
+
+
+def problem(answer):
+    return answer.status_code, answer.json()["type"].removeprefix("/problems/")
+
+
+def test_who_uploaded_a_file_deletes_it_and_its_name_is_free(service):
+    ada, bob = bearer_of(service, "ada"), bearer_of(service, "bob")
+    assert upload(service, **ada).json()["uploaded_by"] == "ada"
+    assert problem(delete(service, bob)) == (403, "not-yours")
+    assert service.stored == ["w.safetensors"]
+    assert delete(service, ada).status_code == 204
+    assert list(service.folder.iterdir()) == [service.folder / ".lock"]
+    assert problem(delete(service, ada)) == (404, "no-such-file")
+    assert upload(service, content=OTHER, **bob).json()["uploaded_by"] == "bob"
+
+
+def test_an_admin_deletes_what_is_anybodys(service):
+    upload(service, **bearer_of(service, "ada"))
+    assert delete(service, bearer_of(service, "boss", "admin")).status_code == 204
+    (service.folder / "found.safetensors").write_bytes(SAFE)
+    assert problem(delete(service, bearer_of(service, "ada"), "found.safetensors"))[0] == 403
+    assert delete(service, bearer_of(service, "boss", "admin"), "found.safetensors").is_success
+
+
+@pytest.mark.parametrize("name", [".lock", "nothing.pt", "..%2Fa.db", "link.safetensors"])
+def test_nothing_but_uploads_is_deleted(service, tmp_path, name):
+    (tmp_path / "outside.safetensors").write_bytes(SAFE)
+    (service.folder / "link.safetensors").symlink_to(tmp_path / "outside.safetensors")
+    (service.folder / ".lock").touch()
+    assert delete(service, service.bearer("admin"), name).status_code == 404
+    assert (service.folder / "link.safetensors").is_symlink() and (tmp_path / "a.db").exists()
+    assert (service.folder / ".lock").exists()
+
+
+@pytest.mark.parametrize("how", ["waits", "runs", "is exported", "reads the folder"])
+def test_a_file_that_a_study_needs_is_not_deleted(service, how):
+    path = upload(service).json()["path"]
+    spec = {"network": {"source": "x", "checkpoint": path}}
+    if how == "reads the folder":
+        spec = {"data": {"source": "npz", "root": str(service.folder)}}
+    study = service.storage.create_study(facts(name="user", spec=spec))
+    service.storage.set_status(study.id, "finished")
+    admin = service.bearer("admin")
+    held = contextlib.nullcontext()
+    if how == "waits":
+        setting = f"network.checkpoint={json.dumps(path)}"
+        service.launches.add("run", "later", {"spec": "", "settings": [setting]}, "ada")
+    elif how == "is exported":
+        service.launches.add("export", "user", {}, "ada")
+    else:
+        service.storage.set_status(study.id, "running")
+        held = service.storage.lock("user")
+    with held:
+        assert problem(delete(service, admin)) == (409, "file-in-use")
+    for launch in service.launches.active():
+        service.launches.end(launch.id, 0, None)
+    assert delete(service, admin).status_code == 204

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from moeash.launch.base import Launch
+from moeash.service.access import streams
 from tests.service.whole import whole_service
 
 LINE = 'echo "begun $MOEASH_LAUNCH"; while [ ! -e end ]; do sleep 0.1; done; echo "ключ done"'
@@ -102,6 +103,28 @@ def test_a_log_is_streamed_to_its_end_and_a_reader_that_comes_back_misses_nothin
         rest = list(events(stream))
     assert [kind for kind, _, _ in rest] == ["log", "ended"]
     assert rest[0][2]["text"] == "ключ done\n"
+
+
+def test_a_log_ends_when_its_readers_token_is_revoked(service, launch, monkeypatch):
+    monkeypatch.setattr(streams, "LOOK_S", 0)
+    token, secret = service.context.auth.tokens.create("viewer")
+    end = launch("secret")
+    try:
+        with (
+            service.client() as client,
+            client.stream(
+                "GET",
+                "/studies/secret/log/stream",
+                headers={"Authorization": f"Bearer {secret}"},
+            ) as stream,
+        ):
+            told = events(stream)
+            assert next(told)[2]["text"].startswith("begun")
+            service.context.auth.tokens.revoke(token.id)
+            end()
+            assert list(told) == []
+    finally:
+        end()
 
 
 def test_a_study_that_nobody_launched_has_no_log_and_an_unknown_one_is_404(viewer, service, tiny):

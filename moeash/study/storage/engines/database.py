@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,7 @@ class Database:
         self._is_reached = False  # a server that is not there at first was named wrongly
         self._holds: dict[str, Hold] = {}
         self._names: dict[int, str] = {}
+        self._kept = threading.local()
         with self.border():
             if isinstance(place, str) and _URL.fullmatch(place):
                 parsed = make_url(place)
@@ -134,8 +136,12 @@ class Database:
 
     def read(self, work: Work[T]) -> T:
         """Read in one transaction. ``work`` may be called again, with another connection."""
+        kept: Connection | None = getattr(self._kept, "connection", None)
 
         def attempt() -> T:
+            if kept is not None:
+                with kept.begin():
+                    return work(kept)
             with self.engine.begin() as connection:
                 return work(connection)
 
@@ -143,6 +149,27 @@ class Database:
             if self.path is None:
                 return self._patiently(attempt)
             return undisturbed(self.path, attempt)
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Read over one connection in this thread, each time in a transaction of its own.
+
+        Opening an SQLite file takes as long as a small query. One that may not be written is opened
+        anew each time all the same, since how depends on who writes it; a server's connections are
+        kept anyway.
+        """
+        is_kept = getattr(self._kept, "connection", None) is not None
+        if self.path is None or is_kept or not may_be_written(self.path):
+            yield
+            return
+        with self.border():
+            connection = self.engine.connect()
+        self._kept.connection = connection
+        try:
+            yield
+        finally:
+            self._kept.connection = None
+            connection.close()
 
     def write(self, study: int | str | None, work: Work[T], *, durable: bool = True) -> T:
         """Write in one transaction, all or nothing, once.

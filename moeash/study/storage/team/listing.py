@@ -1,4 +1,4 @@
-"""Pages of studies and of evaluations, and charts' points: chosen, sorted and cut in SQL.
+"""Pages of studies and of evaluations: chosen, sorted and cut in SQL.
 
 A study that waits in the queue, or died before it was stored, is listed by its launch alone.
 Cursors are opaque: they hold the sort key and the name of the last row, so that a page begins where
@@ -7,10 +7,8 @@ the one before it ended whatever was added meanwhile.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -30,11 +28,20 @@ from sqlalchemy import (
 
 from moeash.core.plain import json_text
 from moeash.evaluation.outcome import Status
+from moeash.study.storage.columns import Columns, Tally, columns, tally
 from moeash.study.storage.engines.database import Database
-from moeash.study.storage.reading import read_rows, understood
+from moeash.study.storage.reading import read_rows
 from moeash.study.storage.records import EvaluationRecord, Stage
 from moeash.study.storage.rows import evaluation_of
-from moeash.study.storage.tables import EVALUATIONS, EVENTS, GENERATIONS, LABELS, LAUNCHES, STUDIES
+from moeash.study.storage.tables import (
+    COUNTS,
+    EVALUATIONS,
+    EVENTS,
+    GENERATIONS,
+    LABELS,
+    LAUNCHES,
+    STUDIES,
+)
 from moeash.study.storage.team.cursors import as_cursor, beyond, values_of
 
 Standing = Literal["queued", "running", "finished", "interrupted", "crashed", "failed"]
@@ -42,9 +49,6 @@ Standing = Literal["queued", "running", "finished", "interrupted", "crashed", "f
 
 StudyOrder = Literal["updated", "created", "name", "bytes"]
 EvaluationOrder = Literal["number", "size_bytes", "metric"]
-
-STAGES: tuple[Stage, ...] = get_args(Stage)
-STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 @dataclass(frozen=True)
@@ -77,31 +81,6 @@ class Page:
     names: tuple[str, ...]
     next: str | None
     total: int
-
-
-@dataclass(frozen=True)
-class Scatter:
-    """Evaluations as columns of one length ``n``, by number: what a chart draws.
-
-    Attributes:
-        number: whole numbers.
-        stage: indices into :data:`STAGES`.
-        status: indices into :data:`STATUSES`.
-        generation: whole numbers.
-        metric: measured, or of stopped ones the highest that was possible; NaN where unknown.
-        size_bytes: of the file; NaN where unknown.
-        entries: of the codebook; NaN where unknown.
-        bits_per_weight: NaN where unknown.
-    """
-
-    number: NDArray[np.int64]
-    stage: NDArray[np.int64]
-    status: NDArray[np.int64]
-    generation: NDArray[np.int64]
-    metric: NDArray[np.float64]
-    size_bytes: NDArray[np.float64]
-    entries: NDArray[np.float64]
-    bits_per_weight: NDArray[np.float64]
 
 
 class Listing:
@@ -261,10 +240,16 @@ class Listing:
             query = query.where(beyond(key, number, value, last_number, downwards=downwards))
         query = query.order_by(key.desc() if downwards else key, number).limit(limit + 1)
         total = select(func.count()).select_from(EVALUATIONS).where(*chosen)
+        if order == "number" and numbers is None:  # as counted: the table is long
+            total = select(func.coalesce(func.sum(COUNTS.c.n), 0)).where(
+                COUNTS.c.study_id == study_id,
+                *([] if stage is None else [COUNTS.c.stage == stage]),
+                *([] if status is None else [COUNTS.c.status == status]),
+            )
 
         def work(connection: Connection) -> tuple[list[EvaluationRecord], int]:
             found = read_rows(connection, query, evaluation_of)
-            return found, connection.execute(total).scalar_one()
+            return found, int(connection.execute(total).scalar_one())
 
         found, n = self._database.read(work)
         cursor = None
@@ -279,32 +264,9 @@ class Listing:
             cursor = as_cursor(values[order], last.number)
         return found[:limit], cursor, n
 
-    def scatter(self, study_id: int, *, after: int = 0) -> Scatter:
-        """Return the evaluations of a study with numbers above ``after``, failed ones left out."""
-        columns = EVALUATIONS.c
-        query = (
-            select(
-                columns.number,
-                case({s: i for i, s in enumerate(STAGES)}, value=columns.stage),
-                case({s: i for i, s in enumerate(STATUSES)}, value=columns.status),
-                columns.generation,
-                func.coalesce(columns.metric, columns.bound),
-                columns.size_bytes,
-                columns.entries,
-                columns.bits_per_weight,
-            )
-            .where(columns.study_id == study_id, columns.number > after, columns.status != "failed")
-            .order_by(columns.number)
-        )
-
-        def work(connection: Connection) -> NDArray[np.float64]:
-            rows = connection.execute(query).fetchall()
-            with understood(f"an evaluation of study {study_id}"):
-                return np.array([tuple(row) for row in rows], dtype=np.float64).reshape(-1, 8)
-
-        table = self._database.read(work)
-        whole = table[:, :4].astype(np.int64)
-        return Scatter(*whole.T, *table[:, 4:].T)
+    def columns(self, study_id: int, *, after: int = 0) -> tuple[Columns, Tally]:
+        """Return the evaluations of a study with numbers above ``after``, and how many all are."""
+        return self._database.read(lambda c: (columns(c, study_id, after), tally(c, study_id)))
 
 
 # ------------------------------------------------------------------ which studies
@@ -329,12 +291,8 @@ def _all_names(held: Sequence[str], *, with_bytes: bool) -> Subquery:
     smallest: ColumnElement[Any] = literal(None, EVALUATIONS.c.size_bytes.type)
     if with_bytes:
         smallest = (
-            select(func.min(EVALUATIONS.c.size_bytes))
-            .where(
-                EVALUATIONS.c.study_id == STUDIES.c.id,
-                EVALUATIONS.c.status == "complete",
-                EVALUATIONS.c.metric >= STUDIES.c.wanted_floor,
-            )
+            select(func.min(COUNTS.c.smallest_bytes))
+            .where(COUNTS.c.study_id == STUDIES.c.id)
             .scalar_subquery()
         )
     stored = select(
