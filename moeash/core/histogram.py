@@ -1,6 +1,6 @@
 """How weights lie: a histogram small enough to be stored with a study."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,11 @@ class Histogram:
         for tensor in filled:
             counts += np.histogram(tensor.astype(np.float64, copy=False), n_bins, (low, high))[0]
         return cls(low, high, tuple(counts.tolist()))
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Histogram":
+        """Return what :meth:`as_dict` returned."""
+        return cls(plain["low"], plain["high"], tuple(plain["counts"]))
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

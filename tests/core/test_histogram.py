@@ -24,3 +24,8 @@ def test_weights_of_one_value_are_counted():
     got = Histogram.of([np.full(5, 0.25, np.float32)], 4)
     assert (got.low, got.high, sum(got.counts)) == (0.25, 0.25, 5)
     assert got.as_dict() == {"low": 0.25, "high": 0.25, "counts": list(got.counts)}
+
+
+def test_plain_values_give_it_back():
+    got = Histogram.of([np.arange(12, dtype=np.float32)], 5)
+    assert Histogram.from_dict(got.as_dict()) == got

@@ -274,7 +274,7 @@ class Studies:
         return SolutionDetail(
             **solution_document(solution, numbers).model_dump(),
             parents=parents,
-            histogram=None if known is None else Histogram(**known),
+            histogram=None if known is None else Histogram.from_dict(known),
         )
 
     def pick(
