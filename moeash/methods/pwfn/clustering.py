@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeash.errors import InputError
-from moeash.methods.fixing import Fixing, finite_weights, fixing_of
+from moeash.methods.fixing.outcome import Fixing, finite_weights, fixing_of
 
 LEAST_SIGMA = 2.0**-20
 """Smaller deviations count as this."""

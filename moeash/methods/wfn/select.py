@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeash.errors import InputError
-from moeash.methods.fixing import Fixing, finite_weights, fixing_of
+from moeash.methods.fixing.outcome import Fixing, finite_weights, fixing_of
 from moeash.methods.wfn.ladder import candidates
 
 HIGHEST_ORDER = 20

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from moeash.errors import InputError
-from moeash.methods.fixing import FREE
+from moeash.methods.fixing.outcome import FREE
 from moeash.methods.wfn.select import Unassigned, select, stage_deltas
 from tests.methods.wfn.select_twin import distances_to, running_means, select_twin
 
@@ -93,6 +93,18 @@ def test_thousands_of_weights_equal_the_twin_where_runs_are_looked_at_in_parts(s
     for fraction, delta in ((0.3, 0.1), (0.9, 0.02), (1.0, 0.01)):
         fixing = select(weights, fraction, delta, ZERO)
         assert_array_equal(chosen(fixing), select_twin(weights, fraction, delta, ZERO))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_mean_that_swallows_weights_of_the_other_sign_takes_the_largest_first(sign):
+    rng = np.random.default_rng(0)
+    weights = sign * np.concatenate(
+        [rng.uniform(0.2, 0.3, 2000), rng.uniform(-0.6, -0.01, 1000)]
+    ).astype(np.float32)
+    fixing = select(weights, 0.9, 0.4, ZERO)
+    assert_array_equal(chosen(fixing), select_twin(weights, 0.9, 0.4, ZERO))
+    crossed = sign * weights[(weights * sign < 0) & (chosen(fixing) * sign > 0)]
+    assert 64 < len(crossed) < 1000 and crossed.max() < -0.05
 
 
 def test_weights_that_are_not_fixed_are_left_bit_for_bit():
