@@ -101,6 +101,10 @@ class EvaluationError(MoeashError):
     """One candidate failed; the study goes on."""
 
 
+class TrainingError(MoeashError):
+    """A training did not come to its end; what it had saved last is good."""
+
+
 class UserCodeError(MoeashError):
     """Code that the user brought raised what ends a process, such as ``SystemExit``."""
 

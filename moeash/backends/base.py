@@ -8,7 +8,7 @@ from typing import Protocol
 from moeash.core.codebook import SharedWeights
 from moeash.core.kept import Keeping
 from moeash.core.progress import Progress, silent
-from moeash.core.solutions.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe, Start
 from moeash.errors import EvaluationError
 from moeash.evaluation.outcome import Archive, Job, Outcome
 
@@ -108,7 +108,7 @@ class Backend(Protocol):
         """Forget a ticket: :meth:`next` will not return it."""
         ...
 
-    def build(self, recipe: Recipe, *, start: bytes | None = None) -> SharedWeights:
+    def build(self, recipe: Recipe, *, start: Start | None = None) -> SharedWeights:
         """Return the shared weights of a recipe, whatever else is submitted.
 
         Args:

@@ -3,7 +3,7 @@
 from moeash.backends.base import Baseline, Notify, OneAtATime, cannot_build, ignore
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
-from moeash.core.solutions.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe, Start
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task
@@ -58,7 +58,7 @@ class InProcessBackend(OneAtATime):
         """Evaluate one job."""
         return self.evaluator.evaluate(job, archive, self._progress)
 
-    def build(self, recipe: Recipe, *, start: bytes | None = None) -> SharedWeights:
+    def build(self, recipe: Recipe, *, start: Start | None = None) -> SharedWeights:
         """Return the shared weights of a recipe.
 
         Raises:

@@ -17,7 +17,7 @@ from moeash.backends.staff import IDLE_S, Limits, Usage
 from moeash.backends.worker import Call, Folder
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
-from moeash.core.solutions.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe, Start
 from moeash.errors import BackendError
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task, available_cores
@@ -168,7 +168,7 @@ class RayBackend:
         """Forget a ticket."""
         self.pool.cancel(ticket)
 
-    def build(self, recipe: Recipe, *, start: bytes | None = None) -> SharedWeights:
+    def build(self, recipe: Recipe, *, start: Start | None = None) -> SharedWeights:
         """Have a worker build the shared weights of a recipe.
 
         Raises:

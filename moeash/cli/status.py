@@ -5,8 +5,7 @@ from typing import Any
 
 from moeash.cli.show import bytes_text, clock, percent
 from moeash.console.durations import duration_text
-
-DOING = {"search": "searching", "refine": "refining", "merge": "merging"}
+from moeash.study.events import PHASES
 
 N_LINES = 5
 """Events and failures shown; the document has more."""
@@ -64,7 +63,7 @@ def status_lines(summary: Mapping[str, Any], baseline: str) -> Iterator[str]:
 def _running(phase: Mapping[str, Any]) -> str:
     """Return what a running phase has done, how fast it is and how long it goes on."""
     total, done = phase["total"], phase["done"]
-    line = DOING[phase["phase"]]
+    line = PHASES[phase["phase"]]
     if phase["phase"] == "merge" and total:
         line += f" solution {min(done + 1, total):,} of {total:,}"
     elif total:

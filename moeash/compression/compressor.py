@@ -2,8 +2,9 @@
 
 It is made once per network, which is the dear part: BatchNorms are folded where that is wanted, the
 method prepares, and how kept tensors are stored is decided. :meth:`Compressor.build` then builds
-any recipe: the longest prefix that is at hand (an artifact, or what was compressed lately, or else
-the candidate compressed again) and the steps that remain.
+any recipe: the longest part that is at hand (an artifact, or what was compressed lately, or else
+the candidate compressed again) and the steps that remain. A step that trains begins with what the
+file would hold, so it makes no difference where its beginning comes from.
 
 Images of the search split are looked at only where something has to be decided on them, so a
 decision that is known already costs none. Folding reads a few of them where there is no calibration
@@ -12,6 +13,7 @@ split: to see which layer reads what, and that the outputs stay.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -23,15 +25,20 @@ from moeash.compression.keeping import Measure, Stored, decide_keeping
 from moeash.compression.options import CodecOptions
 from moeash.compression.preparations import Preparations
 from moeash.compression.remeasuring import IMAGES, Remeasuring, calibration_images
+from moeash.compression.training import ImagesOf, Trainings
 from moeash.core.codebook import SharedWeights, State
 from moeash.core.kept import Keeping
 from moeash.core.merge import merge_runs
 from moeash.core.progress import Progress, silent
-from moeash.core.solutions.recipe import Merge, Recipe, Refine
+from moeash.core.solutions.recipe import Distill, Merge, Recipe, Refine, Start, Tune
 from moeash.core.solutions.variables import middle
 from moeash.data.inputs import Batch, Inputs
 from moeash.data.splits import Split
+from moeash.errors import InputError
 from moeash.methods.base import Images, Method, Preparation
+from moeash.methods.training.distilling import distill
+from moeash.methods.training.options import TrainingOptions
+from moeash.methods.training.tuning import tune
 from moeash.networks.network import Network
 from moeash.networks.pickling import read_only_tensor
 from moeash.networks.writing.inplace import WeightWriter
@@ -69,6 +76,8 @@ class Circumstances:
         device: of the network.
         batch_size: images of a forward pass.
         refines: whether recipes may refine.
+        precision: of forward passes.
+        folder: where what takes long is kept; None: nowhere.
     """
 
     codec: CodecOptions
@@ -77,6 +86,8 @@ class Circumstances:
     device: str
     batch_size: int
     refines: bool = True
+    precision: str = "float32"
+    folder: Path | None = None
 
 
 class Compressor:
@@ -103,8 +114,8 @@ class Compressor:
         search: Split | None = None,
         keeping: Keeping | None = None,
         groundwork: Groundwork | None = None,
-        preparations: Preparations | None = None,
         measure: Measure | None = None,
+        train_on: ImagesOf | None = None,
         progress: Progress = silent,
     ) -> None:
         """Prepare the network.
@@ -117,8 +128,8 @@ class Compressor:
             search: the search split, where ``keeping`` has to be decided.
             keeping: how kept tensors are stored, where that is known.
             groundwork: what another compressor of the study has made; nothing of it is made again.
-            preparations: where those that took long are kept.
             measure: a user's function, where one measures.
+            train_on: returns what trainings look at; default: ``inputs``.
             progress: hears how far preparing is.
 
         Raises:
@@ -128,6 +139,14 @@ class Compressor:
         self._circumstances = circumstances
         self._given: WeightWriter | None = None  # of the weights before BatchNorms were folded
         self._recent: dict[Recipe, SharedWeights] = {}  # the one used last comes last
+        self._trainings = Trainings(
+            train_on or (lambda: inputs),
+            seed=circumstances.seed,
+            n_threads=circumstances.n_threads,
+            device=circumstances.device,
+            precision=circumstances.precision,
+            folder=circumstances.folder,
+        )
         self.network = network
         self.writer = WeightWriter(network.module, network.state)
         self.folding: Folding | None = None
@@ -136,9 +155,7 @@ class Compressor:
             self.use_shared(groundwork)
             return
         try:
-            self.groundwork = self._prepare(
-                inputs, search, keeping, preparations, measure, progress
-            )
+            self.groundwork = self._prepare(inputs, search, keeping, measure, progress)
         except BaseException:
             self.restore()
             raise
@@ -150,7 +167,6 @@ class Compressor:
         inputs: Mapping[str, Images],
         search: Split | None,
         keeping: Keeping | None,
-        preparations: Preparations | None,
         measure: Measure | None,
         progress: Progress,
     ) -> Groundwork:
@@ -174,10 +190,11 @@ class Compressor:
         )
         # A function has no digest, so what is prepared with one is not found again.
         known = self.network.output is None and self._method.calibration_images
-        if preparations is None or not known:
+        if here.folder is None or not known:
             prepared = self._method.prepare(preparation)
         else:
-            prepared = preparations.prepare(self._method, preparation, here.device)
+            kept = Preparations(here.folder)
+            prepared = kept.prepare(self._method, preparation, here.device)
         self.groundwork = Groundwork(self.network.state, prepared, _UNDECIDED, calibration)
         if keeping is not None:
             return replace(self.groundwork, stored=Stored(keeping))
@@ -233,7 +250,7 @@ class Compressor:
     # ------------------------------------------------------------------ building
 
     def build(
-        self, recipe: Recipe, *, start: bytes | None = None, progress: Progress = silent
+        self, recipe: Recipe, *, start: Start | None = None, progress: Progress = silent
     ) -> SharedWeights:
         """Return the shared weights of a recipe, kept tensors as the file stores them.
 
@@ -241,22 +258,47 @@ class Compressor:
 
         Args:
             recipe: what to build.
-            start: the artifact of the recipe without its merges, where there is one.
+            start: the artifact it begins with, where there is one.
             progress: hears how far a slow step is.
 
         Raises:
-            InputError: a step does not fit what it is taken on.
+            InputError: a step does not fit what it is taken on, or lacks images to train on.
+            TrainingError: a training did not come to its end.
         """
         if start is not None:
             # Its kept tensors are part of what was trained, and as the file stores them already.
-            made = decode(start).shared
-            shared = _merged(made, recipe)
-            return made if shared is made else self._finished(shared)
-        shared = _merged(self._compressed(recipe, progress), recipe)
-        return self._finished(shared)
+            n_taken, shared, finished = start.n_steps, decode(start.file).shared, True
+        else:
+            n_taken = int(recipe.steps[:1] == (Refine(),))
+            shared, finished = self._compressed(recipe, progress), False
+        for position, step in enumerate(recipe.steps[n_taken:], n_taken):
+            match step:
+                case Merge():
+                    shared, finished = merge_runs(shared, step.runs), False
+                case Tune():
+                    shared = shared if finished else self._finished(shared)
+                    what = {"recipe": recipe.as_dict()["steps"][: position + 1]}
+                    shared, finished = self._trained(step, shared, what, progress), False
+                case Refine():
+                    raise InputError(f"refine is the first step of a recipe; got {recipe}")
+        return shared if finished else self._finished(shared)
 
     def _finished(self, shared: SharedWeights) -> SharedWeights:
         return self.groundwork.stored.keeping.apply(self._adjusted(shared))
+
+    def _trained(
+        self, step: Tune, shared: SharedWeights, what: Mapping[str, Any], progress: Progress
+    ) -> SharedWeights:
+        """Return a solution after a step that trains."""
+        options = TrainingOptions(batch_size=step.batch_size, augment=step.augment)
+        begins = {"begins": shared.fingerprint(), **what}
+        session = self._trainings.session(self.network, options, begins, progress)
+        if isinstance(step, Distill):
+            trained = distill(step, shared, self.network, session)
+        else:
+            trained = tune(step, shared, self.network, session)
+        self._trainings.finished(session)
+        return trained
 
     def _compressed(self, recipe: Recipe, progress: Progress) -> SharedWeights:
         """Return a candidate compressed, refined if the recipe says so, and remember it."""
@@ -291,13 +333,6 @@ class Compressor:
 
 _UNDECIDED = Stored(Keeping("float32"))
 """How kept tensors are stored while that is being decided."""
-
-
-def _merged(shared: SharedWeights, recipe: Recipe) -> SharedWeights:
-    for step in recipe.steps:
-        if isinstance(step, Merge):
-            shared = merge_runs(shared, step.runs)
-    return shared
 
 
 def _n_bytes(shared: SharedWeights) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 from moeash.errors import ExportError, PreparedFileError
 from moeash.methods.base import Method, Preparation
 from moeash.methods.stored import load, save
+from moeash.networks.network import Network
 from moeash.networks.parameters import network_fingerprint
 from moeash.options.tables import to_plain
 
@@ -91,24 +92,31 @@ class Preparations:
 
 def digest_of(method: Method, preparation: Preparation, device: str) -> str:
     """Return 32 hex digits over everything a preparation depends on."""
-    depends: Mapping[str, Any] = {
-        "versions": {name: version(name) for name in ("moeash", "torch", "numpy")},
-        "code": digest_of_code(),
-        "network": network_fingerprint(preparation.network.state),
-        "folded": sorted(preparation.network.folded),
+    network, seed = preparation.network, preparation.seed
+    depends: Mapping[str, Any] = depends_on(network, device, seed, preparation.n_threads) | {
         "method": to_plain(method.options, defaults=True) | {"name": method.name},
         "inputs": {
             name: preparation.splits[name].fingerprint()
             for name in ("calibration", "train")
             if name in preparation.splits
         },
-        "seed": preparation.seed,
-        "threads": preparation.n_threads,
         "refines": preparation.refines,
-        "device": device,
     }
     text = json.dumps(depends, sort_keys=True, default=list)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def depends_on(network: Network, device: str, seed: int, n_threads: int) -> dict[str, Any]:
+    """Return what everything made of a network that takes long depends on, as plain values."""
+    return {
+        "versions": {name: version(name) for name in ("moeash", "torch", "numpy")},
+        "code": digest_of_code(),
+        "network": network_fingerprint(network.state),
+        "folded": sorted(network.folded),
+        "seed": seed,
+        "threads": n_threads,
+        "device": device,
+    }
 
 
 def digest_of_code(package: Path = PACKAGE) -> str:

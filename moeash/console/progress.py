@@ -23,6 +23,9 @@ from moeash.study.events import (
     SolutionMerging,
 )
 
+EXTENDING = {"refine": "refined", "distill": "distilled", "tune": "tuned"}
+"""Phases that take a step more on solutions, and what they have become then."""
+
 
 class PlainProgress:
     """One line per event that matters, with how far, rate and best so far; for logs and pipes."""
@@ -95,19 +98,20 @@ class PlainProgress:
         self._new += not event.stored_before
         if event.record.outcome.status == "failed" and not event.stored_before:
             return words.failure(event.record)
-        # Of refined solutions there are few, and each has taken long.
-        due = self._is_refining and not event.stored_before
+        # Of solutions that are extended there are few, and each has taken long.
+        due = self._is_extending and not event.stored_before
         return f"  {self._how_far()}, {self._best}" if due or self._is_quiet() else None
 
     @property
-    def _is_refining(self) -> bool:
-        return self._phase is not None and self._phase.phase == "refine"
+    def _is_extending(self) -> bool:
+        return self._phase is not None and self._phase.phase in EXTENDING
 
     def _how_far(self) -> str:
         rate = self._new / max(self._clock() - self._phase_began, 1e-9)
         place = ""
-        if self._phase is not None and self._phase.phase == "refine":
-            return f"{self._done} of {self._phase.total} refined, {rate:.2f}/s"
+        if self._phase is not None and self._phase.phase in EXTENDING:
+            become = EXTENDING[self._phase.phase]
+            return f"{self._done} of {self._phase.total} {become}, {60 * rate:.1f} a minute"
         if self._phase is not None and self._phase.phase == "merge" and self._solution is not None:
             place = f"solution {self._solution.position} of {self._solution.total}, "
         return f"{place}{self._new} evaluation{'s'[: self._new != 1]}, {rate:.2f}/s"

@@ -2,7 +2,14 @@
 
 from moeash.console.durations import duration_text
 from moeash.study.course.budget import ENDINGS
-from moeash.study.events import Doing, GenerationEnded, PhaseEnded, PhaseStarted, SolutionMerged
+from moeash.study.events import (
+    PHASES,
+    Doing,
+    GenerationEnded,
+    PhaseEnded,
+    PhaseStarted,
+    SolutionMerged,
+)
 from moeash.study.facts import StudyFacts
 from moeash.study.storage.records import EvaluationRecord
 
@@ -61,9 +68,10 @@ def started(event: PhaseStarted) -> str | None:
     """Return what is said when a phase begins; nothing of the search, whose generations speak."""
     if event.phase == "search":
         return None
-    verb = {"refine": "refining", "merge": "merging"}[event.phase]
     n = event.total or 0
-    text = f"{verb} {n} solution{'s'[: n != 1]} of the front"
+    text = f"{PHASES[event.phase]} {n} solution{'s'[: n != 1]} of the front"
+    if event.phase == "distill":  # each at every rate
+        text = f"distilling: {n} training{'s'[: n != 1]} of solutions of the front"
     if not event.n_stored:
         return text
     return f"{text}, {'all' if event.n_stored == n else event.n_stored} of them stored already"
@@ -73,7 +81,7 @@ def ended(event: PhaseEnded) -> str | None:
     """Return why a phase ended, where that is worth a line."""
     if event.phase != "search" and event.ending == "complete":
         return None
-    name = {"search": "search", "refine": "refining", "merge": "merging"}[event.phase]
+    name = "search" if event.phase == "search" else PHASES[event.phase]
     return f"{name} ended: {ENDINGS[event.ending]}"
 
 

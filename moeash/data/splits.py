@@ -24,6 +24,9 @@ MEMORY_LIMIT_BYTES = 2 << 30
 LOAD_BATCH = 512
 """Images decoded at a time while a split is brought into memory."""
 
+LOOKED_AT = {"calibration", "train"}
+"""Splits that methods may look at; they may have images in common."""
+
 RULE_KEYS = ("part", "range", "count", "rest", "seed")
 
 
@@ -187,9 +190,11 @@ def draw_splits(
     *,
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
 ) -> dict[str, Split]:
-    """Divide a source into splits that share no image.
+    """Divide a source into splits that share no image, but that calibration and train may.
 
-    Splits are drawn in the order of the plan, each from what the earlier ones have left. A rule is
+    Splits are drawn in the order of the plan, each from what the earlier ones have left; what one
+    of calibration and train has taken is left for the other, as both may be looked at alike. A rule
+    is
 
     * ``{range: [a, b]}``: positions a to b - 1 of the part, all of them, or
     * ``{count: n, seed: s}``: n positions drawn so that classes differ by at most 1, or
@@ -208,14 +213,15 @@ def draw_splits(
         DataError: a rule is not one of these, a range leaves its part or meets an earlier split,
             a class has too few images left, or a split would be empty.
     """
-    taken: dict[str, NDArray[np.int64]] = {}  # part -> which split owns a position; -1 for none
     splits: dict[str, Split] = {}
     for name, rule in plan.items():
         part = _part_of(source, name, rule)
         labels = np.asarray(source.labels(part), dtype=np.int64)
-        owner = taken.setdefault(part, np.full(labels.size, -1))
+        owner = np.full(labels.size, -1)  # which split a position belongs to
+        for position, split in enumerate(splits.values()):
+            if split.part == part and not {name, split.name} <= LOOKED_AT:
+                owner[split.indices] = position
         indices = _draw(name, rule, part, labels, owner, list(splits))
-        owner[indices] = len(splits)
         indices.flags.writeable = False
         splits[name] = Split(name, source, part, indices, memory_limit_bytes)
     return splits

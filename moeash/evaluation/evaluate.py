@@ -18,13 +18,14 @@ from moeash.compression.keeping import Measure
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
 from moeash.core.solutions.objectives import Sizes
+from moeash.core.solutions.recipe import Recipe
 from moeash.data.splits import Split, load_splits
 from moeash.errors import EvaluationError, SpecError
 from moeash.evaluation.assess import Assessment, FloatPass, FunctionAssessment, SplitAssessment
 from moeash.evaluation.loading import arithmetic, load_compressor, load_inputs, load_network
 from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.outcome import Archive, Job, Outcome
-from moeash.evaluation.placing import DevicePlacing, HostPlacing
+from moeash.evaluation.placing import DevicePlacing, HostPlacing, Placed
 from moeash.evaluation.task import Task
 from moeash.methods.base import GridMethod
 from moeash.names import contained
@@ -172,14 +173,13 @@ class Evaluator:
 
     def _place(self) -> None:
         compressor, method = self.compressor, self.task.method
-        self._placing: HostPlacing | DevicePlacing
+        self._on_host = HostPlacing(compressor)
+        self._placing: HostPlacing | DevicePlacing = self._on_host
         # On the device kept tensors stay as the method left them and no file can be made.
         as_binned = self.task.evaluate is None and compressor.remeasuring is None
         as_binned = as_binned and not method.keeps_artifacts
         if self._on_device and as_binned and isinstance(method, GridMethod):
             self._placing = DevicePlacing(method, compressor)
-        else:
-            self._placing = HostPlacing(compressor)
 
     # ------------------------------------------------------------------ what workers share
 
@@ -235,7 +235,7 @@ class Evaluator:
         n_batches = itertools.count()
         try:
             with contained():
-                placed = self._placing.place(job, progress)
+                placed = self._placed(job, progress)
                 sizes = known = self.sizes(placed.outline)
 
                 def hopeless(bound: float) -> bool:
@@ -250,7 +250,7 @@ class Evaluator:
                 placed.write()
                 measured = self.assessment.measure(hopeless)
                 complete = measured.metric is not None
-                artifact = self._artifact(placed.outline) if complete else None
+                artifact = self._artifact(job.recipe, placed.outline) if complete else None
         except Exception as error:
             return Outcome(
                 status="failed",
@@ -274,9 +274,16 @@ class Evaluator:
             artifact=artifact,
         )
 
-    def _artifact(self, shared: SharedWeights) -> bytes | None:
+    def _placed(self, job: Job, progress: Progress) -> Placed:
+        """Build what a job asks for; what was trained is no longer bins of a grid."""
+        if not job.recipe.trained:
+            return self._placing.place(job, progress)
+        self._placing.forget()
+        return self._on_host.place(job, progress)
+
+    def _artifact(self, recipe: Recipe, shared: SharedWeights) -> bytes | None:
         """Return the file of a solution that cannot be rebuilt in seconds."""
-        if not self.task.method.keeps_artifacts:
+        if not recipe.has_artifact(keeps_artifacts=self.task.method.keeps_artifacts):
             return None
         return encode(shared, coder=self.task.codec.coder, notes=self.task.notes)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import threadpoolctl
@@ -10,7 +11,6 @@ import torch
 
 from moeash.compression.compressor import Circumstances, Compressor, Groundwork
 from moeash.compression.keeping import Measure
-from moeash.compression.preparations import Preparations
 from moeash.core.progress import Progress, silent
 from moeash.data.splits import Split, load_splits
 from moeash.errors import InputError
@@ -119,15 +119,24 @@ def load_compressor(
                 device=task.evaluation.device,
                 batch_size=task.evaluation.batch_size,
                 refines=task.refines,
+                precision=task.evaluation.precision,
+                folder=None if folder is None else Path(folder),
             ),
             inputs,
             search=search if isinstance(search, Split) else None,
             keeping=task.keeping,
             groundwork=groundwork,
             measure=measure,
-            preparations=None if folder is None else Preparations(Path(folder)),
+            train_on=partial(_train_on, task, inputs),
             progress=progress,
         )
+
+
+def _train_on(task: Task, inputs: Mapping[str, Images]) -> Mapping[str, Images]:
+    """Return what trainings may look at; a worker that reads nothing itself opens it only now."""
+    if inputs or task.data is None:
+        return inputs
+    return load_inputs(task, load_splits(task.data))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from moeash.core.solutions.objectives import SizeName, Sizes, as_minimised
 from moeash.core.solutions.pareto import non_dominated
-from moeash.core.solutions.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe, Start
 
 Status = Literal["complete", "stopped", "failed"]
 
@@ -21,13 +21,12 @@ class Job:
     Attributes:
         recipe: what is built.
         floor: stop as soon as the metric can no longer reach this value.
-        start: the artifact the recipe begins with, for a method whose solutions cannot be rebuilt
-            in seconds.
+        start: the artifact the recipe begins with, where something in it was trained.
     """
 
     recipe: Recipe
     floor: float = float("-inf")
-    start: bytes | None = field(default=None, repr=False, compare=False)
+    start: Start | None = field(default=None, repr=False, compare=False)
 
     @property
     def key(self) -> str:

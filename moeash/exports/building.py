@@ -30,13 +30,12 @@ def building(study: Study, progress: Progress = silent) -> Iterator[Build]:
     """
     task = task_of(study)
     _check_moved(study, task)
-    known = {}
-    if task.method.keeps_artifacts:
-        known = {record.job.key: record for record in study.evaluations()}
+    keeps = task.method.keeps_artifacts
+    known = {record.job.key: record for record in study.evaluations()}
     with compressor_of(task, progress) as compressor:
 
         def build(recipe: Recipe) -> SharedWeights:
-            start = start_of(recipe, known, study.artifact)
+            start = start_of(recipe, known, study.artifact, keeps_artifacts=keeps)
             return compressor.build(recipe, start=start, progress=progress)
 
         yield build

@@ -28,7 +28,7 @@ from moeash.exports.comparing import check_alike, look
 from moeash.study.solution import Solution, front_of, pick
 from moeash.study.study import Study
 
-MARKERS = (("search", "o"), ("refined", "s"), ("merged", "D"))
+MARKERS = (("search", "o"), ("refined", "s"), ("merged", "D"), ("distilled", "^"), ("tuned", "v"))
 BASELINE: dict[str, Any] = {"linestyle": (0, (5, 2.5)), "linewidth": 0.8}
 AREA = 9.0
 """Of a marker; those on the front are larger."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from moeash.core.codebook import SharedWeights
-from moeash.core.solutions.recipe import Merge, Recipe
+from moeash.core.solutions.recipe import Recipe, Start
 from moeash.study.storage.records import EvaluationRecord
 
 Build = Callable[[Recipe], SharedWeights]
@@ -14,16 +14,22 @@ def start_of(
     recipe: Recipe,
     known: Mapping[str, EvaluationRecord],
     read: Callable[[str], bytes],
-) -> bytes | None:
-    """Return the artifact of a recipe without its merges; None where there is none.
+    *,
+    keeps_artifacts: bool,
+) -> Start | None:
+    """Return the longest stored part of a recipe, from its candidate on; None where there is none.
 
     Args:
         recipe: to be built.
-        known: stored evaluations by key, of a method that keeps artifacts.
+        known: stored evaluations by key.
         read: returns the artifact of a fingerprint.
+        keeps_artifacts: whether the method does.
     """
-    steps = tuple(step for step in recipe.steps if not isinstance(step, Merge))
-    record = known.get(Recipe(recipe.candidate, steps).key)
-    if record is None or record.outcome.fingerprint is None:
-        return None
-    return read(record.outcome.fingerprint)
+    for n_steps in range(len(recipe.steps), -1, -1):
+        part = Recipe(recipe.candidate, recipe.steps[:n_steps])
+        if not part.has_artifact(keeps_artifacts=keeps_artifacts):
+            continue
+        record = known.get(part.key)
+        if record is not None and record.outcome.fingerprint is not None:
+            return Start(n_steps, read(record.outcome.fingerprint))
+    return None

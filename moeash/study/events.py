@@ -76,12 +76,22 @@ class Opened(Event):
         return {"n_stored": self.n_stored, "budget": to_plain(self.budget)}
 
 
+PHASES: Mapping[str, str] = {
+    "search": "searching",
+    "refine": "refining",
+    "merge": "merging",
+    "distill": "distilling",
+    "tune": "tuning",
+}
+"""Phases of a course, in its order, and what is done in each, for people."""
+
+
 @dataclass(frozen=True)
 class PhaseStarted(Event):
     """A phase begins.
 
     Attributes:
-        phase: ``search``, ``refine`` or ``merge``.
+        phase: one of :data:`PHASES`.
         total: evaluations, or for ``merge`` solutions, it will take at most; None where nobody
             knows.
         n_stored: of them, those that are known already.

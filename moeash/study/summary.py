@@ -16,7 +16,13 @@ from moeash.study.storage.base import Storage
 from moeash.study.storage.records import EventRecord, Stage, StudySummary
 from moeash.study.study import Study
 
-STAGES: Mapping[str, Stage] = {"search": "search", "refine": "refined", "merge": "merged"}
+STAGES: Mapping[str, Stage] = {
+    "search": "search",
+    "refine": "refined",
+    "merge": "merged",
+    "distill": "distilled",
+    "tune": "tuned",
+}
 """The phases of a study's course, in their order, and the stage of what each evaluates."""
 
 RECENT_EVALUATIONS = 50

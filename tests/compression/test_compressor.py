@@ -11,7 +11,7 @@ from moeash.compression import compressor as compressing
 from moeash.compression.compressor import Circumstances, Compressor
 from moeash.compression.options import CodecOptions
 from moeash.core.kept import Keeping
-from moeash.core.solutions.recipe import Merge, Recipe, Refine
+from moeash.core.solutions.recipe import Merge, Recipe, Refine, Start
 from moeash.errors import InputError
 from moeash.evaluation.loading import compressor_of
 from moeash.methods.feedback.method import Feedback
@@ -110,7 +110,7 @@ class Inputs:
 
 def test_an_artifact_begins_a_recipe_without_compressing(method):
     first = made(method)
-    start = encode(first.build(recipe(9)))
+    start = Start(0, encode(first.build(recipe(9))))
     merge = Merge((3, *[1] * (first.build(recipe(9)).n_entries - 3)))
     expected = [first.build(recipe(9, *steps)).fingerprint() for steps in ((), (merge,))]
     unused = Stored(UniformOptions(k=(2, 64)))
@@ -126,7 +126,7 @@ def test_norms_are_measured_again_for_a_merge_of_an_artifact_and_not_for_itself(
     first = compressor.build(recipe(9))
     merge = Merge((3, *[1] * (first.n_entries - 3)))
     expected = statistics_of(compressor.build(recipe(9, merge)))
-    start = encode(first)
+    start = Start(0, encode(first))
     itself = compressor.build(recipe(9), start=start)
     assert itself.fingerprint() == first.fingerprint()
     merged = statistics_of(compressor.build(recipe(9, merge), start=start))

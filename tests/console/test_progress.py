@@ -12,6 +12,7 @@ from moeash.core.solutions.recipe import Recipe
 from moeash.evaluation.outcome import Job, Outcome
 from moeash.study.course.options import BudgetOptions
 from moeash.study.events import (
+    PHASES,
     Doing,
     Evaluated,
     Opened,
@@ -162,18 +163,20 @@ def test_preparing_says_at_once_what_it_does_and_then_how_far_it_is():
     assert log.said(Doing("keeping", 0, None)) == ["keeping"]
 
 
-@pytest.mark.parametrize("phase", ["search", "refine", "merge"])
+@pytest.mark.parametrize("phase", PHASES)
 def test_steps_of_one_evaluation_of_many_are_told_only_after_silence(log, phase):
     log.said(PhaseStarted(phase, 8), SolutionMerging(1, "k=9", 2, 5))
     steps = [Doing(what, n, 5) for n in range(5) for what in ("assigning", "measuring")]
     assert log.said(*steps, after=0.1) == []
     (line,) = log.said(Doing("assigning", 3, 5), after=11.0)
     place = {
-        "search": "0 evaluations",
-        "refine": "0 of 8 refined",
-        "merge": "solution 2 of 5, 0 evaluations",
+        "search": "0 evaluations, 0.00/s",
+        "refine": "0 of 8 refined, 0.0 a minute",
+        "merge": "solution 2 of 5, 0 evaluations, 0.00/s",
+        "distill": "0 of 8 distilled, 0.0 a minute",
+        "tune": "0 of 8 tuned, 0.0 a minute",
     }[phase]
-    assert line.startswith(f"  {place}, 0.00/s; assigning: 3 of 5")
+    assert line.startswith(f"  {place}; assigning: 3 of 5")
 
 
 def test_no_step_leaves_the_log_silent_for_long(log):

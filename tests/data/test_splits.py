@@ -73,8 +73,21 @@ def test_a_plan_checked_by_hand():
     assert splits["search"].indices.tolist() == [6, 7, 8, 9]
     assert splits["holdout"].indices.tolist() == [0, 1, 2, 3]
     assert sorted(splits["calibration"].labels) == [0, 1]
-    both = [*splits["calibration"].indices, *splits["train"].indices]
-    assert sorted(both) == [0, 1, 2, 3, 4, 5]
+    assert splits["train"].indices.tolist() == [0, 1, 2, 3, 4, 5]  # calibration's among them
+
+
+@pytest.mark.parametrize("first", ["calibration", "train"])
+def test_calibration_and_train_may_share_images_and_nobody_else_may(first):
+    second = "train" if first == "calibration" else "calibration"
+    plan = {first: {"range": [0, 6]}, second: {"range": [2, 9]}}
+    source = source_of(np.arange(12) % 2, other=0)
+    splits = draw_splits(source, plan)
+    assert splits[second].indices.tolist() == list(range(2, 9))
+    for other in ("search", "holdout"):
+        with pytest.raises(DataError, match=f"splits '{other}' and .* overlap"):
+            draw_splits(source, {**plan, other: {"range": [5, 12]}})
+        rest = draw_splits(source, {**plan, other: {"rest": True}})
+        assert rest[other].indices.tolist() == [9, 10, 11]
 
 
 def test_a_draw_is_the_same_on_every_machine():

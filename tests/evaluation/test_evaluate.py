@@ -8,7 +8,7 @@ from torch import nn
 
 from moeash.codec.container import decode, encode
 from moeash.core.solutions.objectives import Sizes
-from moeash.core.solutions.recipe import Merge, Recipe
+from moeash.core.solutions.recipe import Merge, Recipe, Start
 from moeash.data.options import DataOptions
 from moeash.data.splits import Split
 from moeash.errors import DataError, EvaluationError, InputError, SpecError
@@ -260,7 +260,7 @@ def test_the_file_of_a_solution_too_dear_to_make_again_comes_with_its_outcome(on
     assert len(outcome.artifact) == outcome.sizes.size_bytes
     assert evaluator.evaluate(job(4, floor=0.99), NOTHING).artifact is None
     method.compressed.clear()
-    again = evaluator.evaluate(job(9, start=outcome.artifact), NOTHING)
+    again = evaluator.evaluate(job(9, start=Start(0, outcome.artifact)), NOTHING)
     assert again.fingerprint == outcome.fingerprint and not method.compressed
     evaluator.close()
     plain = Evaluator(task(), on_device=on_device)

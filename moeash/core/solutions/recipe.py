@@ -8,9 +8,9 @@ unique ``name``.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from moeash.core.solutions.candidate import Candidate, Value
 from moeash.errors import InputError
@@ -43,9 +43,53 @@ class Merge:
         return f"merged to {len(self.runs)} entries"
 
 
-Step = Refine | Merge
+Augment = Literal["none", "flips", "flips_and_crops"]
+"""How a training image is varied: mirrored half the time; moved by up to an eighth as well."""
 
-STEPS: dict[str, type[Step]] = {step.name: step for step in (Refine, Merge)}
+
+@dataclass(frozen=True)
+class Tune:
+    """Entries of the codebook and kept parameters trained; every weight keeps its entry.
+
+    Attributes:
+        epochs: passes over the training images.
+        labels: weight of the labels in the loss, 0 to 1; the rest is the float network's.
+        temperature: divides scores before the softmax of the float network's part.
+        batch_size: images of a step.
+        augment: how images are varied: ``none``, ``flips`` or ``flips_and_crops``.
+    """
+
+    epochs: int
+    labels: float = 0.0
+    temperature: float = 1.0
+    batch_size: int = 128
+    augment: Augment = "none"
+
+    name: ClassVar[str] = "tune"
+
+    def __str__(self) -> str:
+        return f"tuned for {self.epochs} epoch{'s'[: self.epochs != 1]}"
+
+
+@dataclass(frozen=True)
+class Distill(Tune):
+    """Weights trained on the entries there are, towards fewer bits at equal outputs.
+
+    Attributes:
+        rate: what a bit a weight is worth, in nats of the loss.
+    """
+
+    rate: float = 0.0
+
+    name: ClassVar[str] = "distill"
+
+    def __str__(self) -> str:
+        return f"distilled at rate {self.rate:g} for {self.epochs} epoch{'s'[: self.epochs != 1]}"
+
+
+Step = Refine | Merge | Tune | Distill
+
+STEPS: dict[str, type[Step]] = {step.name: step for step in (Refine, Merge, Tune, Distill)}
 
 
 @dataclass(frozen=True)
@@ -78,6 +122,20 @@ class Recipe:
         """Return the recipe of a candidate's values and steps."""
         return cls(Candidate.of(values), steps)
 
+    @property
+    def trained(self) -> bool:
+        """Whether a step trains, so that building takes minutes and not seconds."""
+        return any(isinstance(step, Tune) for step in self.steps)
+
+    def has_artifact(self, *, keeps_artifacts: bool) -> bool:
+        """Return whether its file is stored with the study: merges of such are made in no time.
+
+        Args:
+            keeps_artifacts: whether its method trains.
+        """
+        merged = bool(self.steps) and isinstance(self.steps[-1], Merge)
+        return (keeps_artifacts or self.trained) and not merged
+
     def then(self, step: Step) -> "Recipe":
         """Return this recipe with one more step."""
         return Recipe(self.candidate, (*self.steps, step))
@@ -107,12 +165,25 @@ class Recipe:
         return ", ".join(map(str, (self.candidate, *self.steps)))
 
 
+@dataclass(frozen=True)
+class Start:
+    """A stored solution that a recipe begins with.
+
+    Attributes:
+        n_steps: steps of the recipe that it has taken.
+        file: its ``.moeash`` bytes.
+    """
+
+    n_steps: int
+    file: bytes = field(repr=False)
+
+
 def _plain(step: Step) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(step).items()}
 
 
 def _step(plain: Mapping[str, Any]) -> Step:
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
     name = values.pop("step", None)
     if name not in STEPS:
         raise InputError(f"no step {name!r} of a recipe; {nearest(str(name), STEPS)}")

@@ -1,11 +1,11 @@
-"""The course of one study: search, then refine, then merge what the search has ended with."""
+"""The course of one study: search, then refine, merge, distill and tune what it has ended with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from moeash.backends.base import Backend
 from moeash.core.codebook import SharedWeights
-from moeash.core.solutions.recipe import Recipe
+from moeash.core.solutions.recipe import Distill, Recipe, Refine, Step, Tune
 from moeash.evaluation.outcome import Archive
 from moeash.searches.base import Search
 from moeash.searches.enumerate import ExhaustiveSearch, RandomSearch
@@ -15,23 +15,24 @@ from moeash.searches.space import Space
 from moeash.searches.steady_nsga2 import SteadyNsga2
 from moeash.study.artifacts import start_of
 from moeash.study.course.budget import Budget, Ending
+from moeash.study.course.extending import Extending, spread
 from moeash.study.course.generations import Generations
 from moeash.study.course.journal import Journal
 from moeash.study.course.ledger import Ledger
 from moeash.study.course.merging import Merging
 from moeash.study.course.phase import Phase
-from moeash.study.course.pump import Pump, Start, no_start
-from moeash.study.course.refining import Refining, spread
+from moeash.study.course.pump import Pump
 from moeash.study.course.standing import Standing
 from moeash.study.course.steady_state import SteadyState
 from moeash.study.events import PhaseEnded, PhaseStarted
 from moeash.study.facts import StudyFacts, floor_of
 from moeash.study.plan import Plan
 from moeash.study.solution import Solution
+from moeash.study.storage.records import Stage
 
 
 class Course:
-    """Runs the phases of a study, from generation 1 to the last merge."""
+    """Runs the phases of a study, from generation 1 to the last solution tuned."""
 
     def __init__(
         self,
@@ -59,11 +60,9 @@ class Course:
         self._ledger = ledger
         self._journal = journal
         self._budget = Budget(plan.spec.budget)
-        start: Start = no_start
-        if plan.task.method.keeps_artifacts:
-            start = partial(start_of, known=ledger.known, read=artifact)
-        self._start = start
-        self._pump = Pump(backend, ledger, journal, start=start)
+        keeps = plan.task.method.keeps_artifacts
+        self._start = partial(start_of, known=ledger.known, read=artifact, keeps_artifacts=keeps)
+        self._pump = Pump(backend, ledger, journal, start=self._start)
         self.standing = Standing(facts, plan.spec.evaluation.max_drop)
 
     def run(self) -> Ending:
@@ -71,6 +70,8 @@ class Course:
         ending = self._search()
         self._refine()
         self._merge()
+        self._distill()
+        self._tune()
         return ending
 
     def build(self, recipe: Recipe) -> SharedWeights:
@@ -122,22 +123,54 @@ class Course:
     def _refine(self) -> None:
         """Make solutions of the search's front again, where the method has a slower way."""
         at_most = self._plan.spec.refine.solutions
-        if not self._plan.task.method.refines or not at_most:
+        if not self._plan.task.method.refines:
             return
+        self._extend("refine", "refined", at_most, [Refine()])
+
+    def _distill(self) -> None:
+        """Train solutions of the front on their own entries."""
+        options, training = self._plan.spec.distill, self._plan.spec.training
+        steps = [
+            Distill(
+                epochs=options.epochs,
+                labels=training.labels,
+                batch_size=training.batch_size,
+                augment=training.augment,
+                rate=rate,
+            )
+            for rate in options.rates
+        ]
+        self._extend("distill", "distilled", options.solutions, steps)
+
+    def _tune(self) -> None:
+        """Train the entries of solutions of the front."""
+        options, training = self._plan.spec.tune, self._plan.spec.training
+        step = Tune(
+            epochs=options.epochs,
+            labels=training.labels,
+            batch_size=training.batch_size,
+            augment=training.augment,
+        )
+        self._extend("tune", "tuned", options.solutions, [step])
+
+    def _extend(self, name: str, stage: Stage, at_most: int, steps: Sequence[Step]) -> None:
+        """Take each of some steps on each of at most so many solutions of the front."""
         front = self.standing.front()
-        chosen = [front[i].record for i in spread(len(front), at_most)]
+        chosen = [front[i].record for i in spread(len(front), at_most)] if at_most else []
         if not chosen:
             return
-        phase = Refining(
-            chosen,
+        phase = Extending(
+            name,
+            stage,
+            [(record, step) for record in chosen for step in steps],
             self._budget,
             archive=self.standing.archive,
             floor=self.standing.floor,
             n_evaluations=lambda: self._ledger.n_proposed,
         )
         n_stored = sum(p.job.key in self._ledger.known for p in phase.proposals)
-        self._run(phase, len(chosen), n_stored)
-        self.standing.add(phase.refined)
+        self._run(phase, len(phase.proposals), n_stored)
+        self.standing.add(phase.records)
 
     def _merge(self) -> None:
         """Merge neighbouring entries of the front's solutions while their metric holds."""
@@ -162,6 +195,7 @@ class Course:
             n_evaluations=lambda: self._ledger.n_proposed,
         )
         self._run(phase, len(solutions))
+        self.standing.add(phase.records)
 
     def _merge_floor(self, solution: Solution) -> float:
         max_drop = self._plan.spec.merge.max_drop

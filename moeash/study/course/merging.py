@@ -101,6 +101,7 @@ class Merging:
         self._position = 0
         self._fruitless = 0
         self._announced = -1
+        self.records: list[EvaluationRecord] = []
         self._ahead: dict[str, Outcome] = {}
         self._out: dict[str, _Chain] = {}
         self.ending: Ending | None = None
@@ -126,7 +127,8 @@ class Merging:
         return self._due()
 
     def stored(self, records: Sequence[EvaluationRecord]) -> None:
-        """Forget the outcomes that are stored."""
+        """Collect what was merged; it is no longer ahead of its turn."""
+        self.records += records
         for record in records:
             self._ahead.pop(record.job.key, None)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from moeash.errors import InputError
 from moeash.options.kinds import Bounds
 from moeash.options.tables import Count, NotNegative, Options, Positive
 
@@ -62,3 +63,44 @@ class MergeOptions(Options):
 
     trials: Annotated[int, Bounds(0)] = 10
     max_drop: NotNegative | None = None
+
+
+@dataclass(frozen=True)
+class DistillOptions(Options):
+    """``[distill]``: solutions of the front trained on their own entries, towards fewer bits.
+
+    Attributes:
+        solutions: of the front, evenly spread; 0: none.
+        rates: what a bit a weight is worth, in nats of the loss; each solution is distilled at
+            each.
+        epochs: passes over the training images: the train split, or else the calibration split.
+    """
+
+    table: ClassVar[str] = "distill"
+
+    solutions: Annotated[int, Bounds(0)] = 0
+    rates: tuple[NotNegative, ...] = (0.3, 1.0, 3.0)
+    epochs: Count = 20
+
+    def check(self) -> None:
+        """Refuse what distills at no rate, or twice at one."""
+        if not self.rates or len(set(self.rates)) < len(self.rates):
+            raise InputError(
+                f"distill.rates is {list(self.rates)}; give one or more different rates, or "
+                "distill.solutions = 0 to distill nothing"
+            )
+
+
+@dataclass(frozen=True)
+class TuneOptions(Options):
+    """``[tune]``: values of codebook entries and kept parameters trained, every index kept.
+
+    Attributes:
+        solutions: of the front, evenly spread; 0: none.
+        epochs: passes over the training images.
+    """
+
+    table: ClassVar[str] = "tune"
+
+    solutions: Annotated[int, Bounds(0)] = 0
+    epochs: Count = 5

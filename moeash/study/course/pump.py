@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from moeash.backends.base import Backend
-from moeash.core.solutions.recipe import Recipe
+from moeash.core.solutions.recipe import Recipe, Start
 from moeash.study.course.journal import Journal
 from moeash.study.course.ledger import Ledger
 from moeash.study.course.phase import Answer, Phase, Proposal
 from moeash.study.events import WorkersChanged
 
-Start = Callable[[Recipe], bytes | None]
+StartOf = Callable[[Recipe], Start | None]
 """Returns the artifact a recipe begins with; None where there is none."""
 
 
@@ -26,7 +26,7 @@ class Pump:
     """Runs phases to their end, one after the other."""
 
     def __init__(
-        self, backend: Backend, ledger: Ledger, journal: Journal, *, start: Start = no_start
+        self, backend: Backend, ledger: Ledger, journal: Journal, *, start: StartOf = no_start
     ) -> None:
         """Begin with nothing out.
 

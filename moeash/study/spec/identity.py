@@ -17,12 +17,15 @@ NOT_IDENTIFYING = (
     ("budget",),
     ("refine",),
     ("merge",),
+    ("distill",),
+    ("tune",),
+    ("training",),
     ("backend",),
     ("output",),
     *PATHS,
 )
-"""What may change when a study is continued: how long it goes on, what is added to its front, where
-it runs, and paths."""
+"""What may change when a study is continued: how long it goes on, what is added to its front and
+how (recipes say it), where it runs, and paths."""
 
 
 def identifying(plain: Mapping[str, Any]) -> dict[str, Any]:

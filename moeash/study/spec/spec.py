@@ -15,13 +15,20 @@ from moeash.data.options import DataOptions
 from moeash.errors import InputError
 from moeash.evaluation.options import METRIC_NAMES, EvaluationOptions
 from moeash.methods.options import MethodOptions
+from moeash.methods.training.options import TrainingOptions
 from moeash.methods.uniform.options import UniformOptions
 from moeash.names import is_reference, nearest
 from moeash.networks.options import TORCHVISION, NetworkOptions
 from moeash.options.kinds import Bounds, Pattern
 from moeash.options.tables import Options, read, to_plain
 from moeash.searches.options import SearchOptions
-from moeash.study.course.options import BudgetOptions, MergeOptions, RefineOptions
+from moeash.study.course.options import (
+    BudgetOptions,
+    DistillOptions,
+    MergeOptions,
+    RefineOptions,
+    TuneOptions,
+)
 from moeash.study.spec.identity import fingerprint_of, identifying
 from moeash.study.spec.output import OutputOptions
 from moeash.study.spec.upgrade import VERSION, upgraded
@@ -58,6 +65,9 @@ class StudySpec(Options):
         budget: how long the study goes on.
         refine: what is made again with more effort.
         merge: what is merged.
+        distill: what is trained on its own entries.
+        tune: whose entries are trained.
+        training: how.
         codec: how the file is written.
         backend: where candidates are evaluated.
         output: what is written when the study is finished; None: nothing.
@@ -75,6 +85,9 @@ class StudySpec(Options):
     budget: BudgetOptions = field(default_factory=BudgetOptions)
     refine: RefineOptions = field(default_factory=RefineOptions)
     merge: MergeOptions = field(default_factory=MergeOptions)
+    distill: DistillOptions = field(default_factory=DistillOptions)
+    tune: TuneOptions = field(default_factory=TuneOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
     codec: CodecOptions = field(default_factory=CodecOptions)
     backend: BackendOptions = field(default_factory=BackendOptions)
     output: OutputOptions | None = None

@@ -19,7 +19,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-Stage = Literal["search", "refined", "merged"]
+Stage = Literal["search", "refined", "merged", "distilled", "tuned"]
 StoredStatus = Literal["running", "interrupted", "failed", "finished"]
 """What the process that runs a study says of it."""
 
@@ -91,9 +91,10 @@ class EvaluationRecord:
 
     Attributes:
         number: 1, 2, ... within the study, in the order the study proposed them.
-        stage: proposed by the search, or made of one of its solutions: refined, merged.
+        stage: proposed by the search, or made of another solution: refined, merged, distilled or
+            tuned.
         generation: of the search; otherwise that of the evaluation it began with.
-        parent: number of the evaluation that was refined, or whose entries were merged.
+        parent: number of the evaluation it was made of.
         job: what was evaluated.
         outcome: what became of it.
         created_at: UTC, ISO 8601.

@@ -2,8 +2,11 @@ import pickle
 
 import pytest
 
-from moeash.core.solutions.recipe import STEPS, Merge, Recipe, Refine
+from moeash.core.solutions.recipe import STEPS, Distill, Merge, Recipe, Refine, Tune
 from moeash.errors import InputError
+
+TUNE = Tune(epochs=3, labels=0.5)
+DISTILL = Distill(epochs=3, labels=0.5, rate=0.1 + 0.2)
 
 ONES = [
     Recipe.of({"k": 37}),
@@ -12,6 +15,10 @@ ONES = [
     Recipe.of({"k": 37}, Refine()),
     Recipe.of({"k": 37}, Merge((1, 2, 1))),
     Recipe.of({"k": 37}, Refine(), Merge((1, 2, 1)), Merge((3, 1))),
+    Recipe.of({"k": 37}, TUNE),
+    Recipe.of({"k": 37}, DISTILL),
+    Recipe.of({"k": 37}, Distill(epochs=3, labels=0.5, rate=0.3)),
+    Recipe.of({"k": 37}, Refine(), DISTILL, TUNE),
 ]
 
 
@@ -27,7 +34,7 @@ def test_plain_values_and_pickles_give_the_recipe_back(recipe):
 
 
 def test_every_kind_of_step_survives_the_way_through_plain_values():
-    made = {step.name: step for step in (Refine(), Merge((2, 1)))}
+    made = {step.name: step for step in (Refine(), Merge((2, 1)), TUNE, DISTILL)}
     assert made.keys() == STEPS.keys()
 
 
@@ -46,3 +53,18 @@ def test_a_step_with_values_of_another_is_refused():
 def test_what_was_merged_cannot_be_refined():
     with pytest.raises(InputError, match="refine begins with a candidate"):
         Recipe.of({"k": 3}, Merge((1, 2)), Refine())
+
+
+def test_the_file_of_what_was_trained_is_stored_and_that_of_its_merges_is_not():
+    merge = Merge((1, 2))
+    for steps, stored in [
+        ((), False),
+        ((Refine(),), False),
+        ((merge,), False),
+        ((TUNE,), True),
+        ((merge, DISTILL), True),
+        ((DISTILL, merge), False),
+    ]:
+        assert Recipe.of({"k": 3}, *steps).has_artifact(keeps_artifacts=False) == stored
+    assert Recipe.of({"k": 3}).has_artifact(keeps_artifacts=True)
+    assert not Recipe.of({"k": 3}, merge).has_artifact(keeps_artifacts=True)

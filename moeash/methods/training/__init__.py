@@ -1,0 +1,1 @@
+"""What methods and steps that train have in common."""

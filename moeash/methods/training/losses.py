@@ -1,0 +1,111 @@
+"""What a compressed network's outputs should be: those of the float network, or the labels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from moeash.data.inputs import Batch, Inputs
+from moeash.errors import InputError
+from moeash.methods.training.session import Seen
+from moeash.networks.network import Network
+from moeash.tracing.outputs import OutputOf, chosen, in_rows
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """A module run with tensors of one's own; its own stay untouched.
+
+    Attributes:
+        module: in eval mode.
+        device: of the module and the tensors.
+        output: names the tensor that counts.
+        bfloat16: whether to run in bfloat16 where torch deems it safe.
+    """
+
+    module: nn.Module
+    device: str
+    output: OutputOf | None = None
+    bfloat16: bool = False
+
+    def __call__(self, tensors: Mapping[str, Tensor], inputs: Batch) -> Tensor:
+        """Return the scores, ``(any, classes)``, or single values, ``(any, 1)``, float32."""
+        args, kwargs = (
+            (inputs.args, inputs.kwargs) if isinstance(inputs, Inputs) else ((inputs,), {})
+        )
+        kind = torch.device(self.device).type
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bfloat16):
+            returned = functional_call(self.module, dict(tensors), args, kwargs)
+        return in_rows(chosen(returned, self.output)).float()
+
+
+def float_tensors(network: Network, device: str) -> dict[str, Tensor]:
+    """Return the float network's tensors by name, on a device; tied ones under their first name."""
+    tensors = {}
+    for parameter in network.state:
+        if parameter.values is not None:
+            tensor = torch.tensor(parameter.values, device=device)
+            tensors[parameter.name] = tensor.to(DTYPES.get(parameter.dtype, tensor.dtype))
+    return tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What outputs are compared with.
+
+    Attributes:
+        outputs: runs the float network.
+        teacher: its tensors.
+        labels: weight of the labels, 0 to 1.
+        temperature: divides scores before the softmax of the float network's part, whose loss is
+            multiplied by its square, so that gradients stay of one size (Hinton et al., 2015,
+            section 2).
+    """
+
+    outputs: Outputs
+    teacher: Mapping[str, Tensor]
+    labels: float = 0.0
+    temperature: float = 1.0
+
+    def loss(self, scores: Tensor, seen: Seen) -> Tensor:
+        """Return the loss of scores, in nats; of single values half their squared distance.
+
+        Raises:
+            InputError: labels are wanted where there is not one a row of scores.
+        """
+        loss = scores.new_zeros(())
+        if self.labels < 1:
+            with torch.no_grad():
+                wanted = self.outputs(self.teacher, seen.inputs)
+            loss = (1 - self.labels) * divergence(scores, wanted, self.temperature)
+        if self.labels > 0:
+            if scores.shape[1] < 2 or len(scores) != len(seen.labels):
+                raise InputError(
+                    f"labels = {self.labels:g} needs one label a row of scores; the network gives "
+                    f"{tuple(scores.shape)} for {len(seen.labels)} labels; use labels = 0"
+                )
+            loss = loss + self.labels * F.cross_entropy(scores, seen.labels)
+        return loss
+
+
+def divergence(scores: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the mean divergence of scores from wanted ones, times the temperature squared.
+
+    Args:
+        scores: ``(n, classes)``, or ``(n, 1)`` for single values.
+        wanted: likewise.
+        temperature: divides both.
+    """
+    if scores.shape[1] == 1:
+        return 0.5 * F.mse_loss(scores, wanted)
+    return temperature**2 * F.kl_div(
+        F.log_softmax(scores / temperature, 1),
+        F.log_softmax(wanted / temperature, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
