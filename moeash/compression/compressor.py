@@ -30,6 +30,7 @@ from moeash.core.codebook import SharedWeights, State
 from moeash.core.kept import Keeping
 from moeash.core.merge import merge_runs
 from moeash.core.progress import Progress, silent
+from moeash.core.solutions.candidate import Candidate
 from moeash.core.solutions.recipe import Distill, Merge, Recipe, Refine, Start, Tune
 from moeash.core.solutions.variables import middle
 from moeash.data.inputs import Batch, Inputs
@@ -37,11 +38,13 @@ from moeash.data.splits import Split
 from moeash.errors import InputError
 from moeash.methods.base import Images, Method, Preparation
 from moeash.methods.training.distilling import distill
+from moeash.methods.training.method import TrainedMethod
 from moeash.methods.training.options import TrainingOptions
 from moeash.methods.training.tuning import tune
 from moeash.networks.network import Network
 from moeash.networks.pickling import read_only_tensor
 from moeash.networks.writing.inplace import WeightWriter
+from moeash.options.tables import to_plain
 
 REMEMBERED_BYTES = 64 << 20
 """Indices of compressed candidates that are kept for the recipes that begin with them: a merge pass
@@ -219,9 +222,12 @@ class Compressor:
         self.writer = WeightWriter(self.network.module, self.network.state)
 
     def _typical(self) -> SharedWeights:
-        """Return a compressed network from the middle of the search space, kept tensors exact."""
+        """Return a compressed network from the middle of the search space, kept tensors exact.
+
+        It is not trained, whatever the method.
+        """
         recipe = Recipe(middle(self._method.space()))
-        return self._adjusted(self._compressed(recipe, silent))
+        return self._adjusted(self._compressed(recipe, silent, train=False))
 
     def use_shared(self, groundwork: Groundwork) -> None:
         """Work with a shared copy of what one compressor has made, and let the own one go."""
@@ -300,8 +306,28 @@ class Compressor:
         self._trainings.finished(session)
         return trained
 
-    def _compressed(self, recipe: Recipe, progress: Progress) -> SharedWeights:
+    def _trained_by(
+        self, method: TrainedMethod, candidate: Candidate, progress: Progress
+    ) -> SharedWeights:
+        """Return a candidate of a method that trains."""
+        what = {
+            "method": to_plain(method.options, defaults=True) | {"name": method.name},
+            "candidate": candidate.as_dict(),
+        }
+        session = self._trainings.session(self.network, method.training, what, progress)
+        prepared = self.groundwork.prepared
+        trained = method.train(prepared, candidate, network=self.network, session=session)
+        self._trainings.finished(session)
+        return trained
+
+    def _compressed(
+        self, recipe: Recipe, progress: Progress, *, train: bool = True
+    ) -> SharedWeights:
         """Return a candidate compressed, refined if the recipe says so, and remember it."""
+        method = self._method
+        if train and isinstance(method, TrainedMethod):
+            # Not remembered: its file is stored.
+            return self._trained_by(method, recipe.candidate, progress)
         refined = recipe.steps[:1] == (Refine(),)
         prefix = Recipe(recipe.candidate, recipe.steps[: int(refined)])
         shared = self._recent.pop(prefix, None)

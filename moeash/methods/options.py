@@ -13,12 +13,15 @@ fields every class has
 
 from moeash.methods.feedback.options import FeedbackOptions
 from moeash.methods.gpfq.options import GpfqOptions
+from moeash.methods.pwfn.options import PwfnOptions
 from moeash.methods.uniform.options import UniformOptions
+from moeash.methods.wfn.options import WfnOptions
 
-MethodOptions = UniformOptions | GpfqOptions | FeedbackOptions
+MethodOptions = UniformOptions | GpfqOptions | FeedbackOptions | WfnOptions | PwfnOptions
 """What ``[method]`` may be, told apart by name; the first is the default."""
 
 OPTIONS: dict[str, type[MethodOptions]] = {
-    options.name: options for options in (UniformOptions, GpfqOptions, FeedbackOptions)
+    options.name: options
+    for options in (UniformOptions, GpfqOptions, FeedbackOptions, WfnOptions, PwfnOptions)
 }
 """Options classes by the name of their method."""

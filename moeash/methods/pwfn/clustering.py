@@ -34,6 +34,9 @@ LEAST_SIGMA = 2.0**-20
 HIGHEST_ORDER = 4
 """Powers of two a centre may have."""
 
+MOST_POWERS = 40
+"""Powers of two from the smallest entry to the largest weight: 100,000 sums of four of them."""
+
 GROWTH = 2.0
 """Of ``delta`` where no weight is in reach; ``inc`` of the code."""
 
@@ -85,6 +88,12 @@ def cluster(
         raise InputError(f"fraction is {fraction}, needed a number from 0 to 1")
     if not 0 < delta < math.inf:
         raise InputError(f"delta is {delta}, needed a number above 0")
+    largest = float(np.abs(flat).max(initial=0))
+    if largest > 2.0 ** (least_exponent + MOST_POWERS):
+        raise InputError(
+            f"a weight is {largest:.3g}, more than 2**{MOST_POWERS} times the smallest entry; "
+            "raise zero_below, or keep its parameter out of sharing"
+        )
     work = _Work(flat, spread, least_exponent, math.ceil(fraction * flat.size))
     order = 1
     for tries in count(1):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from moeash.core.solutions.recipe import Augment
 from moeash.core.solutions.variables import Real, Variable
 from moeash.methods.fixing.bounds import Fraction, Share, check_fractions, check_range
 from moeash.options.tables import Count, Options, Positive
@@ -25,6 +26,8 @@ class PwfnOptions(Options):
         learning_rate: of SGD with momentum 0.9 and weight decay 1e-4.
         labels: weight of the labels in the loss, from 0 to 1; the rest is the float network's
             outputs, which need none.
+        batch_size: images a step.
+        augment: how training images are varied: none, flips or flips_and_crops.
     """
 
     delta: tuple[Positive, Positive] = (0.5, 4.0)
@@ -33,6 +36,8 @@ class PwfnOptions(Options):
     epochs: Count = 3
     learning_rate: Positive = 1e-3
     labels: Share = 1.0
+    batch_size: Count = 128
+    augment: Augment = "none"
 
     table: ClassVar[str] = "method"
     name: ClassVar[Literal["pwfn"]] = "pwfn"

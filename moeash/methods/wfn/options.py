@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+from moeash.core.solutions.recipe import Augment
 from moeash.core.solutions.variables import Real, Variable
 from moeash.methods.fixing.bounds import Fraction, Share, check_fractions, check_range
 from moeash.options.kinds import Bounds
@@ -28,6 +29,8 @@ class WfnOptions(Options):
         learning_rate: of Adam.
         labels: weight of the labels in the loss, from 0 to 1; the rest is the float network's
             outputs, which need none.
+        batch_size: images a step.
+        augment: how training images are varied: none, flips or flips_and_crops.
     """
 
     delta: tuple[Delta, Delta] = (0.01, 0.05)
@@ -37,6 +40,8 @@ class WfnOptions(Options):
     epochs: Count = 3
     learning_rate: Positive = 2e-5
     labels: Share = 1.0
+    batch_size: Count = 128
+    augment: Augment = "none"
 
     table: ClassVar[str] = "method"
     name: ClassVar[Literal["wfn"]] = "wfn"

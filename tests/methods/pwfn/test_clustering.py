@@ -142,7 +142,7 @@ def test_nothing_and_zeros_are_fixed_without_ado():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"means": np.float32([np.nan, 1])}, "1 of 2 weights are NaN or infinite"),
+        ({"means": np.float32([np.nan, 1])}, "1 of 2 weights are NaN, infinite or beyond"),
         ({"sigmas": np.float32([0.1, -1])}, "or one is negative"),
         ({"sigmas": np.float32([np.nan, 1])}, "or one is negative, NaN or infinite"),
         ({"sigmas": np.float32([1])}, r"sigmas have shape \(1,\) for 2 weights"),

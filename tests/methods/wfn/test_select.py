@@ -149,7 +149,7 @@ def test_nothing_and_zeros_are_fixed_without_ado():
 @pytest.mark.parametrize(
     ("weights", "changes", "message"),
     [
-        ([0.1, np.nan, np.inf], {}, "2 of 3 weights are NaN or infinite"),
+        ([0.1, np.nan, np.inf], {}, "2 of 3 weights are NaN, infinite or beyond"),
         ([0.1], {"fraction": 1.1}, "fraction is 1.1, needed a number from 0 to 1"),
         ([0.1], {"delta": 0.0}, "delta is 0.0, needed a number of at least 0.0001"),
         ([0.1], {"delta": np.nan}, "delta is nan"),
