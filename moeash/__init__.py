@@ -29,6 +29,7 @@ from moeash.errors import (
     StudyExistsError,
     StudyLockedError,
     StudyNotFoundError,
+    TrainingError,
     UserCodeError,
 )
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from moeash.codec.container import read_arrays as read
     from moeash.codec.inspection import inspect, verify
     from moeash.exports.files import decompress, load_into
+    from moeash.study.comparing import compare
     from moeash.study.opening import open_storage, open_study
     from moeash.study.solution import Solution
     from moeash.study.study import Study
@@ -47,6 +49,7 @@ __version__ = "0.1.0"
 HOMES = {
     "Solution": "moeash.study.solution",
     "Study": "moeash.study.study",
+    "compare": "moeash.study.comparing",
     "compress": "moeash.api.files",
     "decompress": "moeash.exports.files",
     "export": "moeash.api.files",
@@ -86,7 +89,9 @@ __all__ = [
     "StudyExistsError",
     "StudyLockedError",
     "StudyNotFoundError",
+    "TrainingError",
     "UserCodeError",
+    "compare",
     "compress",
     "decompress",
     "export",

@@ -14,6 +14,7 @@
     │   ├── CorruptContainerError         truncated, altered or hostile bytes
     │   └── ContainerVersionError         written by a newer moeash
     ├── EvaluationError                   one candidate failed; the study goes on
+    ├── TrainingError                     a training did not come to its end
     ├── UserCodeError                     the user's code tried to end the process
     ├── BackendError                      the place it ran is gone, not the candidate; retry
     ├── StorageError                      the database refused or lost a write

@@ -62,18 +62,29 @@ def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+ALL = sys.maxsize
+"""Inputs taken where solutions are trained."""
+
+
 def inputs_for(
     module: nn.Module,
     method: Method,
     given: Given | None,
     norms: NormsChoice,
     output: OutputOf | None,
+    *,
+    trains: bool = False,
 ) -> Unlabelled | None:
     """Return the inputs there is a use for; say so where a method does without, or has no use.
 
     Raises:
-        InputError: there is no use for them, or the network does not take them.
+        InputError: there is no use for them, the network does not take them, or a training lacks
+            them.
     """
+    if trains and given is None:
+        raise InputError(
+            "distill and tune need inputs to train on; give calibration=, unlabelled inputs suffice"
+        )
     if output is not None and given is None:
         raise InputError("output= names what counts of calibration runs; give calibration= as well")
     if given is not None:
@@ -83,6 +94,7 @@ def inputs_for(
             folding.IMAGES if norms == "folded" else 0,
             remeasuring.IMAGES if norms == "remeasured" else 0,
             probing.IMAGES if norms == "two_vectors" and has_norms else 0,
+            ALL if trains else 0,
         )
         if not at_most:
             raise InputError(f"method {method.name} looks at no inputs; leave calibration out")

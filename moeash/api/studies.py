@@ -235,7 +235,8 @@ def search(
         metric=getattr(evaluate, "__name__", "evaluate"),
     )
     method_chosen = build_method(described.method)
-    inputs = inputs_for(module, method_chosen, calibration, described.codec.norms, output)
+    norms, trains = described.codec.norms, described.trains
+    inputs = inputs_for(module, method_chosen, calibration, norms, output, trains=trains)
     if inputs is not None:
         described = replace(described, calibration=inputs.fingerprint())
     task = replace(

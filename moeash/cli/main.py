@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from moeash import __version__
-from moeash.cli import doctor, files, launch, report, serve, spec, studies, token
+from moeash.cli import compare, doctor, files, launch, report, serve, spec, studies, token
 from moeash.console.escaping import visible
 from moeash.errors import (
     InputError,
@@ -72,6 +72,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "status": studies.status,
     "front": studies.front,
     "plot": studies.plot,
+    "compare": compare.compare,
     "export": studies.export,
     "verify": files.verify,
     "inspect": files.inspect,

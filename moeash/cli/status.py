@@ -5,7 +5,6 @@ from typing import Any
 
 from moeash.cli.show import bytes_text, clock, percent
 from moeash.console.durations import duration_text
-from moeash.study.events import PHASES
 
 N_LINES = 5
 """Events and failures shown; the document has more."""
@@ -62,6 +61,8 @@ def status_lines(summary: Mapping[str, Any], baseline: str) -> Iterator[str]:
 
 def _running(phase: Mapping[str, Any]) -> str:
     """Return what a running phase has done, how fast it is and how long it goes on."""
+    from moeash.study.events import PHASES
+
     total, done = phase["total"], phase["done"]
     line = PHASES[phase["phase"]]
     if phase["phase"] == "merge" and total:

@@ -84,10 +84,13 @@ class Lesson:
                 wanted = self.outputs(self.teacher, seen.inputs)
             loss = (1 - self.labels) * divergence(scores, wanted, self.temperature)
         if self.labels > 0:
-            if scores.shape[1] < 2 or len(scores) != len(seen.labels):
+            n, n_classes = scores.shape
+            known = len(seen.labels) == n and bool((seen.labels >= 0).all())
+            if n_classes < 2 or not known or bool((seen.labels >= n_classes).any()):
                 raise InputError(
-                    f"labels = {self.labels:g} needs one label a row of scores; the network gives "
-                    f"{tuple(scores.shape)} for {len(seen.labels)} labels; use labels = 0"
+                    f"labels = {self.labels:g} needs one of the {n_classes} classes of every row "
+                    f"of scores; the network gives {n} rows for {len(seen.labels)} inputs, and "
+                    "inputs given from Python have no labels; use labels = 0"
                 )
             loss = loss + self.labels * F.cross_entropy(scores, seen.labels)
         return loss

@@ -107,6 +107,7 @@ class StudySpec(Options):
                 f"method {self.method.name!r} with these options needs codec.coder = {needed!r}, "
                 f"not {self.codec.coder!r}"
             )
+        self._check_training()
         if self.is_python:
             self._check_python()
             return
@@ -120,6 +121,22 @@ class StudySpec(Options):
                 f"evaluation.metric: no metric {metric!r}; "
                 f"{nearest(metric, [*METRIC_NAMES, 'package.module:function'])}"
             )
+
+    @property
+    def trains(self) -> bool:
+        """Whether solutions of its front are trained."""
+        return self.distill.solutions > 0 or self.tune.solutions > 0
+
+    def _check_training(self) -> None:
+        """Refuse a training without images before the search it would follow."""
+        splits = set() if self.data is None else set(self.data.splits)
+        if self.trains and not self.is_python and not splits & {"train", "calibration"}:
+            raise InputError(
+                "distill and tune need images to train on; add [data.splits.train], or "
+                "[data.splits.calibration]"
+            )
+        if self.trains and self.is_python and self.training.labels:
+            raise InputError("training.labels needs labels, and inputs given from Python have none")
 
     def _check_python(self) -> None:
         if self.data is not None:

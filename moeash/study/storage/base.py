@@ -217,7 +217,8 @@ class Storage(Protocol):
     def beside(self, what: str) -> str | None:
         """Return a folder for large files that may be deleted at any time; None where none is.
 
-        It need not exist. That of an SQLite database lies beside it.
+        It need not exist. That of an SQLite database lies beside it, that of PostgreSQL in the
+        folder that ``MOEASH_ARTIFACTS`` names, which all machines share.
         """
         ...
 

@@ -386,8 +386,9 @@ class SqlStorage:
 
     def beside(self, what: str) -> str | None:
         """Return a folder for large files that may be deleted at any time."""
-        path = self.database.path
-        return None if path is None else str(path.with_name(f"{path.name}.{what}"))
+        if (path := self.database.path) is not None:
+            return str(path.with_name(f"{path.name}.{what}"))
+        return str(self._artifacts.folder / what) if self._artifacts.folder else None
 
     def close(self) -> None:
         """Release connections."""

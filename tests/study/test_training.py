@@ -1,0 +1,206 @@
+"""Steps that train, in a study: stored, exported, continued after kill -9, on its front."""
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import moeash
+from moeash import export
+from moeash.backends.inprocess import InProcessBackend
+from moeash.core.solutions.recipe import Distill, Tune
+from moeash.errors import InputError
+from moeash.exports.building import building
+from moeash.exports.plots import plot_front
+from moeash.methods.training.checkpoints import SUFFIX
+from moeash.study.storage.sql import SqlStorage
+from tests.backends.studies import front, run_study, sequence, spec
+from tests.digits import digits_spec
+
+
+def trained(name="trained", epochs=2, **changes):
+    return spec(
+        name,
+        data__splits__train={"part": "all", "count": 300, "seed": 0},
+        data__splits__holdout={"part": "all", "rest": True},
+        evaluation__metric="neg_divergence",
+        search={"population": 4},
+        budget={"generations": 2},
+        merge={"trials": 3},
+        distill={"solutions": 2, "rates": [0.3, 3.0], "epochs": epochs},
+        tune={"solutions": 2, "epochs": 1},
+        training={"batch_size": 64},
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return run_study(tmp_path_factory.mktemp("trained"), trained())
+
+
+def staged(study, stage):
+    return [r for r in study.evaluations() if r.stage == stage]
+
+
+def test_solutions_of_the_front_are_distilled_at_every_rate_and_tuned(study):
+    records = {r.number: r for r in study.evaluations()}
+    distilled, tuned = staged(study, "distilled"), staged(study, "tuned")
+    assert [r.recipe.steps[-1] for r in distilled] == [
+        Distill(epochs=2, batch_size=64, rate=rate) for rate in (0.3, 3.0)
+    ] * 2
+    assert [r.recipe.steps[-1] for r in tuned] == [Tune(epochs=1, batch_size=64)] * 2
+    for record in (*distilled, *tuned):
+        parent = records[record.parent]
+        assert record.recipe == parent.recipe.then(record.recipe.steps[-1])
+        assert record.outcome.sizes.entries <= parent.outcome.sizes.entries
+    assert any("merged" in str(r.recipe) for r in distilled), "what was merged can be distilled"
+
+
+def test_what_was_trained_stands_on_the_front_and_in_its_picture(study):
+    on_front = {s.record.stage for s in study.front()}
+    assert "distilled" in on_front
+    labels = [t.get_text() for t in plot_front([study]).axes[0].figure.legends[0].get_texts()]
+    assert {"distilled (4)", "tuned (2)"} <= set(labels)
+
+
+def test_what_was_trained_is_built_from_its_file_and_exported(study, tmp_path):
+    complete = [
+        r
+        for stage in ("distilled", "tuned")
+        for r in staged(study, stage)
+        if r.outcome.status == "complete"
+    ]
+    assert complete
+    told = []
+    with building(study, lambda what, *_: told.append(what)) as build:
+        for record in complete:
+            assert build(record.recipe).fingerprint() == record.outcome.fingerprint
+    assert not [what for what in told if what.startswith("training")]
+    report = export(study, tmp_path / "a.moeash", id=complete[0].number)
+    assert report.size_bytes == complete[0].outcome.sizes.size_bytes
+    assert report.size_bytes == (tmp_path / "a.moeash").stat().st_size
+
+
+def test_a_finished_study_is_continued_with_training(tmp_path, study):
+    plain = trained() | {"distill": {"solutions": 0}, "tune": {"solutions": 0}}
+    before = run_study(tmp_path, plain)
+    n_before = len(before.evaluations())
+    made = []
+
+    class Counting(InProcessBackend):
+        def submit(self, job, archive):
+            made.append(job.recipe)
+            return super().submit(job, archive)
+
+    after = run_study(tmp_path, trained(), make_backend=Counting)
+    assert len(made) == 6
+    assert all(recipe.trained for recipe in made)
+    assert len(after.evaluations()) == n_before + 6
+    assert sequence(after) == sequence(study)
+    assert front(after) == front(study)
+
+
+KILLED = textwrap.dedent("""
+    import json, sys
+    import moeash
+    from moeash.methods.training import session
+
+    session.SAVE_EVERY_S = 0.1  # of the minute a user has
+    moeash.run(json.loads(sys.argv[1]), storage=sys.argv[2], progress=False)
+""")
+
+
+@pytest.mark.slow
+def test_a_training_killed_in_its_middle_goes_on_and_ends_with_the_same_bits(tmp_path):
+    plain = trained(epochs=60) | {
+        "tune": {"solutions": 0},
+        "distill": {"solutions": 1, "rates": [1.0], "epochs": 60},
+    }
+    whole = run_study(tmp_path, plain)
+    path = tmp_path / "killed.db"
+    beside = SqlStorage(str(path)).beside("prepared")
+    places = []
+    for _ in range(3):
+        child = subprocess.Popen([sys.executable, "-c", KILLED, json.dumps(plain), str(path)])
+        saved = wait_for_save(beside, places)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert child.returncode == -signal.SIGKILL, "the study ended before it could be killed"
+        places.append(saved)
+    assert places[0] != places[1] != places[2]
+    done = moeash.run(plain, storage=str(path), progress=False)
+    assert sequence(done) == sequence(whole)
+
+
+def wait_for_save(beside, earlier):
+    """Return the moment at which a training was saved anew."""
+    for _ in range(2400):
+        found = [p.stat().st_mtime_ns for p in Path(beside).glob(f"*{SUFFIX}")]
+        if found and max(found) not in earlier and (not earlier or max(found) > max(earlier)):
+            return max(found)
+        time.sleep(0.05)
+    raise AssertionError("no training was saved within two minutes")
+
+
+def test_a_training_without_images_is_refused_before_the_search():
+    for table in ("distill", "tune"):
+        with pytest.raises(InputError, match=r"need images to train on; add \[data.splits.train\]"):
+            digits_spec(**{table: {"solutions": 1}})
+
+
+def test_rates_are_told_apart():
+    for rates in ([], [0.5, 0.5]):
+        with pytest.raises(InputError, match=r"distill.rates is .* one or more different rates"):
+            digits_spec(distill={"rates": rates})
+
+
+def test_a_study_from_python_trains_on_its_calibration_inputs(tmp_path):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.ReLU(), torch.nn.Linear(30, 4))
+    inputs = torch.randn(256, 20)
+    with torch.no_grad():
+        wanted = module(inputs).log_softmax(1)
+
+    def evaluate(m):
+        with torch.no_grad():
+            given = m(inputs).log_softmax(1)
+        return -float(
+            torch.nn.functional.kl_div(given, wanted, log_target=True, reduction="batchmean")
+        )
+
+    def search(**changes):
+        return moeash.search(
+            module,
+            evaluate=evaluate,
+            method="uniform",
+            name="python",
+            storage=str(tmp_path / "a.db"),
+            progress=False,
+            spec={
+                "search": {"population": 4},
+                "budget": {"generations": 2},
+                "merge": {"trials": 0},
+                "distill": {"solutions": 1, "rates": [0.1], "epochs": 5},
+                "training": {"batch_size": 32, **changes.pop("training", {})},
+            },
+            **changes,
+        )
+
+    with pytest.raises(InputError, match="give calibration="):
+        search()
+    with pytest.raises(InputError, match="needs labels, and inputs given from Python have none"):
+        search(calibration=inputs, training={"labels": 0.5})
+    held = {name: value.clone() for name, value in module.state_dict().items()}
+    study = search(calibration=inputs)
+    (distilled,) = staged(study, "distilled")
+    assert distilled.outcome.status == "complete"
+    parent = next(r for r in study.evaluations() if r.number == distilled.parent)
+    assert distilled.outcome.metric > parent.outcome.metric
+    assert all(torch.equal(value, held[name]) for name, value in module.state_dict().items())
