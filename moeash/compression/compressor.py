@@ -12,7 +12,7 @@ split: to see which layer reads what, and that the outputs stay.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ class Circumstances:
         refines: whether recipes may refine.
         precision: of forward passes.
         folder: where what takes long is kept; None: nowhere.
+        training: how candidates of methods that train are trained.
     """
 
     codec: CodecOptions
@@ -91,6 +92,7 @@ class Circumstances:
     refines: bool = True
     precision: str = "float32"
     folder: Path | None = None
+    training: TrainingOptions = field(default_factory=TrainingOptions)
 
 
 class Compressor:
@@ -314,7 +316,8 @@ class Compressor:
             "method": to_plain(method.options, defaults=True) | {"name": method.name},
             "candidate": candidate.as_dict(),
         }
-        session = self._trainings.session(self.network, method.training, what, progress)
+        options = self._circumstances.training
+        session = self._trainings.session(self.network, options, what, progress)
         prepared = self.groundwork.prepared
         trained = method.train(prepared, candidate, network=self.network, session=session)
         self._trainings.finished(session)

@@ -7,6 +7,7 @@ fields every class has
 * ``space()``, the variables of a candidate;
 * ``calibration_images``, how many images of a calibration split the method looks at, at most;
 * ``refines``, whether it has a slower way from a candidate to better weights;
+* ``trains``, whether its candidates are trained, as ``[training]`` says;
 * ``mergeable``, whether neighbouring entries of its one global codebook may be merged;
 * ``needs_coder``, the entropy coder its files need, or None when any will do.
 """

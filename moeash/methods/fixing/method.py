@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 from moeash.core.codebook import SharedWeights, State, keep_all
 from moeash.core.progress import Progress, silent
 from moeash.core.solutions.candidate import Candidate
-from moeash.errors import InputError
 from moeash.methods.base import Preparation
 from moeash.methods.fixing.outcome import Fixing, shared_weights
 from moeash.methods.fixing.training import StagedFixing, StagedOptions
 from moeash.methods.training.method import TrainedMethod
-from moeash.methods.training.options import TrainingOptions
 from moeash.methods.training.session import Session
 from moeash.networks.network import Network
 
@@ -55,15 +53,6 @@ class FixingMethod(TrainedMethod):
         session: Session,
     ) -> StagedFixing:
         """Return the training of a candidate."""
-
-    @property
-    def training(self) -> TrainingOptions:
-        """How candidates are trained."""
-        return TrainingOptions(
-            labels=self.options.labels,
-            batch_size=self.options.batch_size,
-            augment=self.options.augment,
-        )
 
     def prepare(self, preparation: Preparation) -> FixingPrepared:
         """Look at the largest weight."""
@@ -111,12 +100,6 @@ class FixingMethod(TrainedMethod):
             InputError: labels are wanted of images that have none.
             TrainingError: the training diverged.
         """
-        labels = next(iter(session.images.batches(1)))[1]
-        if self.options.labels > 0 and int(labels.min()) < 0:
-            raise InputError(
-                f"method.labels is {self.options.labels:g}, and the images to train on have no "
-                "labels; use labels = 0, or add a labelled [data.splits.train]"
-            )
         training = self._training(candidate, network, start, session)
         session.train(training)
         return training.shared()

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moeash.core.codebook import KeptTensor, SharedWeights, keep_all
-from moeash.core.solutions.recipe import Augment
 from moeash.errors import TrainingError
 from moeash.methods.fixing.outcome import Fixing, free_all, shared_weights
 from moeash.methods.training.checkpoints import load_optimiser, optimiser_tensors
@@ -49,16 +48,6 @@ class StagedOptions(Protocol):
     @property
     def labels(self) -> float:
         """Weight of the labels in the loss."""
-        ...
-
-    @property
-    def batch_size(self) -> int:
-        """Images a step."""
-        ...
-
-    @property
-    def augment(self) -> Augment:
-        """How images are varied."""
         ...
 
 

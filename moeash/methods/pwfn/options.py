@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from moeash.core.solutions.recipe import Augment
 from moeash.core.solutions.variables import Real, Variable
 from moeash.methods.fixing.bounds import Fraction, Share, check_fractions, check_range
 from moeash.options.tables import Count, Options, Positive
@@ -26,8 +25,6 @@ class PwfnOptions(Options):
         learning_rate: of SGD with momentum 0.9 and weight decay 1e-4.
         labels: weight of the labels in the loss, from 0 to 1; the rest is the float network's
             outputs, which need none.
-        batch_size: images a step.
-        augment: how training images are varied: none, flips or flips_and_crops.
     """
 
     delta: tuple[Positive, Positive] = (0.5, 4.0)
@@ -36,13 +33,12 @@ class PwfnOptions(Options):
     epochs: Count = 3
     learning_rate: Positive = 1e-3
     labels: Share = 1.0
-    batch_size: Count = 128
-    augment: Augment = "none"
 
     table: ClassVar[str] = "method"
     name: ClassVar[Literal["pwfn"]] = "pwfn"
     calibration_images: ClassVar[int] = 0
     refines: ClassVar[bool] = False
+    trains: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
     needs_coder: ClassVar[None] = None
 

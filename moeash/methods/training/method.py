@@ -6,7 +6,6 @@ from typing import Any
 from moeash.core.codebook import SharedWeights
 from moeash.core.solutions.candidate import Candidate
 from moeash.methods.base import Method
-from moeash.methods.training.options import TrainingOptions
 from moeash.methods.training.session import Session
 from moeash.networks.network import Network
 
@@ -22,11 +21,6 @@ class TrainedMethod(Method):
     def keeps_artifacts(self) -> bool:
         """A solution cannot be rebuilt in seconds."""
         return True
-
-    @property
-    @abstractmethod
-    def training(self) -> TrainingOptions:
-        """How candidates are trained."""
 
     @abstractmethod
     def train(

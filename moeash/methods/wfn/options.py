@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from moeash.core.solutions.recipe import Augment
 from moeash.core.solutions.variables import Real, Variable
 from moeash.methods.fixing.bounds import Fraction, Share, check_fractions, check_range
 from moeash.options.kinds import Bounds
@@ -29,8 +28,6 @@ class WfnOptions(Options):
         learning_rate: of Adam.
         labels: weight of the labels in the loss, from 0 to 1; the rest is the float network's
             outputs, which need none.
-        batch_size: images a step.
-        augment: how training images are varied: none, flips or flips_and_crops.
     """
 
     delta: tuple[Delta, Delta] = (0.01, 0.05)
@@ -40,13 +37,12 @@ class WfnOptions(Options):
     epochs: Count = 3
     learning_rate: Positive = 2e-5
     labels: Share = 1.0
-    batch_size: Count = 128
-    augment: Augment = "none"
 
     table: ClassVar[str] = "method"
     name: ClassVar[Literal["wfn"]] = "wfn"
     calibration_images: ClassVar[int] = 0
     refines: ClassVar[bool] = False
+    trains: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
     needs_coder: ClassVar[None] = None
 
