@@ -12,7 +12,7 @@ split: to see which layer reads what, and that the outputs stay.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from moeash.core.histogram import Histogram
 from moeash.core.kept import Keeping
 from moeash.core.merge import merge_runs
 from moeash.core.progress import Progress, silent
+from moeash.core.solutions.candidate import Candidate
 from moeash.core.solutions.recipe import Distill, Merge, Recipe, Refine, Start, Tune
 from moeash.core.solutions.variables import middle
 from moeash.data.inputs import Batch, Inputs
@@ -38,11 +39,13 @@ from moeash.data.splits import Split
 from moeash.errors import InputError
 from moeash.methods.base import Images, Method, Preparation
 from moeash.methods.training.distilling import distill
+from moeash.methods.training.method import TrainedMethod
 from moeash.methods.training.options import TrainingOptions
 from moeash.methods.training.tuning import tune
 from moeash.networks.network import Network
 from moeash.networks.pickling import read_only_tensor
 from moeash.networks.writing.inplace import WeightWriter
+from moeash.options.tables import to_plain
 
 REMEMBERED_BYTES = 64 << 20
 """Indices of compressed candidates that are kept for the recipes that begin with them: a merge pass
@@ -79,6 +82,7 @@ class Circumstances:
         refines: whether recipes may refine.
         precision: of forward passes.
         folder: where what takes long is kept; None: nowhere.
+        training: how candidates of methods that train are trained.
     """
 
     codec: CodecOptions
@@ -89,6 +93,7 @@ class Circumstances:
     refines: bool = True
     precision: str = "float32"
     folder: Path | None = None
+    training: TrainingOptions = field(default_factory=TrainingOptions)
 
 
 class Compressor:
@@ -220,9 +225,12 @@ class Compressor:
         self.writer = WeightWriter(self.network.module, self.network.state)
 
     def _typical(self) -> SharedWeights:
-        """Return a compressed network from the middle of the search space, kept tensors exact."""
+        """Return a compressed network from the middle of the search space, kept tensors exact.
+
+        It is not trained, whatever the method.
+        """
         recipe = Recipe(middle(self._method.space()))
-        return self._adjusted(self._compressed(recipe, silent))
+        return self._adjusted(self._compressed(recipe, silent, train=False))
 
     def use_shared(self, groundwork: Groundwork) -> None:
         """Work with a shared copy of what one compressor has made, and let the own one go."""
@@ -305,8 +313,29 @@ class Compressor:
         self._trainings.finished(session)
         return trained
 
-    def _compressed(self, recipe: Recipe, progress: Progress) -> SharedWeights:
+    def _trained_by(
+        self, method: TrainedMethod, candidate: Candidate, progress: Progress
+    ) -> SharedWeights:
+        """Return a candidate of a method that trains."""
+        what = {
+            "method": to_plain(method.options, defaults=True) | {"name": method.name},
+            "candidate": candidate.as_dict(),
+        }
+        options = self._circumstances.training
+        session = self._trainings.session(self.network, options, what, progress)
+        prepared = self.groundwork.prepared
+        trained = method.train(prepared, candidate, network=self.network, session=session)
+        self._trainings.finished(session)
+        return trained
+
+    def _compressed(
+        self, recipe: Recipe, progress: Progress, *, train: bool = True
+    ) -> SharedWeights:
         """Return a candidate compressed, refined if the recipe says so, and remember it."""
+        method = self._method
+        if train and isinstance(method, TrainedMethod):
+            # Not remembered: its file is stored.
+            return self._trained_by(method, recipe.candidate, progress)
         refined = recipe.steps[:1] == (Refine(),)
         prefix = Recipe(recipe.candidate, recipe.steps[: int(refined)])
         shared = self._recent.pop(prefix, None)

@@ -121,6 +121,7 @@ def load_compressor(
                 refines=task.refines,
                 precision=task.evaluation.precision,
                 folder=None if folder is None else Path(folder),
+                training=task.training,
             ),
             inputs,
             search=search if isinstance(search, Split) else None,

@@ -18,6 +18,7 @@ from moeash.data.unlabelled import Unlabelled
 from moeash.errors import InputError
 from moeash.evaluation.options import EvaluationOptions
 from moeash.methods.base import Method
+from moeash.methods.training.options import TrainingOptions
 from moeash.networks.options import NetworkOptions
 from moeash.tracing.outputs import OutputOf
 
@@ -47,6 +48,7 @@ class Task:
         notes: short texts stored in the file, counted in its bytes.
         refines: whether recipes may refine, which takes preparing.
         preparations: folder in which preparations that took long are kept; None: they are not.
+        training: how candidates are trained, of methods that train.
     """
 
     network: NetworkOptions
@@ -65,6 +67,7 @@ class Task:
     notes: Mapping[str, str] = field(default_factory=dict)
     refines: bool = True
     preparations: str | None = None
+    training: TrainingOptions = field(default_factory=TrainingOptions)
 
     def __post_init__(self) -> None:
         if self.data is not None and self.evaluate is not None:

@@ -30,6 +30,7 @@ from moeash.files import replacing
 from moeash.methods.feedback.columns import Factor, RowFactor
 from moeash.methods.feedback.method import FeedbackPrepared
 from moeash.methods.feedback.preparing import PreparedLayers
+from moeash.methods.fixing.method import FixingPrepared
 from moeash.methods.gpfq.method import GpfqPrepared
 from moeash.methods.uniform.method import UniformPrepared
 
@@ -39,6 +40,7 @@ CLASSES: dict[str, type[Any]] = {
         BinStatistics,
         Factor,
         FeedbackPrepared,
+        FixingPrepared,
         GpfqPrepared,
         Inputs,
         PreparedLayers,

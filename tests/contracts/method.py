@@ -78,6 +78,9 @@ class MethodContract:
     accurate = 0.96
     """Top-1 on the search split that the most symbols reach; the float network has 0.9889."""
 
+    finer_is_lower = False
+    """Whether lower values of its variables give more symbols."""
+
     @pytest.fixture(scope="class")
     @classmethod
     def options(cls):
@@ -252,7 +255,7 @@ class MethodContract:
         corners = candidates(method.space(), n_random=0)
         coarse, fine = (
             accuracy(network, method.compress(prepared, corner, network=network), splits["search"])
-            for corner in (corners[0], corners[-1])
+            for corner in (corners[0], corners[-1])[:: -1 if self.finer_is_lower else 1]
         )
         assert coarse < fine
         assert fine > self.accurate

@@ -48,6 +48,7 @@ class FeedbackOptions(Options):
     table: ClassVar[str] = "method"
     name: ClassVar[Literal["feedback"]] = "feedback"
     refines: ClassVar[bool] = True
+    trains: ClassVar[bool] = False
 
     def check(self) -> None:
         """Refuse ranges that are none."""

@@ -35,6 +35,7 @@ class GpfqOptions(Options):
     table: ClassVar[str] = "method"
     name: ClassVar[Literal["gpfq"]] = "gpfq"
     refines: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
     mergeable: ClassVar[bool] = False
     needs_coder: ClassVar[None] = None
 

@@ -138,9 +138,11 @@ class Session:
             self._stage(trainee, stages, stage, done)
             trainee.end(stage)
             stage, done = stage + 1, 0
-            if stage < len(stages):
-                self._save(trainee, stage, 0)
-        self._save(trainee, len(stages), 0)
+            self._save(trainee, stage, 0)
+        if saved is not None:
+            # Nothing is left to do, and the result is what was saved.
+            trainee.begin(len(stages) - 1)
+            trainee.load({name: t.to(self.device) for name, t in saved.tensors.items()})
 
     def _stage(self, trainee: Trainee, stages: Sequence[int], stage: int, done: int) -> None:
         before, steps = sum(stages[:stage]), sum(stages)

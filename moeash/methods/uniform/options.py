@@ -31,6 +31,7 @@ class UniformOptions(Options):
     name: ClassVar[Literal["uniform"]] = "uniform"
     calibration_images: ClassVar[int] = 0
     refines: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
     needs_coder: ClassVar[None] = None
 

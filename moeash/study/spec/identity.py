@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from moeash.methods.options import OPTIONS
+
 if TYPE_CHECKING:
     from moeash.study.spec.spec import StudySpec
 
@@ -25,17 +27,24 @@ NOT_IDENTIFYING = (
     *PATHS,
 )
 """What may change when a study is continued: how long it goes on, what is added to its front and
-how (recipes say it), where it runs, and paths."""
+how (recipes say it), where it runs, and paths. How a method that trains does so may not."""
+
+TRAINING_METHODS = {name for name, options in OPTIONS.items() if options.trains}
 
 
 def identifying(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return a spec's plain values without those that do not identify the study."""
     identity: dict[str, Any] = copy.deepcopy(dict(plain))
+    method = identity.get("method") or {}
+    training = identity.get("training") or {}
     for *tables, key in NOT_IDENTIFYING:
         here: Any = identity
         for table in tables:
             here = here.get(table) or {}
         here.pop(key, None)
+    training.pop("labels", None)  # the phases' own
+    if training and method.get("name") in TRAINING_METHODS:
+        identity["training"] = training
     data = identity.get("data")
     if data:
         # Splits are drawn one after the other, so their order is part of them.

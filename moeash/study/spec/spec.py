@@ -124,19 +124,27 @@ class StudySpec(Options):
 
     @property
     def trains(self) -> bool:
-        """Whether solutions of its front are trained."""
-        return self.distill.solutions > 0 or self.tune.solutions > 0
+        """Whether solutions are trained, by the method or in a phase behind the search."""
+        return self.method.trains or self.distill.solutions > 0 or self.tune.solutions > 0
 
     def _check_training(self) -> None:
         """Refuse a training without images before the search it would follow."""
         splits = set() if self.data is None else set(self.data.splits)
         if self.trains and not self.is_python and not splits & {"train", "calibration"}:
             raise InputError(
-                "distill and tune need images to train on; add [data.splits.train], or "
+                f"{self._trained_by} needs images to train on; add [data.splits.train], or "
                 "[data.splits.calibration]"
             )
         if self.trains and self.is_python and self.training.labels:
             raise InputError("training.labels needs labels, and inputs given from Python have none")
+        if self.is_python and getattr(self.method, "labels", 0):
+            raise InputError("method.labels needs labels, and inputs given from Python have none")
+
+    @property
+    def _trained_by(self) -> str:
+        if self.method.trains:
+            return f"method {self.method.name}"
+        return "distill" if self.distill.solutions else "tune"
 
     def _check_python(self) -> None:
         if self.data is not None:
@@ -239,4 +247,5 @@ class StudySpec(Options):
             calibration=calibration,
             output=output,
             refines=self.refine.solutions > 0,
+            training=self.training,
         )
