@@ -235,7 +235,7 @@ def search(
         metric=getattr(evaluate, "__name__", "evaluate"),
     )
     method_chosen = build_method(described.method)
-    inputs = inputs_for(module, method_chosen, calibration, described.codec.norms, output)
+    inputs = inputs_for(module, method_chosen, calibration, described.codec, output)
     if inputs is not None:
         described = replace(described, calibration=inputs.fingerprint())
     task = replace(
