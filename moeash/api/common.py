@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from moeash.compression import folding, probing, remeasuring
-from moeash.compression.options import NormsChoice
+from moeash.compression.options import CodecOptions
 from moeash.data.inputs import call, described
 from moeash.data.unlabelled import Given, Unlabelled
 from moeash.errors import InputError
@@ -70,7 +70,7 @@ def inputs_for(
     module: nn.Module,
     method: Method,
     given: Given | None,
-    norms: NormsChoice,
+    codec: CodecOptions,
     output: OutputOf | None,
     *,
     trains: bool = False,
@@ -91,9 +91,10 @@ def inputs_for(
         has_norms = any(isinstance(part, NORM_TYPES) for part in module.modules())
         at_most = max(
             method.calibration_images,
-            folding.IMAGES if norms == "folded" else 0,
-            remeasuring.IMAGES if norms == "remeasured" else 0,
-            probing.IMAGES if norms == "two_vectors" and has_norms else 0,
+            folding.IMAGES if codec.norms == "folded" else 0,
+            remeasuring.IMAGES if codec.norms == "remeasured" else 0,
+            probing.IMAGES if codec.norms == "two_vectors" and has_norms else 0,
+            probing.IMAGES if codec.kept != "float32" else 0,
             ALL if trains else 0,
         )
         if not at_most:

@@ -240,8 +240,8 @@ def search(
         metric=getattr(evaluate, "__name__", "evaluate"),
     )
     method_chosen = build_method(described.method)
-    norms, trains = described.codec.norms, described.trains
-    inputs = inputs_for(module, method_chosen, calibration, norms, output, trains=trains)
+    codec, trains = described.codec, described.trains
+    inputs = inputs_for(module, method_chosen, calibration, codec, output, trains=trains)
     if inputs is not None:
         described = replace(described, calibration=inputs.fingerprint())
     task = replace(

@@ -82,9 +82,9 @@ def decide_keeping(
     """Decide how the kept tensors of a study are stored. The network has its float weights after.
 
     Whether BatchNorms may be stored as two vectors is found by running the network: on images of
-    the search split, else on calibration inputs, else by the user's function. Where there is
-    nothing to run it on they are stored as they are. Which tensors float16 does not suit is found
-    on images or inputs likewise; a user's function measures what float16 does in every candidate.
+    the search split, else on calibration inputs, else by the user's function. Which tensors float16
+    does not suit is found on images or inputs likewise; a user's function measures what float16
+    does in every candidate. Where nothing can be measured every tensor is stored as it is.
 
     Args:
         network: the float network.
@@ -106,7 +106,12 @@ def decide_keeping(
     looked_at = inputs if search is None else search
     if looked_at is not None and (found or kept != "float32"):
         probe = OutputProbe(network, writer, looked_at, batch_size=batch_size, device=device)
+        if not probe.compares:
+            probe = None
     try:
+        if probe is None and measure is None:
+            wanted = Keeping("float16" if kept == "auto" else kept, found, exact=exact)
+            return _as_it_is(network, wanted, codec.coder, looked_at is not None)
         if found:
             found, notes = _confirmed(network, writer, probe, measure, found)
         if kept != "auto":
@@ -122,6 +127,30 @@ def decide_keeping(
         return replace(chosen, notes=notes + chosen.notes)
     finally:
         writer.restore()
+
+
+def _as_it_is(network: Network, wanted: Keeping, coder: str, has_inputs: bool) -> Stored:
+    """Return every kept tensor as it is, and a note on what measuring might save."""
+    exact, plain = Keeping("float32"), keep_all(network.state)
+    saved = _kept_bytes(exact, plain, coder) - _kept_bytes(wanted, plain, coder)
+    if saved <= 0:
+        return Stored(exact)
+    why = (
+        f"the network returns no tensor by which to check what that does; {NAME_IT}"
+        if has_inputs
+        else "there are no inputs to check on what that does; pass calibration="
+    )
+    ways = [
+        *(["BatchNorms as two vectors"] if wanted.norms else []),
+        *(["float16"] if wanted.precision == "float16" else []),
+    ]
+    return Stored(
+        exact,
+        (
+            f"kept tensors are stored as they are: {' and '.join(ways)} would save {saved:,} "
+            f"bytes, but {why}",
+        ),
+    )
 
 
 def _confirmed(
@@ -140,22 +169,12 @@ def _confirmed(
     kept = Keeping("float32", norms).stored(plain).values()
     writer.restore()
     if probe is not None:
-        far, of = probe.moved(plain.values(), kept), "the outputs"
-        if far is None:
-            return (), (
-                "BatchNorms are stored as they are: the network returns no tensor by which to "
-                f"check that two vectors are the same function; {NAME_IT}",
-            )
-        moved = far
-    elif measure is not None:
+        moved, of = probe.moved(plain.values(), kept), "the outputs"
+    else:
+        assert measure is not None, "what cannot be measured is stored as it is"
         writer.write_kept(kept)
         change = abs(measure.again() - measure.baseline)
         moved, of = change / max(abs(measure.baseline), 1e-12), "the metric"
-    else:
-        return (), (
-            "BatchNorms are stored as they are: there are no inputs to check on that two vectors "
-            "are the same function; pass calibration=",
-        )
     if moved <= SAME_FUNCTION:
         return norms, ()
     return (), (

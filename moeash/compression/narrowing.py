@@ -38,7 +38,7 @@ def without_harmful(
 
     def moved(exact: tuple[str, ...]) -> float:
         tried = replace(keeping, exact=(*keeping.exact, *exact))
-        return probe.moved(wide, tried.stored(kept).values()) or 0.0
+        return probe.moved(wide, tried.stored(kept).values())
 
     far = moved(())
     if far <= HARMLESS:

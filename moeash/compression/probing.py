@@ -70,7 +70,12 @@ class OutputProbe:
         returned = [chosen(self._run(x), self._network.output) for x in self._batches]
         return torch.cat([tensor.cpu() for tensor in returned]).double()
 
-    def moved(self, first: Iterable[KeptTensor], second: Iterable[KeptTensor]) -> float | None:
+    @property
+    def compares(self) -> bool:
+        """Whether the network returns a tensor by which to compare."""
+        return bool(compared(self._run(self._batches[0]), self._network.output))
+
+    def moved(self, first: Iterable[KeptTensor], second: Iterable[KeptTensor]) -> float:
         """Return how far outputs with other kept tensors are, relative to the largest of a batch.
 
         Both versions run batch by batch, so that outputs of one batch are held at a time.
@@ -78,17 +83,13 @@ class OutputProbe:
         Args:
             first: kept tensors as they should be.
             second: other ones.
-
-        Returns:
-            The distance; None where the network returns no tensor to compare.
         """
         before, after = tuple(first), tuple(second)
-        far: float | None = None
+        far = 0.0
         self.n_passes += 2
         for x in self._batches:
             expected, got = self._compared(x, before), self._compared(x, after)
-            if expected:
-                far = max(far or 0.0, furthest(expected, got))
+            far = max(far, furthest(expected, got))
         return far
 
     def _compared(self, x: Batch, kept: Iterable[KeptTensor]) -> list[Tensor]:

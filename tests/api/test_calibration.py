@@ -79,15 +79,49 @@ def test_a_search_with_calibration_is_stored_with_it_and_continues(tmp_path):
 def test_a_method_that_looks_at_no_inputs_refuses_some():
     module = torch.nn.Linear(4, 2)
     with pytest.raises(InputError, match="uniform looks at no inputs; leave calibration out"):
-        search(module, lambda module: 1.0, calibration=torch.randn(8, 4))
+        search(module, lambda module: 1.0, calibration=torch.randn(8, 4), spec=codec("float32"))
 
 
-def test_without_inputs_to_check_on_norms_are_stored_as_they_are_and_a_note_says_so(tmp_path):
+@pytest.mark.parametrize("norms", ["two_vectors", "as_they_are"])
+@pytest.mark.parametrize("kept", ["float16", "float32"])
+def test_without_inputs_to_check_on_every_kept_tensor_is_exact(tmp_path, kept, norms):
     module, told = load_network("digits-cnn"), Listener()
-    path = tmp_path / "x.moeash"
-    moeash.compress(module, path, candidate={"k": 16}, progress=told)
-    assert any("there are no inputs to check on" in note for note in told.notes)
-    assert moeash.read(path)["bn1.running_mean"].any()
+    options = {"candidate": {"k": 16}, "spec": codec(kept, norms)}
+    report = moeash.compress(module, tmp_path / "x.moeash", progress=told, **options)
+    decoded, state = moeash.read(tmp_path / "x.moeash"), module.state_dict()
+    vectors = [name for name in state if state[name].ndim < 2]
+    assert vectors
+    for name in vectors:
+        assert decoded[name].dtype == state[name].numpy().dtype
+        assert (decoded[name] == state[name].numpy()).all(), name
+    notes = [note for note in told.notes if "there are no inputs to check on" in note]
+    if (kept, norms) == ("float32", "as_they_are"):
+        assert not notes
+        return
+    # What the note promises is what calibration= brings.
+    x = torch.rand(5, 1, 8, 8)
+    smaller = moeash.compress(module, tmp_path / "y.moeash", calibration=x, **options).total
+    assert len(notes) == 1
+    assert abs(int(notes[0].split(" bytes")[0].split()[-1]) - (report.total - smaller)) < 40
+
+
+def test_a_network_that_returns_nothing_to_compare_by_keeps_every_kept_tensor(tmp_path):
+    class Labels(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm = torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8)
+
+        def forward(self, x):
+            return self.norm(self.first(x)).argmax(1)
+
+    module, told = Labels().eval(), Listener()
+    module.norm.running_mean.uniform_(1, 2)
+    path, x = tmp_path / "x.moeash", torch.randn(8, 8)
+    moeash.compress(module, path, candidate={"k": 64}, calibration=x, progress=told)
+    decoded = moeash.read(path)
+    assert (decoded["first.bias"] == module.first.bias.detach().numpy()).all()
+    assert (decoded["norm.running_mean"] == module.norm.running_mean.numpy()).all()
+    assert any("returns no tensor by which to check" in note for note in told.notes)
 
 
 def test_norms_whose_statistics_somebody_else_reads_are_stored_as_they_are(tmp_path):
@@ -122,7 +156,7 @@ def test_float_buffers_that_are_no_statistics_keep_their_precision(tmp_path):
 
     module = Rotary()
     path = tmp_path / "x.moeash"
-    moeash.compress(module, path, candidate={"k": 64}, progress=False)
+    moeash.compress(module, path, candidate={"k": 64}, calibration=torch.randn(9, 8))
     assert (moeash.read(path)["inv_freq"] == module.inv_freq.numpy()).all()
     bias = moeash.read(path)["first.bias"]
     assert (bias == module.first.bias.detach().half().float().numpy()).all()

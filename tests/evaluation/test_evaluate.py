@@ -8,7 +8,7 @@ from torch import nn
 
 from moeash.codec.container import decode, encode
 from moeash.core.solutions.objectives import Sizes
-from moeash.core.solutions.recipe import Merge, Recipe, Start
+from moeash.core.solutions.recipe import Merge, Recipe, Refine, Start
 from moeash.data.options import DataOptions
 from moeash.data.splits import Split
 from moeash.errors import DataError, EvaluationError, InputError, SpecError
@@ -292,6 +292,27 @@ def test_what_one_evaluator_has_made_the_others_neither_make_nor_read():
     assert [replace(first.evaluate(j, NOTHING), duration_s=0.0) for j in wanted] == expected
     first.close()
     other.close()
+
+
+def test_what_was_made_from_other_images_is_refused():
+    evaluator = Evaluator(task())
+    splits = {"search": {"part": "all", "count": 200, "seed": 1}}
+    other = Evaluator(replace(task(), data=replace(task().data, splits=splits)))
+    with pytest.raises(
+        EvaluationError, match=r"from other images .*do all nodes see the same data"
+    ):
+        evaluator.use_shared(other.common())
+    assert evaluator.splits  # its own, as before
+    evaluator.close()
+    other.close()
+
+
+def test_a_step_that_no_grid_takes_fails_the_candidate_and_is_named():
+    evaluator = Evaluator(task(), on_device=True)
+    outcome = evaluator.evaluate(Job(Recipe.of({"k": 9}, Refine())), NOTHING)
+    assert outcome.status == "failed"
+    assert "a method on a grid takes merges only, got the step refined" in outcome.error
+    evaluator.close()
 
 
 def test_streamed_images_are_read_by_everybody(monkeypatch):
