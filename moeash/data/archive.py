@@ -26,8 +26,10 @@ UNREAD = frozenset(
 
 LEFT_BEHIND = frozenset(
     (
-        *("__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
-        *("@eadir", "$recycle.bin", "system volume information", "lost+found"),
+        *("__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db"),
+        *("desktop.ini", "icon\r", "network trash folder", "temporary items"),
+        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
+        *("$recycle.bin", "recycler", "system volume information", "lost+found"),
     )
 )
 """What systems leave in folders, in lower case, besides names that begin with a dot."""

@@ -62,6 +62,10 @@ LEFT = [
     ".DS_Store",
     "@eaDir/cat/a.png",
     "$RECYCLE.BIN/a.png",
+    "#recycle/a.png",
+    "@Recycle/dog/a.png",
+    "cat/@Recently-Snapshot/a.png",
+    "Network Trash Folder/a.png",
 ]
 
 

@@ -17,6 +17,7 @@ from moeash.study.storage.sql import SqlStorage
 from tests.contracts.storage import FACTS, add
 
 NAMES = ["x?1.db", "x%20y.db", "x y.db", "x#1.db", "schlüssel.db", "a:b.db", "x&mode=ro.db"]
+NAMES += ["x%.db", "x\ny.db", " x .db", "x\\y.db", "x'y\".db", "~x.db", "$HOME.db"]
 
 
 @pytest.mark.parametrize("name", NAMES)
