@@ -233,7 +233,8 @@ class MethodContract:
             assert low != high, variable.name
 
     def test_weights_are_those_that_entries_stand_for(self, method, network, prepared):
-        finest = candidates(method.space(), n_random=0)[-1]
+        corners = candidates(method.space(), n_random=0)
+        finest = corners[0 if self.finer_is_lower else -1]
         shared = method.compress(prepared, finest, network=network)
         weights = np.concatenate([np.ravel(w) for w in method.weights(prepared, network)])
         entries = [shared.codebooks[t.codebook].entries[t.indices].ravel() for t in shared.shared]

@@ -151,7 +151,9 @@ def wait_for_save(beside, earlier):
 
 def test_a_training_without_images_is_refused_before_the_search():
     for table in ("distill", "tune"):
-        with pytest.raises(InputError, match=r"need images to train on; add \[data.splits.train\]"):
+        with pytest.raises(
+            InputError, match=r"needs images to train on; add \[data.splits.train\]"
+        ):
             digits_spec(**{table: {"solutions": 1}})
 
 

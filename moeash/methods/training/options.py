@@ -1,14 +1,15 @@
-"""How networks are trained, whatever trains them. Nothing here loads torch."""
+"""How networks are trained, whatever trains them. Nothing here loads torch.
+
+BatchNorms compute with their running statistics while training: a stored solution has two vectors
+of each and no statistics to go on measuring.
+"""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from moeash.core.solutions.recipe import Augment
 from moeash.options.kinds import Bounds
 from moeash.options.tables import Count, Options
-
-TrainedNorms = Literal["frozen", "trained"]
-"""What BatchNorms compute with while training: their running statistics, or those of the batch."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,6 @@ class TrainingOptions(Options):
             float network's outputs, which need none.
         batch_size: images a step.
         augment: none, flips, or flips_and_crops; flips are wrong for digits.
-        norms: frozen keeps the running statistics of BatchNorms, trained goes on measuring them.
     """
 
     table: ClassVar[str] = "training"
@@ -28,4 +28,3 @@ class TrainingOptions(Options):
     labels: Annotated[float, Bounds(0, 1)] = 0.0
     batch_size: Count = 128
     augment: Augment = "none"
-    norms: TrainedNorms = "frozen"
