@@ -1,0 +1,104 @@
+"""Every kind of layer is distilled and tuned: its indices move, and what is tied stays tied."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.recipe import Distill, Tune
+from moeash.data.unlabelled import Unlabelled
+from moeash.methods.registry import build_method
+from moeash.methods.training.distilling import distill
+from moeash.methods.training.options import TrainingOptions
+from moeash.methods.training.session import Session
+from moeash.methods.training.tuning import tune
+from moeash.methods.uniform.options import UniformOptions
+from moeash.networks.network import Network
+from moeash.networks.parameters import read_state
+from tests.contracts.method import prepare
+
+
+class Convolutions(nn.Module):
+    """Grouped, depthwise, dilated and transposed convolutions, and a BatchNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.plain = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.dilated = nn.Conv2d(8, 8, 3, padding=2, dilation=2)
+        self.transposed = nn.ConvTranspose2d(8, 4, 2, stride=2)
+        self.last = nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.plain(x)))
+        x = torch.relu(self.dilated(torch.relu(self.depthwise(torch.relu(self.grouped(x))))))
+        return self.last(self.transposed(x).mean((2, 3)))
+
+
+class Language(nn.Module):
+    """An embedding tied to the output, attention and a LayerNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 16)
+        nn.init.normal_(self.embedding.weight, std=0.3)  # entries suit the attention as well
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.norm = nn.LayerNorm(16)
+        self.output = nn.Linear(16, 20, bias=False)
+        self.output.weight = self.embedding.weight
+
+    def forward(self, tokens):
+        x = self.embedding(tokens)
+        x = self.norm(x + self.attention(x, x, x, need_weights=False)[0])
+        return self.output(x)
+
+
+def inputs_of(kind):
+    draws = torch.Generator().manual_seed(0)
+    if kind is Language:
+        return torch.randint(0, 20, (64, 6), generator=draws)
+    return torch.randn(64, 3, 8, 8, generator=draws)
+
+
+@pytest.mark.parametrize("kind", [Convolutions, Language])
+def test_every_kind_of_layer_is_trained(kind):
+    torch.manual_seed(1)
+    module = kind().eval()
+    network = Network(module, read_state(module), kind.__name__)
+    method = build_method(UniformOptions(k=(2, 64)))
+    start = method.compress(prepare(method, network, {}), Candidate.of({"k": 8}), network=network)
+    images = Unlabelled(inputs_of(kind), at_most=64, network=module)
+    session = Session(images, TrainingOptions(batch_size=16), 3)
+
+    distilled = distill(Distill(epochs=40, rate=1.0, batch_size=16), start, network, session)
+    for before, after in zip(start.shared, distilled.shared, strict=True):
+        assert not np.array_equal(before.indices, after.indices), before.name
+    assert [t.name for t in distilled.tensors] == [t.name for t in start.tensors]
+    decoded = distilled.decoded()
+    if kind is Language:
+        assert decoded["output.weight"] is decoded["embedding.weight"]
+    module.load_state_dict({n: torch.tensor(v) for n, v in decoded.items()})
+
+    tuned = tune(Tune(epochs=2, batch_size=16), distilled, network, session)
+    for before, after in zip(distilled.shared, tuned.shared, strict=True):
+        assert np.array_equal(before.indices, after.indices)
+    assert not np.array_equal(tuned.codebooks[0].entries, distilled.codebooks[0].entries)
+
+
+def test_half_precision_weights_stay_what_they_are():
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)).to(torch.bfloat16).eval()
+    network = Network(module, read_state(module), "half")
+    method = build_method(UniformOptions(k=(2, 64)))
+    start = method.compress(prepare(method, network, {}), Candidate.of({"k": 8}), network=network)
+    inputs = torch.randn(64, 20, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    session = Session(Unlabelled(inputs, at_most=64), TrainingOptions(batch_size=16), 3)
+    for trained in (
+        distill(Distill(epochs=2, rate=0.1, batch_size=16), start, network, session),
+        tune(Tune(epochs=2, batch_size=16), start, network, session),
+    ):
+        assert {t.dtype for t in trained.tensors} == {"bfloat16"}
+        assert trained.fingerprint() != start.fingerprint()
