@@ -23,7 +23,7 @@ class TestFixing(MethodContract):
         scope="class",
         params=[
             WfnOptions(delta=(0.02, 0.1), **STAGES),
-            PwfnOptions(delta=(0.5, 8.0), **STAGES),
+            PwfnOptions(delta=(0.5, 20.0), **STAGES),
         ],
         ids=["wfn", "pwfn"],
     )
