@@ -4,8 +4,10 @@ import shutil
 import sqlite3
 
 import pytest
+from sqlalchemy import create_engine
 
 from moeash.study.events import GenerationStarted, WorkersChanged
+from moeash.study.storage.counts import count_anew
 from moeash.study.storage.sql import SqlStorage
 from tests.marks import slow
 
@@ -174,6 +176,8 @@ def test_status_says_which_failures_can_be_tried_again_and_run_does(moeash, stor
             "error = 'gave up after 3 tries: died (3 times)' WHERE number IN (2, 5)"
         )
     database.close()
+    with create_engine(f"sqlite:///{copy}").begin() as connection:
+        count_anew(connection, 1)
     status = moeash("status", "tiny", *where, "--json").json
     assert (status["failed"], status["retriable"]) == (2, 2)
     assert all(e["retriable"] and e["error"].startswith("gave up") for e in status["errors"])
