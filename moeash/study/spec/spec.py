@@ -137,7 +137,7 @@ class StudySpec(Options):
             )
         if self.trains and self.is_python and self.training.labels:
             raise InputError("training.labels needs labels, and inputs given from Python have none")
-        if self.is_python and getattr(self.method, "labels", 0):
+        if self.is_python and getattr(self.method, "labels", False):
             raise InputError("method.labels needs labels, and inputs given from Python have none")
 
     @property
