@@ -96,15 +96,13 @@ def test_thousands_of_weights_equal_the_twin_where_runs_are_looked_at_in_parts(s
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_mean_that_swallows_weights_of_the_other_sign_takes_the_largest_first(sign):
-    rng = np.random.default_rng(0)
-    weights = sign * np.concatenate(
-        [rng.uniform(0.2, 0.3, 2000), rng.uniform(-0.6, -0.01, 1000)]
-    ).astype(np.float32)
-    fixing = select(weights, 0.9, 0.4, ZERO)
-    assert_array_equal(chosen(fixing), select_twin(weights, 0.9, 0.4, ZERO))
-    crossed = sign * weights[(weights * sign < 0) & (chosen(fixing) * sign > 0)]
-    assert 64 < len(crossed) < 1000 and crossed.max() < -0.05
+def test_of_the_weights_of_the_other_sign_the_largest_are_the_nearest(sign):
+    # Their distance is 1 + .25 / |w|, and there are more than are looked at first.
+    weights = sign * np.float32([0.24, 0.25, 0.27, *np.linspace(-0.01, -0.6, 200)])
+    taken = Unassigned(weights, ZERO).take(sign * 0.25, 0.5, len(weights))
+    means = running_means(np.sort(distances_to(weights.astype(float), sign * 0.25, ZERO)))
+    assert np.count_nonzero(means <= 0.5) == 4
+    assert_array_equal(np.sort(taken), [0, 1, 2, len(weights) - 1])
 
 
 def test_weights_that_are_not_fixed_are_left_bit_for_bit():
