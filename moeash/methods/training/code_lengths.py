@@ -6,8 +6,8 @@ its slope is what a weight saves by moving over. Statistics are counted again ev
 in between they stand still.
 
 The container's adaptive coder knows more (rows and columns that are alike), and its files are
-smaller than this sum. Statistics by rows and columns were tried once, on LeNet-300-100, and showed no
-clear gain.
+smaller than this sum. Statistics by rows and columns were tried once, on LeNet-300-100, and showed
+no clear gain.
 """
 
 import torch
