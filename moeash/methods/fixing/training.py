@@ -20,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moeash.core.codebook import KeptTensor, SharedWeights, keep_all
+from moeash.core.codebook import SharedWeights, keep_all
 from moeash.errors import TrainingError
 from moeash.methods.fixing.outcome import Fixing, free_all, shared_weights
 from moeash.methods.training.checkpoints import load_optimiser, optimiser_tensors
+from moeash.methods.training.kept import KeptTensors
 from moeash.methods.training.losses import DTYPES, Lesson, Outputs, float_tensors
 from moeash.methods.training.session import Seen, Session
 from moeash.networks.network import Network
@@ -80,10 +81,8 @@ class StagedFixing(ABC):
         self._steps_an_epoch = session.steps_an_epoch
         self._outputs = Outputs(network.module, session.device, network.output, session.bfloat16)
         self._lesson = Lesson(self._outputs, float_tensors(network, session.device), options.labels)
-        self._first_kept = (
-            keep_all(network.state) if start is None else {t.name: t for t in start.kept}
-        )
-        self._kept = self._kept_tensors()
+        stored = keep_all(network.state).values() if start is None else start.kept
+        self._kept = KeptTensors(stored, network, session.device)
         values = None if start is None else start.decoded()
         self.means: dict[str, Tensor] = {}
         """Weights by name, float32 leaves in the shapes they have in the network."""
@@ -134,14 +133,14 @@ class StagedFixing(ABC):
 
     def begin(self, stage: int) -> None:
         """Make a new optimiser: what an old one remembers would move fixed weights."""
-        self._optimiser = self._optimiser_of(self._leaves(), self._trained_kept())
+        self._optimiser = self._optimiser_of(self._leaves(), self._kept.leaves)
 
     def step(self, seen: Seen) -> Tensor:
         """Take one step."""
         weights = {
             name: weight.to(self._dtypes[name]) for name, weight in self._drawn(seen).items()
         }
-        scores = self._outputs({**self._kept, **weights}, seen.inputs)
+        scores = self._outputs({**self._kept.tensors, **weights}, seen.inputs)
         loss = self._lesson.loss(scores, seen)
         addend = self._addend(loss)
         self._optimiser.zero_grad()
@@ -149,9 +148,7 @@ class StagedFixing(ABC):
         for leaf, fixed, _ in self._fixed_leaves:
             if leaf.grad is not None:
                 leaf.grad.masked_fill_(fixed, 0)
-        torch.nn.utils.clip_grad_norm_(
-            [*self._leaves(), *self._trained_kept()], self.longest_gradient
-        )
+        torch.nn.utils.clip_grad_norm_([*self._leaves(), *self._kept.leaves], self.longest_gradient)
         self._optimiser.step()
         with torch.no_grad():
             for leaf, fixed, value in self._fixed_leaves:
@@ -182,7 +179,7 @@ class StagedFixing(ABC):
                 for what, companion in self._companions().items()
                 for name, tensor in companion.items()
             },
-            **{f"kept/{n}": t for n, t in self._kept.items() if t.requires_grad},
+            **self._kept.saved(),
             "fixed/entries": torch.from_numpy(self.fixing.entries),
             "fixed/indices": torch.from_numpy(self.fixing.indices),
             **optimiser_tensors(self._optimiser),
@@ -194,9 +191,7 @@ class StagedFixing(ABC):
             for what, named in {"weight": self.means, **self._companions()}.items():
                 for name, tensor in named.items():
                     tensor.copy_(tensors[f"{what}/{name}"])
-            for name, tensor in self._kept.items():
-                if tensor.requires_grad:
-                    tensor.copy_(tensors[f"kept/{name}"])
+        self._kept.load(tensors)
         entries, indices = (tensors[f"fixed/{n}"].cpu().numpy() for n in ("entries", "indices"))
         self._take(Fixing(entries, indices))
         load_optimiser(self._optimiser, tensors)
@@ -215,15 +210,7 @@ class StagedFixing(ABC):
 
     def shared(self) -> SharedWeights:
         """Return the solution, once all weights are fixed."""
-        kept = dict(self._first_kept)
-        for name, tensor in self._kept.items():
-            if tensor.requires_grad:
-                # bfloat16 travels as float32; NumPy has none.
-                values = tensor.detach().cpu()
-                values = values.float() if values.dtype == torch.bfloat16 else values
-                old = kept[name]
-                kept[name] = KeptTensor(name, old.shape, old.dtype, values.numpy())
-        return shared_weights(self.fixing, self._network.state, kept)
+        return shared_weights(self.fixing, self._network.state, self._kept.stored())
 
     @property
     def free(self) -> Mapping[str, Tensor]:
@@ -263,16 +250,3 @@ class StagedFixing(ABC):
     def _leaves(self) -> list[Tensor]:
         companions = (c.values() for c in self._companions().values())
         return [*self.means.values(), *(tensor for values in companions for tensor in values)]
-
-    def _trained_kept(self) -> list[Tensor]:
-        return [tensor for tensor in self._kept.values() if tensor.requires_grad]
-
-    def _kept_tensors(self) -> dict[str, Tensor]:
-        """Return the kept tensors by name; floating parameters take gradients."""
-        trainable = {name for name, _ in self._network.module.named_parameters()}
-        kept = {}
-        for name, stored in self._first_kept.items():
-            value = torch.tensor(stored.decoded().reshape(stored.shape), device=self._device)
-            value = value.to(DTYPES.get(stored.dtype, value.dtype))
-            kept[name] = value.requires_grad_(name in trainable and value.is_floating_point())
-        return kept

@@ -3,12 +3,9 @@
 The gradient of an entry is the sum over the weights that use it (Han et al., ICLR 2016, section 3).
 An entry moves less than halfway to its neighbours, so their order stays, and one that is exactly 0
 stays 0. The file grows by the entries' values where they were evenly spaced before.
-
-Adam, cosine learning rate, in units of the distance between neighbouring entries.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,10 +14,9 @@ from torch.autograd.function import FunctionCtx
 
 from moeash.core.codebook import Codebook, SharedWeights
 from moeash.core.solutions.recipe import Tune
-from moeash.methods.training.checkpoints import load_optimiser, optimiser_tensors
-from moeash.methods.training.distilling import KEPT_A_STEP, kept_tensors, with_tensors
-from moeash.methods.training.losses import DTYPES, Lesson, Outputs, float_tensors
-from moeash.methods.training.session import Seen, Session
+from moeash.methods.training.losses import DTYPES
+from moeash.methods.training.session import Session
+from moeash.methods.training.solution import SolutionTraining
 from moeash.networks.network import Network
 
 MOVED_A_STEP = 0.005
@@ -107,60 +103,32 @@ class Entries:
         return self.first + self.unit * self.moved
 
 
-class Tuning:
+class Tuning(SolutionTraining):
     """The training of one solution's entries."""
 
     def __init__(
         self, step: Tune, start: SharedWeights, network: Network, session: Session
     ) -> None:
-        self._start = start
-        self._n_steps = step.epochs * session.steps_an_epoch
-        device = session.device
-        self._outputs = Outputs(network.module, device, network.output, session.bfloat16)
-        self._lesson = Lesson(
-            self._outputs, float_tensors(network, device), step.labels, step.temperature
-        )
-        self._entries = [Entries.of(codebook, device) for codebook in start.codebooks]
+        super().__init__(step, start, network, session)
+        self._entries = [Entries.of(codebook, session.device) for codebook in start.codebooks]
         self._indices = {
             tensor.name: torch.from_numpy(tensor.indices.astype("int64"))
             .reshape(tensor.shape)
-            .to(device)
+            .to(session.device)
             for tensor in start.shared
         }
-        self._kept = kept_tensors(start, network, device)
 
     @property
-    def stages(self) -> Sequence[int]:
-        """One stage."""
-        return (self._n_steps,)
+    def moved_a_step(self) -> float:
+        """In distances to the nearest neighbour."""
+        return MOVED_A_STEP
 
-    def begin(self, stage: int) -> None:
-        """Make the optimiser."""
-        self._optimiser = torch.optim.Adam(
-            [
-                {"params": [entries.moved for entries in self._entries], "base": MOVED_A_STEP},
-                {
-                    "params": [t for t in self._kept.values() if t.requires_grad],
-                    "base": KEPT_A_STEP,
-                },
-            ]
-        )
+    def moving(self) -> Mapping[str, Tensor]:
+        """Return how far the entries have moved."""
+        return {f"moved/{i}": entries.moved for i, entries in enumerate(self._entries)}
 
-    def step(self, seen: Seen) -> Tensor:
-        """Take one step."""
-        scores = self._outputs({**self._kept, **self._weights()}, seen.inputs)
-        loss = self._lesson.loss(scores, seen)
-        self._optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        for group in self._optimiser.param_groups:
-            group["lr"] = group["base"] * 0.5 * (1 + math.cos(math.pi * seen.step / seen.steps))
-        self._optimiser.step()
-        with torch.no_grad():
-            for entries in self._entries:
-                entries.moved.clamp_(entries.low, entries.high)
-        return loss.detach()
-
-    def _weights(self) -> dict[str, Tensor]:
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return the entries of all weights."""
         codebooks = [entries.values() for entries in self._entries]
         return {
             tensor.name: codebooks[tensor.codebook].to(DTYPES.get(tensor.dtype, torch.float32))[
@@ -169,24 +137,13 @@ class Tuning:
             for tensor in self._start.shared
         }
 
-    def end(self, stage: int) -> None:
-        """Leave everything as it is."""
+    def push(self) -> None:
+        """Add nothing."""
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return all that changes."""
-        moved = {f"moved/{i}": entries.moved for i, entries in enumerate(self._entries)}
-        kept = {f"kept/{name}": t for name, t in self._kept.items() if t.requires_grad}
-        return {**moved, **kept, **optimiser_tensors(self._optimiser)}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take what :meth:`tensors` returned."""
-        with torch.no_grad():
-            for i, entries in enumerate(self._entries):
-                entries.moved.copy_(tensors[f"moved/{i}"])
-            for name, tensor in self._kept.items():
-                if tensor.requires_grad:
-                    tensor.copy_(tensors[f"kept/{name}"])
-        load_optimiser(self._optimiser, tensors)
+    def confine(self) -> None:
+        """Keep entries in their order."""
+        for entries in self._entries:
+            entries.moved.clamp_(entries.low, entries.high)
 
     def words(self) -> str:
         """Return how far the entries have moved."""
@@ -198,4 +155,4 @@ class Tuning:
         codebooks = tuple(
             Codebook(entries.values().detach().cpu().numpy()) for entries in self._entries
         )
-        return replace(with_tensors(self._start, {}, self._kept), codebooks=codebooks)
+        return replace(self.with_weights({}), codebooks=codebooks)

@@ -1,0 +1,124 @@
+"""Train a solution towards the float network's outputs: what distilling and tuning share.
+
+Adam, cosine learning rate (Loshchilov and Hutter, ICLR 2017). Kept parameters are free.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from moeash.core.codebook import KeptTensor, SharedTensor, SharedWeights
+from moeash.core.solutions.recipe import Tune
+from moeash.methods.training.checkpoints import load_optimiser, optimiser_tensors
+from moeash.methods.training.kept import KeptTensors
+from moeash.methods.training.losses import Lesson, Outputs, float_tensors
+from moeash.methods.training.session import Seen, Session
+from moeash.networks.network import Network
+
+KEPT_A_STEP = 1e-4
+"""How far a kept parameter moves in a step at first."""
+
+
+class SolutionTraining(ABC):
+    """The training of one solution, in one stage, but for what of it moves.
+
+    Args:
+        step: how.
+        start: the solution.
+        network: the float network it is of.
+        session: where to train.
+    """
+
+    def __init__(
+        self, step: Tune, start: SharedWeights, network: Network, session: Session
+    ) -> None:
+        self._start = start
+        self._n_steps = step.epochs * session.steps_an_epoch
+        device = session.device
+        self._outputs = Outputs(network.module, device, network.output, session.bfloat16)
+        self._lesson = Lesson(
+            self._outputs, float_tensors(network, device), step.labels, step.temperature
+        )
+        self._kept = KeptTensors(start.kept, network, device)
+
+    # ------------------------------------------------------------------ what moves
+
+    @property
+    @abstractmethod
+    def moved_a_step(self) -> float:
+        """How far what moves does so in a step at first."""
+
+    @abstractmethod
+    def moving(self) -> Mapping[str, Tensor]:
+        """Return the leaves that move, by names of their own in a checkpoint."""
+
+    @abstractmethod
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return the shared weights the network computes with, differentiable, by tensor."""
+
+    @abstractmethod
+    def confine(self) -> None:
+        """Put leaves that have moved too far back; called without gradients."""
+
+    @abstractmethod
+    def push(self) -> None:
+        """Add to the gradients of the leaves what is not in the loss."""
+
+    # ------------------------------------------------------------------ Trainee
+
+    @property
+    def stages(self) -> Sequence[int]:
+        """One stage."""
+        return (self._n_steps,)
+
+    def begin(self, stage: int) -> None:
+        """Make the optimiser."""
+        self._optimiser = torch.optim.Adam(
+            [
+                {"params": list(self.moving().values()), "base": self.moved_a_step},
+                {"params": self._kept.leaves, "base": KEPT_A_STEP},
+            ]
+        )
+
+    def step(self, seen: Seen) -> Tensor:
+        """Take one step."""
+        scores = self._outputs({**self._kept.tensors, **self.weights()}, seen.inputs)
+        loss = self._lesson.loss(scores, seen)
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.push()
+        for group in self._optimiser.param_groups:
+            group["lr"] = group["base"] * 0.5 * (1 + math.cos(math.pi * seen.step / seen.steps))
+        self._optimiser.step()
+        with torch.no_grad():
+            self.confine()
+        return loss.detach()
+
+    def end(self, stage: int) -> None:  # noqa: B027  the one stage ends for both alike
+        """Leave everything as it is."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that changes."""
+        return {**self.moving(), **self._kept.saved(), **optimiser_tensors(self._optimiser)}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take what :meth:`tensors` returned."""
+        with torch.no_grad():
+            for name, leaf in self.moving().items():
+                leaf.copy_(tensors[name])
+        self._kept.load(tensors)
+        load_optimiser(self._optimiser, tensors)
+
+    def with_weights(self, weights: Mapping[str, SharedTensor]) -> SharedWeights:
+        """Return the solution with other indices where they are given, and the trained parameters.
+
+        Args:
+            weights: shared tensors by name.
+        """
+        kept: Mapping[str, KeptTensor] = self._kept.stored()
+        tensors = (weights.get(t.name, kept.get(t.name, t)) for t in self._start.tensors)
+        return replace(self._start, tensors=tuple(tensors))
