@@ -131,9 +131,10 @@ class Tuning(SolutionTraining):
         """Return the entries of all weights."""
         codebooks = [entries.values() for entries in self._entries]
         return {
-            tensor.name: codebooks[tensor.codebook].to(DTYPES.get(tensor.dtype, torch.float32))[
-                self._indices[tensor.name]
-            ]
+            tensor.name: look(
+                codebooks[tensor.codebook].to(DTYPES.get(tensor.dtype, torch.float32)),
+                self._indices[tensor.name],
+            )
             for tensor in self._start.shared
         }
 

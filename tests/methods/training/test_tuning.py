@@ -1,11 +1,17 @@
 import numpy as np
 import torch
 
+from moeash.core.codebook import Codebook, SharedTensor, SharedWeights
 from moeash.core.solutions.candidate import Candidate
 from moeash.core.solutions.recipe import Tune
+from moeash.data.unlabelled import Unlabelled
 from moeash.methods.registry import build_method
+from moeash.methods.training.options import TrainingOptions
+from moeash.methods.training.session import Session
 from moeash.methods.training.tuning import REACH, Tuning, look, tune
 from moeash.methods.uniform.options import UniformOptions
+from moeash.networks.network import Network
+from moeash.networks.parameters import read_state
 from tests.contracts.method import prepare
 from tests.methods.training.test_distilling import measured
 
@@ -76,3 +82,25 @@ def test_a_saved_tuning_goes_on_with_the_same_bits(solution, network, session):
     for one in seen[2:]:
         third.step(one)
     assert third.shared().fingerprint() == first.shared().fingerprint()
+
+
+def test_gradients_of_entries_have_the_same_bits_whatever_the_threads():
+    """Sums of float32 in another order end with other bits; torch's own have no order."""
+    rng = np.random.default_rng(0)
+    indices = rng.integers(0, 3, 400_000).astype(np.uint8)
+    counts = np.bincount(indices, minlength=3)
+    codebook = Codebook(np.array([-0.5, 0.0, 0.5], np.float32))
+    tensor = SharedTensor("weight", (800, 500), "float32", 0, indices, counts)
+    module = torch.nn.Linear(500, 800, bias=False)
+    start = SharedWeights((codebook,), (tensor,))
+    images = Unlabelled(torch.from_numpy(rng.normal(size=(64, 500)).astype(np.float32)), at_most=64)
+    session = Session(images, TrainingOptions(batch_size=64), 1)
+    linear = Network(module, read_state(module), "linear")
+    trainee = Tuning(Tune(epochs=1, batch_size=64), start, linear, session)
+    weight = trainee.weights()["weight"]
+    upstream = torch.from_numpy(rng.normal(size=(800, 500)).astype(np.float32))
+    (moved,) = trainee.moving().values()
+    (gradient,) = torch.autograd.grad(weight, moved, upstream)
+    sums = [upstream.flatten().double()[torch.from_numpy(indices == i)].sum() for i in range(3)]
+    want = torch.stack(sums).float() * torch.tensor([0.5, 0.0, 0.5])
+    assert torch.equal(gradient, want)
