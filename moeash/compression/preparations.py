@@ -102,6 +102,11 @@ def digest_of(method: Method, preparation: Preparation, device: str) -> str:
         },
         "refines": preparation.refines,
     }
+    return digest_of_plain(depends)
+
+
+def digest_of_plain(depends: Mapping[str, Any]) -> str:
+    """Return 32 hex digits over plain values."""
     text = json.dumps(depends, sort_keys=True, default=list)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -5,13 +5,12 @@ this process or another, goes on where it stood. Of the trainings a process has 
 one's file stays: what came of it may not be stored yet. It may be deleted at any time.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from moeash.compression.preparations import depends_on
+from moeash.compression.preparations import depends_on, digest_of_plain
 from moeash.core.progress import Progress
 from moeash.errors import InputError
 from moeash.methods.base import Images
@@ -76,21 +75,18 @@ class Trainings:
         Raises:
             InputError: there is nothing to train on.
         """
-        images = self._images()
         checkpoint = None
         if self._folder is not None:
             depends = depends_on(network, self._device, self._seed, self._n_threads)
             depends |= {
                 "training": dict(what),
                 "options": vars(options),
-                "images": images.fingerprint(),
+                "images": self._fingerprint,
                 "precision": self._precision,
             }
-            text = json.dumps(depends, sort_keys=True)
-            digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-            checkpoint = Checkpoint(self._folder, digest)
+            checkpoint = Checkpoint(self._folder, digest_of_plain(depends))
         return Session(
-            images,
+            self._images,
             options,
             self._seed,
             self._device,
@@ -105,6 +101,11 @@ class Trainings:
             self._finished.delete()
         self._finished = session.checkpoint
 
+    @cached_property
+    def _fingerprint(self) -> str:
+        return self._images.fingerprint()
+
+    @cached_property
     def _images(self) -> Images:
         inputs = self._inputs()
         for name in TRAINED_ON:

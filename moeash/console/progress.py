@@ -9,6 +9,7 @@ from moeash.console import words
 from moeash.console.escaping import visible
 from moeash.console.words import TOLERABLE_DROP, Best
 from moeash.study.events import (
+    STAGES,
     Doing,
     Ended,
     Evaluated,
@@ -23,7 +24,7 @@ from moeash.study.events import (
     SolutionMerging,
 )
 
-EXTENDING = {"refine": "refined", "distill": "distilled", "tune": "tuned"}
+EXTENDING = {name: stage for name, stage in STAGES.items() if name not in ("search", "merge")}
 """Phases that take a step more on solutions, and what they have become then."""
 
 

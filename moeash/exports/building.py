@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
@@ -14,6 +15,7 @@ from moeash.networks.parameters import network_fingerprint
 from moeash.study.artifacts import Build, start_of
 from moeash.study.plan import task_of
 from moeash.study.spec.spec import StudySpec
+from moeash.study.storage.records import EvaluationRecord
 from moeash.study.study import Study
 
 
@@ -31,11 +33,18 @@ def building(study: Study, progress: Progress = silent) -> Iterator[Build]:
     task = task_of(study)
     _check_moved(study, task)
     keeps = task.method.keeps_artifacts
-    known = {record.job.key: record for record in study.evaluations()}
+
+    @cache
+    def known() -> dict[str, EvaluationRecord]:
+        return {record.job.key: record for record in study.evaluations()}
+
+    def find(key: str) -> EvaluationRecord | None:
+        return known().get(key)
+
     with compressor_of(task, progress) as compressor:
 
         def build(recipe: Recipe) -> SharedWeights:
-            start = start_of(recipe, known, study.artifact, keeps_artifacts=keeps)
+            start = start_of(recipe, find, study.artifact, keeps_artifacts=keeps)
             return compressor.build(recipe, start=start, progress=progress)
 
         yield build

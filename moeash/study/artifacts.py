@@ -1,6 +1,6 @@
 """The artifact a recipe begins with: files of solutions that cannot be rebuilt in seconds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from moeash.core.codebook import SharedWeights
 from moeash.core.solutions.recipe import Recipe, Start
@@ -12,7 +12,7 @@ Build = Callable[[Recipe], SharedWeights]
 
 def start_of(
     recipe: Recipe,
-    known: Mapping[str, EvaluationRecord],
+    find: Callable[[str], EvaluationRecord | None],
     read: Callable[[str], bytes],
     *,
     keeps_artifacts: bool,
@@ -21,7 +21,7 @@ def start_of(
 
     Args:
         recipe: to be built.
-        known: stored evaluations by key.
+        find: returns the stored evaluation of a key; asked only where there may be a file.
         read: returns the artifact of a fingerprint.
         keeps_artifacts: whether the method does.
     """
@@ -29,7 +29,7 @@ def start_of(
         part = Recipe(recipe.candidate, recipe.steps[:n_steps])
         if not part.has_artifact(keeps_artifacts=keeps_artifacts):
             continue
-        record = known.get(part.key)
+        record = find(part.key)
         if record is not None and record.outcome.fingerprint is not None:
             return Start(n_steps, read(record.outcome.fingerprint))
     return None

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from moeash.options.tables import to_plain
 from moeash.study.course.options import BudgetOptions
 from moeash.study.facts import StudyFacts
-from moeash.study.storage.records import EvaluationRecord, GenerationRecord
+from moeash.study.storage.records import EvaluationRecord, GenerationRecord, Stage
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,15 @@ PHASES: Mapping[str, str] = {
     "tune": "tuning",
 }
 """Phases of a course, in its order, and what is done in each, for people."""
+
+STAGES: Mapping[str, Stage] = {
+    "search": "search",
+    "refine": "refined",
+    "merge": "merged",
+    "distill": "distilled",
+    "tune": "tuned",
+}
+"""The phases again, and the stage of what each evaluates."""
 
 
 @dataclass(frozen=True)

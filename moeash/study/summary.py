@@ -4,7 +4,7 @@ Everything comes from counts, a few generations and a few events: no evaluation 
 read, so that the document of a study of any length takes milliseconds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,18 +12,10 @@ from typing import Any
 from moeash.options.tables import read
 from moeash.study.course.budget import ENDINGS
 from moeash.study.course.options import BudgetOptions
+from moeash.study.events import STAGES
 from moeash.study.storage.base import Storage
-from moeash.study.storage.records import EvaluationRecord, EventRecord, Stage, StudySummary
+from moeash.study.storage.records import EvaluationRecord, EventRecord, StudySummary
 from moeash.study.study import Study
-
-STAGES: Mapping[str, Stage] = {
-    "search": "search",
-    "refine": "refined",
-    "merge": "merged",
-    "distill": "distilled",
-    "tune": "tuned",
-}
-"""The phases of a study's course, in their order, and the stage of what each evaluates."""
 
 RECENT_EVALUATIONS = 50
 RECENT_GENERATIONS = 3
@@ -40,7 +32,7 @@ class Phase:
     """One phase of a study.
 
     Attributes:
-        phase: ``search``, ``refine`` or ``merge``.
+        phase: one of :data:`moeash.study.events.PHASES`.
         state: ``waiting`` before it begins, ``running``, ``ended``, ``stopped`` before its end.
         evaluations: stored, of all runs of the study.
         complete: of them.

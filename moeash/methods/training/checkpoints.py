@@ -61,14 +61,16 @@ class Checkpoint:
 
         A folder that cannot be written costs the safety from kills, not the training.
         """
+        # Copies: safetensors refuses tensors that share memory.
         tensors = {
-            name: tensor.detach().cpu().contiguous() for name, tensor in saved.tensors.items()
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in saved.tensors.items()
         }
         said = {"stage": str(saved.stage), "done": str(saved.done), "digest": self.digest}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self.path) as temporary:
-                save_file({n: t.clone() for n, t in tensors.items()}, temporary, said)
+                save_file(tensors, temporary, said)
             _delete_forgotten(self.folder)
         except (ExportError, OSError):
             return

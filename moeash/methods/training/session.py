@@ -133,7 +133,7 @@ class Session:
         while stage < len(stages):
             trainee.begin(stage)
             if saved is not None:
-                trainee.load({name: t.to(self.device) for name, t in saved.tensors.items()})
+                self._load(trainee, saved)
                 saved = None
             self._stage(trainee, stages, stage, done)
             trainee.end(stage)
@@ -142,7 +142,7 @@ class Session:
         if saved is not None:
             # Nothing is left to do, and the result is what was saved.
             trainee.begin(len(stages) - 1)
-            trainee.load({name: t.to(self.device) for name, t in saved.tensors.items()})
+            self._load(trainee, saved)
 
     def _stage(self, trainee: Trainee, stages: Sequence[int], stage: int, done: int) -> None:
         before, steps = sum(stages[:stage]), sum(stages)
@@ -168,6 +168,9 @@ class Session:
             told.append(f"loss {torch.stack(losses[-TELL_EVERY:]).mean().item():.3g}")
             del losses[:-TELL_EVERY]
         self.progress(f"{what}: {', '.join(told)}", seen.step, seen.steps)
+
+    def _load(self, trainee: Trainee, saved: Saved) -> None:
+        trainee.load({name: tensor.to(self.device) for name, tensor in saved.tensors.items()})
 
     def _save(self, trainee: Trainee, stage: int, done: int) -> None:
         if self.checkpoint is not None:

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from moeash.errors import SpecError, StudyNotFoundError
+from moeash.study.spec.identity import PATHS
 from moeash.study.spec.reading import plain_of_text
 from moeash.study.storage.base import Storage
 from moeash.study.storage.team.launches import Launches
 from moeash.study.storage.team.listing import Listing, Wanted
-
-PATHS = (("network", "checkpoint"), ("data", "root"))
-"""What a spec reads from."""
 
 MOST = 1000
 """Studies that run at once and are looked at; a machine runs a handful."""

@@ -61,7 +61,7 @@ class Course:
         self._journal = journal
         self._budget = Budget(plan.spec.budget)
         keeps = plan.task.method.keeps_artifacts
-        self._start = partial(start_of, known=ledger.known, read=artifact, keeps_artifacts=keeps)
+        self._start = partial(start_of, find=ledger.known.get, read=artifact, keeps_artifacts=keeps)
         self._pump = Pump(backend, ledger, journal, start=self._start)
         self.standing = Standing(facts, plan.spec.evaluation.max_drop)
 
