@@ -73,17 +73,25 @@ def inputs_for(
     codec: CodecOptions,
     output: OutputOf | None,
     *,
-    trains: bool = False,
+    trained_by: str | None,
 ) -> Unlabelled | None:
     """Return the inputs there is a use for; say so where a method does without, or has no use.
+
+    Args:
+        module: the network.
+        method: of the study.
+        given: by a person.
+        codec: how kept tensors are stored.
+        output: names what counts of the network's output.
+        trained_by: what trains solutions; None: nothing.
 
     Raises:
         InputError: there is no use for them, the network does not take them, or a training lacks
             them.
     """
-    if trains and given is None:
+    if trained_by and given is None:
         raise InputError(
-            "distill and tune need inputs to train on; give calibration=, unlabelled inputs suffice"
+            f"{trained_by} needs inputs to train on; give calibration=, unlabelled inputs suffice"
         )
     if output is not None and given is None:
         raise InputError("output= names what counts of calibration runs; give calibration= as well")
@@ -95,7 +103,7 @@ def inputs_for(
             remeasuring.IMAGES if codec.norms == "remeasured" else 0,
             probing.IMAGES if codec.norms == "two_vectors" and has_norms else 0,
             probing.IMAGES if codec.kept != "float32" else 0,
-            ALL if trains else 0,
+            ALL if trained_by else 0,
         )
         if not at_most:
             raise InputError(f"method {method.name} looks at no inputs; leave calibration out")

@@ -101,7 +101,9 @@ def compress(
     if refined and not chosen.refines:
         raise InputError(f"method {chosen.name} has no slower way; leave out refined")
     recipe = Recipe(point, (Refine(),) if refined else ())
-    inputs = inputs_for(module, chosen, calibration, described.codec, output)
+    inputs = inputs_for(
+        module, chosen, calibration, described.codec, output, trained_by=described.trained_by
+    )
     task = replace(
         described.task(module=module, calibration=inputs, output=output),
         n_threads=available_cores(),

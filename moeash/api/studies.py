@@ -240,8 +240,14 @@ def search(
         metric=getattr(evaluate, "__name__", "evaluate"),
     )
     method_chosen = build_method(described.method)
-    codec, trains = described.codec, described.trains
-    inputs = inputs_for(module, method_chosen, calibration, codec, output, trains=trains)
+    inputs = inputs_for(
+        module,
+        method_chosen,
+        calibration,
+        described.codec,
+        output,
+        trained_by=described.trained_by,
+    )
     if inputs is not None:
         described = replace(described, calibration=inputs.fingerprint())
     task = replace(

@@ -321,3 +321,34 @@ def test_without_images_nothing_can_be_measured(tmp_path):
     with pytest.raises(SpecError, match="kept = 'auto' measures"):
         moeash.search(module, evaluate=lambda module: 0.0, spec=codec("auto"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["wfn", "pwfn"])
+def test_a_method_that_trains_sees_every_input_it_is_given(tmp_path, method):
+    n_inputs, batch_size, epochs = 640, 64, 2
+    told = Listener()
+    moeash.compress(
+        load_network("digits-cnn"),
+        tmp_path / "x.moeash",
+        candidate={"delta": 0.5},
+        method={"name": method, "delta": [0.1, 1], "epochs": epochs, "fractions": [0.5, 1],
+                "labels": 0},
+        calibration=torch.rand(n_inputs, 1, 8, 8),
+        spec={"training": {"batch_size": batch_size}},
+        progress=told,
+    )  # fmt: skip
+    steps = {doing.total or 0 for doing in told.of("doing")}
+    assert max(steps) - n_inputs // batch_size * epochs in (0, 1), steps  # and a bit of an epoch
+
+
+def test_what_trains_is_named_where_it_has_no_inputs(tmp_path):
+    network = load_network("digits-cnn")
+    with pytest.raises(InputError, match="method wfn needs inputs to train on; give calibration="):
+        moeash.compress(
+            network,
+            tmp_path / "x.moeash",
+            candidate={"delta": 0.5},
+            method={"name": "wfn", "delta": [0.1, 1], "labels": 0},
+        )
+    with pytest.raises(InputError, match="distill needs inputs to train on"):
+        moeash.search(network, evaluate=lambda _: 0.0, spec={"distill": {"solutions": 1}})

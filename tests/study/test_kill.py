@@ -16,6 +16,7 @@ from moeash.errors import StudyLockedError
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
+from tests.contracts.counts import assert_counts_are_true
 from tests.digits import BASE, digits_plan, merged
 
 CHANGES = {"merge": {"trials": 12}, "budget": {"generations": 3}}
@@ -82,6 +83,7 @@ def uninterrupted(tmp_path_factory):
 
 def stored(path):
     storage = SqlStorage(str(path))
+    assert_counts_are_true(storage)
     return {r.number: r for s in storage.studies() for r in storage.evaluations(s.id)}
 
 

@@ -11,8 +11,9 @@ from moeash.core.codebook import SharedWeights, State, keep_all
 from moeash.core.progress import Progress, silent
 from moeash.core.solutions.candidate import Candidate
 from moeash.methods.base import Preparation
+from moeash.methods.fixing.options import StagedOptions
 from moeash.methods.fixing.outcome import Fixing, shared_weights
-from moeash.methods.fixing.training import StagedFixing, StagedOptions
+from moeash.methods.fixing.training import StagedFixing
 from moeash.methods.training.method import TrainedMethod
 from moeash.methods.training.session import Session
 from moeash.networks.network import Network

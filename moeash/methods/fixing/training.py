@@ -13,7 +13,6 @@ shares, where the papers choose them by the kind of layer; layers of every kind 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from moeash.core.codebook import SharedWeights, keep_all
 from moeash.errors import TrainingError
+from moeash.methods.fixing.options import StagedOptions
 from moeash.methods.fixing.outcome import Fixing, free_all, shared_weights
 from moeash.methods.training.checkpoints import load_optimiser, optimiser_tensors
 from moeash.methods.training.kept import KeptTensors
@@ -31,25 +31,6 @@ from moeash.networks.network import Network
 
 DIVERGED = 2.0**30
 """The size of a weight that no training of networks means to reach."""
-
-
-class StagedOptions(Protocol):
-    """What the options of both methods have."""
-
-    @property
-    def fractions(self) -> tuple[float, ...]:
-        """Share of the weights fixed after each stage."""
-        ...
-
-    @property
-    def epochs(self) -> int:
-        """Of every stage but the first."""
-        ...
-
-    @property
-    def labels(self) -> float:
-        """Weight of the labels in the loss."""
-        ...
 
 
 class StagedFixing(ABC):

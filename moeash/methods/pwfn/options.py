@@ -6,12 +6,18 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from moeash.core.solutions.variables import Real, Variable
-from moeash.methods.fixing.bounds import Fraction, Share, check_fractions, check_range
-from moeash.options.tables import Count, Options, Positive
+from moeash.methods.fixing.options import (
+    Fraction,
+    Share,
+    StagedOptions,
+    check_fractions,
+    check_range,
+)
+from moeash.options.tables import Count, Positive
 
 
 @dataclass(frozen=True)
-class PwfnOptions(Options):
+class PwfnOptions(StagedOptions):
     """Probabilistic Weight Fixing: how far a weight may move is learnt from noise on it.
 
     Attributes:
@@ -34,13 +40,7 @@ class PwfnOptions(Options):
     learning_rate: Positive = 1e-3
     labels: Share = 1.0
 
-    table: ClassVar[str] = "method"
     name: ClassVar[Literal["pwfn"]] = "pwfn"
-    calibration_images: ClassVar[int] = 0
-    refines: ClassVar[bool] = False
-    trains: ClassVar[bool] = True
-    mergeable: ClassVar[bool] = True
-    needs_coder: ClassVar[None] = None
 
     def check(self) -> None:
         """Refuse a range that is none, and stages that do not end with all weights."""

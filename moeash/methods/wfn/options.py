@@ -5,16 +5,22 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from moeash.core.solutions.variables import Real, Variable
-from moeash.methods.fixing.bounds import Fraction, Share, check_fractions, check_range
+from moeash.methods.fixing.options import (
+    Fraction,
+    Share,
+    StagedOptions,
+    check_fractions,
+    check_range,
+)
 from moeash.options.kinds import Bounds
-from moeash.options.tables import Count, NotNegative, Options, Positive
+from moeash.options.tables import Count, NotNegative, Positive
 
 Delta = Annotated[float, Bounds(0.0001, 1)]
 """Mean relative distance; below the lowest hardly two weights share an entry."""
 
 
 @dataclass(frozen=True)
-class WfnOptions(Options):
+class WfnOptions(StagedOptions):
     """Weight Fixing Networks: sums of few powers of two, fixed in stages while training.
 
     Attributes:
@@ -38,13 +44,7 @@ class WfnOptions(Options):
     learning_rate: Positive = 2e-5
     labels: Share = 1.0
 
-    table: ClassVar[str] = "method"
     name: ClassVar[Literal["wfn"]] = "wfn"
-    calibration_images: ClassVar[int] = 0
-    refines: ClassVar[bool] = False
-    trains: ClassVar[bool] = True
-    mergeable: ClassVar[bool] = True
-    needs_coder: ClassVar[None] = None
 
     def check(self) -> None:
         """Refuse ranges that are none, and stages that do not end with all weights."""

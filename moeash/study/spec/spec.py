@@ -123,28 +123,26 @@ class StudySpec(Options):
             )
 
     @property
-    def trains(self) -> bool:
-        """Whether solutions are trained, by the method or in a phase behind the search."""
-        return self.method.trains or self.distill.solutions > 0 or self.tune.solutions > 0
+    def trained_by(self) -> str | None:
+        """What trains solutions first, the method or a phase behind the search; None: nothing."""
+        if self.method.trains:
+            return f"method {self.method.name}"
+        if self.distill.solutions:
+            return "distill"
+        return "tune" if self.tune.solutions else None
 
     def _check_training(self) -> None:
         """Refuse a training without images before the search it would follow."""
         splits = set() if self.data is None else set(self.data.splits)
-        if self.trains and not self.is_python and not splits & {"train", "calibration"}:
+        if self.trained_by and not self.is_python and not splits & {"train", "calibration"}:
             raise InputError(
-                f"{self._trained_by} needs images to train on; add [data.splits.train], or "
+                f"{self.trained_by} needs images to train on; add [data.splits.train], or "
                 "[data.splits.calibration]"
             )
-        if self.trains and self.is_python and self.training.labels:
+        if self.trained_by and self.is_python and self.training.labels:
             raise InputError("training.labels needs labels, and inputs given from Python have none")
         if self.is_python and getattr(self.method, "labels", False):
             raise InputError("method.labels needs labels, and inputs given from Python have none")
-
-    @property
-    def _trained_by(self) -> str:
-        if self.method.trains:
-            return f"method {self.method.name}"
-        return "distill" if self.distill.solutions else "tune"
 
     def _check_python(self) -> None:
         if self.data is not None:
