@@ -80,7 +80,6 @@ class Circumstances:
         device: of the network.
         batch_size: images of a forward pass.
         refines: whether recipes may refine.
-        precision: of forward passes.
         folder: where what takes long is kept; None: nowhere.
         training: how candidates of methods that train are trained.
     """
@@ -91,7 +90,6 @@ class Circumstances:
     device: str
     batch_size: int
     refines: bool = True
-    precision: str = "float32"
     folder: Path | None = None
     training: TrainingOptions = field(default_factory=TrainingOptions)
 
@@ -150,7 +148,6 @@ class Compressor:
             seed=circumstances.seed,
             n_threads=circumstances.n_threads,
             device=circumstances.device,
-            precision=circumstances.precision,
             folder=circumstances.folder,
         )
         self.network = network
@@ -303,7 +300,7 @@ class Compressor:
         self, step: Tune, shared: SharedWeights, what: Mapping[str, Any], progress: Progress
     ) -> SharedWeights:
         """Return a solution after a step that trains."""
-        options = TrainingOptions(batch_size=step.batch_size, augment=step.augment)
+        options = TrainingOptions(step.labels, step.batch_size, step.augment, step.arithmetic)
         begins = {"begins": shared.fingerprint(), **what}
         session = self._trainings.session(self.network, options, begins, progress)
         if isinstance(step, Distill):

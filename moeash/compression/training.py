@@ -36,7 +36,6 @@ class Trainings:
         seed: int,
         n_threads: int,
         device: str,
-        precision: str,
         folder: Path | None,
     ) -> None:
         """Train nothing yet.
@@ -46,14 +45,12 @@ class Trainings:
             seed: of all trainings.
             n_threads: of torch.
             device: of the network.
-            precision: of forward passes.
             folder: where trainings are saved; None: nowhere.
         """
         self._inputs = inputs
         self._seed = seed
         self._n_threads = n_threads
         self._device = device
-        self._precision = precision
         self._folder = folder
         self._finished: Checkpoint | None = None
 
@@ -82,7 +79,6 @@ class Trainings:
                 "training": dict(what),
                 "options": vars(options),
                 "images": self._fingerprint,
-                "precision": self._precision,
             }
             checkpoint = Checkpoint(self._folder, digest_of_plain(depends))
         return Session(
@@ -90,7 +86,6 @@ class Trainings:
             options,
             self._seed,
             self._device,
-            bfloat16=self._precision == "bf16",
             checkpoint=checkpoint,
             progress=progress,
         )

@@ -119,7 +119,6 @@ def load_compressor(
                 device=task.evaluation.device,
                 batch_size=task.evaluation.batch_size,
                 refines=task.refines,
-                precision=task.evaluation.precision,
                 folder=None if folder is None else Path(folder),
                 training=task.training,
             ),

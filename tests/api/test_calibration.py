@@ -331,8 +331,7 @@ def test_a_method_that_trains_sees_every_input_it_is_given(tmp_path, method):
         load_network("digits-cnn"),
         tmp_path / "x.moeash",
         candidate={"delta": 0.5},
-        method={"name": method, "delta": [0.1, 1], "epochs": epochs, "fractions": [0.5, 1],
-                "labels": 0},
+        method={"name": method, "delta": [0.1, 1], "epochs": epochs, "fractions": [0.5, 1]},
         calibration=torch.rand(n_inputs, 1, 8, 8),
         spec={"training": {"batch_size": batch_size}},
         progress=told,
@@ -348,7 +347,7 @@ def test_what_trains_is_named_where_it_has_no_inputs(tmp_path):
             network,
             tmp_path / "x.moeash",
             candidate={"delta": 0.5},
-            method={"name": "wfn", "delta": [0.1, 1], "labels": 0},
+            method={"name": "wfn", "delta": [0.1, 1]},
         )
     with pytest.raises(InputError, match="distill needs inputs to train on"):
         moeash.search(network, evaluate=lambda _: 0.0, spec={"distill": {"solutions": 1}})

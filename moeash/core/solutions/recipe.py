@@ -46,6 +46,9 @@ class Merge:
 Augment = Literal["none", "flips", "flips_and_crops"]
 """How a training image is varied: mirrored half the time; moved by up to an eighth as well."""
 
+Arithmetic = Literal["float32", "bf16"]
+"""What forward passes of a training compute in; bf16 where torch deems it safe."""
+
 
 @dataclass(frozen=True)
 class Tune:
@@ -57,6 +60,7 @@ class Tune:
         temperature: divides scores before the softmax of the float network's part.
         batch_size: images of a step.
         augment: how images are varied: ``none``, ``flips`` or ``flips_and_crops``.
+        arithmetic: of forward passes: ``float32`` or ``bf16``.
     """
 
     epochs: int
@@ -64,6 +68,7 @@ class Tune:
     temperature: float = 1.0
     batch_size: int = 128
     augment: Augment = "none"
+    arithmetic: Arithmetic = "float32"
 
     name: ClassVar[str] = "tune"
 

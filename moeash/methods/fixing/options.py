@@ -11,9 +11,6 @@ from moeash.options.tables import Options
 Fraction = Annotated[float, Bounds(0, 1, above=True)]
 """Share of the weights that are fixed."""
 
-Share = Annotated[float, Bounds(0, 1)]
-"""Weight of a part of the loss."""
-
 
 class StagedOptions(Options):
     """Options that say when weights are fixed, and how the others are trained in between.
@@ -25,14 +22,12 @@ class StagedOptions(Options):
         fractions: share of the weights that is fixed after each stage, up to 1.
         epochs: passes over the training images of every stage but the first.
         learning_rate: of the method's optimiser.
-        labels: weight of the labels in the loss.
     """
 
     zero_below: float
     fractions: tuple[float, ...]
     epochs: int
     learning_rate: float
-    labels: float
 
     table: ClassVar[str] = "method"
     calibration_images: ClassVar[int] = 0

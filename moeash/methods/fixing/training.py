@@ -25,7 +25,7 @@ from moeash.methods.fixing.options import StagedOptions
 from moeash.methods.fixing.outcome import Fixing, free_all, shared_weights
 from moeash.methods.training.checkpoints import load_optimiser, optimiser_tensors
 from moeash.methods.training.kept import KeptTensors
-from moeash.methods.training.losses import DTYPES, Lesson, Outputs, float_tensors
+from moeash.methods.training.losses import DTYPES, Lesson, float_tensors, outputs_of
 from moeash.methods.training.session import Seen, Session
 from moeash.networks.network import Network
 
@@ -60,8 +60,10 @@ class StagedFixing(ABC):
         self._network = network
         self._device = session.device
         self._steps_an_epoch = session.steps_an_epoch
-        self._outputs = Outputs(network.module, session.device, network.output, session.bfloat16)
-        self._lesson = Lesson(self._outputs, float_tensors(network, session.device), options.labels)
+        self._outputs = outputs_of(network, session)
+        self._lesson = Lesson(
+            self._outputs, float_tensors(network, session.device), session.options.labels
+        )
         stored = keep_all(network.state).values() if start is None else start.kept
         self._kept = KeptTensors(stored, network, session.device)
         values = None if start is None else start.decoded()

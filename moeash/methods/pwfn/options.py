@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 from moeash.core.solutions.variables import Real, Variable
 from moeash.methods.fixing.options import (
     Fraction,
-    Share,
     StagedOptions,
     check_fractions,
     check_range,
@@ -29,8 +28,6 @@ class PwfnOptions(StagedOptions):
         epochs: passes over the training images before each stage fixes weights; the first stage
             sees a twentieth of one.
         learning_rate: of SGD with momentum 0.9 and weight decay 1e-4.
-        labels: weight of the labels in the loss, from 0 to 1; the rest is the float network's
-            outputs, which need none.
     """
 
     delta: tuple[Positive, Positive] = (0.5, 4.0)
@@ -38,7 +35,6 @@ class PwfnOptions(StagedOptions):
     fractions: tuple[Fraction, ...] = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99, 1.0)
     epochs: Count = 3
     learning_rate: Positive = 1e-3
-    labels: Share = 1.0
 
     name: ClassVar[Literal["pwfn"]] = "pwfn"
 

@@ -1,7 +1,8 @@
 """What a compressed network's outputs should be: those of the float network, or the labels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from moeash.data.inputs import Batch, Inputs
 from moeash.errors import InputError
-from moeash.methods.training.session import Seen
+from moeash.methods.training.session import Seen, Session
 from moeash.networks.network import Network
 from moeash.tracing.outputs import OutputOf, chosen, in_rows
 
@@ -26,22 +27,54 @@ class Outputs:
         device: of the module and the tensors.
         output: names the tensor that counts.
         bfloat16: whether to run in bfloat16 where torch deems it safe.
+        channels_last: whether images come with their channels beside each other in memory.
     """
 
     module: nn.Module
     device: str
     output: OutputOf | None = None
     bfloat16: bool = False
+    channels_last: bool = False
 
     def __call__(self, tensors: Mapping[str, Tensor], inputs: Batch) -> Tensor:
         """Return the scores, ``(any, classes)``, or single values, ``(any, 1)``, float32."""
         args, kwargs = (
             (inputs.args, inputs.kwargs) if isinstance(inputs, Inputs) else ((inputs,), {})
         )
+        if self.channels_last:
+            args = tuple(map(_channels_last, args))
         kind = torch.device(self.device).type
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bfloat16):
             returned = functional_call(self.module, dict(tensors), args, kwargs)
         return in_rows(chosen(returned, self.output)).float()
+
+
+def outputs_of(network: Network, session: Session) -> Outputs:
+    """Return a network's outputs as a session computes them.
+
+    Convolutions in bfloat16 take a quarter less time where channels lie beside each other in
+    memory. A network that asks for the other layout (``view`` of a feature map) is given that.
+    """
+    bfloat16 = session.options.arithmetic == "bf16"
+    outputs = Outputs(network.module, session.device, network.output, bfloat16)
+    has_convolutions = any(isinstance(part, nn.Conv2d) for part in network.module.modules())
+    if not (bfloat16 and has_convolutions):
+        return outputs
+    fast = replace(outputs, channels_last=True)
+    inputs, _ = next(session.images.batches(2))
+    try:
+        with torch.no_grad():
+            fast({}, inputs.to(session.device))
+    except RuntimeError:
+        return outputs
+    return fast
+
+
+def _channels_last(argument: Any) -> Any:
+    """Return an argument laid out anew if it is a batch of images."""
+    if isinstance(argument, Tensor) and argument.dim() == 4:
+        return argument.contiguous(memory_format=torch.channels_last)
+    return argument
 
 
 def float_tensors(network: Network, device: str) -> dict[str, Tensor]:

@@ -100,7 +100,6 @@ class Session:
         options: how.
         seed: of the order of the images and of everything random.
         device: of the network.
-        bfloat16: whether forward passes run in bfloat16 where torch deems it safe.
         checkpoint: where the training is saved; None: nowhere.
         progress: hears how far it is.
         clock: seconds.
@@ -110,7 +109,6 @@ class Session:
     options: TrainingOptions
     seed: int
     device: str = "cpu"
-    bfloat16: bool = False
     checkpoint: Checkpoint | None = None
     progress: Progress = silent
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)

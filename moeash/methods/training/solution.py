@@ -15,7 +15,7 @@ from moeash.core.codebook import KeptTensor, SharedTensor, SharedWeights
 from moeash.core.solutions.recipe import Tune
 from moeash.methods.training.checkpoints import load_optimiser, optimiser_tensors
 from moeash.methods.training.kept import KeptTensors
-from moeash.methods.training.losses import Lesson, Outputs, float_tensors
+from moeash.methods.training.losses import Lesson, float_tensors, outputs_of
 from moeash.methods.training.session import Seen, Session
 from moeash.networks.network import Network
 
@@ -39,9 +39,12 @@ class SolutionTraining(ABC):
         self._start = start
         self._n_steps = step.epochs * session.steps_an_epoch
         device = session.device
-        self._outputs = Outputs(network.module, device, network.output, session.bfloat16)
+        self._outputs = outputs_of(network, session)
         self._lesson = Lesson(
-            self._outputs, float_tensors(network, device), step.labels, step.temperature
+            self._outputs,
+            float_tensors(network, device),
+            session.options.labels,
+            step.temperature,
         )
         self._kept = KeptTensors(start.kept, network, device)
 

@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar, Literal
 from moeash.core.solutions.variables import Real, Variable
 from moeash.methods.fixing.options import (
     Fraction,
-    Share,
     StagedOptions,
     check_fractions,
     check_range,
@@ -32,8 +31,6 @@ class WfnOptions(StagedOptions):
         fractions: share of the weights that is fixed after each stage, up to 1.
         epochs: passes over the training images before each stage but the first fixes weights.
         learning_rate: of Adam.
-        labels: weight of the labels in the loss, from 0 to 1; the rest is the float network's
-            outputs, which need none.
     """
 
     delta: tuple[Delta, Delta] = (0.01, 0.05)
@@ -42,7 +39,6 @@ class WfnOptions(StagedOptions):
     fractions: tuple[Fraction, ...] = (0.3, 0.6, 0.8, 0.9, 0.95, 0.975, 0.99, 0.9975, 0.999, 1.0)
     epochs: Count = 3
     learning_rate: Positive = 2e-5
-    labels: Share = 1.0
 
     name: ClassVar[Literal["wfn"]] = "wfn"
 

@@ -137,6 +137,7 @@ class Course:
                 temperature=options.temperature,
                 batch_size=training.batch_size,
                 augment=training.augment,
+                arithmetic=training.arithmetic,
                 rate=rate,
             )
             for rate in options.rates
@@ -151,6 +152,7 @@ class Course:
             labels=training.labels,
             batch_size=training.batch_size,
             augment=training.augment,
+            arithmetic=training.arithmetic,
         )
         self._extend("tune", "tuned", options.solutions, [step])
 

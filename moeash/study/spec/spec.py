@@ -141,8 +141,6 @@ class StudySpec(Options):
             )
         if self.trained_by and self.is_python and self.training.labels:
             raise InputError("training.labels needs labels, and inputs given from Python have none")
-        if self.is_python and getattr(self.method, "labels", False):
-            raise InputError("method.labels needs labels, and inputs given from Python have none")
 
     def _check_python(self) -> None:
         if self.data is not None:

@@ -38,7 +38,7 @@ def test_a_candidate_is_trained_and_its_entries_can_be_merged(options, splits):
     made = Compressor(
         digits_network(),
         method,
-        Circumstances(CodecOptions(), 0, 1, "cpu", 50, training=TrainingOptions(batch_size=64)),
+        Circumstances(CodecOptions(), 0, 1, "cpu", 50, training=TrainingOptions(1.0, 64)),
         {"train": splits["search"]},
         search=splits["search"],
     )

@@ -106,7 +106,8 @@ def network_of(kind, **sharing):
 
 
 def session_of(kind, **changes):
-    return Session(Images(NETWORKS[kind][1]), TrainingOptions(batch_size=16), 5, **changes)
+    options = TrainingOptions(labels=1.0, batch_size=16)
+    return Session(Images(NETWORKS[kind][1]), options, 5, **changes)
 
 
 def training(method, network, session, start=None, *, candidate=None, **changes):

@@ -31,7 +31,6 @@ def test_checking_options_loads_no_torch():
         ({"fractions": (0.5, 0.9)}, "needed ascending shares that end with 1"),
         ({"fractions": (0.0, 1.0)}, "method.fractions"),
         ({"epochs": 0}, "method.epochs is 0, needed an integer of at least 1"),
-        ({"labels": 1.5}, "method.labels is 1.5"),
     ],
 )
 def test_options_out_of_range_are_refused(wrong, message):

@@ -148,6 +148,6 @@ def test_labels_alone_teach_where_the_float_network_is_not_asked(solution, netwo
         if "loss" in what:
             losses.append(float(what.split("loss ")[1]))
 
-    step = Distill(epochs=2, rate=0.0, labels=1.0, batch_size=64)
-    distill(step, solution, network, session(progress=listen))
+    options = TrainingOptions(labels=1.0, batch_size=64)
+    distill(Distill(epochs=2, rate=0.0), solution, network, session(options, progress=listen))
     assert np.mean(losses[-2:]) < np.mean(losses[:2])

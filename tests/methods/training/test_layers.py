@@ -88,6 +88,51 @@ def test_every_kind_of_layer_is_trained(kind):
     assert not np.array_equal(tuned.codebooks[0].entries, distilled.codebooks[0].entries)
 
 
+class Viewing(nn.Module):
+    """A network that asks for one layout of its feature maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.output = nn.Linear(4 * 6 * 6, 5)
+
+    def forward(self, x):
+        return self.output(self.convolution(x).relu().view(len(x), -1))
+
+
+@pytest.mark.parametrize("kind", [Convolutions, Viewing, Language])
+def test_every_kind_of_network_is_trained_in_bfloat16(kind):
+    torch.manual_seed(1)
+    module = kind().eval()
+    network = Network(module, read_state(module), kind.__name__)
+    method = build_method(UniformOptions(k=(2, 64)))
+    start = method.compress(prepare(method, network, {}), Candidate.of({"k": 8}), network=network)
+    images = Unlabelled(inputs_of(kind), at_most=64, network=module)
+    seen = []
+
+    def look(part, arguments, output):
+        last = arguments[0].dim() == 4 and not arguments[0].is_contiguous()
+        seen.append((arguments[0].dtype if last else output.dtype, last, torch.is_grad_enabled()))
+
+    def trained(arithmetic):
+        session = Session(images, TrainingOptions(batch_size=16, arithmetic=arithmetic), 3)
+        return distill(Distill(epochs=10, rate=0.1), start, network, session)
+
+    exact = trained("float32")
+    first = module.norm if kind is Language else next(iter(module.children()))
+    with first.register_forward_hook(look):
+        fast = trained("bf16")
+    assert {dtype for dtype, _, graded in seen if graded} <= {torch.bfloat16, torch.float32}
+    layouts = {last for _, last, graded in seen if graded}
+    assert layouts == {kind is Convolutions}
+    assert fast.fingerprint() != exact.fingerprint()
+    assert {t.dtype for t in fast.shared} == {"float32"}
+    moved = [
+        np.mean(a.indices != b.indices) for a, b in zip(fast.shared, exact.shared, strict=True)
+    ]
+    assert np.mean(moved) < 0.1, moved
+
+
 def test_half_precision_weights_stay_what_they_are():
     torch.manual_seed(1)
     module = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)).to(torch.bfloat16).eval()
