@@ -88,10 +88,9 @@ class Pull:
             weights: tensors of any shapes, at least one.
             free: of the same shapes, true where a weight is not fixed.
         """
-        pairs = list(zip(weights, free, strict=True))
-        total = torch.stack([(self(w) * mask).sum() for w, mask in pairs]).sum()
-        n_free = torch.stack([mask.sum() for _, mask in pairs]).sum()
-        return total / n_free.clamp_min(1)
+        chosen = [w[mask] for w, mask in zip(weights, free, strict=True)]
+        total = torch.stack([self(w).sum() for w in chosen]).sum()
+        return total / max(1, sum(w.numel() for w in chosen))
 
     def tabulated(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pull of each weight and its derivative, without gradients."""
