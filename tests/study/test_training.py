@@ -33,7 +33,13 @@ def trained(name="trained", epochs=2, **changes):
         search={"population": 4},
         budget={"generations": 2},
         merge={"trials": 3},
-        distill={"solutions": 2, "rates": [0.3, 3.0], "epochs": epochs, "temperature": 1.0},
+        distill={
+            "solutions": 2,
+            "rates": [0.3, 3.0],
+            "epochs": epochs,
+            "learning_rate": 0.03,
+            "temperature": 1.0,
+        },
         tune={"solutions": 2, "epochs": 1},
         training={"batch_size": 64},
         **changes,
@@ -53,7 +59,7 @@ def test_solutions_of_the_front_are_distilled_at_every_rate_and_tuned(study):
     records = {r.number: r for r in study.evaluations()}
     distilled, tuned = staged(study, "distilled"), staged(study, "tuned")
     assert [r.recipe.steps[-1] for r in distilled] == [
-        Distill(epochs=2, batch_size=64, rate=rate) for rate in (0.3, 3.0)
+        Distill(epochs=2, batch_size=64, rate=rate, learning_rate=0.03) for rate in (0.3, 3.0)
     ] * 2
     assert [r.recipe.steps[-1] for r in tuned] == [Tune(epochs=1, batch_size=64)] * 2
     for record in (*distilled, *tuned):

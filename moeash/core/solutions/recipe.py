@@ -82,9 +82,11 @@ class Distill(Tune):
 
     Attributes:
         rate: what a bit a weight is worth, in nats of the loss.
+        learning_rate: how far a weight moves in a step at first, in entries.
     """
 
     rate: float = 0.0
+    learning_rate: float = 0.02
 
     name: ClassVar[str] = "distill"
 

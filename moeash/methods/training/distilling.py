@@ -20,9 +20,6 @@ from moeash.methods.training.session import Seen, Session
 from moeash.methods.training.solution import SolutionTraining
 from moeash.networks.network import Network
 
-ENTRIES_A_STEP = 0.02
-"""How far a position moves in a step at first, in entries."""
-
 COUNT_EVERY = 50
 """Steps between counts of the entries' statistics."""
 
@@ -50,6 +47,7 @@ class Distilling(SolutionTraining):
         self, step: Distill, start: SharedWeights, network: Network, session: Session
     ) -> None:
         super().__init__(step, start, network, session)
+        self._moved_a_step = step.learning_rate
         self._places = places_of(start, session.device)
         self._n_shared = sum(place.tensor.size for place in self._places)
         self._a_bit_is_worth = step.rate / max(1, self._n_shared)
@@ -58,7 +56,7 @@ class Distilling(SolutionTraining):
     @property
     def moved_a_step(self) -> float:
         """In entries."""
-        return ENTRIES_A_STEP
+        return self._moved_a_step
 
     def moving(self) -> Mapping[str, Tensor]:
         """Return the positions."""

@@ -139,6 +139,7 @@ class Course:
                 augment=training.augment,
                 arithmetic=training.arithmetic,
                 rate=rate,
+                learning_rate=options.learning_rate,
             )
             for rate in options.rates
         ]

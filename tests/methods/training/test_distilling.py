@@ -93,6 +93,15 @@ def test_one_seed_gives_one_solution_and_another_seed_another(
     assert again.fingerprint() == distilled.fingerprint() != other.fingerprint()
 
 
+def test_no_weight_moves_further_than_all_steps_together(solution, network, session):
+    step = replace(STEP, learning_rate=0.4 / (STEP.epochs * session().steps_an_epoch))
+    distilled = distill(step, solution, network, session())
+    for before, after in zip(solution.shared, distilled.shared, strict=True):
+        assert np.array_equal(before.indices, after.indices), "halfway is not reached"
+    before, after = solution.decoded(), distilled.decoded()
+    assert any(not np.array_equal(before[n], after[n]) for n in before), "kept parameters move"
+
+
 @pytest.mark.parametrize("stop_after", [1, 30])
 def test_what_was_killed_and_goes_on_is_the_same_solution(
     distilled, solution, network, session, tmp_path, stop_after
