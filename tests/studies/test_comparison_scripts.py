@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 
 import moeash.api
 from moeash.core.codebook import SharedWeights
+from moeash.data.splits import load_splits
+from moeash.study.spec.reading import load_spec
 from tests.backends.studies import toml
 from tests.digits import BASE, merged
 
@@ -79,6 +81,32 @@ def test_every_row_of_the_ablation_compresses(script, tmp_path, monkeypatch):
     assert feedback["kl"] < coarser["kl"]
     table = ablation.table_at(scale.k, points)
     assert table.count("\n") == 1 + len(ablation.RULES)
+
+
+@pytest.mark.slow
+def test_every_row_of_distilling_trains(script, tmp_path, monkeypatch):
+    names = ("ablation_bench", "distilling", "distilling_rows")
+    bench_of, distilling, variants = map(script, names)
+    scale = bench_of.Scale(k=20, kl=0.02, calibration=60, measured=100)
+    monkeypatch.setitem(bench_of.SCALES, "digits-cnn", scale)
+    for name, value in {"K": 20, "NEXT_K": 24, "NEAREST_K": 24, "UNTRAINED": (20,)}.items():
+        monkeypatch.setattr(distilling, name, value)
+    monkeypatch.setattr(variants.Averaged, "DECAY", 0.5)  # here are few steps
+    path = spec_of(tmp_path)
+    bench = bench_of.Bench(path)
+    images = load_splits(load_spec(path).task().data)["calibration"]
+    (before,) = distilling.untrained(bench)
+    files = {}
+    for row in distilling.ROWS:
+        step = replace(row.step, epochs=30, learning_rate=2 * row.step.learning_rate)
+        files[row.name] = distilling.run(bench, images, replace(row, step=step, rates=(0.3,)))
+    for name, (point,) in files.items():
+        assert 0.5 * before["size_bytes"] < point["size_bytes"] < 2 * before["size_bytes"], name
+        assert point["kl"] > 0, name
+    points = {(point["size_bytes"], point["kl"]) for (point,) in files.values()}
+    assert len(points) == len(files), "each row trains in a way of its own"
+    rows = {name: [point, {**point, "kl": 2 * point["kl"]}] for name, (point,) in files.items()}
+    assert distilling.table("digits", rows).count("\n") == 1 + len(files)
 
 
 @pytest.mark.slow

@@ -71,6 +71,10 @@ class SolutionTraining(ABC):
     def push(self) -> None:
         """Add to the gradients of the leaves what is not in the loss."""
 
+    def pace(self, seen: Seen) -> float:
+        """Return the share of the learning rates in a step: a cosine from 1 to 0."""
+        return 0.5 * (1 + math.cos(math.pi * seen.step / seen.steps))
+
     # ------------------------------------------------------------------ Trainee
 
     @property
@@ -95,7 +99,7 @@ class SolutionTraining(ABC):
         loss.backward()  # type: ignore[no-untyped-call]
         self.push()
         for group in self._optimiser.param_groups:
-            group["lr"] = group["base"] * 0.5 * (1 + math.cos(math.pi * seen.step / seen.steps))
+            group["lr"] = group["base"] * self.pace(seen)
         self._optimiser.step()
         with torch.no_grad():
             self.confine()
