@@ -1,7 +1,7 @@
 """Make the comparison's table, plot and JSON from ``rows.jsonl``.
 
     python studies/comparison/compare.py              # from the rows that are there
-    python studies/comparison/compare.py --refresh    # measure moeash's own fronts again first
+    python studies/comparison/compare.py --refresh    # measure fronts that were not trained first
 
 Writes ``comparison.json``, ``comparison.png`` and the tables of README.md.
 """
@@ -25,6 +25,7 @@ from solutions import put_solutions
 from tables import put_table
 
 from moeash.exports.canvas import COLOURS, INK, MUTED, STYLE, legend_below, nice_ticks, save
+from moeash.study.spec.reading import parse_spec
 
 HERE = Path(__file__).parent
 FRONTS = HERE.parent / "results"
@@ -86,9 +87,12 @@ class Series:
 
 
 SERIES = (
+    Series("moeash feedback, distilled", "moeash distilled", colour="#7A1FA2", marker="*"),
     Series("moeash feedback", "moeash feedback", colour=COLOURS[0], marker="o"),
     Series("moeash uniform", "moeash uniform", colour=COLOURS[5], marker="D"),
     Series("moeash gpfq", "moeash gpfq", colour=COLOURS[2], marker="s"),
+    Series("moeash wfn", "moeash wfn", colour="#8C564B", marker="p"),
+    Series("moeash pwfn", "moeash pwfn", colour="#7F7F7F", marker="h"),
     Series("NNCodec", "NNCodec", colour=COLOURS[1], marker="^"),
     Series("coremltools k-means", "coremltools", ("kmeans",), ("norms",), COLOURS[3], "v"),
     Series(
@@ -230,7 +234,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--refresh", action="store_true", help="measure moeash's fronts again")
     if parser.parse_args().refresh:
-        put_solutions(sorted(FRONTS.glob("*/front.json")))
+        fronts = {path: json.loads(path.read_text()) for path in FRONTS.glob("*/front.json")}
+        put_solutions(sorted(p for p in fronts if not parse_spec(fronts[p]["spec"]).trained_by))
     rows = read_rows()
     tables = {network: table(rows, network) for network in NETWORKS}
     for network, text in tables.items():

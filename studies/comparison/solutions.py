@@ -1,15 +1,20 @@
 """Measure solutions of moeash's own studies as the peers are measured.
 
     python studies/comparison/solutions.py studies/results/*/front.json
+    python studies/comparison/solutions.py --storage moeash.db studies/results/*wfn/front.json
 
 Some solutions of every front are rebuilt from their candidates, written to a file, read back and
 measured: bytes are the file's, weights are what it decodes to. A solution that no longer rebuilds
-to the weights the study measured ends the run: the study has to be run again first.
+to the weights the study measured ends the run: the study has to be run again first. Solutions that
+were trained are not trained again: they are read from the storage their study ran in. Of a study
+that distills, what it has distilled is measured.
 """
 
 import argparse
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from math import log
 from pathlib import Path
@@ -19,9 +24,12 @@ import torch
 from measure import Bench
 from rows import Row, read_rows, write_rows
 
+from moeash import open_study
 from moeash.codec.container import read, write
-from moeash.core.solutions.recipe import Recipe
+from moeash.core.solutions.recipe import Distill, Recipe
 from moeash.evaluation.evaluate import Evaluator
+from moeash.exports.building import building
+from moeash.study.artifacts import Build
 from moeash.study.spec.reading import parse_spec
 from moeash.study.spec.spec import StudySpec
 
@@ -40,16 +48,40 @@ def chosen(front: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
     return [front[i] for i in sorted(places)]
 
 
-def measured(summary: dict[str, Any], spec: StudySpec, bench: Bench) -> list[Row]:
+@contextmanager
+def builds(spec: StudySpec, storage: str | None) -> Iterator[Build]:
+    """Hold what builds the solutions of a study."""
+    if storage is not None:
+        with building(open_study(spec.name, storage=storage)) as build:
+            yield build
+        return
+    if spec.trained_by is not None:
+        raise SystemExit(f"{spec.name} trains its solutions; give the --storage it ran in")
+    evaluator = Evaluator(spec.task())
+    try:
+        yield evaluator.compressor.build
+    finally:
+        evaluator.close()
+
+
+def measured(
+    summary: dict[str, Any], spec: StudySpec, bench: Bench, storage: str | None
+) -> list[Row]:
     """Return the rows of one study."""
     task = spec.task()
-    evaluator = Evaluator(task)
+    recipes = [Recipe.from_dict(solution["recipe"]) for solution in summary["front"]]
+    distilled = [any(isinstance(step, Distill) for step in recipe.steps) for recipe in recipes]
+    front = [
+        solution
+        for solution, is_distilled in zip(summary["front"], distilled, strict=True)
+        if is_distilled or not any(distilled)
+    ]
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, builds(spec, storage) as build:
         path = Path(folder) / "solution.moeash"
-        for solution in chosen(summary["front"], SHOWN):
+        for solution in chosen(front, SHOWN):
             recipe = Recipe.from_dict(solution["recipe"])
-            shared = evaluator.compressor.build(recipe)
+            shared = build(recipe)
             if shared.fingerprint() != solution["fingerprint"]:
                 raise SystemExit(
                     f"{spec.name}: solution {solution['id']} rebuilds to other weights than the "
@@ -61,7 +93,7 @@ def measured(summary: dict[str, Any], spec: StudySpec, bench: Bench) -> list[Row
             }
             rows.append(
                 {
-                    "peer": f"moeash {task.method.name}",
+                    "peer": "moeash " + ("distilled" if any(distilled) else task.method.name),
                     "setting": str(recipe),
                     "size_bytes": path.stat().st_size,
                     "study": spec.name,
@@ -71,11 +103,10 @@ def measured(summary: dict[str, Any], spec: StudySpec, bench: Bench) -> list[Row
                 }
             )
             print(json.dumps(rows[-1]), flush=True)
-    evaluator.close()
     return rows
 
 
-def put_solutions(fronts: list[Path]) -> None:
+def put_solutions(fronts: list[Path], storage: str | None = None) -> None:
     """Measure solutions of every front and replace the rows of its study."""
     benches: dict[str, Bench] = {}
     for path in fronts:
@@ -83,17 +114,18 @@ def put_solutions(fronts: list[Path]) -> None:
         spec = parse_spec(summary["spec"])
         if spec.network.source not in benches:
             benches[spec.network.source] = Bench(spec.task())
-        rows = measured(summary, spec, benches[spec.network.source])
+        rows = measured(summary, spec, benches[spec.network.source], storage)
         write_rows([row for row in read_rows() if row.get("study") != spec.name] + rows)
 
 
 def main() -> None:
     """Measure the fronts named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--storage", help="of studies whose solutions were trained")
     parser.add_argument("fronts", type=Path, nargs="+", help="front.json of finished studies")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    put_solutions(arguments.fronts)
+    put_solutions(arguments.fronts, arguments.storage)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def test_solutions_of_a_front_are_measured_as_files(script, tmp_path):
     summary = json.loads((tmp_path / "out" / "front.json").read_text())
     solutions, measure = script("solutions"), script("measure")
     bench = measure.Bench(study.spec.task())
-    rows = solutions.measured(summary, study.spec, bench)
+    rows = solutions.measured(summary, study.spec, bench, None)
     found = {row["solution"]: row for row in rows}
     assert set(found) == {s.id for s in study.front()} and output is not None
     for solution in study.front():
@@ -129,6 +129,29 @@ def test_solutions_of_a_front_are_measured_as_files(script, tmp_path):
         assert row["size_bytes"] == solution.size_bytes
         assert row["search_top1"] == solution.metric
         assert row["peer"] == "moeash uniform" and row["setting"] == str(solution.recipe)
+
+
+@pytest.mark.slow
+def test_what_was_distilled_is_measured_from_its_storage(script, tmp_path):
+    path = spec_of(
+        tmp_path,
+        budget={"generations": 1},
+        search={"population": 4},
+        evaluation={"metric": "neg_divergence", "max_drop": 3.0},
+        distill={"solutions": 1, "epochs": 20, "rates": [1.0]},
+        output={"folder": str(tmp_path / "out")},
+    )
+    storage = str(tmp_path / "a.db")
+    study, _ = moeash.api.run_with_output(path, storage=storage)
+    summary = json.loads((tmp_path / "out" / "front.json").read_text())
+    solutions, measure = script("solutions"), script("measure")
+    bench = measure.Bench(study.spec.task())
+    with pytest.raises(SystemExit, match="give the --storage it ran in"):
+        solutions.measured(summary, study.spec, bench, None)
+    (row,) = solutions.measured(summary, study.spec, bench, storage)
+    (distilled,) = (s for s in study.front() if "distilled" in str(s.recipe))
+    assert row["peer"] == "moeash distilled" and row["solution"] == distilled.id
+    assert row["size_bytes"] == distilled.size_bytes
 
 
 @pytest.mark.slow
