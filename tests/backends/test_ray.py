@@ -1,6 +1,8 @@
 """The Ray backend against the in-process one: the same sequence, whatever happens to workers."""
 
+import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -12,11 +14,14 @@ import pytest
 from moeash.api import run_with_output
 from moeash.backends.options import BackendOptions
 from moeash.backends.ray import RayBackend
+from moeash.backends.worker import EvaluationWorker
 from moeash.errors import BackendError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Job
 from moeash.methods.registry import METHODS
+from moeash.methods.training.checkpoints import SUFFIX, Checkpoint
 from moeash.methods.uniform.options import UniformOptions
+from moeash.study.storage.sql import SqlStorage
 from tests.backends.cluster import wait_until
 from tests.backends.studies import (
     SMALL_RAY,
@@ -32,6 +37,8 @@ from tests.backends.studies import (
 )
 from tests.contracts.backend import NOTHING, TASK, BackendContract
 from tests.contracts.outcomes import outcomes
+
+WORKER = EvaluationWorker.__name__
 
 pytestmark = [
     pytest.mark.ray,
@@ -397,3 +404,65 @@ class TestRay(BackendContract):
         evaluator = Evaluator(replace(TASK, n_threads=1))
         yield evaluator
         evaluator.close()
+
+
+def ancestors(pid):
+    """The processes a process comes from; other studies may have workers on this machine, too."""
+    while pid > 1:
+        status = Path(f"/proc/{pid}/status").read_text()
+        pid = int(re.search(r"PPid:\t(\d+)", status)[1])
+        yield pid
+
+
+class Killer(threading.Thread):
+    """Kills the workers of a training once it has stages behind it, and notes every save."""
+
+    def __init__(self, folder, after_stage):
+        super().__init__(daemon=True)
+        self.folder, self.after_stage = Path(folder), after_stage
+        self.saves, self.n_killed, self.ended = {}, 0, threading.Event()
+
+    def run(self):
+        while not self.ended.wait(0.005):
+            for path in self.folder.glob(f"*{SUFFIX}"):
+                saved = Checkpoint(path.parent, path.stem).read()
+                seen = self.saves.setdefault(path.name, [])
+                if saved is not None and (saved.stage, saved.done) not in seen[-1:]:
+                    seen.append((saved.stage, saved.done))
+                    if saved.stage >= self.after_stage and not self.n_killed:
+                        self._kill()
+
+    def _kill(self):
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                is_worker = path.read_bytes().startswith(b"ray::" + WORKER.encode())
+                if is_worker and os.getpid() in ancestors(int(path.parent.name)):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+                    self.n_killed += 1
+
+
+def test_trainings_whose_workers_are_killed_go_on_where_they_were_saved(local_ray, tmp_path):
+    def trained(**changes):
+        return spec(
+            data__splits__train={"part": "all", "count": 300, "seed": 0},
+            method={"name": "wfn", "delta": [0.02, 0.3], "epochs": 6},
+            training={"batch_size": 32},
+            search={"population": 2},
+            budget={"generations": 1},
+            merge={"trials": 0},
+            **changes,
+        )
+
+    alone = run_study(tmp_path, trained(name="alone"))
+    plain = trained(backend=on_ray(workers=2))
+    killer = Killer(SqlStorage(str(tmp_path / f"{plain['name']}.db")).beside("prepared"), 3)
+    killer.start()
+    study = run_study(tmp_path, plain)
+    killer.ended.set()
+    killer.join()
+    assert killer.n_killed == 2
+    assert sequence(study) == sequence(alone)
+    assert len(killer.saves) == 2
+    for saves in killer.saves.values():
+        assert saves == sorted(saves), "nobody began again"
+        assert len(saves) > 3

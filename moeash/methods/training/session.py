@@ -132,6 +132,9 @@ class Session:
             trainee.begin(stage)
             if saved is not None:
                 self._load(trainee, saved)
+                if done == 0:
+                    # Saved when the stage before ended: the optimiser in it is not this stage's.
+                    trainee.begin(stage)
                 saved = None
             self._stage(trainee, stages, stage, done)
             trainee.end(stage)
