@@ -42,7 +42,6 @@ def identifying(plain: Mapping[str, Any]) -> dict[str, Any]:
         for table in tables:
             here = here.get(table) or {}
         here.pop(key, None)
-    training.pop("labels", None)  # the phases' own
     if training and method.get("name") in TRAINING_METHODS:
         identity["training"] = training
     data = identity.get("data")

@@ -77,6 +77,23 @@ def test_everything_else_identifies_a_study_and_is_named_as_a_difference(changes
     assert differences(digits_spec(), now)
 
 
+TRAINING = [{"labels": 0.5}, {"batch_size": 64}, {"augment": "flips"}, {"arithmetic": "bf16"}]
+
+
+@pytest.mark.parametrize("training", TRAINING, ids=str)
+def test_how_it_trains_identifies_a_study_whose_method_does(training):
+    """The steps behind a search say in their recipes how they were trained."""
+    train = {"data": {"splits": {"train": {"part": "all", "rest": True}}}}
+    for method in ("wfn", "pwfn"):
+        plain = {"method": {"name": method, "k": None}, **train}
+        now = digits_spec(training=training, **plain)
+        assert now.fingerprint() != digits_spec(**plain).fingerprint()
+        (key,) = training
+        (difference,) = differences(digits_spec(**plain), now)
+        assert difference.startswith(f"training.{key}: ")
+    assert digits_spec(training=training).fingerprint() == digits_spec().fingerprint()
+
+
 def test_splits_in_another_order_are_other_splits():
     """Each is drawn from what the earlier ones have left."""
     plain = digits_spec().to_dict()
