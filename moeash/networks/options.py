@@ -31,7 +31,7 @@ class NetworkOptions(Options):
     Attributes:
         source: digits-cnn, lenet300, lenet5, resnet20, resnet32, resnet44, resnet56 or resnet110,
             torchvision:NAME, or package.module:factory.
-        checkpoint: safetensors or torch file with the weights.
+        checkpoint: safetensors, torch or moeash file with the weights.
         weights: name in torchvision's enum of weights, or "random" for an untrained network.
         options: keyword arguments of the factory.
         include: patterns of parameters to share; default: every float of two or more dimensions.

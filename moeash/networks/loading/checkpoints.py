@@ -1,7 +1,7 @@
 """Reading checkpoints without running what is inside them, and fitting them into a network.
 
-Only tensors are read: safetensors, or torch files through ``weights_only``. A pickle that holds
-code is refused before any of it runs.
+Only tensors are read: safetensors, torch files through ``weights_only``, or the network that a
+``.moeash`` file decodes to. A pickle that holds code is refused before any of it runs.
 """
 
 import pickle
@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from moeash.errors import CheckpointError
+from moeash.codec.container import MAGIC, read_arrays
+from moeash.errors import CheckpointError, ContainerError
 from moeash.files import head_of
 from moeash.networks import memory
 from moeash.networks.loading.matching import Matching, foreign, match
@@ -33,10 +34,11 @@ MOST_RATIO = 16
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors or torch file, on the CPU, names as they are in the file.
+    """Read the tensors of a file, on the CPU, names as they are in it.
 
     Args:
-        path: the file; tensors in nested dicts get the keys, joined by dots, for a name.
+        path: a safetensors, torch or moeash file; tensors in nested dicts get the keys, joined by
+            dots, for a name.
 
     Raises:
         CheckpointError: the file is missing, not a checkpoint, holds objects other than tensors
@@ -48,9 +50,19 @@ def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
         return _load_safetensors(path)
     if head.startswith((b"PK", b"\x80")):
         return _flat(_load_torch(path), path)
+    if head.startswith(MAGIC):
+        return _load_moeash(path)
     raise CheckpointError(
-        f"{str(path)!r} is neither a safetensors nor a torch file ({len(head)} bytes looked at)"
+        f"{str(path)!r} is neither a safetensors, nor a torch, nor a moeash file "
+        f"({len(head)} bytes looked at)"
     )
+
+
+def _load_moeash(path: Path) -> dict[str, Tensor]:
+    try:
+        return {name: torch.tensor(array) for name, array in read_arrays(path).items()}
+    except ContainerError as exc:
+        raise CheckpointError(f"{str(path)!r}: {exc}") from exc
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ def load_network(
         source: a built-in name (:data:`~moeash.networks.loading.builtin.BUILTIN`),
             ``"torchvision:resnet18"``, or ``"package.module:factory"``, a function that takes
             ``options`` and returns a ``torch.nn.Module``.
-        checkpoint: a safetensors or torch file with the weights.
+        checkpoint: a safetensors, torch or moeash file with the weights.
         weights: torchvision's enum name such as ``"IMAGENET1K_V1"`` (which torchvision downloads
             into its cache) or, for built-in and torchvision networks, ``"random"``.
         options: keyword arguments of the network, e.g. ``n_classes`` or torchvision's

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+import moeash
 from moeash.errors import CheckpointError
 from moeash.networks.loading.checkpoints import fit, load_checkpoint
 from tests.marks import slow
@@ -59,6 +60,24 @@ def test_safetensors_load_by_suffix_or_content(tmp_path, name):
     state = network().state_dict()
     save_file(state, tmp_path / name)
     assert equal(load_checkpoint(tmp_path / name), dict(state))
+
+
+def test_a_compressed_network_is_a_checkpoint_whatever_its_name(tmp_path):
+    compressed = network(3)
+    moeash.compress(compressed, tmp_path / "a.moeash", candidate={"k": 8}, progress=False)
+    (tmp_path / "a.moeash").rename(tmp_path / "a.bin")
+    want = {n: torch.tensor(a) for n, a in moeash.read(tmp_path / "a.bin").items()}
+    tensors = load_checkpoint(tmp_path / "a.bin")
+    assert equal(tensors, want)
+    target = network(1)
+    fit(target, tensors, "a.bin")
+    assert equal(snapshot(target), want)
+    assert not equal(snapshot(target), dict(compressed.state_dict()))
+
+
+def cut_moeash(path):
+    moeash.compress(network(), path, candidate={"k": 8}, progress=False)
+    path.write_bytes(path.read_bytes()[:24])
 
 
 def save_as_torch(saved, path):
@@ -119,8 +138,9 @@ def cut_safetensors(path):
     [
         (lambda path: None, "cannot read checkpoint .*No such file"),
         (lambda path: path.mkdir(), "cannot read checkpoint .*directory"),
-        (lambda path: path.write_bytes(b""), "neither a safetensors nor a torch file"),
-        (lambda path: path.write_text("hello, world"), "neither a safetensors nor a torch file"),
+        (lambda path: path.write_bytes(b""), "neither a safetensors, nor a torch, nor a moeash"),
+        (lambda path: path.write_text("hello, world"), "neither a safetensors, nor a torch, nor"),
+        (cut_moeash, "a.pt': the checksum does not match; the file is damaged or truncated"),
         (
             lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid 1\n"),
             "is a Git LFS pointer, not the file itself; run 'git lfs pull'",
