@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +43,14 @@ def test_a_command_whose_output_is_closed_works_without_it(stored, command, clos
 def test_a_reader_that_leaves_is_no_error_worth_a_word(stored):
     said = in_shell(stored, f"{COMMAND} spec | head -0")
     assert (said.returncode, said.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("command", ["spec", slow("list --json")])
+def test_an_answer_there_is_no_room_for_is_told_in_one_line(stored, command):
+    said = in_shell(stored, f"{COMMAND} {command} > /dev/full")
+    assert said.returncode == 1
+    assert said.stderr == (
+        "moeash: cannot write all of it: what the answer is written to is full; make room, or "
+        "write it elsewhere\n"
+    )

@@ -11,6 +11,7 @@ moeash.cli.main`` Python itself looks there first until this module has been rea
 never does.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -117,11 +118,12 @@ def main() -> NoReturn:
             registration = _register()
             code = _run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader left, as head does. Python would complain once more while it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader left, as head does
+        _silence()
         code = FAILED
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _silence()
         if debug:
             print(visible(traceback.format_exc(), keep="\n"), file=sys.stderr)
         code = _explain(error)
@@ -197,6 +199,11 @@ def _run(arguments: list[str]) -> int:
     return code if arguments else BAD_USAGE
 
 
+def _silence() -> None:
+    """Let Python not complain once more while it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _explain(error: Exception) -> int:
     """Say in one line what went wrong, and return the exit code for it."""
     if isinstance(error, PARSER_ERRORS):
@@ -210,6 +217,10 @@ def _explain(error: Exception) -> int:
         if isinstance(error, NothingMeetsError):
             return NOTHING_MEETS
         return BAD_USAGE if isinstance(error, USAGE_ERRORS) else FAILED
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = "what the answer is written to" if error.filename is None else error.filename
+        _complain(f"cannot write all of it: {where} is full; make room, or write it elsewhere")
+        return FAILED
     _complain(f"{type(error).__name__}: {error} (a bug? --debug shows where)")
     return FAILED
 
