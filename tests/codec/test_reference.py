@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from moeash.codec import codebooks, container, reference, streams
-from moeash.codec.bits import BitWriter
+from moeash.codec.adaptive import coder as adaptive
+from moeash.codec.bits import BitWriter, varint
 from moeash.codec.layout import lay_out
 from moeash.codec.pools import CODERS
 from moeash.codec.static import ans
@@ -97,11 +98,23 @@ def test_everything_the_format_can_hold_is_read(coder, zoo):
 
 
 @pytest.mark.parametrize("n_entries", [1, 2, 300, 5000])
-def test_narrow_and_wide_alphabets_are_read(n_entries, one_tensor):
-    rng = np.random.default_rng(0)
-    indices = np.minimum(rng.geometric(3 / (n_entries + 3), size=800), n_entries) - 1
-    for coder in CODERS:
-        assert_read_alike(container.encode(one_tensor(indices, n_entries), coder=coder))
+@pytest.mark.parametrize("shift", [0, 3])
+def test_adaptive_streams_of_narrow_and_wide_alphabets_are_read(n_entries, shift):
+    rng, zero = np.random.default_rng(0), n_entries // 3
+    shapes = [(20, 6, 3, 3), (12, 20), (50,)]
+    states = [0, 8, 0]
+    tensors = [
+        draw_path(rng, shape, n_entries, zero, n, n_entries / 9)
+        for shape, n in zip(shapes, states, strict=True)
+    ]
+    data = adaptive.encode(tensors, n_entries, zero, states, shift=shift)
+    taken = [reference.Tensor("", 1, np.dtype("f4"), s, int(np.prod(s)), data) for s in shapes]
+    section = (bytes([shift]) if shift else b"") + varint(len(data)) + data
+    book = np.arange(-zero, n_entries - zero).astype("f4")
+    sources = [(0, list(zip(taken, states, strict=True)))]
+    reference.read_adaptive(reference.Bits(section), sources, [book], bool(shift))
+    for tensor, (indices, _) in zip(taken, tensors, strict=True):
+        assert tensor.coded.tolist() == indices.tolist()
 
 
 def rotated(shared, salt):
