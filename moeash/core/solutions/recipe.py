@@ -8,7 +8,7 @@ unique ``name``.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -186,7 +186,13 @@ class Start:
 
 
 def _plain(step: Step) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(step).items()}
+    """Return what is not as it is by default: an option added later changes no stored recipe."""
+    defaults = {field.name: field.default for field in fields(step)}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(step).items()
+        if value != defaults[name]
+    }
 
 
 def _step(plain: Mapping[str, Any]) -> Step:

@@ -68,3 +68,14 @@ def test_the_file_of_what_was_trained_is_stored_and_that_of_its_merges_is_not():
         assert Recipe.of({"k": 3}, *steps).has_artifact(keeps_artifacts=False) == stored
     assert Recipe.of({"k": 3}).has_artifact(keeps_artifacts=True)
     assert not Recipe.of({"k": 3}, merge).has_artifact(keeps_artifacts=True)
+
+
+def test_options_at_their_defaults_are_not_stored_so_that_later_ones_change_no_recipe():
+    recipe = Recipe.of({"k": 4}, Distill(epochs=2, rate=3.0), Tune(epochs=1, labels=0.5))
+    assert recipe.as_dict()["steps"] == [
+        {"step": "distill", "epochs": 2, "rate": 3.0},
+        {"step": "tune", "epochs": 1, "labels": 0.5},
+    ]
+    spelt_out = {"step": "tune", "epochs": 1, "labels": 0.5, "batch_size": 128, "augment": "none"}
+    same = {"candidate": {"k": 4}, "steps": [recipe.as_dict()["steps"][0], spelt_out]}
+    assert Recipe.from_dict(same).key == recipe.key
