@@ -36,9 +36,9 @@ name a number in the last interval whatever its lower end: what is decoded has o
 stream of another is refused.
 
 Everything is integer arithmetic; tables come from integer recurrences, never from the platform's
-``exp``. Every number of :mod:`moeash.codec.adaptive.model` is part of the file format. A decoder
-without this package needs those tables and ``tests/codec/adaptive/twin.py``, the same coder in 380
-lines of plain Python: it is the definition, and the kernel equals it bit for bit.
+``exp``. Every number of :mod:`moeash.codec.adaptive.model` is part of the file format.
+:mod:`moeash.codec.reference` decodes it without this package; ``tests/codec/adaptive/twin.py``, the
+whole coder in 380 lines of plain Python, is the definition, and the kernel equals it bit for bit.
 
 Source: the technique is that of lossless data compression: adaptive binary contexts (Rissanen and
 Langdon, 1981), online logistic mixing and secondary estimation (Mahoney, PAQ, 2005). The contexts
