@@ -95,16 +95,17 @@ def test_every_row_of_distilling_trains(script, tmp_path, monkeypatch):
     path = spec_of(tmp_path)
     bench = bench_of.Bench(path)
     images = load_splits(load_spec(path).task().data)["calibration"]
-    (before,) = distilling.untrained(bench)
     files = {}
     for row in distilling.ROWS:
-        step = replace(row.step, epochs=30, learning_rate=2 * row.step.learning_rate)
-        files[row.name] = distilling.run(bench, images, replace(row, step=step, rates=(0.3,)))
+        step = replace(row.step, epochs=20, learning_rate=12 * row.step.learning_rate)
+        files[row.name] = distilling.run(bench, images, replace(row, step=step, rates=(10.0,)))
     for name, (point,) in files.items():
-        assert 0.5 * before["size_bytes"] < point["size_bytes"] < 2 * before["size_bytes"], name
+        assert 2000 < point["size_bytes"] < 60_000, name
         assert point["kl"] > 0, name
-    points = {(point["size_bytes"], point["kl"]) for (point,) in files.values()}
-    assert len(points) == len(files), "each row trains in a way of its own"
+    points = {}
+    for name, (point,) in files.items():
+        points.setdefault((point["size_bytes"], point["kl"]), []).append(name)
+    assert [names for names in points.values() if len(names) > 1] == [], "each in its own way"
     rows = {name: [point, {**point, "kl": 2 * point["kl"]}] for name, (point,) in files.items()}
     assert distilling.table("digits", rows).count("\n") == 1 + len(files)
 
