@@ -122,8 +122,6 @@ def main() -> NoReturn:
         _silence()
         code = FAILED
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            _silence()
         if debug:
             print(visible(traceback.format_exc(), keep="\n"), file=sys.stderr)
         code = _explain(error)
@@ -218,6 +216,7 @@ def _explain(error: Exception) -> int:
             return NOTHING_MEETS
         return BAD_USAGE if isinstance(error, USAGE_ERRORS) else FAILED
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        _silence()
         where = "what the answer is written to" if error.filename is None else error.filename
         _complain(f"cannot write all of it: {where} is full; make room, or write it elsewhere")
         return FAILED

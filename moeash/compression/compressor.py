@@ -12,7 +12,7 @@ split: to see which layer reads what, and that the outputs stay.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -300,7 +300,8 @@ class Compressor:
         self, step: Tune, shared: SharedWeights, what: Mapping[str, Any], progress: Progress
     ) -> SharedWeights:
         """Return a solution after a step that trains."""
-        options = TrainingOptions(step.labels, step.batch_size, step.augment, step.arithmetic)
+        shared_by_both = (option.name for option in fields(TrainingOptions))
+        options = TrainingOptions(**{name: getattr(step, name) for name in shared_by_both})
         begins = {"begins": shared.fingerprint(), **what}
         session = self._trainings.session(self.network, options, begins, progress)
         if isinstance(step, Distill):

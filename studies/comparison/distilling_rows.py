@@ -9,7 +9,7 @@ from torch import Tensor
 from moeash.core.codebook import SharedWeights
 from moeash.methods.training.code_lengths import UNSEEN
 from moeash.methods.training.distilling import COUNT_EVERY, Distilling
-from moeash.methods.training.positions import Places, below_of
+from moeash.methods.training.positions import Places, below_of, gaps_of
 from moeash.methods.training.session import Seen
 
 
@@ -69,10 +69,7 @@ class Annealed(Distilling):
     def _softened(self, place: Places) -> Tensor:
         values = place.values()
         off = place.position.detach() - place.nearest()
-        below = below_of(place.position.detach(), len(place.entries))
-        above = (below + 1).clamp_(max=len(place.entries) - 1)
-        gaps = place.entries[above] - place.entries[below]
-        return values + self._between * off * gaps
+        return values + self._between * off * gaps_of(place.position.detach(), place.entries)
 
 
 class Freezing(Distilling):

@@ -154,3 +154,16 @@ def main(n):
 
 if __name__ == "__main__":
     main(int(sys.argv[1]))
+
+
+def cuts(data):
+    """A file cut at every length."""
+    return (data[:length] for length in range(len(data)))
+
+
+def flips(data):
+    """A file with each of its bits flipped in turn."""
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        yield bytes(flipped)

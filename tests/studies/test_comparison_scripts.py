@@ -110,18 +110,24 @@ def test_every_row_of_distilling_trains(script, tmp_path, monkeypatch):
     assert distilling.table("digits", rows).count("\n") == 1 + len(files)
 
 
-@pytest.mark.slow
-def test_solutions_of_a_front_are_measured_as_files(script, tmp_path):
+def finished(script, folder, storage, **changes):
+    """Run a small study; return it and its output, its front's file, and a bench for it."""
     path = spec_of(
-        tmp_path,
+        folder,
         budget={"generations": 1},
         search={"population": 4},
-        output={"folder": str(tmp_path / "out")},
+        output={"folder": str(folder / "out")},
+        **changes,
     )
-    study, output = moeash.api.run_with_output(path, storage=str(tmp_path / "a.db"))
-    summary = json.loads((tmp_path / "out" / "front.json").read_text())
-    solutions, measure = script("solutions"), script("measure")
-    bench = measure.Bench(study.spec.task())
+    study, output = moeash.api.run_with_output(path, storage=storage)
+    summary = json.loads((folder / "out" / "front.json").read_text())
+    return study, output, summary, script("measure").Bench(study.spec.task())
+
+
+@pytest.mark.slow
+def test_solutions_of_a_front_are_measured_as_files(script, tmp_path):
+    study, output, summary, bench = finished(script, tmp_path, str(tmp_path / "a.db"))
+    solutions = script("solutions")
     rows = solutions.measured(summary, study.spec, bench, None)
     found = {row["solution"]: row for row in rows}
     assert set(found) == {s.id for s in study.front()} and output is not None
@@ -134,19 +140,15 @@ def test_solutions_of_a_front_are_measured_as_files(script, tmp_path):
 
 @pytest.mark.slow
 def test_what_was_distilled_is_measured_from_its_storage(script, tmp_path):
-    path = spec_of(
+    storage = str(tmp_path / "a.db")
+    study, _, summary, bench = finished(
+        script,
         tmp_path,
-        budget={"generations": 1},
-        search={"population": 4},
+        storage,
         evaluation={"metric": "neg_divergence", "max_drop": 3.0},
         distill={"solutions": 1, "epochs": 20, "rates": [1.0]},
-        output={"folder": str(tmp_path / "out")},
     )
-    storage = str(tmp_path / "a.db")
-    study, _ = moeash.api.run_with_output(path, storage=storage)
-    summary = json.loads((tmp_path / "out" / "front.json").read_text())
-    solutions, measure = script("solutions"), script("measure")
-    bench = measure.Bench(study.spec.task())
+    solutions = script("solutions")
     with pytest.raises(SystemExit, match="give the --storage it ran in"):
         solutions.measured(summary, study.spec, bench, None)
     (row,) = solutions.measured(summary, study.spec, bench, storage)

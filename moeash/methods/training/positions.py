@@ -25,9 +25,7 @@ class _Nearest(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, position: Tensor, entries: Tensor) -> Tensor:
-        below = below_of(position, len(entries))
-        above = (below + 1).clamp_(max=len(entries) - 1)
-        ctx.save_for_backward(entries[above] - entries[below])
+        ctx.save_for_backward(gaps_of(position, entries))
         return entries[nearest(position, len(entries))]
 
     @staticmethod
@@ -44,6 +42,12 @@ def nearest(position: Tensor, n_entries: int) -> Tensor:
 def below_of(position: Tensor, n_entries: int) -> Tensor:
     """Return the entries below positions; the last but one for what is on the last."""
     return position.floor().clamp_(0, max(0, n_entries - 2)).long()
+
+
+def gaps_of(position: Tensor, entries: Tensor) -> Tensor:
+    """Return how far apart the two entries are between which positions lie."""
+    below = below_of(position, len(entries))
+    return entries[(below + 1).clamp_(max=len(entries) - 1)] - entries[below]
 
 
 @dataclass(frozen=True, eq=False)

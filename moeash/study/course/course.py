@@ -129,17 +129,14 @@ class Course:
 
     def _distill(self) -> None:
         """Train solutions of the front on their own entries."""
-        options, training = self._plan.spec.distill, self._plan.spec.training
+        options = self._plan.spec.distill
         steps = [
             Distill(
                 epochs=options.epochs,
-                labels=training.labels,
                 temperature=options.temperature,
-                batch_size=training.batch_size,
-                augment=training.augment,
-                arithmetic=training.arithmetic,
                 rate=rate,
                 learning_rate=options.learning_rate,
+                **vars(self._plan.spec.training),
             )
             for rate in options.rates
         ]
@@ -147,14 +144,8 @@ class Course:
 
     def _tune(self) -> None:
         """Train the entries of solutions of the front."""
-        options, training = self._plan.spec.tune, self._plan.spec.training
-        step = Tune(
-            epochs=options.epochs,
-            labels=training.labels,
-            batch_size=training.batch_size,
-            augment=training.augment,
-            arithmetic=training.arithmetic,
-        )
+        options = self._plan.spec.tune
+        step = Tune(epochs=options.epochs, **vars(self._plan.spec.training))
         self._extend("tune", "tuned", options.solutions, [step])
 
     def _extend(self, name: str, stage: Stage, at_most: int, steps: Sequence[Step]) -> None:

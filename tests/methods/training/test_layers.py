@@ -56,6 +56,14 @@ class Language(nn.Module):
         return self.output(x)
 
 
+def compressed(module):
+    """A module as a network, and a solution of it."""
+    network = Network(module, read_state(module), type(module).__name__)
+    method = build_method(UniformOptions(k=(2, 64)))
+    start = method.compress(prepare(method, network, {}), Candidate.of({"k": 8}), network=network)
+    return network, start
+
+
 def inputs_of(kind):
     draws = torch.Generator().manual_seed(0)
     if kind is Language:
@@ -67,9 +75,7 @@ def inputs_of(kind):
 def test_every_kind_of_layer_is_trained(kind):
     torch.manual_seed(1)
     module = kind().eval()
-    network = Network(module, read_state(module), kind.__name__)
-    method = build_method(UniformOptions(k=(2, 64)))
-    start = method.compress(prepare(method, network, {}), Candidate.of({"k": 8}), network=network)
+    network, start = compressed(module)
     images = Unlabelled(inputs_of(kind), at_most=64, network=module)
     session = Session(images, TrainingOptions(batch_size=16), 3)
 
@@ -104,9 +110,7 @@ class Viewing(nn.Module):
 def test_every_kind_of_network_is_trained_in_bfloat16(kind):
     torch.manual_seed(1)
     module = kind().eval()
-    network = Network(module, read_state(module), kind.__name__)
-    method = build_method(UniformOptions(k=(2, 64)))
-    start = method.compress(prepare(method, network, {}), Candidate.of({"k": 8}), network=network)
+    network, start = compressed(module)
     images = Unlabelled(inputs_of(kind), at_most=64, network=module)
     seen = []
 
@@ -136,9 +140,7 @@ def test_every_kind_of_network_is_trained_in_bfloat16(kind):
 def test_half_precision_weights_stay_what_they_are():
     torch.manual_seed(1)
     module = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)).to(torch.bfloat16).eval()
-    network = Network(module, read_state(module), "half")
-    method = build_method(UniformOptions(k=(2, 64)))
-    start = method.compress(prepare(method, network, {}), Candidate.of({"k": 8}), network=network)
+    network, start = compressed(module)
     inputs = torch.randn(64, 20, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     session = Session(Unlabelled(inputs, at_most=64), TrainingOptions(batch_size=16), 3)
     for trained in (
