@@ -21,12 +21,13 @@ import torch
 from ablation_bench import Bench, Row
 from ablation_rows import feedback, nearest
 from distilling_rows import (
-    Annealed,
+    AnnealedThroughout,
     Averaged,
     ByRows,
     Constant,
     Freezing,
     KeptAsTheyAre,
+    RoundedThroughout,
 )
 from equal_cost import size_at
 from tables import put_table
@@ -121,7 +122,8 @@ ROWS = (
     Training("half the loss from labels", labels=0.5),
     Training("kept parameters as they are", KeptAsTheyAre),
     Training("positions averaged over the last steps", Averaged),
-    Training("rounding annealed", Annealed),
+    Training("entries alone from the first step on", RoundedThroughout),
+    Training("entries alone in the last step only", AnnealedThroughout),
     Training("weights frozen one after the other", Freezing),
     Training("statistics of every row", ByRows),
     Training("from nearest entries", begin=nearest_start),

@@ -1,6 +1,5 @@
 """Variants of distilling that were tried: each is the product's but for one thing."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 from moeash.core.codebook import SharedWeights
 from moeash.methods.training.code_lengths import UNSEEN
 from moeash.methods.training.distilling import COUNT_EVERY, Distilling
-from moeash.methods.training.positions import Places, below_of, gaps_of
+from moeash.methods.training.positions import Places, below_of
 from moeash.methods.training.session import Seen
 
 
@@ -54,22 +53,20 @@ class Averaged(Distilling):
         return self.with_weights({place.tensor.name: place.shared() for place in averaged})
 
 
-class Annealed(Distilling):
-    """The network computes between two entries at first, and with the nearest one at the end."""
+class RoundedThroughout(Distilling):
+    """The network computes with entries from the first step on."""
 
-    def step(self, seen: Seen) -> Tensor:
-        """Take one step, a little nearer to entries than the last."""
-        self._between = 1 - min(1.0, 2 * seen.step / seen.steps)
-        return super().step(seen)
+    def softness(self, seen: Seen) -> float:
+        """Let nothing lie between two entries."""
+        return 0.0
 
-    def weights(self) -> Mapping[str, Tensor]:
-        """Return what lies between two entries, as far as that is still let."""
-        return {place.tensor.name: self._softened(place) for place in self._places}
 
-    def _softened(self, place: Places) -> Tensor:
-        values = place.values()
-        off = place.position.detach() - place.nearest()
-        return values + self._between * off * gaps_of(place.position.detach(), place.entries)
+class AnnealedThroughout(Distilling):
+    """The network computes with entries alone in the last step only."""
+
+    def softness(self, seen: Seen) -> float:
+        """Return what is left of the training."""
+        return 1 - seen.step / seen.steps
 
 
 class Freezing(Distilling):

@@ -1,11 +1,12 @@
 """Distill a solution: move its weights among its own entries, towards fewer bits at equal outputs.
 
-The network computes with entries all the time, so what is trained is what the file will hold. The
-loss is the divergence from the float network's outputs on training images (or the labels, or both),
-plus ``rate`` times the bits a shared weight costs (:mod:`.code_lengths`): training with a penalty
-on the entropy in the manner of Oktay et al. (ICLR 2020, arXiv:1906.06624), here on the solution's
-own entries and from the solution, with straight-through gradients in the place of noise. Number and
-values of the entries stay.
+The network computes with what lies between two entries at first and, from the middle of the
+training on, with entries alone, so what is trained at last is what the file will hold. The loss is
+the divergence from the float network's outputs on training images (or the labels, or both), plus
+``rate`` times the bits a shared weight costs (:mod:`.code_lengths`): training with a penalty on the
+entropy in the manner of Oktay et al. (ICLR 2020, arXiv:1906.06624), here on the solution's own
+entries and from the solution, with straight-through gradients and annealed rounding in the place of
+noise. Number and values of the entries stay.
 """
 
 from collections.abc import Mapping
@@ -62,9 +63,14 @@ class Distilling(SolutionTraining):
         """Return the positions."""
         return tensors_of(self._places)
 
-    def weights(self) -> Mapping[str, Tensor]:
-        """Return the entries nearest to the positions."""
-        return {place.tensor.name: place.values() for place in self._places}
+    def weights(self, seen: Seen) -> Mapping[str, Tensor]:
+        """Return what lies at the positions, rounded to entries as far as the step has them."""
+        softness = self.softness(seen)
+        return {place.tensor.name: place.values(softness) for place in self._places}
+
+    def softness(self, seen: Seen) -> float:
+        """Return how far a step's weights may lie between entries: from 1, and 0 after half."""
+        return max(0.0, 1 - 2 * seen.step / seen.steps)
 
     def push(self) -> None:
         """Push weights towards cheaper entries."""

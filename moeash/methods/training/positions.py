@@ -1,10 +1,11 @@
 """Weights as positions among the entries they may take, so that training moves them by entries.
 
 A weight's position is a real number: at 3 it is on the fourth entry, at 3.4 the nearest entry is
-the fourth still. The network computes with nearest entries; gradients reach the positions as if it
-computed with what lies there between two entries (straight-through: Bengio et al., 2013,
-arXiv:1308.3432), so one unit is one step of the codebook wherever its entries are and whatever
-their distances. Only entries that some weight uses count, so there are never more of them.
+the fourth still. The network computes with nearest entries, or in part with what lies at the
+position between two entries; gradients reach the positions as if it did so wholly
+(straight-through: Bengio et al., 2013, arXiv:1308.3432). So one unit is one step of the codebook
+wherever its entries are and whatever their distances. Only entries that some weight uses count, so
+there are never more of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,18 +21,22 @@ from moeash.core.codebook import SharedTensor, SharedWeights
 from moeash.methods.training.losses import DTYPES
 
 
-class _Nearest(torch.autograd.Function):
-    """The entries nearest to positions; backward, the slope between two entries."""
+class _Rounded(torch.autograd.Function):
+    """Entries nearest to positions, or nearly; backward, the slope between two entries."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, position: Tensor, entries: Tensor) -> Tensor:
-        ctx.save_for_backward(gaps_of(position, entries))
-        return entries[nearest(position, len(entries))]
+    def forward(ctx: FunctionCtx, position: Tensor, entries: Tensor, softness: float) -> Tensor:
+        gaps = gaps_of(position, entries)
+        ctx.save_for_backward(gaps)
+        places = nearest(position, len(entries))
+        if softness == 0:
+            return entries[places]
+        return entries[places] + (softness * (position - places) * gaps).to(entries.dtype)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gaps,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradients[0] * gaps, None
+        return gradients[0] * gaps, None, None
 
 
 def nearest(position: Tensor, n_entries: int) -> Tensor:
@@ -66,9 +71,14 @@ class Places:
     entries: Tensor
     used: NDArray[np.int64]
 
-    def values(self) -> Tensor:
-        """Return the entries nearest to the positions, differentiable."""
-        return _Nearest.apply(self.position, self.entries)  # type: ignore[no-any-return]
+    def values(self, softness: float = 0.0) -> Tensor:
+        """Return the entries nearest to the positions, differentiable.
+
+        Args:
+            softness: 1 for what lies at the positions between two entries, 0 for the nearest entry,
+                and what lies between those for numbers between.
+        """
+        return _Rounded.apply(self.position, self.entries, softness)  # type: ignore[no-any-return]
 
     def nearest(self) -> Tensor:
         """Return which of :attr:`entries` each weight is nearest to."""

@@ -60,8 +60,8 @@ class SolutionTraining(ABC):
         """Return the leaves that move, by names of their own in a checkpoint."""
 
     @abstractmethod
-    def weights(self) -> Mapping[str, Tensor]:
-        """Return the shared weights the network computes with, differentiable, by tensor."""
+    def weights(self, seen: Seen) -> Mapping[str, Tensor]:
+        """Return the shared weights a step computes with, differentiable, by tensor."""
 
     @abstractmethod
     def confine(self) -> None:
@@ -93,7 +93,7 @@ class SolutionTraining(ABC):
 
     def step(self, seen: Seen) -> Tensor:
         """Take one step."""
-        scores = self._outputs({**self._kept.tensors, **self.weights()}, seen.inputs)
+        scores = self._outputs({**self._kept.tensors, **self.weights(seen)}, seen.inputs)
         loss = self._lesson.loss(scores, seen)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

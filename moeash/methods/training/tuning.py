@@ -15,7 +15,7 @@ from torch.autograd.function import FunctionCtx
 from moeash.core.codebook import Codebook, SharedWeights
 from moeash.core.solutions.recipe import Tune
 from moeash.methods.training.losses import DTYPES
-from moeash.methods.training.session import Session
+from moeash.methods.training.session import Seen, Session
 from moeash.methods.training.solution import SolutionTraining
 from moeash.networks.network import Network
 
@@ -127,7 +127,7 @@ class Tuning(SolutionTraining):
         """Return how far the entries have moved."""
         return {f"moved/{i}": entries.moved for i, entries in enumerate(self._entries)}
 
-    def weights(self) -> Mapping[str, Tensor]:
+    def weights(self, seen: Seen) -> Mapping[str, Tensor]:
         """Return the entries of all weights."""
         codebooks = [entries.values() for entries in self._entries]
         return {

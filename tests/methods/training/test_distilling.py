@@ -9,9 +9,10 @@ from moeash.core.solutions.candidate import Candidate
 from moeash.core.solutions.recipe import Distill
 from moeash.methods.registry import build_method
 from moeash.methods.training.checkpoints import Checkpoint
-from moeash.methods.training.distilling import distill
+from moeash.methods.training.distilling import Distilling, distill
 from moeash.methods.training.losses import Outputs, divergence, float_tensors
 from moeash.methods.training.options import TrainingOptions
+from moeash.methods.training.positions import places_of, tensors_of
 from moeash.methods.training.session import Session
 from moeash.methods.uniform.options import UniformOptions
 from moeash.networks.network import Network
@@ -55,6 +56,30 @@ def test_outputs_come_closer_at_fewer_bits(distilled, solution, network, splits)
 def test_a_higher_rate_gives_fewer_bits(distilled, solution, network, session):
     dear = distill(replace(STEP, rate=3.0), solution, network, session())
     assert entropy(dear) < 0.9 * entropy(distilled)
+
+
+def test_weights_lie_between_entries_at_first_and_on_entries_from_the_middle_on(
+    solution, network, session
+):
+    trainee = Distilling(STEP, solution, network, session())
+    trainee.begin(0)
+    places = tensors_of(places_of(solution, "cpu"))
+    off = []
+    for seen in session()._seen(0, 8, 8):
+        weights = trainee.weights(seen)
+        tensor = solution.shared[0]
+        position = trainee.moving()[f"position/{tensor.name}"].detach()
+        used = np.flatnonzero(sum(t.counts for t in solution.shared))
+        entries = solution.codebooks[0].entries[used]
+        between = np.interp(position.numpy(), np.arange(len(entries)), entries)
+        rounded = entries[position.numpy().round().astype(int)]
+        share = max(0.0, 1 - seen.step / 4)
+        expected = rounded + share * (between - rounded)
+        np.testing.assert_allclose(weights[tensor.name].detach(), expected, atol=1e-6)
+        off.append(not np.isin(weights[tensor.name].detach().numpy(), entries).all())
+        trainee.step(seen)
+    assert off == [False, True, True, True, False, False, False, False], "step 0 is the solution"
+    assert not torch.equal(places[f"position/{tensor.name}"], position), "it moved"
 
 
 def test_entries_never_grow_and_keep_their_values(distilled, solution):
@@ -158,5 +183,5 @@ def test_labels_alone_teach_where_the_float_network_is_not_asked(solution, netwo
             losses.append(float(what.split("loss ")[1]))
 
     options = TrainingOptions(labels=1.0, batch_size=64)
-    distill(Distill(epochs=2, rate=0.0), solution, network, session(options, progress=listen))
+    distill(Distill(epochs=8, rate=0.0), solution, network, session(options, progress=listen))
     assert np.mean(losses[-2:]) < np.mean(losses[:2])

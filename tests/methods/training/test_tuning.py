@@ -97,7 +97,8 @@ def test_gradients_of_entries_have_the_same_bits_whatever_the_threads():
     session = Session(images, TrainingOptions(batch_size=64), 1)
     linear = Network(module, read_state(module), "linear")
     trainee = Tuning(Tune(epochs=1, batch_size=64), start, linear, session)
-    weight = trainee.weights()["weight"]
+    (seen,) = session._seen(0, 1, 1)
+    weight = trainee.weights(seen)["weight"]
     upstream = torch.from_numpy(rng.normal(size=(800, 500)).astype(np.float32))
     (moved,) = trainee.moving().values()
     (gradient,) = torch.autograd.grad(weight, moved, upstream)
