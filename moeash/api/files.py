@@ -168,8 +168,6 @@ def export(
     if id is not None:
         solution = study.solution(id)
     else:
-        solution = study.pick(
-            pick, max_drop=max_drop, max_bytes=max_bytes, variables=task.method.space()
-        )
+        solution = study.pick(pick, max_drop=max_drop, max_bytes=max_bytes)
     with listening(progress) as listen, building(study, doing(listen)) as build:
         return export_solution(task, solution, build, to, doing(listen))

@@ -10,6 +10,7 @@ from moeash.core.histogram import Histogram
 from moeash.core.kept import Keeping
 from moeash.core.progress import Progress, silent
 from moeash.core.solutions.recipe import Recipe, Start
+from moeash.core.solutions.variables import Variable
 from moeash.errors import EvaluationError
 from moeash.evaluation.outcome import Archive, Job, Outcome
 
@@ -28,6 +29,7 @@ class Baseline:
         network_fingerprint: of the float state and the roles of its parameters.
         data_fingerprint: of the search split; of nothing when a function measures.
         keeping: how kept tensors are stored.
+        space: the variables of a candidate, within the bounds that the preparation has found.
         most_entries: the most codebook entries any candidate can have.
         sample: some outputs of the float network on the search split; empty when a function
             measures.
@@ -47,6 +49,7 @@ class Baseline:
     network_fingerprint: str
     data_fingerprint: str
     keeping: Keeping
+    space: tuple[Variable, ...]
     most_entries: int
     sample: tuple[float, ...] = ()
     remeasured: float | None = None

@@ -28,8 +28,9 @@ def describe(evaluator: Evaluator) -> Baseline:
         keeping=compressor.groundwork.stored.keeping,
         sample=() if float_pass is None else float_pass.sample,
         remeasured=evaluator.remeasured_baseline,
+        space=tuple(compressor.space),
         most_entries=compressor.most_entries,
-        notes=compressor.notes,
+        notes=evaluator.notes,
         histogram=evaluator.histogram,
     )
 

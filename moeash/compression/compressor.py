@@ -11,7 +11,7 @@ decision that is known already costs none. Folding reads a few of them where the
 split: to see which layer reads what, and that the outputs stay.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from moeash.core.merge import merge_runs
 from moeash.core.progress import Progress, silent
 from moeash.core.solutions.candidate import Candidate
 from moeash.core.solutions.recipe import Distill, Merge, Recipe, Refine, Start, Tune
-from moeash.core.solutions.variables import middle
+from moeash.core.solutions.variables import Variable, middle
 from moeash.data.inputs import Batch, Inputs
 from moeash.data.splits import Split
 from moeash.errors import InputError
@@ -226,7 +226,7 @@ class Compressor:
 
         It is not trained, whatever the method.
         """
-        recipe = Recipe(middle(self._method.space()))
+        recipe = Recipe(middle(self.space))
         return self._adjusted(self._compressed(recipe, silent, train=False))
 
     def use_shared(self, groundwork: Groundwork) -> None:
@@ -251,6 +251,11 @@ class Compressor:
     def histogram(self) -> Histogram:
         """Return how the float weights lie, in the units that entries have."""
         return Histogram.of(self._method.weights(self.groundwork.prepared, self.network))
+
+    @property
+    def space(self) -> Sequence[Variable]:
+        """The variables of a candidate, within the bounds that follow from the preparation."""
+        return self._method.space(self.groundwork.prepared)
 
     @property
     def most_entries(self) -> int:

@@ -40,6 +40,7 @@ class Split:
         part: the part they are in.
         indices: ``(n,)`` int64, increasing: positions in the part.
         memory_limit_bytes: the split is held in memory as float32 up to this size.
+        note: what people should know about the draw; None: it is as asked for.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Split:
     part: str
     indices: NDArray[np.int64]
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES
+    note: str | None = None
 
     def __len__(self) -> int:
         return self.indices.size
@@ -197,7 +199,8 @@ def draw_splits(
     is
 
     * ``{range: [a, b]}``: positions a to b - 1 of the part, all of them, or
-    * ``{count: n, seed: s}``: n positions drawn so that classes differ by at most 1, or
+    * ``{count: n, seed: s}``: n positions drawn so that classes differ by at most 1, or by as
+      little as those with fewer left allow, or
     * ``{rest: true}``: everything left,
 
     the last two within ``range`` when it is given too. ``part`` may be left out where the source
@@ -211,7 +214,7 @@ def draw_splits(
 
     Raises:
         DataError: a rule is not one of these, a range leaves its part or meets an earlier split,
-            a class has too few images left, or a split would be empty.
+            too few images are left, or a split would be empty.
     """
     splits: dict[str, Split] = {}
     for name, rule in plan.items():
@@ -223,7 +226,8 @@ def draw_splits(
                 owner[split.indices] = position
         indices = _draw(name, rule, part, labels, owner, list(splits))
         indices.flags.writeable = False
-        splits[name] = Split(name, source, part, indices, memory_limit_bytes)
+        note = None if rule.get("count") is None else _unbalanced(name, labels, indices)
+        splits[name] = Split(name, source, part, indices, memory_limit_bytes, note)
     return splits
 
 
@@ -320,22 +324,48 @@ def _balanced(
 ) -> NDArray[np.int64]:
     """Draw ``count`` of ``left`` so that the numbers per class differ by at most 1.
 
+    Classes with fewer left give all they have, and the others as many more.
+
     Every position gets a random 64-bit key and each class gives its smallest ones; which classes
     give one more is decided by keys too. Raw bits of PCG64 are stable across NumPy versions,
     unlike ``Generator.choice``.
     """
+    if count > left.size:
+        raise DataError(f"split {name!r} wants {count} images, but {left.size} are left for it")
     classes = np.unique(labels)
     keys = np.random.PCG64(seed).random_raw(labels.size + classes.size)
-    each, extra = divmod(count, classes.size)
     luck = np.argsort(keys[labels.size :], kind="stable")
+    available = np.array([np.count_nonzero(labels[left] == label) for label in classes])
+    each = _level(available, count)
+    extra = count - int(np.minimum(available, each).sum())
     drawn = []
-    for turn, position in enumerate(luck):
-        wanted = each + (turn < extra)
+    for position in luck:
+        more = extra > 0 and available[position] > each
+        extra -= more
         mine = left[labels[left] == classes[position]]
-        if mine.size < wanted:
-            raise DataError(
-                f"split {name!r} wants {count} images balanced over {classes.size} classes, "
-                f"but class {classes[position]} has {mine.size} left of {wanted}"
-            )
-        drawn.append(mine[np.argsort(keys[mine], kind="stable")[:wanted]])
+        drawn.append(mine[np.argsort(keys[mine], kind="stable")[: each + more]])
     return np.sort(np.concatenate(drawn))
+
+
+def _level(available: NDArray[np.int64], count: int) -> int:
+    """Return how many every class that has them gives, so that all give at most ``count``."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high + 1) // 2
+        if int(np.minimum(available, middle).sum()) <= count:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _unbalanced(name: str, labels: NDArray[np.int64], indices: NDArray[np.int64]) -> str | None:
+    """Return what to say where classes differ by more than 1."""
+    classes = np.unique(labels)
+    counts = np.array([np.count_nonzero(labels[indices] == label) for label in classes])
+    if counts.max() - counts.min() <= 1:
+        return None
+    return (
+        f"split {name!r} has {counts.min()} to {counts.max()} images a class, as some of the "
+        f"{classes.size} classes had no more left for it"
+    )

@@ -156,6 +156,12 @@ class Evaluator:
         )
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know about the splits and the preparation, one line each."""
+        drawn = (split.note for split in self.splits.values())
+        return (*(note for note in drawn if note is not None), *self.compressor.notes)
+
+    @property
     def _function(self) -> Measure:
         """The user's function and what it gave for the float network."""
         return Measure(self.assessment.baseline, self._measure)

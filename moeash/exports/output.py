@@ -63,12 +63,7 @@ def write_output(
     chosen: Solution | None = None
     refusal: NothingMeetsError | None = None
     try:
-        chosen = study.pick(
-            options.pick,
-            max_drop=options.max_drop,
-            max_bytes=options.max_bytes,
-            variables=task.method.space(),
-        )
+        chosen = study.pick(options.pick, max_drop=options.max_drop, max_bytes=options.max_bytes)
     except NothingMeetsError as error:
         refusal = error
     report: ExportReport | None = None

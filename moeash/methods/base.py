@@ -90,8 +90,13 @@ class Method(ABC):
         """Its name in a spec."""
         return self.options.name
 
-    def space(self) -> Sequence[Variable]:
-        """Return the variables a candidate has."""
+    def space(self, prepared: Any = None) -> Sequence[Variable]:
+        """Return the variables a candidate has.
+
+        Args:
+            prepared: from :meth:`prepare`; bounds may follow from what it has measured, and are as
+                wide as any without it.
+        """
         return self.options.space()
 
     @property

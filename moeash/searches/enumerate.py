@@ -57,14 +57,12 @@ class RandomSearch:
     def ask(self) -> list[Candidate]:
         """Return the next draws; fewer, and at last none, when the space is exhausted."""
         drawn: list[Candidate] = []
-        low, high = self._space.lower, self._space.upper
-        # Integers get equal shares: widen by half a unit on each side before rounding.
-        half = np.where(self._space.is_integer, 0.5, 0.0)
+        low, high = self._space.widened
         redraws = 0
         while len(drawn) < self._population and redraws < self._MAX_REDRAWS:
             if self._space.size is not None and len(self._seen) >= self._space.size:
                 break
-            x = self._rng.uniform(low - half, high + half)
+            x = self._rng.uniform(low, high)
             candidate = self._space.decode(x)
             if candidate in self._seen:
                 # A small remainder of a finite space is taken from a list, not by luck.

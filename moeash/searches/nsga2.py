@@ -35,16 +35,14 @@ FAILED_VIOLATION = 1e9
 
 
 class _RoundIntegers(Repair):  # type: ignore[misc]
-    """Round the integer columns of a coded population to the grid."""
+    """Round the integers of a coded population."""
 
-    def __init__(self, is_integer: NDArray[np.bool_]) -> None:
+    def __init__(self, space: Space) -> None:
         super().__init__()
-        self._is_integer = is_integer
+        self._space = space
 
     def _do(self, problem: Any, X: NDArray[Any], **kwargs: Any) -> NDArray[Any]:
-        X = np.clip(X.astype(np.float64), problem.xl, problem.xu)
-        X[:, self._is_integer] = np.rint(X[:, self._is_integer])
-        return X
+        return self._space.rounded(X.astype(np.float64))
 
 
 class Nsga2Search:
@@ -58,7 +56,7 @@ class Nsga2Search:
             sampling=initial_population(space, options.population, seed, options.initial),
             eliminate_duplicates=True,
             evaluator=Evaluator(),
-            **operators(space.is_integer),
+            **operators(space),
         )
         # The study decides when to stop; the algorithm itself never does.
         self._algorithm.setup(self._problem, termination=("n_gen", 10**9), seed=seed)
@@ -91,9 +89,9 @@ def problem_of(space: Space, n_objectives: int) -> Problem:
     )
 
 
-def operators(is_integer: NDArray[np.bool_]) -> dict[str, Any]:
+def operators(space: Space) -> dict[str, Any]:
     """Return the operators of variation, as arguments of pymoo's NSGA2."""
-    repair = _RoundIntegers(is_integer)
+    repair = _RoundIntegers(space)
     return {
         "crossover": SBX(prob=0.9, eta=15, vtype=float, repair=repair),
         "mutation": PM(eta=20, vtype=float, repair=repair),
@@ -125,8 +123,8 @@ def initial_population(
 ) -> NDArray[np.float64]:
     """Return up to ``(population, n)`` coded rows, without duplicates.
 
-    ``linear`` spaces the first variable equally over its bounds (Algorithm 1), ``log``
-    geometrically; further variables, and all of them with ``random``, are drawn as a Latin
+    ``linear`` spaces the first variable equally over its bounds as it is searched (Algorithm 1),
+    ``log`` geometrically; further variables, and all of them with ``random``, are drawn as a Latin
     hypercube.
     """
     rng = np.random.default_rng([seed, 0x1217])
@@ -135,7 +133,7 @@ def initial_population(
     unit = (strata + rng.random((population, n))) / population
     x = space.lower + unit * (space.upper - space.lower)
     low, high = float(space.lower[0]), float(space.upper[0])
-    if initial == "linear":
+    if initial == "linear" or (initial == "log" and space.variables[0].log):
         x[:, 0] = np.linspace(low, high, population)
     elif initial == "log":
         if low <= 0:
@@ -144,6 +142,6 @@ def initial_population(
                 f"{space.variables[0].name!r} starts at {low:g}; use 'linear' or 'random'"
             )
         x[:, 0] = np.geomspace(low, high, population)
-    x[:, space.is_integer] = np.rint(x[:, space.is_integer])
+    x = space.rounded(x)
     _, first = np.unique(x, axis=0, return_index=True)
     return np.asarray(x[np.sort(first)], dtype=np.float64)

@@ -15,8 +15,8 @@ from moeash.core.solutions.variables import Integer, Real, Variable
 class Space:
     """An ordered set of variables.
 
-    Integers are coded as themselves, reals as themselves or, with ``log``, by their natural
-    logarithm. ``decode(encode(c)) == c`` for integers and to within one rounding for reals.
+    Values are coded as themselves or, with ``log``, by their natural logarithm.
+    ``decode(encode(c)) == c`` for integers and to within one rounding for reals.
     """
 
     variables: tuple[Variable, ...]
@@ -32,9 +32,23 @@ class Space:
         return np.array([_code(v, v.high) for v in self.variables], dtype=np.float64)
 
     @property
-    def is_integer(self) -> NDArray[np.bool_]:
-        """``(n,)`` True where a variable is an integer."""
-        return np.array([isinstance(v, Integer) for v in self.variables], dtype=np.bool_)
+    def widened(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Bounds, each ``(n,)`` coded, between which uniform draws give integers equal shares."""
+        half = [0.5 if isinstance(v, Integer) else 0.0 for v in self.variables]
+        pairs = list(zip(self.variables, half, strict=True))
+        low = [_code(variable, variable.low - more) for variable, more in pairs]
+        high = [_code(variable, variable.high + more) for variable, more in pairs]
+        return np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
+
+    def rounded(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return coded rows ``(any, n)`` with integers rounded, within the bounds."""
+        x = np.clip(x, self.lower, self.upper)
+        for column, variable in enumerate(self.variables):
+            if isinstance(variable, Integer):
+                values = np.exp(x[:, column]) if variable.log else x[:, column]
+                whole = np.clip(np.rint(values), variable.low, variable.high)
+                x[:, column] = np.log(whole) if variable.log else whole
+        return x
 
     @property
     def size(self) -> int | None:
@@ -52,15 +66,13 @@ class Space:
         """Return the candidate of a coded row, clipped to the bounds."""
         values: dict[str, Value] = {}
         for variable, coded in zip(self.variables, x, strict=True):
+            # Clipped in code first: the exponential of a stray value overflows.
+            low, high = _code(variable, variable.low), _code(variable, variable.high)
+            value = min(max(float(coded), low), high)
+            value = exp(value) if variable.log else value
             if isinstance(variable, Integer):
-                values[variable.name] = min(max(round(float(coded)), variable.low), variable.high)
-            else:
-                # Clipped in code first: the exponential of a stray value overflows.
-                value = min(
-                    max(float(coded), _code(variable, variable.low)), _code(variable, variable.high)
-                )
-                value = exp(value) if variable.log else value
-                values[variable.name] = min(max(value, variable.low), variable.high)
+                value = round(value)
+            values[variable.name] = min(max(value, variable.low), variable.high)
         return Candidate.of(values)
 
     def encode(self, candidate: Candidate | Mapping[str, Value]) -> NDArray[np.float64]:
@@ -70,4 +82,4 @@ class Space:
 
 
 def _code(variable: Variable, value: float) -> float:
-    return log(value) if isinstance(variable, Real) and variable.log else float(value)
+    return log(value) if variable.log else float(value)

@@ -37,9 +37,7 @@ class SteadyNsga2:
         self._space = space
         self._size = options.population
         self._problem = problem_of(space, 1 + len(options.objectives))
-        self._algorithm = NSGA2(
-            pop_size=self._size, eliminate_duplicates=True, **operators(space.is_integer)
-        )
+        self._algorithm = NSGA2(pop_size=self._size, eliminate_duplicates=True, **operators(space))
         self._algorithm.setup(self._problem, termination=("n_gen", 10**9), seed=seed)
         self._rng = np.random.default_rng([seed, 0x57EA])
         first = initial_population(space, self._size, seed, options.initial)
@@ -64,11 +62,11 @@ class SteadyNsga2:
                     random_state=self._rng,
                 )
                 self._take([self._space.decode(x) for x in children.get("X")], found)
-        half = np.where(self._space.is_integer, 0.5, 0.0)
+        low, high = self._space.widened
         for _ in range(MAX_DRAWS):
             if len(found) == n or self._exhausted:
                 break
-            x = self._rng.uniform(self._space.lower - half, self._space.upper + half)
+            x = self._rng.uniform(low, high)
             self._take([self._space.decode(x)], found)
         return found
 

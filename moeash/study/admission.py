@@ -140,6 +140,7 @@ def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:
         keeping=baseline.keeping.as_dict(),
         sample=baseline.sample,
         remeasured_baseline=baseline.remeasured,
+        space=[variable.as_dict() for variable in baseline.space],
         histogram=None if baseline.histogram is None else baseline.histogram.as_dict(),
         metric_name=spec.evaluation.metric,
         baseline=baseline.metric,

@@ -1,10 +1,11 @@
 """What is known of a study when it is created, which hardly changes afterwards."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from moeash.core.solutions.objectives import SizeName
+from moeash.core.solutions.variables import Variable, variable_of
 from moeash.evaluation.options import unit_of
 
 
@@ -35,6 +36,9 @@ class StudyFacts:
             is still the same; empty when a function measures.
         remeasured_baseline: the float network's metric with BatchNorms measured again; None where
             candidates' BatchNorms are not.
+        space: the variables that were searched as plain JSON values, within the bounds that were
+            given or found when the study began; None of studies that were begun before they were
+            kept.
         histogram: of the float weights, in the units that codebook entries have: ``low``, ``high``
             and ``counts``; None of studies that were begun before it was kept.
     """
@@ -56,7 +60,13 @@ class StudyFacts:
     reference: tuple[float | None, ...]
     sample: tuple[float, ...] = ()
     remeasured_baseline: float | None = None
+    space: Sequence[Mapping[str, Any]] | None = None
     histogram: Mapping[str, Any] | None = None
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """What was searched; empty where it was not kept."""
+        return tuple(variable_of(plain) for plain in self.space or ())
 
     @property
     def baseline_text(self) -> str:

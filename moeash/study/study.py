@@ -5,7 +5,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from moeash.core.solutions.objectives import as_minimised
-from moeash.core.solutions.variables import Variable
 from moeash.errors import InputError
 from moeash.study.facts import StudyFacts
 from moeash.study.solution import Solution, front_rows, pick
@@ -143,7 +142,6 @@ class Study:
         *,
         max_drop: float | None = None,
         max_bytes: int | None = None,
-        variables: Sequence[Variable] = (),
     ) -> Solution:
         """Choose a solution of the front.
 
@@ -151,12 +149,12 @@ class Study:
             how: ``smallest`` in bytes, ``best`` in metric, or the ``knee`` of the front.
             max_drop: only solutions at most this far below the float network.
             max_bytes: only solutions of at most so many bytes.
-            variables: of the search space, for an error to say which bound was in the way.
 
         Raises:
             NothingMeetsError: no solution is within the limits; names the nearest.
             InputError: ``how`` is no pick.
         """
+        variables = self.facts.variables  # for an error to say which bound was in the way
         return pick(self.front(), how, max_drop=max_drop, max_bytes=max_bytes, variables=variables)
 
     def to_dataframe(self) -> "pd.DataFrame":

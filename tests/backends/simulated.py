@@ -12,7 +12,7 @@ from moeash.evaluation.outcome import Outcome
 from tests.backends.crew import SimulatedCrew
 
 BASELINE = Baseline(
-    0.95, 0.0, 10, 4 * 10**6, 10**6, 100, "network", "data", Keeping(), most_entries=10**6
+    0.95, 0.0, 10, 4 * 10**6, 10**6, 100, "network", "data", Keeping(), space=(), most_entries=10**6
 )
 
 

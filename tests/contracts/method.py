@@ -125,7 +125,9 @@ class MethodContract:
         again = prepare(method, network, splits)
         for way in ways:
             first, second, third = (
-                method.compress(ready, middle(method.space()), network=network, **way).fingerprint()
+                method.compress(
+                    ready, middle(method.space(prepared)), network=network, **way
+                ).fingerprint()
                 for ready in (prepared, prepared, again)
             )
             assert first == second == third
@@ -134,7 +136,7 @@ class MethodContract:
         self, method, network, splits, prepared, ways
     ):
         module = network.module
-        low, high = candidates(method.space(), n_random=0)[:: 2 ** len(method.space()) - 1]
+        low, high = candidates(method.space(prepared), n_random=0)[:: 2 ** len(method.space()) - 1]
         want = [
             method.compress(prepared, low, network=network, **way).fingerprint() for way in ways
         ]
@@ -183,7 +185,7 @@ class MethodContract:
         for way in ways:
             with contextlib.suppress(Stopped):
                 method.compress(
-                    prepared, middle(method.space()), network=network, progress=stop, **way
+                    prepared, middle(method.space(prepared)), network=network, progress=stop, **way
                 )
             for name, value in network.module.state_dict().items():
                 assert torch.equal(value, held[name]), name
@@ -195,7 +197,9 @@ class MethodContract:
         save(prepared, tmp_path / "prepared")
         for way in ways:
             want, *got = (
-                method.compress(ready, middle(method.space()), network=network, **way).fingerprint()
+                method.compress(
+                    ready, middle(method.space(prepared)), network=network, **way
+                ).fingerprint()
                 for ready in (
                     prepared,
                     pickle.loads(pickle.dumps(prepared)),
@@ -209,7 +213,7 @@ class MethodContract:
         most = method.most_entries(prepared)
         counts = [
             method.compress(prepared, candidate, network=network).n_entries
-            for candidate in candidates(method.space())
+            for candidate in candidates(method.space(prepared))
         ]
         assert max(counts) <= most
         assert most <= 2 * max(counts), "so loose a bound makes hypervolumes mean nothing"
@@ -217,15 +221,17 @@ class MethodContract:
     def test_a_mergeable_method_has_exactly_one_codebook(self, method, network, prepared):
         if not method.mergeable:
             pytest.skip("its entries are not merged")
-        shared = method.compress(prepared, middle(method.space()), network=network)
+        shared = method.compress(prepared, middle(method.space(prepared)), network=network)
         assert len(shared.codebooks) == 1
 
     def test_every_variable_of_the_space_matters(self, method, network, prepared):
-        for variable in method.space():
+        for variable in method.space(prepared):
             low, high = (
                 method.compress(
                     prepared,
-                    Candidate.of({**middle(method.space()).as_dict(), variable.name: value}),
+                    Candidate.of(
+                        {**middle(method.space(prepared)).as_dict(), variable.name: value}
+                    ),
                     network=network,
                 ).fingerprint()
                 for value in (variable.low, variable.high)
@@ -233,7 +239,7 @@ class MethodContract:
             assert low != high, variable.name
 
     def test_weights_are_those_that_entries_stand_for(self, method, network, prepared):
-        corners = candidates(method.space(), n_random=0)
+        corners = candidates(method.space(prepared), n_random=0)
         finest = corners[0 if self.finer_is_lower else -1]
         shared = method.compress(prepared, finest, network=network)
         weights = np.concatenate([np.ravel(w) for w in method.weights(prepared, network)])
@@ -245,7 +251,7 @@ class MethodContract:
     def test_every_weight_is_an_entry_and_counts_are_those_of_the_indices(
         self, method, network, prepared
     ):
-        shared = method.compress(prepared, middle(method.space()), network=network)
+        shared = method.compress(prepared, middle(method.space(prepared)), network=network)
         assert shared.n_shared == 54864
         for tensor in shared.shared:
             assert tensor.indices.max() < len(shared.codebooks[tensor.codebook])
@@ -253,7 +259,7 @@ class MethodContract:
             assert (counted == tensor.counts).all()
 
     def test_more_symbols_come_closer_to_the_network(self, method, network, splits, prepared):
-        corners = candidates(method.space(), n_random=0)
+        corners = candidates(method.space(prepared), n_random=0)
         coarse, fine = (
             accuracy(network, method.compress(prepared, corner, network=network), splits["search"])
             for corner in (corners[0], corners[-1])[:: -1 if self.finer_is_lower else 1]
@@ -268,7 +274,7 @@ class MethodContract:
             told.append((what, done, total))
 
         def compress(**way):
-            point = middle(method.space())
+            point = middle(method.space(prepared))
             method.compress(prepared, point, network=network, progress=note, **way)
 
         prepare(method, network, splits, progress=note)

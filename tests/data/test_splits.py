@@ -45,7 +45,7 @@ def test_drawn_splits_are_disjoint_balanced_and_complete(labels, counts, low, se
     try:
         splits = draw_splits(source, plan)
     except DataError as exc:
-        assert "left of" in str(exc) or "is empty" in str(exc)
+        assert "are left for it" in str(exc) or "is empty" in str(exc)
         return
     everything = np.concatenate([split.indices for split in splits.values()])
     assert_array_equal(np.sort(everything), np.arange(len(labels)))
@@ -56,7 +56,7 @@ def test_drawn_splits_are_disjoint_balanced_and_complete(labels, counts, low, se
         assert (np.diff(split.indices) > 0).all()
         assert split.indices.min() >= low
         per_class = np.array([(split.labels == c).sum() for c in classes])
-        assert per_class.max() - per_class.min() <= 1
+        assert (per_class.max() - per_class.min() <= 1) == (split.note is None)
         assert_array_equal(split.labels, np.asarray(labels)[split.indices])
 
 
@@ -95,6 +95,37 @@ def test_a_draw_is_the_same_on_every_machine():
     assert split.indices.tolist() == [0, 4, 7, 9, 20, 23, 28]
 
 
+def test_classes_with_one_image_are_divided_as_far_as_they_go():
+    """ImageNet's sample has one picture a class: a second draw finds most classes empty."""
+    plan = {"search": {"count": 400}, "holdout": {"count": 400}, "calibration": {"rest": True}}
+    splits = draw_splits(source_of(np.arange(1000), other=0), plan)
+    assert [len(split) for split in splits.values()] == [400, 400, 200]
+    taken = np.concatenate([split.indices for split in splits.values()])
+    assert np.unique(taken).size == 1000
+    assert [split.note for split in splits.values()] == [None, None, None], "all have 0 or 1"
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.data())
+def test_classes_differ_only_where_one_has_no_more(sizes, data):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    if not labels.size:
+        return
+    count = data.draw(st.integers(1, labels.size))
+    split = draw_splits(source_of(labels, other=0), {"a": {"count": count, "seed": 1}})["a"]
+    drawn = np.bincount(labels[split.indices], minlength=len(sizes))
+    assert drawn.sum() == count
+    full = drawn == np.array(sizes)
+    if not full.all():
+        others = drawn[~full]
+        assert others.max() - others.min() <= 1
+        assert drawn[full].max(initial=0) <= others.min() + 1
+    present = drawn[np.array(sizes) > 0]
+    unequal = present.max() - present.min() > 1
+    assert (split.note is not None) == unequal
+    if unequal:
+        assert f"has {present.min()} to {present.max()} images a class" in split.note
+
+
 def test_a_sample_is_drawn_from_everywhere_and_the_same_on_every_machine():
     assert sample(12, 4, seed=0).tolist() == [1, 2, 3, 11]
     assert sample(3, 10, seed=0).tolist() == [0, 1, 2]
@@ -116,7 +147,7 @@ def test_the_seed_decides_the_draw():
         ({"a": {"range": [0, 5]}, "b": {"range": [4, 9]}}, "splits 'b' and 'a' overlap: 1 of 5"),
         ({"a": {"count": 3}, "b": {"range": [0, 9]}}, "splits 'b' and 'a' overlap: 3 of 9"),
         ({"a": {"rest": True}, "b": {"rest": True}}, "split 'b' is empty"),
-        ({"a": {"range": [0, 9]}, "b": {"count": 1}}, "class . has 0 left of 1"),
+        ({"a": {"range": [0, 9]}, "b": {"count": 1}}, "wants 1 images, but 0 are left"),
         ({"a": {"range": [3, 3]}}, "split 'a' is empty: its range"),
         ({"a": {"range": [0, 10]}}, r"range \[0, 10\], but part 'all' has 9"),
         ({"a": {"range": [-1, 3]}}, "needed a whole number from 0"),
@@ -126,7 +157,7 @@ def test_the_seed_decides_the_draw():
         ({"a": {"count": True}}, "needed a whole number from 1"),
         ({"a": {"count": 2.5}}, "needed a whole number from 1"),
         ({"a": {"count": 2, "seed": -1}}, "seed -1"),
-        ({"a": {"count": 10}}, "wants 10 images balanced over 3 classes"),
+        ({"a": {"count": 10}}, "wants 10 images, but 9 are left"),
         ({"a": {"count": 2, "rest": True}}, "both count and rest"),
         ({"a": {}}, "needs range, count or rest"),
         ({"a": {"rest": False}}, "needs range, count or rest"),

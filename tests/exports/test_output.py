@@ -8,12 +8,11 @@ import pytest
 from moeash import api
 from moeash.core.kept import Keeping
 from moeash.core.solutions.recipe import Recipe
+from moeash.core.solutions.variables import Integer
 from moeash.errors import ExportError, StudyNotFoundError
 from moeash.evaluation.loading import compressor_of
 from moeash.exports.building import building
 from moeash.exports.output import solution_figure, write_output
-from moeash.methods.registry import build_method
-from moeash.methods.uniform.options import UniformOptions
 from moeash.study.opening import open_storage, open_study
 from moeash.study.plan import task_of
 from moeash.study.spec.output import OutputOptions
@@ -58,8 +57,10 @@ def test_a_pick_that_nothing_meets_leaves_the_front_and_its_pictures(study, buil
 @pytest.mark.slow
 def test_a_refusal_says_which_bound_of_the_space_was_in_the_way(study, build, tmp_path):
     k = study.front()[0].recipe.candidate["k"]
-    task = replace(task_of(study), method=build_method(UniformOptions(k=(k, 99))))
-    output = write_output(study, OutputOptions(folder=str(tmp_path), max_bytes=100), task, build)
+    space = [Integer("k", k, 99).as_dict()]
+    study.record = replace(study.record, facts=replace(study.facts, space=space))
+    options = OutputOptions(folder=str(tmp_path), max_bytes=100)
+    output = write_output(study, options, task_of(study), build)
     bound = f"; it has k = {k}, the lowest allowed, so a wider search may find another"
     assert str(output.refusal).endswith(bound)
 

@@ -13,15 +13,22 @@ from moeash.errors import InputError
 
 @dataclass(frozen=True)
 class Integer:
-    """An integer in ``[low, high]``, both included."""
+    """An integer in ``[low, high]``, both included; ``log`` searches its logarithm, ``low`` > 0."""
 
     name: str
     low: int
     high: int
+    log: bool = False
 
     def __post_init__(self) -> None:
         if self.low > self.high:
             raise InputError(f"{self.name} has bounds [{self.low}, {self.high}]; low exceeds high")
+        if self.log and not self.low > 0:
+            raise InputError(f"{self.name} is searched on a log scale, so low must exceed 0")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"kind": "integer"} | vars(self)
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,23 @@ class Real:
         if self.log and not self.low > 0:
             raise InputError(f"{self.name} is searched on a log scale, so low must exceed 0")
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"kind": "real"} | vars(self)
+
 
 Variable = Integer | Real
+
+
+def variable_of(plain: Mapping[str, Any]) -> Variable:
+    """Return what :meth:`Integer.as_dict` or :meth:`Real.as_dict` returned.
+
+    Example:
+        >>> variable_of(Integer("k", 2, 256).as_dict())
+        Integer(name='k', low=2, high=256)
+    """
+    values = {name: value for name, value in plain.items() if name != "kind"}
+    return Integer(**values) if plain["kind"] == "integer" else Real(**values)
 
 
 def candidate_of(variables: Sequence[Variable], values: Mapping[str, Any]) -> Candidate:

@@ -4,9 +4,9 @@ A BatchNorm behind a layer, or the columns of the layer that alone reads it, und
 rows exactly, at no cost in bytes. That nothing else reads the layer is checked by its outputs.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, inf, log
+from math import exp, inf
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +15,17 @@ from moeash.data.inputs import Batch, call
 from moeash.errors import RescalingError
 from moeash.methods.feedback.columns import (
     Factor,
-    assign_feedback,
     balancing_scales,
-    entropy_bits,
-    nearest,
-    output_shift,
     rescaled,
     rescaled_statistics,
     safe_scales,
-    zero_aligned_entries,
 )
+from moeash.methods.feedback.grids import GridLoss, Grids
 from moeash.methods.feedback.pairs import Pair, find_pairs, pair_scales, recolumned
 from moeash.networks.norms import NORM_TYPES
 from moeash.networks.sameness import SAME_FUNCTION
 from moeash.networks.writing.borrowing import Borrowed
-from moeash.tracing.outputs import OutputOf, chosen, compared, furthest, in_rows
+from moeash.tracing.outputs import OutputOf, compared, furthest
 from moeash.tracing.watching import in_eval_mode
 
 PROBE = 0.25
@@ -58,6 +54,9 @@ it; a loss falls by a factor of 4 a bit. The digits network saves 0.5 to 0.75 an
 fifths smaller; layers beside a branch of gain 1 or 10 save nothing, and the best of a search would
 end at 3 to 10 times the divergence."""
 
+SPARED = 0.1
+"""Bits a weight that are nothing: the coder sees rows that are alike, their count does not."""
+
 HALVINGS = 6
 """How often the limit of scales is halved before all rows are left as they are."""
 
@@ -76,13 +75,14 @@ class Balancing:
             changes. Right when nothing else reads the layer, which is checked.
         through_pairs: let the next layer's columns undo it where a layer has no BatchNorm behind
             it, see :mod:`moeash.methods.feedback.pairs`. Checked likewise.
-        finest: bins of the finest grid that candidates may ask for.
+        finest: bins of the finest grid that candidates may ask for; None where that follows from
+            what the balanced network loses (:mod:`moeash.methods.feedback.grids`).
     """
 
     exponent: float = 0.25
     through_norms: bool = True
     through_pairs: bool = True
-    finest: int = 128
+    finest: int | None = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +98,15 @@ class Balanced:
     factors: list[Factor]
     kept: dict[str, Tensor]
     notes: tuple[str, ...] = ()
+
+    def on_grids(self, loss: GridLoss) -> Grids:
+        """Return the network on any grid."""
+        return loss.of(self.factors, self.kept)
+
+    def fewest_bits(self, loss: GridLoss) -> float:
+        """Return the bits a weight of the grid that loses FINEST."""
+        grids = self.on_grids(loss)
+        return grids.on(grids.finest).bits
 
 
 def balanced(
@@ -120,6 +129,10 @@ def balanced(
     so many times what rows as they are lose, scales are held within a limit, which is halved, in
     logarithms, until it is no more than HARMLESS or as much. A layer whose scales reach further has
     all of them raised to the power that brings them within; other layers keep theirs.
+
+    Where the finest grid is not given, there is one for every way of balancing that loses as little
+    as any. What counts is then bits alone: rows are balanced as asked unless rows as they are, or
+    balanced within a limit, take fewer by SPARED.
 
     Measured for a straight layer beside three of gain 0.3, 0.1 and 0.01: the least divergence on
     128 bins came from 4e-4, 3e-3 and 0.15 to 1e-5, as rows as they are reach it. Predictions do
@@ -155,29 +168,87 @@ def balanced(
         return found
     if pairs:
         _check_same_function(network, found, batch, "pairs", output)
-    loss = _Loss(network, batch, plain, balancing.finest, output)
-    lost, bits = loss.of(found)
-    if lost <= AS_ASKED:
-        return found
-    unbalanced, unbalanced_bits = loss.of(as_it_is)
-    saves = lost * 4 ** (bits - unbalanced_bits + SAVED) <= unbalanced
-    if lost <= (WORTH_IT if saves or not pairs else UNBALANCED) * unbalanced:
-        return found
-    most = max(HARMLESS, UNBALANCED * unbalanced)
-    limit = max(furthest.values())
-    for _ in range(HALVINGS):
-        limit /= 2
-        found, _ = _within(network, as_it_is, balancing, pairs, limit)
-        if loss.of(found)[0] <= most:
-            break
+    loss = GridLoss(network, batch, plain, output)
+
+    def limited(limit: float) -> Balanced:
+        return _within(network, as_it_is, balancing, pairs, limit)[0] if limit else as_it_is
+
+    furthest_of_all = max(furthest.values())
+    limits = [furthest_of_all / 2**halving for halving in range(1, HALVINGS + 1)]
+    if balancing.finest is None:
+        limit, why = _fewest_bits(loss, found, limited, limits)
     else:
-        found, limit = as_it_is, 0.0
+        limit, why = _bearable(loss, found, limited, limits, balancing.finest, bool(pairs))
+    if limit == inf:
+        return found
+    found = limited(limit)
     note = _note([name for name, far in furthest.items() if far > limit], furthest, limit)
-    note += (
-        f": balanced as asked, {balancing.finest} bins lose {lost:.2g} of what the outputs say, as "
-        "few rows take the whole range"
+    return Balanced(found.factors, found.kept, (f"{note}: balanced as asked, {why}",))
+
+
+def _bearable(
+    loss: GridLoss,
+    asked: Balanced,
+    limited: Callable[[float], Balanced],
+    limits: Sequence[float],
+    finest: int,
+    has_pairs: bool,
+) -> tuple[float, str]:
+    """Return within which limit scales lose little on the finest grid; inf: as they are asked for.
+
+    Args:
+        loss: of the network.
+        asked: balanced as asked.
+        limited: balances within a limit.
+        limits: to try.
+        finest: bins of the finest grid.
+        has_pairs: whether columns undo some of the scales.
+
+    Returns:
+        The limit, and what is wrong with rows balanced as asked.
+    """
+    on_grid = asked.on_grids(loss).on(finest)
+    if on_grid.lost <= AS_ASKED:
+        return inf, ""
+    unbalanced = limited(0.0).on_grids(loss).on(finest)
+    saves = on_grid.lost * 4 ** (on_grid.bits - unbalanced.bits + SAVED) <= unbalanced.lost
+    if on_grid.lost <= (WORTH_IT if saves or not has_pairs else UNBALANCED) * unbalanced.lost:
+        return inf, ""
+    why = (
+        f"{finest} bins lose {on_grid.lost:.2g} of what the outputs say, as few rows take the "
+        "whole range"
     )
-    return Balanced(found.factors, found.kept, (note,))
+    most = max(HARMLESS, UNBALANCED * unbalanced.lost)
+    for limit in limits:
+        if limited(limit).on_grids(loss).on(finest).lost <= most:
+            return limit, why
+    return 0.0, why
+
+
+def _fewest_bits(
+    loss: GridLoss,
+    asked: Balanced,
+    limited: Callable[[float], Balanced],
+    limits: Sequence[float],
+) -> tuple[float, str]:
+    """Return within which limit scales take the fewest bits at FINEST; inf: as they are asked for.
+
+    Args:
+        loss: of the network.
+        asked: balanced as asked.
+        limited: balances within a limit.
+        limits: to try.
+
+    Returns:
+        As :func:`_bearable`.
+    """
+    as_asked, unbalanced = asked.fewest_bits(loss), limited(0.0).fewest_bits(loss)
+    if as_asked <= unbalanced + SPARED:
+        return inf, ""
+    bits = {0.0: unbalanced} | {limit: limited(limit).fewest_bits(loss) for limit in limits}
+    least = min(bits.values())
+    limit = max(limit for limit, n_bits in bits.items() if n_bits <= least + SPARED)
+    return limit, f"they take {as_asked:.2f} bits a weight where {bits[limit]:.2f} lose as little"
 
 
 def _note(names: Sequence[str], furthest: Mapping[str, float], limit: float) -> str:
@@ -188,82 +259,6 @@ def _note(names: Sequence[str], furthest: Mapping[str, float], limit: float) -> 
         return f"rows of {listed} are not balanced"
     most = exp(max(furthest.values()))
     return f"rows of {listed} are balanced by factors up to {exp(limit):.2g} instead of {most:.2g}"
-
-
-class _Loss:
-    """What networks of the same function lose on a grid over the range of their weights.
-
-    Args:
-        network: the float network.
-        batch: images.
-        plain: shared weights without a factor, by key.
-        bins: of the grid.
-        output: names the tensor that counts of what the network returns.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        batch: Batch,
-        plain: Mapping[str, Tensor],
-        bins: int,
-        output: OutputOf | None,
-    ) -> None:
-        self._network, self._batch, self._plain, self._bins = network, batch, plain, bins
-        self._output = output
-        with torch.no_grad(), in_eval_mode(network):
-            self._expected = self._outputs()
-        if self._has_classes:
-            negative_entropy = (self._expected.exp() * self._expected).sum(1).mean()
-            self._said = float(negative_entropy) + log(self._expected.shape[1])
-        else:
-            self._said = float(self._expected.var(correction=0))
-
-    @property
-    def _has_classes(self) -> bool:
-        return self._expected.shape[1] > 1
-
-    def _outputs(self) -> Tensor:
-        """Return logarithms of shares ``(any, classes)``, or single values ``(any, 1)``."""
-        tensor = in_rows(chosen(call(self._network, self._batch), self._output)).double()
-        return tensor.log_softmax(1) if tensor.shape[1] > 1 else tensor
-
-    @torch.no_grad()
-    def of(self, network: Balanced) -> tuple[float, float]:
-        """Return what is lost, and bits a weight.
-
-        The loss is the divergence of the outputs as a share of what they say; maybe no number.
-        """
-        weights = [*(factor.weight for factor in network.factors), *self._plain.values()]
-        low = min(0.0, *(float(weight.min()) for weight in weights))
-        high = max(0.0, *(float(weight.max()) for weight in weights))
-        if not low < high:
-            return 0.0, 0.0
-        entries = zero_aligned_entries(low, high, self._bins)
-        values, bits = dict(network.kept), 0.0
-        for name, weight in self._plain.items():
-            grid = entries.to(weight.device)
-            indices = nearest(weight, grid)
-            bits += entropy_bits(indices)
-            values[name] = grid[indices]
-        for factor in network.factors:
-            grid = entries.to(factor.weight.device)
-            indices = assign_feedback(factor, grid)
-            bits += entropy_bits(indices)
-            values[factor.name] = grid[indices]
-            if factor.absorber is not None:
-                shift = output_shift(factor, indices, grid).to(values[factor.absorber])
-                sign = -1 if factor.absorber.endswith("running_mean") else 1
-                values[factor.absorber] = values[factor.absorber] + sign * shift
-        with Borrowed(self._network) as borrowed:
-            borrowed.put(values)
-            got = self._outputs()
-        if self._has_classes:
-            moved = (self._expected.exp() * (self._expected - got)).sum(1).mean()
-        else:
-            moved = (self._expected - got).square().mean()
-        lost = float(moved) / self._said if self._said > 0 else 0.0
-        return lost, bits / sum(weight.numel() for weight in weights)
 
 
 def _within(

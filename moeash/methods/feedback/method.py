@@ -29,6 +29,7 @@ from moeash.core.codebook import (
 )
 from moeash.core.progress import Progress, silent
 from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.variables import Variable
 from moeash.data.inputs import Batch, joined
 from moeash.data.splits import sample
 from moeash.errors import InputError, RescalingError
@@ -36,6 +37,7 @@ from moeash.methods.base import Images, Method, Preparation
 from moeash.methods.feedback.balancing import Balancing
 from moeash.methods.feedback.columns import zero_aligned_entries
 from moeash.methods.feedback.compressing import Compressed, compress
+from moeash.methods.feedback.grids import spread_bins
 from moeash.methods.feedback.options import FeedbackOptions
 from moeash.methods.feedback.preparing import PreparedLayers, Settings, nearest_only, prepare
 from moeash.methods.feedback.sequential import BATCH, Rehearsal
@@ -66,11 +68,13 @@ class FeedbackPrepared(PickledAsArrays):
         layers: factors of every calibrated layer, balanced, and what undoes the balancing.
         images: ``(n, ...)`` with which refined candidates are compressed; None when there will be
             none, or no calibration images.
+        bins: lowest and highest k of the search.
         notes: what people should know about the preparation.
     """
 
     layers: PreparedLayers
     images: Batch | None
+    bins: tuple[int, int]
     notes: tuple[str, ...]
 
 
@@ -93,10 +97,16 @@ class Feedback(Method):
         return [tensor.detach().cpu().numpy() for tensor in tensors]
 
     @property
-    def _finest(self) -> int:
+    def _finest(self) -> int | None:
         """Bins of the finest grid of the space, or of one that is as fine without a trellis."""
+        if self.options.k is None:
+            return None
         highest = self.options.k[1]
         return max(1, round(highest / TRELLIS_BINS)) if self.options.trellis else highest
+
+    def space(self, prepared: FeedbackPrepared | None = None) -> Sequence[Variable]:
+        """Return k and the rate; k within what was prepared."""
+        return self.options.space() if prepared is None else self.options.space_of(prepared.bins)
 
     def prepare(self, preparation: Preparation) -> FeedbackPrepared:
         """Measure the curvature of every layer on the calibration split and factorise it.
@@ -112,14 +122,15 @@ class Feedback(Method):
                 "entry; add [data.splits.calibration], or calibration= from Python (unlabelled "
                 "images suffice)"
             )
-            return FeedbackPrepared(nearest_only(network.module, shared), None, (note,))
+            layers = nearest_only(network.module, shared)
+            return FeedbackPrepared(layers, None, self._bins(layers), (note,))
         order = sample(len(split), self.options.images, preparation.seed)
         notes = []
         try:
             balancing = Balancing(self.options.balance, finest=self._finest)
             layers = self._measure(preparation, split, order, balancing)
         except RescalingError as error:
-            alone = Balancing(0.0, through_norms=False)
+            alone = Balancing(0.0, through_norms=False, finest=self._finest)
             layers = self._measure(preparation, split, order, alone)
             notes.append(f"rows are not balanced: {error}")
         notes.append(
@@ -134,7 +145,17 @@ class Feedback(Method):
             n_images = min(SEQUENTIAL, self.options.images)
             some = sample(len(split), n_images, preparation.seed)
             images = joined([x.clone() for x, _ in split.batches(BATCH, order=some)])
-        return FeedbackPrepared(layers, images, tuple(notes))
+        return FeedbackPrepared(layers, images, self._bins(layers), tuple(notes))
+
+    def _bins(self, layers: PreparedLayers) -> tuple[int, int]:
+        """Return the lowest and the highest k of the search."""
+        if self.options.k is not None:
+            return self.options.k
+        found = layers.bins or spread_bins(list(layers.plain.values()))
+        if not self.options.trellis:
+            return found
+        coarsest, finest = (round(TRELLIS_BINS * n_bins) for n_bins in found)
+        return coarsest, finest
 
     def _measure(
         self,
@@ -177,7 +198,7 @@ class Feedback(Method):
 
     def most_entries(self, prepared: FeedbackPrepared) -> int:
         """Return the entries of the largest grid of the space."""
-        low, high = self.options.k
+        low, high = prepared.bins
         # A grid through 0 has up to 2 entries more than k, not always for the highest k.
         grids = range(max(low, high - 2), high + 1)
         return max(len(zero_aligned_entries(*prepared.layers.span, k)) for k in grids)

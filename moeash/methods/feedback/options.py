@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from moeash.core.bins import MAX_BINS
 from moeash.core.solutions.variables import Integer, Real, Variable
 from moeash.core.trellis import States
 from moeash.errors import InputError
@@ -18,7 +19,9 @@ class FeedbackOptions(Options):
     """Uniform bins of one global codebook, assigned with second-order error feedback.
 
     Attributes:
-        k: lowest and highest number of bins over the range of the balanced weights.
+        k: lowest and highest number of bins over the range of the balanced weights. Default: from
+            the coarsest grid that is of use to the finest that pays, as calibration images see it;
+            without any, by how weights are spread.
         rate: what a bit is worth, lowest and highest; searched on a log scale. One value means the
             same trade on every network; equal bounds fix it.
         sketches: random sketches of the output per calibration image; more is less noise.
@@ -37,7 +40,7 @@ class FeedbackOptions(Options):
         images: calibration images used, at most.
     """
 
-    k: tuple[Bins, Bins] = (4, 128)
+    k: tuple[Bins, Bins] | None = None
     rate: tuple[Positive, Positive] = (0.02, 0.1)
     sketches: Count = 4
     damping: Damping = "auto"
@@ -52,7 +55,7 @@ class FeedbackOptions(Options):
 
     def check(self) -> None:
         """Refuse ranges that are none."""
-        if self.k[0] > self.k[1]:
+        if self.k is not None and self.k[0] > self.k[1]:
             raise InputError(
                 f"method.k is {list(self.k)}, needed [low, high] with 1 <= low <= high"
             )
@@ -63,7 +66,11 @@ class FeedbackOptions(Options):
 
     def space(self) -> Sequence[Variable]:
         """Return k and, unless it is fixed, the rate."""
-        k = Integer("k", *self.k)
+        return self.space_of(self.k or (1, MAX_BINS))
+
+    def space_of(self, bins: tuple[int, int]) -> Sequence[Variable]:
+        """Return the space where k has these bounds: on a log scale where they were found."""
+        k = Integer("k", *bins, log=self.k is None)
         if self.rate[0] == self.rate[1]:
             return (k,)
         return k, Real("rate", *self.rate, log=True)

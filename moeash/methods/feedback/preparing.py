@@ -16,6 +16,7 @@ from moeash.errors import InputError
 from moeash.methods.feedback.balancing import Balancing, balanced, balanced_values
 from moeash.methods.feedback.columns import Factor, prepare_feedback
 from moeash.methods.feedback.curvature import CurvatureKind, LayerCurvature, measure_curvature
+from moeash.methods.feedback.grids import GridLoss
 from moeash.methods.feedback.rows import ROWS, Rows, Sample, coupled, measure_between
 from moeash.networks.pickling import PickledAsArrays
 from moeash.networks.writing.borrowing import Borrowed
@@ -77,6 +78,7 @@ class PreparedLayers(PickledAsArrays):
         kept: values of kept tensors, by key: the biases and running statistics that belong to
             ``factors``. With them the balanced float weights are the same function as the network.
         notes: what people should know: which layers are treated in a simpler way, and why.
+        bins: of the coarsest and the finest grid worth trying; None where they were given.
     """
 
     factors: tuple[Factor, ...]
@@ -84,6 +86,7 @@ class PreparedLayers(PickledAsArrays):
     reasons: dict[str, str]
     kept: dict[str, Tensor]
     notes: tuple[str, ...] = ()
+    bins: tuple[int, int] | None = None
 
     @property
     def n_calibrated(self) -> int:
@@ -172,12 +175,16 @@ def prepare(
     )
     factors, kept, notes = rescaled.factors, rescaled.kept, list(rescaled.notes)
     del rescaled
+    bins = None
+    if settings.balancing.finest is None:
+        progress("looking for useful grids", 0, None)
+        bins = GridLoss(network, batch, plain, output).of(factors, kept).useful
     if settings.rows == "coupled":
         images = _reported(again.batches(len(batch)), len(again), progress)
         with Borrowed(network) as borrowed:
             borrowed.put(balanced_values(factors, kept))
             factors = _with_coupled_rows(network, images, factors, settings, output, notes)
-    return PreparedLayers(tuple(factors), plain, reasons, kept, tuple(notes))
+    return PreparedLayers(tuple(factors), plain, reasons, kept, tuple(notes), bins)
 
 
 class _First:

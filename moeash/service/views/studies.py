@@ -290,7 +290,13 @@ class Studies:
         command = shlex.join([*words, "--to", f"{study.name}.moeash"])
         try:
             front = [shown.solution for shown in self._solutions.of_front(study, numbers)]
-            chosen = pick(front, how, max_drop=max_drop, max_bytes=max_bytes)
+            chosen = pick(
+                front,
+                how,
+                max_drop=max_drop,
+                max_bytes=max_bytes,
+                variables=study.facts.variables,
+            )
         except NothingMeetsError as error:
             return PickDocument(solution=None, reason=str(error), command=command)
         document = solution_document(chosen, numbers)

@@ -93,7 +93,7 @@ class Course:
 
     def _search(self) -> Ending:
         options, budget, seed = self._plan.spec.search, self._budget, self._plan.spec.seed
-        space = Space(tuple(self._plan.task.method.space()))
+        space = Space(self._facts.variables or tuple(self._plan.task.method.space()))
         stored = [r for r in self._ledger.known.values() if r.stage == "search"]
         phase: Phase
         if options.algorithm == "steady_nsga2":

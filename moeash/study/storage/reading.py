@@ -25,7 +25,8 @@ from sqlalchemy import (
 )
 
 from moeash.core.solutions.objectives import SizeName
-from moeash.errors import MoeashError, StorageError
+from moeash.core.solutions.variables import variable_of
+from moeash.errors import InputError, MoeashError, StorageError
 from moeash.evaluation.outcome import Status
 from moeash.study.storage.records import Stage, StoredStatus
 from moeash.study.storage.team.roles import AuditRole, Role
@@ -191,6 +192,8 @@ def _rule(column: Column[Any]) -> Rule:
         return _all(lambda v: v is None or _is_number(v), "a list of numbers")
     if name == "sample":
         return _all(_is_number, "a list of numbers")
+    if name == "space":
+        return _all(_is_variable, "a list of variables with bounds")
     if name == "tags":
         return _all(lambda tag: isinstance(tag, str), "a list of words")
     if name == "pins":
@@ -225,6 +228,14 @@ def _range_of(name: str, kind: type[Any]) -> Rule:
     if kind is Float:
         return _unless(math.isfinite, "a finite number")
     return lambda value: None
+
+
+def _is_variable(plain: Any) -> bool:
+    try:
+        variable = variable_of(plain)
+        return _is_number(variable.low) and _is_number(variable.high)
+    except (InputError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _is_number(value: Any) -> bool:

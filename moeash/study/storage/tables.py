@@ -92,6 +92,7 @@ STUDIES = Table(
     Column("owner", Text),
     Column("activity", JSON(none_as_null=True)),
     Column("histogram", JSON(none_as_null=True)),
+    Column("space", JSON(none_as_null=True)),
     Column("created_at", String(40), nullable=False),
     Column("updated_at", String(40), nullable=False),
 )

@@ -28,10 +28,11 @@ class TestFeedback(MethodContract):
         scope="class",
         params=[
             FeedbackOptions(k=(3, 40), images=60, sketches=1),
+            slow(FeedbackOptions(images=60, sketches=1)),
             slow(FeedbackOptions(k=(6, 60), images=60, sketches=1, trellis=8)),
             slow(FeedbackOptions(k=(3, 40), rate=(0.03, 0.03), images=60, sketches=1, balance=0.0)),
         ],
-        ids=["searched rate", "trellis", "unbalanced, fixed rate"],
+        ids=["searched rate", "found k", "trellis", "unbalanced, fixed rate"],
     )
     @classmethod
     def options(cls, request):
