@@ -5,6 +5,7 @@ network makes its mistakes early and a hopeless one is found out after few batch
 with it every batch, is fixed for the study, so numbers do not depend on where a pass stops.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from moeash.data.splits import Split
 from moeash.errors import EvaluationError, InputError
-from moeash.evaluation.metrics import Metric, check_finite, predicted, worst_of
+from moeash.evaluation.metrics import Metric, Scores, check_finite, predicted, worst_of
 from moeash.evaluation.options import Precision
 from moeash.networks.pickling import read_only_tensor
 from moeash.networks.writing.places import Places
@@ -28,11 +29,19 @@ Hopeless = Callable[[float], bool]
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measured metric, or the bound at which measuring stopped."""
+    """A measured metric, or the bound at which measuring stopped.
+
+    Attributes:
+        metric: None where measuring stopped.
+        bound: the highest metric that was still possible.
+        n_batches: forward batches spent.
+        noise: standard error of the drop, see :func:`noise_of`; None where it is not known.
+    """
 
     metric: float | None
     bound: float
     n_batches: int
+    noise: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +53,32 @@ class FloatPass:
         order: ``(n,)`` int64 positions of the images, hardest first.
         targets: of the metric, one row an image, in the split's own order.
         sample: some of its outputs, see :func:`sample_of`.
+        scores: what each image adds to the metric, likewise; None where it is no such mean.
     """
 
     baseline: float
     order: NDArray[np.int64]
     targets: NDArray[Any]
     sample: tuple[float, ...]
+    scores: Scores | None = None
+
+
+def noise_of(scores: Scores | None, before: Scores | None) -> float | None:
+    """Return the standard error of a drop that other images of the same kind would have shown.
+
+    Image by image against the float network: images that both get right or wrong say nothing. One
+    image more counts as decided otherwise than there was, or as moved as far as the furthest: few
+    images, none of which has changed, do not tell that none ever will.
+
+    Args:
+        scores: of the images, ``(n,)``.
+        before: of the float network, likewise.
+    """
+    if scores is None or before is None:
+        return None
+    moved = before.astype(np.float64) - scores.astype(np.float64)
+    one_more = 1.0 if scores.dtype == np.bool_ else float(np.abs(moved).max()) ** 2
+    return math.sqrt(float(np.square(moved - moved.mean()).sum()) + one_more) / len(moved)
 
 
 SAMPLED_IMAGES, SAMPLED = 16, 256
@@ -127,6 +156,7 @@ class SplitAssessment:
         self.reference = metric.reference
         self.order = known.order
         self._targets = known.targets[self.order]
+        self._scores = None if known.scores is None else known.scores[self.order]
         self.n_batches = -(-len(self.order) // batch_size)
         self._ordered = None if images is None else read_only_tensor(images)
         self._on_device: list[Tensor] = []
@@ -177,7 +207,7 @@ class SplitAssessment:
         classes = targets if targets.ndim == 1 else predicted(outputs)
         check_finite(tally.value(), f"metric {self._metric.name} of the float network is")
         order = hardest_first(outputs, classes)
-        return FloatPass(tally.value(), order, targets, sample_of(outputs))
+        return FloatPass(tally.value(), order, targets, sample_of(outputs), tally.scores())
 
     def _in_order(self) -> Tensor:
         # Reordered once, then reused: a pass over the images costs no copy any more.
@@ -215,7 +245,8 @@ class SplitAssessment:
                 return Measurement(None, tally.upper_bound(), n_batches)
         self._check_places()
         check_finite(tally.value(), f"metric {self._metric.name} is")
-        return Measurement(tally.value(), tally.value(), n_batches)
+        noise = noise_of(tally.scores(), self._scores)
+        return Measurement(tally.value(), tally.value(), n_batches, noise)
 
 
 class FunctionAssessment:

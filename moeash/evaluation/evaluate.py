@@ -292,6 +292,7 @@ class Evaluator:
             status="complete" if complete else "stopped",
             metric=measured.metric,
             bound=measured.bound,
+            noise=measured.noise,
             sizes=sizes,
             fingerprint=placed.fingerprint() if complete else None,
             n_batches=measured.n_batches,

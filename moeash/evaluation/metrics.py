@@ -56,6 +56,10 @@ def _attribute(function: Callable[..., Any], name: str, default: float | None) -
         ) from error
 
 
+Scores = NDArray[np.bool_] | NDArray[np.float64]
+"""What every image adds to a metric that is their mean: right or wrong, or a number."""
+
+
 class Tally(Protocol):
     """Accumulates one metric over one evaluation."""
 
@@ -69,6 +73,13 @@ class Tally(Protocol):
 
     def upper_bound(self) -> float:
         """Return the highest metric still possible whatever the remaining outputs are."""
+        ...
+
+    def scores(self) -> Scores | None:
+        """Return what each image adds, ``(n,)``, where the metric is their mean and luck counts.
+
+        None for others and for a divergence: every image tells how far it moved.
+        """
         ...
 
 
@@ -108,22 +119,26 @@ class _Top1Tally:
     def __init__(self, targets: NDArray[np.int64]) -> None:
         self._targets = targets
         self._seen = 0
-        self._right = 0
+        self._right = np.zeros(len(targets), dtype=np.bool_)
         # Where the float network's own output is broken (agreement) nothing can be right.
         self._possible = int((targets >= 0).sum())
 
     def add(self, outputs: Tensor) -> None:
         now = self._targets[self._seen : self._seen + len(outputs)]
-        self._right += int(((predicted(outputs) == now) & (now >= 0)).sum())
+        right = (predicted(outputs) == now) & (now >= 0)
+        self._right[self._seen : self._seen + len(outputs)] = right
         self._possible -= int((now >= 0).sum())
         self._seen += len(outputs)
 
     def value(self) -> float:
         assert self._seen == len(self._targets)
-        return self._right / len(self._targets)
+        return int(self._right.sum()) / len(self._targets)
 
     def upper_bound(self) -> float:
-        return (self._right + self._possible) / len(self._targets)
+        return (int(self._right.sum()) + self._possible) / len(self._targets)
+
+    def scores(self) -> Scores:
+        return self._right
 
 
 @dataclass(frozen=True)
@@ -193,6 +208,9 @@ class _MacroF1Tally:
         left = np.bincount(self._targets[self._seen :], minlength=self._classes)
         return self._f1(self._true_positives + left, self._predictions + left)
 
+    def scores(self) -> None:
+        return None
+
 
 @dataclass(frozen=True)
 class MacroF1:
@@ -244,6 +262,9 @@ class _MeanTally(ABC):
     def upper_bound(self) -> float:
         return float(self._scores.sum()) / len(self._scores)
 
+    def scores(self) -> Scores | None:
+        return self._scores
+
 
 class _NegativeCrossEntropyTally(_MeanTally):
     def _score(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -283,6 +304,9 @@ class _NegativeDivergenceTally(_MeanTally):
             )
         # Equal outputs may come out a rounding error below the least divergence there is.
         return -losses.clamp(min=0.0)
+
+    def scores(self) -> None:
+        return None
 
 
 @dataclass(frozen=True)

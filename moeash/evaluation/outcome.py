@@ -54,6 +54,8 @@ class Outcome:
             them, and does not hand them out with every outcome.
         worker: who spent the time, as ``process@host``; None when it was lost. Like the end, it is
             about the machines and not about the candidate, so outcomes are equal without it.
+        noise: standard error of the metric's distance from the float network's, image by image;
+            None where there is none, or where it is too small to matter.
         ended_at: when that was, by the worker's clock: UTC, ISO 8601.
     """
 
@@ -66,6 +68,7 @@ class Outcome:
     duration_s: float
     error: str | None = None
     retriable: bool = False
+    noise: float | None = None
     artifact: bytes | None = field(default=None, repr=False, compare=False)
     worker: str | None = field(default=None, compare=False)
     ended_at: str | None = field(default=None, compare=False)

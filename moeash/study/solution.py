@@ -14,9 +14,14 @@ from moeash.core.solutions.recipe import Recipe
 from moeash.core.solutions.variables import Variable
 from moeash.errors import InputError, NothingMeetsError
 from moeash.names import nearest
-from moeash.study.facts import StudyFacts, floor_of
+from moeash.study.facts import StudyFacts
 from moeash.study.spec.output import Pick
 from moeash.study.storage.records import EvaluationRecord
+
+CAUTION = 2.0
+"""Standard errors by which a drop may be larger on other images, for picks: the holdout is as small
+as the search split, and the luckiest of many candidates is picked. ``promises.py`` in
+``studies/comparison`` counts how often a limit is kept."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,16 @@ class Solution:
         return self.facts.baseline - self.metric
 
     @property
+    def noise(self) -> float:
+        """Standard error of the drop; 0 where it is not known, or too small to matter."""
+        return self.record.outcome.noise or 0.0
+
+    @property
+    def cautious_drop(self) -> float:
+        """How far below the float network it may well be on other images."""
+        return self.drop + CAUTION * self.noise
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of the file."""
         assert self.record.outcome.sizes is not None
@@ -85,6 +100,7 @@ class Solution:
             "metric": self.metric,
             "metric_name": self.facts.metric_name,
             "drop": self.drop,
+            "noise": self.record.outcome.noise,
             "size_bytes": self.size_bytes,
             "ratio": self.ratio,
             "entries": self.entries,
@@ -145,7 +161,8 @@ def pick(
     Args:
         front: from :func:`front_of`.
         how: ``smallest`` in bytes, ``best`` in metric (ties: smaller), or the ``knee``.
-        max_drop: only solutions at most this far below the float network.
+        max_drop: only solutions at most this far below the float network, luck allowed for:
+            :attr:`Solution.cautious_drop`.
         max_bytes: only solutions of at most so many bytes.
         variables: of the search space; where a bound held the nearest solution back, an error says
             so.
@@ -172,21 +189,37 @@ def pick(
             f"{least.size_bytes:,} at a drop of {least.drop:.4f}{least.facts.unit}"
             + _bound(least, variables)
         )
-    eligible = [s for s in small if s.metric >= floor_of(s.facts.baseline, max_drop)]
+    eligible = [s for s in small if s.cautious_drop <= _limit(max_drop)]
     if not eligible:
-        closest = min(small, key=lambda s: s.drop)
+        closest = min(small, key=lambda s: s.cautious_drop)
         limits = f"a drop of {max_drop}{closest.facts.unit}"
         if max_bytes is not None:
             limits += f" and {max_bytes:,} bytes"
         raise NothingMeetsError(
             f"no solution within {limits}; the best one, id {closest.id}, drops "
-            f"{closest.drop:.4f} at {closest.size_bytes:,} bytes" + _bound(closest, variables)
+            f"{closest.drop:.4f} at {closest.size_bytes:,} bytes"
+            + _luck(closest)
+            + _bound(closest, variables)
         )
     if how == "knee":
         return eligible[knee(minimised(eligible))]
     if how == "best":
         return min(eligible, key=lambda s: (-s.metric, s.size_bytes))
     return min(eligible, key=lambda s: (s.size_bytes, -s.metric))
+
+
+def _limit(max_drop: float | None) -> float:
+    """Return the largest drop within a limit, whatever the last bit of a difference says."""
+    return math.inf if max_drop is None else max_drop + 1e-12
+
+
+def _luck(solution: Solution) -> str:
+    if not solution.noise:
+        return ""
+    return (
+        f", and may well drop {solution.cautious_drop:.4f} on other images; a larger search split "
+        "tells better, as does evaluation.metric = 'neg_divergence'"
+    )
 
 
 def at_bound(solution: Solution, variables: Sequence[Variable]) -> str | None:

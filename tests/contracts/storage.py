@@ -57,7 +57,7 @@ def facts(**changes):
     return replace(FACTS, **plain)
 
 
-COMPLETE = Outcome("complete", 1 / 3, 1 / 3, Sizes(2**40, 7, 2.1), "ab" * 16, 10, 0.25)
+COMPLETE = Outcome("complete", 1 / 3, 1 / 3, Sizes(2**40, 7, 2.1), "ab" * 16, 10, 0.25, noise=1 / 7)
 STOPPED = Outcome("stopped", None, 0.7, Sizes(100, 7, 2.1), None, 3, 0.1)
 FAILED = Outcome("failed", None, None, None, None, 0, 0.1, "ValueError: ключ 'k'")
 

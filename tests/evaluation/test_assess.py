@@ -7,7 +7,12 @@ from torch import nn
 from moeash.data.sources import load_source
 from moeash.data.splits import draw_splits
 from moeash.errors import EvaluationError
-from moeash.evaluation.assess import FunctionAssessment, SplitAssessment, hardest_first
+from moeash.evaluation.assess import (
+    FunctionAssessment,
+    SplitAssessment,
+    hardest_first,
+    noise_of,
+)
 from moeash.evaluation.metrics import load_metric
 from moeash.networks.loading.sources import load_network
 
@@ -90,6 +95,58 @@ def test_a_measurement_that_is_complete_is_not_called_stopped(module):
     calls = []
     measured = one.measure(lambda bound: calls.append(bound) or len(calls) > 4)
     assert measured.metric is not None and len(calls) == 4
+
+
+def test_the_noise_of_a_drop_is_its_standard_error_image_by_image():
+    before = np.array([True] * 90 + [False] * 10)
+    after = before.copy()
+    after[:3] = False  # three lost
+    after[95:97] = True  # two won
+    moved = before.astype(float) - after
+    drop = 0.01
+    assert moved.mean() == pytest.approx(drop)
+    # Five images have changed, and one more counts as changed.
+    by_hand = (5 - 100 * drop**2 + 1) ** 0.5 / 100
+    assert noise_of(after, before) == pytest.approx(by_hand)
+    assert noise_of(before, before) == pytest.approx(0.01), "none that changed is not never"
+    assert noise_of(None, before) is None and noise_of(after, None) is None
+    numbers = np.array([0.0, 1.0, 2.0, 5.0])
+    assert noise_of(numbers - 0.5, numbers) == pytest.approx(0.5 / 4), "the furthest once more"
+
+
+def test_noise_foretells_drops_on_other_images():
+    """Of many halves of some images, the other half's drop is within two noises of this one's."""
+    rng = np.random.default_rng(0)
+    before = rng.random(2000) < 0.9
+    after = np.where(rng.random(2000) < 0.03, ~before, before)
+    inside = 0
+    for _ in range(200):
+        order = rng.permutation(2000)
+        here, there = order[:1000], order[1000:]
+        drops = [before[half].mean() - after[half].mean() for half in (here, there)]
+        inside += drops[1] <= drops[0] + 2 * noise_of(after[here], before[here])
+    assert 0.85 <= inside / 200 <= 0.97, "one noise is the error of each half: sqrt 2 together"
+
+
+@pytest.mark.parametrize(
+    "metric, noisy",
+    [
+        ("top1", True),
+        ("agreement", True),
+        ("neg_cross_entropy", True),
+        ("macro_f1", False),
+        ("neg_divergence", False),
+    ],
+)
+def test_metrics_that_luck_moves_say_by_how_much(module, metric, noisy):
+    one = assessment(module, metric=metric)
+    with torch.no_grad():
+        next(module.parameters()).mul_(0.7)
+    measured = one.measure(never)
+    assert (measured.noise is not None) == noisy
+    if noisy:
+        assert 0 < measured.noise < 0.2
+    assert one.measure(lambda bound: True).noise is None, "it was stopped"
 
 
 class Wrong(nn.Module):

@@ -155,7 +155,7 @@ class TableBackend(OneAtATime):
 
     def open(self, notify=ignore, progress=silent):
         return Baseline(
-            0.95, 0.0, self.N_BATCHES, 10_000, 2500, 0, "network", "data", Keeping(), 64
+            0.95, 0.0, self.N_BATCHES, 10_000, 2500, 0, "network", "data", Keeping(), (), 64
         )
 
     def evaluate(self, job, archive):

@@ -11,7 +11,7 @@ from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.core.solutions.variables import Integer, Real
 from moeash.errors import InputError, NothingMeetsError
 from moeash.evaluation.outcome import Job
-from moeash.study.solution import Solution, at_bound, front_of, pick
+from moeash.study.solution import CAUTION, Solution, at_bound, front_of, pick
 from moeash.study.storage.records import EvaluationRecord
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
@@ -66,6 +66,21 @@ def test_a_pick_that_a_bound_was_in_the_way_of_says_so():
     with pytest.raises(NothingMeetsError) as caught:
         pick(FRONT, "best", max_drop=0.0, variables=[Integer("k", 4, 10)])
     assert "allowed" not in str(caught.value)
+
+
+def noisy(number, metric, size_bytes, noise):
+    made = record(number, metric, size_bytes)
+    return Solution(STUDY, replace(made, outcome=replace(made.outcome, noise=noise)))
+
+
+def test_a_limit_is_held_with_luck_allowed_for():
+    lucky, sure = noisy(1, 0.899, 100, 0.004), noisy(2, 0.899, 200, 0.001)
+    assert lucky.cautious_drop == pytest.approx(0.001 + CAUTION * 0.004)
+    assert pick([lucky, sure], "smallest", max_drop=0.005) is sure
+    assert pick([lucky, sure], "smallest", max_drop=0.02) is lucky
+    assert pick([lucky, sure], "smallest") is lucky, "without a limit nothing is promised"
+    with pytest.raises(NothingMeetsError, match=r"id 2, drops 0\.0010 at 200 bytes, and may well "):
+        pick([lucky, sure], "smallest", max_drop=0.001)
 
 
 def test_nothing_to_pick_is_nothing_that_meets():

@@ -59,7 +59,7 @@ def variable_of(plain: Mapping[str, Any]) -> Variable:
 
     Example:
         >>> variable_of(Integer("k", 2, 256).as_dict())
-        Integer(name='k', low=2, high=256)
+        Integer(name='k', low=2, high=256, log=False)
     """
     values = {name: value for name, value in plain.items() if name != "kind"}
     return Integer(**values) if plain["kind"] == "integer" else Real(**values)

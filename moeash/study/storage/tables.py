@@ -49,6 +49,7 @@ def _job_and_outcome(*, by_key: bool) -> list[Column[Any]]:
         Column("status", String(10), nullable=False),
         Column("metric", Float(53)),
         Column("bound", Float(53)),
+        Column("noise", Float(53)),
         Column("size_bytes", BigInteger),
         Column("entries", BigInteger),
         Column("bits_per_weight", Float(53)),
