@@ -243,6 +243,29 @@ def at_bound(solution: Solution, variables: Sequence[Variable]) -> str | None:
     return " and ".join(found) or None
 
 
+def cut_ends(front: Sequence[Solution], variables: Sequence[Variable]) -> list[str]:
+    """Say which ends of a front lie at a bound of the search space, so that it may go on there.
+
+    Args:
+        front: smallest first.
+        variables: of the search space, those whose bounds somebody has chosen.
+    """
+    if not front:
+        return []
+    smallest, best = front[0], max(front, key=lambda s: s.metric)
+    ends = (
+        (smallest, f"its smallest solution, {smallest.size_bytes:,} bytes,", "smaller"),
+        (best, f"its best solution, at a drop of {best.drop:.4f}{best.facts.unit},", "better"),
+    )
+    found = [(which, at_bound(solution, variables), more) for solution, which, more in ends]
+    return [
+        f"the front ends at a bound of the search: {which} has {bound}; a wider range may find "
+        f"{more} ones"
+        for which, bound, more in found
+        if bound is not None
+    ]
+
+
 def _bound(solution: Solution, variables: Sequence[Variable]) -> str:
     bound = at_bound(solution, variables)
     return "" if bound is None else f"; it has {bound}, so a wider search may find another"

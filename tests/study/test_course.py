@@ -57,6 +57,29 @@ def test_wall_time_is_that_of_the_whole_course(tmp_path, algorithm):
     assert [phase for phase, _ in endings(told)] in (["search"], ["search", "merge"])
 
 
+@pytest.mark.parametrize("k, is_cut", [([4, 6], True), (None, False)])
+def test_a_front_that_the_given_range_cuts_is_noted_and_one_in_a_found_range_is_not(
+    tmp_path, k, is_cut
+):
+    told = Listener()
+    method = {"name": "feedback", "sketches": 1, "images": 60, "k": k}
+    splits = {"calibration": {"part": "all", "count": 60, "seed": 0}}
+    study(
+        tmp_path,
+        told,
+        method=method,
+        data={"splits": splits},
+        evaluation={"metric": "neg_divergence"},
+        search={"population": 4},
+        budget={"generations": 1},
+        refine={"solutions": 0},
+    )
+    notes = [event.text for event in told.of("note") if "bound of the search" in event.text]
+    assert [("k = 4" in text, "k = 6" in text) for text in notes] == (
+        [(True, False), (False, True)] if is_cut else []
+    )
+
+
 @pytest.mark.slow
 def test_a_study_of_a_divergence_has_a_hypervolume_that_shows_its_progress(tmp_path):
     plan = digits_plan(

@@ -11,7 +11,7 @@ from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.core.solutions.variables import Integer, Real
 from moeash.errors import InputError, NothingMeetsError
 from moeash.evaluation.outcome import Job
-from moeash.study.solution import CAUTION, Solution, at_bound, front_of, pick
+from moeash.study.solution import CAUTION, Solution, at_bound, cut_ends, front_of, pick
 from moeash.study.storage.records import EvaluationRecord
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
@@ -107,6 +107,15 @@ def test_a_pick_that_does_not_exist_is_bad_usage():
 def test_the_bounds_a_solution_lies_at_are_named(values, words):
     variables = [K, Real("rate", 0.0, 0.1), Integer("fixed", 3, 3)]
     assert at_bound(solution(1, recipe=Recipe.of(values)), variables) == words
+
+
+def test_a_front_that_a_bound_cuts_says_at_which_end():
+    front = [solution(4, 0.6, 100), solution(7, 0.8, 300), solution(9, 0.89, 900)]
+    low, high = cut_ends(front, [K])
+    assert "its smallest solution, 100 bytes, has k = 4, the lowest allowed" in low
+    assert "smaller ones" in low and "better ones" in high
+    assert "its best solution, at a drop of 0.0100, has k = 9, the highest allowed" in high
+    assert cut_ends(front, [Integer("k", 1, 64)]) == cut_ends(front, []) == cut_ends([], [K]) == []
 
 
 def test_of_equal_solutions_the_one_proposed_first_is_on_the_front():

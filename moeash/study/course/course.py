@@ -27,7 +27,7 @@ from moeash.study.course.steady_state import SteadyState
 from moeash.study.events import PhaseEnded, PhaseStarted
 from moeash.study.facts import StudyFacts, floor_of
 from moeash.study.plan import Plan
-from moeash.study.solution import Solution
+from moeash.study.solution import Solution, cut_ends
 from moeash.study.storage.records import Stage
 
 
@@ -68,6 +68,7 @@ class Course:
     def run(self) -> Ending:
         """Run every phase; return why the search ended."""
         ending = self._search()
+        self._say_where_the_front_is_cut()
         self._refine()
         self._merge()
         self._distill()
@@ -117,6 +118,16 @@ class Course:
         generations = budget.options.generations
         total = None if generations is None else generations * options.population
         return self._run(phase, total, len(stored))
+
+    def _say_where_the_front_is_cut(self) -> None:
+        """Note where the first variable, how fine a grid is, has bounds that were in the way.
+
+        Bounds that the preparation has found are where nothing more is to be had.
+        """
+        chosen = self._plan.task.method.space()[:1]
+        variables = [variable for variable in self._facts.variables[:1] if variable in chosen]
+        for text in cut_ends(self.standing.front(), variables):
+            self._journal.note(text)
 
     # ------------------------------------------------------------------ the front's solutions
 
