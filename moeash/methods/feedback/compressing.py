@@ -18,13 +18,12 @@ from moeash.methods.feedback.balancing import balanced_values
 from moeash.methods.feedback.columns import (
     PASSES,
     Factor,
-    assign_feedback,
     nearest,
     output_shift,
     rate_weight,
     zero_aligned_entries,
 )
-from moeash.methods.feedback.paths import assign_coupled, assign_trellis, nearest_path
+from moeash.methods.feedback.paths import assign_freely, assign_trellis, nearest_path
 from moeash.methods.feedback.preparing import PreparedLayers
 from moeash.methods.feedback.sequential import Lockstep, Rehearsal
 
@@ -135,9 +134,7 @@ def _rule(zero: int, passes: int, trellis: States) -> Assign:
     def assign(factor: Factor, entries: Tensor, price: float) -> Tensor:
         if trellis:
             return assign_trellis(factor, entries, zero, trellis, price=price, passes=passes)
-        if factor.rows is not None:
-            return assign_coupled(factor, entries, price=price, passes=passes)
-        return assign_feedback(factor, entries, price=price, passes=passes)
+        return assign_freely(factor, entries, price=price, passes=passes)
 
     return assign
 

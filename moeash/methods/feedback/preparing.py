@@ -44,7 +44,7 @@ class Settings:
         common_order: likewise; coupled rows then keep their own order, as trellises need it, too.
         rows: whether later rows take up errors of earlier ones, see
             :mod:`moeash.methods.feedback.rows`. If so, some images are kept in memory and passed
-            once more. Coupled rows, as trellises, are assigned on the CPU wherever the network is.
+            once more.
         absorb: let biases and running means take up constant changes of their layer's outputs.
             Without, no row in front of a BatchNorm is balanced either.
         balancing: of rows.

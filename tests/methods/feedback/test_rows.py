@@ -16,7 +16,7 @@ from moeash.methods.feedback.columns import (
     rate_weight,
     zero_aligned_entries,
 )
-from moeash.methods.feedback.paths import assign_coupled, assign_trellis
+from moeash.methods.feedback.paths import assign_freely, assign_trellis
 from moeash.methods.feedback.rows import coupled
 from tests.entropy import index_bits
 from tests.methods.feedback.row_curvature import between_rows, coupled_by
@@ -64,7 +64,7 @@ def test_it_is_optimal_brain_surgery_on_the_kronecker_product(seed, price):
         moving[i:] -= error * left[0] / left[0, 0]
     natural = torch.empty(5, 6, dtype=torch.int64)
     natural[rows[:, None], columns] = expected.reshape(6, 5).T
-    assert torch.equal(assign_coupled(factor, GRID, price=price, passes=1), natural)
+    assert torch.equal(assign_freely(factor, GRID, price=price, passes=1), natural)
     if price == 0:
         assert not torch.equal(natural, assign_feedback(plain, GRID))
 
@@ -77,7 +77,8 @@ def test_rows_coupled_by_nothing_are_assigned_as_independent_ones(price, groups)
         sensitivity = torch.rand(groups, 8, generator=torch.Generator().manual_seed(seed)) + 0.1
         factor = prepare_feedback(dataclasses.replace(curvature, sensitivity=sensitivity.double()))
         expected = assign_feedback(factor, GRID, price=price)
-        assert torch.equal(assign_coupled(uncoupled(factor), GRID, price=price), expected)
+        assert torch.equal(assign_freely(uncoupled(factor), GRID, price=price), expected)
+        assert torch.equal(assign_freely(factor, GRID, price=price), expected)
 
 
 @pytest.mark.parametrize("n_states", [4, 8])
@@ -91,7 +92,7 @@ def test_rows_coupled_by_nothing_follow_the_paths_of_independent_ones(n_states):
 def test_identities_and_no_rate_are_nearest_assignment():
     weight = torch.randn(1, 9, 70, generator=torch.Generator().manual_seed(1))
     factor = uncoupled(prepare_feedback(layer(weight, torch.eye(70)[None])))
-    assert torch.equal(assign_coupled(factor, GRID), nearest(weight[0], GRID))
+    assert torch.equal(assign_freely(factor, GRID), nearest(weight[0], GRID))
 
 
 @pytest.mark.parametrize("correlation", [1.0, 3.0])
@@ -100,7 +101,7 @@ def test_correlated_rows_always_gain(seed, correlation):
     curvature = problem(seed, rows=24, correlation=1.0)
     between = between_rows(1, 24, seed, correlation)
     plain = prepare_feedback(curvature)
-    got = loss(curvature, between, assign_coupled(coupled_by(plain, between), GRID))
+    got = loss(curvature, between, assign_freely(coupled_by(plain, between), GRID))
     assert got < 0.9 * loss(curvature, between, assign_feedback(plain, GRID))
 
 
@@ -109,7 +110,7 @@ def test_uncorrelated_rows_gain_on_average():
     for seed in range(30):
         curvature, between = problem(seed, rows=24), between_rows(1, 24, seed, 0.0)
         plain = prepare_feedback(curvature)
-        got = loss(curvature, between, assign_coupled(coupled_by(plain, between), GRID))
+        got = loss(curvature, between, assign_freely(coupled_by(plain, between), GRID))
         ratios.append(got / loss(curvature, between, assign_feedback(plain, GRID)))
     assert sum(ratios) / len(ratios) < 0.97
 
@@ -126,19 +127,19 @@ def test_correlated_rows_gain_on_a_trellis_too(seed):
     assert loss(curvature, between, got, FINE) < 0.8 * loss(curvature, between, alone, FINE)
     # Twice the choice of one state with half the entries: looking ahead pays for coupled rows too.
     every_other = FINE[zero % 2 :: 2]
-    one = assign_coupled(paired, every_other)
+    one = assign_freely(paired, every_other)
     assert loss(curvature, between, got, FINE) < 0.9 * loss(curvature, between, one, every_other)
 
 
 def test_a_grouped_layer_equals_its_groups_one_by_one():
     curvature, between = problem(5, groups=3, correlation=1.0), between_rows(3, 8)
-    together = assign_coupled(coupled_by(prepare_feedback(curvature), between), GRID)
+    together = assign_freely(coupled_by(prepare_feedback(curvature), between), GRID)
     for group in range(3):
         here = slice(group, group + 1)
         alone = coupled_by(
             prepare_feedback(layer(curvature.weight[here], curvature.gram[here])), between[here]
         )
-        assert torch.equal(assign_coupled(alone, GRID), together.reshape(3, 8, 40)[group])
+        assert torch.equal(assign_freely(alone, GRID), together.reshape(3, 8, 40)[group])
 
 
 def test_one_column_is_a_recursion_over_rows_alone():
@@ -147,12 +148,12 @@ def test_one_column_is_a_recursion_over_rows_alone():
     factor = coupled_by(prepare_feedback(layer(weight, torch.full((1, 1, 1), 7.0))), between)
     turned = layer(weight.transpose(1, 2), between)
     rows = prepare_feedback(turned, damping=1e-9)
-    assert torch.equal(assign_coupled(factor, GRID).flatten(), assign_feedback(rows, GRID)[0])
+    assert torch.equal(assign_freely(factor, GRID).flatten(), assign_feedback(rows, GRID)[0])
 
 
 def test_one_row_is_assigned_as_if_it_were_independent():
     factor = prepare_feedback(problem(4, rows=1, correlation=1.0))
-    got = assign_coupled(coupled_by(factor, torch.ones(1, 1, 1).double()), GRID, price=0.01)
+    got = assign_freely(coupled_by(factor, torch.ones(1, 1, 1).double()), GRID, price=0.01)
     assert torch.equal(got, assign_feedback(factor, GRID, price=0.01))
 
 
@@ -160,9 +161,9 @@ def test_one_row_is_assigned_as_if_it_were_independent():
 @pytest.mark.parametrize("block", [1, 7, 40, 64])
 def test_blocks_change_nothing(block, price):
     factor = coupled_by(prepare_feedback(problem(3, correlation=1.0)), between_rows(1, 8))
-    whole = assign_coupled(factor, GRID, price=price, block=1000)
+    whole = assign_freely(factor, GRID, price=price, block=1000)
     assert int(whole.min()) >= 0 and int(whole.max()) < GRID.numel()
-    assert torch.equal(assign_coupled(factor, GRID, price=price, block=block), whole)
+    assert torch.equal(assign_freely(factor, GRID, price=price, block=block), whole)
 
 
 def test_a_higher_rate_gives_fewer_bits_and_more_loss():
@@ -170,7 +171,7 @@ def test_a_higher_rate_gives_fewer_bits_and_more_loss():
     factor = coupled_by(prepare_feedback(curvature), between)
     bits, losses = [], []
     for rate in (0.0, 0.1, 0.4):
-        indices = assign_coupled(factor, GRID, price=rate_weight([factor], 0.5, rate))
+        indices = assign_freely(factor, GRID, price=rate_weight([factor], 0.5, rate))
         bits.append(index_bits(indices))
         losses.append(loss(curvature, between, indices))
     assert bits[0] > bits[1] > bits[2]
@@ -189,7 +190,7 @@ def test_a_higher_rate_gives_fewer_bits_and_more_loss():
 def test_bad_calls_are_refused(change, message):
     factor = coupled_by(prepare_feedback(problem(0)), between_rows(1, 8))
     with pytest.raises(InputError, match=message):
-        assign_coupled(factor, **{"entries": GRID, **change})
+        assign_freely(factor, **{"entries": GRID, **change})
 
 
 @pytest.mark.gpu
@@ -205,9 +206,9 @@ def test_a_factor_on_a_device_is_assigned_as_on_the_host():
         },
         rows=RowFactor(*(value.cuda() for value in vars(factor.rows).values())),
     )
-    got = assign_coupled(there, GRID.cuda(), price=0.01)
+    got = assign_freely(there, GRID.cuda(), price=0.01)
     assert got.is_cuda
-    assert torch.equal(got.cpu(), assign_coupled(factor, GRID, price=0.01))
+    assert torch.equal(got.cpu(), assign_freely(factor, GRID, price=0.01))
 
 
 # ------------------------------------------------------------------ its factor
@@ -292,4 +293,4 @@ def test_a_row_that_is_never_active_is_left_alone():
 def test_a_coupled_factor_travels():
     factor = coupled_by(prepare_feedback(problem(1)), between_rows(1, 8))
     there = pickle.loads(pickle.dumps(factor))
-    assert torch.equal(assign_coupled(there, GRID), assign_coupled(factor, GRID))
+    assert torch.equal(assign_freely(there, GRID), assign_freely(factor, GRID))

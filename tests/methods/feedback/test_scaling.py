@@ -17,7 +17,7 @@ from moeash.methods.feedback.columns import (
     prepare_feedback,
     zero_aligned_entries,
 )
-from moeash.methods.feedback.paths import assign_coupled, assign_trellis
+from moeash.methods.feedback.paths import assign_freely, assign_trellis
 from moeash.methods.feedback.rows import coupled
 from tests.methods.feedback.row_curvature import between_rows, coupled_by
 from tests.methods.feedback.test_columns import layer, problem
@@ -31,7 +31,7 @@ def ways(factor, entries, price):
     rows = factor.weight.shape[1]
     with_rows = coupled_by(factor, between_rows(factor.weight.shape[0], rows), natural_order=True)
     yield assign_feedback(factor, entries, price=price)
-    yield assign_coupled(with_rows, entries, price=price)
+    yield assign_freely(with_rows, entries, price=price)
     for n_states in (4, 8, 16):
         yield assign_trellis(factor, entries, ZERO, n_states, price=price)
         indices = assign_trellis(with_rows, entries, ZERO, n_states, price=price)
