@@ -162,7 +162,7 @@ def encode(
     bits = BitWriter()
     codebooks.write_all(bits, shared.codebooks)
     assert bits.n_bits == layout.codebook_bits
-    sources = streams.write_tables(bits, layout)
+    sources = streams.symbols_of(shared, layout.kept.groups, streams.write_tables(bits, layout))
     model = bits.to_bytes()
     assert len(model) == layout.model_bytes
     payload, salt = layout.coding.encode(sources, layout.payload_bytes)

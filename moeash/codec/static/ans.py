@@ -24,7 +24,8 @@ salt, one byte in the file. (Another initial state would not do: encoding is mon
 so a larger one never ends smaller, but where a symbol's slot lies decides which way a step is off.)
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import constriction
 import numpy as np
@@ -41,13 +42,29 @@ SLACK_PER_SYMBOL = 15  # 2**-15 bits
 MAX_SALT = 255
 CHUNK = 1 << 20
 
-__all__ = ["NAME", "RESOLUTIONS", "costs", "decode", "encode", "flat_levels", "levels"]
+WINDOW = 1 << 21
+"""Words of a stream that are in memory, beside those a run may take."""
+
+STATE_WORDS = 2
+"""Words of the state of a coder that holds more than its state."""
+
+__all__ = ["NAME", "RESOLUTIONS", "costs", "decode", "encode", "flat_levels", "levels", "push"]
 
 # 2**30 * 2**(-i / 8), rounded: written out because the format depends on them.
 _EIGHTHS = np.array(
     [1073741824, 984625594, 902905651, 827968132, 759250125, 696235434, 638450708, 585461881],
     dtype=np.int64,
 )
+
+
+class Sliceable(Protocol):
+    """Bytes that need not be in memory: of a file, say."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def __getitem__(self, part: slice, /) -> bytes | memoryview:
+        """Return some of them."""
 
 
 def levels(rows: Rows, resolution: int) -> NDArray[np.int64]:
@@ -119,29 +136,77 @@ def encode(
     Raises:
         ExportError: no salt makes the stream fit.
     """
-    tables = {id(table): table for _, table in sources}
     for salt in range(MAX_SALT + 1):
-        models = {key: _model(table, salt) for key, table in tables.items()}
-        coder = constriction.stream.stack.AnsCoder()
-        for ranks, table in reversed(sources):
-            if models[id(table)] is not None:
-                coder.encode_reverse(_rotated(ranks(), table, salt), models[id(table)])
-        words = coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
-        if len(words) <= reserved:
-            return words.ljust(reserved, b"\0"), salt
-    raise ExportError(f"no order of slots fits the indices into {reserved} bytes")
+        parts: list[bytes] = []
+        runs = ((ranks(), table) for ranks, table in reversed(sources) if table.symbols.size > 1)
+        if push(runs, reserved, salt, parts.append):
+            return b"".join(parts), salt
+    raise does_not_fit(reserved)
+
+
+def does_not_fit(reserved: int) -> ExportError:
+    """Return the error of symbols that no salt fits into their bytes."""
+    return ExportError(f"no order of slots fits the indices into {reserved} bytes")
+
+
+def push(
+    runs: Iterable[tuple[NDArray[np.int32], Table]],
+    reserved: int,
+    salt: int,
+    write: Callable[[bytes], object],
+) -> bool:
+    """Write a stream from front to back, and tell whether it fits its bytes.
+
+    The stack grows at the stream's end, and only its top is ever read again. So what lies below is
+    written as it comes, and memory does not grow with the stream.
+
+    Args:
+        runs: from the last to the first, ranks and the table they are of; only the tables' own
+            identity says which are the same.
+        reserved: bytes the stream has.
+        salt: rotation of the slots.
+        write: takes the next bytes. What it took is worthless if the stream does not fit.
+    """
+    models: dict[int, constriction.stream.model.Categorical | None] = {}
+    coder = constriction.stream.stack.AnsCoder()
+    written = 0
+    for ranks, table in runs:
+        if id(table) not in models:
+            models[id(table)] = _model(table, salt)
+        model = models[id(table)]
+        if model is None:
+            continue
+        coder.encode_reverse(_rotated(ranks, table, salt), model)
+        if coder.num_words() > WINDOW:
+            words = coder.get_compressed()
+            below = words[:-STATE_WORDS].astype("<u4").tobytes()
+            written += len(below)
+            if written > reserved:
+                return False
+            write(below)
+            coder = constriction.stream.stack.AnsCoder(words[-STATE_WORDS:])
+    rest = coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+    if written + len(rest) > reserved:
+        return False
+    write(rest.ljust(reserved - written, b"\0"))
+    return True
 
 
 def decode(
-    payload: bytes, salt: int, sources: Sequence[tuple[Table, int]]
+    payload: Sliceable, salt: int, sources: Sequence[tuple[Table, int]]
 ) -> Iterator[tuple[int, NDArray[np.int32]]]:
     """Yield the position of a source and a run of its ranks, in order, runs of bounded length.
+
+    Args:
+        payload: the stream; slices of bounded length are taken, from its end to its beginning.
+        salt: rotation of the slots.
+        sources: table and number of symbols of each.
 
     Raises:
         CorruptContainerError: the stream does not lead back to the empty state.
     """
-    words = np.frombuffer(_whole_words(payload), dtype="<u4").astype(np.uint32)
-    coder = constriction.stream.stack.AnsCoder(words)
+    words = _Words(payload)
+    coder = constriction.stream.stack.AnsCoder(words.take(WINDOW))
     models: dict[int, constriction.stream.model.Categorical | None] = {}
     for position, (table, n) in enumerate(sources):
         if id(table) not in models:
@@ -149,14 +214,44 @@ def decode(
         model = models[id(table)]
         for begin in range(0, n, CHUNK):
             size = min(CHUNK, n - begin)
+            # A symbol takes less than a word. The coder must not see an end before there is one.
+            if words.left and coder.num_words() < size + STATE_WORDS:
+                more = words.take(max(WINDOW, size + STATE_WORDS))
+                coder = constriction.stream.stack.AnsCoder(
+                    np.concatenate([more, coder.get_compressed()])
+                )
             if model is None or coder.is_empty():
                 # The empty state stays so: all it decodes to is the symbol in the first place.
                 first = np.zeros(size, dtype=np.int32)
                 yield position, first if model is None else _rotated(first, table, -salt)
             else:
                 yield position, _rotated(coder.decode(model, size), table, -salt)
-    if not coder.is_empty():
+    if words.left or not coder.is_empty():
         raise CorruptContainerError("the coded indices do not end where they began")
+
+
+class _Words:
+    """The words of a payload from its end to its beginning, without the zeros it is padded with."""
+
+    def __init__(self, payload: Sliceable) -> None:
+        self._payload = payload
+        end = len(payload)
+        significant = b""
+        while end and not significant:
+            begin = max(0, end - 4 * WINDOW)
+            significant = bytes(payload[begin:end]).rstrip(b"\0")
+            end = begin
+        self.left = -(-(end + len(significant)) // 4)
+        """Words not taken yet."""
+
+    def take(self, n: int) -> NDArray[np.uint32]:
+        """Return the last ``n`` words, or all that are left."""
+        begin = max(0, self.left - n)
+        taken = bytes(self._payload[4 * begin : 4 * self.left]).ljust(
+            4 * (self.left - begin), b"\0"
+        )
+        self.left = begin
+        return np.frombuffer(taken, dtype="<u4").astype(np.uint32)
 
 
 def _rotated(ranks: NDArray[np.int32], table: Table, salt: int) -> NDArray[np.int32]:
@@ -164,8 +259,3 @@ def _rotated(ranks: NDArray[np.int32], table: Table, salt: int) -> NDArray[np.in
         return ranks
     rotated: NDArray[np.int32] = (ranks + np.int32(salt)) % np.int32(table.symbols.size)
     return rotated
-
-
-def _whole_words(payload: bytes) -> bytes:
-    significant = payload.rstrip(b"\0")
-    return significant.ljust(-(-len(significant) // 4) * 4, b"\0")
