@@ -35,6 +35,7 @@ from moeash.errors import (
 
 if TYPE_CHECKING:
     from moeash.api.files import compress, export
+    from moeash.api.one_file import compress_checkpoint, compress_spec
     from moeash.api.studies import run, search
     from moeash.codec.container import read_arrays as read
     from moeash.codec.inspection import inspect, verify
@@ -52,6 +53,8 @@ HOMES = {
     "Study": "moeash.study.study",
     "compare": "moeash.study.comparing",
     "compress": "moeash.api.files",
+    "compress_checkpoint": "moeash.api.one_file",
+    "compress_spec": "moeash.api.one_file",
     "decompress": "moeash.exports.decompressing",
     "export": "moeash.api.files",
     "inspect": "moeash.codec.inspection",
@@ -94,6 +97,8 @@ __all__ = [
     "UserCodeError",
     "compare",
     "compress",
+    "compress_checkpoint",
+    "compress_spec",
     "decompress",
     "export",
     "inspect",

@@ -65,3 +65,24 @@ def test_an_existing_file_needs_force(moeash, checkpoint, tmp_path):
     assert answer.code == 2 and "'m.moeash' exists" in answer.err
     assert (tmp_path / "m.moeash").read_bytes() == b"old"
     assert moeash(*arguments, "--force").code == 0
+
+
+def test_a_study_becomes_one_file_that_meets_a_goal(moeash, bare, tmp_path):
+    answer = moeash("compress", bare, "--max-kl", "0.2", "--to", "x.moeash")
+    assert answer.code == 0, answer.err
+    assert "search (60 images): divergence 0.1" in answer.out
+    assert "holdout (100 images): divergence 0." in answer.out
+    flags = ["--max-bytes", "16000", "--to", "y.moeash", "--set", "method.k=[2,32]", "--json"]
+    answer = moeash("compress", bare, *flags).json
+    assert answer["size_bytes"] == (tmp_path / "y.moeash").stat().st_size <= 16_000
+    assert answer["search"]["n_images"] == 60
+    answer = moeash("compress", bare, "--max-kl", "1e-9", "--to", "z.moeash")
+    assert answer.code == 3 and "raise method.k" in answer.err
+
+
+def test_options_of_the_other_kind_are_refused_with_the_right_ones(moeash, bare, checkpoint):
+    answer = moeash("compress", bare, "--bits", "2", "--to", "x.moeash")
+    assert answer.code == 2 and "--bits is for a checkpoint" in answer.err
+    assert "--max-kl, --max-drop, --max-bytes" in answer.err
+    answer = moeash("compress", "m.safetensors", "--max-kl", "2", "--to", "x.moeash")
+    assert answer.code == 2 and "--max-kl is for a study" in answer.err

@@ -150,6 +150,15 @@ def _check(
         raise InputError(f"got k={k}, needed a number of bins in [1, {MAX_K}]")
     if max_error is not None and not MIN_ERROR <= max_error < 1:
         raise InputError(f"got max_error={max_error}, needed a relative error in [{MIN_ERROR}, 1)")
+    refuse_existing(to, force=force)
+
+
+def refuse_existing(to: str | os.PathLike[str], *, force: bool) -> None:
+    """Refuse a target that exists, unless it may be replaced.
+
+    Raises:
+        InputError: it does.
+    """
     if not force and Path(to).exists():
         raise InputError(
             f"{os.fspath(to)!r} exists; choose another name, or replace it with force (--force)"
