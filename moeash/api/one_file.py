@@ -116,6 +116,19 @@ def compress_checkpoint(
         InputError: an option is out of its range, or the target exists.
         CheckpointError: the checkpoint cannot be read.
         ExportError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import moeash
+        >>> import torch
+        >>> from safetensors.torch import save_file
+        >>> folder = tempfile.mkdtemp()
+        >>> save_file({"layer.weight": torch.randn(200, 300)}, f"{folder}/model.safetensors")
+        >>> report = moeash.compress_checkpoint(
+        ...     folder, f"{folder}/model.moeash", bits=3, progress=False
+        ... )
+        >>> round(report.bits_per_weight), round(report.ratio)
+        (3, 11)
     """
     with listening(progress) as listen:
         return compress_weights(

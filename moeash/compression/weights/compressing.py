@@ -98,17 +98,6 @@ def compress_checkpoint(
         CheckpointError: the checkpoint cannot be read.
         NonFiniteWeightError: a tensor to be shared holds NaN or infinity.
         ExportError: the file cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> import numpy as np
-        >>> from safetensors.numpy import save_file
-        >>> folder = tempfile.mkdtemp()
-        >>> weights = np.random.default_rng(0).normal(size=(200, 300)).astype("float32")
-        >>> save_file({"layer.weight": weights}, f"{folder}/model.safetensors")
-        >>> report = compress_checkpoint(folder, f"{folder}/model.moeash", bits=3)
-        >>> round(report.bits_per_weight, 1), round(report.ratio)
-        (3.0, 11)
     """
     _check(path, to, k=k, bits=bits, max_error=max_error, force=force)
     with Checkpoint(path) as checkpoint:

@@ -1,7 +1,9 @@
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,6 +170,16 @@ def test_the_bits_asked_for_are_about_those_taken(saved, tmp_path, bits):
     path = saved({"a": torch.randn(300, 300), "b": torch.randn(300, 300) * 0.3})
     report = compress_checkpoint(path, tmp_path / "x.moeash", bits=bits)
     assert report.bits_per_weight == pytest.approx(bits, abs=0.15)
+
+
+def test_the_readmes_snippet_runs(tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(import moeash\n\nreport = .*?)```", readme, re.S)
+    monkeypatch.chdir(tmp_path)
+    save_file(tensors(), "model.safetensors")
+    exec(snippet, {})
+    assert len(capsys.readouterr().out.split()) >= 4
+    assert load_file("again.safetensors").keys() == tensors().keys()
 
 
 def test_patterns_say_what_is_shared(saved, tmp_path):
