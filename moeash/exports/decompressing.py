@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from moeash.codec.container import read
 from moeash.codec.entries import Entry, numpy_dtype
+from moeash.codec.streaming.ahead import ahead
 from moeash.codec.streaming.reading import BLOCK, FileReader, Run
 from moeash.codec.streaming.writing import CODER
 from moeash.core.codebook import Codebook, KeptTensor, TiedTensor
@@ -66,7 +67,7 @@ def decompress(
         to: target; an existing file is replaced, and untouched on any failure.
         max_bytes: most bytes that the decoded network may take on the disk; default the larger of
             128 MiB and 1,024 times the file. A file of a few bytes can describe a huge network.
-        progress: hears how many megabytes of symbols were decoded, and how many were compared.
+        progress: hears how many symbols were decoded, and how many megabytes were compared.
 
     Raises:
         ContainerError: the file is not readable, or asks for more.
@@ -168,7 +169,7 @@ def _write_runs(reader: FileReader, target: _Target, folder: Path, progress: Pro
     tables: dict[tuple[int, str], NDArray[Any]] = {}
     with tempfile.SpooledTemporaryFile(SPOOLED_BYTES, dir=str(folder)) as spool:
         kept = _Planes(reader, spool)
-        for run in reader.runs():
+        for run in ahead(reader.runs()):
             entry = reader.entries[run.position]
             if run.source.plane is None:
                 key = entry.codebook, entry.dtype
@@ -180,7 +181,7 @@ def _write_runs(reader: FileReader, target: _Target, folder: Path, progress: Pro
             else:
                 kept.add(run)
             done += run.symbols.size
-            progress("decoding, MB of symbols", done >> 20, total >> 20)
+            progress("decoding, millions of symbols", done >> 20, total >> 20)
         for position, entry in enumerate(reader.entries):
             if entry.kind == "kept":
                 for values in kept.values(position):

@@ -24,6 +24,7 @@ from moeash.codec.pools import CODERS
 from moeash.codec.sources import Coded
 from moeash.codec.static import ans
 from moeash.codec.static.tables import Table
+from moeash.codec.streaming.ahead import ahead
 from moeash.codec.streaming.reading import FileReader
 from moeash.core.codebook import Codebook
 from moeash.core.progress import Progress, silent
@@ -95,7 +96,7 @@ def write(
         path: target; an existing file is replaced, and untouched on any failure.
         counted: what the sizes follow from.
         contents: the network.
-        progress: hears how many megabytes of symbols were coded and checked.
+        progress: hears how many symbols were coded and checked.
 
     Raises:
         InputError: a limit of the format is exceeded.
@@ -126,8 +127,9 @@ def _encode(
             hashing = _Hashing(file)
             head = VERSION.to_bytes(2, "little") + bytes([CODERS.index(CODER), salt])
             hashing.write(MAGIC + head + layout.lengths + layout.directory + model)
-            runs = _backwards(layout.entries, sources, contents, progress)
-            if not ans.push(runs, layout.payload_bytes, salt, hashing.write):
+            runs = ahead(_backwards(layout.entries, sources, contents))
+            counted = _counting(runs, sources, progress)
+            if not ans.push(counted, layout.payload_bytes, salt, hashing.write):
                 continue
             file.write(hashing.digest.digest())
             file.flush()
@@ -150,24 +152,31 @@ class _Hashing:
 
 
 def _backwards(
-    entries: Entries, sources: Sequence[Coded], contents: Contents, progress: Progress
+    entries: Entries, sources: Sequence[Coded], contents: Contents
 ) -> Iterator[tuple[NDArray[np.int32], Table]]:
     """Yield the ranks of all sources in runs, from the last to the first."""
-    total = sum(source.size for source in sources)
-    done = 0
     for source in reversed(sources):
-        if source.table is not None and source.table.symbols.size > 1:
-            ranks = streams.ranks_of(source.table)
-            for position in reversed(source.positions):
-                for end in range(entries[position].size, 0, -CHUNK):
-                    begin = max(0, end - CHUNK)
-                    symbols = symbols_of(entries, source, contents, position, begin, end)
-                    run = np.take(ranks, symbols)
-                    if run.min() < 0:
-                        raise changed(entries[position].name)
-                    yield run, source.table
-                    progress("coding", (done + begin) >> 20, total >> 20)
-        done += source.size
+        if source.table is None or source.table.symbols.size == 1:
+            continue
+        ranks = streams.ranks_of(source.table)
+        for position in reversed(source.positions):
+            for end in range(entries[position].size, 0, -CHUNK):
+                begin = max(0, end - CHUNK)
+                run = np.take(ranks, symbols_of(entries, source, contents, position, begin, end))
+                if run.min() < 0:
+                    raise changed(entries[position].name)
+                yield run, source.table
+
+
+def _counting(
+    runs: Iterator[tuple[NDArray[np.int32], Table]], sources: Sequence[Coded], progress: Progress
+) -> Iterator[tuple[NDArray[np.int32], Table]]:
+    total = sum(source.size for source in sources if source.table is not None)
+    done = 0
+    for run, table in runs:
+        yield run, table
+        done += run.size
+        progress("coding, millions of symbols", done >> 20, total >> 20)
 
 
 def symbols_of(
@@ -199,7 +208,7 @@ def _verify(path: Path, counted: Counted, contents: Contents, progress: Progress
                 raise ExportError("the file written does not decode to the same network")
             total = sum(source.size for source in reader.sources)
             done = 0
-            for run in reader.runs():
+            for run in ahead(reader.runs()):
                 end = run.begin + run.symbols.size
                 wanted = symbols_of(
                     counted.entries, run.source, contents, run.position, run.begin, end
@@ -210,6 +219,6 @@ def _verify(path: Path, counted: Counted, contents: Contents, progress: Progress
                         f"{counted.entries[run.position].name!r} differs"
                     )
                 done += run.symbols.size
-                progress("verifying", done >> 20, total >> 20)
+                progress("verifying, millions of symbols", done >> 20, total >> 20)
     except ContainerError as exc:
         raise ExportError(f"the file written does not decode: {exc}") from exc

@@ -11,7 +11,14 @@ from moeash.codec.entries import Entries, Entry, numpy_dtype
 from moeash.codec.layout import plan_kept
 from moeash.codec.sources import KeptGroup
 from moeash.codec.streaming.writing import CODER, Counted
-from moeash.compression.weights.survey import Survey, Surveyed, Tick, runs_of, ticking
+from moeash.compression.weights.survey import (
+    Survey,
+    Surveyed,
+    Tick,
+    read_ahead,
+    runs_of,
+    ticking,
+)
 from moeash.core.bins import Grid, Indices, assign_bins
 from moeash.core.codebook import Codebook
 from moeash.core.progress import Progress
@@ -124,8 +131,8 @@ def _counted(
 ) -> InBins:
     counts = np.zeros(grid.n_bins, dtype=np.int64)
     sums = np.zeros(grid.n_bins)
-    for begin, end in runs_of(tensor, tick):
-        weights = as_floats(checkpoint.read(tensor, begin, end), tensor.dtype)
+    for raw in read_ahead(checkpoint, tensor, tick):
+        weights = as_floats(raw, tensor.dtype)
         bins = assign_bins(weights, grid, n_threads=n_threads)
         counts += np.bincount(bins, minlength=grid.n_bins)
         sums += np.bincount(bins, weights=weights, minlength=grid.n_bins)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeash.codec.streaming.ahead import ahead
 from moeash.codec.streaming.writing import CHUNK
 from moeash.compression.weights.sketch import Sketch
 from moeash.core.progress import Progress, silent
@@ -144,19 +145,23 @@ def ticking(what: str, total: int, progress: Progress) -> Tick:
     return tick
 
 
-def runs_of(tensor: StoredTensor, tick: Tick = lambda n_bytes: None) -> Iterator[tuple[int, int]]:
+def runs_of(tensor: StoredTensor) -> Iterator[tuple[int, int]]:
     """Yield where runs of a tensor begin and end that may be in memory."""
     for begin in range(0, tensor.size, CHUNK):
-        end = min(begin + CHUNK, tensor.size)
-        yield begin, end
-        tick((end - begin) * tensor.width)
+        yield begin, min(begin + CHUNK, tensor.size)
+
+
+def read_ahead(checkpoint: Checkpoint, tensor: StoredTensor, tick: Tick) -> Iterator[NDArray[Any]]:
+    """Yield a tensor in runs, the next of which is read while one is used."""
+    for raw in ahead(checkpoint.read(tensor, *run) for run in runs_of(tensor)):
+        yield raw
+        tick(raw.nbytes)
 
 
 def _of_patterns(checkpoint: Checkpoint, tensor: StoredTensor, tick: Tick) -> Surveyed:
     counts = np.zeros(PATTERNS, dtype=np.int64)
-    for begin, end in runs_of(tensor, tick):
-        raw = checkpoint.read(tensor, begin, end).view(np.uint16)
-        counts += np.bincount(raw, minlength=PATTERNS)
+    for raw in read_ahead(checkpoint, tensor, tick):
+        counts += np.bincount(raw.view(np.uint16), minlength=PATTERNS)
     bad = int(counts[~np.isfinite(all_values(tensor.dtype))].sum())
     if bad:
         raise NonFiniteWeightError(tensor.name, count=bad, size=tensor.size)
@@ -170,8 +175,8 @@ def _of_floats(
 ) -> Surveyed:
     low, high, squares = np.inf, -np.inf, 0.0
     heads = np.zeros(PATTERNS, dtype=np.int64)
-    for begin, end in runs_of(tensor, tick):
-        weights = as_floats(checkpoint.read(tensor, begin, end), tensor.dtype)
+    for raw in read_ahead(checkpoint, tensor, tick):
+        weights = as_floats(raw, tensor.dtype)
         least, most = float(weights.min()), float(weights.max())
         if not np.isfinite(most - least):
             _check_finite(checkpoint, tensor)
