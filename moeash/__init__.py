@@ -35,10 +35,12 @@ from moeash.errors import (
 
 if TYPE_CHECKING:
     from moeash.api.files import compress, export
+    from moeash.api.one_file import compress_checkpoint, compress_spec
     from moeash.api.studies import run, search
     from moeash.codec.container import read_arrays as read
     from moeash.codec.inspection import inspect, verify
-    from moeash.exports.files import decompress, load_into
+    from moeash.exports.decompressing import decompress
+    from moeash.exports.files import load_into
     from moeash.study.comparing import compare
     from moeash.study.opening import open_storage, open_study
     from moeash.study.solution import Solution
@@ -51,7 +53,9 @@ HOMES = {
     "Study": "moeash.study.study",
     "compare": "moeash.study.comparing",
     "compress": "moeash.api.files",
-    "decompress": "moeash.exports.files",
+    "compress_checkpoint": "moeash.api.one_file",
+    "compress_spec": "moeash.api.one_file",
+    "decompress": "moeash.exports.decompressing",
     "export": "moeash.api.files",
     "inspect": "moeash.codec.inspection",
     "load_into": "moeash.exports.files",
@@ -93,6 +97,8 @@ __all__ = [
     "UserCodeError",
     "compare",
     "compress",
+    "compress_checkpoint",
+    "compress_spec",
     "decompress",
     "export",
     "inspect",

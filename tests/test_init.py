@@ -22,9 +22,9 @@ def test_importing_moeash_loads_nothing_heavy():
     assert not loaded_after("import moeash") & {*HEAVY, "numpy", "pydantic", "typer"}
 
 
-def test_reading_a_file_needs_numpy_and_the_entropy_coder_only(tiny):
+def test_reading_a_file_needs_numpy_only(tiny):
     modules = loaded_after(f"import moeash; moeash.read({str(tiny.file)!r})")
-    assert {"numpy", "constriction"} <= modules
+    assert {"numpy"} <= modules
     assert not modules & {*HEAVY, "bitarray", "safetensors", "pydantic"}
 
 

@@ -58,7 +58,7 @@ HOME = {  # third parties that must stay at home: module prefix -> where it may 
     "prometheus_client": ("service",),
     "matplotlib": ("exports",),
     "pandas": ("study", "exports", "api"),
-    "constriction": ("codec",),
+    "constriction": (),
     "bitarray": ("codec",),
     "typer": ("cli",),
     "rich": ("cli", "console"),

@@ -17,7 +17,7 @@ from moeash.cli.show import JsonOption, StorageOption, print_json, say
 
 Check = Callable[[], str]
 
-PACKAGES = ("numpy", "torch", "torchvision", "pymoo", "constriction", "bitarray", "sqlalchemy")
+PACKAGES = ("numpy", "torch", "torchvision", "pymoo", "bitarray", "sqlalchemy")
 
 IMPORTED = (
     *PACKAGES,
@@ -120,7 +120,7 @@ def _coder() -> str:
     tensor = SharedTensor("w", (1000,), "float32", 0, indices, np.bincount(indices, minlength=5))
     shared = SharedWeights((Codebook(np.arange(5, dtype=np.float32)),), (tensor,))
     if decode(encode(shared)).shared.fingerprint() != shared.fingerprint():
-        raise RuntimeError("a file does not decode to what was encoded; reinstall constriction")
+        raise RuntimeError("a file does not decode to what was encoded; reinstall moeash")
     return "round trip exact"
 
 

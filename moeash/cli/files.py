@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moeash.cli.show import JsonOption, StorageOption, bytes_text, percent, print_json, say, table
+from moeash.cli.show import (
+    JsonOption,
+    StorageOption,
+    bytes_text,
+    percent,
+    print_json,
+    say,
+    table,
+    working,
+)
 
 if TYPE_CHECKING:  # verify and inspect load it when they are called, the help never
     from moeash.core.codebook import SharedWeights
@@ -170,15 +179,25 @@ def _together(kinds: str) -> str:
 def decompress(
     file: FileArgument,
     to: Annotated[Path, typer.Option("--to", help="safetensors file to write.")],
-    max_bytes: MaxBytesOption = None,
+    max_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--max-bytes",
+            min=1,
+            help="Most bytes that the decoded network may take on the disk; default the larger of "
+            "128 MiB and 1,024 times the file.",
+        ),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write the decoded network as a safetensors checkpoint."""
-    from moeash.exports.files import decompress as write_decoded
+    """Write the decoded network as a safetensors checkpoint, tensor by tensor."""
+    from moeash.exports.decompressing import decompress as write_decoded
 
-    arrays = write_decoded(file, to, max_bytes=max_bytes)
-    size_bytes = to.stat().st_size
+    with working() as progress:
+        written = write_decoded(file, to, max_bytes=max_bytes, progress=progress)
     if json_:
-        print_json({"wrote": str(to), "tensors": len(arrays), "size_bytes": size_bytes})
+        print_json(
+            {"wrote": str(to), "tensors": len(written.names), "size_bytes": written.size_bytes}
+        )
     else:
-        say(f"wrote {to}: {len(arrays)} tensors, {bytes_text(size_bytes)}")
+        say(f"wrote {to}: {len(written.names)} tensors, {bytes_text(written.size_bytes)}")

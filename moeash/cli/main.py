@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from moeash import __version__
-from moeash.cli import compare, doctor, files, launch, report, serve, spec, studies, token
+from moeash.cli import compare, compress, doctor, files, launch, report, serve, spec, studies, token
 from moeash.console.escaping import visible
 from moeash.errors import (
     InputError,
@@ -75,6 +75,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "plot": studies.plot,
     "compare": compare.compare,
     "export": studies.export,
+    "compress": compress.compress,
     "verify": files.verify,
     "inspect": files.inspect,
     "decompress": files.decompress,

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +11,7 @@ import typer
 
 from moeash.console.escaping import visible
 from moeash.core.plain import json_text
+from moeash.core.progress import Progress, silent
 
 if TYPE_CHECKING:
     from moeash.study.facts import StudyFacts
@@ -83,6 +84,22 @@ def remark(line: str) -> None:
 def keep_stdout(json_: bool) -> AbstractContextManager[object]:
     """Send what a user's own function prints to stderr while stdout belongs to a JSON document."""
     return contextlib.redirect_stdout(sys.stderr) if json_ else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def working() -> Iterator[Progress]:
+    """Show work on a terminal: a bar on stderr, taken away afterwards; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    from moeash.console.progress import LiveProgress
+    from moeash.study.events import Doing
+
+    display = LiveProgress()
+    try:
+        yield lambda what, done, total: display(Doing(what, done, total))
+    finally:
+        display.close()
 
 
 def bytes_text(n: int) -> str:

@@ -1,1 +1,1 @@
-"""SharedWeights <-> bytes, exactly. Reading needs NumPy and constriction only."""
+"""SharedWeights <-> bytes, exactly. Reading needs NumPy only."""

@@ -121,7 +121,8 @@ SUFFIX = ".moeash"
 IN_UNITS = CODERS.index("adaptive") + 1
 """The adaptive coder where some stream counts magnitudes in other units than one."""
 
-_NO_LIMIT = 1 << 62
+NO_LIMIT = 1 << 62
+"""For a file that was written a moment ago by whoever reads it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +163,7 @@ def encode(
     bits = BitWriter()
     codebooks.write_all(bits, shared.codebooks)
     assert bits.n_bits == layout.codebook_bits
-    sources = streams.write_tables(bits, layout)
+    sources = streams.symbols_of(shared, layout.kept.groups, streams.write_tables(bits, layout))
     model = bits.to_bytes()
     assert len(model) == layout.model_bytes
     payload, salt = layout.coding.encode(sources, layout.payload_bytes)
@@ -325,22 +326,50 @@ def _checksum(body: bytes | memoryview) -> bytes:
 
 def _check_prefix(data: memoryview) -> tuple[Coder, bool, int]:
     """Check magic, version and checksum; return coder, whether streams are in units, and salt."""
-    if is_lfs_pointer(bytes(data[:100])):
+    check_head(bytes(data[:100]), len(data))
+    if _checksum(data[:-CHECKSUM_BYTES]) != bytes(data[-CHECKSUM_BYTES:]):
+        raise wrong_checksum()
+    return coding_in(bytes(data[:PREFIX_BYTES]))
+
+
+def check_head(head: bytes, size: int) -> None:
+    """Check that a file begins as one and has a version that is read here.
+
+    Args:
+        head: its first 100 bytes, or all of them.
+        size: its bytes.
+
+    Raises:
+        CorruptContainerError: it does not.
+        ContainerVersionError: it was written by a newer moeash.
+    """
+    if is_lfs_pointer(head):
         raise CorruptContainerError(lfs_text("this"))
-    if bytes(data[: len(MAGIC)]) != MAGIC:
+    if head[: len(MAGIC)] != MAGIC:
         raise CorruptContainerError("this is no .moeash file: it does not begin with its mark")
-    if len(data) < PREFIX_BYTES + 3 + CHECKSUM_BYTES:
-        raise CorruptContainerError(f"the file is truncated: it has {len(data)} bytes")
-    version = int.from_bytes(data[4:6], "little")
+    if size < PREFIX_BYTES + 3 + CHECKSUM_BYTES:
+        raise CorruptContainerError(f"the file is truncated: it has {size} bytes")
+    version = int.from_bytes(head[4:6], "little")
     if version > VERSION:
         raise ContainerVersionError(
             f"the file has format version {version}, this moeash reads up to {VERSION}; upgrade it"
         )
     if version != VERSION:
         raise CorruptContainerError(f"the file has format version {version}, which there never was")
-    if _checksum(data[:-CHECKSUM_BYTES]) != bytes(data[-CHECKSUM_BYTES:]):
-        raise CorruptContainerError("the checksum does not match; the file is damaged or truncated")
-    coder, salt = data[6], data[7]
+
+
+def wrong_checksum() -> CorruptContainerError:
+    """Return the error of a file whose checksum is not that of its bytes."""
+    return CorruptContainerError("the checksum does not match; the file is damaged or truncated")
+
+
+def coding_in(prefix: bytes) -> tuple[Coder, bool, int]:
+    """Return the coder, whether its streams are in units, and the salt, from a file's prefix.
+
+    Raises:
+        CorruptContainerError: there is no such coder.
+    """
+    coder, salt = prefix[6], prefix[7]
     in_units = coder == IN_UNITS
     if coder - in_units >= len(CODERS):
         raise CorruptContainerError(f"the file names the unknown coder {coder}")
@@ -350,7 +379,7 @@ def _check_prefix(data: memoryview) -> tuple[Coder, bool, int]:
 def _verified(path: Path, shared: SharedWeights) -> Container:
     """Read a file just written, compare it with what it should hold, return it decoded."""
     try:
-        container = decode(path.read_bytes(), max_bytes=_NO_LIMIT)
+        container = decode(path.read_bytes(), max_bytes=NO_LIMIT)
     except ContainerError as exc:
         raise ExportError(f"the file written does not decode: {exc}") from exc
     if container.shared.fingerprint() != shared.fingerprint():

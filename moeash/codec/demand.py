@@ -57,6 +57,23 @@ class Demand:
         if self.total > max_bytes:
             raise too_much(self.total, max_bytes)
 
+    @property
+    def written(self) -> int:
+        """What a network takes that is decoded into a file, not into memory."""
+        return self.names + self.values + self.ties
+
+    def check_written(self, max_bytes: int) -> None:
+        """Refuse before anything is written, as :meth:`check` does for memory.
+
+        Raises:
+            CorruptContainerError: :attr:`written` is more than ``max_bytes``.
+        """
+        if self.written > max_bytes:
+            raise CorruptContainerError(
+                f"the file claims a network of {self.written} bytes, above the limit of "
+                f"{max_bytes}; if you trust it, read it with max_bytes={self.written}"
+            )
+
 
 def too_much(n_bytes: int, max_bytes: int) -> CorruptContainerError:
     """Return the error of a file that asks for more than it may."""

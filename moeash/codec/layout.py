@@ -8,20 +8,28 @@ tensors) is laid out once and remembered by content.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeash.codec import codebooks, directory
 from moeash.codec.adaptive.selection import TRELLIS_BITS, AdaptivePlan, select
 from moeash.codec.bits import varint
 from moeash.codec.entries import MAX_CODEBOOKS, Entries, entries_of, notes_of
 from moeash.codec.pools import Coding, PoolPlan, coding_of, plan_pool
-from moeash.codec.sources import KeptGroup, group_bytes, kept_sources, shared_pool, shared_sources
-from moeash.core.codebook import KeptTensor, SharedWeights
+from moeash.codec.sources import (
+    KeptGroup,
+    counts_of,
+    group_bytes,
+    kept_sources,
+    shared_pool,
+    shared_sources,
+)
+from moeash.core.codebook import Codebook, KeptTensor, SharedWeights
 from moeash.errors import InputError
 
 PREFIX_BYTES = 8
@@ -77,12 +85,11 @@ class KeptPlan:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The layout of the file of one :class:`SharedWeights`.
+    """The layout of the file of one network.
 
     Attributes:
         coder: name of the entropy coder.
-        shared: what will be encoded.
-        entries: its directory.
+        entries: the network's directory.
         directory: the packed directory.
         codebook_bits: bits of all codebooks.
         sources: per codebook, positions of its shared tensors with weights that use tables.
@@ -92,7 +99,6 @@ class Layout:
     """
 
     coder: str
-    shared: SharedWeights
     entries: Entries
     directory: bytes
     codebook_bits: int
@@ -192,32 +198,64 @@ def lay_out(
         InputError: a limit of the format is exceeded, or counts are negative.
     """
     coding_of(coder)
-    if len(shared.codebooks) > MAX_CODEBOOKS:
-        raise InputError(
-            f"a file holds at most {MAX_CODEBOOKS} codebooks, not {len(shared.codebooks)}"
-        )
     entries = entries_of(shared)
+    counts = counts_of(shared)
+    layout = lay_out_counted(
+        entries,
+        shared.codebooks,
+        counts,
+        lambda: _plan_kept(coder, shared, entries),
+        coder=coder,
+        notes=notes,
+    )
+    if coder != "adaptive":
+        return layout
+    sources, pools, taken = list(layout.sources), list(layout.pools), list(layout.adaptive)
+    for codebook, pool in enumerate(pools):
+        if pool is not None:
+            sources[codebook], pools[codebook], taken[codebook] = select(
+                shared, sources[codebook], pool
+            )
+    return replace(layout, sources=sources, pools=pools, adaptive=taken)
+
+
+def lay_out_counted(
+    entries: Entries,
+    books: Sequence[Codebook],
+    counts: Mapping[int, NDArray[np.int64]],
+    kept: Callable[[], KeptPlan],
+    *,
+    coder: str,
+    notes: Mapping[str, str] | None,
+) -> Layout:
+    """Return the layout with tables of a network that is known by its counts alone.
+
+    Args:
+        entries: its directory.
+        books: its codebooks.
+        counts: by position, how often each entry occurs in every shared tensor; not negative.
+        kept: plans the kept tensors.
+        coder: as :func:`lay_out`; of ``"adaptive"`` only the part that tables take.
+        notes: as :func:`lay_out`.
+
+    Raises:
+        InputError: a limit of the format is exceeded.
+    """
+    if len(books) > MAX_CODEBOOKS:
+        raise InputError(f"a file holds at most {MAX_CODEBOOKS} codebooks, not {len(books)}")
     ordered = notes_of(notes)
     packed = _DIRECTORIES.get((entries, ordered), lambda: directory.pack(entries, ordered))
-    sources = shared_sources(entries, len(shared.codebooks))
-    pools = [shared_pool(coder, shared, positions) for positions in sources]
-    taken: list[AdaptivePlan | None] = [None] * len(sources)
-    if coder == "adaptive":
-        for codebook, pool in enumerate(pools):
-            if pool is not None:
-                sources[codebook], pools[codebook], taken[codebook] = select(
-                    shared, sources[codebook], pool
-                )
+    sources = shared_sources(entries, len(books))
+    pools = [shared_pool(coder, [counts[p] for p in positions]) for positions in sources]
     return Layout(
         coder,
-        shared,
         entries,
         packed,
-        codebooks.count_bits(shared.codebooks),
+        codebooks.count_bits(books),
         sources,
         pools,
-        taken,
-        _plan_kept(coder, shared, entries),
+        [None] * len(sources),
+        kept(),
     )
 
 
@@ -239,13 +277,30 @@ def _plan_kept(coder: str, shared: SharedWeights, entries: Entries) -> KeptPlan:
 
 
 def _fresh_kept_plan(coder: str, shared: SharedWeights, entries: Entries) -> KeptPlan:
+    def counts(group: KeptGroup) -> list[NDArray[np.int64]]:
+        row = group_bytes(shared, group)
+        return [np.bincount(row[:, plane], minlength=256) for plane in range(group.n_planes)]
+
+    return plan_kept(coder, entries, counts)
+
+
+def plan_kept(
+    coder: str, entries: Entries, counts: Callable[[KeptGroup], Sequence[NDArray[np.int64]]]
+) -> KeptPlan:
+    """Return the pools of the kept tensors of a directory.
+
+    Args:
+        coder: name of the entropy coder.
+        entries: the directory.
+        counts: returns, for every byte plane of a group, how often each byte occurs.
+    """
     groups = kept_sources(entries)
     pools = []
     for of_dtype in groups:
-        rows = [group_bytes(shared, group) for group in of_dtype]
+        rows = [counts(group) for group in of_dtype]
         pools.append(
             [
-                plan_pool(coder, [np.bincount(row[:, plane], minlength=256) for row in rows])
+                plan_pool(coder, [row[plane] for row in rows])
                 for plane in range(of_dtype[0].n_planes)
             ]
         )

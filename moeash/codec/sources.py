@@ -5,13 +5,15 @@ come in one order everywhere: the shared tensors codebook by codebook, then the 
 kept tensors (specified in :mod:`moeash.codec.container`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeash.codec.entries import DTYPES, Entries, numpy_dtype
-from moeash.codec.pools import PoolPlan, plan_pool
+from moeash.codec.pools import Pool, PoolPlan, plan_pool
+from moeash.codec.static.tables import Table
 from moeash.core.codebook import KeptTensor, SharedTensor, SharedWeights
 from moeash.errors import InputError
 
@@ -34,6 +36,31 @@ class KeptGroup:
         return numpy_dtype(self.stored).itemsize
 
 
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """One source of the payload, in file order.
+
+    Attributes:
+        positions: of the tensors whose elements it has, one after another.
+        plane: which byte of the elements, from the lowest; None for indices.
+        size: number of symbols.
+        table: its table, one object for all its users; None for a constant, which takes no payload.
+        constant: the only symbol, without a table.
+    """
+
+    positions: tuple[int, ...]
+    plane: int | None
+    size: int
+    table: Table | None
+    constant: int = 0
+
+
+def coded(pool: Pool, source: int, positions: tuple[int, ...], plane: int | None) -> Coded:
+    """Return a source of a pool."""
+    size, constant = int(pool.sizes[source]), pool.constants.get(source, 0)
+    return Coded(positions, plane, size, pool.table(source), constant)
+
+
 def shared_sources(entries: Entries, n_codebooks: int) -> list[list[int]]:
     """Return, for every codebook, the positions of the shared tensors with weights."""
     pools: list[list[int]] = [[] for _ in range(n_codebooks)]
@@ -43,22 +70,24 @@ def shared_sources(entries: Entries, n_codebooks: int) -> list[list[int]]:
     return pools
 
 
-def shared_pool(coder: str, shared: SharedWeights, positions: list[int]) -> PoolPlan | None:
-    """Return the pool of shared tensors of one codebook, ``None`` without tensors.
+def shared_pool(coder: str, counts: Sequence[NDArray[np.int64]]) -> PoolPlan | None:
+    """Return the pool of shared tensors of one codebook by their counts, ``None`` without any."""
+    return plan_pool(coder, counts) if counts else None
+
+
+def counts_of(shared: SharedWeights) -> dict[int, NDArray[np.int64]]:
+    """Return the counts of every shared tensor by its position.
 
     Raises:
         InputError: counts are negative.
     """
-    if not positions:
-        return None
-    counts = []
-    for position in positions:
-        tensor = shared.tensors[position]
-        assert isinstance(tensor, SharedTensor)
-        if tensor.counts.min() < 0:
-            raise InputError(f"{tensor.name!r} has negative counts")
-        counts.append(tensor.counts)
-    return plan_pool(coder, counts)
+    counts = {}
+    for position, tensor in enumerate(shared.tensors):
+        if isinstance(tensor, SharedTensor):
+            if tensor.counts.min() < 0:
+                raise InputError(f"{tensor.name!r} has negative counts")
+            counts[position] = tensor.counts
+    return counts
 
 
 def kept_sources(entries: Entries) -> list[list[KeptGroup]]:

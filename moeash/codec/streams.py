@@ -1,6 +1,6 @@
 """Between a layout and the bytes: the sources of a file, their tables, the arrays they fill."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,14 @@ from moeash.codec.bits import BitReader, BitWriter, Cursor
 from moeash.codec.entries import Entries, numpy_dtype
 from moeash.codec.layout import Layout
 from moeash.codec.pools import Coding, Pool
-from moeash.codec.sources import KeptGroup, group_bytes, kept_sources, shared_sources
+from moeash.codec.sources import (
+    Coded,
+    KeptGroup,
+    coded,
+    group_bytes,
+    kept_sources,
+    shared_sources,
+)
 from moeash.codec.static.tables import Rows, Table
 from moeash.core.codebook import (
     Codebook,
@@ -32,15 +39,11 @@ _CHUNK = 1 << 20
 Source = tuple[Callable[[], NDArray[np.int32]], Table]
 
 
-def write_tables(bits: BitWriter, layout: Layout) -> list[Source]:
-    """Write all tables and return what the payload is coded from.
-
-    Raises:
-        InputError: a tensor's counts are not those of its indices.
-    """
-    shared, coding = layout.shared, layout.coding
+def write_tables(bits: BitWriter, layout: Layout) -> list[Coded]:
+    """Write all tables and return the sources they are of, in file order."""
+    coding = layout.coding
     with_resolution = len(coding.RESOLUTIONS) > 1
-    sources: list[Source] = []
+    sources: list[Coded] = []
     if layout.has_choices:
         bits.fixed(int(layout.on_trellises), 1)
     for positions, pool_plan, part in zip(
@@ -52,40 +55,60 @@ def write_tables(bits: BitWriter, layout: Layout) -> list[Source]:
                 bits.fixed(int(position in taken), 1)
                 if position in taken and layout.on_trellises:
                     bits.fixed(N_STATES.index(taken[position]), TRELLIS_BITS)
-        for position in taken:
-            tensor = shared.tensors[position]
-            assert isinstance(tensor, SharedTensor)
-            _check_counts(tensor)
         if pool_plan is None:
             continue
         pool = pool_plan.build(coding)
         pool.write(bits, with_resolution=with_resolution)
-        for source, position in enumerate(positions):
-            tensor = shared.tensors[position]
-            assert isinstance(tensor, SharedTensor)
-            _check_counts(tensor)
-            table = pool.table(source)
-            if table is not None:
-                sources.append((_ranker(tensor.indices, table), table))
+        sources += [coded(pool, i, (position,), None) for i, position in enumerate(positions)]
     for groups, planes in zip(layout.kept.groups, layout.kept.pools, strict=True):
-        rows = [group_bytes(shared, group) for group in groups]
         for plane, pool_plan in enumerate(planes):
             pool = pool_plan.build(coding)
             pool.write(bits, with_resolution=with_resolution)
-            for source, row in enumerate(rows):
-                table = pool.table(source)
-                if table is not None:
-                    sources.append((_ranker(row[:, plane], table), table))
+            sources += [coded(pool, i, g.positions, plane) for i, g in enumerate(groups)]
     return sources
 
 
-def _ranker(symbols: NDArray[Any], table: Table) -> Callable[[], NDArray[np.int32]]:
-    def ranks() -> NDArray[np.int32]:
-        rank = np.full(table.alphabet, -1, dtype=np.int32)
-        rank[table.symbols] = np.arange(table.symbols.size, dtype=np.int32)
-        return np.take(rank, symbols)
+def symbols_of(
+    shared: SharedWeights, kept: Sequence[Sequence[KeptGroup]], sources: Sequence[Coded]
+) -> list[Source]:
+    """Return what the payload of a network in memory is coded from, without constants.
 
-    return ranks
+    Args:
+        shared: the network.
+        kept: groups of its kept tensors.
+        sources: from :func:`write_tables`.
+
+    Raises:
+        InputError: a tensor's counts are not those of its indices.
+    """
+    for counted in shared.shared:
+        _check_counts(counted)
+    groups = {group.positions: group for of_dtype in kept for group in of_dtype}
+    rows: dict[tuple[int, ...], NDArray[np.uint8]] = {}
+    found: list[Source] = []
+    for source in sources:
+        if source.plane is None:
+            tensor = shared.tensors[source.positions[0]]
+            assert isinstance(tensor, SharedTensor)
+            symbols: NDArray[Any] = tensor.indices
+        else:
+            if source.positions not in rows:
+                rows[source.positions] = group_bytes(shared, groups[source.positions])
+            symbols = rows[source.positions][:, source.plane]
+        if source.table is not None:
+            found.append((_ranker(symbols, source.table), source.table))
+    return found
+
+
+def _ranker(symbols: NDArray[Any], table: Table) -> Callable[[], NDArray[np.int32]]:
+    return lambda: np.take(ranks_of(table), symbols)
+
+
+def ranks_of(table: Table) -> NDArray[np.int32]:
+    """Return ``(alphabet,)`` the rank of every symbol of a table, -1 for those it has not."""
+    rank = np.full(table.alphabet, -1, dtype=np.int32)
+    rank[table.symbols] = np.arange(table.symbols.size, dtype=np.int32)
+    return rank
 
 
 def _check_counts(tensor: SharedTensor) -> None:
@@ -133,13 +156,12 @@ class Arrays:
     targets: list[tuple[Table, NDArray[Any]]] = field(default_factory=list)
     adaptive: list["Taken"] = field(default_factory=list)
 
-    def add(self, pool: Pool, source: int, out: NDArray[Any]) -> None:
-        """Let a source of a pool fill ``out``; a source of one symbol is filled at once."""
-        table = pool.table(source)
-        if table is None:
-            out[:] = pool.constants[source]
+    def add(self, source: Coded, out: NDArray[Any]) -> None:
+        """Let a source fill ``out``; a source of one symbol is filled at once."""
+        if source.table is None:
+            out[:] = source.constant
         else:
-            self.targets.append((table, out))
+            self.targets.append((source.table, out))
 
     def fill(self, coding: Coding, payload: bytes, salt: int) -> None:
         """Decode the payload into the arrays.
@@ -147,32 +169,14 @@ class Arrays:
         Raises:
             CorruptContainerError: the payload is no stream of these tables.
         """
-        least = self._least_bytes(coding)
-        if len(payload) < least:
-            raise CorruptContainerError(
-                f"the coded indices take {least} bytes at least, but the file has {len(payload)}"
-            )
-        filled = [0] * len(self.targets)
         sizes = [(table, out.size) for table, out in self.targets]
+        check_length(coding, sizes, len(payload))
+        filled = [0] * len(self.targets)
         for position, ranks in coding.decode(payload, salt, sizes):
             table, out = self.targets[position]
             begin = filled[position]
             filled[position] += ranks.size
             out[begin : begin + ranks.size] = table.symbols.astype(out.dtype)[ranks]
-
-    def _least_bytes(self, coding: Coding) -> int:
-        """Return the bytes of the payload if every symbol were the cheapest of its table."""
-        coded = [(table, out.size) for table, out in self.targets if table.symbols.size > 1]
-        cheapest: dict[int, int] = {}
-        for resolution in coding.RESOLUTIONS:
-            tables = list({id(t): t for t, _ in coded if t.resolution == resolution}.values())
-            if tables:
-                rows = Rows.listed(tables)
-                levels = np.concatenate([table.levels for table in tables])
-                least = np.minimum.reduceat(coding.costs(rows, levels, resolution), rows.starts)
-                cheapest.update(zip(map(id, tables), least.tolist(), strict=True))
-        total = sum(size * cheapest[id(table)] for table, size in coded)
-        return coding.payload_bytes(total, sum(size for _, size in coded))
 
     def fill_adaptive(
         self, section: Cursor, entries: Entries, books: tuple[Codebook, ...], *, in_units: bool
@@ -203,6 +207,80 @@ class Arrays:
             raise CorruptContainerError(f"{section.remaining} bytes follow the adaptive streams")
 
 
+def check_length(coding: Coding, sources: Sequence[tuple[Table, int]], n_bytes: int) -> None:
+    """Refuse a payload shorter than if every symbol were the cheapest of its table.
+
+    Raises:
+        CorruptContainerError: it is.
+    """
+    coded = [(table, size) for table, size in sources if table.symbols.size > 1]
+    cheapest: dict[int, int] = {}
+    for resolution in coding.RESOLUTIONS:
+        tables = list({id(t): t for t, _ in coded if t.resolution == resolution}.values())
+        if tables:
+            rows = Rows.listed(tables)
+            levels = np.concatenate([table.levels for table in tables])
+            costs = np.minimum.reduceat(coding.costs(rows, levels, resolution), rows.starts)
+            cheapest.update(zip(map(id, tables), costs.tolist(), strict=True))
+    total = sum(size * cheapest[id(table)] for table, size in coded)
+    least = coding.payload_bytes(total, sum(size for _, size in coded))
+    if n_bytes < least:
+        raise CorruptContainerError(
+            f"the coded indices take {least} bytes at least, but the file has {n_bytes}"
+        )
+
+
+def read_sources(
+    bits: BitReader,
+    entries: Entries,
+    books: Sequence[Codebook],
+    coding: Coding,
+    *,
+    has_choices: bool,
+) -> tuple[list[Coded], list[Taken]]:
+    """Read all tables; nothing is allocated for what they code.
+
+    Args:
+        bits: the model, behind the codebooks.
+        entries: the directory.
+        books: the codebooks.
+        coding: of the tables.
+        has_choices: whether every shared tensor says if the adaptive coder took it.
+
+    Returns:
+        The sources in file order, and what the adaptive coder took, codebook by codebook.
+
+    Raises:
+        CorruptContainerError: the bits are no such tables.
+    """
+    sources: list[Coded] = []
+    adaptive: list[Taken] = []
+    on_trellises = bool(has_choices and bits.fixed(1))
+    for codebook, positions in enumerate(shared_sources(entries, len(books))):
+        if has_choices:
+            taken = {
+                position: N_STATES[bits.fixed(TRELLIS_BITS) if on_trellises else 0]
+                for position in positions
+                if bits.fixed(1)
+            }
+            if taken:
+                adaptive.append(Taken(codebook, taken))
+            positions = [position for position in positions if position not in taken]
+        if not positions:
+            continue
+        sizes = [entries[position].size for position in positions]
+        pool = Pool.read(bits, len(books[codebook]), sizes, coding)
+        sources += [coded(pool, i, (position,), None) for i, position in enumerate(positions)]
+    if on_trellises and not any(any(taken.trellises.values()) for taken in adaptive):
+        raise CorruptContainerError("the file claims trellises, but no tensor follows one")
+    for groups in kept_sources(entries):
+        sizes = [sum(entries[position].size for position in group.positions) for group in groups]
+        for plane in range(groups[0].n_planes):
+            pool = Pool.read(bits, 256, sizes, coding)
+            sources += [coded(pool, i, g.positions, plane) for i, g in enumerate(groups)]
+    return sources, adaptive
+
+
 def read_tables(
     bits: BitReader,
     entries: Entries,
@@ -213,47 +291,27 @@ def read_tables(
 ) -> Arrays:
     """Read all tables and allocate the arrays, whose sizes were checked before.
 
-    Args:
-        bits: the model, behind the codebooks.
-        entries: the directory.
-        books: the codebooks.
-        coding: of the tables.
-        has_choices: whether every shared tensor says if the adaptive coder took it.
-
     Raises:
-        CorruptContainerError: the bits are no such tables.
+        CorruptContainerError: as :func:`read_sources`.
     """
-    arrays = Arrays()
-    on_trellises = bool(has_choices and bits.fixed(1))
-    for codebook, positions in enumerate(shared_sources(entries, len(books))):
-        if has_choices:
-            taken = {
-                position: N_STATES[bits.fixed(TRELLIS_BITS) if on_trellises else 0]
-                for position in positions
-                if bits.fixed(1)
-            }
-            if taken:
-                arrays.adaptive.append(Taken(codebook, taken))
-            positions = [position for position in positions if position not in taken]
-        if not positions:
-            continue
-        sizes = [entries[position].size for position in positions]
-        n_entries = len(books[codebook])
-        pool = Pool.read(bits, n_entries, sizes, coding)
-        for source, position in enumerate(positions):
-            out = np.empty(sizes[source], dtype=index_dtype(n_entries))
-            arrays.indices[position] = out
-            arrays.add(pool, source, out)
-    if on_trellises and not any(any(taken.trellises.values()) for taken in arrays.adaptive):
-        raise CorruptContainerError("the file claims trellises, but no tensor follows one")
-    for groups in kept_sources(entries):
-        sizes = [sum(entries[position].size for position in group.positions) for group in groups]
-        rows = [np.empty((size, groups[0].n_planes), dtype=np.uint8) for size in sizes]
-        for plane in range(groups[0].n_planes):
-            pool = Pool.read(bits, 256, sizes, coding)
-            for source, row in enumerate(rows):
-                arrays.add(pool, source, row[:, plane])
-        arrays.groups.extend(zip(groups, rows, strict=True))
+    sources, adaptive = read_sources(bits, entries, books, coding, has_choices=has_choices)
+    arrays = Arrays(adaptive=adaptive)
+    groups = {group.positions: group for of_dtype in kept_sources(entries) for group in of_dtype}
+    rows = {
+        positions: np.empty(
+            (sum(entries[position].size for position in positions), group.n_planes), dtype=np.uint8
+        )
+        for positions, group in groups.items()
+    }
+    arrays.groups.extend((group, rows[positions]) for positions, group in groups.items())
+    for source in sources:
+        if source.plane is None:
+            (position,) = source.positions
+            n_entries = len(books[entries[position].codebook])
+            out = arrays.indices[position] = np.empty(source.size, dtype=index_dtype(n_entries))
+            arrays.add(source, out)
+        else:
+            arrays.add(source, rows[source.positions][:, source.plane])
     return arrays
 
 

@@ -124,7 +124,7 @@ def uniform_codebook(statistics: BinStatistics, grid: Grid, centre: Centre = "me
     """Return the codebook of a grid: one entry per occupied bin.
 
     Centres that are equal as float32 become one entry. The bin a zero-aligned grid centres on 0 has
-    the entry 0, whatever its mean. This is the only place that defines centres.
+    the entry 0, whatever its mean. :func:`codebook_of` is the only place that defines centres.
 
     Args:
         statistics: the weights.
@@ -140,15 +140,33 @@ def uniform_codebook(statistics: BinStatistics, grid: Grid, centre: Centre = "me
     """
     if centre not in get_args(Centre):
         raise InputError(f"got centre={centre!r}, needed one of {get_args(Centre)}")
+    if centre == "mean":
+        counts, sums = statistics.histogram(grid)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = sums.sum(axis=0)
+        return codebook_of(grid, counts, total)
+    return codebook_of(grid, statistics.counts(grid))
+
+
+def codebook_of(
+    grid: Grid, counts: NDArray[np.int64], sums: NDArray[np.float64] | None = None
+) -> Binning:
+    """Return the codebook of a grid whose members were counted.
+
+    Args:
+        grid: the bins.
+        counts: ``(n_tensors, n_bins)`` weights of each tensor in each bin.
+        sums: ``(n_bins,)`` sums of the weights of all tensors; None for the middles of bins.
+
+    Raises:
+        InputError: a centre is too large for float32.
+    """
+    occupied = np.flatnonzero(counts.any(axis=0))
     with np.errstate(over="ignore", invalid="ignore"):
-        if centre == "mean":
-            counts, sums = statistics.histogram(grid)
-            occupied = np.flatnonzero(counts.any(axis=0))
-            centres = sums.sum(axis=0)[occupied] / counts.sum(axis=0)[occupied]
-        else:
-            counts = statistics.counts(grid)
-            occupied = np.flatnonzero(counts.any(axis=0))
+        if sums is None:
             centres = grid.midpoints[occupied]
+        else:
+            centres = sums[occupied] / counts.sum(axis=0)[occupied]
         if grid.zero_bin is not None:
             centres[occupied == grid.zero_bin] = 0.0
         # Rounding could swap two means closer than float64 can tell; bins stay in order.

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +10,8 @@ from torch import Tensor, bfloat16, nn
 
 from moeash.core.codebook import FLOAT_NAMES, Parameter, State, float32_bytes
 from moeash.errors import InputError, NonFiniteWeightError
-from moeash.names import nearest
 from moeash.networks import memory
+from moeash.networks.patterns import listed, matching
 
 
 def read_state(
@@ -115,14 +114,14 @@ def _choose(
     ]
     chosen = {tied.get(name, name) for name in eligible}
     if include is not None:
-        chosen &= {tied.get(name, name) for name in _match("include", include, eligible, names)}
+        chosen &= {tied.get(name, name) for name in matching("include", include, eligible, names)}
     if exclude is not None:
-        chosen -= {tied.get(name, name) for name in _match("exclude", exclude, names, names)}
+        chosen -= {tied.get(name, name) for name in matching("exclude", exclude, names, names)}
     if not chosen:
         raise InputError(
             f"{type(module).__name__} has no parameter to share: of its {len(names)} parameters "
             f"{len(eligible)} are floating with at least {least} dimension{'s'[: least > 1]}, and "
-            f"include = {_listed(include)}, exclude = {_listed(exclude)} leave none; "
+            f"include = {listed(include)}, exclude = {listed(exclude)} leave none; "
             + (
                 "change the patterns"
                 if eligible
@@ -130,31 +129,6 @@ def _choose(
             )
         )
     return chosen
-
-
-def _match(
-    kind: str, patterns: Sequence[str], candidates: Sequence[str], names: Sequence[str]
-) -> set[str]:
-    matched: set[str] = set()
-    for pattern in patterns:
-        hits = {name for name in candidates if fnmatchcase(name, pattern)}
-        if not hits:
-            others = [name for name in names if fnmatchcase(name, pattern)]
-            if others:
-                raise InputError(
-                    f"{kind} pattern {pattern!r} matches only parameters that are not eligible "
-                    f"for sharing, such as {others[0]!r}; network.share_all = true makes 1-D ones "
-                    "eligible"
-                )
-            raise InputError(
-                f"{kind} pattern {pattern!r} matches no parameter; {nearest(pattern, names)}"
-            )
-        matched |= hits
-    return matched
-
-
-def _listed(patterns: Sequence[str] | None) -> str:
-    return "none" if patterns is None else str(list(patterns))
 
 
 def network_fingerprint(state: State) -> str:

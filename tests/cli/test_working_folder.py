@@ -11,7 +11,7 @@ from moeash.backends.worker import Folder
 
 ROOT = Path(__file__).parents[2]
 
-SHADOWS = ("numpy", "torch", "scipy", "constriction", "sqlalchemy", "csv", "zipfile", "tomllib")
+SHADOWS = ("numpy", "torch", "scipy", "sqlalchemy", "csv", "zipfile", "tomllib")
 
 SPEC = """
 name = "x"

@@ -122,7 +122,8 @@ def rotated(shared, salt):
     layout = lay_out(shared, coder="ans")
     bits, coder = BitWriter(), constriction.stream.stack.AnsCoder()
     codebooks.write_all(bits, shared.codebooks)
-    for ranks, table in reversed(streams.write_tables(bits, layout)):
+    coded = streams.write_tables(bits, layout)
+    for ranks, table in reversed(streams.symbols_of(shared, layout.kept.groups, coded)):
         shares = np.roll(
             ans.frequencies(Rows.listed([table]), table.levels, table.resolution), salt
         )

@@ -7,7 +7,7 @@ import numpy as np
 from moeash.codec.adaptive import coder
 from moeash.codec.bits import varint
 from moeash.codec.pools import PoolPlan
-from moeash.codec.sources import shared_pool
+from moeash.codec.sources import counts_of, shared_pool
 from moeash.codec.static.tables import FRACTION_BITS
 from moeash.core.codebook import Codebook, SharedTensor, SharedWeights
 from moeash.core.trellis import N_STATES, followed
@@ -67,7 +67,9 @@ def select(shared: SharedWeights, positions: list[int], pool: PoolPlan) -> Selec
     if cheaper.any() and not cheaper.all():
         losers = [p for p, lost in zip(positions, cheaper, strict=True) if lost]
         rest = [p for p, lost in zip(positions, cheaper, strict=True) if not lost]
-        ways.append((losers, shared_pool("adaptive", shared, losers), _taken(shared, rest)))
+        counts = counts_of(shared)
+        tables = shared_pool("adaptive", [counts[position] for position in losers])
+        ways.append((losers, tables, _taken(shared, rest)))
     return min(ways, key=_bits)
 
 

@@ -152,6 +152,59 @@ def test_the_cost_is_what_the_frequencies_say():
     assert plan.payload[0] / 2**FRACTION_BITS == pytest.approx(exact, abs=counts.sum() * 2.0**-17)
 
 
+@pytest.mark.parametrize("n", [0, 1, 7, 5000])
+@pytest.mark.parametrize("salt", [0, 5])
+def test_a_stream_is_the_same_and_read_the_same_whatever_part_is_in_memory(n, salt, monkeypatch):
+    rng = np.random.default_rng(n)
+    sources = [
+        (planned(np.array([900, 50, 30, 20])), rng.integers(0, 4, n).astype(np.int32)),
+        (Table(3, np.array([1]), np.array([1])), np.zeros(n, dtype=np.int32)),
+        (planned(rng.integers(1, 9, 300)), rng.integers(0, 300, 3 * n).astype(np.int32)),
+    ]
+    runs = [(ranks, table) for table, ranks in reversed(sources)]
+    whole: list[bytes] = []
+    assert ans.push(runs, 10_000 * (n + 1), salt, whole.append)
+    monkeypatch.setattr(ans, "CHUNK", 100)
+    monkeypatch.setattr(ans, "WINDOW", 64)
+    parts: list[bytes] = []
+    divided = [
+        (ranks[max(0, end - 90) : end], table)
+        for ranks, table in runs
+        for end in range(ranks.size, 0, -90)
+    ]
+    assert ans.push(divided, 10_000 * (n + 1), salt, parts.append)
+    payload = b"".join(parts)
+    assert payload == b"".join(whole) and len(parts) > (n == 5000)
+    seen: list[int] = []
+
+    class Counting(bytes):
+        def __getitem__(self, part):
+            seen.append(len(bytes.__getitem__(self, part)))
+            return bytes.__getitem__(self, part)
+
+    got = [[] for _ in sources]
+    for position, ranks in ans.decode(Counting(payload), salt, [(t, r.size) for t, r in sources]):
+        got[position].append(ranks)
+    for (_, ranks), found in zip(sources, got, strict=True):
+        assert_array_equal(np.concatenate([np.zeros(0, np.int32), *found]), ranks)
+    assert max(seen, default=0) <= 4 * (100 + 64 + ans.STATE_WORDS)
+
+
+def test_a_stream_without_room_is_given_up_before_all_of_it_was_made(monkeypatch):
+    monkeypatch.setattr(ans, "WINDOW", 64)
+    table, ranks, reserved = stream(np.arange(60_000) % 41, 41)
+    pushed = 0
+
+    def runs():
+        nonlocal pushed
+        for end in range(ranks.size, 0, -100):
+            pushed += 1
+            yield ranks[end - 100 : end], table
+
+    assert not ans.push(runs(), reserved // 2, 0, lambda part: None)
+    assert 250 < pushed < 350
+
+
 def encode_by_the_book(ranks, table, salt):
     """The inverse of :func:`decode_by_the_book` for one source."""
     frequency = [int(f) for f in np.roll(table_frequencies(table), salt)]

@@ -1,0 +1,25 @@
+"""Work ahead of whoever takes it, in one thread: kernels and reads let others run meanwhile."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+
+
+def ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """Yield the items of an iterator, the next of which is made while one is used.
+
+    What making an item raises is raised where it would have been yielded. One item more is in
+    memory.
+
+    Example:
+        >>> list(ahead(iter("abc")))
+        ['a', 'b', 'c']
+    """
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="moeash-ahead") as thread:
+        following = thread.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = thread.submit(next, items, end)
+            yield item  # type: ignore[misc]

@@ -1,0 +1,325 @@
+"""One solution for one goal, without a search.
+
+The goal is the smallest file that loses no more, or the best network in a file no larger. A
+method's candidates lie on lines: along its one integer, bins or levels, files grow and losses
+shrink, and a rate, where there is one, divides the bits otherwise. So a line is bisected, other
+rates are tried where it ended, and what was found is refined.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from moeash.core.progress import Progress, silent
+from moeash.core.solutions.candidate import Value
+from moeash.core.solutions.recipe import Recipe, Refine
+from moeash.core.solutions.variables import Integer, Real, Variable
+from moeash.errors import EvaluationError, InputError, NothingMeetsError
+from moeash.evaluation.outcome import Archive, Job, Outcome
+
+TOLERANCE = 1.03
+"""Ratio of two integers at which a line is not divided further."""
+
+WORTH_IT = 0.995
+"""Share of the bytes, or of the loss, that another rate must promise to be followed."""
+
+NEAR = 1.3
+"""Ratio to where one line ended within which the next probably does."""
+
+REFINEMENTS = 3
+"""Refined candidates that are tried at most: each takes as long as many that are not refined."""
+
+MARGIN = 0.99
+"""Of the limit that the next refined candidate aims at, as a power law only nearly holds."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a solution has to meet; exactly one of the two.
+
+    Attributes:
+        max_drop: the metric may be at most so far below the float network's; the file shall be as
+            small as possible.
+        max_bytes: the file may take at most so many bytes; the metric shall be as high as possible.
+    """
+
+    max_drop: float | None = None
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.max_drop is None) == (self.max_bytes is None):
+            raise InputError("needed exactly one of a largest drop and a largest size")
+        if self.max_drop is not None and not 0 < self.max_drop < math.inf:
+            raise InputError(f"got a largest drop of {self.max_drop}, needed a number above 0")
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise InputError(f"got {self.max_bytes} bytes at most, needed 1 or more")
+
+
+class Measures(Protocol):
+    """What :class:`moeash.evaluation.evaluate.Evaluator` does for whoever has a goal."""
+
+    def evaluate(self, job: Job, archive: Archive, progress: Progress = silent) -> Outcome:
+        """Measure a job, stopping as soon as it is below its floor or certainly dominated."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What was found.
+
+    Attributes:
+        recipe: the solution.
+        outcome: what it measured.
+        n_evaluated: recipes that were built for it.
+    """
+
+    recipe: Recipe
+    outcome: Outcome
+    n_evaluated: int
+
+
+@dataclass
+class _Tries:
+    """Recipes tried for a goal, and how they compare."""
+
+    measures: Measures
+    goal: Goal
+    baseline: float
+    progress: Progress
+    outcomes: dict[Recipe, Outcome] = field(default_factory=dict)
+
+    def outcome(self, recipe: Recipe, *, whole: bool = False) -> Outcome:
+        """Return what a recipe measures; of one that misses the goal only that, unless wanted."""
+        known = self.outcomes.get(recipe)
+        if known is not None and (known.status == "complete" or not whole):
+            return known
+        self.progress(f"trying {recipe}", len(self.outcomes), None)
+        floor = -math.inf
+        if self.goal.max_drop is not None and not whole:
+            floor = self.baseline - self.goal.max_drop
+        found = self.measures.evaluate(Job(recipe, floor), Archive(()), self._step)
+        if found.status == "failed":
+            raise EvaluationError(f"{recipe} failed: {found.error}")
+        self.outcomes[recipe] = found
+        return found
+
+    def _step(self, what: str, done: int, total: int | None) -> None:
+        self.progress(what, done, total)
+
+    def drop(self, recipe: Recipe) -> float:
+        """Return how far a recipe is below the float network, at least so far if it was stopped."""
+        bound = self.outcome(recipe).bound
+        assert bound is not None
+        return self.baseline - bound
+
+    def n_bytes(self, recipe: Recipe) -> int:
+        """Return the bytes of its file."""
+        sizes = self.outcome(recipe).sizes
+        assert sizes is not None
+        return sizes.size_bytes
+
+    def meets(self, recipe: Recipe) -> bool:
+        """Tell whether a recipe meets the goal."""
+        if self.goal.max_bytes is not None:
+            return self.n_bytes(recipe) <= self.goal.max_bytes
+        assert self.goal.max_drop is not None
+        complete = self.outcome(recipe).status == "complete"
+        return complete and self.drop(recipe) <= self.goal.max_drop
+
+    def cost(self, recipe: Recipe) -> float:
+        """Return what has to be small among recipes that meet the goal."""
+        return self.drop(recipe) if self.goal.max_drop is None else float(self.n_bytes(recipe))
+
+    def limited(self, recipe: Recipe) -> float:
+        """Return what is limited."""
+        return float(self.n_bytes(recipe)) if self.goal.max_drop is None else self.drop(recipe)
+
+    @property
+    def limit(self) -> float:
+        """The limit."""
+        limit = self.goal.max_bytes if self.goal.max_drop is None else self.goal.max_drop
+        assert limit is not None
+        return limit
+
+    def best(self) -> Recipe:
+        """Return the recipe that meets the goal at the least cost."""
+        return min(filter(self.meets, self.outcomes), key=self.cost)
+
+
+def reach(
+    measures: Measures,
+    variables: tuple[Variable, ...],
+    goal: Goal,
+    *,
+    baseline: float,
+    refines: bool,
+    progress: Progress = silent,
+) -> Reached:
+    """Return a solution that meets a goal, at about the least cost.
+
+    Args:
+        measures: evaluates recipes.
+        variables: of the method: an integer, and perhaps a real number.
+        goal: what to meet.
+        baseline: metric of the float network.
+        refines: whether candidates can be refined.
+        progress: hears what is being tried.
+
+    Raises:
+        InputError: the method has other variables.
+        NothingMeetsError: no candidate within the method's bounds meets the goal.
+        EvaluationError: a candidate failed.
+    """
+    axis, side = _line(variables)
+    tries = _Tries(measures, goal, baseline, progress)
+
+    def at(value: int, rate: float | None) -> Recipe:
+        values: dict[str, Value] = {axis.name: value}
+        if side is not None and rate is not None:
+            values[side.name] = rate
+        return Recipe.of(values)
+
+    middle = None if side is None else _between(side.low, side.high, side.log)
+    found = _bisected(tries, lambda value: at(value, middle), axis.low, axis.high)
+    if found is None:
+        raise _nothing(tries, at, axis, middle)
+    if side is not None and middle is not None and side.low < side.high:
+        better = _better_rate(tries, lambda rate: at(found, rate), middle, (side.low, side.high))
+        if better is not None:
+            _followed(tries, lambda value: at(value, better), found, axis)
+    if refines:
+        _refine(tries, axis)
+    best = tries.best()
+    return Reached(best, tries.outcome(best), len(tries.outcomes))
+
+
+def _line(variables: tuple[Variable, ...]) -> tuple[Integer, Real | None]:
+    integers = [v for v in variables if isinstance(v, Integer)]
+    reals = [v for v in variables if isinstance(v, Real)]
+    if len(integers) != 1 or len(reals) > 1:
+        names = ", ".join(v.name for v in variables)
+        raise InputError(
+            f"a goal is reached along one number of bins or levels, but the method searches "
+            f"{names}; run a study instead (moeash run)"
+        )
+    return integers[0], reals[0] if reals else None
+
+
+def _between(low: float, high: float, log: bool) -> float:
+    # Few digits: people type them again.
+    middle = math.sqrt(low * high) if log else (low + high) / 2
+    return float(f"{middle:.3g}") if low < high else low
+
+
+def _bisected(tries: _Tries, at: Callable[[int], Recipe], low: int, high: int) -> int | None:
+    """Return the last value of a line that meets the goal, on the side that costs least.
+
+    Fewer bins make smaller files, more bins lose less: of a largest drop the least value that
+    meets it is wanted, of a largest size the highest.
+    """
+    upwards = tries.goal.max_drop is None
+    good, bad = (low, high + 1) if upwards else (high, low - 1)
+    if not tries.meets(at(good)):
+        return None
+    while abs(good - bad) > 1 and max(good, bad) > TOLERANCE * max(1, min(good, bad)):
+        middle = round(math.sqrt(max(good, 1) * max(bad, 1)))
+        middle = min(max(middle, min(good, bad) + 1), max(good, bad) - 1)
+        if tries.meets(at(middle)):
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+def _followed(tries: _Tries, at: Callable[[int], Recipe], near: int, axis: Integer) -> None:
+    """Bisect another line where the first one ended, and all of it where that is not enough."""
+    low, high = max(axis.low, int(near / NEAR)), min(axis.high, int(near * NEAR) + 1)
+    ended = _bisected(tries, at, low, high)
+    if ended is None or not low * TOLERANCE < ended < high / TOLERANCE:
+        _bisected(tries, at, axis.low, axis.high)
+
+
+def _nothing(
+    tries: _Tries, at: Callable[[int, float | None], Recipe], axis: Integer, rate: float | None
+) -> NothingMeetsError:
+    if tries.goal.max_drop is None:
+        least = tries.n_bytes(at(axis.low, rate))
+        return NothingMeetsError(
+            f"{axis.name} = {axis.low}, the lowest of the method, takes {least:,} bytes, more than "
+            f"{tries.limit:,.0f}; allow more, or lower method.{axis.name}"
+        )
+    highest = at(axis.high, rate)
+    tries.outcome(highest, whole=True)
+    return NothingMeetsError(
+        f"{axis.name} = {axis.high}, the highest of the method, is {tries.drop(highest):.4g} below "
+        f"the float network, more than {tries.limit:g}; allow more, or raise method.{axis.name}"
+    )
+
+
+def _better_rate(
+    tries: _Tries, at: Callable[[float], Recipe], rate: float, others: tuple[float, float]
+) -> float | None:
+    """Return the rate that promises the least cost at the limit; None for the one there is.
+
+    What each of the others costs there is read off the line that was bisected: near its end cost
+    and limit are powers of each other.
+    """
+    slope = _slope(tries, tries.cost)
+    if slope is None:
+        return None
+    best, promised = None, WORTH_IT * _at_limit(tries, at(rate), slope)
+    for other in others:
+        recipe = at(other)
+        tries.outcome(recipe, whole=True)
+        expected = _at_limit(tries, recipe, slope)
+        if expected < promised:
+            best, promised = other, expected
+    return best
+
+
+def _at_limit(tries: _Tries, recipe: Recipe, slope: float) -> float:
+    limited = tries.limited(recipe)
+    if limited <= 0:  # no loss that could be measured: nothing to extrapolate from
+        return tries.cost(recipe)
+    return float(tries.cost(recipe) * (tries.limit / limited) ** slope)
+
+
+def _slope(tries: _Tries, of: Callable[[Recipe], float]) -> float | None:
+    """Return the power of what is limited that something goes with, near the limit."""
+    complete = [r for r, o in tries.outcomes.items() if o.status == "complete" and not r.steps]
+    usable = [r for r in complete if tries.limited(r) > 0 and of(r) > 0]
+    usable.sort(key=lambda r: abs(math.log(tries.limited(r) / tries.limit)))
+    for one in usable[:1]:
+        for other in usable[1:]:
+            apart = math.log(tries.limited(one) / tries.limited(other))
+            power = math.log(of(one) / of(other)) / apart if abs(apart) > 0.02 else 0.0
+            if power:
+                return power
+    return None
+
+
+def _refine(tries: _Tries, axis: Integer) -> None:
+    """Refine what was found, and move along the line by what refining gained."""
+    start = tries.best()
+    slope = _slope(tries, lambda recipe: float(_value(recipe, axis)))
+    recipe = start.then(Refine())
+    for _ in range(REFINEMENTS):
+        tries.outcome(recipe, whole=True)
+        limited = tries.limited(recipe)
+        if slope is None or limited <= 0:
+            return
+        here = _value(recipe, axis)
+        wanted = here * (MARGIN * tries.limit / limited) ** slope
+        value = min(max(round(wanted), axis.low), axis.high)
+        if tries.meets(recipe) and abs(math.log(wanted / here)) < math.log(TOLERANCE) / 2:
+            return
+        values = recipe.candidate.as_dict() | {axis.name: value}
+        following = replace(Recipe.of(values), steps=recipe.steps)
+        if following in tries.outcomes:
+            return
+        recipe = following
+
+
+def _value(recipe: Recipe, axis: Integer) -> int:
+    return int(recipe.candidate[axis.name])

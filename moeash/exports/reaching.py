@@ -1,0 +1,209 @@
+"""One file of one network for a goal: prepare once, reach it, write, measure what was written."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from moeash.codec.container import Container, write
+from moeash.codec.size import size
+from moeash.core.progress import Progress, silent
+from moeash.data.splits import Split, load_splits
+from moeash.errors import InputError
+from moeash.evaluation.evaluate import Evaluator
+from moeash.evaluation.goals import Goal, reach
+from moeash.evaluation.holdout import measure_outputs, outputs_on
+from moeash.evaluation.loading import arithmetic, load_network
+from moeash.evaluation.metrics import load_metric
+from moeash.evaluation.task import Task, available_cores
+from moeash.methods.training.method import TrainedMethod
+from moeash.networks.writing.inplace import load_into
+from moeash.tracing.watching import in_eval_mode
+
+DIVERGENCE = "neg_divergence"
+"""The metric that is minus the Kullback-Leibler divergence from the float network, in nats."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The decoded network on a split.
+
+    Attributes:
+        n_images: images.
+        divergence: Kullback-Leibler divergence from the float network, in nats.
+        top1: share of images whose label has the highest output.
+        top1_float: the same of the float network.
+        metric_name: the study's metric.
+        metric: its value.
+        drop: how far that is below the float network's.
+    """
+
+    n_images: int
+    divergence: float
+    top1: float
+    top1_float: float
+    metric_name: str
+    metric: float
+    drop: float
+
+
+@dataclass(frozen=True)
+class GoalReport:
+    """What was written for a goal.
+
+    Attributes:
+        path: the file.
+        recipe: the solution.
+        size_bytes: of the file.
+        ratio: float32 bytes of the same state over ``size_bytes``.
+        entries: codebook entries that some weight uses.
+        bits_per_weight: of indices and their tables.
+        n_shared: shared weights.
+        n_kept: kept elements.
+        n_evaluated: recipes that were built to find it.
+        search: what was decoded, on the search split.
+        holdout: likewise on the holdout split, which nothing has looked at; None without one.
+        notes: what people should know about the preparation.
+    """
+
+    path: str
+    recipe: str
+    size_bytes: int
+    ratio: float
+    entries: int
+    bits_per_weight: float
+    n_shared: int
+    n_kept: int
+    n_evaluated: int
+    search: Measured
+    holdout: Measured | None
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def compress_for(
+    task: Task,
+    to: str | Path,
+    *,
+    max_kl: float | None = None,
+    max_drop: float | None = None,
+    max_bytes: int | None = None,
+    progress: Progress = silent,
+) -> GoalReport:
+    """Compress a network for a goal and write it to a verified file.
+
+    Args:
+        task: which network, which images, which method.
+        to: target; an existing file is replaced only after everything has been verified.
+        max_kl: largest divergence from the float network on the search split, in nats.
+        max_drop: largest drop of the task's metric there; of top-1 where that is the divergence.
+        max_bytes: largest file. The divergence is then as small as possible.
+        progress: hears what is being done.
+
+    Raises:
+        InputError: not exactly one limit is given, or the method trains its candidates.
+        NothingMeetsError: nothing within the method's bounds meets the limit.
+        ExportError: the file cannot be written or does not decode to the same network.
+    """
+    if [max_kl, max_drop, max_bytes].count(None) != 2:
+        raise InputError(
+            f"got max_kl={max_kl}, max_drop={max_drop}, max_bytes={max_bytes}, needed exactly one "
+            "of them: it says how far to go"
+        )
+    if isinstance(task.method, TrainedMethod):
+        raise InputError(
+            f"method {task.method.name} trains every candidate; run a study instead (moeash run)"
+        )
+    own = task.evaluation.metric
+    metric = DIVERGENCE if max_drop is None else ("top1" if own == DIVERGENCE else own)
+    goal = Goal(max_kl if max_drop is None else max_drop, max_bytes)
+    task = replace(
+        task,
+        evaluation=replace(task.evaluation, metric=metric),
+        n_threads=available_cores(),
+        refines=task.method.refines,
+    )
+    evaluator = Evaluator(task, progress=progress)
+    try:
+        reached = reach(
+            evaluator,
+            tuple(task.method.space()),
+            goal,
+            baseline=evaluator.assessment.baseline,
+            refines=task.method.refines,
+            progress=progress,
+        )
+        notes = evaluator.compressor.notes
+        progress("building what was found", 0, None)
+        shared = evaluator.compressor.build(reached.recipe, progress=progress)
+    finally:
+        evaluator.close()
+    named = own if own != DIVERGENCE else "top1"
+    measured: dict[str, Measured] = {}
+
+    def measure(container: Container) -> None:
+        measured.update(_measured(task, named, container.shared.decoded(), progress))
+
+    progress("writing and verifying the file", 0, None)
+    size_bytes = write(to, shared, coder=task.codec.coder, notes=task.notes, check=measure)
+    return GoalReport(
+        path=str(to),
+        recipe=str(reached.recipe),
+        size_bytes=size_bytes,
+        ratio=shared.original_bytes / size_bytes,
+        entries=shared.n_used_entries,
+        bits_per_weight=size(shared, coder=task.codec.coder, notes=task.notes).bits_per_weight,
+        n_shared=shared.n_shared,
+        n_kept=shared.n_kept,
+        n_evaluated=reached.n_evaluated,
+        search=measured["search"],
+        holdout=measured.get("holdout"),
+        notes=notes,
+    )
+
+
+def _measured(
+    task: Task, metric: str, arrays: Mapping[str, NDArray[Any]], progress: Progress
+) -> dict[str, Measured]:
+    """Measure decoded arrays in a network loaded anew, as somebody would who is given the file."""
+    assert task.data is not None
+    splits = load_splits(task.data)
+    network = load_network(task)
+    device, batch_size = task.evaluation.device, task.evaluation.batch_size
+    found: dict[str, Measured] = {}
+    with arithmetic(task), in_eval_mode(network.module):
+        names = [name for name in ("search", "holdout") if name in splits]
+
+        def outputs(what: str) -> dict[str, Any]:
+            progress(f"measuring {what}", 0, None)
+            return {
+                name: outputs_on(network.module, splits[name], batch_size=batch_size, device=device)
+                for name in names
+            }
+
+        exact = outputs("the float network")
+        load_into(network.module, arrays)
+        decoded = outputs("the decoded network")
+    for name in names:
+        found[name] = _compared(splits[name], metric, decoded[name], exact[name])
+    return found
+
+
+def _compared(split: Split, metric: str, decoded: Any, exact: Any) -> Measured:
+    own = measure_outputs(decoded, exact, split, load_metric(metric))
+    float_own = measure_outputs(exact, exact, split, load_metric(metric))
+    divergence = measure_outputs(decoded, exact, split, load_metric(DIVERGENCE))
+    return Measured(
+        n_images=own.n_images,
+        divergence=-divergence.metric,
+        top1=own.top1,
+        top1_float=float_own.top1,
+        metric_name=metric,
+        metric=own.metric,
+        drop=float_own.metric - own.metric,
+    )
