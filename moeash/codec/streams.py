@@ -126,12 +126,17 @@ class Arrays:
         groups: groups of kept tensors and their bytes, ``(elements, n_planes)``.
         targets: in file order, the table and the array of every source that is coded.
         adaptive: what the adaptive coder took, codebook by codebook.
+        occurrences: of coded sources, by the ``id`` of their array: symbols and how often each is
+            in it.
     """
 
     indices: dict[int, NDArray[Any]] = field(default_factory=dict)
     groups: list[tuple[KeptGroup, NDArray[np.uint8]]] = field(default_factory=list)
     targets: list[tuple[Table, NDArray[Any]]] = field(default_factory=list)
     adaptive: list["Taken"] = field(default_factory=list)
+    occurrences: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
+        default_factory=dict
+    )
 
     def add(self, pool: Pool, source: int, out: NDArray[Any]) -> None:
         """Let a source of a pool fill ``out``; a source of one symbol is filled at once."""
@@ -152,13 +157,21 @@ class Arrays:
             raise CorruptContainerError(
                 f"the coded indices take {least} bytes at least, but the file has {len(payload)}"
             )
-        filled = [0] * len(self.targets)
-        sizes = [(table, out.size) for table, out in self.targets]
-        for position, ranks in coding.decode(payload, salt, sizes):
-            table, out = self.targets[position]
-            begin = filled[position]
-            filled[position] += ranks.size
-            out[begin : begin + ranks.size] = table.symbols.astype(out.dtype)[ranks]
+        found = coding.decode(payload, salt, self.targets)
+        self.occurrences.update(
+            (id(out), (table.symbols, counts))
+            for (table, out), counts in zip(self.targets, found, strict=True)
+        )
+
+    def counts(self, position: int, n_entries: int) -> NDArray[np.int64]:
+        """Return ``(n_entries,)`` how often each entry occurs in a shared tensor with weights."""
+        indices = self.indices[position]
+        if id(indices) not in self.occurrences:  # a constant, or what the adaptive coder took
+            return _histogram(indices, n_entries)
+        symbols, found = self.occurrences[id(indices)]
+        counts = np.zeros(n_entries, dtype=np.int64)
+        counts[symbols] = found
+        return counts
 
     def _least_bytes(self, coding: Coding) -> int:
         """Return the bytes of the payload if every symbol were the cheapest of its table."""
@@ -283,8 +296,8 @@ def assemble(entries: Entries, books: tuple[Codebook, ...], arrays: Arrays) -> S
             tensors.append(KeptTensor(entry.name, entry.shape, entry.dtype, array, entry.exponent))
         else:
             n_entries = len(books[entry.codebook])
-            indices = arrays.indices.get(position, np.empty(0, dtype=index_dtype(n_entries)))
-            counts = _histogram(indices, n_entries)
+            arrays.indices.setdefault(position, np.empty(0, dtype=index_dtype(n_entries)))
+            indices, counts = arrays.indices[position], arrays.counts(position, n_entries)
             tensors.append(
                 SharedTensor(entry.name, entry.shape, entry.dtype, entry.codebook, indices, counts)
             )

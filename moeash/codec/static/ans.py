@@ -1,11 +1,12 @@
 """Asymmetric numeral systems: all coded sources in one stream of 32-bit words.
 
-The coder is constriction's ``AnsCoder`` (64-bit state, 24-bit probabilities). Its ``Categorical``
+The encoder is constriction's ``AnsCoder`` (64-bit state, 24-bit probabilities). Its ``Categorical``
 takes floats and quantises them itself, but gives each of ``P`` symbols ``1`` plus a share of
 ``2**24 - P`` in proportion. Handing it the integers ``F - 1``, which sum to exactly that, makes
 its scale exactly one and every float it touches a whole number below ``2**24``. The frequencies
 it uses are then ``F``, on every platform and whatever its rounding: they are part of the format,
-constriction's arithmetic is not. A test reads the stream with a decoder of its own.
+constriction's arithmetic is not. The decoder is a kernel of our own, ``_ans.pyx``, which writes
+symbols where they go and counts them on the way; its definition is in its tests.
 
 **Reserved bytes.** How many bytes a stream takes depends, by a few bits, on the order of its
 symbols; a size computed from counts cannot know it. So a stream has the bytes of its ideal length
@@ -24,12 +25,14 @@ salt, one byte in the file. (Another initial state would not do: encoding is mon
 so a larger one never ends smaller, but where a symbol's slot lies decides which way a step is off.)
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from moeash.codec.static._ans import run
 from moeash.codec.static.tables import FRACTION_BITS, RESOLUTIONS, Rows, Table, log2_fixed
 from moeash.errors import CorruptContainerError, ExportError
 
@@ -39,7 +42,9 @@ SCALE = 1 << SCALE_BITS
 SLACK_BITS = 32
 SLACK_PER_SYMBOL = 15  # 2**-15 bits
 MAX_SALT = 255
-CHUNK = 1 << 20
+
+BUCKETS = 1 << 12
+"""Runs of slots of equal length, in which the kernel begins to look for a slot's place."""
 
 __all__ = ["NAME", "RESOLUTIONS", "costs", "decode", "encode", "flat_levels", "levels"]
 
@@ -133,30 +138,69 @@ def encode(
 
 
 def decode(
-    payload: bytes, salt: int, sources: Sequence[tuple[Table, int]]
-) -> Iterator[tuple[int, NDArray[np.int32]]]:
-    """Yield the position of a source and a run of its ranks, in order, runs of bounded length.
+    payload: bytes, salt: int, targets: Sequence[tuple[Table, NDArray[Any]]]
+) -> list[NDArray[np.int64]]:
+    """Fill the array of every source with its symbols, in order.
+
+    Args:
+        payload: the stream.
+        salt: rotation of the slots.
+        targets: the table of each source, and ``(n,)`` unsigned integers to be written.
+
+    Returns:
+        For every source how often each symbol of its table occurs.
 
     Raises:
         CorruptContainerError: the stream does not lead back to the empty state.
     """
     words = np.frombuffer(_whole_words(payload), dtype="<u4").astype(np.uint32)
-    coder = constriction.stream.stack.AnsCoder(words)
-    models: dict[int, constriction.stream.model.Categorical | None] = {}
-    for position, (table, n) in enumerate(sources):
-        if id(table) not in models:
-            models[id(table)] = _model(table, salt)
-        model = models[id(table)]
-        for begin in range(0, n, CHUNK):
-            size = min(CHUNK, n - begin)
-            if model is None or coder.is_empty():
-                # The empty state stays so: all it decodes to is the symbol in the first place.
-                first = np.zeros(size, dtype=np.int32)
-                yield position, first if model is None else _rotated(first, table, -salt)
-            else:
-                yield position, _rotated(coder.decode(model, size), table, -salt)
-    if not coder.is_empty():
+    state, left = 0, words.size
+    while left and state < 1 << 32:
+        left -= 1
+        state = state << 32 | int(words[left])
+    machine = np.array([state, left], dtype=np.uint64)
+    slots: dict[int, _Slots] = {}
+    occurrences = []
+    for table, out in targets:
+        counts = np.zeros(table.symbols.size, dtype=np.int64)
+        occurrences.append(counts)
+        if counts.size == 1:
+            out[:], counts[:] = table.symbols[0], out.size
+            continue
+        if id(table) not in slots:
+            slots[id(table)] = _Slots.of(table, salt)
+        found = slots[id(table)]
+        symbols = found.symbols.astype(out.dtype)
+        by_place = np.zeros_like(counts)
+        run(machine, words, found.starts, found.places, symbols, out, by_place)
+        counts[:] = np.roll(by_place, -salt)
+    if machine.any():
         raise CorruptContainerError("the coded indices do not end where they began")
+    return occurrences
+
+
+class _Slots(NamedTuple):
+    """The slots of a table.
+
+    Attributes:
+        starts: ``(P + 1,)`` where the slots of each place begin, and the end of the last.
+        places: ``(BUCKETS + 1,)`` the place of the first slot of each bucket, and P.
+        symbols: ``(P,)`` the symbol of each place.
+    """
+
+    starts: NDArray[np.uint32]
+    places: NDArray[np.uint32]
+    symbols: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, table: Table, salt: int) -> "_Slots":
+        frequency = frequencies(Rows.listed([table]), table.levels, table.resolution)
+        starts = np.concatenate(([0], np.cumsum(np.roll(frequency, salt))))
+        first_bucket = -(-starts // (SCALE // BUCKETS))  # that begins in the place, or behind it
+        places = np.append(
+            np.repeat(np.arange(frequency.size), np.diff(first_bucket)), frequency.size
+        )
+        return cls(starts.astype(np.uint32), places.astype(np.uint32), np.roll(table.symbols, salt))
 
 
 def _rotated(ranks: NDArray[np.int32], table: Table, salt: int) -> NDArray[np.int32]:

@@ -7,7 +7,8 @@ symbol, each one more than the one before. A source of one symbol value takes no
 """
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from bitarray import bitarray
@@ -140,9 +141,17 @@ def encode(
 
 
 def decode(
-    payload: bytes, salt: int, sources: Sequence[tuple[Table, int]]
-) -> Iterator[tuple[int, NDArray[np.int32]]]:
-    """Yield the position of a source and a run of its ranks, in order, runs of bounded length.
+    payload: bytes, salt: int, targets: Sequence[tuple[Table, NDArray[Any]]]
+) -> list[NDArray[np.int64]]:
+    """Fill the array of every source with its symbols, in order.
+
+    Args:
+        payload: the stream.
+        salt: 0.
+        targets: the table of each source, and ``(n,)`` unsigned integers to be written.
+
+    Returns:
+        For every source how often each symbol of its table occurs.
 
     Raises:
         CorruptContainerError: a table is no prefix code, or the stream has another length.
@@ -151,24 +160,31 @@ def decode(
     bits.frombytes(payload)
     at = 0
     books: dict[int, tuple[NDArray[np.int64], list[int], list[int]]] = {}
-    for position, (table, n) in enumerate(sources):
+    occurrences = []
+    for table, out in targets:
+        counts = np.zeros(table.symbols.size, dtype=np.int64)
+        occurrences.append(counts)
         if id(table) not in books:
             lengths, order = _canonical(table)
             books[id(table)] = lengths, np.bincount(lengths).tolist(), order.tolist()
-        lengths, count, symbols = books[id(table)]
-        for begin in range(0, n, CHUNK):
-            size = min(CHUNK, n - begin)
-            if len(symbols) == 1:
-                yield position, np.zeros(size, dtype=np.int32)
+        lengths, count, ranked = books[id(table)]
+        symbols = table.symbols.astype(out.dtype)
+        for begin in range(0, out.size, CHUNK):
+            size = min(CHUNK, out.size - begin)
+            if len(ranked) == 1:
+                out[begin : begin + size] = symbols[0]
+                counts[0] += size
                 continue
             # A code is at most MAX_LENGTH bits: this many hold the run, and no more are copied.
             ahead = bits[at : at + size * int(lengths.max())]
-            stream = canonical_decode(ahead, count, symbols)
+            stream = canonical_decode(ahead, count, ranked)
             try:
                 ranks = np.fromiter(stream, dtype=np.int32, count=size)
             except ValueError as exc:
                 raise CorruptContainerError("the coded indices end too early") from exc
             at += int(lengths[ranks].sum())
-            yield position, ranks
+            out[begin : begin + size] = symbols[ranks]
+            counts += np.bincount(ranks, minlength=counts.size)
     if salt or len(bits) - at >= 8 or bits[at:].any():
         raise CorruptContainerError("the coded indices do not end where they should")
+    return occurrences

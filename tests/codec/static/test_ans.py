@@ -8,8 +8,10 @@ from moeash.codec import container
 from moeash.codec.pools import plan_pool
 from moeash.codec.size import size
 from moeash.codec.static import ans
+from moeash.codec.static._ans import run
 from moeash.codec.static.tables import FRACTION_BITS, Rows, Table
-from moeash.errors import CorruptContainerError, ExportError
+from moeash.errors import CorruptContainerError, ExportError, InputError
+from tests.codec.static.decoding import decoded
 from tests.entropy import entropy_bits
 
 
@@ -67,7 +69,7 @@ def test_a_decoder_of_our_own_reads_the_stream(n_entries, n, seed):
     table, ranks, reserved = stream(indices, n_entries)
     payload, salt = ans.encode([(lambda: ranks, table)], reserved)
     assert decode_by_the_book(payload, salt, [(table, n)]) == [ranks.tolist()]
-    got = np.concatenate([part for _, part in ans.decode(payload, salt, [(table, n)])])
+    got = decoded(ans, payload, salt, table, n)
     assert_array_equal(got, ranks)
 
 
@@ -138,10 +140,10 @@ def test_a_stream_with_another_salt_or_a_flipped_bit_is_refused():
     table, ranks, reserved = stream(np.arange(3000) % 41, 41)
     payload, _ = ans.encode([(lambda: ranks, table)], reserved)
     with pytest.raises(CorruptContainerError, match="do not end where they began"):
-        list(ans.decode(payload, 1, [(table, ranks.size)]))
+        decoded(ans, payload, 1, table, ranks.size)
     flipped = bytes([payload[0] ^ 1]) + payload[1:]
     with pytest.raises(CorruptContainerError, match="do not end where they began"):
-        list(ans.decode(flipped, 0, [(table, ranks.size)]))
+        decoded(ans, flipped, 0, table, ranks.size)
 
 
 def test_the_cost_is_what_the_frequencies_say():
@@ -170,13 +172,69 @@ def encode_by_the_book(ranks, table, salt):
 
 
 @pytest.mark.parametrize("salt", [0, 1, 7])
-def test_a_stream_that_is_exhausted_gives_the_symbol_in_the_first_place(salt, monkeypatch):
-    monkeypatch.setattr(ans, "CHUNK", 100)  # the rest of a source is not decoded but filled in
+def test_a_stream_that_is_exhausted_gives_the_symbol_in_the_first_place(salt):
     table = planned(np.array([900, 50, 30, 20]))
     ranks = [*[0, 1, 2, 3] * 40, *[-salt % 4] * 1000]
     payload = encode_by_the_book(ranks, table, salt)
     sources = [(table, len(ranks))]
     assert len(payload) < 100
     assert decode_by_the_book(payload, salt, sources) == [ranks]
-    got = np.concatenate([part for _, part in ans.decode(payload, salt, sources)])
+    got = decoded(ans, payload, salt, table, len(ranks))
     assert got.tolist() == ranks
+
+
+@pytest.mark.parametrize("n_entries", [5_000, 70_000])
+def test_many_rare_symbols_are_found_among_their_neighbours(n_entries):
+    rng = np.random.default_rng(n_entries)
+    indices = np.concatenate((np.arange(n_entries), rng.zipf(1.3, 3000) % n_entries))
+    table, ranks, reserved = stream(rng.permutation(indices), n_entries)
+    payload, salt = ans.encode([(lambda: ranks, table)], reserved)
+    assert_array_equal(decoded(ans, payload, salt, table, ranks.size), ranks)
+
+
+def test_sources_of_one_stream_follow_each_other_into_strided_arrays():
+    rng = np.random.default_rng(1)
+    drawn = [rng.integers(0, 9, n).astype(np.uint8) for n in (1, 400, 30)]
+    coded = [stream(values, 9) for values in drawn if np.unique(values).size > 1]
+    tables = [planned(np.bincount(values, minlength=9)) for values in drawn]
+    assert tables[0] is None and len(coded) == 2  # a constant is not coded
+    sources = [(lambda ranks=ranks: ranks, table) for table, ranks, _ in coded]
+    payload, salt = ans.encode(sources, sum(reserved for _, _, reserved in coded))
+    planes = [np.zeros((values.size, 2), dtype=np.uint8) for values in drawn[1:]]
+    targets = [(table, plane[:, 1]) for (table, _, _), plane in zip(coded, planes, strict=True)]
+    ans.decode(payload, salt, targets)
+    for plane, values in zip(planes, drawn[1:], strict=True):
+        assert_array_equal(plane, np.stack((np.zeros_like(values), values), axis=1))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"machine": np.array([1, 2], np.uint64)},  # more words left than there are
+        {"machine": np.array([1], np.uint64)},
+        {"starts": np.array([0, 5, 5, 1 << 24], np.uint32)},
+        {"starts": np.array([1, 5, 6, 1 << 24], np.uint32)},
+        {"starts": np.array([0, 5, 6, 1 << 23], np.uint32)},
+        {"starts": np.array([0, 1 << 24], np.uint32)},
+        {"places": np.full(4097, 3, np.uint32)},
+        {"places": np.zeros(4097, np.uint32)},
+        {"places": np.zeros(0, np.uint32)},
+        {"symbols": np.zeros(0, np.uint8), "starts": np.zeros(1, np.uint32)},
+        {"counts": np.zeros(2, np.int64)},
+    ],
+)
+def test_the_kernel_refuses_tables_that_it_could_not_trust(broken):
+    table = planned(np.array([900, 50, 30]))
+    slots = ans._Slots.of(table, 0)
+    fitting = {
+        "machine": np.array([1 << 40, 1], np.uint64),
+        "words": np.zeros(1, np.uint32),
+        "starts": slots.starts,
+        "places": slots.places,
+        "symbols": slots.symbols.astype(np.uint8),
+        "out": np.zeros(9, np.uint8),
+        "counts": np.zeros(3, np.int64),
+    }
+    run(*fitting.values())
+    with pytest.raises(InputError, match="do not fit together"):
+        run(*(fitting | broken).values())

@@ -8,6 +8,7 @@ from moeash.codec.pools import plan_pool
 from moeash.codec.static import huffman
 from moeash.codec.static.tables import Table
 from moeash.errors import CorruptContainerError
+from tests.codec.static.decoding import decoded
 from tests.entropy import entropy_bits
 
 
@@ -51,7 +52,7 @@ def test_a_stream_has_the_bytes_counted_and_comes_back(n_entries, n, seed):
     reserved = huffman.payload_bytes(int(plan.payload.sum()), n)
     payload, _ = huffman.encode([(lambda: ranks, table)], reserved)
     assert len(payload) == reserved
-    got = np.concatenate([part for _, part in huffman.decode(payload, 0, [(table, n)])])
+    got = decoded(huffman, payload, 0, table, n)
     assert_array_equal(got, ranks)
 
 
@@ -69,17 +70,17 @@ def test_the_flat_table_is_a_complete_code(alphabet):
 def test_levels_that_are_no_code_are_refused():
     table = Table(3, np.arange(3), np.array([1, 1, 1]))
     with pytest.raises(CorruptContainerError, match="gaps"):
-        list(huffman.decode(b"\0", 0, [(table, 3)]))
+        decoded(huffman, b"\0", 0, table, 3)
     table = Table(2, np.arange(2), np.array([40, 40]))
     with pytest.raises(CorruptContainerError, match="longer than 31"):
-        list(huffman.decode(b"\0", 0, [(table, 3)]))
+        decoded(huffman, b"\0", 0, table, 3)
 
 
 def test_streams_that_end_too_early_or_too_late_are_refused():
     table = Table(2, np.arange(2), np.array([1, 1]))
     with pytest.raises(CorruptContainerError, match="end too early"):
-        list(huffman.decode(b"\0", 0, [(table, 9)]))
+        decoded(huffman, b"\0", 0, table, 9)
     with pytest.raises(CorruptContainerError, match="where they should"):
-        list(huffman.decode(b"\0\0", 0, [(table, 3)]))
+        decoded(huffman, b"\0\0", 0, table, 3)
     with pytest.raises(CorruptContainerError, match="where they should"):
-        list(huffman.decode(b"\x01", 0, [(table, 3)]))
+        decoded(huffman, b"\x01", 0, table, 3)
