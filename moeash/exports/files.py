@@ -97,10 +97,19 @@ def load(
         return tensors_of(shared, where, dtype)
     fitted = fit_weights(into, shared, repr(os.fspath(path)))
     if where is not None or dtype is not None:
-        into.to(device=where, dtype=dtype)
+        _move(into, where, dtype)
         fitted = Fitted(Own.of(into), fitted.stored)
     write_weights(fitted, shared)
     return into
+
+
+def _move(module: nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> None:
+    """Move a network as ``module.to`` does, which would make complex tensors real ones."""
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+    module._apply(move)  # type: ignore[no-untyped-call]
 
 
 def decompress(
