@@ -13,9 +13,15 @@ Move = Callable[[Tensor], Tensor]
 
 
 class _Moved(NamedTuple):
+    """What a tensor was moved to, and how often each had been written to by then."""
+
     source: weakref.ref[Tensor]
     target: weakref.ref[Tensor]
     versions: tuple[int, int]
+
+    def is_alive(self) -> bool:
+        """Tell whether both tensors are still there."""
+        return self.source() is not None and self.target() is not None
 
 
 class Common:
@@ -53,7 +59,7 @@ class Common:
             target = before.target()
             if target is not None and before.versions == (version(tensor), version(target)):
                 return target
-        self._moved = {k: m for k, m in self._moved.items() if m.source() and m.target()}
+        self._moved = {key: record for key, record in self._moved.items() if record.is_alive()}
         self._moved[key] = _Moved(
             weakref.ref(tensor), weakref.ref(moved), (version(tensor), version(moved))
         )

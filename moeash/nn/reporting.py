@@ -58,14 +58,14 @@ def memory(module: nn.Module) -> Memory:
         if isinstance(layer, SmallModule):
             for name, packing in layer._packings.items():
                 packed, codebook = layer._stored(name)
-                indices[packed.data_ptr()] = packed
-                codebooks[codebook.data_ptr()] = codebook
-                dense[packed.data_ptr()] = packing.size * codebook.element_size()
+                indices[_place(packed)] = packed
+                codebooks[_place(codebook)] = codebook
+                dense[_place(packed)] = packing.size * codebook.element_size()
             held[id(layer)] = sum(kept.weight.nbytes for kept in layer._held.values())
     others = {
-        tensor.data_ptr(): tensor.nbytes
+        _place(tensor): tensor.nbytes
         for tensor in (*module.parameters(), *module.buffers())
-        if tensor.data_ptr() not in indices and tensor.data_ptr() not in codebooks
+        if _place(tensor) not in indices and _place(tensor) not in codebooks
     }
     return Memory(
         indices_bytes=sum(tensor.nbytes for tensor in indices.values()),
@@ -74,3 +74,8 @@ def memory(module: nn.Module) -> Memory:
         held_bytes=sum(held.values()),
         dense_bytes=sum(dense.values()),
     )
+
+
+def _place(tensor: Tensor) -> int:
+    """Return what tells the memory of a tensor from others': its address, if it has one."""
+    return tensor.data_ptr() or id(tensor)

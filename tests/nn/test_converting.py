@@ -168,6 +168,27 @@ def test_another_dtype_moves_the_codebook_and_leaves_the_indices(small, dense, d
     assert torch.equal(small.float()(TOKENS), dense.float()(TOKENS))
 
 
+def test_what_is_one_tensor_stays_one_wherever_it_goes():
+    module = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(6))).eval()
+    module[5].weight = module[0].weight
+    compress_(module, drawn({f"{i}.weight": (8, 8) for i in range(5)}, 20, n_codebooks=2))
+    for moved in (module.double(), module.half(), module.to("meta")):
+        assert moved[5].weight_indices is moved[0].weight_indices
+        books = [layer.weight_codebook for layer in moved]
+        assert books[0] is books[2] is books[4] is books[5] and books[1] is books[3]
+        assert books[0] is not books[1] and memory(moved).indices_bytes == 5 * 64
+        assert memory(moved).codebook_bytes == 2 * books[0].nbytes
+    assert module[0].weight.is_meta
+
+
+def test_a_part_that_was_written_to_does_not_come_back_into_the_rest():
+    module = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(2))).eval()
+    compress_(module, drawn({f"{i}.weight": (8, 8) for i in range(2)}, 20))
+    expected = module[1].weight.half()
+    module[0].half().weight_codebook.zero_()
+    assert torch.equal(module.half()[1].weight, expected) and not module[0].weight.any()
+
+
 def test_type_leaves_the_indices_alone_too(small, dense):
     small.head.type(torch.float16), dense.head.type(torch.float16)
     assert small.head.weight_indices.dtype == torch.uint8
@@ -260,6 +281,33 @@ def test_a_gradient_is_refused_or_warned_of(small):
     inputs = torch.randn(3, 32, requires_grad=True)
     small.eval().head(inputs).sum().backward()
     assert torch.allclose(inputs.grad, small.head.weight.detach().sum(0).expand(3, 32))
+
+
+class Scaled(nn.Embedding):
+    def forward(self, tokens):
+        return super().forward(tokens) * 3
+
+
+@pytest.mark.parametrize(
+    ("layer", "inputs"),
+    [
+        (Scaled(9, 4), (torch.arange(9),)),
+        (nn.EmbeddingBag(9, 4), (torch.arange(9), torch.tensor([0, 4]))),
+        (nn.MultiheadAttention(8, 2, batch_first=True), (torch.randn(2, 3, 8),) * 3),
+        (
+            nn.MultiheadAttention(8, 2, kdim=6, vdim=4),
+            (torch.randn(3, 8), torch.randn(3, 6), torch.randn(3, 4)),
+        ),
+    ],
+)
+def test_layers_that_read_their_weights_in_their_own_way_are_right(tmp_path, layer, inputs):
+    path = written(layer.eval(), tmp_path / "x.moeash", 9)
+    dense = moeash.load(path, into=copy.deepcopy(layer))
+    report = compress_(layer, path)
+    assert report.bits and not report.dense
+    outputs = [module(*inputs) for module in (layer, dense)]
+    first, second = (out[0] if isinstance(out, tuple) else out for out in outputs)
+    assert torch.equal(first, second)
 
 
 class Reads(nn.Module):
