@@ -59,7 +59,7 @@ HOME = {  # third parties that must stay at home: module prefix -> where it may 
     "pydantic": ("service",),
     "prometheus_client": ("service",),
     "matplotlib": ("exports",),
-    "optuna": ("exports/optuna_study",),
+    "optuna": ("exports/interop/optuna_study",),
     "pandas": ("study", "exports", "api"),
     "constriction": ("codec",),
     "bitarray": ("codec",),

@@ -31,7 +31,7 @@ def evaluations(
     json_: JsonOption = False,
 ) -> None:
     """Write every evaluation of a study as a table."""
-    from moeash.exports.tables import write_table
+    from moeash.exports.interop.tables import write_table
     from moeash.study.opening import open_study
 
     size_bytes = write_table(open_study(study, storage), to)
@@ -53,7 +53,7 @@ def export_optuna(
     json_: JsonOption = False,
 ) -> None:
     """Write a study into a storage of Optuna, for its dashboard and plots."""
-    from moeash.exports.optuna_study import export_optuna as written
+    from moeash.exports.interop.optuna_study import export_optuna as written
     from moeash.study.opening import open_study
 
     n_trials = written(open_study(study, storage), to, name=name)

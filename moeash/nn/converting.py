@@ -1,38 +1,23 @@
 """A network's weights become indices and one codebook, as a file has them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from moeash.codec.container import read
-from moeash.core.codebook import SharedTensor, SharedWeights, array_dtype
+from moeash.core.codebook import SharedWeights, array_dtype
 from moeash.errors import InputError
 from moeash.files import as_path
 from moeash.networks.devices import usable_device
 from moeash.networks.loading.weights import Fitted, fit_weights
 from moeash.networks.writing.decoding import decode_into
 from moeash.nn.common import Common
-from moeash.nn.layers import SmallModule, codebook_name, convert, indices_name
-from moeash.nn.packing import BITS, Packing, bits_for, pack
-
-DECODING: tuple[type[nn.Module], ...] = (
-    nn.Linear,
-    nn.Bilinear,
-    nn.modules.conv._ConvNd,
-    nn.Embedding,
-    nn.EmbeddingBag,
-    nn.MultiheadAttention,
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.PReLU,
-)
-"""Module types that read their parameters as attributes, all of them, at every forward pass."""
-
-_Place = tuple[nn.Module, str]
+from moeash.nn.layers import SmallModule, convert
+from moeash.nn.packing import BITS, Packing, pack
+from moeash.nn.planning import Place, plan
 
 
 @dataclass(frozen=True)
@@ -112,36 +97,15 @@ def compress_(
         shared, title = source, "the shared weights"
     else:
         shared, title = read(source, max_bytes=max_bytes).shared, repr(str(as_path(source)))
-    packed_bits = [bits or bits_for(len(book)) for book in shared.codebooks]
-    for book in shared.codebooks:
-        if bits is not None and len(book) > 1 << bits:
-            raise InputError(
-                f"bits = {bits} hold {1 << bits} entries, but the file has a codebook of "
-                f"{len(book)}; leave bits out"
-            )
     fitted = fit_weights(module, shared, title)
-    places = {name: _place(module, name) for name in fitted.network.tensors}
-    report = Report({}, {})
-    small: dict[str, SharedTensor] = {}
-    for names in _memories(fitted):
-        stored = fitted.stored[next(name for name in names if name in fitted.stored)]
-        if isinstance(stored, SharedTensor):
-            why = "its codebook has more than 65,536 entries"
-            if packed_bits[stored.codebook] is not None:
-                reasons = (_obstacle(*places[name], tuple(also)) for name in names)
-                why = next(filter(None, reasons), "")
-            if why:
-                report.dense.update(dict.fromkeys(names, why))
-            else:
-                small.update(dict.fromkeys(names, stored))
-                report.bits.update(dict.fromkeys(names, packed_bits[stored.codebook] or 0))
+    small, dense = plan(module, shared, fitted, bits, tuple(also))
     for name, stored in fitted.stored.items():
         if name not in small:
             decode_into(fitted.network.tensors[name].detach(), shared, stored)
-    _convert_all(shared, fitted, places, small, report.bits, Common(resident_bytes))
+    _convert_all(shared, fitted, small, Common(resident_bytes))
     if target is not None:
         module.to(target)
-    return report
+    return Report({name: place.bits for name, place in small.items()}, dense)
 
 
 def _check(module: nn.Module, bits: int | None, resident_bytes: int) -> None:
@@ -156,63 +120,14 @@ def _check(module: nn.Module, bits: int | None, resident_bytes: int) -> None:
         )
 
 
-def _memories(fitted: Fitted) -> Iterator[list[str]]:
-    """Yield the network's names, those of one memory together, of all that the file holds."""
-    first = fitted.network.first
-    groups: dict[str, list[str]] = {}
-    for name in fitted.network.tensors:
-        groups.setdefault(first.get(name, name), []).append(name)
-    for names in groups.values():
-        if any(name in fitted.stored for name in names):  # counters of BatchNorm may be missing
-            yield names
-
-
-def _place(module: nn.Module, name: str) -> _Place:
-    path, _, own = name.rpartition(".")
-    return module.get_submodule(path), own
-
-
-def _obstacle(owner: nn.Module, name: str, also: tuple[type[nn.Module], ...]) -> str:
-    """Say why a parameter of a module cannot be indices, in a few words; nothing if it can."""
-    kind = type(owner)
-    if isinstance(owner, torch.jit.ScriptModule | fx.GraphModule):
-        return f"{kind.__name__} is compiled code, whose parameters cannot be replaced"
-    if not isinstance(owner, (*DECODING, *also)):
-        return (
-            f"nobody knows how {kind.__name__} reads it; where that is as an attribute, "
-            f"pass also=[{kind.__name__}]"
-        )
-    if isinstance(owner, nn.Embedding | nn.EmbeddingBag) and owner.max_norm is not None:
-        return "an embedding with max_norm writes into its weights"
-    if isinstance(owner, nn.RNNBase):
-        return f"{kind.__name__} keeps its weights in a list of its own"
-    own_copies = any(
-        method in vars(ancestor)
-        for ancestor in kind.__mro__
-        if ancestor not in (nn.Module, object)
-        for method in ("__reduce__", "__reduce_ex__", "__getstate__", "__deepcopy__")
-    )
-    if own_copies:
-        return f"{kind.__name__} has its own way to be copied or pickled"
-    if any(hasattr(owner, part(name)) for part in (indices_name, codebook_name)):
-        return f"{kind.__name__} has something called {indices_name(name)} of its own"
-    return "" if name in owner._parameters else "it is no parameter"
-
-
 def _convert_all(
-    shared: SharedWeights,
-    fitted: Fitted,
-    places: dict[str, _Place],
-    small: dict[str, SharedTensor],
-    bits: dict[str, int],
-    common: Common,
+    shared: SharedWeights, fitted: Fitted, small: Mapping[str, Place], common: Common
 ) -> None:
     """Turn parameters into indices, one tensor of them for each stored one, and one codebook."""
     codebooks: dict[tuple[object, ...], Tensor] = {}
     packed: dict[tuple[object, ...], Tensor] = {}
     done: set[tuple[int, str]] = set()
-    for name, stored in small.items():
-        owner, own_name = places[name]
+    for name, (owner, own_name, stored, bits) in small.items():
         if (id(owner), own_name) in done:  # a module that the network holds twice
             continue
         done.add((id(owner), own_name))
@@ -224,7 +139,7 @@ def _convert_all(
             entries = shared.codebooks[stored.codebook].entries.astype(carried)
             codebooks[book] = torch.tensor(entries).to(dtype).to(device)
         if (stored.name, device) not in packed:
-            packed[stored.name, device] = pack(stored.indices, bits[name]).to(device)
+            packed[stored.name, device] = pack(stored.indices, bits).to(device)
         stride = None if parameter.is_contiguous() else parameter.stride()
-        packing = Packing(stored.shape, bits[name], stride, parameter.requires_grad)
+        packing = Packing(stored.shape, bits, stride, parameter.requires_grad)
         convert(owner, own_name, packing, packed[stored.name, device], codebooks[book], common)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from moeash.evaluation.outcome import Status
-from moeash.exports.tables import TableKind, table_bytes
+from moeash.exports.interop.tables import TableKind, table_bytes
 from moeash.service.context import Context
 from moeash.service.views.documents import (
     EvaluationPage,

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from moeash.errors import InputError
-from moeash.exports.tables import TABLE_KINDS, write_table
+from moeash.exports.interop.tables import TABLE_KINDS, write_table
 from moeash.study.opening import open_study
 
 READERS = {

@@ -3,7 +3,7 @@ from datetime import datetime
 import pytest
 
 from moeash.errors import ExportError
-from moeash.exports.optuna_study import _distributions, export_optuna
+from moeash.exports.interop.optuna_study import _distributions, export_optuna
 from moeash.study.opening import open_study
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed; pip install -e '.[test]'")
