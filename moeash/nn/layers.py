@@ -6,6 +6,7 @@ each parameter that is now indices is a property that decodes. So whatever reads
 the module's forward or other code, computes with the weights that the file holds.
 """
 
+import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -21,21 +22,31 @@ NOT_TRAINABLE = (
 )
 
 
-class _Held(NamedTuple):
-    """A decoded weight that is kept, and what it was decoded from."""
+class _Known(NamedTuple):
+    """What was decoded last, for as long as somebody has it, and what it was decoded from.
 
-    weight: Tensor
+    Attributes:
+        read: what was returned: modules of attention read a weight again while they have it.
+        held: the weight, where it is kept from one forward pass to the next.
+        indices: what it was decoded from.
+        codebook: likewise.
+        versions: of all three, which share theirs with ``read``.
+    """
+
+    read: "weakref.ref[Tensor]"
+    held: Tensor | None
     indices: Tensor
     codebook: Tensor
     versions: tuple[int, int, int]
 
-    def is_of(self, indices: Tensor, codebook: Tensor) -> bool:
-        """Tell whether it is still what these decode to."""
-        return (
-            self.indices is indices
-            and self.codebook is codebook
-            and self.versions == (version(self.weight), version(indices), version(codebook))
-        )
+    def weight(self, indices: Tensor, codebook: Tensor) -> Tensor | None:
+        """Return the weight if it is still there, and still what these decode to."""
+        weight = self.read()
+        weight = self.held if weight is None else weight
+        if weight is None or self.indices is not indices or self.codebook is not codebook:
+            return None
+        now = version(weight), version(indices), version(codebook)
+        return weight if now == self.versions else None
 
 
 class SmallModule(nn.Module):
@@ -43,7 +54,7 @@ class SmallModule(nn.Module):
 
     _base: type[nn.Module]
     _packings: dict[str, Packing]
-    _held: dict[str, _Held]
+    _known: dict[str, _Known]
     _common: Common
 
     def _decode(self, name: str) -> Tensor:
@@ -54,25 +65,22 @@ class SmallModule(nn.Module):
             return packing.weight(indices, codebook)
         self._mind_training()
         with torch.inference_mode(False), torch.no_grad():
-            if self._common.resident_bytes and not hasattr(self, "_is_replica"):
-                weight = self._hold(name, indices, codebook)
-            else:
+            if hasattr(self, "_is_replica"):  # of DataParallel, which lives for one forward pass
+                return _as_read(packing.weight(indices, codebook), packing)
+            known = self._known.get(name)
+            weight = None if known is None else known.weight(indices, codebook)
+            if known is not None and weight is not None and weight is not known.held:
+                return weight
+            if known is None or weight is None:
+                self._forget(name)
                 weight = packing.weight(indices, codebook)
-            # torch multiplies batches another way by what asks for gradients, also where none are
-            # computed: without this some outputs would be a rounding off those of a dense network.
-            return weight.detach().requires_grad_(packing.required_grad)
-
-    def _hold(self, name: str, indices: Tensor, codebook: Tensor) -> Tensor:
-        """Return a weight that is held, or that is held from now on if there is room."""
-        held = self._held.get(name)
-        if held is not None and held.is_of(indices, codebook):
-            return held.weight
-        self._drop(name)
-        weight = self._packings[name].weight(indices, codebook)
-        if self._common.reserve(weight.nbytes):
-            versions = version(weight), version(indices), version(codebook)
-            self._held[name] = _Held(weight, indices, codebook, versions)
-        return weight
+                held = weight if self._common.reserve(weight.nbytes) else None
+            else:
+                held = known.held
+            read = _as_read(weight, packing)
+            versions = version(read), version(indices), version(codebook)
+            self._known[name] = _Known(weakref.ref(read), held, indices, codebook, versions)
+            return read
 
     def _stored(self, name: str) -> tuple[Tensor, Tensor]:
         indices: Tensor = getattr(self, indices_name(name))
@@ -83,10 +91,10 @@ class SmallModule(nn.Module):
         if self.training and torch.is_grad_enabled():
             self._common.warn_of_training()
 
-    def _drop(self, name: str) -> None:
-        held = self._held.pop(name, None)
-        if held is not None:
-            self._common.release(held.weight.nbytes)
+    def _forget(self, name: str) -> None:
+        known = self._known.pop(name, None)
+        if known is not None and known.held is not None:
+            self._common.release(known.held.nbytes)
 
     def _apply(self, fn: Move, recurse: bool = True) -> "SmallModule":
         names = [part(name) for name in self._packings for part in (indices_name, codebook_name)]
@@ -101,7 +109,7 @@ class SmallModule(nn.Module):
         finally:
             self._buffers.update(moved)
         for name in self._packings:
-            self._drop(name)
+            self._forget(name)
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> "SmallModule":
@@ -135,7 +143,7 @@ class SmallModule(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         state = nn.Module.__getstate__(self)  # type: ignore[no-untyped-call]
-        return _revive, (self._base, tuple(self._packings)), {**state, "_held": {}}
+        return _revive, (self._base, tuple(self._packings)), {**state, "_known": {}}
 
 
 class SmallEmbedding(SmallModule):
@@ -149,6 +157,15 @@ class SmallEmbedding(SmallModule):
             return rows
         self._mind_training()
         return rows.requires_grad_(packing.required_grad and torch.is_grad_enabled())
+
+
+def _as_read(weight: Tensor, packing: Packing) -> Tensor:
+    """Return a weight that asks for gradients as the parameter did which it stands for.
+
+    torch multiplies batches another way by what asks for gradients, also where none are computed:
+    without this some outputs would be a rounding off those of a dense network.
+    """
+    return weight.detach().requires_grad_(packing.required_grad)
 
 
 def indices_name(name: str) -> str:
@@ -185,7 +202,7 @@ def convert(
     del module._parameters[name]
     module.register_buffer(indices_name(name), indices)
     module.register_buffer(codebook_name(name), codebook)
-    module.__dict__.update(_packings=packings, _held={}, _common=common)
+    module.__dict__.update(_packings=packings, _known={}, _common=common)
     module.__class__ = class_of(base, tuple(packings))
 
 

@@ -61,7 +61,8 @@ def memory(module: nn.Module) -> Memory:
                 indices[_place(packed)] = packed
                 codebooks[_place(codebook)] = codebook
                 dense[_place(packed)] = packing.size * codebook.element_size()
-            held[id(layer)] = sum(kept.weight.nbytes for kept in layer._held.values())
+            kept = (known.held for known in layer._known.values())
+            held[id(layer)] = sum(weight.nbytes for weight in kept if weight is not None)
     others = {
         _place(tensor): tensor.nbytes
         for tensor in (*module.parameters(), *module.buffers())

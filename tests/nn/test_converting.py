@@ -13,6 +13,7 @@ from moeash.core.codebook import KeptTensor, SharedWeights, TiedTensor
 from moeash.errors import CheckpointError, ContainerError, InputError
 from moeash.networks.loading.sources import load_network
 from moeash.nn import compress_, memory
+from moeash.nn.packing import Packing
 from tests.marks import slow
 from tests.nn.networks import TOKENS, Language, drawn, language, written
 
@@ -254,12 +255,44 @@ def test_held_weights_follow_what_they_were_decoded_from(files):
     assert memory(small).held_bytes == small.head.weight.nbytes
 
 
+def test_a_weight_that_is_read_twice_in_a_pass_is_decoded_once(files, monkeypatch):
+    small, n_decoded = language(), 0
+    compress_(small, files[40])
+    decode = Packing.weight
+
+    def counting(*arguments):
+        nonlocal n_decoded
+        n_decoded += 1
+        return decode(*arguments)
+
+    monkeypatch.setattr(Packing, "weight", counting)
+    with torch.inference_mode():
+        small(TOKENS)
+    assert n_decoded == 6  # the convolution, four of the layer and the head; rows of the embedding
+    first, second = small.head.weight, small.convolution.weight
+    assert small.head.weight is first and second.grad is None
+    del first
+    assert memory(small).held_bytes == 0
+
+
+def test_held_weights_gather_no_gradients(files):
+    small = language()
+    compress_(small, files[40], resident_bytes=10**9)
+    for _ in range(2):
+        small(TOKENS).sum().backward()
+    held = [k.held for m in small.modules() for k in getattr(m, "_known", {}).values()]
+    assert len(held) == 6 and all(w.grad is None and not w.requires_grad for w in held)
+
+
 def test_weights_that_are_held_are_those_of_the_layers_that_run_first(files):
     small = language()
     compress_(small, files[40], resident_bytes=32 * 32 * 3 * 4)
     for _ in range(3):
         small(TOKENS)
-    assert memory(small).held_bytes == 32 * 32 * 3 * 4 and small.convolution._held
+    assert (
+        memory(small).held_bytes == 32 * 32 * 3 * 4
+        and small.convolution._known["weight"].held is not None
+    )
 
 
 def test_a_gradient_is_refused_or_warned_of(small):
