@@ -125,7 +125,7 @@ def test_running_on_indices_beside_dense_weights(name, k, tmp_path, capsys):
     compress_(held, tmp_path / "x.moeash", resident_bytes=1 << 30)
     networks["held"] = held
     lines = []
-    for batch in (1, 32):
+    for batch in (1, 8):
         x = draw(batch)
         with torch.inference_mode():
             taken = medians(**{n: (lambda m=m, x=x: m(x)) for n, m in networks.items()})

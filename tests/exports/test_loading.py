@@ -27,7 +27,7 @@ def kept(name, values, dtype=None):
     return KeptTensor(name, values.shape, dtype or values.dtype.name, values)
 
 
-BOOKS = (Codebook(np.linspace(-1, 1, 9)), Codebook(np.linspace(2, 3, 5)))
+BOOKS = (Codebook(np.linspace(-1, 1, 9) / 3), Codebook(np.linspace(2, 3, 5)))
 KEPT = {
     "count": np.array(3, np.int64),
     "mask": np.array([[True], [False]]),
@@ -64,7 +64,7 @@ class Everything(nn.Module):
         self.one = nn.Parameter(torch.zeros(400, 300, dtype=dtype).T)
         self.other = nn.Parameter(torch.zeros(2, 7, 3, dtype=dtype).permute(1, 2, 0))
         self.again = self.one
-        self.halved = nn.Parameter(torch.zeros(6, 5, dtype=torch.float16))
+        self.halved = nn.Parameter(torch.zeros(6, 5, dtype=dtype))
         self.brain = nn.Parameter(torch.zeros(6, 5, dtype=torch.bfloat16))
         for name, values in KEPT.items():
             self.register_buffer(name, torch.zeros_like(torch.tensor(values)))
