@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from moeash.codec.container import read_arrays as read
     from moeash.codec.inspection import inspect, verify
     from moeash.exports.decompressing import decompress
-    from moeash.exports.files import load_into
+    from moeash.exports.files import load
     from moeash.study.comparing import compare
     from moeash.study.opening import open_storage, open_study
     from moeash.study.solution import Solution
@@ -58,7 +58,7 @@ HOMES = {
     "decompress": "moeash.exports.decompressing",
     "export": "moeash.api.files",
     "inspect": "moeash.codec.inspection",
-    "load_into": "moeash.exports.files",
+    "load": "moeash.exports.files",
     "open_storage": "moeash.study.opening",
     "open_study": "moeash.study.opening",
     "read": "moeash.codec.container:read_arrays",
@@ -67,6 +67,9 @@ HOMES = {
     "verify": "moeash.codec.inspection",
 }
 """Where each public name that is not an error is defined; loaded when it is first asked for."""
+
+PACKAGES = ("nn",)
+"""Packages that are public themselves; loaded when they are first asked for."""
 
 __all__ = [
     "BackendError",
@@ -102,7 +105,7 @@ __all__ = [
     "decompress",
     "export",
     "inspect",
-    "load_into",
+    "load",
     "open_storage",
     "open_study",
     "read",
@@ -113,6 +116,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in PACKAGES:
+        return importlib.import_module(f"moeash.{name}")
     if name not in HOMES:
         raise AttributeError(f"module 'moeash' has no attribute {name!r}")
     module, _, own_name = HOMES[name].partition(":")
@@ -122,4 +127,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *HOMES])
+    return sorted([*globals(), *HOMES, *PACKAGES])

@@ -233,5 +233,5 @@ def test_every_value_of_a_front_is_that_of_its_file_whatever_a_function_did(tmp_
             moeash.export(study, target, id=solution.id, progress=False)
         except MoeashError:
             continue  # the function acts up in the export, or has moved tensors before it
-        moeash.load_into(twin, target)
+        moeash.load(target, into=twin)
         assert measure(twin) == pytest.approx(solution.metric, rel=1e-5), solution.id

@@ -81,6 +81,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "decompress": files.decompress,
     "spec": spec.spec,
     "report": report.report,
+    "evaluations": report.evaluations,
+    "export-optuna": report.export_optuna,
     "serve": serve.serve,
     "doctor": doctor.doctor,
 }

@@ -278,6 +278,9 @@ def export(
             help="Also write what was exported, its inspection and digest, as JSON.",
         ),
     ] = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Also write a model card of what was measured, FILE.md.")
+    ] = False,
     spec: SpecOption = None,
     moved: MovedOption = None,
     allow: AllowOption = None,
@@ -302,6 +305,10 @@ def export(
         from moeash.launch.exports import write_report
 
         write_report(report_to, [to], report.as_dict(), inspection(to))
+    if card:
+        from moeash.exports.interop.card import write_card
+
+        write_card(opened, report)
     if json_:
         print_json(report.as_dict())
     else:

@@ -30,7 +30,7 @@ def test_calibration_inputs_make_feedback_better_than_nearest_entries(tmp_path):
     with pytest.warns(UserWarning, match="no calibration inputs.*pass calibration="):
         moeash.compress(network, tmp_path / "plain.moeash", **options)
     ours, plain = (
-        closeness(moeash.load_into(transformer()[0], tmp_path / f"{name}.moeash"))
+        closeness(moeash.load(tmp_path / f"{name}.moeash", into=transformer()[0]))
         for name in ("ours", "plain")
     )
     assert plain < 1.1 * ours < 0
@@ -45,7 +45,7 @@ def test_a_refined_file_is_closer_where_the_method_has_a_slower_way(tmp_path):
             file = tmp_path / f"{k}-{refined}.moeash"
             options = {"method": FEEDBACK, "refined": refined, "calibration": x}
             moeash.compress(network, file, candidate={"k": k, "rate": 0.02}, **options)
-            distances[refined] -= closeness(moeash.load_into(transformer()[0], file))
+            distances[refined] -= closeness(moeash.load(file, into=transformer()[0]))
     assert 0 < distances[True] < distances[False]
     with pytest.raises(InputError, match="method uniform has no slower way"):
         moeash.compress(network, tmp_path / "a.moeash", candidate={"k": 14}, refined=True)
@@ -176,7 +176,7 @@ def test_a_compressed_network_is_the_same_function_with_two_vectors(tmp_path, no
     assert all(decoded[name].any() == (norms == "as_they_are") for name in rewritten)
     assert rewritten
     expected = module(x)
-    moeash.load_into(module, path)
+    moeash.load(path, into=module)
     assert (module(x) - expected).abs().max() < 1e-2 * expected.abs().max()
 
 
@@ -216,7 +216,7 @@ def test_a_network_compressed_with_folded_norms_is_the_same_function(tmp_path, m
     assert (decoded["bn1.weight"] == 1).all() and not decoded["bn2.running_mean"].any()
     with torch.inference_mode():
         expected = module(x)
-        moved = (moeash.load_into(module, tmp_path / "x.moeash")(x) - expected).abs().max()
+        moved = (moeash.load(tmp_path / "x.moeash", into=module)(x) - expected).abs().max()
     assert moved < 3e-2 * expected.abs().max()
 
 
@@ -248,7 +248,7 @@ def test_a_search_with_folded_norms_hands_the_module_back_and_is_another_study(t
     report = moeash.export(study, tmp_path / "a.moeash", pick="best")
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert (moeash.read(tmp_path / "a.moeash")["bn1.weight"] == 1).all()
-    measured = agreement(moeash.load_into(load_network("digits-cnn"), tmp_path / "a.moeash"))
+    measured = agreement(moeash.load(tmp_path / "a.moeash", into=load_network("digits-cnn")))
     assert measured == report.solution["metric"]
     with pytest.raises(StudyExistsError, match=r"codec\.norms"):
         run("two_vectors")
@@ -278,7 +278,7 @@ def test_norms_measured_again_bring_a_coarse_network_closer(tmp_path):
             progress=told,
         )
         assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-        found[again] = closeness(moeash.load_into(load_network("digits-cnn").eval(), path))
+        found[again] = closeness(moeash.load(path, into=load_network("digits-cnn").eval()))
     assert told.notes == [
         "the statistics of 2 BatchNorms are measured again on 200 calibration images"
     ]

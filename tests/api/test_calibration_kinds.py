@@ -122,7 +122,7 @@ def test_feedback_moves_the_outputs_less_than_nearest_entries_whatever_is_return
         expected = network(TOKENS, MASK)
         moved = [
             float(
-                (moeash.load_into(Net(lambda y: y), tmp_path / name)(TOKENS, MASK) - expected)
+                (moeash.load(tmp_path / name, into=Net(lambda y: y))(TOKENS, MASK) - expected)
                 .square()
                 .mean()
             )
@@ -151,7 +151,7 @@ def test_norms_are_treated_alike_whatever_goes_in_and_out(tmp_path, norms, kind)
     network.returns = lambda y: y
     with torch.no_grad():
         expected = network(TOKENS, MASK)
-        moved = (moeash.load_into(network, path)(TOKENS, MASK) - expected).abs().max()
+        moved = (moeash.load(path, into=network)(TOKENS, MASK) - expected).abs().max()
     if norms != "remeasured":  # those are other statistics
         assert moved < 0.3 * expected.abs().max()
 
@@ -223,5 +223,5 @@ def test_a_search_over_a_network_of_several_arguments_is_exported_and_continued(
     again = search()
     assert [e.outcome for e in again.evaluations()] == [e.outcome for e in first.evaluations()]
     report = moeash.export(again, tmp_path / "a.moeash", pick="best")
-    loaded = moeash.load_into(Net(lambda y: {"scores": y}), tmp_path / "a.moeash")
+    loaded = moeash.load(tmp_path / "a.moeash", into=Net(lambda y: {"scores": y}))
     assert closeness(loaded) == pytest.approx(report.solution["metric"], rel=1e-6)

@@ -39,7 +39,7 @@ def test_an_exported_file_has_the_size_of_the_front_and_decodes_to_the_measured_
         report = moeash.export(study, path, id=solution.id)
         assert path.stat().st_size == solution.size_bytes == report.size_bytes
         assert report.ratio == solution.ratio
-        module = moeash.load_into(load_network("digits-cnn", weights="random"), path)
+        module = moeash.load(path, into=load_network("digits-cnn", weights="random"))
         right = sum(int((module(x).argmax(1) == y).sum()) for x, y in split.batches(40))
         assert right / len(split) == solution.metric
         arrays = moeash.read(path)
@@ -100,7 +100,7 @@ def test_a_file_that_is_none_is_refused_and_the_module_left_alone(tmp_path):
     module = load_network("digits-cnn")
     before = {k: v.clone() for k, v in module.state_dict().items()}
     with pytest.raises(ContainerError):
-        moeash.load_into(module, tmp_path / "a.moeash")
+        moeash.load(tmp_path / "a.moeash", into=module)
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
 
 

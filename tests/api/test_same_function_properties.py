@@ -36,7 +36,7 @@ def compressed(network, x, folder, *, norms="as_they_are", kept="float32", k=409
         spec={"codec": {"kept": kept, "norms": norms}},
         progress=notes,
     )
-    return moeash.load_into(copy.deepcopy(network), path), notes
+    return moeash.load(path, into=copy.deepcopy(network)), notes
 
 
 def distance(a, b, x):

@@ -45,7 +45,7 @@ def test_any_module_is_searched_by_any_function_and_handed_back(tmp_path):
     report = moeash.export(study, tmp_path / "a.moeash", id=solution.id)
     assert report.size_bytes == (tmp_path / "a.moeash").stat().st_size == solution.size_bytes
     assert report.holdout is None
-    loaded = moeash.load_into(Regressor(), tmp_path / "a.moeash").eval()
+    loaded = moeash.load(tmp_path / "a.moeash", into=Regressor()).eval()
     assert closeness(loaded) == solution.metric
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
 

@@ -29,7 +29,7 @@ def test_an_untrained_mobilenet_with_statistics_of_noise_compresses(tmp_path):
         calibration=x,
         progress=False,
     )
-    other = moeash.load_into(mobilenet(), path).eval()
+    other = moeash.load(path, into=mobilenet()).eval()
     with torch.no_grad():
         expected, got = (net(x).log_softmax(1) for net in (network, other))
     divergence = float((expected.exp() * (expected - got)).sum(1).mean())

@@ -21,3 +21,19 @@ def test_a_report_of_no_study_is_refused_and_writes_nothing(moeash, tiny, tmp_pa
     assert answer.code == 2
     assert "tiiny" in answer.err
     assert not to.exists()
+
+
+def test_evaluations_and_optuna_get_what_is_stored(moeash, tiny, tmp_path):
+    import optuna
+
+    n = len(moeash("front", "tiny", "--json", "--storage", tiny.storage).json)
+    answer = moeash("evaluations", "tiny", "--to", tmp_path / "a.csv", "--storage", tiny.storage)
+    assert answer.code == 0 and len((tmp_path / "a.csv").read_text().splitlines()) > n
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    call = ("export-optuna", "tiny", "--to", url, "--storage", tiny.storage, "--json")
+    assert moeash(*call).json["trials"] == len(
+        optuna.load_study(study_name="tiny", storage=url).trials
+    )
+    again = moeash(*call)
+    assert again.code == 1 and "already" in again.err
+    assert moeash("evaluations", "tiny", "--to", "a.x", "--storage", tiny.storage).code == 2

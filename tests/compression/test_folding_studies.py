@@ -164,7 +164,7 @@ def test_a_folded_study_continues_and_its_file_fits_the_unchanged_module(tmp_pat
     solution = made.pick("best")
     report = moeash.export(made, tmp_path / "a.moeash", id=solution.id)
     assert report.size_bytes == solution.size_bytes
-    module = moeash.load_into(load_network("digits-cnn", weights="random"), tmp_path / "a.moeash")
+    module = moeash.load(tmp_path / "a.moeash", into=load_network("digits-cnn", weights="random"))
     split = Evaluator(task_of(made)).splits["search"]
     right = sum(int((module(x).argmax(1) == y).sum()) for x, y in split.batches(40))
     assert right / len(split) == solution.metric

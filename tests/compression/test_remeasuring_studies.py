@@ -211,7 +211,7 @@ def test_a_study_merges_exports_and_reports_both_baselines(tmp_path):
     report = moeash.export(made, tmp_path / "a.moeash", id=solution.id)
     assert report.size_bytes == solution.size_bytes
     assert report.holdout_float.n_images == 100
-    module = moeash.load_into(load_network("digits-cnn", weights="random"), tmp_path / "a.moeash")
+    module = moeash.load(tmp_path / "a.moeash", into=load_network("digits-cnn", weights="random"))
     right = sum(
         int((module(x).argmax(1) == y).sum()) for x, y in evaluator.splits["search"].batches(40)
     )

@@ -14,7 +14,7 @@ from moeash.errors import ContainerError, ExportError, InputError, RebuildMismat
 from moeash.evaluation.holdout import wilson_interval
 from moeash.exports import export as exports
 from moeash.exports.building import building
-from moeash.exports.files import load_into
+from moeash.exports.files import load
 from moeash.networks.loading.sources import load_network
 from moeash.study.opening import open_study
 from moeash.study.plan import task_of
@@ -67,7 +67,7 @@ def test_the_holdout_is_measured_on_the_decoded_file(study, task, build, target)
     report = exports.export_solution(task, study.pick("smallest"), build, target)
     split = load_splits(task.data)["holdout"]
     module = load_network("digits-cnn").eval()
-    load_into(module, target)
+    load(target, into=module)
     with torch.inference_mode():
         right = sum(int((module(x).argmax(1) == y).sum()) for x, y in split.batches(100))
     assert report.holdout is not None

@@ -11,9 +11,9 @@ from moeash.networks.loading.sources import load_network
 from tests.marks import slow
 
 
-def test_load_into_gives_the_module_the_decoded_weights(tiny):
+def test_load_gives_the_module_the_decoded_weights(tiny):
     module = load_network("digits-cnn")
-    assert moeash.load_into(module, tiny.file) is module
+    assert moeash.load(tiny.file, into=module) is module
     arrays = moeash.read(tiny.file)
     state = module.state_dict()
     assert list(arrays) == list(state)
@@ -23,22 +23,22 @@ def test_load_into_gives_the_module_the_decoded_weights(tiny):
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, slow(torch.compile), nn.Identity])
 @pytest.mark.parametrize("other", [nn.DataParallel, slow(torch.compile), nn.Identity])
-def test_load_into_finds_the_network_inside_a_wrapper(tmp_path, wrap, other):
+def test_load_finds_the_network_inside_a_wrapper(tmp_path, wrap, other):
     plain = {nn.Identity: lambda module: module}
     source = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)).eval()
     moeash.compress(plain.get(wrap, wrap)(source), tmp_path / "x.moeash", candidate={"k": 4})
     target = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5))
-    moeash.load_into(plain.get(other, other)(target), tmp_path / "x.moeash")
+    moeash.load(tmp_path / "x.moeash", into=plain.get(other, other)(target))
     arrays = list(moeash.read(tmp_path / "x.moeash").values())
     for tensor, array in zip(target.state_dict().values(), arrays, strict=True):
         np.testing.assert_array_equal(tensor.numpy(), array)
 
 
-def test_load_into_another_architecture_changes_nothing(tiny):
+def test_load_another_architecture_changes_nothing(tiny):
     module = nn.Linear(3, 4)
     before = module.weight.detach().clone()
     with pytest.raises(CheckpointError):
-        moeash.load_into(module, tiny.file)
+        moeash.load(tiny.file, into=module)
     assert torch.equal(module.weight, before)
 
 
@@ -49,6 +49,6 @@ def test_tied_names_count_as_often_as_they_are_loaded(tmp_path):
     container.write(tmp_path / "x.moeash", SharedWeights((), tuple(tensors)))
     module = nn.Linear(1000, 1000, bias=False)
     with pytest.raises(CorruptContainerError, match="max_bytes"):
-        moeash.load_into(module, tmp_path / "x.moeash")
+        moeash.load(tmp_path / "x.moeash", into=module)
     with pytest.raises(CheckpointError):  # enough memory, but another architecture
-        moeash.load_into(module, tmp_path / "x.moeash", max_bytes=1 << 30)
+        moeash.load(tmp_path / "x.moeash", into=module, max_bytes=1 << 30)

@@ -20,11 +20,8 @@ from torch import Tensor, nn
 from moeash.codec.container import MAGIC, read_arrays
 from moeash.errors import CheckpointError, ContainerError
 from moeash.files import head_of
-from moeash.networks import memory
+from moeash.networks.loading.fitting import Own, check_fit, outline_of
 from moeash.networks.loading.matching import Matching, foreign, match
-
-SHOWN = 3
-"""Names per kind of mismatch in a message."""
 
 MOST_GROUPS = 8
 """Things left aside that a message names."""
@@ -162,8 +159,9 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> N
     Raises:
         CheckpointError: names are missing or left over, or a shape or kind of dtype differs.
     """
-    own = memory.own_tensors(module)
-    found = _matching(tensors, own)
+    network = Own.of(module)
+    own = network.tensors
+    found = _matching(tensors, network)
     renamed = {name: tensors[full] for full, name in found.names.items()}
     extra = [
         name
@@ -174,33 +172,36 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> N
     source = repr(str(path)) + (f" (under {found.prefix!r})" if found.prefix else "")
     beside = f"left aside: {_grouped(aside)}" if aside else ""
     try:
-        write_tensors(module, {n: t for n, t in renamed.items() if n not in extra}, source)
+        _write(network, {n: t for n, t in renamed.items() if n not in extra}, source)
     except CheckpointError as exc:
         raise CheckpointError("; ".join(filter(None, (str(exc), beside)))) from exc
     if beside:
         warnings.warn(f"{source} was loaded, {beside}", stacklevel=2)
 
 
-def rename(arrays: Mapping[str, Any], module: nn.Module) -> dict[str, Any]:
-    """Return arrays under the names that a network has for them, wrapped or not.
+def names_in(network: Own, given: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a network, wrapped or not, calls each of some tensors.
 
     Args:
-        arrays: by name; every name is kept that nothing explains.
-        module: the network.
+        network: its own tensors.
+        given: tensors, or anything with their shapes, by name.
+
+    Returns:
+        The name in the network of every given one; those that nothing explains keep theirs.
 
     Raises:
         CheckpointError: the network fits in several places.
     """
-    names = _matching(arrays, memory.own_tensors(module)).names
-    return {names.get(name, name): array for name, array in arrays.items()}
+    names = _matching(given, network).names
+    return {name: names.get(name, name) for name in given}
 
 
-def _matching(given: Mapping[str, Any], own: Mapping[str, Tensor]) -> Matching:
-    first = memory.ties(own)
-    tied = {*first, *first.values()}  # one name of each memory suffices
+def _matching(given: Mapping[str, Any], network: Own) -> Matching:
+    tied = {*network.first, *network.first.values()}  # one name of each memory suffices
+    own = {name: tuple(tensor.shape) for name, tensor in network.tensors.items()}
     return match(
         {name: tuple(value.shape) for name, value in given.items()},
-        {name: tuple(tensor.shape) for name, tensor in own.items()},
+        own,
         optional={name for name in own if name in tied or name.endswith("num_batches_tracked")},
     )
 
@@ -224,62 +225,16 @@ def write_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str)
     Raises:
         CheckpointError: a mismatch; the module is unchanged.
     """
-    own = memory.own_tensors(module)
-    first = memory.ties(own)
-    present = {first.get(name, name) for name in tensors if name in own}
-    problems = [
-        _counted(
-            "missing",
-            [
-                name
-                for name in own
-                if first.get(name, name) not in present and not name.endswith("num_batches_tracked")
-            ],
-        ),
-        _counted("unexpected", [name for name in tensors if name not in own]),
-        _counted(
-            "of another shape",
-            [
-                f"{name} {tuple(tensor.shape)} for {tuple(own[name].shape)}"
-                for name, tensor in tensors.items()
-                if name in own and tensor.shape != own[name].shape
-            ],
-        ),
-        _counted(
-            "of another kind",
-            [
-                f"{name} {tensor.dtype} for {own[name].dtype}"
-                for name, tensor in tensors.items()
-                if name in own and tensor.is_floating_point() != own[name].is_floating_point()
-            ],
-        ),
-        _counted("different though tied in the network", _torn(tensors, first)),
-    ]
-    found = [problem for problem in problems if problem]
-    if found:
-        raise CheckpointError(f"{source} does not fit {type(module).__name__}: {'; '.join(found)}")
+    _write(Own.of(module), tensors, source)
+
+
+def _write(network: Own, tensors: Mapping[str, Tensor], source: str) -> None:
+    outlines = {name: outline_of(tensor) for name, tensor in tensors.items()}
+    check_fit(network, outlines, source, lambda one, other: _same(tensors[one], tensors[other]))
     with torch.no_grad():
         for name, tensor in tensors.items():
-            own[name].copy_(tensor)
-
-
-def _torn(tensors: Mapping[str, Tensor], first: Mapping[str, str]) -> list[str]:
-    """Return names that are one memory in the network but hold different values."""
-    by_memory: dict[str, str] = {}
-    torn = []
-    for name, tensor in tensors.items():
-        other = by_memory.setdefault(first.get(name, name), name)
-        if other != name and not _same(tensors[other], tensor):
-            torn.append(f"{name} and {other}")
-    return torn
+            network.tensors[name].copy_(tensor)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()))
-
-
-def _counted(kind: str, names: Sequence[str]) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} {kind}: {', '.join(names[:SHOWN])}{more}"

@@ -184,15 +184,15 @@ class _DeviceSlot:
     def gather(self, codebook: Codebook, indices: NDArray[Any]) -> None:
         target = self._tensor
         entries = torch.tensor(codebook.entries).to(target.device).to(target.dtype)
-        weights = torch.index_select(entries, 0, _widen(indices, target.device))
+        weights = torch.index_select(entries, 0, widened(indices, target.device))
         target.copy_(weights.view(target.shape))
 
     def put(self, values: NDArray[Any]) -> None:
         self._tensor.copy_(torch.tensor(values))
 
 
-def _widen(indices: NDArray[Any], device: torch.device) -> Tensor:
-    """Move indices at their own width; torch widens them to int32 there.
+def widened(indices: NDArray[Any], device: torch.device) -> Tensor:
+    """Move indices at their own width, and widen them there to the int32 that torch looks up.
 
     uint16 and uint32 are barely supported by torch, so their bits travel as signed integers.
     """

@@ -1,13 +1,12 @@
 """What a study has measured: evaluations, points, fronts, generations, solutions, picks."""
 
-import io
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from moeash.core.plain import json_text
 from moeash.evaluation.outcome import Status
+from moeash.exports.interop.tables import TableKind, table_bytes
 from moeash.service.context import Context
 from moeash.service.views.documents import (
     EvaluationPage,
@@ -24,11 +23,10 @@ from moeash.service.views.timeline import timeline_of
 from moeash.study.spec.output import Pick
 from moeash.study.storage.records import Stage
 from moeash.study.storage.team.listing import EvaluationOrder
-from moeash.study.study import Study
 
 Number = Annotated[int, Path(ge=1, lt=2**31)]
 
-TABLE_TYPES = {
+TABLE_TYPES: dict[TableKind, str] = {
     "csv": "text/csv; charset=utf-8",
     "json": "application/json",
     "parquet": "application/vnd.apache.parquet",
@@ -141,11 +139,11 @@ def router(context: Context) -> APIRouter:
             200: {"content": {type_: {} for type_ in TABLE_TYPES.values()}},
         },
     )
-    def download_evaluations(name: str, kind: Literal["csv", "json", "parquet"]) -> Response:
+    def download_evaluations(name: str, kind: TableKind) -> Response:
         """Download all evaluations as a table."""
         study = studies.study(name)
         return Response(
-            _table(study, kind),
+            table_bytes(study, kind),
             media_type=TABLE_TYPES[kind],
             headers={"Content-Disposition": f'attachment; filename="evaluations.{kind}"'},
         )
@@ -174,14 +172,3 @@ def router(context: Context) -> APIRouter:
         return studies.pick(studies.study(name), how, max_bytes, max_drop)
 
     return routes
-
-
-def _table(study: Study, kind: str) -> bytes:
-    frame = study.to_dataframe()
-    if kind == "csv":
-        return frame.to_csv(index=False).encode()
-    if kind == "json":
-        return json_text(frame.to_dict(orient="records")).encode()
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    return buffer.getvalue()

@@ -1,0 +1,59 @@
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+
+import moeash
+from moeash.exports.interop.card import card_text, write_card
+from moeash.study.opening import open_study
+
+
+@pytest.fixture(scope="module")
+def exported(tiny, tmp_path_factory):
+    study = open_study("tiny", tiny.storage)
+    path = tmp_path_factory.mktemp("card") / "net.moeash"
+    return study, moeash.export(study, path, pick="best", progress=False)
+
+
+def test_a_card_holds_what_was_measured(exported):
+    study, report = exported
+    path = write_card(study, report)
+    assert path.name == "net.md" and path.parent.joinpath("net.moeash").exists()
+    _, front, text = path.read_text().split("---\n", 2)
+    card = yaml.safe_load(front)
+    (result,) = card["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "digits" and result["dataset"]["split"] == "holdout"
+    assert [m["value"] for m in result["metrics"]] == [report.holdout.top1]
+    assert result["metrics"][0]["type"] == "accuracy"
+    assert "license" not in card
+    for value in (
+        f"{report.size_bytes:,} bytes",
+        f"| top1 | {report.holdout_float.top1:.4f} | {report.holdout.top1:.4f} |",
+        f"{report.holdout.n_images:,} images that the search never saw",
+        f"Solution {report.solution['id']} of study `tiny`",
+        json.dumps(report.solution["recipe"]),
+        study.facts.network_fingerprint,
+        moeash.verify(report.path).fingerprint,
+        'moeash.load("net.moeash", into=network)',
+    ):
+        assert value in text
+
+
+def test_a_study_without_holdout_says_so_and_names_no_metric(exported):
+    study, report = exported
+    text = card_text(study, replace(report, holdout=None, holdout_float=None), "f")
+    assert "nothing was measured on one" in text and "model-index" not in text
+
+
+def test_names_do_not_become_markup(exported):
+    study, report = exported
+    odd = replace(report, solution=report.solution | {"recipe": {"a": "`](x) <b>"}})
+    assert "`](x)" not in card_text(study, odd, "f").replace("'](x)", "")
+
+
+def test_the_terminal_writes_a_card_on_request(moeash, tiny, tmp_path):
+    call = ("export", "tiny", "--to", tmp_path / "a.moeash", "--storage", tiny.storage)
+    assert moeash(*call).code == 0 and not (tmp_path / "a.md").exists()
+    assert moeash(*call, "--card").code == 0
+    assert "## Evaluation" in (tmp_path / "a.md").read_text()
