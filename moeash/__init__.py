@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from moeash.api.studies import run, search
     from moeash.codec.container import read_arrays as read
     from moeash.codec.inspection import inspect, verify
-    from moeash.exports.files import decompress, load_into
+    from moeash.exports.decompressing import decompress
+    from moeash.exports.files import load_into
     from moeash.study.comparing import compare
     from moeash.study.opening import open_storage, open_study
     from moeash.study.solution import Solution
@@ -51,7 +52,7 @@ HOMES = {
     "Study": "moeash.study.study",
     "compare": "moeash.study.comparing",
     "compress": "moeash.api.files",
-    "decompress": "moeash.exports.files",
+    "decompress": "moeash.exports.decompressing",
     "export": "moeash.api.files",
     "inspect": "moeash.codec.inspection",
     "load_into": "moeash.exports.files",

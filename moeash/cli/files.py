@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moeash.cli.show import JsonOption, StorageOption, bytes_text, percent, print_json, say, table
+from moeash.cli.show import (
+    JsonOption,
+    StorageOption,
+    bytes_text,
+    find_modules_here,
+    keep_stdout,
+    percent,
+    print_json,
+    say,
+    table,
+)
 
 if TYPE_CHECKING:  # verify and inspect load it when they are called, the help never
     from moeash.core.codebook import SharedWeights
@@ -169,16 +179,47 @@ def _together(kinds: str) -> str:
 
 def decompress(
     file: FileArgument,
-    to: Annotated[Path, typer.Option("--to", help="safetensors file to write.")],
+    to: Annotated[Path, typer.Option("--to", help="File to write.")],
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="safetensors, torch, onnx or c. Default: what --to is named like.",
+            show_default=False,
+        ),
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(
+            "--spec", help="For onnx: TOML file of a study with the network and images to run."
+        ),
+    ] = None,
     max_bytes: MaxBytesOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write the decoded network as a safetensors checkpoint."""
-    from moeash.exports.files import decompress as write_decoded
+    """Write the decoded network in another format: safetensors, torch, onnx or c."""
+    from moeash.exports.decompressing import decompress as write_decoded
 
-    arrays = write_decoded(file, to, max_bytes=max_bytes)
+    with keep_stdout(json_):
+        network, inputs = (None, None) if spec is None else _network_of(spec)
+        arrays = write_decoded(
+            file, to, format=format_, network=network, inputs=inputs, max_bytes=max_bytes
+        )
     size_bytes = to.stat().st_size
     if json_:
         print_json({"wrote": str(to), "tensors": len(arrays), "size_bytes": size_bytes})
     else:
         say(f"wrote {to}: {len(arrays)} tensors, {bytes_text(size_bytes)}")
+
+
+def _network_of(spec: Path) -> tuple[Any, Any]:
+    """Return the network that a spec describes, and batches of its images."""
+    from moeash.evaluation.loading import load_network
+    from moeash.exports.runnable import images_of
+    from moeash.study.spec.reading import load_spec
+
+    described = load_spec(spec)
+    find_modules_here(described)
+    task = described.task()
+    return load_network(task).module, images_of(task)
