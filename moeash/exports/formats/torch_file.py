@@ -4,9 +4,9 @@ Tied tensors stay tied. What the file says of its origin is the attribute ``moea
 dictionary, so that ``load_state_dict`` takes it as it is.
 """
 
-import pickle
 from collections import OrderedDict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import ClassVar
 
 import torch
@@ -41,7 +41,7 @@ class TorchFile(SingleFile):
         """As :meth:`SingleFile.check`."""
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as exc:
+        except (RuntimeError, OSError, EOFError, KeyError, ValueError, UnpicklingError) as exc:
             raise ExportError(f"the torch file written cannot be read: {exc}") from exc
         check_tensors(source.weights, state, "the torch file")
         if state.moeash != dict(source.metadata):

@@ -1,6 +1,6 @@
 """Format ``onnx``: files that onnxruntime and others run as they are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 from moeash import __version__
 from moeash.errors import ExportError, InputError
-from moeash.exports.formats.base import Source
+from moeash.exports.formats.base import Runnable, Source
 from moeash.exports.formats.names import FormatName
 from moeash.exports.formats.onnx.requirements import needed
 from moeash.exports.formats.onnx.running import check_model, check_outputs, check_state
@@ -47,7 +47,7 @@ class OnnxFile:
             raise InputError("format onnx holds the computation too, so it needs the network")
         for package in ("onnx", "onnxscript", "onnxruntime"):
             needed(package)
-        model = self._model(source)
+        model, entered = _model_of(source, source.network)
         data = to.with_name(to.name + DATA_SUFFIX)
         external = sum(len(t.raw_data) for t in model.graph.initializer) > self.external_above
         with ExitStack() as stack:
@@ -56,34 +56,33 @@ class OnnxFile:
             beside = stack.enter_context(replacing(data)) if external else None
             _save(model, temporary, beside)
             del model
-            self._check(source, temporary)
+            _check(source, source.network, temporary, entered)
             if beside is not None:
                 _refer(temporary, data.name)
             yield (to,) if beside is None else (to, data)
 
-    def _model(self, source: Source) -> Any:
-        network = source.network
-        assert network is not None
-        tensors = decoded_tensors(source.weights)
-        model = trace(network, {network.names[name]: t for name, t in tensors.items()})
-        enter(model, source.weights, dict(network.names))
-        model.producer_name, model.producer_version = "moeash", __version__
-        model.graph.name = type(network.module).__name__
-        model.doc_string = f"opset {OPSET}; weights are indices into a codebook"
-        for key, value in source.metadata.items():
-            model.metadata_props.add(key=key, value=value)
-        return model
 
-    def _check(self, source: Source, path: Path) -> None:
-        onnx = needed("onnx")
-        network = source.network
-        assert network is not None
-        check_model(path)
-        model = onnx.load(str(path))
-        check_state(model, source.weights, dict(network.names))
-        if {p.key: p.value for p in model.metadata_props} != dict(source.metadata):
-            raise ExportError("the ONNX file written holds other metadata")
-        check_outputs(path, network)
+def _model_of(source: Source, network: Runnable) -> tuple[Any, list[str]]:
+    """Return the ``onnx.ModelProto`` of a network, and the names of the tensors it has."""
+    tensors = decoded_tensors(source.weights)
+    traced = trace(network, {network.names[name]: t for name, t in tensors.items()})
+    entered = enter(traced, source.weights, network.names)
+    model = traced.model
+    model.producer_name, model.producer_version = "moeash", __version__
+    model.graph.name = type(network.module).__name__
+    model.doc_string = f"opset {OPSET}; weights are indices into a codebook"
+    for key, value in source.metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    return model, entered
+
+
+def _check(source: Source, network: Runnable, path: Path, entered: Sequence[str]) -> None:
+    check_model(path)
+    model = needed("onnx").load(str(path))
+    check_state(model, source.weights, network.names, entered)
+    if {p.key: p.value for p in model.metadata_props} != dict(source.metadata):
+        raise ExportError("the ONNX file written holds other metadata")
+    check_outputs(path, network)
 
 
 def _save(model: Any, path: Path, data: Path | None) -> None:

@@ -1,5 +1,6 @@
 """An ONNX file runs, and computes what the network computes."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moeash.core.codebook import SharedTensor, SharedWeights
+from moeash.core.codebook import SharedWeights
 from moeash.data.inputs import call
 from moeash.errors import ExportError
 from moeash.exports.formats.base import Runnable
 from moeash.exports.formats.onnx.requirements import needed
-from moeash.exports.formats.onnx.sharing import codebook_name, index_values, names_of
+from moeash.exports.formats.onnx.sharing import Entered
 from moeash.exports.formats.onnx.tracing import arguments, leaves
-from moeash.exports.formats.tensors import bits, stored, tensor_of
+from moeash.exports.formats.tensors import same, stored, tensor_of
 from moeash.networks.sameness import distance
 
 TOLERANCE = 1e-5
@@ -37,33 +38,30 @@ def check_model(path: Path) -> None:
         raise ExportError(f"onnx refuses the file written: {_first_line(exc)}") from exc
 
 
-def check_state(model: Any, weights: SharedWeights, own_names: dict[str, str]) -> None:
+def check_state(
+    model: Any, weights: SharedWeights, names: Mapping[str, str], entered: Sequence[str]
+) -> None:
     """Compare the tensors in a graph with the decoded ones, bit for bit.
 
     Args:
         model: as it was read back, with its data.
         weights: the network.
-        own_names: names in the module by those in ``weights``.
+        names: in the module, by those in ``weights``.
+        entered: names in ``weights`` of what the graph has.
 
     Raises:
         ExportError: a tensor differs.
     """
-    found = {initializer.name: initializer for initializer in model.graph.initializer}
-    numpy_helper = needed("onnx").numpy_helper
-    for tensor in stored(weights).values():
-        weight = own_names[tensor.name]
-        expected = tensor_of(weights, tensor)
-        if not isinstance(tensor, SharedTensor):
-            if weight in found and numpy_helper.to_array(found[weight]).tobytes() != bits(expected):
-                raise ExportError(f"the ONNX file written holds another {tensor.name!r}")
-            continue
-        indices = found.get(names_of(weight, tensor.dtype).indices)
-        if indices is None:
-            continue  # the network computes without it
-        entries = numpy_helper.to_array(found[codebook_name(weights, tensor.codebook)])
-        looked_up = torch.from_numpy(np.array(entries)[index_values(indices)])
-        if bits(looked_up.to(expected.dtype)) != bits(expected):
-            raise ExportError(f"the ONNX file written holds another {tensor.name!r}")
+    found = Entered(model)
+    tensors = stored(weights)
+    for name in entered:
+        expected = tensor_of(weights, tensors[name])
+        try:
+            there = same(found.tensor(names[name], expected.dtype), expected)
+        except (KeyError, IndexError, ValueError, RuntimeError):
+            there = False
+        if not there:
+            raise ExportError(f"the ONNX file written holds another {name!r}")
 
 
 def check_outputs(path: Path, network: Runnable) -> None:

@@ -1,53 +1,22 @@
 """The state of a network in an ONNX graph: one codebook, and indices into it for every weight."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-from moeash.core.codebook import SharedTensor, SharedWeights
+from moeash.core.codebook import KeptTensor, SharedTensor, SharedWeights
 from moeash.exports.formats.onnx.requirements import needed
+from moeash.exports.formats.onnx.tracing import Traced
 from moeash.exports.formats.tensors import bits, stored, tensor_of
 
 CODEBOOK, INDICES, POSITIONS, ENTRIES = "codebook", "indices", "positions", "entries"
+"""What the values are called that weights are made of."""
 
 
-@dataclass(frozen=True)
-class Names:
-    """Values that a shared tensor is made of in the graph.
-
-    Attributes:
-        indices: the initializer.
-        positions: the same, widened.
-        entries: looked up, in the precision of the codebook.
-        weight: in the dtype of the network; what nodes refer to.
-    """
-
-    indices: str
-    positions: str
-    entries: str
-    weight: str
-
-
-def names_of(weight: str, dtype: str) -> Names:
-    """Return the values that a shared tensor is made of.
-
-    Args:
-        weight: its name in the module.
-        dtype: its dtype in the network; float32 weights need no conversion.
-    """
-    entries = weight if dtype == "float32" else f"{weight}.{ENTRIES}"
-    return Names(f"{weight}.{INDICES}", f"{weight}.{POSITIONS}", entries, weight)
-
-
-def codebook_name(weights: SharedWeights, place: int) -> str:
-    """Return the initializer of a codebook: ``codebook``, numbered where there are several."""
-    return CODEBOOK if len(weights.codebooks) == 1 else f"{CODEBOOK}.{place}"
-
-
-def enter(model: Any, weights: SharedWeights, own_names: dict[str, str]) -> None:
+def enter(traced: Traced, weights: SharedWeights, names: Mapping[str, str]) -> list[str]:
     """Give a graph the tensors that its nodes refer to.
 
     Shared ones are indices of the narrowest of 4, 8, 16 or 32 bits, widened by ``Cast`` and looked
@@ -55,53 +24,145 @@ def enter(model: Any, weights: SharedWeights, own_names: dict[str, str]) -> None
     to one tensor.
 
     Args:
-        model: from :func:`moeash.exports.formats.onnx.tracing.trace`; changed.
+        traced: the graph; changed.
         weights: the network.
-        own_names: names in the module by those in ``weights``.
+        names: in the module, by those in ``weights``.
+
+    Returns:
+        The names in ``weights`` of what was entered; the network computes without the rest.
     """
-    onnx = needed("onnx")
-    graph = model.graph
+    graph = traced.model.graph
     tensors = stored(weights)
-    first = {own_names[name]: own_names[tensor.name] for name, tensor in tensors.items()}
+    first = {names[name]: names[tensor.name] for name, tensor in tensors.items()}
     for node in _all_nodes(graph):
         for place, name in enumerate(node.input):
-            node.input[place] = first.get(name, name)
+            if name in traced.held:
+                node.input[place] = first[name]
     used = {name for node in _all_nodes(graph) for name in node.input}
-    used |= {output.name for output in graph.output}
-    made: list[Any] = []
-    books: set[int] = set()
-    for tensor in {id(tensor): tensor for tensor in tensors.values()}.values():
-        weight = own_names[tensor.name]
-        if weight not in used:
-            continue
+    wanted = used & {first[name] for name in traced.held}
+    entering = _Entering(graph, weights)
+    entered = [n for n, tensor in tensors.items() if n == tensor.name and names[n] in wanted]
+    for name in entered:
+        entering.add(names[name], tensors[name])
+    entering.finish()
+    return entered
+
+
+class _Entering:
+    """Collects the initializers and nodes that a graph needs for its weights."""
+
+    def __init__(self, graph: Any, weights: SharedWeights) -> None:
+        self._onnx = needed("onnx")
+        self._graph, self._weights = graph, weights
+        self._nodes: list[Any] = []
+        self._books: dict[int, str] = {}
+        self._taken = {name for node in _all_nodes(graph) for name in (*node.input, *node.output)}
+        self._taken |= {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+
+    def add(self, name: str, tensor: SharedTensor | KeptTensor) -> None:
+        """Give the graph one tensor under its name in the module."""
         if not isinstance(tensor, SharedTensor):
-            graph.initializer.append(_kept(onnx, weight, tensor_of(weights, tensor), tensor.dtype))
-            continue
-        names = names_of(weight, tensor.dtype)
-        n_entries = len(weights.codebooks[tensor.codebook])
-        graph.initializer.append(_indices(onnx, names.indices, tensor, n_entries))
-        book = codebook_name(weights, tensor.codebook)
-        helper, types = onnx.helper, onnx.TensorProto
-        made.append(helper.make_node("Cast", [names.indices], [names.positions], to=types.INT32))
-        made.append(helper.make_node("Gather", [book, names.positions], [names.entries]))
-        if names.entries != names.weight:
-            to = types.DataType.Value(_type_name(tensor.dtype))
-            made.append(helper.make_node("Cast", [names.entries], [names.weight], to=to))
-        books.add(tensor.codebook)
-    for place in sorted(books):
-        entries = weights.codebooks[place].entries
-        graph.initializer.append(
-            onnx.numpy_helper.from_array(entries, codebook_name(weights, place))
+            values = tensor_of(self._weights, tensor)
+            self._initialize(name, tensor.dtype, tensor.shape, bits(values))
+            return
+        if tensor.codebook not in self._books:
+            several = len(self._weights.codebooks) > 1
+            book = self._new(f"{CODEBOOK}.{tensor.codebook}" if several else CODEBOOK)
+            entries = torch.tensor(self._weights.codebooks[tensor.codebook].entries)
+            self._initialize(book, "float32", tuple(entries.shape), bits(entries))
+            self._books[tensor.codebook] = book
+        book = self._books[tensor.codebook]
+        indices, positions = self._new(f"{name}.{INDICES}"), self._new(f"{name}.{POSITIONS}")
+        kind, raw = packed_indices(tensor, len(self._weights.codebooks[tensor.codebook]))
+        self._initialize(indices, kind, tensor.shape, raw)
+        looked_up = name if tensor.dtype == "float32" else self._new(f"{name}.{ENTRIES}")
+        self._node("Cast", [indices], positions, to=self._kind("int32"))
+        self._node("Gather", [book, positions], looked_up)
+        if looked_up != name:
+            self._node("Cast", [looked_up], name, to=self._kind(tensor.dtype))
+
+    def finish(self) -> None:
+        """Put the nodes in front of those that use what they make."""
+        nodes = [*self._nodes, *self._graph.node]
+        del self._graph.node[:]
+        self._graph.node.extend(nodes)
+
+    def _initialize(
+        self, name: str, dtype: str, shape: tuple[int, ...], raw: bytes | memoryview
+    ) -> None:
+        kind = self._kind(dtype)
+        self._graph.initializer.append(
+            self._onnx.TensorProto(name=name, data_type=kind, dims=shape, raw_data=bytes(raw))
         )
-    nodes = [*made, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+
+    def _node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        self._nodes.append(self._onnx.helper.make_node(operator, inputs, [output], **attributes))
+
+    def _kind(self, dtype: str) -> int:
+        """Return ONNX's number of a dtype."""
+        name = {"float32": "FLOAT", "float64": "DOUBLE"}.get(dtype, dtype.upper())
+        return int(self._onnx.TensorProto.DataType.Value(name))
+
+    def _new(self, name: str) -> str:
+        """Return a name that no value of the graph has."""
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
 
 
-def index_values(initializer: Any) -> NDArray[np.int64]:
-    """Return the indices in an initializer."""
-    array = needed("onnx").numpy_helper.to_array(initializer)
-    return np.asarray(array).astype(np.int64).reshape(-1)
+def packed_indices(tensor: SharedTensor, n_entries: int) -> tuple[str, bytes]:
+    """Return the dtype of a tensor's indices in a graph, and their bytes.
+
+    Args:
+        tensor: the tensor.
+        n_entries: of its codebook.
+    """
+    if n_entries <= 1 << 4:
+        even = np.zeros(tensor.size + tensor.size % 2, np.uint8)
+        even[: tensor.size] = tensor.indices
+        return "uint4", (even[::2] | even[1::2] << 4).tobytes()  # the first in the lower half
+    if n_entries <= 1 << 8:
+        return "uint8", tensor.indices.astype(np.uint8).tobytes()
+    if n_entries <= 1 << 16:
+        return "uint16", tensor.indices.astype("<u2").tobytes()
+    return "int32", tensor.indices.astype("<i4").tobytes()
+
+
+class Entered:
+    """The tensors that were entered into a graph, as a file has them.
+
+    Args:
+        model: the ``onnx.ModelProto`` that was read, with its data.
+    """
+
+    def __init__(self, model: Any) -> None:
+        to_array = needed("onnx").numpy_helper.to_array
+        self._arrays = {i.name: np.array(to_array(i)) for i in model.graph.initializer}
+        self._makers = {name: node for node in model.graph.node for name in node.output}
+
+    def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
+        """Return a tensor by its name in the module.
+
+        Args:
+            name: that was entered.
+            dtype: the network has it in.
+
+        Raises:
+            KeyError: the graph has none of that name.
+            IndexError: an index is above all entries.
+        """
+        if name in self._arrays:
+            array = self._arrays[name]
+            if array.dtype.name == "bfloat16":  # of a package that torch does not know
+                return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+            return torch.from_numpy(array)
+        maker = self._makers[name]
+        if maker.op_type == "Cast":
+            return self.tensor(maker.input[0], torch.float32).to(dtype)
+        book, positions = maker.input
+        indices = self._arrays[self._makers[positions].input[0]]
+        return torch.from_numpy(np.asarray(self._arrays[book][indices.astype(np.int64)]))
 
 
 def _all_nodes(graph: Any) -> Iterator[Any]:
@@ -111,29 +172,3 @@ def _all_nodes(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
                 yield from _all_nodes(inner)
-
-
-def _indices(onnx: Any, name: str, tensor: SharedTensor, n_entries: int) -> Any:
-    types = onnx.TensorProto
-    if n_entries <= 16:
-        even = np.zeros(tensor.size + tensor.size % 2, np.uint8)
-        even[: tensor.size] = tensor.indices
-        raw, kind = (even[::2] | even[1::2] << 4), types.UINT4  # the first in the lower half
-    elif n_entries <= 1 << 8:
-        raw, kind = tensor.indices.astype(np.uint8), types.UINT8
-    elif n_entries <= 1 << 16:
-        raw, kind = tensor.indices.astype("<u2"), types.UINT16
-    else:
-        raw, kind = tensor.indices.astype("<i4"), types.INT32
-    return types(name=name, data_type=kind, dims=tensor.shape, raw_data=raw.tobytes())
-
-
-def _kept(onnx: Any, name: str, tensor: Any, dtype: str) -> Any:
-    types = onnx.TensorProto
-    kind = types.DataType.Value(_type_name(dtype))
-    return types(name=name, data_type=kind, dims=tuple(tensor.shape), raw_data=bytes(bits(tensor)))
-
-
-def _type_name(dtype: str) -> str:
-    """Return what ONNX calls a dtype."""
-    return {"float32": "FLOAT", "float64": "DOUBLE"}.get(dtype, dtype.upper())

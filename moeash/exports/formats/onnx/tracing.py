@@ -6,8 +6,11 @@ out and stand as inputs while the graph is made simpler, and what the inputs are
 """
 
 import inspect
+import io
 import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,11 +33,22 @@ EXAMPLES = 2
 """Inputs that the network is traced with: of one, exporters take the axis for no axis."""
 
 
-def trace(network: Runnable, tensors: Mapping[str, Tensor]) -> Any:
-    """Return the ``onnx.ModelProto`` of a network, without the tensors of its state.
+@dataclass(frozen=True)
+class Traced:
+    """A network as a graph.
 
-    Nodes refer to those by their names in the module. What only torch needs to know of the graph,
-    such as lines of source files, is left out.
+    Attributes:
+        model: the ``onnx.ModelProto``, without the tensors of the network's state. What only torch
+            needs to know of it, such as lines of source files, is left out.
+        held: values that nodes refer to and that are to be entered, by their names in the module.
+    """
+
+    model: Any
+    held: frozenset[str]
+
+
+def trace(network: Runnable, tensors: Mapping[str, Tensor]) -> Traced:
+    """Return a network as a graph.
 
     Args:
         network: to trace; calls its module once.
@@ -47,8 +61,9 @@ def trace(network: Runnable, tensors: Mapping[str, Tensor]) -> Any:
     for name in ("onnx", "onnxscript"):
         needed(name)
     args, kwargs = arguments(example(network))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the innards of torch
+    said = io.StringIO()  # torch prints the innards of what it cannot export
+    with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
+        warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
                 network.module,
@@ -77,7 +92,7 @@ def trace(network: Runnable, tensors: Mapping[str, Tensor]) -> Any:
             graph.inputs.remove(value)
         model = program.model_proto
     _strip(model)
-    return model
+    return Traced(model, frozenset(held))
 
 
 def example(network: Runnable) -> Batch:
@@ -128,8 +143,8 @@ def _strip(model: Any) -> None:
 
 
 def _reason(exc: BaseException) -> str:
-    """Return the first line of the innermost cause, where the exporter says what happened."""
+    """Return the first lines of the innermost cause, where the exporter says what happened."""
     while exc.__cause__ is not None:
         exc = exc.__cause__
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return f"{type(exc).__name__}: {lines[0][:300]}" if lines else type(exc).__name__
+    return f"{type(exc).__name__}: {' '.join(lines[:3])[:400]}" if lines else type(exc).__name__

@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import moeash
+from moeash.codec import container
+from moeash.core.codebook import KeptTensor, SharedWeights, TiedTensor
+from moeash.errors import CheckpointError, CorruptContainerError, ExportError, InputError
+from moeash.networks.loading.sources import load_network
+
+
+def test_tied_tensors_are_decompressed_under_both_names(tmp_path):
+    from safetensors.numpy import load_file
+
+    module = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False))
+    module[1].weight = module[0].weight
+    moeash.compress(module, tmp_path / "x.moeash", candidate={"k": 4})
+    moeash.decompress(tmp_path / "x.moeash", tmp_path / "x.safetensors")
+    arrays = load_file(tmp_path / "x.safetensors")
+    assert list(arrays) == ["0.weight", "1.weight"]
+    np.testing.assert_array_equal(arrays["0.weight"], arrays["1.weight"])
+
+
+def written(path, **arrays):
+    """Write a file of kept tensors."""
+    tensors = [
+        KeptTensor(name, array.shape, array.dtype.name, array) for name, array in arrays.items()
+    ]
+    container.write(path, SharedWeights((), tuple(tensors)))
+
+
+def test_every_dtype_that_safetensors_knows_is_decompressed_bit_for_bit(tmp_path):
+    from safetensors.numpy import load_file
+
+    arrays = {
+        "nan": np.array([np.nan, -0.0, np.inf], np.float32),
+        "scalar": np.array(3, np.int64),
+        "nothing": np.empty((0, 2), np.float64),
+        "mask": np.array([[True], [False]]),
+        "half": np.arange(4, dtype=np.float16),
+        "wave": np.array([1j, 2], np.complex64),
+    }
+    written(tmp_path / "x.moeash", **arrays)
+    moeash.decompress(tmp_path / "x.moeash", tmp_path / "x.safetensors")
+    again = load_file(tmp_path / "x.safetensors")
+    assert again.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert (again[name].dtype, again[name].shape) == (array.dtype, array.shape)
+        assert again[name].tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"__metadata__": np.zeros(2, np.float32)}, "'__metadata__' for itself"),
+        ({"wave": np.zeros(2, np.complex128)}, "cannot hold these tensors.*complex128"),
+    ],
+)
+def test_what_safetensors_cannot_hold_is_refused_and_the_old_file_kept(tmp_path, arrays, message):
+    written(tmp_path / "x.moeash", **arrays)
+    target = tmp_path / "x.safetensors"
+    target.write_text("old")
+    with pytest.raises(ExportError, match=f"{message}.*use moeash.read"):
+        moeash.decompress(tmp_path / "x.moeash", target)
+    assert target.read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.moeash", "x.safetensors"]
+    assert moeash.read(tmp_path / "x.moeash").keys() == arrays.keys()
+
+
+def test_tied_names_count_as_often_as_they_are_written(tmp_path):
+    zeros = np.zeros((1000, 1000), np.float32)
+    tensors = [KeptTensor("w", zeros.shape, "float32", zeros)]
+    tensors += [TiedTensor(f"t{i}", "w") for i in range(100)]
+    container.write(tmp_path / "x.moeash", SharedWeights((), tuple(tensors)))
+    with pytest.raises(CorruptContainerError, match=r"claims 4[0-9]{8} bytes of memory"):
+        moeash.decompress(tmp_path / "x.moeash", tmp_path / "x.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.moeash"]
+
+
+@pytest.fixture
+def linear(tmp_path):
+    """A file of a small network."""
+    moeash.compress(nn.Linear(4, 3), tmp_path / "x.moeash", candidate={"k": 3}, progress=False)
+    return tmp_path / "x.moeash"
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "message"),
+    [
+        ("y", {"format": "safetensor"}, "no format is called 'safetensor'; nearest: 'safetensors'"),
+        ("y.moeash", {}, "is a .moeash file already"),
+        ("y.onnx", {}, "holds the computation too; give network= and inputs="),
+        ("y.onnx", {"network": nn.Linear(4, 3)}, "give network= and inputs="),
+        ("y.pt", {"network": nn.Linear(4, 3)}, "holds the weights alone; leave out network"),
+        ("y.pt", {"format": "c"}, "named like a file of format torch"),
+    ],
+)
+def test_what_makes_no_sense_together_is_refused(linear, to, options, message):
+    with pytest.raises(InputError, match=message):
+        moeash.decompress(linear, linear.with_name(to), **options)
+    assert [*linear.parent.iterdir()] == [linear]
+
+
+def test_tensors_that_do_not_fit_the_network_are_listed(linear):
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3, 5))
+            self.scale = nn.Parameter(torch.zeros(3))
+
+    with pytest.raises(CheckpointError) as caught:
+        moeash.decompress(
+            linear, linear.with_name("y.onnx"), network=Other(), inputs=torch.zeros(2, 4)
+        )
+    message = str(caught.value)
+    assert "1 missing: scale" in message and "1 unexpected: bias" in message
+    assert "1 of another shape: weight (3, 4) for (3, 5)" in message
+    assert [*linear.parent.iterdir()] == [linear]
+
+
+def test_the_network_that_was_given_stays_as_it_was(linear):
+    pytest.importorskip("onnxruntime")
+    network = nn.Linear(4, 3).train()
+    before = network.weight.detach().clone()
+    moeash.decompress(linear, linear.with_name("y.onnx"), network=network, inputs=torch.ones(1, 4))
+    assert torch.equal(network.weight, before) and network.training
+
+
+def test_a_file_is_decompressed_by_its_suffix_and_says_what_it_is_of(moeash, tiny, tmp_path):
+    assert moeash("decompress", tiny.file, "--to", "x.pt").code == 0
+    state = torch.load(tmp_path / "x.pt", weights_only=True)
+    network = load_network("digits-cnn")
+    network.load_state_dict(state)
+    assert state.moeash["note_network"] == "digits-cnn"
+    fingerprint = moeash("verify", tiny.file, "--json").json["fingerprint"]
+    assert state.moeash["fingerprint"] == fingerprint
+
+
+def test_a_spec_says_which_network_an_onnx_file_is_of(moeash, tiny, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    answer = moeash("decompress", tiny.file, "--to", "x.onnx")
+    assert answer.code == 2 and "--spec with the study's TOML file" in answer.err
+    answer = moeash("decompress", tiny.file, "--to", "x.onnx", "--spec", tiny.spec, "--json")
+    assert answer.json["size_bytes"] == (tmp_path / "x.onnx").stat().st_size
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
+    assert session.run(None, {"images": np.zeros((7, 1, 8, 8), np.float32)})[0].shape == (7, 10)
