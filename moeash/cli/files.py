@@ -215,11 +215,11 @@ def decompress(
 
 def _network_of(spec: Path) -> tuple[Any, Any]:
     """Return the network that a spec describes, and batches of its images."""
-    from moeash.evaluation.loading import load_network
     from moeash.exports.runnable import images_of
+    from moeash.networks.loading.sources import read_network
     from moeash.study.spec.reading import load_spec
 
     described = load_spec(spec)
     find_modules_here(described)
     task = described.task()
-    return load_network(task).module, images_of(task)
+    return read_network(task.network).module, images_of(task)
