@@ -18,7 +18,7 @@ from moeash.codec.size import size
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
 from moeash.data.unlabelled import Given
-from moeash.errors import ExportError, RebuildMismatchError
+from moeash.errors import ExportError, InputError, RebuildMismatchError
 from moeash.evaluation.holdout import HoldoutResult, measure_holdout
 from moeash.evaluation.loading import arithmetic, load_network
 from moeash.evaluation.task import Task
@@ -120,10 +120,13 @@ def export_solution(
         ExportError: a file cannot be written or does not decode to the same weights.
     """
     files = targets(as_path(to), formats)
+    needs_network = any(TABLE[name].needs_network for name, _ in files)
+    if inputs is not None and not needs_network:
+        named = " and ".join(name for name, _ in files)
+        raise InputError(f"format {named} holds the weights alone; leave out inputs")
     progress(f"building solution {solution.id}", 0, None)
     shared = build(solution.record.recipe)
     _check_same(task, solution, shared)
-    needs_network = any(TABLE[name].needs_network for name, _ in files)
     source = Source(
         shared,
         metadata_of(

@@ -44,6 +44,18 @@ class Words(nn.Module):
         return {"logits": self.head(x), "pooled": x.mean(1)}
 
 
+class Named(nn.Module):
+    """A weight that has the name of the input, and one of what the weights are made of."""
+
+    def __init__(self):
+        super().__init__()
+        self.x = nn.Parameter(torch.randn(6, 9))
+        self.codebook = nn.Parameter(torch.randn(9, 9))
+
+    def forward(self, x):
+        return x @ self.x @ self.codebook
+
+
 class Strided(nn.Module):
     """Weights whose memory is in another order than their axes."""
 
@@ -69,6 +81,7 @@ NETWORKS = {
     "normed": (normed, torch.randn(9, 1, 8, 8)),
     "words": (Words, {"ids": torch.arange(35).reshape(7, 5), "mask": torch.ones(7, 5)}),
     "strided": (Strided, torch.randn(5, 3, 8, 8)),
+    "named": (Named, torch.randn(5, 6)),
     "double": (lambda: nn.Linear(4, 30).double(), torch.randn(5, 4).double()),
     "half": (lambda: nn.Linear(4, 30).half(), torch.randn(5, 4).half()),
     "wrapped": (lambda: nn.DataParallel(nn.Linear(4, 30)), torch.randn(1, 4)),
@@ -109,17 +122,18 @@ def normed_file(normed_source, tmp_path_factory):
 def test_a_network_runs_in_onnxruntime_on_indices_and_one_codebook(tmp_path, name):
     of = source(tmp_path, name)
     model = written(tmp_path, of)
+    makers = {name: node for node in model.graph.node for name in node.output}
     found = {i.name: i for i in model.graph.initializer}
-    books = [i for i in model.graph.initializer if i.name.startswith("codebook")]
-    (book,) = [i for i in books if i.data_type == 1 and len(i.dims) == 1 and i.dims[0] != 8]
     lookups = [node for node in model.graph.node if node.op_type == "Gather"]
-    lookups = [node for node in lookups if node.input[0] == book.name]
-    shared_names = {of.network.names[t.name] for t in of.weights.shared} - {"unused.weight"}
-    assert len(lookups) == len(shared_names)
-    for weight in shared_names:
-        assert weight not in found
-        indices = found[f"{weight}.indices"]
-        assert indices.data_type in (onnx.TensorProto.UINT8, onnx.TensorProto.UINT4)
+    lookups = [node for node in lookups if node.input[0].startswith("codebook")]
+    assert len({node.input[0] for node in lookups}) == 1, "one codebook"
+    used = [t for t in of.weights.shared if not t.name.startswith("unused")]
+    indices = [makers[node.input[1]].input[0] for node in lookups]
+    assert [list(found[name].dims) for name in indices] == [list(t.shape) for t in used]
+    narrow = (onnx.TensorProto.UINT8, onnx.TensorProto.UINT4)
+    assert all(found[name].data_type in narrow for name in indices)
+    floats = [i for i in model.graph.initializer if i.data_type in (1, 10, 11) and len(i.dims) > 1]
+    assert not floats, "no weight is there twice"
     (opset,) = [o.version for o in model.opset_import if not o.domain]
     assert opset == 21
     # What torch and onnxruntime make of any number of inputs has been compared; once more by hand.
@@ -186,15 +200,14 @@ def test_a_file_says_where_it_comes_from_and_names_no_folder(normed_source, norm
 def test_a_tensor_that_differs_in_one_bit_is_found(normed_source, normed_file):
     of, (path, _) = normed_source, normed_file
     model = onnx.load(path)
-    names = of.network.names
-    entered = [name for name in decoded_tensors(of.weights) if "tracked" not in name]
-    check_state(model, of.weights, names, entered)
+    entered = {name: name for name in decoded_tensors(of.weights) if "tracked" not in name}
+    check_state(model, of.weights, entered)
     for initializer in model.graph.initializer:
         if initializer.name == "codebook" or initializer.name.split(".")[0].isdigit():
             raw = initializer.raw_data
             initializer.raw_data = bytes([raw[0] ^ 1]) + raw[1:]
             with pytest.raises(ExportError, match="the ONNX file written holds another"):
-                check_state(model, of.weights, names, entered)
+                check_state(model, of.weights, entered)
             initializer.raw_data = raw
 
 

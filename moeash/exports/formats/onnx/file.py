@@ -1,6 +1,6 @@
 """Format ``onnx``: files that onnxruntime and others run as they are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +62,8 @@ class OnnxFile:
             yield (to,) if beside is None else (to, data)
 
 
-def _model_of(source: Source, network: Runnable) -> tuple[Any, list[str]]:
-    """Return the ``onnx.ModelProto`` of a network, and the names of the tensors it has."""
+def _model_of(source: Source, network: Runnable) -> tuple[Any, dict[str, str]]:
+    """Return the ``onnx.ModelProto`` of a network, and its values by names of tensors."""
     tensors = decoded_tensors(source.weights)
     traced = trace(network, {network.names[name]: t for name, t in tensors.items()})
     entered = enter(traced, source.weights, network.names)
@@ -76,10 +76,10 @@ def _model_of(source: Source, network: Runnable) -> tuple[Any, list[str]]:
     return model, entered
 
 
-def _check(source: Source, network: Runnable, path: Path, entered: Sequence[str]) -> None:
+def _check(source: Source, network: Runnable, path: Path, entered: Mapping[str, str]) -> None:
     check_model(path)
     model = needed("onnx").load(str(path))
-    check_state(model, source.weights, network.names, entered)
+    check_state(model, source.weights, entered)
     if {p.key: p.value for p in model.metadata_props} != dict(source.metadata):
         raise ExportError("the ONNX file written holds other metadata")
     check_outputs(path, network)

@@ -1,6 +1,6 @@
 """An ONNX file runs, and computes what the network computes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +38,23 @@ def check_model(path: Path) -> None:
         raise ExportError(f"onnx refuses the file written: {_first_line(exc)}") from exc
 
 
-def check_state(
-    model: Any, weights: SharedWeights, names: Mapping[str, str], entered: Sequence[str]
-) -> None:
+def check_state(model: Any, weights: SharedWeights, entered: Mapping[str, str]) -> None:
     """Compare the tensors in a graph with the decoded ones, bit for bit.
 
     Args:
         model: as it was read back, with its data.
         weights: the network.
-        names: in the module, by those in ``weights``.
-        entered: names in ``weights`` of what the graph has.
+        entered: values in the graph, by names in ``weights``.
 
     Raises:
         ExportError: a tensor differs.
     """
     found = Entered(model)
     tensors = stored(weights)
-    for name in entered:
+    for name, value in entered.items():
         expected = tensor_of(weights, tensors[name])
         try:
-            there = same(found.tensor(names[name], expected.dtype), expected)
+            there = same(found.tensor(value, expected.dtype), expected)
         except (KeyError, IndexError, ValueError, RuntimeError):
             there = False
         if not there:

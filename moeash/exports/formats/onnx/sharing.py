@@ -16,7 +16,7 @@ CODEBOOK, INDICES, POSITIONS, ENTRIES = "codebook", "indices", "positions", "ent
 """What the values are called that weights are made of."""
 
 
-def enter(traced: Traced, weights: SharedWeights, names: Mapping[str, str]) -> list[str]:
+def enter(traced: Traced, weights: SharedWeights, names: Mapping[str, str]) -> dict[str, str]:
     """Give a graph the tensors that its nodes refer to.
 
     Shared ones are indices of the narrowest of 4, 8, 16 or 32 bits, widened by ``Cast`` and looked
@@ -29,21 +29,24 @@ def enter(traced: Traced, weights: SharedWeights, names: Mapping[str, str]) -> l
         names: in the module, by those in ``weights``.
 
     Returns:
-        The names in ``weights`` of what was entered; the network computes without the rest.
+        The values in the graph of what was entered, by names in ``weights``; the network computes
+        without the rest.
     """
-    graph = traced.model.graph
+    graph, held = traced.model.graph, traced.held
     tensors = stored(weights)
-    first = {names[name]: names[tensor.name] for name, tensor in tensors.items()}
+    first = {names[name]: tensor.name for name, tensor in tensors.items()}
+    used = {name for node in _all_nodes(graph) for name in node.input}
+    wanted = {first[own] for value, own in held.items() if value in used}
+    entering = _Entering(graph, weights, held)
+    entered = {
+        name: entering.add(names[name], tensor)
+        for name, tensor in tensors.items()
+        if name in wanted
+    }
     for node in _all_nodes(graph):
         for place, name in enumerate(node.input):
-            if name in traced.held:
-                node.input[place] = first[name]
-    used = {name for node in _all_nodes(graph) for name in node.input}
-    wanted = used & {first[name] for name in traced.held}
-    entering = _Entering(graph, weights)
-    entered = [n for n, tensor in tensors.items() if n == tensor.name and names[n] in wanted]
-    for name in entered:
-        entering.add(names[name], tensors[name])
+            if name in held:
+                node.input[place] = entered[first[held[name]]]
     entering.finish()
     return entered
 
@@ -51,20 +54,22 @@ def enter(traced: Traced, weights: SharedWeights, names: Mapping[str, str]) -> l
 class _Entering:
     """Collects the initializers and nodes that a graph needs for its weights."""
 
-    def __init__(self, graph: Any, weights: SharedWeights) -> None:
+    def __init__(self, graph: Any, weights: SharedWeights, held: Mapping[str, str]) -> None:
         self._onnx = needed("onnx")
         self._graph, self._weights = graph, weights
         self._nodes: list[Any] = []
         self._books: dict[int, str] = {}
         self._taken = {name for node in _all_nodes(graph) for name in (*node.input, *node.output)}
         self._taken |= {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+        self._taken -= held.keys()
 
-    def add(self, name: str, tensor: SharedTensor | KeptTensor) -> None:
-        """Give the graph one tensor under its name in the module."""
+    def add(self, name: str, tensor: SharedTensor | KeptTensor) -> str:
+        """Give the graph one tensor; return the value, called as in the module if it can be."""
+        name = self._new(name)
         if not isinstance(tensor, SharedTensor):
             values = tensor_of(self._weights, tensor)
             self._initialize(name, tensor.dtype, tensor.shape, bits(values))
-            return
+            return name
         if tensor.codebook not in self._books:
             several = len(self._weights.codebooks) > 1
             book = self._new(f"{CODEBOOK}.{tensor.codebook}" if several else CODEBOOK)
@@ -80,6 +85,7 @@ class _Entering:
         self._node("Gather", [book, positions], looked_up)
         if looked_up != name:
             self._node("Cast", [looked_up], name, to=self._kind(tensor.dtype))
+        return name
 
     def finish(self) -> None:
         """Put the nodes in front of those that use what they make."""
@@ -142,10 +148,10 @@ class Entered:
         self._makers = {name: node for node in model.graph.node for name in node.output}
 
     def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
-        """Return a tensor by its name in the module.
+        """Return a tensor by its value in the graph.
 
         Args:
-            name: that was entered.
+            name: as :func:`enter` returned it.
             dtype: the network has it in.
 
         Raises:

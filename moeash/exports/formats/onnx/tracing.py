@@ -40,11 +40,12 @@ class Traced:
     Attributes:
         model: the ``onnx.ModelProto``, without the tensors of the network's state. What only torch
             needs to know of it, such as lines of source files, is left out.
-        held: values that nodes refer to and that are to be entered, by their names in the module.
+        held: values that nodes refer to and that are to be entered, with the names they have in the
+            module: mostly the same, but not where an input of the network goes by that name.
     """
 
     model: Any
-    held: frozenset[str]
+    held: Mapping[str, str]
 
 
 def trace(network: Runnable, tensors: Mapping[str, Tensor]) -> Traced:
@@ -81,9 +82,10 @@ def trace(network: Runnable, tensors: Mapping[str, Tensor]) -> Traced:
             ) from exc
         assert program is not None
         graph = program.model.graph
-        held = {name: value for name, value in graph.initializers.items() if name in tensors}
+        found = {name: _found(name, v, tensors) for name, v in graph.initializers.items()}
+        names = {name: own for name, own in found.items() if own is not None}
+        held = {name: graph.initializers[name] for name in names}
         for name, value in held.items():
-            _check_same(name, value.const_value, tensors[name])
             del graph.initializers[name]
             value.const_value = None
             graph.inputs.append(value)
@@ -92,7 +94,7 @@ def trace(network: Runnable, tensors: Mapping[str, Tensor]) -> Traced:
             graph.inputs.remove(value)
         model = program.model_proto
     _strip(model)
-    return Traced(model, frozenset(held))
+    return Traced(model, names)
 
 
 def example(network: Runnable) -> Batch:
@@ -123,12 +125,21 @@ def _dynamic(
     return {name: pytree.tree_map(axes, value) for name, value in bound.arguments.items()}
 
 
-def _check_same(name: str, content: Any, tensor: Tensor) -> None:
-    """Refuse an exported tensor that is not the decoded one, bit for bit."""
-    if content is None or tuple(content.shape) != tuple(tensor.shape):
-        raise ExportError(f"torch exported {name!r} in another shape than it has")
-    if content.tobytes() != bits(tensor):
+def _found(name: str, value: Any, tensors: Mapping[str, Tensor]) -> str | None:
+    """Return which tensor of the state an initializer is, bit for bit; None of the graph's own.
+
+    Raises:
+        ExportError: it is called like a tensor and holds something else.
+    """
+    shape, content = tuple(value.shape), value.const_value.tobytes()
+    if name in tensors and shape == tuple(tensors[name].shape) and content == bits(tensors[name]):
+        return name
+    for own, tensor in tensors.items():
+        if tensor.ndim and shape == tuple(tensor.shape) and content == bits(tensor):
+            return own
+    if name in tensors:
         raise ExportError(f"torch exported another {name!r} than was decoded")
+    return None
 
 
 def _strip(model: Any) -> None:
