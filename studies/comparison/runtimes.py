@@ -23,7 +23,7 @@ from tables import put_table
 
 RESULT = Path(__file__).with_name("runtimes.json")
 BATCHES = (1, 100)
-LOADS, SECONDS = 5, 4.0
+LOADS = 5
 
 MODES: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -62,7 +62,7 @@ def write_files(file: Path, spec: Path, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def measure(path: Path, mode: str) -> dict[str, Any]:
+def measure(path: Path, mode: str, seconds: float) -> dict[str, Any]:
     """Return what a file costs in this process, which has loaded nothing yet."""
     import numpy as np
     import onnxruntime
@@ -83,7 +83,7 @@ def measure(path: Path, mode: str) -> dict[str, Any]:
     row["load_s"] = min(timed(session) for _ in range(LOADS))
     for n in BATCHES:
         x = np.random.default_rng(0).normal(size=(n, *given.shape[1:])).astype(np.float32)
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + seconds
         passes = []
         while time.monotonic() < end or len(passes) < 5:
             passes.append(timed(lambda x=x: first.run(None, {given.name: x})))
@@ -123,10 +123,11 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("spec")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", default="4", help="spent on passes of each size")
     parser.add_argument("--to", type=Path, default=RESULT)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.file, arguments.spec)))
+        print(json.dumps(measure(arguments.file, arguments.spec, float(arguments.seconds))))
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -134,6 +135,7 @@ def main() -> None:
         for mode in MODES:
             for weights, path in files.items():
                 command = [sys.executable, __file__, str(path), mode, "--one"]
+                command += ["--seconds", arguments.seconds]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 row = {"weights": weights, "session": mode, "size_bytes": path.stat().st_size}
                 rows.append(row | json.loads(done.stdout))

@@ -15,6 +15,7 @@ from moeash.exports.formats.c.packing import index_width, pack, unpack
 from moeash.exports.formats.c.texts import identifiers, integers, text_literal, values_of
 from moeash.exports.formats.tensors import decoded_tensors
 from tests.exports.formats.odd import codebook, kept, odd_weights, shared
+from tests.test_bad_input import full_disk
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 
@@ -143,6 +144,14 @@ def test_a_text_that_decodes_to_something_else_is_refused(tmp_path, damage):
     path.write_text(damage(text))
     with pytest.raises(ExportError, match="the C file written"):
         CHeader().check(Source(odd_weights()), path)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    (tmp_path / "net.h").write_text("before")
+    with full_disk(1000), pytest.raises(ExportError, match=r"cannot write .*net.h'"):
+        written(tmp_path, odd_weights())
+    assert [p.name for p in tmp_path.iterdir()] == ["net.h"]
+    assert (tmp_path / "net.h").read_text() == "before"
 
 
 def test_a_network_without_tensors_is_refused(tmp_path):

@@ -17,6 +17,7 @@ from moeash.exports.formats.tensors import decoded_tensors
 from moeash.exports.runnable import runnable
 from tests.exports.formats.odd import shared
 from tests.marks import slow
+from tests.test_bad_input import full_disk
 
 onnx = pytest.importorskip("onnx", reason="pip install 'moeash[onnx]'")
 ort = pytest.importorskip("onnxruntime", reason="pip install 'moeash[onnx]'")
@@ -187,6 +188,13 @@ def test_tensors_of_large_networks_stand_in_a_file_beside(normed_source, normed_
         for session in map(ort.InferenceSession, (path, tmp_path / "y.onnx"))
     ]
     np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("external_above", [1 << 30, 100])
+def test_a_full_disk_leaves_no_file(normed_source, tmp_path, external_above):
+    with full_disk(400), pytest.raises(ExportError, match=r"cannot write .*x.onnx"):
+        written(tmp_path, normed_source, OnnxFile(external_above))
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_file_says_where_it_comes_from_and_names_no_folder(normed_source, normed_file):
