@@ -68,6 +68,9 @@ HOME = {  # third parties that must stay at home: module prefix -> where it may 
     "sklearn": ("data",),
     "ray": ("backends/ray", "launch/ray_jobs"),
     "PIL": ("data",),
+    "onnx": ("exports/formats/onnx",),
+    "onnxruntime": ("exports/formats/onnx",),
+    "onnxscript": ("exports/formats/onnx",),
 }
 
 

@@ -1,6 +1,6 @@
 """Compress one network, or export a solution of a study, to a verified file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from moeash.evaluation.loading import compressor_of
 from moeash.evaluation.task import available_cores
 from moeash.exports.building import building
 from moeash.exports.export import ExportReport, export_solution
+from moeash.exports.formats.names import targets
+from moeash.files import as_path
 from moeash.methods.registry import build_method
 from moeash.names import contained
 from moeash.study.events import Doing, Note
@@ -128,17 +130,23 @@ def export(
     max_drop: float | None = None,
     max_bytes: int | None = None,
     id: int | None = None,
+    format: str | Sequence[str] | None = None,
+    inputs: Given | None = None,
     progress: Shown = True,
 ) -> ExportReport:
-    """Export a solution of a study as a verified ``.moeash`` file.
+    """Export a solution of a study as a verified file, or as one of each of several formats.
 
     Args:
         study: from :func:`run`, :func:`search` or :func:`open_study`.
-        to: target file.
+        to: target file. Several formats have its name with their own suffixes.
         pick: which solution of the front, unless ``id`` names one.
         max_drop: only solutions at most this far below the float network, in units of the metric.
         max_bytes: only solutions of at most so many bytes.
         id: a solution's number, instead of ``pick`` and its limits.
+        format: ``moeash``, ``safetensors``, ``torch``, ``onnx``, ``c``, or several of them;
+            default: the one that ``to`` is named like, or else moeash.
+        inputs: for onnx: what to run the network on, where the study has no images and no
+            calibration inputs.
         progress: who hears of it.
 
     Returns:
@@ -147,7 +155,8 @@ def export(
     Raises:
         NothingMeetsError: no solution is within the limits; names the nearest.
         RebuildMismatchError: the solution does not rebuild to the weights that were measured.
-        ExportError: the file cannot be written.
+        InputError: a format is unknown, or needs inputs or a package that are not there.
+        ExportError: a file cannot be written, or a format cannot hold the network.
 
     Example:
         >>> import tempfile
@@ -164,10 +173,14 @@ def export(
     """
     if id is not None and (max_drop is not None or max_bytes is not None):
         raise InputError("id names one solution, so limits have no use beside it; leave one out")
+    formats = [format] if isinstance(format, str) else list(format or ())
+    targets(as_path(to), formats)  # refuses before anything is built
     task = task_of(study)
     if id is not None:
         solution = study.solution(id)
     else:
         solution = study.pick(pick, max_drop=max_drop, max_bytes=max_bytes)
     with listening(progress) as listen, building(study, doing(listen)) as build:
-        return export_solution(task, solution, build, to, doing(listen))
+        return export_solution(
+            task, solution, build, to, doing(listen), formats=formats, inputs=inputs
+        )

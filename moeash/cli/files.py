@@ -10,6 +10,8 @@ from moeash.cli.show import (
     JsonOption,
     StorageOption,
     bytes_text,
+    find_modules_here,
+    keep_stdout,
     percent,
     print_json,
     say,
@@ -178,26 +180,62 @@ def _together(kinds: str) -> str:
 
 def decompress(
     file: FileArgument,
-    to: Annotated[Path, typer.Option("--to", help="safetensors file to write.")],
+    to: Annotated[Path, typer.Option("--to", help="File to write.")],
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="safetensors, torch, onnx or c. Default: what --to is named like.",
+            show_default=False,
+        ),
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(
+            "--spec", help="For onnx: TOML file of a study with the network and images to run."
+        ),
+    ] = None,
     max_bytes: Annotated[
         int | None,
         typer.Option(
             "--max-bytes",
             min=1,
-            help="Most bytes that the decoded network may take on the disk; default the larger of "
-            "128 MiB and 1,024 times the file.",
+            help="Most bytes that the decoded network may take; default the larger of 128 MiB and "
+            "1,024 times the file.",
         ),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write the decoded network as a safetensors checkpoint, tensor by tensor."""
+    """Write the decoded network in another format: safetensors, torch, onnx or c."""
     from moeash.exports.decompressing import decompress as write_decoded
 
-    with working() as progress:
-        written = write_decoded(file, to, max_bytes=max_bytes, progress=progress)
+    with keep_stdout(json_), working() as progress:
+        network, inputs = (None, None) if spec is None else _network_of(spec)
+        written = write_decoded(
+            file,
+            to,
+            format=format_,
+            network=network,
+            inputs=inputs,
+            max_bytes=max_bytes,
+            progress=progress,
+        )
     if json_:
         print_json(
             {"wrote": str(to), "tensors": len(written.names), "size_bytes": written.size_bytes}
         )
     else:
         say(f"wrote {to}: {len(written.names)} tensors, {bytes_text(written.size_bytes)}")
+
+
+def _network_of(spec: Path) -> tuple[Any, Any]:
+    """Return the network that a spec describes, and batches of its images."""
+    from moeash.exports.runnable import images_of
+    from moeash.networks.loading.sources import read_network
+    from moeash.study.spec.reading import load_spec
+
+    described = load_spec(spec)
+    find_modules_here(described)
+    task = described.task()
+    return read_network(task.network).module, images_of(task)

@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a stored study.", metavar="STUDY")]
 PickName = Literal["smallest", "knee", "best"]
+FormatsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="moeash, safetensors, torch, onnx or c; several: one file each, named by suffix. "
+        "Default: what --to is named like.",
+        show_default=False,
+    ),
+]
 
 
 def run(
@@ -270,6 +280,7 @@ def export(
         int | None, typer.Option(help="Only solutions of at most so many bytes.")
     ] = None,
     id_: Annotated[int | None, typer.Option("--id", help="A solution's id instead.")] = None,
+    formats: FormatsOption = None,
     report_to: Annotated[
         Path | None,
         typer.Option(
@@ -287,7 +298,10 @@ def export(
     storage: StorageOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Export a solution as a verified file, measured on the holdout split."""
+    """Export a solution as a verified file, measured on the holdout split.
+
+    Formats: moeash, safetensors, torch, onnx, c.
+    """
     limits = (pick, max_drop, max_bytes)
     if id_ is not None and any(limit is not None for limit in limits):
         raise typer.BadParameter("--id names one solution; leave out --pick and its limits")
@@ -298,13 +312,25 @@ def export(
     find_modules_here(opened.spec)
     with keep_stdout(json_):
         report = export_file(
-            opened, to, pick=pick or "smallest", max_drop=max_drop, max_bytes=max_bytes, id=id_
+            opened,
+            to,
+            pick=pick or "smallest",
+            max_drop=max_drop,
+            max_bytes=max_bytes,
+            id=id_,
+            format=formats,
         )
     if report_to is not None:
         from moeash.cli.files import inspection
         from moeash.launch.exports import write_report
 
-        write_report(report_to, [to], report.as_dict(), inspection(to))
+        paths = [Path(report.path).with_name(file.name) for file in report.files]
+        inspected = [
+            inspection(path)
+            for path, file in zip(paths, report.files, strict=True)
+            if file.format == "moeash"
+        ]
+        write_report(report_to, paths, report.as_dict(), next(iter(inspected), None))
     if card:
         from moeash.exports.interop.card import write_card
 
@@ -323,6 +349,8 @@ def show_export(report: "ExportReport") -> None:
         f"ratio {report.ratio:.2f}, {solution['bits_per_weight']:.3f} bits/weight, "
         f"{solution['entries']} entries; decoded and compared bit for bit"
     )
+    for file in report.files[1:]:
+        say(f"with it, as {file.format}: {file.name}, {bytes_text(file.size_bytes)}")
     holdout, exact = report.holdout, report.holdout_float
     if holdout is None or exact is None:
         say("no holdout split, so the exported network was not measured on unseen images")

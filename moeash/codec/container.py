@@ -264,13 +264,43 @@ def write(
         InputError: as :func:`encode`.
         ExportError: the folder cannot be written, or the bytes read back are not the network.
     """
-    data = encode(shared, coder=coder, notes=notes)
     with replacing(path) as temporary:
-        write_flushed(temporary, data)
-        container = _verified(temporary, shared)
+        n_bytes = write_at(temporary, shared, coder=coder, notes=notes)
+        container = verify_at(temporary, shared)
         if check is not None:
             check(container)
+    return n_bytes
+
+
+def write_at(
+    path: Path, shared: SharedWeights, *, coder: str = "ans", notes: Mapping[str, str] | None = None
+) -> int:
+    """Write the bytes of a file where nothing is lost if that fails; return how many they are.
+
+    Args:
+        path: a temporary file.
+        shared: the network.
+        coder: as :func:`encode`.
+        notes: as :func:`encode`.
+    """
+    data = encode(shared, coder=coder, notes=notes)
+    write_flushed(path, data)
     return len(data)
+
+
+def verify_at(path: Path, shared: SharedWeights) -> Container:
+    """Read a file just written, compare it with what it should hold, return it decoded.
+
+    Raises:
+        ExportError: it holds something else.
+    """
+    try:
+        container = decode(path.read_bytes(), max_bytes=NO_LIMIT)
+    except ContainerError as exc:
+        raise ExportError(f"the file written does not decode: {exc}") from exc
+    if container.shared.fingerprint() != shared.fingerprint():
+        raise ExportError("the file written does not decode to the same network")
+    return container
 
 
 def read(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Container:
@@ -374,14 +404,3 @@ def coding_in(prefix: bytes) -> tuple[Coder, bool, int]:
     if coder - in_units >= len(CODERS):
         raise CorruptContainerError(f"the file names the unknown coder {coder}")
     return CODERS[coder - in_units], in_units, salt
-
-
-def _verified(path: Path, shared: SharedWeights) -> Container:
-    """Read a file just written, compare it with what it should hold, return it decoded."""
-    try:
-        container = decode(path.read_bytes(), max_bytes=NO_LIMIT)
-    except ContainerError as exc:
-        raise ExportError(f"the file written does not decode: {exc}") from exc
-    if container.shared.fingerprint() != shared.fingerprint():
-        raise ExportError("the file written does not decode to the same network")
-    return container

@@ -1,47 +1,31 @@
-"""Write the network of a ``.moeash`` file as a safetensors checkpoint, a run of elements at a time.
+"""From a ``.moeash`` file to a file of another format."""
 
-Files of the ANS coder are never in memory, neither is the checkpoint. The other coders decode a
-file as a whole; theirs are files of small networks.
-"""
-
-import hashlib
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
+import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from torch import nn
 
-from moeash.codec.container import read
-from moeash.codec.entries import Entry, numpy_dtype
-from moeash.codec.streaming.ahead import ahead
-from moeash.codec.streaming.reading import BLOCK, FileReader, Run
-from moeash.codec.streaming.writing import CODER
-from moeash.core.codebook import Codebook, KeptTensor, TiedTensor
+from moeash.codec.container import read as read_container
 from moeash.core.progress import Progress, silent
-from moeash.errors import CorruptContainerError, ExportError
-from moeash.files import replacing
-from moeash.networks.streaming.floats import to_patterns
-from moeash.networks.streaming.header import StoredTensor, plan_file
-
-CHUNK = 1 << 20
-"""Elements in memory at a time."""
-
-SPOOLED_BYTES = 1 << 25
-"""Bytes of kept tensors that are held in memory; more go to a temporary file."""
+from moeash.data.unlabelled import Given, Unlabelled
+from moeash.errors import InputError
+from moeash.exports.formats.base import Runnable, Source, metadata_of
+from moeash.exports.formats.names import targets
+from moeash.exports.formats.table import TABLE
+from moeash.exports.runnable import runnable
+from moeash.exports.streaming import stream
+from moeash.files import as_path
 
 
 @dataclass(frozen=True)
 class Decompressed:
-    """A checkpoint that was written.
+    """A decoded network that was written.
 
     Attributes:
         path: the file.
-        size_bytes: its bytes.
-        names: of its tensors, in the order of the network's state.
+        size_bytes: ``stat`` of it.
+        names: of the tensors, in the order of the network's state.
     """
 
     path: str
@@ -53,25 +37,38 @@ def decompress(
     path: str | os.PathLike[str],
     to: str | os.PathLike[str],
     *,
+    format: str | None = None,
+    network: nn.Module | None = None,
+    inputs: Given | None = None,
     max_bytes: int | None = None,
     progress: Progress = silent,
 ) -> Decompressed:
-    """Write the decoded tensors of a ``.moeash`` file as safetensors.
+    """Write the decoded tensors of a ``.moeash`` file in another format.
 
-    Every tensor has the dtype of the network, tied tensors are written once under each name, and
-    the file's notes become the checkpoint's metadata. What was written is read back and compared
-    before the file gets its name.
+    What was written is read back and compared before the file gets its name. ``safetensors`` is
+    written tensor by tensor, so that neither file is in memory where the coder is ANS, and holds
+    tied tensors once under each name; ``torch`` is a ``state_dict`` for
+    ``torch.load(weights_only=True)``; ``c`` is a header with packed indices and C99 functions;
+    ``onnx`` holds the computation too. bfloat16 tensors stay what they are in all of them.
 
     Args:
         path: the file.
-        to: target; an existing file is replaced, and untouched on any failure.
-        max_bytes: most bytes that the decoded network may take on the disk; default the larger of
-            128 MiB and 1,024 times the file. A file of a few bytes can describe a huge network.
-        progress: hears how many symbols were decoded, and how many megabytes were compared.
+        to: target; an existing file is replaced only after everything has been verified.
+        format: ``safetensors``, ``torch``, ``onnx`` or ``c``; default: the one that ``to`` is named
+            like, or else safetensors.
+        network: for onnx: the network the weights are of; it is not changed.
+        inputs: for onnx: what the network takes, a tensor ``(n, ...)`` or more as for
+            :func:`search`; the file is run on all of them and compared with torch.
+        max_bytes: most bytes that the decoded network may take; default the larger of 128 MiB and
+            1,024 times the file, since a file of a few bytes can describe a huge network.
+        progress: hears how far the work is, where it may take long.
 
     Raises:
-        ContainerError: the file is not readable, or asks for more.
-        ExportError: the target cannot be written, or safetensors cannot hold the tensors.
+        ContainerError: the file is not readable.
+        InputError: the format is unknown, or needs a network, inputs or a package.
+        CheckpointError: the weights are not of this network; lists the tensors that differ.
+        ExportError: the target cannot be written, or the format cannot hold the tensors; an
+            existing file is kept.
 
     Example:
         >>> import tempfile
@@ -84,164 +81,35 @@ def decompress(
         >>> sorted(load_file(path + ".safetensors")) == sorted(written.names) == ["bias", "weight"]
         True
     """
-    with FileReader(path, max_bytes=max_bytes) as reader, replacing(to) as temporary:
-        dtypes = _dtypes(reader)
-        head, placed = plan_file(temporary, dtypes, dict(reader.notes))
-        size_bytes = len(head) + sum(tensor.size_bytes for tensor in placed)
-        with temporary.open("wb+") as file:
-            file.write(head)
-            target = _Target(file, {tensor.name: tensor for tensor in placed})
-            if reader.coder == CODER:
-                _write_runs(reader, target, temporary.parent, progress)
-            else:
-                _write_decoded(path, target, max_bytes)
-            for entry in reader.entries:
-                if entry.kind == "tied":
-                    target.repeat(entry.name, reader.entries[entry.target].name)
-            file.flush()
-            os.fsync(file.fileno())
-            if file.seek(0, os.SEEK_END) != size_bytes:
-                raise ExportError(f"the safetensors file written has not {size_bytes} bytes")
-            target.check(head, progress)
-    return Decompressed(os.fspath(to), size_bytes, tuple(entry.name for entry in reader.entries))
-
-
-def _dtypes(reader: FileReader) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Return name, dtype and shape of every tensor of a file, those of tied ones too."""
-    own: list[Entry] = []
-    for entry in reader.entries:
-        own.append(own[entry.target] if entry.kind == "tied" else entry)
-    return [
-        (entry.name, one.dtype, one.shape) for entry, one in zip(reader.entries, own, strict=True)
-    ]
-
-
-class _Target:
-    """A checkpoint being written, tensor by tensor from front to back, each from its beginning."""
-
-    def __init__(self, file: IO[bytes], placed: Mapping[str, StoredTensor]) -> None:
-        self._file = file
-        self._placed = placed
-        self._written = dict.fromkeys(placed, 0)
-        self._digests = {name: hashlib.blake2b(digest_size=16) for name in placed}
-
-    def write(self, name: str, content: bytes | memoryview) -> None:
-        """Write the next bytes of a tensor."""
-        self._file.seek(self._placed[name].offset + self._written[name])
-        self._file.write(content)
-        self._written[name] += len(content)
-        self._digests[name].update(content)
-
-    def repeat(self, name: str, other: str) -> None:
-        """Write a tensor that equals another one, which is complete."""
-        for block in self._blocks(other):
-            self.write(name, block)
-
-    def check(self, head: bytes, progress: Progress) -> None:
-        """Read everything back and compare it with what was to be written.
-
-        Raises:
-            ExportError: it differs.
-        """
-        self._file.seek(0)
-        if self._file.read(len(head)) != head:
-            raise ExportError("the safetensors file written has another header")
-        total, done = sum(tensor.size_bytes for tensor in self._placed.values()), 0
-        for name, digest in self._digests.items():
-            again = hashlib.blake2b(digest_size=16)
-            for block in self._blocks(name):
-                again.update(block)
-                done += len(block)
-                progress("verifying, MB", done >> 20, total >> 20)
-            whole = self._written[name] == self._placed[name].size_bytes
-            if not whole or again.digest() != digest.digest():
-                raise ExportError(f"the safetensors file written holds another {name!r}")
-
-    def _blocks(self, name: str) -> Iterator[bytes]:
-        tensor = self._placed[name]
-        for begin in range(0, tensor.size_bytes, BLOCK):
-            self._file.seek(tensor.offset + begin)
-            yield self._file.read(min(BLOCK, tensor.size_bytes - begin))
-
-
-def _write_runs(reader: FileReader, target: _Target, folder: Path, progress: Progress) -> None:
-    total, done = sum(source.size for source in reader.sources), 0
-    tables: dict[tuple[int, str], NDArray[Any]] = {}
-    with tempfile.SpooledTemporaryFile(SPOOLED_BYTES, dir=str(folder)) as spool:
-        kept = _Planes(reader, spool)
-        for run in ahead(reader.runs()):
-            entry = reader.entries[run.position]
-            if run.source.plane is None:
-                key = entry.codebook, entry.dtype
-                if key not in tables:
-                    tables[key] = as_written(
-                        _in_dtype(reader.books[entry.codebook], entry.dtype), entry.dtype
-                    )
-                target.write(entry.name, np.take(tables[key], run.symbols).data.cast("B"))
-            else:
-                kept.add(run)
-            done += run.symbols.size
-            progress("decoding, millions of symbols", done >> 20, total >> 20)
-        for position, entry in enumerate(reader.entries):
-            if entry.kind == "kept":
-                for values in kept.values(position):
-                    target.write(entry.name, as_written(values, entry.dtype).data.cast("B"))
-
-
-def _write_decoded(path: str | os.PathLike[str], target: _Target, max_bytes: int | None) -> None:
-    shared = read(path, max_bytes=max_bytes).shared
-    for tensor in shared.tensors:
-        if not isinstance(tensor, TiedTensor):
-            values = as_written(shared.values(tensor).reshape(-1), tensor.dtype)
-            target.write(tensor.name, values.data.cast("B"))
-
-
-def _in_dtype(book: Codebook, dtype: str) -> NDArray[Any]:
-    return book.entries if dtype == "bfloat16" else book.entries.astype(dtype)
-
-
-def as_written(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Return flat decoded values as safetensors has them: little-endian, bfloat16 in 16 bits."""
-    if dtype == "bfloat16":
-        values = to_patterns(values)
-    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-
-
-class _Planes:
-    """Kept tensors, whose bytes come plane by plane, until all planes of them are there."""
-
-    def __init__(self, reader: FileReader, spool: tempfile.SpooledTemporaryFile[bytes]) -> None:
-        self._entries = reader.entries
-        self._spool = spool
-        self._begins: dict[int, int] = {}
-        end = 0
-        for position, entry in enumerate(reader.entries):
-            if entry.kind == "kept":
-                self._begins[position] = end
-                end += entry.size * numpy_dtype(entry.stored).itemsize
-
-    def add(self, run: Run) -> None:
-        """Take a run of bytes."""
-        entry = self._entries[run.position]
-        assert run.source.plane is not None
-        self._spool.seek(self._begins[run.position] + run.source.plane * entry.size + run.begin)
-        self._spool.write(run.symbols.astype(np.uint8).tobytes())
-
-    def values(self, position: int) -> Iterator[NDArray[Any]]:
-        """Yield the decoded values of a tensor, in runs.
-
-        Raises:
-            CorruptContainerError: no array of their dtype holds them.
-        """
-        entry = self._entries[position]
-        dtype = numpy_dtype(entry.stored)
-        for begin in range(0, entry.size, CHUNK):
-            n = min(CHUNK, entry.size - begin)
-            rows = np.empty((n, dtype.itemsize), dtype=np.uint8)
-            for plane in range(dtype.itemsize):
-                self._spool.seek(self._begins[position] + plane * entry.size + begin)
-                rows[:, plane] = np.frombuffer(self._spool.read(n), dtype=np.uint8)
-            if entry.stored == "bool" and rows.max() > 1:
-                raise CorruptContainerError("a kept bool is neither 0 nor 1; the file is damaged")
-            values = rows.reshape(-1).view(dtype).astype(np.dtype(entry.stored), copy=False)
-            yield KeptTensor(entry.name, (n,), entry.dtype, values, entry.exponent).decoded()
+    asked = [] if format is None else [format]
+    ((name, target),) = targets(as_path(to), asked, default="safetensors")
+    if name == "moeash":
+        raise InputError(
+            f"{os.fspath(path)!r} is a .moeash file already; name the format it shall have"
+        )
+    chosen = TABLE[name]
+    if chosen.needs_network and (network is None or inputs is None):
+        raise InputError(
+            f"format {name} holds the computation too; give network= and inputs= (on the command "
+            "line --spec with the study's TOML file)"
+        )
+    if not chosen.needs_network and (network is not None or inputs is not None):
+        raise InputError(
+            f"format {name} holds the weights alone; leave out network and inputs (on the command "
+            "line --spec)"
+        )
+    if name == "safetensors":
+        names = stream(path, target, max_bytes=max_bytes, progress=progress)
+        return Decompressed(os.fspath(target), target.stat().st_size, names)
+    container = read_container(path, max_bytes=max_bytes)
+    weights = container.shared
+    runs: Runnable | None = None
+    if chosen.needs_network:
+        assert network is not None and inputs is not None
+        runs = runnable(network, weights, Unlabelled(inputs, at_most=sys.maxsize, network=network))
+    noted = {f"note_{key}": text for key, text in container.notes.items()}
+    source = Source(weights, metadata_of(weights, **noted), network=runs)
+    with chosen.placing(source, target):
+        pass
+    all_names = tuple(tensor.name for tensor in weights.tensors)
+    return Decompressed(os.fspath(target), target.stat().st_size, all_names)

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 from moeash.errors import InputError
+from moeash.exports.formats.names import FORMATS, FormatName
 from moeash.study.storage.team.launch import LaunchRecord
 from moeash.study.storage.team.launches import STOPPED
 
 StateName = Literal["pending", "running", "stopped", "succeeded", "failed"]
 PickName = Literal["smallest", "knee", "best"]
-FormatName = Literal["moeash"]
-FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
 INTERRUPTED = 130
 """Exit code of a study that was asked to end."""
@@ -81,7 +80,7 @@ class Export:
     id: int | None = None
     max_drop: float | None = None
     max_bytes: int | None = None
-    formats: tuple[FormatName, ...] = FORMATS
+    formats: tuple[FormatName, ...] = ("moeash",)
     allow_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

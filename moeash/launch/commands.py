@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from moeash.exports.formats.names import SUFFIXES
 from moeash.launch.base import export_of_request, launch_of_request
 from moeash.study.storage.team.launch import LaunchRecord
 
@@ -40,7 +41,8 @@ def stop_command(study: str, address: str) -> Sequence[str]:
 
 def _export(record: LaunchRecord, folder: Path) -> Sequence[str]:
     export = export_of_request(record.study, record.request)
-    target = folder / OUT / f"{record.study}.moeash"
+    first = export.formats[0]
+    target = folder / OUT / f"{record.study}{SUFFIXES[first][0]}"
     command = [*MOEASH, "export", "--to", str(target), "--report", str(folder / OUT / REPORT)]
     options = {
         "--pick": export.pick,
@@ -51,6 +53,8 @@ def _export(record: LaunchRecord, folder: Path) -> Sequence[str]:
     for name, value in options.items():
         if value is not None:
             command += [name, str(value)]
+    for name in export.formats:
+        command += ["--format", name]
     for module in export.allow_modules:
         command += ["--allow-module", module]
     return [*command, "--", record.study]

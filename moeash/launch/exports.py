@@ -70,7 +70,10 @@ class ExportState:
 
 
 def write_report(
-    to: Path, files: Sequence[Path], report: Mapping[str, Any], inspection: Mapping[str, Any]
+    to: Path,
+    files: Sequence[Path],
+    report: Mapping[str, Any],
+    inspection: Mapping[str, Any] | None,
 ) -> None:
     """Write what was exported, with the digests of its files, as one JSON document.
 

@@ -190,3 +190,18 @@ def test_nncodecs_script_runs_beside_a_torchvision_that_loads_its_own_operators(
     )
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob("*.safetensors"))) == 1
+
+
+@pytest.mark.slow
+def test_files_of_onnx_are_measured_with_a_codebook_and_with_floats(script, tmp_path, tiny):
+    pytest.importorskip("onnxruntime", reason="pip install 'moeash[onnx]'")
+    to = tmp_path / "runtimes.json"
+    command = [sys.executable, str(SCRIPTS / "runtimes.py"), str(tiny.file), str(tiny.spec)]
+    command += ["--seconds", "0.05", "--to", str(to)]
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS.parents[1]), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True)
+    rows = json.loads(to.read_text())
+    assert [row["weights"] for row in rows] == ["codebook", "float"] * 2
+    assert rows[0]["size_bytes"] < rows[1]["size_bytes"] / 3
+    assert all(0 < row["pass_1_ms"] <= row["pass_100_ms"] for row in rows)
+    assert script("runtimes").table(rows).count("\n") == 1 + len(rows)

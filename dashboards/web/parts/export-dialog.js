@@ -7,7 +7,13 @@ import {openDialog} from './dialog.js';
 import {toast} from './toast.js';
 import {verified} from './verified.js';
 
-const FORMATS = [['moeash', 'moeash file: the smallest; read by moeash, checked byte by byte']];
+const FORMATS = [
+  ['moeash', 'moeash file: the smallest; read by moeash, checked byte by byte'],
+  ['safetensors', 'safetensors: float weights, for whatever reads checkpoints'],
+  ['torch', 'torch: float weights as a state_dict'],
+  ['onnx', 'ONNX: the whole network on indices and one codebook; run in onnxruntime first'],
+  ['c', 'C99: packed weights and the functions that decode them'],
+];
 const POLL_MS = 700;
 
 /** @param {{study: string, solution: object, request: object, metricName: string, onDone: () => void}} order */
@@ -15,13 +21,13 @@ export function exportDialog({study, solution, request, metricName, onDone}) {
   const body = h('div', {class: 'stack'});
   let closed = false;
   const {close} = openDialog(`Export solution ${solution.id}`, body, {test: 'export-dialog', onclose: () => { closed = true; }});
-  const boxes = FORMATS.map(([name, words]) => h('label', null, h('input', {type: 'checkbox', value: name, checked: true, 'data-test': `format-${name}`}), words));
+  const boxes = FORMATS.map(([name, words]) => h('label', null, h('input', {type: 'checkbox', value: name, checked: name === 'moeash', 'data-test': `format-${name}`}), words));
   const said = h('p', {class: 'field-error', role: 'alert'});
   const start = h('button', {type: 'button', class: 'primary', onclick: order, 'data-test': 'export-start'}, 'Export');
   fill(body,
     h('p', null, `${say.bytes(solution.size_bytes)}, ${say.ratio(solution.ratio)} smaller than float32, ${say.drop(solution.drop, metricName)} below the float network on the search split.`),
     h('p', {class: 'muted small'}, 'The file is built again from its recipe, written, read back, decoded and compared, then measured on images the search never saw.'),
-    h('fieldset', {class: 'plain'}, h('legend', {class: 'field-label'}, 'Format'), boxes), said,
+    h('fieldset', {class: 'plain'}, h('legend', {class: 'field-label'}, 'Format'), boxes.map((box) => h('div', null, box))), said,
     h('div', {class: 'row end'}, h('button', {type: 'button', class: 'quiet', onclick: () => close()}, 'Cancel'), start));
   start.focus();
 

@@ -8,7 +8,8 @@ from fastapi.responses import FileResponse, PlainTextResponse
 from pydantic import BaseModel, Field
 
 from moeash.errors import LaunchNotFoundError, NothingMeetsError
-from moeash.launch.base import Export, FormatName, PickName
+from moeash.exports.formats.names import FormatName
+from moeash.launch.base import Export, PickName
 from moeash.launch.exports import ExportState, export_state, exported_file, log_of
 from moeash.launch.logs import read_piece
 from moeash.service.access.auth import Identity

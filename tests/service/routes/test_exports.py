@@ -106,7 +106,7 @@ def test_exports_of_a_study_are_listed_oldest_first(operator, finished):
         ({"pick": "largest"}, "smallest"),
         ({"max_bytes": 1}, "no solution"),
         ({"id": 999}, "999"),
-        ({"formats": ["onnx"]}, "moeash"),
+        ({"formats": ["exe"]}, "moeash"),
         ({"formats": []}, "at least 1"),
         ({"to": "/etc/passwd"}, "Extra inputs are not permitted"),
         ({"allow_modules": ["os"]}, "Extra inputs are not permitted"),

@@ -1,0 +1,1 @@
+"""The formats a compressed network is written in, each checked by what reads it."""

@@ -1,0 +1,1 @@
+"""Format ``onnx``: the computation, with weights as indices into one codebook."""
