@@ -54,6 +54,14 @@ def test_metadata_is_where_each_format_keeps_it(tmp_path):
     assert load(written(tmp_path, TorchFile(), weights, metadata)).moeash == metadata
 
 
+@pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.name)
+def test_a_file_that_says_another_origin_is_refused(tmp_path, format):
+    weights = odd_weights(complex128=False)
+    path = written(tmp_path, format, weights, {"study": "a"})
+    with pytest.raises(ExportError, match="holds other metadata"):
+        format.check(Source(weights, {"study": "b"}), path)
+
+
 def test_a_torch_file_is_a_state_dict(tmp_path):
     weights = SharedWeights((codebook(4),), (shared("weight", (3, 2), 4), kept("bias", [0.0] * 3)))
     module = torch.nn.Linear(2, 3)
