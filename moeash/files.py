@@ -230,3 +230,15 @@ def _remove_leftover(path: Path) -> None:
         # Whoever writes holds a lock until the file is named, however long checking takes.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
+
+
+def refuse_existing(to: str | os.PathLike[str], *, force: bool) -> None:
+    """Refuse a target that is a file already, unless it may be replaced.
+
+    Raises:
+        InputError: it does.
+    """
+    if not force and Path(to).is_file():
+        raise InputError(
+            f"{os.fspath(to)!r} exists; choose another name, or replace it with force (--force)"
+        )

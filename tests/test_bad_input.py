@@ -244,6 +244,19 @@ def test_a_full_disk_keeps_the_existing_file(tiny, tmp_path, command):
     assert target.read_bytes() == b"before"
 
 
+@pytest.mark.parametrize("command", [["export", "tiny"], ["decompress", "FILE"]])
+def test_an_existing_file_is_replaced_only_where_that_is_asked_for(moeash, tiny, tmp_path, command):
+    (tmp_path / "x").write_bytes(b"before")
+    arguments = [str(tiny.file) if word == "FILE" else word for word in command]
+    stored = ["--storage", tiny.storage] if "tiny" in command else []
+    answer = moeash(*arguments, *stored, "--to", "x")
+    assert (answer.code, answer.out) == (2, "")
+    assert "'x' exists; choose another name, or replace it with force (--force)" in answer.err
+    assert (tmp_path / "x").read_bytes() == b"before"
+    assert moeash(*arguments, *stored, "--to", "x", "--force").code == 0
+    assert (tmp_path / "x").read_bytes() != b"before"
+
+
 @pytest.mark.slow
 def test_a_full_disk_ends_a_study_that_continues_later(moeash, bare, tmp_path):
     flags = ["--set", "name=full", "--set", "method.k=[6,40]", "--set", "merge.trials=0"]

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from moeash.api.common import Shown, doing, listening
-from moeash.compression.weights.compressing import WeightsReport, refuse_existing
+from moeash.compression.weights.compressing import WeightsReport
 from moeash.compression.weights.compressing import compress_checkpoint as compress_weights
 from moeash.evaluation.task import available_cores
 from moeash.exports.reaching import GoalReport, compress_for
+from moeash.files import refuse_existing
 from moeash.names import contained
 from moeash.study.spec.reading import any_spec
 from moeash.study.spec.spec import StudySpec

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moeash.cli.show import (
+    ForceOption,
     JsonOption,
     bytes_text,
     find_modules_here,
@@ -81,7 +82,7 @@ def compress(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Study: override a value, e.g. seed=1."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    force: ForceOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Compress one network to one verified file, without running a study.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moeash.cli.show import (
+    ForceOption,
     JsonOption,
     StorageOption,
     bytes_text,
@@ -18,6 +19,7 @@ from moeash.cli.show import (
     table,
     working,
 )
+from moeash.files import refuse_existing
 
 if TYPE_CHECKING:  # verify and inspect load it when they are called, the help never
     from moeash.core.codebook import SharedWeights
@@ -196,6 +198,7 @@ def decompress(
             "--spec", help="For onnx: TOML file of a study with the network and images to run."
         ),
     ] = None,
+    force: ForceOption = False,
     max_bytes: Annotated[
         int | None,
         typer.Option(
@@ -208,6 +211,7 @@ def decompress(
     json_: JsonOption = False,
 ) -> None:
     """Write the decoded network in another format: safetensors, torch, onnx or c."""
+    refuse_existing(to, force=force)
     from moeash.exports.decompressing import decompress as write_decoded
 
     with keep_stdout(json_), working() as progress:

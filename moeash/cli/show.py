@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from moeash.study.solution import Solution
     from moeash.study.spec.spec import StudySpec
 
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON document.")]
 StorageOption = Annotated[
     str | None,

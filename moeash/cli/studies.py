@@ -9,6 +9,7 @@ import typer
 from moeash.cli.show import (
     AcceptOption,
     AllowOption,
+    ForceOption,
     JsonOption,
     MovedOption,
     RetryOption,
@@ -25,6 +26,7 @@ from moeash.cli.show import (
     table,
 )
 from moeash.cli.status import status_lines
+from moeash.files import refuse_existing
 
 if TYPE_CHECKING:
     from moeash.exports.export import ExportReport
@@ -281,6 +283,7 @@ def export(
     ] = None,
     id_: Annotated[int | None, typer.Option("--id", help="A solution's id instead.")] = None,
     formats: FormatsOption = None,
+    force: ForceOption = False,
     report_to: Annotated[
         Path | None,
         typer.Option(
@@ -305,6 +308,10 @@ def export(
     limits = (pick, max_drop, max_bytes)
     if id_ is not None and any(limit is not None for limit in limits):
         raise typer.BadParameter("--id names one solution; leave out --pick and its limits")
+    from moeash.exports.formats.names import targets
+
+    for _, path in targets(to, formats or []):
+        refuse_existing(path, force=force)
     from moeash.api.files import export as export_file
     from moeash.study.opening import open_study
 

@@ -43,7 +43,9 @@ def _export(record: LaunchRecord, folder: Path) -> Sequence[str]:
     export = export_of_request(record.study, record.request)
     first = export.formats[0]
     target = folder / OUT / f"{record.study}{SUFFIXES[first][0]}"
-    command = [*MOEASH, "export", "--to", str(target), "--report", str(folder / OUT / REPORT)]
+    # Its own folder: what is there is of a try that was killed.
+    command = [*MOEASH, "export", "--force", "--to", str(target)]
+    command += ["--report", str(folder / OUT / REPORT)]
     options = {
         "--pick": export.pick,
         "--id": export.id,

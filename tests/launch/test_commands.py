@@ -42,7 +42,7 @@ def test_a_run_on_a_cluster_follows_its_job(stored):
 def test_an_export_names_what_was_asked_for_and_nothing_else(stored):
     command = command_of(stored(Export("-a")), Path("/f"))
     files = ["--to", "/f/out/-a.moeash", "--report", "/f/out/report.json"]
-    assert command[4:] == ["export", *files, "--format", "moeash", "--", "-a"]
+    assert command[4:] == ["export", "--force", *files, "--format", "moeash", "--", "-a"]
     picked = Export("a", "knee", max_drop=0.5, max_bytes=9, allow_modules=("m",))
     command = command_of(stored(picked), Path("/f"))
     limits = ["--pick", "knee", "--max-drop", "0.5", "--max-bytes", "9"]

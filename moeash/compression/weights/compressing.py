@@ -13,6 +13,7 @@ from moeash.compression.weights.survey import Survey, survey
 from moeash.core.codebook import float32_bytes
 from moeash.core.progress import Progress, silent
 from moeash.errors import InputError
+from moeash.files import refuse_existing
 from moeash.networks.streaming.checkpoint import Checkpoint
 
 MIN_ERROR = 1e-5
@@ -140,18 +141,6 @@ def _check(
     if max_error is not None and not MIN_ERROR <= max_error < 1:
         raise InputError(f"got max_error={max_error}, needed a relative error in [{MIN_ERROR}, 1)")
     refuse_existing(to, force=force)
-
-
-def refuse_existing(to: str | os.PathLike[str], *, force: bool) -> None:
-    """Refuse a target that exists, unless it may be replaced.
-
-    Raises:
-        InputError: it does.
-    """
-    if not force and Path(to).exists():
-        raise InputError(
-            f"{os.fspath(to)!r} exists; choose another name, or replace it with force (--force)"
-        )
 
 
 def _shared(
