@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import moeash
 from moeash.codec import container
 from moeash.codec.streaming import writing
+from moeash.compression.weights import choosing, compressing
 from moeash.compression.weights.compressing import compress_checkpoint
 from moeash.core.bins import Grid, assign_bins
 from moeash.core.codebook import Parameter, keep_all, share
@@ -154,14 +155,18 @@ def test_a_tensor_that_would_need_too_many_bins_is_kept_and_named(saved, tmp_pat
     assert np.unique(arrays["large"]).size < 100
 
 
-def test_an_error_too_small_for_entries_in_the_tensors_dtype_keeps_it(saved, tmp_path):
-    # Entries are rounded to bfloat16: bins alone do not get below its own precision.
+@pytest.mark.parametrize("more_bins", [3, 0])
+def test_a_sketch_that_is_too_hopeful_is_put_right_by_the_weights(
+    saved, tmp_path, monkeypatch, more_bins
+):
+    monkeypatch.setattr(choosing, "MARGIN", 2.0)  # of what is not exact: it allows too much
+    monkeypatch.setattr(compressing, "MORE_BINS", more_bins)
     torch.manual_seed(0)
-    weights = torch.randn(100, 100).bfloat16()
-    path = saved({"half": weights, "single": torch.randn(100, 100)})
-    report = compress_checkpoint(path, tmp_path / "x.moeash", max_error=1e-4)
-    assert report.worst_error <= 1e-4
-    assert "half" in report.kept_for_error or report.n_shared == 20_000
+    path = saved({"wide": torch.randn(100, 100), "narrow": torch.randn(100, 100) * 0.25})
+    report = compress_checkpoint(path, tmp_path / "x.moeash", max_error=0.03)
+    assert 0.005 < report.worst_error <= 0.03
+    # With more bins both meet it; without any more the one that does not is kept.
+    assert report.kept_for_error == (() if more_bins else ("narrow",))
 
 
 @pytest.mark.parametrize("bits", [1.5, 4])
@@ -278,6 +283,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 
 CHILD = """
 import sys, json
+from moeash.compression.weights import choosing, compressing
 from moeash.compression.weights.compressing import compress_checkpoint
 from moeash.exports.decompressing import decompress
 source, folder = sys.argv[1:3]
