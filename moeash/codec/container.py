@@ -275,14 +275,7 @@ def write(
 def write_at(
     path: Path, shared: SharedWeights, *, coder: str = "ans", notes: Mapping[str, str] | None = None
 ) -> int:
-    """Write the bytes of a file where nothing is lost if that fails; return how many they are.
-
-    Args:
-        path: a temporary file.
-        shared: the network.
-        coder: as :func:`encode`.
-        notes: as :func:`encode`.
-    """
+    """Write the bytes of a temporary file, as :func:`encode`; return how many they are."""
     data = encode(shared, coder=coder, notes=notes)
     write_flushed(path, data)
     return len(data)

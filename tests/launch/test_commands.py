@@ -46,9 +46,9 @@ def test_an_export_names_what_was_asked_for_and_nothing_else(stored):
     picked = Export("a", "knee", max_drop=0.5, max_bytes=9, allow_modules=("m",))
     command = command_of(stored(picked), Path("/f"))
     limits = ["--pick", "knee", "--max-drop", "0.5", "--max-bytes", "9"]
-    assert command[9:] == [*limits, "--format", "moeash", "--allow-module", "m", "--", "a"]
+    assert command[10:] == [*limits, "--format", "moeash", "--allow-module", "m", "--", "a"]
     command = command_of(stored(Export("a", formats=("onnx", "c"))), Path("/f"))
-    assert command[6] == "/f/out/a.onnx" and command[9:13] == ["--format", "onnx", "--format", "c"]
+    assert command[7] == "/f/out/a.onnx" and command[10:14] == ["--format", "onnx", "--format", "c"]
     assert "--id" in command_of(stored(Export("a", id=7)), Path("/f"))
 
 

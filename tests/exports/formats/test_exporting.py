@@ -46,7 +46,7 @@ def loaded(state):
 
 
 def from_moeash(path):
-    return package.load_into(load_network("digits-cnn"), path).eval()
+    return package.load(path, into=load_network("digits-cnn")).eval()
 
 
 def from_safetensors(path):
@@ -184,7 +184,7 @@ def test_the_command_takes_a_format_or_the_suffix_of_the_file(moeash, tiny, tmp_
 def test_a_report_lists_all_files_and_inspects_the_moeash_file(moeash, tiny, tmp_path):
     for formats in (["moeash", "c"], ["c"]):
         flags = [word for name in formats for word in ("--format", name)]
-        flags += ["--report", "report.json", "--storage", tiny.storage]
+        flags += ["--report", "report.json", "--storage", tiny.storage, "--force"]
         to = "x.moeash" if "moeash" in formats else "x.h"
         assert moeash("export", "tiny", "--to", to, *flags).code == 0
         document = json.loads((tmp_path / "report.json").read_text())

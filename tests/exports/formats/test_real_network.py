@@ -50,7 +50,7 @@ def test_resnet20_has_one_holdout_accuracy_in_every_format(real_data, tmp_path):
     indices, kept = moeash.inspect(file).n_shared, moeash.inspect(file).n_kept
     assert file.with_suffix(".onnx").stat().st_size < 1.02 * indices + 4 * kept + 20_000
 
-    moeash.load_into(network, file)
+    moeash.load(file, into=network)
     state = network.state_dict()
     for read in (torch.load(tmp_path / "r20.pt"), load_file(tmp_path / "r20.safetensors")):
         assert read.keys() == state.keys()

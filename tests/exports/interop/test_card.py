@@ -55,5 +55,5 @@ def test_names_do_not_become_markup(exported):
 def test_the_terminal_writes_a_card_on_request(moeash, tiny, tmp_path):
     call = ("export", "tiny", "--to", tmp_path / "a.moeash", "--storage", tiny.storage)
     assert moeash(*call).code == 0 and not (tmp_path / "a.md").exists()
-    assert moeash(*call, "--card").code == 0
+    assert moeash(*call, "--force", "--card").code == 0
     assert "## Evaluation" in (tmp_path / "a.md").read_text()
