@@ -16,7 +16,7 @@ from moeash.core.solutions.candidate import Value
 from moeash.core.solutions.recipe import Recipe, Refine
 from moeash.core.solutions.variables import Integer, Real, Variable
 from moeash.errors import EvaluationError, InputError, NothingMeetsError
-from moeash.evaluation.outcome import Archive, Job, Outcome
+from moeash.evaluation.outcome import CAUTION, Archive, Job, Outcome
 
 TOLERANCE = 1.03
 """Ratio of two integers at which a line is not divided further."""
@@ -39,8 +39,8 @@ class Goal:
     """What a solution has to meet; exactly one of the two.
 
     Attributes:
-        max_drop: the metric may be at most so far below the float network's; the file shall be as
-            small as possible.
+        max_drop: the metric may be at most so far below the float network's, by CAUTION standard
+            errors less as measured; the file shall be as small as possible.
         max_bytes: the file may take at most so many bytes; the metric shall be as high as possible.
     """
 
@@ -108,10 +108,13 @@ class _Tries:
         self.progress(what, done, total)
 
     def drop(self, recipe: Recipe) -> float:
-        """Return how far a recipe is below the float network, at least so far if it was stopped."""
-        bound = self.outcome(recipe).bound
-        assert bound is not None
-        return self.baseline - bound
+        """Return how far a recipe may be below the float network, luck allowed for.
+
+        At least so far if it was stopped.
+        """
+        outcome = self.outcome(recipe)
+        assert outcome.bound is not None
+        return self.baseline - outcome.bound + CAUTION * (outcome.noise or 0.0)
 
     def n_bytes(self, recipe: Recipe) -> int:
         """Return the bytes of its file."""

@@ -13,6 +13,11 @@ from moeash.core.solutions.recipe import Recipe, Start
 
 Status = Literal["complete", "stopped", "failed"]
 
+CAUTION = 2.0
+"""Standard errors by which a drop may be larger on other images, for picks: the holdout is as small
+as the search split, and the luckiest of many candidates is picked. ``promises.py`` in
+``studies/comparison`` counts how often a limit is kept."""
+
 
 @dataclass(frozen=True)
 class Job:

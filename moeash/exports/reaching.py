@@ -132,7 +132,7 @@ def compress_for(
     try:
         reached = reach(
             evaluator,
-            tuple(task.method.space()),
+            tuple(evaluator.compressor.space),
             goal,
             baseline=evaluator.assessment.baseline,
             refines=task.method.refines,

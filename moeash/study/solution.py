@@ -13,15 +13,11 @@ from moeash.core.solutions.pareto import knee, non_dominated
 from moeash.core.solutions.recipe import Recipe
 from moeash.core.solutions.variables import Variable
 from moeash.errors import InputError, NothingMeetsError
+from moeash.evaluation.outcome import CAUTION
 from moeash.names import nearest
 from moeash.study.facts import StudyFacts
 from moeash.study.spec.output import Pick
 from moeash.study.storage.records import EvaluationRecord
-
-CAUTION = 2.0
-"""Standard errors by which a drop may be larger on other images, for picks: the holdout is as small
-as the search split, and the luckiest of many candidates is picked. ``promises.py`` in
-``studies/comparison`` counts how often a limit is kept."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import sqlite3
 import pytest
 from sqlalchemy import create_engine
 
+from moeash.evaluation.outcome import CAUTION
 from moeash.study.events import GenerationStarted, WorkersChanged
-from moeash.study.solution import CAUTION
 from moeash.study.storage.counts import count_anew
 from moeash.study.storage.sql import SqlStorage
 from tests.marks import slow

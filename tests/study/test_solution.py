@@ -10,8 +10,8 @@ from moeash.core.solutions.objectives import Sizes
 from moeash.core.solutions.recipe import Merge, Recipe
 from moeash.core.solutions.variables import Integer, Real
 from moeash.errors import InputError, NothingMeetsError
-from moeash.evaluation.outcome import Job
-from moeash.study.solution import CAUTION, Solution, at_bound, cut_ends, front_of, pick
+from moeash.evaluation.outcome import CAUTION, Job
+from moeash.study.solution import Solution, at_bound, cut_ends, front_of, pick
 from moeash.study.storage.records import EvaluationRecord
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
