@@ -145,16 +145,27 @@ def _of_study(
     force: bool,
     json_: bool,
 ) -> None:
+    from moeash.console.progress import for_terminal
     from moeash.study.spec.reading import load_spec
 
     spec = load_spec(path, overrides)
     find_modules_here(spec)
-    from moeash.api.one_file import compress_spec
+    display = for_terminal()  # before torch is imported, so that nobody looks at nothing
+    try:
+        from moeash.api.one_file import compress_spec
 
-    with keep_stdout(json_):
-        report = compress_spec(
-            spec, to, max_kl=max_kl, max_drop=max_drop, max_bytes=max_bytes, force=force
-        )
+        with keep_stdout(json_):
+            report = compress_spec(
+                spec,
+                to,
+                max_kl=max_kl,
+                max_drop=max_drop,
+                max_bytes=max_bytes,
+                force=force,
+                progress=display,
+            )
+    finally:
+        display.close()
     if json_:
         print_json(report.as_dict())
         return

@@ -71,6 +71,7 @@ def test_a_study_becomes_one_file_that_meets_a_goal(moeash, bare, tmp_path):
     answer = moeash("compress", bare, "--max-kl", "0.2", "--to", "x.moeash")
     assert answer.code == 0, answer.err
     assert "search (60 images): divergence 0.1" in answer.out
+    assert "trying k=16" in answer.err and "measuring the decoded network" in answer.err
     assert "holdout (100 images): divergence 0." in answer.out
     flags = ["--max-bytes", "16000", "--to", "y.moeash", "--set", "method.k=[2,32]", "--json"]
     answer = moeash("compress", bare, *flags).json
