@@ -64,6 +64,9 @@ KL = 0.015
 UNTRAINED = (14, 18, 24, 30)
 """Values of k of solutions that are not trained."""
 
+BASE = "entries from the first step on"
+"""Every other row differs from this one in one thing."""
+
 PLAIN = Distill(EPOCHS, temperature=4.0)
 
 Begin = Callable[[Bench], SharedWeights]
@@ -84,7 +87,7 @@ class Training:
     """
 
     name: str
-    kind: type[Distilling] = Distilling
+    kind: type[Distilling] = RoundedThroughout
     step: Distill = PLAIN
     labels: float = 0.0
     begin: Begin = lambda bench: start(bench, K)
@@ -105,7 +108,8 @@ def nearest_start(bench: Bench) -> SharedWeights:
 
 
 ROWS = (
-    Training("distill"),
+    Training(BASE),
+    Training("rounding annealed, as moeash does it", Distilling),
     *(
         Training(
             f"temperature {temperature:g}",
@@ -122,8 +126,7 @@ ROWS = (
     Training("half the loss from labels", labels=0.5),
     Training("kept parameters as they are", KeptAsTheyAre),
     Training("positions averaged over the last steps", Averaged),
-    Training("entries alone from the first step on", RoundedThroughout),
-    Training("entries alone in the last step only", AnnealedThroughout),
+    Training("rounding annealed to the last step", AnnealedThroughout),
     Training("weights frozen one after the other", Freezing),
     Training("statistics of every row", ByRows),
     Training("from nearest entries", begin=nearest_start),
@@ -168,14 +171,14 @@ def untrained(bench: Bench) -> list[dict[str, float]]:
 def table(name: str, rows: dict[str, list[dict[str, float]]]) -> str:
     """Return the table of a network as Markdown."""
     lines = [
-        f"| {name}, {EPOCHS} epochs | points: bytes @ KL | bytes at KL {KL} | against distill |",
+        f"| {name}, {EPOCHS} epochs | points: bytes @ KL | bytes at KL {KL} | against the base |",
         "|---|---|---|---|",
     ]
     sizes = {r: size_at([(p["size_bytes"], p["kl"]) for p in ps], KL) for r, ps in rows.items()}
     for row, points in rows.items():
         shown = ", ".join(f"{p['size_bytes']:,} @ {p['kl']:.4f}" for p in points)
         n_bytes, inside = sizes[row]
-        change = "" if row == "distill" else f"{n_bytes / sizes['distill'][0] - 1:+.1%}"
+        change = "" if row == BASE else f"{n_bytes / sizes[BASE][0] - 1:+.1%}"
         # A line through two points says nothing beyond them.
         cells = f"{n_bytes:,.0f} | {change}" if inside else " | "
         lines.append(f"| {row} | {shown} | {cells} |")

@@ -1,4 +1,4 @@
-"""Variants of distilling that were tried: each is the product's but for one thing."""
+"""Variants of distilling that were tried, each but for one thing the one that is compared with."""
 
 from dataclasses import replace
 
@@ -12,7 +12,15 @@ from moeash.methods.training.positions import Places, below_of
 from moeash.methods.training.session import Seen
 
 
-class Constant(Distilling):
+class RoundedThroughout(Distilling):
+    """The network computes with entries from the first step on: what the other rows vary."""
+
+    def softness(self, seen: Seen) -> float:
+        """Let nothing lie between two entries."""
+        return 0.0
+
+
+class Constant(RoundedThroughout):
     """The learning rate stays."""
 
     def pace(self, seen: Seen) -> float:
@@ -20,7 +28,7 @@ class Constant(Distilling):
         return 1.0
 
 
-class KeptAsTheyAre(Distilling):
+class KeptAsTheyAre(RoundedThroughout):
     """Kept parameters stay."""
 
     def begin(self, stage: int) -> None:
@@ -29,7 +37,7 @@ class KeptAsTheyAre(Distilling):
         self._optimiser.param_groups[1]["base"] = 0.0
 
 
-class Averaged(Distilling):
+class Averaged(RoundedThroughout):
     """What is stored is the entry nearest to a moving average of a weight's positions."""
 
     DECAY = 0.998
@@ -53,14 +61,6 @@ class Averaged(Distilling):
         return self.with_weights({place.tensor.name: place.shared() for place in averaged})
 
 
-class RoundedThroughout(Distilling):
-    """The network computes with entries from the first step on."""
-
-    def softness(self, seen: Seen) -> float:
-        """Let nothing lie between two entries."""
-        return 0.0
-
-
 class AnnealedThroughout(Distilling):
     """The network computes with entries alone in the last step only."""
 
@@ -69,7 +69,7 @@ class AnnealedThroughout(Distilling):
         return 1 - seen.step / seen.steps
 
 
-class Freezing(Distilling):
+class Freezing(RoundedThroughout):
     """A tenth of the weights after the other stays, those nearest to their entries first."""
 
     STAGES = 10
@@ -109,7 +109,7 @@ class Freezing(Distilling):
                 self._frozen[i] |= new
 
 
-class ByRows(Distilling):
+class ByRows(RoundedThroughout):
     """An entry's bits are those of the row a weight stands in, beside those of its tensor."""
 
     WEIGHT = 30.0
