@@ -2,6 +2,7 @@
 
 from math import inf, nan
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -27,7 +28,10 @@ from moeash.methods.feedback.method import TRELLIS_BINS, Feedback
 from moeash.methods.feedback.options import FeedbackOptions
 from moeash.methods.feedback.preparing import Settings, prepare
 from tests.contracts.method import prepare as prepare_method
+from tests.entropy import index_bits
+from tests.marks import slow
 from tests.methods.feedback.networks import outputs
+from tests.methods.feedback.test_balancing import Branches
 
 
 @given(
@@ -104,6 +108,29 @@ def test_bins_follow_an_outlier_and_losses_do_not():
         assert FINEST / 4 < share_lost(network, prepared, high) < FINEST * 4
     for plain, stretched in zip(found[1.0], found[30.0], strict=True):
         assert stretched > 2.5 * plain, "one weight sets the range"
+
+
+def bytes_at(network, exponent, wanted):
+    """Return the bytes at a divergence of wanted nats, read off six grids of the range found."""
+    settings = Settings(damping=0.1, balancing=Balancing(exponent, finest=None))
+    prepared = prepare(network, [inputs()], settings)
+    x = inputs(seed=2, count=1000)
+    with torch.no_grad():
+        expected = network(x).log_softmax(1)
+    sizes, losses = [], []
+    for k in np.unique(np.geomspace(*prepared.bins, 6).round().astype(int)):
+        result = compress(prepared, int(k), 0.03)
+        got = outputs(network, result.values, x).log_softmax(1)
+        sizes.append(sum(index_bits(indices) for indices in result.indices.values()) / 8)
+        losses.append(float((expected.exp() * (expected - got)).sum(1).mean()))
+    assert min(losses) < wanted < max(losses)
+    return float(np.interp(-np.log(wanted), -np.log(losses), sizes))
+
+
+@pytest.mark.parametrize("gain", [100.0, slow(30.0), slow(1.0), slow(0.1), 0.01, slow(0.001)])
+def test_branches_of_any_gain_cost_balanced_what_they_cost_as_they_are(gain):
+    network = Branches(gain).eval()
+    assert bytes_at(network, 0.25, 1e-3) < 1.15 * bytes_at(network, 0.0, 1e-3)
 
 
 def test_a_network_on_a_grid_is_measured_once():
