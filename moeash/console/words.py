@@ -11,6 +11,7 @@ from moeash.study.events import (
     SolutionMerged,
 )
 from moeash.study.facts import StudyFacts
+from moeash.study.solution import Solution
 from moeash.study.storage.records import EvaluationRecord
 
 TOLERABLE_DROP = 0.01
@@ -39,12 +40,11 @@ class Best:
         outcome = record.outcome
         if self._facts is None or outcome.metric is None or outcome.sizes is None:
             return
-        drop = self._facts.baseline - outcome.metric
-        # As when a solution is picked: a drop of exactly so much passes whatever its last bit says.
-        if drop > self._tolerable_drop + 1e-12:
+        solution = Solution(self._facts, record)
+        if not solution.is_within(self._tolerable_drop):
             return
-        if self._size_bytes is None or outcome.sizes.size_bytes < self._size_bytes:
-            self._size_bytes, self._drop = outcome.sizes.size_bytes, drop
+        if self._size_bytes is None or solution.size_bytes < self._size_bytes:
+            self._size_bytes, self._drop = solution.size_bytes, solution.drop
 
     def __str__(self) -> str:
         unit = "" if self._facts is None else self._facts.unit

@@ -1,21 +1,23 @@
-"""From a ``.moeash`` file to a file of another format."""
+"""From a ``.moeash`` file to a file of another format.
+
+Safetensors is written without torch and without either file in memory: a checkpoint may be larger
+than the machine.
+"""
 
 import os
-import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from moeash.codec.container import read as read_container
 from moeash.core.progress import Progress, silent
-from moeash.data.unlabelled import Given, Unlabelled
 from moeash.errors import InputError
-from moeash.exports.formats.base import Runnable, Source, metadata_of
 from moeash.exports.formats.names import targets
-from moeash.exports.formats.table import TABLE
-from moeash.exports.runnable import runnable
 from moeash.exports.streaming import stream
 from moeash.files import as_path
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from moeash.data.unlabelled import Given
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ def decompress(
     to: str | os.PathLike[str],
     *,
     format: str | None = None,
-    network: nn.Module | None = None,
-    inputs: Given | None = None,
+    network: "nn.Module | None" = None,
+    inputs: "Given | None" = None,
     max_bytes: int | None = None,
     progress: Progress = silent,
 ) -> Decompressed:
@@ -87,29 +89,15 @@ def decompress(
         raise InputError(
             f"{os.fspath(path)!r} is a .moeash file already; name the format it shall have"
         )
-    chosen = TABLE[name]
-    if chosen.needs_network and (network is None or inputs is None):
-        raise InputError(
-            f"format {name} holds the computation too; give network= and inputs= (on the command "
-            "line --spec with the study's TOML file)"
-        )
-    if not chosen.needs_network and (network is not None or inputs is not None):
+    if name != "onnx" and (network is not None or inputs is not None):
         raise InputError(
             f"format {name} holds the weights alone; leave out network and inputs (on the command "
             "line --spec)"
         )
     if name == "safetensors":
         names = stream(path, target, max_bytes=max_bytes, progress=progress)
-        return Decompressed(os.fspath(target), target.stat().st_size, names)
-    container = read_container(path, max_bytes=max_bytes)
-    weights = container.shared
-    runs: Runnable | None = None
-    if chosen.needs_network:
-        assert network is not None and inputs is not None
-        runs = runnable(network, weights, Unlabelled(inputs, at_most=sys.maxsize, network=network))
-    noted = {f"note_{key}": text for key, text in container.notes.items()}
-    source = Source(weights, metadata_of(weights, **noted), network=runs)
-    with chosen.placing(source, target):
-        pass
-    all_names = tuple(tensor.name for tensor in weights.tensors)
-    return Decompressed(os.fspath(target), target.stat().st_size, all_names)
+    else:
+        from moeash.exports.formats.converting import convert
+
+        names = convert(path, target, name, network=network, inputs=inputs, max_bytes=max_bytes)
+    return Decompressed(os.fspath(target), target.stat().st_size, names)

@@ -75,12 +75,14 @@ def _check_dtype(name: str, tensor: Tensor) -> None:
     if dtype in FLOAT_NAMES:
         return
     try:
-        np.dtype(dtype)
+        known = np.dtype(dtype).isbuiltin == 1  # other packages may have added dtypes to NumPy's
     except TypeError:
+        known = False
+    if not known:
         raise InputError(
             f"{name!r} has dtype {dtype}, which cannot be stored; convert it to one of "
             f"{', '.join(FLOAT_NAMES)} or an integer type"
-        ) from None
+        )
 
 
 def _to_numpy(tensor: Tensor) -> NDArray[np.generic]:

@@ -63,6 +63,13 @@ class Solution:
         """How far below the float network it may well be on other images."""
         return self.drop + CAUTION * self.noise
 
+    def is_within(self, max_drop: float | None) -> bool:
+        """Tell whether a limit is held, luck allowed for.
+
+        A drop of exactly so much is within, whatever the last bit of a difference says.
+        """
+        return max_drop is None or self.cautious_drop <= max_drop + 1e-12
+
     @property
     def size_bytes(self) -> int:
         """Bytes of the file."""
@@ -185,7 +192,7 @@ def pick(
             f"{least.size_bytes:,} at a drop of {least.drop:.4f}{least.facts.unit}"
             + _bound(least, variables)
         )
-    eligible = [s for s in small if s.cautious_drop <= _limit(max_drop)]
+    eligible = [s for s in small if s.is_within(max_drop)]
     if not eligible:
         closest = min(small, key=lambda s: s.cautious_drop)
         limits = f"a drop of {max_drop}{closest.facts.unit}"
@@ -202,11 +209,6 @@ def pick(
     if how == "best":
         return min(eligible, key=lambda s: (-s.metric, s.size_bytes))
     return min(eligible, key=lambda s: (s.size_bytes, -s.metric))
-
-
-def _limit(max_drop: float | None) -> float:
-    """Return the largest drop within a limit, whatever the last bit of a difference says."""
-    return math.inf if max_drop is None else max_drop + 1e-12
 
 
 def _luck(solution: Solution) -> str:

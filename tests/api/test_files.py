@@ -57,7 +57,7 @@ def test_two_exports_of_one_solution_are_equal_bytes(study, tmp_path):
 
 def test_a_solution_is_picked_within_the_drop(study, tmp_path):
     report = moeash.export(study, tmp_path / "a", pick="smallest", max_drop=0.02)
-    within = [s for s in study.front() if s.drop <= 0.02]
+    within = [s for s in study.front() if s.is_within(0.02)]
     assert report.solution["id"] == min(within, key=lambda s: s.size_bytes).id
     with pytest.raises(InputError, match="no solution within a drop of -1"):
         moeash.export(study, tmp_path / "b", max_drop=-1)

@@ -5,12 +5,12 @@ from moeash.study.opening import open_study
 
 def test_the_best_so_far_is_what_would_be_picked(tiny):
     study = open_study("tiny", tiny.storage)
-    best = Best(0.0)
-    assert str(best) == "nothing within a drop of 0 yet"
+    best = Best(0.05)
+    assert str(best) == "nothing within a drop of 0.05 yet"
     best.start(study.facts)
     for record in study.evaluations():
         best.add(record)
-    picked = study.pick("smallest", max_drop=0.0)
+    picked = study.pick("smallest", max_drop=0.05)
     assert str(best).startswith(f"best {picked.size_bytes:,} B (ratio {picked.ratio:.1f}) at drop")
 
 

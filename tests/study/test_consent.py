@@ -81,7 +81,7 @@ def foreign(request, code, moeash, tmp_path):
     return spec
 
 
-EXPORT = ("export", "x", "--to", "x.moeash", "--storage", "x.db")
+EXPORT = ("export", "x", "--to", "x.moeash", "--force", "--storage", "x.db")
 DRAW = ("plot", "x", "--kind", "codebook", "--to", "x.png", "--storage", "x.db")
 
 

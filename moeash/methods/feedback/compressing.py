@@ -18,6 +18,7 @@ from moeash.methods.feedback.balancing import balanced_values
 from moeash.methods.feedback.columns import (
     PASSES,
     Factor,
+    assign_feedback,
     nearest,
     output_shift,
     rate_weight,
@@ -134,6 +135,8 @@ def _rule(zero: int, passes: int, trellis: States) -> Assign:
     def assign(factor: Factor, entries: Tensor, price: float) -> Tensor:
         if trellis:
             return assign_trellis(factor, entries, zero, trellis, price=price, passes=passes)
+        if factor.rows is None and factor.weight.device.type != "cpu":
+            return assign_feedback(factor, entries, price=price, passes=passes)
         return assign_freely(factor, entries, price=price, passes=passes)
 
     return assign
