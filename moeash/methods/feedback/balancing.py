@@ -106,7 +106,7 @@ class Balanced:
     def fewest_bits(self, loss: GridLoss) -> float:
         """Return the bits a weight of the grid that loses FINEST."""
         grids = self.on_grids(loss)
-        return grids.on(grids.finest).bits
+        return grids.on(grids.finest()).bits
 
 
 def balanced(

@@ -32,8 +32,7 @@ COARSEST = 0.05
 a tenth of a nat."""
 
 FINEST = 2e-4
-"""Likewise the finest: on CIFAR-10 and MNIST 0.0004 nats, a hundred times less than what costs a
-tenth of a per cent of the images."""
+"""Likewise the finest: on CIFAR-10 and MNIST 0.0004 nats."""
 
 FALL = 2.5
 """A loss falls about as this power of the bins: 2 where errors add up as the quadratic model has
@@ -46,7 +45,7 @@ TRIES = 12
 """Grids looked at for one loss, at most."""
 
 MOST_BINS = 1 << 16
-"""Bins of the finest grid looked at: of more, a file spends more on entries than on weights."""
+"""Bins of the finest grid looked at: an index of two bytes tells as many apart."""
 
 STEPS = (2.0, 0.125)
 """Of grids worth trying where no image tells, in standard deviations: coarser ones make nearly all
@@ -171,15 +170,13 @@ class Grids:
             self._known[bins] = self._measured(bins)
         return self._known[bins]
 
-    @property
     def finest(self) -> int:
-        """Bins of the grid that loses FINEST."""
+        """Return the bins of the grid that loses FINEST."""
         return bins_losing(lambda bins: self.on(bins).lost, FINEST, self._first)
 
-    @property
     def useful(self) -> tuple[int, int]:
-        """Bins of the coarsest and the finest grid worth trying."""
-        finest = self.finest
+        """Return the bins of the coarsest and the finest grid worth trying."""
+        finest = self.finest()
         guess = round(finest * (FINEST / COARSEST) ** (1 / FALL))
         coarsest = bins_losing(lambda bins: self.on(bins).lost, COARSEST, guess)
         return coarsest, max(LEAST_RANGE * coarsest, finest)

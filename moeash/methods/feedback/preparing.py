@@ -178,7 +178,7 @@ def prepare(
     bins = None
     if settings.balancing.finest is None:
         progress("looking for useful grids", 0, None)
-        bins = GridLoss(network, batch, plain, output).of(factors, kept).useful
+        bins = GridLoss(network, batch, plain, output).of(factors, kept).useful()
     if settings.rows == "coupled":
         images = _reported(again.batches(len(batch)), len(again), progress)
         with Borrowed(network) as borrowed:

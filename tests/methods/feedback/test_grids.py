@@ -139,7 +139,7 @@ def test_a_network_on_a_grid_is_measured_once():
     grids = GridLoss(network, inputs(), {}).of(prepared.factors, prepared.kept)
     assert grids.on(40) is grids.on(40)
     assert grids.on(80).lost < grids.on(40).lost and grids.on(80).bits > grids.on(40).bits
-    low, high = grids.useful
+    low, high = grids.useful()
     assert grids.on(high).lost < COARSEST / 10 < grids.on(low).lost
 
 
