@@ -35,6 +35,8 @@ class Demand:
         values: of every tensor decoded.
         ties: of decoded tensors once more under every tied name, as formats without ties have them.
         work: the most that decoding needs besides.
+        on_disk: of every tensor under every name in a file of decoded tensors, where bfloat16 takes
+            2 bytes and not the 4 it has as an array.
     """
 
     names: int
@@ -42,6 +44,7 @@ class Demand:
     values: int
     ties: int
     work: int
+    on_disk: int
 
     @property
     def total(self) -> int:
@@ -60,7 +63,7 @@ class Demand:
     @property
     def written(self) -> int:
         """What a network takes that is decoded into a file, not into memory."""
-        return self.names + self.values + self.ties
+        return self.names + self.on_disk
 
     def check_written(self, max_bytes: int) -> None:
         """Refuse before anything is written, as :meth:`check` does for memory.
@@ -94,13 +97,16 @@ def demand_of(entries: Entries, books: Sequence[Codebook], *, adaptive: bool) ->
     Raises:
         CorruptContainerError: a tensor uses a codebook that is not there.
     """
-    names = stored = values = ties = work = 0
+    names = stored = values = ties = work = on_disk = 0
     decoded: list[int] = []
+    filed: list[int] = []
     for entry in entries:
         names += TENSOR_BYTES + CHARACTER_BYTES * len(entry.name)
         if entry.kind == "tied":
             decoded.append(decoded[entry.target])
             ties += decoded[-1]
+            filed.append(filed[entry.target])
+            on_disk += filed[-1]
             continue
         if entry.kind == "kept":
             stored += entry.size * numpy_dtype(entry.stored).itemsize
@@ -115,4 +121,6 @@ def demand_of(entries: Entries, books: Sequence[Codebook], *, adaptive: bool) ->
                 work = max(work, work_bytes(entry.shape))
         decoded.append(entry.size * array_dtype(entry.dtype).itemsize)
         values += decoded[-1]
-    return Demand(names, stored, values, ties, work)
+        filed.append(decoded[-1] // 2 if entry.dtype == "bfloat16" else decoded[-1])
+        on_disk += filed[-1]
+    return Demand(names, stored, values, ties, work, on_disk)

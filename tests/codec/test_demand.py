@@ -46,9 +46,11 @@ def test_every_part_is_counted(zoo):
         values=15 * 4 + 40 * 8,
         ties=2 * 15 * 4,
         work=0,
+        on_disk=3 * 15 * 4 + 40 * 8,
     )
     assert demand(network, adaptive=True).work > 0
-    assert tables.total == sum(vars(tables).values())
+    assert tables.total == sum(vars(tables).values()) - tables.on_disk
+    assert tables.written == tables.names + tables.on_disk
 
 
 def test_the_limit_grows_with_the_file():

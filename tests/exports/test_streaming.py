@@ -79,6 +79,17 @@ def test_tied_names_count_as_often_as_they_are_written(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.moeash"]
 
 
+def test_bfloat16_counts_what_it_takes_on_the_disk(tmp_path):
+    zeros = np.zeros((3000, 1000), np.float16)
+    tensors = (KeptTensor("w", zeros.shape, "bfloat16", zeros), TiedTensor("t", "w"))
+    container.write(tmp_path / "x.moeash", SharedWeights((), tensors))
+    target = tmp_path / "x.safetensors"
+    with pytest.raises(CorruptContainerError, match="claims a network of 120"):
+        moeash.decompress(tmp_path / "x.moeash", target, max_bytes=11_999_999)
+    moeash.decompress(tmp_path / "x.moeash", target, max_bytes=12_010_000)
+    assert 12_000_000 < target.stat().st_size < 12_010_000
+
+
 def everything():
     """A network with shared, kept, tied and empty tensors of several dtypes."""
     rng = np.random.default_rng(0)
