@@ -21,10 +21,10 @@ from moeash.codec.size import SizeReport, size
 from moeash.core.solutions.candidate import Value
 from moeash.core.solutions.recipe import Recipe, Refine
 from moeash.core.solutions.variables import candidate_of
+from moeash.core.threads import available_cores
 from moeash.data.unlabelled import Given
 from moeash.errors import InputError
 from moeash.evaluation.loading import compressor_of
-from moeash.evaluation.task import available_cores
 from moeash.exports.building import building
 from moeash.exports.export import ExportReport, export_solution
 from moeash.exports.formats.names import targets

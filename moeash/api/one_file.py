@@ -8,7 +8,7 @@ from typing import Any
 from moeash.api.common import Shown, doing, listening
 from moeash.compression.weights.compressing import WeightsReport
 from moeash.compression.weights.compressing import compress_checkpoint as compress_weights
-from moeash.evaluation.task import available_cores
+from moeash.core.threads import available_cores
 from moeash.exports.reaching import GoalReport, compress_for
 from moeash.files import refuse_existing
 from moeash.names import contained

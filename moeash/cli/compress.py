@@ -1,7 +1,6 @@
 """``moeash compress``: one file without a study."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,6 +108,7 @@ def compress(
         return
     _refuse(of_study, "a study's TOML file, and this is a checkpoint", of_checkpoint)
     from moeash.compression.weights.compressing import compress_checkpoint
+    from moeash.core.threads import available_cores
 
     with working() as progress:
         report = compress_checkpoint(
@@ -120,7 +120,7 @@ def compress(
             include=include,
             exclude=exclude,
             force=force,
-            n_threads=len(os.sched_getaffinity(0)),
+            n_threads=available_cores(),
             progress=progress,
         )
     if json_:

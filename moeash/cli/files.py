@@ -33,8 +33,8 @@ MaxBytesOption = Annotated[
     typer.Option(
         "--max-bytes",
         min=1,
-        help="Most bytes of memory that the file may ask for; default the larger of 128 MiB and "
-        "1,024 times the file.",
+        help="Most bytes that the file may ask for, of memory or of the disk it is decoded to; "
+        "default the larger of 128 MiB and 1,024 times the file.",
     ),
 ]
 
@@ -199,15 +199,7 @@ def decompress(
         ),
     ] = None,
     force: ForceOption = False,
-    max_bytes: Annotated[
-        int | None,
-        typer.Option(
-            "--max-bytes",
-            min=1,
-            help="Most bytes that the decoded network may take; default the larger of 128 MiB and "
-            "1,024 times the file.",
-        ),
-    ] = None,
+    max_bytes: MaxBytesOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Write the decoded network in another format: safetensors, torch, onnx or c."""

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moeash.core.threads import ahead
 from moeash.data.arrays import check_labels
 from moeash.data.options import DataOptions
 from moeash.data.sources import Source, load_source
@@ -149,14 +149,7 @@ class Split:
         self, chunks: Sequence[NDArray[np.int64]]
     ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """Decode the next batch while the caller works on this one."""
-        with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self._checked, chunks[0]) if chunks else None
-            for position, chunk in enumerate(chunks):
-                assert ahead is not None
-                images = ahead.result()
-                if position + 1 < len(chunks):
-                    ahead = pool.submit(self._checked, chunks[position + 1])
-                yield chunk, images
+        return ahead((chunk, self._checked(chunk)) for chunk in chunks)
 
     def _checked(self, positions: NDArray[np.int64]) -> Tensor:
         images = self._images(positions)
@@ -335,7 +328,7 @@ def _balanced(
     classes = np.unique(labels)
     keys = np.random.PCG64(seed).random_raw(labels.size + classes.size)
     luck = np.argsort(keys[labels.size :], kind="stable")
-    available = np.array([np.count_nonzero(labels[left] == label) for label in classes])
+    available = _per_class(classes, labels[left])
     each = _level(available, count)
     extra = count - int(np.minimum(available, each).sum())
     drawn = []
@@ -345,6 +338,11 @@ def _balanced(
         mine = left[labels[left] == classes[position]]
         drawn.append(mine[np.argsort(keys[mine], kind="stable")[: each + more]])
     return np.sort(np.concatenate(drawn))
+
+
+def _per_class(classes: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many of some labels are of each class; ``classes`` increase and hold them all."""
+    return np.bincount(np.searchsorted(classes, labels), minlength=classes.size)
 
 
 def _level(available: NDArray[np.int64], count: int) -> int:
@@ -362,7 +360,7 @@ def _level(available: NDArray[np.int64], count: int) -> int:
 def _unbalanced(name: str, labels: NDArray[np.int64], indices: NDArray[np.int64]) -> str | None:
     """Return what to say where classes differ by more than 1."""
     classes = np.unique(labels)
-    counts = np.array([np.count_nonzero(labels[indices] == label) for label in classes])
+    counts = _per_class(classes, labels[indices])
     if counts.max() - counts.min() <= 1:
         return None
     return (

@@ -16,7 +16,7 @@ from moeash.core.solutions.candidate import Value
 from moeash.core.solutions.recipe import Recipe, Refine
 from moeash.core.solutions.variables import Integer, Real, Variable
 from moeash.errors import EvaluationError, InputError, NothingMeetsError
-from moeash.evaluation.outcome import CAUTION, Archive, Job, Outcome
+from moeash.evaluation.outcome import Archive, Job, Outcome
 
 TOLERANCE = 1.03
 """Ratio of two integers at which a line is not divided further."""
@@ -112,9 +112,7 @@ class _Tries:
 
         At least so far if it was stopped.
         """
-        outcome = self.outcome(recipe)
-        assert outcome.bound is not None
-        return self.baseline - outcome.bound + CAUTION * (outcome.noise or 0.0)
+        return self.outcome(recipe).cautious_drop(self.baseline)
 
     def n_bytes(self, recipe: Recipe) -> int:
         """Return the bytes of its file."""

@@ -12,10 +12,12 @@ import torch
 from moeash.compression.compressor import Circumstances, Compressor, Groundwork
 from moeash.compression.keeping import Measure
 from moeash.core.progress import Progress, silent
+from moeash.core.threads import available_cores
 from moeash.data.splits import Split, load_splits
 from moeash.errors import InputError
-from moeash.evaluation.task import Task, available_cores
+from moeash.evaluation.task import Task
 from moeash.methods.base import Images
+from moeash.networks.devices import obstacle
 from moeash.networks.loading.sources import read_network
 from moeash.networks.network import Network
 from moeash.tracing.watching import in_eval_mode
@@ -70,9 +72,8 @@ def refuse_missing(device: str) -> None:
     Raises:
         InputError: torch cannot use it; says why.
     """
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    error = obstacle(device)
+    if error is not None:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"evaluation.device is {device!r}, which torch cannot use here: {reason}; choose cpu, "

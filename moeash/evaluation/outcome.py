@@ -78,6 +78,16 @@ class Outcome:
     worker: str | None = field(default=None, compare=False)
     ended_at: str | None = field(default=None, compare=False)
 
+    def cautious_drop(self, baseline: float) -> float:
+        """Return how far below the float network it may well be on other images.
+
+        Args:
+            baseline: the float network's metric. One that was stopped is at least so far below.
+        """
+        reached = self.bound if self.metric is None else self.metric
+        assert reached is not None
+        return baseline - reached + CAUTION * (self.noise or 0.0)
+
 
 @dataclass(frozen=True)
 class Archive:

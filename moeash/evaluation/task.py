@@ -4,7 +4,6 @@ A task says *where* a network and its images come from; an
 :class:`~moeash.evaluation.evaluate.Evaluator` loads them once and then answers any number of jobs.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -77,8 +76,3 @@ class Task:
                 "codec.kept = 'auto' measures what rounding does on images of the search split, "
                 "and here a function measures; choose float16 or float32"
             )
-
-
-def available_cores() -> int:
-    """Return the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from moeash.core.progress import Progress, silent
 from moeash.errors import InputError
-from moeash.exports.formats.names import targets
+from moeash.exports.formats.names import WITH_NETWORK, targets
 from moeash.exports.streaming import stream
 from moeash.files import as_path
 
@@ -89,7 +89,12 @@ def decompress(
         raise InputError(
             f"{os.fspath(path)!r} is a .moeash file already; name the format it shall have"
         )
-    if name != "onnx" and (network is not None or inputs is not None):
+    if name in WITH_NETWORK and (network is None or inputs is None):
+        raise InputError(
+            f"format {name} holds the computation too; give network= and inputs= (on the command "
+            "line --spec with the study's TOML file)"
+        )
+    if name not in WITH_NETWORK and (network is not None or inputs is not None):
         raise InputError(
             f"format {name} holds the weights alone; leave out network and inputs (on the command "
             "line --spec)"

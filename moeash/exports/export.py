@@ -23,7 +23,7 @@ from moeash.evaluation.holdout import HoldoutResult, measure_holdout
 from moeash.evaluation.loading import arithmetic, load_network
 from moeash.evaluation.task import Task
 from moeash.exports.formats.base import Source, metadata_of
-from moeash.exports.formats.names import FormatName, targets
+from moeash.exports.formats.names import WITH_NETWORK, FormatName, targets
 from moeash.exports.formats.table import TABLE
 from moeash.exports.runnable import runnable_of_task
 from moeash.files import as_path
@@ -120,7 +120,7 @@ def export_solution(
         ExportError: a file cannot be written or does not decode to the same weights.
     """
     files = targets(as_path(to), formats)
-    needs_network = any(TABLE[name].needs_network for name, _ in files)
+    needs_network = any(name in WITH_NETWORK for name, _ in files)
     if inputs is not None and not needs_network:
         named = " and ".join(name for name, _ in files)
         raise InputError(f"format {named} holds the weights alone; leave out inputs")

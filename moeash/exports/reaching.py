@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from moeash.codec.container import Container, write
 from moeash.codec.size import size
 from moeash.core.progress import Progress, silent
+from moeash.core.threads import available_cores
 from moeash.data.splits import Split, load_splits
 from moeash.errors import InputError
 from moeash.evaluation.evaluate import Evaluator
@@ -17,7 +18,7 @@ from moeash.evaluation.goals import Goal, reach
 from moeash.evaluation.holdout import measure_outputs, outputs_on
 from moeash.evaluation.loading import arithmetic, load_network
 from moeash.evaluation.metrics import load_metric
-from moeash.evaluation.task import Task, available_cores
+from moeash.evaluation.task import Task
 from moeash.methods.training.method import TrainedMethod
 from moeash.networks.writing.inplace import load_into
 from moeash.tracing.watching import in_eval_mode

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from moeash.codec.container import read
 from moeash.codec.entries import Entry, numpy_dtype
-from moeash.codec.streaming.ahead import ahead
 from moeash.codec.streaming.reading import BLOCK, FileReader, Run
 from moeash.codec.streaming.writing import CODER
 from moeash.core.codebook import Codebook, KeptTensor, TiedTensor
 from moeash.core.progress import Progress, silent
+from moeash.core.threads import ahead
 from moeash.errors import CorruptContainerError, ExportError
 from moeash.files import replacing
 from moeash.networks.streaming.floats import to_patterns

@@ -13,7 +13,6 @@ from moeash.core.solutions.pareto import knee, non_dominated
 from moeash.core.solutions.recipe import Recipe
 from moeash.core.solutions.variables import Variable
 from moeash.errors import InputError, NothingMeetsError
-from moeash.evaluation.outcome import CAUTION
 from moeash.names import nearest
 from moeash.study.facts import StudyFacts
 from moeash.study.spec.output import Pick
@@ -61,7 +60,7 @@ class Solution:
     @property
     def cautious_drop(self) -> float:
         """How far below the float network it may well be on other images."""
-        return self.drop + CAUTION * self.noise
+        return self.record.outcome.cautious_drop(self.facts.baseline)
 
     def is_within(self, max_drop: float | None) -> bool:
         """Tell whether a limit is held, luck allowed for.

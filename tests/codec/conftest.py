@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from moeash.codec import container
+from moeash.codec.static import ans
 from moeash.core.codebook import (
     Codebook,
     KeptTensor,
@@ -11,6 +13,23 @@ from moeash.core.codebook import (
     TiedTensor,
     index_dtype,
 )
+from moeash.errors import ExportError
+
+
+def find_salted(one_tensor, monkeypatch):
+    """Return a network whose stream needs other slots, and its file; the slack for it is set."""
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        shared = one_tensor(rng.integers(0, 41, 300), 41)
+        for slack in range(24, 8, -1):
+            monkeypatch.setattr(ans, "SLACK_BITS", slack)
+            try:
+                data = container.encode(shared)
+            except ExportError:
+                break
+            if data[7]:
+                return shared, data
+    pytest.fail("no stream needed a salt: the retry was not tried")
 
 
 def build_codebook(n_entries, rng):

@@ -24,10 +24,10 @@ from moeash.codec.pools import CODERS
 from moeash.codec.sources import Coded
 from moeash.codec.static import ans
 from moeash.codec.static.tables import Table
-from moeash.codec.streaming.ahead import ahead
 from moeash.codec.streaming.reading import FileReader
 from moeash.core.codebook import Codebook
 from moeash.core.progress import Progress, silent
+from moeash.core.threads import ahead
 from moeash.errors import ContainerError, ExportError
 from moeash.files import replacing
 

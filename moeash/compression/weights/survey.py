@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.codec.streaming.ahead import ahead
 from moeash.codec.streaming.writing import CHUNK
 from moeash.compression.weights.sketch import Sketch
 from moeash.core.progress import Progress, silent
+from moeash.core.threads import ahead
 from moeash.errors import InputError, NonFiniteWeightError
 from moeash.networks.patterns import listed, matching
 from moeash.networks.streaming.checkpoint import Checkpoint

@@ -1,5 +1,6 @@
 """What a format is given, and its contract."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -57,11 +58,6 @@ class Format(Protocol):
         """What people call it."""
         ...
 
-    @property
-    def needs_network(self) -> bool:
-        """Whether it holds the computation too, so that the weights alone do not suffice."""
-        ...
-
     def placing(self, source: Source, to: Path) -> AbstractContextManager[tuple[Path, ...]]:
         """Write beside the target and check what was written against the source.
 
@@ -79,11 +75,10 @@ class Format(Protocol):
         ...
 
 
-class SingleFile:
+class SingleFile(ABC):
     """A format whose file is written by one function and checked by another."""
 
     name: ClassVar[FormatName]
-    needs_network: ClassVar[bool] = False
 
     @contextmanager
     def placing(self, source: Source, to: Path) -> Iterator[tuple[Path, ...]]:
@@ -93,6 +88,7 @@ class SingleFile:
             self.check(source, temporary)
             yield (to,)
 
+    @abstractmethod
     def write(self, source: Source, path: Path, to: Path) -> None:
         """Write the file.
 
@@ -101,15 +97,14 @@ class SingleFile:
             path: where it is written, an empty file.
             to: the name it will have.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, source: Source, path: Path) -> None:
         """Read the file back and compare every tensor bit for bit.
 
         Raises:
             ExportError: it cannot be read, or holds something else.
         """
-        raise NotImplementedError
 
 
 def metadata_of(

@@ -8,7 +8,6 @@ from torch import nn
 
 from moeash.codec.container import read
 from moeash.data.unlabelled import Given, Unlabelled
-from moeash.errors import InputError
 from moeash.exports.formats.base import Runnable, Source, metadata_of
 from moeash.exports.formats.names import FormatName
 from moeash.exports.formats.table import TABLE
@@ -28,12 +27,6 @@ def convert(
 
     Arguments and errors are those of :func:`moeash.exports.decompressing.decompress`.
     """
-    chosen = TABLE[name]
-    if chosen.needs_network and (network is None or inputs is None):
-        raise InputError(
-            f"format {name} holds the computation too; give network= and inputs= (on the command "
-            "line --spec with the study's TOML file)"
-        )
     container = read(path, max_bytes=max_bytes)
     weights = container.shared
     runs: Runnable | None = None
@@ -41,6 +34,6 @@ def convert(
         runs = runnable(network, weights, Unlabelled(inputs, at_most=sys.maxsize, network=network))
     noted = {f"note_{key}": text for key, text in container.notes.items()}
     source = Source(weights, metadata_of(weights, **noted), network=runs)
-    with chosen.placing(source, to):
+    with TABLE[name].placing(source, to):
         pass
     return tuple(tensor.name for tensor in weights.tensors)

@@ -1,4 +1,4 @@
-"""Format ``moeash``: the house's own, entropy coded; read by :func:`moeash.load_into`."""
+"""Format ``moeash``: the house's own, entropy coded; read by :func:`moeash.load`."""
 
 from pathlib import Path
 from typing import ClassVar

@@ -10,6 +10,9 @@ from moeash.names import nearest
 FormatName = Literal["moeash", "safetensors", "torch", "onnx", "c"]
 FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
+WITH_NETWORK: frozenset[FormatName] = frozenset({"onnx"})
+"""Formats that hold the computation too, so that the weights alone do not suffice."""
+
 SUFFIXES: dict[FormatName, tuple[str, ...]] = {
     "moeash": (".moeash",),
     "safetensors": (".safetensors",),

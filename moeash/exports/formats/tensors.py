@@ -1,4 +1,4 @@
-"""Decoded tensors with the dtypes they have in the network, and their bits."""
+"""The bits of decoded tensors."""
 
 from collections.abc import Mapping
 
@@ -7,32 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moeash.core.codebook import KeptTensor, SharedTensor, SharedWeights, TiedTensor
+from moeash.core.codebook import SharedWeights
 from moeash.errors import ExportError
-
-
-def tensor_of(weights: SharedWeights, tensor: SharedTensor | KeptTensor) -> Tensor:
-    """Return one decoded tensor, C order; bfloat16 is bfloat16, as in the network's memory."""
-    values = torch.from_numpy(np.asarray(weights.values(tensor), order="C"))
-    return values.to(torch.bfloat16) if tensor.dtype == "bfloat16" else values
-
-
-def decoded_tensors(weights: SharedWeights) -> dict[str, Tensor]:
-    """Return every decoded tensor by name, in state order; tied names share one."""
-    tensors: dict[str, Tensor] = {}
-    for tensor in weights.tensors:
-        tensors[tensor.name] = (
-            tensors[tensor.target] if isinstance(tensor, TiedTensor) else tensor_of(weights, tensor)
-        )
-    return tensors
-
-
-def stored(weights: SharedWeights) -> dict[str, SharedTensor | KeptTensor]:
-    """Return what stands behind every name, in state order: a tied name has its target's."""
-    found: dict[str, SharedTensor | KeptTensor] = {}
-    for tensor in weights.tensors:
-        found[tensor.name] = found[tensor.target] if isinstance(tensor, TiedTensor) else tensor
-    return found
+from moeash.networks.loading.weights import stored_tensors
+from moeash.networks.writing.decoding import tensor_of
 
 
 def bits(tensor: Tensor) -> memoryview:
@@ -59,7 +37,7 @@ def check_tensors(weights: SharedWeights, read: Mapping[str, Tensor], what: str)
     Raises:
         ExportError: a name or a bit differs.
     """
-    expected = stored(weights)
+    expected = stored_tensors(weights)
     if set(read) != expected.keys():
         raise ExportError(f"{what} written holds other names than decoded")
     for name, tensor in expected.items():

@@ -15,7 +15,8 @@ from torch import Tensor
 from moeash.errors import ExportError
 from moeash.exports.formats.base import SingleFile, Source
 from moeash.exports.formats.names import FormatName
-from moeash.exports.formats.tensors import check_tensors, decoded_tensors
+from moeash.exports.formats.tensors import check_tensors
+from moeash.networks.writing.decoding import tensors_of
 
 
 class TorchFile(SingleFile):
@@ -25,7 +26,7 @@ class TorchFile(SingleFile):
 
     def write(self, source: Source, path: Path, to: Path) -> None:
         """As :meth:`SingleFile.write`."""
-        state: OrderedDict[str, Tensor] = OrderedDict(decoded_tensors(source.weights))
+        state: OrderedDict[str, Tensor] = OrderedDict(tensors_of(source.weights))
         state.moeash = dict(source.metadata)  # type: ignore[attr-defined]
         with path.open("wb") as file:
             try:

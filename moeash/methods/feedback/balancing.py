@@ -5,7 +5,7 @@ rows exactly, at no cost in bytes. That nothing else reads the layer is checked 
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, inf
 
 import torch
@@ -93,20 +93,13 @@ class Balanced:
         factors: its layers.
         kept: the kept tensors that undo it, by ``state_dict`` key.
         notes: what people should know: which layers are balanced less than asked, and why.
+        grids: the network on grids, where it was looked at.
     """
 
     factors: list[Factor]
     kept: dict[str, Tensor]
     notes: tuple[str, ...] = ()
-
-    def on_grids(self, loss: GridLoss) -> Grids:
-        """Return the network on any grid."""
-        return loss.of(self.factors, self.kept)
-
-    def fewest_bits(self, loss: GridLoss) -> float:
-        """Return the bits a weight of the grid that loses FINEST."""
-        grids = self.on_grids(loss)
-        return grids.on(grids.finest()).bits
+    grids: Grids | None = None
 
 
 def balanced(
@@ -168,87 +161,92 @@ def balanced(
         return found
     if pairs:
         _check_same_function(network, found, batch, "pairs", output)
-    loss = GridLoss(network, batch, plain, output)
-
-    def limited(limit: float) -> Balanced:
-        return _within(network, as_it_is, balancing, pairs, limit)[0] if limit else as_it_is
-
     furthest_of_all = max(furthest.values())
-    limits = [furthest_of_all / 2**halving for halving in range(1, HALVINGS + 1)]
+    loss = GridLoss(network, batch, plain, output)
+    asked = loss.of(found.factors, found.kept)
+    ways = _Ways(
+        loss,
+        asked,
+        limited=lambda limit: (
+            _within(network, as_it_is, balancing, pairs, limit)[0] if limit else as_it_is
+        ),
+        limits=[furthest_of_all / 2**halving for halving in range(1, HALVINGS + 1)],
+    )
     if balancing.finest is None:
-        limit, why = _fewest_bits(loss, found, limited, limits)
+        limit, why = ways.with_fewest_bits()
     else:
-        limit, why = _bearable(loss, found, limited, limits, balancing.finest, bool(pairs))
+        limit, why = ways.bearable(balancing.finest, has_pairs=bool(pairs))
     if limit == inf:
-        return found
-    found = limited(limit)
+        return replace(found, grids=asked)
+    found = ways.limited(limit)
     note = _note([name for name, far in furthest.items() if far > limit], furthest, limit)
     return Balanced(found.factors, found.kept, (f"{note}: balanced as asked, {why}",))
 
 
-def _bearable(
-    loss: GridLoss,
-    asked: Balanced,
-    limited: Callable[[float], Balanced],
-    limits: Sequence[float],
-    finest: int,
-    has_pairs: bool,
-) -> tuple[float, str]:
-    """Return within which limit scales lose little on the finest grid; inf: as they are asked for.
+@dataclass(frozen=True)
+class _Ways:
+    """Ways to balance one network.
 
-    Args:
+    Its methods return within which limit scales are to be held, inf for as they are asked for, and
+    what is wrong with rows balanced as asked.
+
+    Attributes:
         loss: of the network.
-        asked: balanced as asked.
+        asked: the network balanced as asked.
         limited: balances within a limit.
         limits: to try.
-        finest: bins of the finest grid.
-        has_pairs: whether columns undo some of the scales.
-
-    Returns:
-        The limit, and what is wrong with rows balanced as asked.
     """
-    on_grid = asked.on_grids(loss).on(finest)
-    if on_grid.lost <= AS_ASKED:
-        return inf, ""
-    unbalanced = limited(0.0).on_grids(loss).on(finest)
-    saves = on_grid.lost * 4 ** (on_grid.bits - unbalanced.bits + SAVED) <= unbalanced.lost
-    if on_grid.lost <= (WORTH_IT if saves or not has_pairs else UNBALANCED) * unbalanced.lost:
-        return inf, ""
-    why = (
-        f"{finest} bins lose {on_grid.lost:.2g} of what the outputs say, as few rows take the "
-        "whole range"
-    )
-    most = max(HARMLESS, UNBALANCED * unbalanced.lost)
-    for limit in limits:
-        if limited(limit).on_grids(loss).on(finest).lost <= most:
-            return limit, why
-    return 0.0, why
+
+    loss: GridLoss
+    asked: Grids
+    limited: Callable[[float], Balanced]
+    limits: Sequence[float]
+
+    def bearable(self, finest: int, *, has_pairs: bool) -> tuple[float, str]:
+        """Choose the widest limit that loses little on the finest grid.
+
+        Args:
+            finest: its bins.
+            has_pairs: whether columns undo some of the scales.
+        """
+        on_grid = self.asked.on(finest)
+        if on_grid.lost <= AS_ASKED:
+            return inf, ""
+        unbalanced = self._grids(0.0).on(finest)
+        saves = on_grid.lost * 4 ** (on_grid.bits - unbalanced.bits + SAVED) <= unbalanced.lost
+        if on_grid.lost <= (WORTH_IT if saves or not has_pairs else UNBALANCED) * unbalanced.lost:
+            return inf, ""
+        why = (
+            f"{finest} bins lose {on_grid.lost:.2g} of what the outputs say, as few rows take the "
+            "whole range"
+        )
+        most = max(HARMLESS, UNBALANCED * unbalanced.lost)
+        for limit in self.limits:
+            if self._grids(limit).on(finest).lost <= most:
+                return limit, why
+        return 0.0, why
+
+    def with_fewest_bits(self) -> tuple[float, str]:
+        """Choose the widest limit that takes about the fewest bits where all lose FINEST."""
+        as_asked, unbalanced = _finest_bits(self.asked), _finest_bits(self._grids(0.0))
+        if as_asked <= unbalanced + SPARED:
+            return inf, ""
+        bits = {0.0: unbalanced} | {
+            limit: _finest_bits(self._grids(limit)) for limit in self.limits
+        }
+        least = min(bits.values())
+        limit = max(limit for limit, n_bits in bits.items() if n_bits <= least + SPARED)
+        why = f"they take {as_asked:.2f} bits a weight where {bits[limit]:.2f} lose as little"
+        return limit, why
+
+    def _grids(self, limit: float) -> Grids:
+        network = self.limited(limit)
+        return self.loss.of(network.factors, network.kept)
 
 
-def _fewest_bits(
-    loss: GridLoss,
-    asked: Balanced,
-    limited: Callable[[float], Balanced],
-    limits: Sequence[float],
-) -> tuple[float, str]:
-    """Return within which limit scales take the fewest bits at FINEST; inf: as they are asked for.
-
-    Args:
-        loss: of the network.
-        asked: balanced as asked.
-        limited: balances within a limit.
-        limits: to try.
-
-    Returns:
-        As :func:`_bearable`.
-    """
-    as_asked, unbalanced = asked.fewest_bits(loss), limited(0.0).fewest_bits(loss)
-    if as_asked <= unbalanced + SPARED:
-        return inf, ""
-    bits = {0.0: unbalanced} | {limit: limited(limit).fewest_bits(loss) for limit in limits}
-    least = min(bits.values())
-    limit = max(limit for limit, n_bits in bits.items() if n_bits <= least + SPARED)
-    return limit, f"they take {as_asked:.2f} bits a weight where {bits[limit]:.2f} lose as little"
+def _finest_bits(grids: Grids) -> float:
+    """Return the bits a weight of the grid that loses FINEST."""
+    return grids.on(grids.finest()).bits
 
 
 def _note(names: Sequence[str], furthest: Mapping[str, float], limit: float) -> str:

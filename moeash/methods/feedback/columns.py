@@ -185,6 +185,13 @@ def _inverse_factor(gram: Tensor, damping: float) -> tuple[Tensor, float]:
         damping *= 10
 
 
+def span_of(weights: Sequence[Tensor]) -> tuple[float, float]:
+    """Return the smallest and the largest of all weights, or 0 where that reaches further."""
+    low = min(float(weight.min()) for weight in weights)
+    high = max(float(weight.max()) for weight in weights)
+    return min(low, 0.0), max(high, 0.0)
+
+
 def zero_aligned_entries(low: float, high: float, k: int) -> Tensor:
     """Return the grid of step ``(high - low) / k`` through 0 that covers ``[low, high]``.
 

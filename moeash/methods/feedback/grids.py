@@ -21,6 +21,7 @@ from moeash.methods.feedback.columns import (
     entropy_bits,
     nearest,
     output_shift,
+    span_of,
     zero_aligned_entries,
 )
 from moeash.networks.writing.borrowing import Borrowed
@@ -116,16 +117,22 @@ class GridLoss:
             kept: its kept tensors that belong to them, by ``state_dict`` key.
         """
         weights = [*(factor.weight for factor in factors), *self._plain.values()]
-        return Grids(lambda bins: self._measured(factors, kept, bins), spread_bins(weights)[1])
+        low, high = span_of(weights)
+        n_weights = sum(weight.numel() for weight in weights)
+
+        def measured(bins: int) -> OnGrid:
+            if not low < high:
+                return OnGrid(0.0, 0.0)
+            lost, bits = self._measured(factors, kept, zero_aligned_entries(low, high, bins))
+            return OnGrid(lost, bits / n_weights)
+
+        return Grids(measured, weights)
 
     @torch.no_grad()
-    def _measured(self, factors: Sequence[Factor], kept: Mapping[str, Tensor], bins: int) -> OnGrid:
-        weights = [*(factor.weight for factor in factors), *self._plain.values()]
-        low = min(0.0, *(float(weight.min()) for weight in weights))
-        high = max(0.0, *(float(weight.max()) for weight in weights))
-        if not low < high:
-            return OnGrid(0.0, 0.0)
-        entries = zero_aligned_entries(low, high, bins)
+    def _measured(
+        self, factors: Sequence[Factor], kept: Mapping[str, Tensor], entries: Tensor
+    ) -> tuple[float, float]:
+        """Return what is lost with some entries, and the bits of all weights."""
         values, bits = dict(kept), 0.0
         for name, weight in self._plain.items():
             grid = entries.to(weight.device)
@@ -148,8 +155,7 @@ class GridLoss:
             moved = (self._expected.exp() * (self._expected - got)).sum(1).mean()
         else:
             moved = (self._expected - got).square().mean()
-        lost = float(moved) / self._said if self._said > 0 else 0.0
-        return OnGrid(lost, bits / sum(weight.numel() for weight in weights))
+        return float(moved) / self._said if self._said > 0 else 0.0, bits
 
 
 class Grids:
@@ -157,11 +163,11 @@ class Grids:
 
     Args:
         measured: returns what is lost on a grid of so many bins.
-        first: bins of a fine grid to look at first.
+        weights: of the network, whose spread says where to look first.
     """
 
-    def __init__(self, measured: Callable[[int], OnGrid], first: int) -> None:
-        self._measured, self._first = measured, first
+    def __init__(self, measured: Callable[[int], OnGrid], weights: Sequence[Tensor]) -> None:
+        self._measured, self._weights = measured, weights
         self._known: dict[int, OnGrid] = {}
 
     def on(self, bins: int) -> OnGrid:
@@ -172,7 +178,8 @@ class Grids:
 
     def finest(self) -> int:
         """Return the bins of the grid that loses FINEST."""
-        return bins_losing(lambda bins: self.on(bins).lost, FINEST, self._first)
+        first = spread_bins(self._weights)[1]
+        return bins_losing(lambda bins: self.on(bins).lost, FINEST, first)
 
     def useful(self) -> tuple[int, int]:
         """Return the bins of the coarsest and the finest grid worth trying."""
@@ -191,8 +198,7 @@ def spread_bins(weights: Sequence[Tensor]) -> tuple[int, int]:
     Args:
         weights: of every shared tensor.
     """
-    low = min(0.0, *(float(weight.min()) for weight in weights))
-    high = max(0.0, *(float(weight.max()) for weight in weights))
+    low, high = span_of(weights)
     spreads = [(float(w.double().square().mean()) ** 0.5, w.numel()) for w in weights]
     known = [(log(spread) * n, n) for spread, n in spreads if spread > 0]
     if not known:

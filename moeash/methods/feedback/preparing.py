@@ -14,7 +14,7 @@ from moeash.core.progress import Progress, silent
 from moeash.data.inputs import Batch
 from moeash.errors import InputError
 from moeash.methods.feedback.balancing import Balancing, balanced, balanced_values
-from moeash.methods.feedback.columns import Factor, prepare_feedback
+from moeash.methods.feedback.columns import Factor, prepare_feedback, span_of
 from moeash.methods.feedback.curvature import CurvatureKind, LayerCurvature, measure_curvature
 from moeash.methods.feedback.grids import GridLoss
 from moeash.methods.feedback.rows import ROWS, Rows, Sample, coupled, measure_between
@@ -99,9 +99,7 @@ class PreparedLayers(PickledAsArrays):
         weights = [*(factor.weight for factor in self.factors), *self.plain.values()]
         if not weights:
             raise InputError("the network has no weight to share")
-        low = min(float(weight.min()) for weight in weights)
-        high = max(float(weight.max()) for weight in weights)
-        return min(low, 0.0), max(high, 0.0)
+        return span_of(weights)
 
 
 def prepare(
@@ -174,11 +172,13 @@ def prepare(
         network, factors, batch, settings.balancing, set(shared or ()), plain, output
     )
     factors, kept, notes = rescaled.factors, rescaled.kept, list(rescaled.notes)
-    del rescaled
     bins = None
     if settings.balancing.finest is None:
         progress("looking for useful grids", 0, None)
-        bins = GridLoss(network, batch, plain, output).of(factors, kept).useful()
+        grids = rescaled.grids or GridLoss(network, batch, plain, output).of(factors, kept)
+        bins = grids.useful()
+        del grids
+    del rescaled
     if settings.rows == "coupled":
         images = _reported(again.batches(len(batch)), len(again), progress)
         with Borrowed(network) as borrowed:

@@ -41,11 +41,29 @@ def tensors_of(
     stored = stored_tensors(shared)
     for tensor in stored.values():
         if id(tensor) not in decoded:
-            own: torch.dtype = getattr(torch, tensor.dtype)
-            wanted = dtype if dtype is not None and own.is_floating_point else own
-            decoded[id(tensor)] = torch.empty(tensor.shape, dtype=wanted, device=device)
-            decode_into(decoded[id(tensor)], shared, tensor)
+            decoded[id(tensor)] = tensor_of(shared, tensor, device, dtype)
     return {name: decoded[id(tensor)] for name, tensor in stored.items()}
+
+
+def tensor_of(
+    shared: SharedWeights,
+    stored: Stored,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return one tensor, contiguous.
+
+    Args:
+        shared: the weights it is one of.
+        stored: the tensor.
+        device: where it goes; default: the CPU.
+        dtype: of a floating tensor; default: its own.
+    """
+    own: torch.dtype = getattr(torch, stored.dtype)
+    wanted = dtype if dtype is not None and own.is_floating_point else own
+    target = torch.empty(stored.shape, dtype=wanted, device=device)
+    decode_into(target, shared, stored)
+    return target
 
 
 def decode_into(target: Tensor, shared: SharedWeights, stored: Stored) -> None:

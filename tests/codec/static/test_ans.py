@@ -10,6 +10,7 @@ from moeash.codec.size import size
 from moeash.codec.static import ans
 from moeash.codec.static.tables import FRACTION_BITS, Rows, Table
 from moeash.errors import CorruptContainerError, ExportError
+from tests.codec.conftest import find_salted
 from tests.entropy import entropy_bits
 
 
@@ -112,20 +113,9 @@ def test_reserved_bytes_hold_any_order_we_know(arrange, n_entries):
 
 
 def test_a_stream_that_does_not_fit_is_retried_with_other_slots(one_tensor, monkeypatch):
-    rng = np.random.default_rng(3)
-    for _ in range(50):
-        shared = one_tensor(rng.integers(0, 41, 300), 41)
-        for slack in range(24, 8, -1):
-            monkeypatch.setattr(ans, "SLACK_BITS", slack)
-            try:
-                data = container.encode(shared)
-            except ExportError:
-                break
-            if data[7]:
-                assert len(data) == size(shared).total
-                assert container.decode(data).shared.fingerprint() == shared.fingerprint()
-                return
-    pytest.fail("no stream needed a salt: the retry was not tried")
+    shared, data = find_salted(one_tensor, monkeypatch)
+    assert len(data) == size(shared).total
+    assert container.decode(data).shared.fingerprint() == shared.fingerprint()
 
 
 def test_when_no_state_fits_the_export_fails(one_tensor, monkeypatch):

@@ -13,7 +13,7 @@ from moeash.exports.formats.base import Source
 from moeash.exports.formats.c.header import CHeader
 from moeash.exports.formats.c.packing import index_width, pack, unpack
 from moeash.exports.formats.c.texts import identifiers, integers, text_literal, values_of
-from moeash.exports.formats.tensors import decoded_tensors
+from moeash.networks.writing.decoding import tensors_of
 from tests.exports.formats.odd import codebook, kept, odd_weights, shared
 from tests.test_bad_input import full_disk
 
@@ -71,7 +71,7 @@ def test_c_decodes_every_tensor_bit_for_bit(tmp_path):
     weights = odd_weights()
     written(tmp_path, weights)
     expected = b""
-    for name, tensor in decoded_tensors(weights).items():
+    for name, tensor in tensors_of(weights).items():
         array = in_c(tensor)
         elements = array.size * (2 if array.dtype.kind == "c" else 1)
         dtype = str(tensor.dtype).removeprefix("torch.")

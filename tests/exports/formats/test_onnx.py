@@ -13,8 +13,8 @@ from moeash.exports.formats.base import Source, metadata_of
 from moeash.exports.formats.onnx.file import OnnxFile
 from moeash.exports.formats.onnx.running import check_state
 from moeash.exports.formats.onnx.sharing import packed_indices
-from moeash.exports.formats.tensors import decoded_tensors
 from moeash.exports.runnable import runnable
+from moeash.networks.writing.decoding import tensors_of
 from tests.exports.formats.odd import shared
 from tests.marks import slow
 from tests.test_bad_input import full_disk
@@ -208,7 +208,7 @@ def test_a_file_says_where_it_comes_from_and_names_no_folder(normed_source, norm
 def test_a_tensor_that_differs_in_one_bit_is_found(normed_source, normed_file):
     of, (path, _) = normed_source, normed_file
     model = onnx.load(path)
-    entered = {name: name for name in decoded_tensors(of.weights) if "tracked" not in name}
+    entered = {name: name for name in tensors_of(of.weights) if "tracked" not in name}
     check_state(model, of.weights, entered)
     for initializer in model.graph.initializer:
         if initializer.name == "codebook" or initializer.name.split(".")[0].isdigit():

@@ -8,7 +8,7 @@ import moeash
 from moeash.codec.container import read
 from moeash.data.unlabelled import Unlabelled
 from moeash.exports.formats.base import Source, metadata_of
-from moeash.exports.formats.names import FORMATS
+from moeash.exports.formats.names import FORMATS, WITH_NETWORK
 from moeash.exports.formats.table import TABLE
 from moeash.exports.runnable import runnable
 
@@ -42,7 +42,7 @@ def test_a_file_gets_its_name_when_all_has_gone_well_and_not_before(tmp_path, so
 def test_only_what_holds_the_computation_asks_for_the_network(tmp_path, source):
     alone = Source(source.weights, source.metadata)
     for name in FORMATS:
-        if TABLE[name].needs_network:
+        if name in WITH_NETWORK:
             with pytest.raises(moeash.InputError, match=f"format {name} holds the computation"):
                 TABLE[name].placing(alone, tmp_path / "x").__enter__()
         else:

@@ -9,8 +9,9 @@ from moeash.core.codebook import SharedWeights
 from moeash.errors import ExportError
 from moeash.exports.formats.base import Source, metadata_of
 from moeash.exports.formats.safetensors_file import SafetensorsFile
-from moeash.exports.formats.tensors import decoded_tensors, same
+from moeash.exports.formats.tensors import same
 from moeash.exports.formats.torch_file import TorchFile
+from moeash.networks.writing.decoding import tensors_of
 from tests.exports.formats.odd import codebook, kept, odd_weights, shared
 from tests.test_bad_input import full_disk
 
@@ -32,7 +33,7 @@ def written(folder, format, weights, metadata=()):
 def test_every_tensor_is_read_back_with_its_bits_shape_and_dtype(tmp_path, format):
     weights = odd_weights(complex128=format.name == "torch")
     read = load(written(tmp_path, format, weights))
-    expected = decoded_tensors(weights)
+    expected = tensors_of(weights)
     assert read.keys() == expected.keys()
     for name, tensor in expected.items():
         assert same(read[name], tensor), name
@@ -66,7 +67,7 @@ def test_a_torch_file_is_a_state_dict(tmp_path):
     weights = SharedWeights((codebook(4),), (shared("weight", (3, 2), 4), kept("bias", [0.0] * 3)))
     module = torch.nn.Linear(2, 3)
     module.load_state_dict(load(written(tmp_path, TorchFile(), weights, {"study": "x"})))
-    assert same(module.weight, decoded_tensors(weights)["weight"])
+    assert same(module.weight, tensors_of(weights)["weight"])
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.name)

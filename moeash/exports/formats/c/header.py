@@ -14,7 +14,7 @@ from moeash.exports.formats.c.layout import lay_out
 from moeash.exports.formats.c.packing import unpacked
 from moeash.exports.formats.c.texts import values_of
 from moeash.exports.formats.names import FormatName
-from moeash.exports.formats.tensors import tensor_of
+from moeash.networks.writing.decoding import tensor_of
 
 _ARRAY = re.compile(r"^static const \w+ (\w+)\[\d+\] = \{\n(.*?)\n\};$", re.MULTILINE | re.DOTALL)
 

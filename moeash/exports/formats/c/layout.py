@@ -10,7 +10,7 @@ from moeash.core.codebook import KeptTensor, SharedTensor, SharedWeights, TiedTe
 from moeash.errors import ExportError
 from moeash.exports.formats.c.packing import DECODED, Packed, codebook_key, codebooks, packed
 from moeash.exports.formats.c.texts import identifier, identifiers
-from moeash.exports.formats.tensors import stored
+from moeash.networks.loading.weights import stored_tensors
 
 ALIGNMENT = 8
 """Bytes that offsets in a buffer of all tensors are multiples of."""
@@ -83,7 +83,7 @@ def lay_out(weights: SharedWeights, to: Path) -> Layout:
         prefix = f"net_{prefix}"
     books = codebooks(weights)
     places = {key: place for place, key in enumerate(books)}
-    tensors = stored(weights)
+    tensors = stored_tensors(weights)
     numbered = [f"{name}_{place}" for name in NUMBERED for place in range(len(tensors))]
     functions = identifiers(tensors, prefix, [prefix + name for name in (*OWN, *numbered)])
     tied = {t.name for t in weights.tensors if isinstance(t, TiedTensor)}

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from moeash.core.codebook import KeptTensor, SharedTensor, SharedWeights
-from moeash.exports.formats.tensors import tensor_of
+from moeash.networks.writing.decoding import tensor_of
 
 _INTEGERS = tuple(f"{sign}int{width}" for sign in ("", "u") for width in (8, 16, 32, 64))
 

@@ -14,8 +14,8 @@ from moeash.exports.formats.onnx.requirements import needed
 from moeash.exports.formats.onnx.running import check_model, check_outputs, check_state
 from moeash.exports.formats.onnx.sharing import enter
 from moeash.exports.formats.onnx.tracing import OPSET, trace
-from moeash.exports.formats.tensors import decoded_tensors
 from moeash.files import replacing
+from moeash.networks.writing.decoding import tensors_of
 
 EXTERNAL_ABOVE = 1_500_000_000
 """Bytes of tensors above which they get a file of their own: protobuf ends at 2 GiB."""
@@ -38,7 +38,6 @@ class OnnxFile:
 
     external_above: int = EXTERNAL_ABOVE
     name: FormatName = "onnx"
-    needs_network: bool = True
 
     @contextmanager
     def placing(self, source: Source, to: Path) -> Iterator[tuple[Path, ...]]:
@@ -64,7 +63,7 @@ class OnnxFile:
 
 def _model_of(source: Source, network: Runnable) -> tuple[Any, dict[str, str]]:
     """Return the ``onnx.ModelProto`` of a network, and its values by names of tensors."""
-    tensors = decoded_tensors(source.weights)
+    tensors = tensors_of(source.weights)
     traced = trace(network, {network.names[name]: t for name, t in tensors.items()})
     entered = enter(traced, source.weights, network.names)
     model = traced.model

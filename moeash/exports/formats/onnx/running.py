@@ -15,8 +15,10 @@ from moeash.exports.formats.base import Runnable
 from moeash.exports.formats.onnx.requirements import needed
 from moeash.exports.formats.onnx.sharing import Entered
 from moeash.exports.formats.onnx.tracing import arguments, leaves
-from moeash.exports.formats.tensors import same, stored, tensor_of
+from moeash.exports.formats.tensors import same
+from moeash.networks.loading.weights import stored_tensors
 from moeash.networks.sameness import distance
+from moeash.networks.writing.decoding import tensor_of
 
 TOLERANCE = 1e-5
 """How far outputs in float32 may be apart, relative to the largest of them."""
@@ -50,7 +52,7 @@ def check_state(model: Any, weights: SharedWeights, entered: Mapping[str, str]) 
         ExportError: a tensor differs.
     """
     found = Entered(model)
-    tensors = stored(weights)
+    tensors = stored_tensors(weights)
     for name, value in entered.items():
         expected = tensor_of(weights, tensors[name])
         try:

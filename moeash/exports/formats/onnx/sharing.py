@@ -10,7 +10,9 @@ from torch import Tensor
 from moeash.core.codebook import KeptTensor, SharedTensor, SharedWeights
 from moeash.exports.formats.onnx.requirements import needed
 from moeash.exports.formats.onnx.tracing import Traced
-from moeash.exports.formats.tensors import bits, stored, tensor_of
+from moeash.exports.formats.tensors import bits
+from moeash.networks.loading.weights import stored_tensors
+from moeash.networks.writing.decoding import tensor_of
 
 CODEBOOK, INDICES, POSITIONS, ENTRIES = "codebook", "indices", "positions", "entries"
 """What the values are called that weights are made of."""
@@ -33,7 +35,7 @@ def enter(traced: Traced, weights: SharedWeights, names: Mapping[str, str]) -> d
         without the rest.
     """
     graph, held = traced.model.graph, traced.held
-    tensors = stored(weights)
+    tensors = stored_tensors(weights)
     first = {names[name]: tensor.name for name, tensor in tensors.items()}
     used = {name for node in _all_nodes(graph) for name in node.input}
     wanted = {first[own] for value, own in held.items() if value in used}

@@ -1,10 +1,16 @@
-"""Work ahead of whoever takes it, in one thread: kernels and reads let others run meanwhile."""
+"""How many threads there may be, and one that works ahead."""
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
+
+
+def available_cores() -> int:
+    """Return the cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ahead(items: Iterator[_Item]) -> Iterator[_Item]:
