@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from moeash import __version__
-from moeash.codec.container import read
 from moeash.evaluation.holdout import HoldoutResult
 from moeash.exports.export import ExportReport
 from moeash.files import replacing, write_flushed
@@ -30,10 +29,9 @@ def write_card(study: Study, report: ExportReport) -> Path:
 
     Raises:
         ExportError: it cannot be written.
-        ContainerError: the file is not there any more.
     """
     path = Path(report.path).with_suffix(".md")
-    content = card_text(study, report, read(report.path).shared.fingerprint())
+    content = card_text(study, report, str(report.solution["fingerprint"]))
     with replacing(path) as temporary:
         write_flushed(temporary, content.encode())
     return path
@@ -49,13 +47,20 @@ def card_text(study: Study, report: ExportReport, fingerprint: str) -> str:
     """
     sections = [_size(report), _holdout(report), _search(study, report), _made(study, report)]
     name = Path(report.path).name
-    loading = (
-        "## Loading\n\n```python\nimport moeash\n\n"
-        f"network = moeash.load({json.dumps(name)}, into=network)\n```\n"
-        f"\nThe network is of the architecture named above; fingerprint of the weights: "
-        f"`{fingerprint}`.\n"
+    weights = (
+        f"## Weights\n\nOf the architecture named above; their fingerprint is `{fingerprint}`.\n"
     )
-    return "\n".join([_front_matter(study, report), f"# {name}\n", *sections, loading])
+    weights += _loading(report)
+    return "\n".join([_front_matter(study, report), f"# {name}\n", *sections, weights])
+
+
+def _loading(report: ExportReport) -> str:
+    """Return how the `.moeash` file is loaded; nothing where there is none."""
+    name = next((file.name for file in report.files if file.format == "moeash"), None)
+    if name is None:
+        return ""
+    load = f"network = moeash.load({json.dumps(name)}, into=network)"
+    return f"\n```python\nimport moeash\n\n{load}\n```\n"
 
 
 def _front_matter(study: Study, report: ExportReport) -> str:

@@ -40,6 +40,15 @@ def test_a_card_holds_what_was_measured(exported):
         assert value in text
 
 
+def test_a_card_of_another_format_tells_no_way_to_load_it_as_ours(moeash, tiny, tmp_path):
+    call = ("export", "tiny", "--to", tmp_path / "a.pt", "--storage", tiny.storage, "--card")
+    answer = moeash(*call, "--json")
+    assert answer.code == 0
+    text = (tmp_path / "a.md").read_text()
+    assert answer.json["solution"]["fingerprint"] in text and "# a.pt" in text
+    assert "moeash.load" not in text
+
+
 def test_a_study_without_holdout_says_so_and_names_no_metric(exported):
     study, report = exported
     text = card_text(study, replace(report, holdout=None, holdout_float=None), "f")
