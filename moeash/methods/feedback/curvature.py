@@ -16,21 +16,21 @@ Source: methods.md section 6 (per-layer form); the sketch and the gradient form 
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from moeash.data.inputs import Batch
 from moeash.errors import DataError, InputError
+from moeash.methods.feedback.sums import CurvatureKind, Sums
 from moeash.tracing.outputs import OutputOf
-from moeash.tracing.passes import Part, Passes, RecordedUse
-from moeash.tracing.patches import LinearMap, images_per_piece, patches, per_row, rows_of
+from moeash.tracing.passes import Part, Passes
+from moeash.tracing.patches import rows_of
 from moeash.tracing.uses import tiles, why_unused
 
-CurvatureKind = Literal["gradients", "inputs"]
 CURVATURE_KINDS: tuple[str, ...] = get_args(CurvatureKind)
 
 
@@ -103,6 +103,7 @@ def measure_curvature(
     fixed: Collection[str] = (),
     seed: int = 0,
     output: OutputOf | None = None,
+    prior: float = 0.0,
 ) -> Curvature:
     """Run calibration images through a network once and return the curvature of every layer.
 
@@ -129,6 +130,8 @@ def measure_curvature(
         fixed: ``state_dict`` keys that may not serve as absorbers, e.g. biases that are shared.
         seed: of the sign vectors.
         output: names the tensor that counts of what the network returns.
+        prior: images more in which rows are like the average one of their layer, see
+            :mod:`moeash.methods.feedback.sums`. 0: only what the images say.
 
     Raises:
         InputError: an argument is out of range, or the network returns no scores.
@@ -140,30 +143,33 @@ def measure_curvature(
         raise InputError(f"got {sketches} sketches, needed at least 1")
     if not temperature > 0:
         raise InputError(f"got temperature {temperature}, needed a positive number")
+    if not prior >= 0:
+        raise InputError(f"got a prior of {prior} images, needed at least 0")
     run = Passes(network, sketches=sketches, temperature=temperature, seed=seed, output=output)
-    sums: dict[Part, _Sums] = {}
+    sums: dict[Part, Sums] = {}
     for call, gradients, n_images in run.over(batches):
         if call.part not in sums:
-            sums[call.part] = _Sums(call.use.map, kind)
+            sums[call.part] = Sums(call.use.map, kind)
         sums[call.part].add(call, gradients, n_images)
     if run.images == 0:
         raise DataError("calibration needs at least one image, got none")
-    layers, left_out = _finished(network, sums, run, fixed)
+    layers, left_out = _finished(network, sums, run, fixed, prior)
     return Curvature(tuple(layers), left_out | _unseen(network, run, layers, left_out), run.images)
 
 
 def _finished(
     network: nn.Module,
-    sums: dict[Part, "_Sums"],
+    sums: dict[Part, "Sums"],
     run: Passes,
     fixed: Collection[str],
+    prior: float,
 ) -> tuple[list[LayerCurvature], dict[str, str]]:
     """Return the curvature of every weight whose parts are all its rows, and why others are not.
 
     Empties ``sums`` on the way: they are as large as the result.
     """
     parameters = dict(network.named_parameters())
-    weights: dict[str, list[_Sums]] = {}
+    weights: dict[str, list[Sums]] = {}
     for part in list(sums):
         weights.setdefault(part[0], []).append(sums.pop(part))
     biases = {name: {b for part in parts for b in part.biases} for name, parts in weights.items()}
@@ -187,8 +193,19 @@ def _finished(
                 absorber = f"{norm}.running_mean"
         if absorber in fixed:
             absorber, norm = None, None
-        finished = [part.finish(name, run, absorber, norm) for part in parts]
-        layers.append(_joined(finished, tuple(parameters[name].shape)))
+        made = [
+            part.finish(run.images, run.sketches, absorbing=absorber is not None, prior=prior)
+            for part in parts
+        ]
+        gram, sensitivity, absorbed = map(_joined, zip(*made, strict=True))
+        weight = _joined([rows_of(part.weight, part.groups).float().clone() for part in parts])
+        positions = sum(part.positions for part in parts)
+        shape = tuple(parameters[name].shape)
+        layers.append(
+            LayerCurvature(
+                name, shape, weight, gram, sensitivity, absorber, absorbed, norm, positions
+            )
+        )
     return layers, left_out
 
 
@@ -199,19 +216,9 @@ def _own(
     return bias != "" and readers[bias] == 1 and len(parameters[bias]) == len(parameters[name])
 
 
-def _joined(parts: list[LayerCurvature], shape: tuple[int, ...]) -> LayerCurvature:
-    """Return one weight of its parts, which become its groups."""
-    if len(parts) == 1:
-        return replace(parts[0], shape=shape)
-    return replace(
-        parts[0],
-        shape=shape,
-        weight=torch.cat([part.weight for part in parts]),
-        gram=torch.cat([part.gram for part in parts]),
-        sensitivity=torch.cat([part.sensitivity for part in parts]),
-        absorbed=torch.cat([part.absorbed for part in parts]),
-        positions=sum(part.positions for part in parts),
-    )
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return one tensor of its parts, which become its groups."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _unseen(
@@ -229,143 +236,3 @@ def _unseen(
     ]
     blind = dict.fromkeys(run.blind, "the network computes with it without gradients")
     return why_unused(network, unseen) | {name: blind[name] for name in unseen if name in blind}
-
-
-@torch.no_grad()
-def pieces(
-    call: RecordedUse, gradients: list[Tensor], images: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield a few images at a time what a weight's gradients are made of.
-
-    Args:
-        call: one use of the weight by one batch.
-        gradients: per sketch the gradient of its scalar in the outputs of the use.
-        images: in the batch.
-
-    Yields:
-        Patches ``(images, positions, groups, columns)`` and what they are multiplied with,
-        ``(sketches, images, positions, groups, rows)``: ``g'x`` summed over positions is the
-        gradient in the weight. Float32.
-    """
-    map_ = call.use.map
-    if not map_.rows_are_inputs:
-        yield from _cut(map_, call.inputs, gradients, images)
-        return
-    for gradient in gradients:  # its rows are multiplied with gradients, which differ by sketch
-        yield from _cut(map_, gradient, [call.inputs], images)
-
-
-def _cut(
-    map_: LinearMap, inputs: Tensor, others: list[Tensor], images: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    batch = inputs.shape[0]
-    folded = 1 if batch % images else batch // images
-    positions = patches(map_, inputs[:1]).shape[1]
-    size = folded * images_per_piece(map_, folded * positions)
-    for start in range(0, batch, size):
-        piece = slice(start, start + size)
-        x = patches(map_, inputs[piece]).float()
-        g = torch.stack([per_row(map_, other[piece]).float() for other in others])
-        n_images = x.shape[0] // folded
-        x = x.reshape(n_images, -1, *x.shape[2:])
-        yield x, g.reshape(len(others), n_images, -1, *g.shape[3:])
-
-
-class _Sums:
-    """Running sums of one weight tensor, or of a range of its rows."""
-
-    def __init__(self, map_: LinearMap, kind: CurvatureKind) -> None:
-        self.weight = map_.weight.detach()
-        self.kind = kind
-        self.groups = map_.groups
-        exact: dict[str, Any] = {"dtype": torch.float64, "device": self.weight.device}
-        # The last column stands for a constant input: what a bias would be multiplied with.
-        columns = map_.n_columns + 1
-        self.gram = torch.zeros(self.groups, columns, columns, **exact)
-        self.energy = torch.zeros(self.groups, map_.n_rows, **exact)
-        self.positions = 0
-        self.uses = 0
-        self.rows = range(0)
-        self.rows_are_inputs = False
-        self.biases: set[str | None] = set()
-
-    @torch.no_grad()
-    def add(self, call: RecordedUse, gradients: list[Tensor], images: int) -> None:
-        """Add one use of the weight by one batch.
-
-        Args:
-            call: the use.
-            gradients: per sketch the gradient of its scalar in the outputs of the use.
-            images: in the batch.
-        """
-        map_ = call.use.map
-        self.uses += 1
-        self.rows = call.use.rows
-        self.biases.add(call.use.bias)
-        self.rows_are_inputs |= map_.rows_are_inputs
-        for x, g in pieces(call, gradients, images):
-            self._add_piece(x, g)
-
-    def _add_piece(self, x: Tensor, g: Tensor) -> None:
-        """Add patches ``(batch, positions, groups, columns)`` and their output gradients.
-
-        ``g`` is ``(sketches, batch, positions, groups, rows)``.
-        """
-        self.positions += x.shape[0] * x.shape[1]
-        x = torch.cat([x, x.new_full((*x.shape[:3], 1), 0.0 if self.rows_are_inputs else 1.0)], 3)
-        if self.kind == "inputs":
-            flat = x.flatten(0, 1).transpose(0, 1)
-            self.gram += (flat.transpose(1, 2) @ flat).double()
-            self.energy += g.square().sum((0, 1, 2), dtype=torch.float64)
-            return
-        taken = x.transpose(1, 2)  # (batch, groups, positions, columns)
-        g = g.transpose(2, 3)  # (sketches, batch, groups, positions, rows)
-        sketches, _, _, positions, rows = g.shape
-        columns = taken.shape[3]
-        through_rows = sketches * rows * (positions + columns) * columns
-        through_positions = positions * (2 * positions + columns) * columns
-        if through_rows <= through_positions + sketches * rows * positions**2:
-            for sketch in g:
-                gradient = sketch.transpose(2, 3) @ taken  # (batch, groups, rows, columns)
-                self.energy += gradient.square().sum((0, 3), dtype=torch.float64)
-                flat = gradient.transpose(0, 1).flatten(1, 2)
-                self.gram += (flat.transpose(1, 2) @ flat).double()
-            return
-        # The same sums without forming the gradients: X'(gg')X, all sketches at once.
-        between = taken @ taken.transpose(2, 3)
-        self.energy += ((between @ g) * g).sum((0, 1, 3), dtype=torch.float64)
-        stacked = g.permute(1, 2, 3, 0, 4).flatten(3)  # (batch, groups, positions, sketches * rows)
-        weighted = stacked @ stacked.transpose(2, 3) @ taken
-        left = taken.transpose(0, 1).flatten(1, 2)
-        right = weighted.transpose(0, 1).flatten(1, 2)
-        self.gram += (left.transpose(1, 2) @ right).double()
-
-    def finish(
-        self, name: str, run: Passes, absorber: str | None, norm: str | None
-    ) -> LayerCurvature:
-        """Return the averages, with the absorber eliminated."""
-        energy = self.energy / (run.images * run.sketches)
-        if self.kind == "inputs":
-            gram, sensitivity = self.gram / self.positions, energy
-        else:
-            # gram: mean over rows. The sensitivities say how the rows share its trace.
-            gram = self.gram / (run.images * run.sketches * self.energy.shape[1])
-            gram = (gram + gram.transpose(1, 2)) / 2  # X'(KX) is symmetric up to rounding only
-            trace = gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
-            sensitivity = energy / torch.where(trace > 0, trace, 1.0)
-        mixed, constant = gram[:, :-1, -1], gram[:, -1:, -1]
-        gram, absorbed = gram[:, :-1, :-1].clone(), torch.zeros_like(mixed)
-        if absorber is not None:
-            absorbed = mixed / torch.where(constant > 0, constant, 1.0)
-            gram -= mixed.unsqueeze(2) * absorbed.unsqueeze(1)
-        return LayerCurvature(
-            name,
-            tuple(self.weight.shape),
-            rows_of(self.weight, self.groups).float().clone(),
-            gram,
-            sensitivity,
-            absorber,
-            absorbed,
-            norm,
-            self.positions,
-        )

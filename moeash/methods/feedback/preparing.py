@@ -15,9 +15,10 @@ from moeash.data.inputs import Batch
 from moeash.errors import InputError
 from moeash.methods.feedback.balancing import Balancing, balanced, balanced_values
 from moeash.methods.feedback.columns import Factor, prepare_feedback, span_of
-from moeash.methods.feedback.curvature import CurvatureKind, LayerCurvature, measure_curvature
+from moeash.methods.feedback.curvature import LayerCurvature, measure_curvature
 from moeash.methods.feedback.grids import GridLoss
 from moeash.methods.feedback.rows import ROWS, Rows, Sample, coupled, measure_between
+from moeash.methods.feedback.sums import CurvatureKind
 from moeash.networks.pickling import PickledAsArrays
 from moeash.networks.writing.borrowing import Borrowed
 from moeash.tracing.outputs import OutputOf
@@ -49,6 +50,7 @@ class Settings:
             Without, no row in front of a BatchNorm is balanced either.
         balancing: of rows.
         seed: of the sketches.
+        prior: see :mod:`moeash.methods.feedback.sums`.
     """
 
     kind: CurvatureKind = "gradients"
@@ -61,6 +63,7 @@ class Settings:
     absorb: bool = True
     balancing: Balancing = field(default_factory=Balancing)
     seed: int = 0
+    prior: float = 1.0
 
     def __post_init__(self) -> None:
         if self.rows not in ROWS:
@@ -151,6 +154,7 @@ def prepare(
         fixed=fixed,
         seed=settings.seed,
         output=output,
+        prior=settings.prior,
     )
     left_out = curvature.left_out | {
         layer.name: NOT_FINITE for layer in curvature.layers if not layer.finite

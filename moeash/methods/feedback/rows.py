@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from moeash.data.inputs import Batch, joined
 from moeash.methods.feedback.columns import LEAST_SENSITIVITY, Factor, RowFactor
-from moeash.methods.feedback.curvature import pieces
+from moeash.methods.feedback.sums import pieces
 from moeash.tracing.outputs import OutputOf
 from moeash.tracing.passes import Passes, RecordedUse
 
