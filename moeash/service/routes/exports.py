@@ -15,6 +15,7 @@ from moeash.launch.logs import read_piece
 from moeash.service.access.auth import Identity
 from moeash.service.context import Context
 from moeash.service.problems import Problem
+from moeash.service.protection.logs import mention
 from moeash.service.views.documents import Body
 from moeash.service.views.etags import unchanged
 from moeash.study.storage.team.launch import LaunchRecord
@@ -81,6 +82,7 @@ def router(context: Context) -> APIRouter:
             if rule.solution is None:
                 raise NothingMeetsError(rule.reason or "no solution is within the limits")
         record = queue.enqueue(asked, who.name)
+        mention(made=str(record.id))
         response.headers["Location"] = f"/api/v1/exports/{record.id}"
         return export_state(record)
 

@@ -10,6 +10,7 @@ from moeash.launch.base import Launch
 from moeash.service.access.auth import Identity
 from moeash.service.context import Context
 from moeash.service.problems import Problem
+from moeash.service.protection.logs import mention
 from moeash.service.views.documents import Body, StudyDetail, StudyItem, StudyPage
 from moeash.study.spec.identity import differences
 from moeash.study.spec.spec import StudySpec
@@ -68,6 +69,7 @@ def router(context: Context) -> APIRouter:
         _refuse_another(spec)
         if new.start:
             queue.enqueue(_launch(new.toml, spec), who.name)
+            mention(made=spec.name)
         response.headers["Location"] = f"/api/v1/studies/{spec.name}"
         return studies.item(spec.name)
 

@@ -39,6 +39,7 @@ from moeash.study.summary import in_words, summary_of
 SPARKLINE = 40
 """Values of a sparkline."""
 
+MOST_NOTICES = 20
 
 MOST_COUNTED = 1000
 """Studies whose counts are remembered."""
@@ -237,6 +238,8 @@ class Studies:
             remeasured_baseline=facts.remeasured_baseline,
             n_shared=facts.n_shared,
             n_kept=facts.n_kept,
+            space=[dict(variable) for variable in facts.space or ()],
+            notices=self._notices(study.record.id),
             objectives=list(facts.objectives),
             variables=self._variables(study),
             environment=dict(facts.environment),
@@ -301,6 +304,15 @@ class Studies:
             return PickDocument(solution=None, reason=str(error), command=command)
         document = solution_document(chosen, numbers)
         return PickDocument(solution=document, reason=None, command=command)
+
+    def _notices(self, study_id: int) -> list[str]:
+        """Return what the newest run noted, some of it before it opened."""
+        runs = self.storage.events(study_id, kinds=("opened",), limit=2, newest=True)
+        after = min(run.id for run in runs) if len(runs) == 2 else 0
+        notes = self.storage.events(
+            study_id, kinds=("note",), after=after, limit=MOST_NOTICES, newest=True
+        )
+        return list(dict.fromkeys(in_words(note) for note in sorted(notes, key=lambda it: it.id)))
 
     def _variables(self, study: Study) -> list[str]:
         first = self.storage.evaluations(study.record.id, limit=1)
