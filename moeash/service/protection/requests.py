@@ -101,7 +101,7 @@ class Requests:
             return
         if identity is None and not (is_login and status < 403):
             return
-        row = {
+        row: dict[str, Any] = {
             "who": "" if identity is None else identity.name,
             "role": "none" if identity is None else identity.role,
             "action": f"{scope['method']} {route_of(scope)}",

@@ -21,6 +21,7 @@ from moeash.service.views.documents import (
     StudyPage,
     solution_document,
 )
+from moeash.service.views.resting import Resting
 from moeash.service.views.solutions import Solutions
 from moeash.service.views.toml import toml_of
 from moeash.study.course.options import GENERATIONS
@@ -82,19 +83,23 @@ class Studies:
         self.charts = charts
         self._solutions = Solutions(storage)
         self._counted: dict[str, _Counted] = {}
+        self._resting = Resting(storage.database)
 
     # ------------------------------------------------------------------ lists
 
     def page(self, wanted: Wanted, order: StudyOrder, after: str | None, limit: int) -> StudyPage:
         """Return a page of studies."""
-        with self.storage.database.kept_open():
-            page = self.listing.studies(wanted, order=order, after=after, limit=limit)
-            items = self.items(page.names)
-        return StudyPage(
-            items=[items[name] for name in page.names if name in items],
-            next=page.next,
-            total=page.total,
-        )
+
+        def make() -> tuple[StudyPage, Mapping[str, str | None]]:
+            database = self.storage.database
+            with database.kept_open():
+                page = self.listing.studies(wanted, order=order, after=after, limit=limit)
+                holders = database.holders((*page.names, *page.claimed))  # before what follows
+                items = self.items(page.names)
+            found = [items[name] for name in page.names if name in items]
+            return StudyPage(items=found, next=page.next, total=page.total), holders
+
+        return self._resting.page((wanted, order, after, limit), make)
 
     def items(self, names: Sequence[str]) -> Mapping[str, StudyItem]:
         """Return studies as items, in a handful of queries however many there are."""
