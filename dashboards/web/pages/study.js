@@ -177,7 +177,7 @@ export async function mount(host, {name}, shell) {
       (doing || position) && h('p', {class: 'small', 'data-test': 'doing'}, position ?? doing));
     const fact = (term, value, note, test) => h('div', null, h('dt', null, term), h('dd', {'data-test': test}, value, note && h('small', null, note)));
     const limit = wantedDrop() ?? item.max_drop ?? null;
-    const within = limit === null ? 'on the front' : `within ${say.drop(limit, item.metric_name)}`;
+    const within = limit === null || !study.isStored ? 'on the front' : `within ${say.drop(limit, item.metric_name)}`;
     // Of a study that takes its solution from nearer the float network, that one; luck allowed for.
     const smallest = wantedDrop() === null ? item.smallest_bytes : study.front.find((p) => p.cautious_drop <= limit + 1e-12)?.size_bytes ?? null;
     fill(facts,
@@ -186,7 +186,7 @@ export async function mount(host, {name}, shell) {
       fact('on the front', say.count(item.front_size ?? study.front.length), 'solutions', 'front-size'),
       fact('evaluations', say.count(item.evaluations), `${say.count(item.complete)} complete, ${say.count(item.stopped)} stopped early${item.failed ? `, ${say.count(item.failed)} failed` : ''}`, 'evaluations'),
       fact('hypervolume', say.digits(item.hypervolume, 4), say.plural(item.generations ?? 0, 'generation'), 'hypervolume'),
-      item.status === 'running' ? fact(item.phase ?? 'running', progress(item), [say.plural(item.workers ?? 0, 'worker'), item.left_s && `about ${say.duration(item.left_s)} left`].filter(Boolean).join(', ')) : fact('changed', say.ago(item.updated_at), say.moment(item.updated_at)));
+      item.status === 'running' ? fact(item.phase ?? 'running', progress(item), [item.workers > 0 && say.plural(item.workers, 'worker'), item.left_s && `about ${say.duration(item.left_s)} left`].filter(Boolean).join(', ')) : fact('changed', say.ago(item.updated_at), say.moment(item.updated_at)));
     fill(notices, (item.notices ?? []).map((text) => h('li', null, `${text[0].toUpperCase()}${text.slice(1)}.`)));
     document.title = `${name} · ${item.status} · moeash`;
   }
@@ -216,7 +216,7 @@ export async function mount(host, {name}, shell) {
       limits: view.limits, rings, selected: view.selected, pins, view: view.view, tool: view.tool, fresh,
     });
     const got = study.points;
-    points.textContent = got ? `${say.count(got.shown)} of ${say.plural(got.total, 'evaluation')} drawn${got.shown < got.total ? '; the front in full, the rest thinned where marks would cover each other' : ''}` : 'No evaluation yet';
+    points.textContent = got?.total ? `${say.count(got.shown)} of ${say.plural(got.total, 'evaluation')} drawn${got.shown < got.total ? '; the front in full, the rest thinned where marks would cover each other' : ''}` : 'No evaluation yet';
     if (got) Object.assign(points.dataset, {shown: got.shown, total: got.total});
     legend(legendHost, study.points, front, view, () => { keepQuery({hide: [...view.hidden].join(',')}); drawChart(); });
   }

@@ -170,8 +170,12 @@ export class FrontChart {
     return this.state.series.map(({columns}) => columns?.numbers.length ?? 0).join();
   }
 
+  get #isEmpty() {
+    return !this.state.series.some(({columns, front}) => columns?.numbers.length || front.length);
+  }
+
   #empty() {
-    if (this.state.series.some(({columns, front}) => columns?.numbers.length || front.length)) return null;
+    if (!this.#isEmpty) return null;
     const {width, height} = this.geometry;
     return s('text', {class: 'note', x: width / 2, y: height / 2, 'text-anchor': 'middle'}, 'Points appear here as they are measured');
   }
@@ -250,6 +254,7 @@ export class FrontChart {
   #axes(narrow) {
     const {width, height, m, x, y} = this.geometry;
     const {metricName, original, logx} = this.state;
+    if (this.#isEmpty) return s('rect', {class: 'frame', x: m.left, y: m.top, width: width - m.right - m.left, height: height - m.bottom - m.top}); // no scale is made up
     const factor = say.metricFactor(metricName);
     const bottom = height - m.bottom;
     const right = width - m.right;
