@@ -17,7 +17,7 @@ from moeash.launch.exports import ExportState, export_state, exported_file, log_
 from moeash.launch.logs import read_piece
 from moeash.service.access.auth import Identity
 from moeash.service.context import Context
-from moeash.service.problems import Problem, answer
+from moeash.service.problems import MEDIA_TYPE, Problem, answer
 from moeash.service.protection.logs import mention
 from moeash.service.views.documents import Body
 from moeash.service.views.etags import unchanged
@@ -58,7 +58,10 @@ FILE: dict[int | str, dict[str, Any]] = {
     },
     206: {"description": "The part that `Range` asks for."},
     304: {"description": "It is the one of the tag that was sent."},
-    416: {"description": "The file has no such part."},
+    416: {
+        "description": "The file has no such part.",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+    },
 }
 
 
@@ -67,11 +70,12 @@ class Download(FileResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
-        refused: list[int] = []
+        refused = False
 
         async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                refused.append(message["status"])
+            nonlocal refused
+            if message["type"] == "http.response.start":
+                refused = message["status"] >= 400
             if not refused:
                 await send(message)
 
@@ -81,7 +85,7 @@ class Download(FileResponse):
             asked = Headers(scope=scope).get("range", "")
             detail = f"Range is {asked!r}, and the file has {size:,} bytes; ask for bytes=FROM-TO"
             extra = {"Content-Range": f"bytes */{size}"}
-            await answer(Problem(refused[0], "no-such-range", detail, headers=extra), scope, send)
+            await answer(Problem(416, "no-such-range", detail, headers=extra), scope, send)
 
 
 def router(context: Context) -> APIRouter:
