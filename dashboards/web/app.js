@@ -183,6 +183,7 @@ document.addEventListener('keydown', (event) => {
 });
 
 addEventListener('popstate', () => show());
+addEventListener('hashchange', () => { if (loginCode()) begin(); }); // the printed link, in a tab that is here already
 addEventListener('unhandledrejection', (event) => {
   if (event.reason?.name === 'AbortError') return;
   toast(event.reason?.message ?? String(event.reason), {bad: true});
@@ -193,9 +194,11 @@ store.listen((topic) => {
 });
 setInterval(drawOffline, 1000);
 
+const loginCode = () => /^#login=(.+)$/.exec(location.hash)?.[1];
+
 /** A one-time login comes after `#`, which no server and no log ever sees; it leaves the bar at once. */
 async function begin() {
-  const code = /^#login=(.+)$/.exec(location.hash)?.[1];
+  const code = loginCode();
   if (code) {
     history.replaceState(null, '', location.pathname + location.search);
     try {

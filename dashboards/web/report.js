@@ -29,7 +29,7 @@ const chart = new FrontChart(chartHost, {
 
 function draw() {
   const it = view.chosen;
-  chart.set({series: [{name: item.name, columns: points, front}], metricName, baseline: item.baseline, original: item.original_bytes, dropLimit: item.max_drop, hidden: view.hidden, logx: view.logx, view: view.view, tool: 'zoom', rings: it ? [{number: it.id, size_bytes: it.size_bytes, metric: it.metric, label: `solution ${it.id}`, chosen: true}] : []});
+  chart.set({series: [{name: item.name, columns: points, front}], metricName, baseline: item.baseline, original: item.original_bytes, dropLimit: item.max_drop, hidden: view.hidden, logx: view.logx, logy: say.isDivergence(metricName), view: view.view, tool: 'zoom', rings: it ? [{number: it.id, size_bytes: it.size_bytes, metric: it.metric, label: `solution ${it.id}`, chosen: true}] : []});
   legend(legendHost, points, front, view, draw);
 }
 

@@ -264,7 +264,7 @@ class Evaluator:
                 sizes = known = self.sizes(placed.outline)
 
                 def hopeless(bound: float) -> bool:
-                    progress("measuring", next(n_batches), self.assessment.n_batches)
+                    progress("measuring batches", next(n_batches), self.assessment.n_batches)
                     return bound < job.floor or archive.rules_out(bound, known)
 
                 if isinstance(self.assessment, FunctionAssessment):

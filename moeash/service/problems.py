@@ -109,6 +109,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 """For ``FastAPI(responses=...)``: any request may end in a problem, at the latest at the door."""
 
 
+DESCRIPTION = "/api/v1/openapi.json"
+
+LONGEST_SHOWN = 60
+"""Characters of what came that an answer repeats."""
+
 _PLACE = re.compile(r"(unknown key )?'?(\w[\w-]*(?:\.[\w-]+|\[\d+\])*)'?(?=[\s:;,]|$)")
 _TABLES = frozenset(field.name for field in fields(StudySpec))
 
@@ -134,7 +139,7 @@ def install(app: FastAPI, *, place: str = "") -> None:
 
     def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _response(_problem_of(error), request)
+        return _response(_problem_of(error, request), request)
 
     def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -165,9 +170,16 @@ def install(app: FastAPI, *, place: str = "") -> None:
     app.add_exception_handler(Exception, broken)
 
 
-def _problem_of(error: HTTPException) -> Problem:
+def _problem_of(error: HTTPException, request: Request) -> Problem:
     if isinstance(error, Problem):
         return error
+    if error.status_code == 404:
+        detail = f"there is nothing at {request.url.path}; {DESCRIPTION} lists what there is"
+        return Problem(404, "not-found", detail)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        detail = f"{request.method} is not for {request.url.path}; {allowed} is"
+        return Problem(405, "method-not-allowed", detail, headers=error.headers)
     phrase = HTTPStatus(error.status_code).phrase
     name = phrase.lower().replace(" ", "-")
     return Problem(error.status_code, name, str(error.detail or phrase), headers=error.headers)
@@ -177,13 +189,34 @@ def _invalid(error: RequestValidationError) -> Problem:
     faults = [
         Fault(
             # The first part says whether it is of the body, the path or the query.
-            path=".".join(str(part) for part in fault["loc"][1:]),
-            text=str(fault["msg"]).removeprefix("Value error, "),
+            path="" if fault["type"] == "json_invalid" else ".".join(map(str, fault["loc"][1:])),
+            text=_text_of(fault),
         )
         for fault in error.errors()
     ]
     texts = [f"{fault.path}: {fault.text}".removeprefix(": ") for fault in faults]
     return Problem(422, "invalid-request", "; ".join(texts), errors=faults)
+
+
+def _text_of(fault: Mapping[str, Any]) -> str:
+    """Return what came and what was needed, of a fault as pydantic has it."""
+    kind, came = fault["type"], fault.get("input")
+    if kind == "json_invalid":
+        return f"the body is no JSON: {fault['ctx']['error']} at character {fault['loc'][-1]}"
+    if fault["loc"] == ("body",):
+        return "a JSON object is needed as the body, with Content-Type: application/json"
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        return "is not known here"
+    text = str(fault["msg"]).removeprefix("Value error, ")
+    needed = text.removeprefix("Input should be ")
+    if needed == text or not isinstance(came, str | int | float | bool):
+        return text
+    shown = repr(came)
+    if len(shown) > LONGEST_SHOWN:
+        shown = f"{shown[:LONGEST_SHOWN]}..."
+    return f"{shown} came, needed {needed}"
 
 
 def _response(problem: Problem, request: Request) -> Response:

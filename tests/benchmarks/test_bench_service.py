@@ -5,6 +5,7 @@ optuna-dashboard: ``studies/comparison/peer_optuna_dashboard.py``.
 """
 
 import os
+import shutil
 import statistics
 import threading
 import time
@@ -18,6 +19,7 @@ import pytest
 from moeash.study.events import Note
 from moeash.study.storage.sql import SqlStorage
 from tests.contracts.storage import facts
+from tests.service.browser.served import CHROMIUM_ASKS_NOBODY, CHROMIUM_SAYS, browsing
 from tests.service.test_crowd import memory_of
 from tests.service.test_serving import Served, longer
 
@@ -26,6 +28,7 @@ pytestmark = [pytest.mark.benchmark, pytest.mark.slow]
 REQUESTS = 100
 EVENTS, BATCH = 10_000, 100
 LISTENERS, ROUNDS, EVALUATIONS = 10, 3, 200
+CHARTS = 5
 
 PATHS = {
     "list of studies": "/studies",
@@ -66,6 +69,37 @@ def test_requests_about_a_long_study(database, serve):
             f"{name:38} first {1000 * seconds[0]:6.1f} ms, p50 {p50:6.1f} ms, p95 {p95:6.1f} ms, "
             f"{len(answer.content):8,} B"
         )
+
+
+INK = """() => {
+    const canvas = document.querySelector('[data-test=front-chart] canvas');
+    if (!canvas?.width) return false;
+    const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    return data.some((value, i) => i % 4 === 3 && value > 0);
+}"""
+
+
+def test_first_chart_of_a_long_study(database, serve):
+    """From an empty browser's first request to points that can be seen."""
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or pytest.skip("no chromium on PATH")
+    served = serve(storage=database)
+    origin = f"http://127.0.0.1:{served.port}"
+    took = []
+    with sync_playwright() as playwright:
+        arguments = [*CHROMIUM_SAYS, *CHROMIUM_ASKS_NOBODY]
+        browser = playwright.chromium.launch(executable_path=program, args=arguments)
+        for _ in range(1 + CHARTS):
+            with browsing(browser, origin) as page:
+                page.context.set_extra_http_headers(served.headers)
+                start = time.perf_counter()
+                page.goto(f"{origin}/studies/many", wait_until="commit")
+                page.wait_for_function(INK, polling=20)
+                took.append(time.perf_counter() - start)
+        browser.close()
+    p50, most = statistics.median(took[1:]), max(took[1:])
+    print(f"\nfirst chart: cold {took[0]:.2f} s, then p50 {p50:.2f} s, at most {most:.2f} s")
 
 
 def test_memory_over_ten_thousand_events(serve):

@@ -55,15 +55,25 @@ def test_no_style_sheet_asks_for_a_file():
             assert not re.search(r"url\(|@import", path.read_text("utf-8")), path.name
 
 
-def test_a_dark_page_looks_the_same_whoever_asked_for_it():
-    text = (ROOT / "dashboards/web/style/tokens.css").read_text("utf-8")
-    blocks = re.findall(r"^ *:root([^{]*){([^}]*)}", text, re.M)
-    by_system, by_switch = (
-        sorted(line.strip() for line in body.split(";"))
-        for selector, body in blocks
-        if "data-theme" in selector
-    )
-    assert by_system == by_switch and len(by_system) > 20
+TOKENS = (ROOT / "dashboards/web/style/tokens.css").read_text("utf-8")
+
+
+def test_every_colour_is_said_once_for_light_and_for_dark():
+    colours = re.findall(r"^ *(--[\w-]+): (.*#.*);$", TOKENS, re.M)
+    assert len(colours) > 20
+    assert len({name for name, _ in colours}) == len(colours)
+    both = re.compile(r"light-dark\(#[0-9a-f]+, #[0-9a-f]+\)")
+    assert not [name for name, value in colours if not both.fullmatch(value)]
+
+
+def test_every_colour_that_a_canvas_asks_for_is_known_as_a_colour():
+    """Of others a script would get the text of both."""
+    texts = {path.name: text for path, text in TEXTS.items()}
+    series = re.search(r"SERIES_COLOURS = .*", texts["front-chart.js"])[0]
+    stages = re.search(r"STAGES = .*", texts["marks.js"])[0]
+    asked = {"--ground", "--stopped", *re.findall(r"'(--[\w-]+)'", series)}
+    asked |= {f"--{stage}" for stage in re.findall(r"'(\w+)'", stages)}
+    assert asked - set(re.findall(r"@property (--[\w-]+) { syntax: \"<color>\"", TOKENS)) == set()
 
 
 def imports_of(path):

@@ -29,6 +29,14 @@ export function metricTitle(name) {
   return NATS.has(name) ? `${words} on the search split (nats)` : `${words} on the search split`;
 }
 
+/** Title of an axis of drops. */
+export function dropTitle(name, short) {
+  const unit = unitOf(name);
+  return `drop below the float network${short ? '' : ', on the search split'} (${unit ? `${unit}, ` : ''}log)`;
+}
+
+export const isDivergence = (name) => NATS.has(name);
+
 export const metricWords = (name) => NAMES[name] ?? String(name ?? 'metric');
 
 export function metric(value, name) {
@@ -42,6 +50,20 @@ export function drop(value, name) {
   if (ACCURACY.has(name)) return `${signed(tidyZero((100 * value).toFixed(2)))} pp`;
   return signed(digits(value, 3)) + (NATS.has(name) ? ' nats' : '');
 }
+
+/** The drop of a solution, with its standard error where that is large enough to matter. */
+export function noisyDrop({drop: value, noise}, name) {
+  return noise ? `${drop(value, name).replace(` ${unitOf(name)}`, '')} ± ${drop(noise, name)}` : drop(value, name);
+}
+
+/** Leave out the unit that the head of a column says; of accuracies alone the sign of percent stays. */
+export function bare(text, name) {
+  const unit = unitOf(name);
+  return unit ? text.replace(` ${unit}`, '') : text;
+}
+
+/** The range of a searched variable. */
+export const range = ({name, low, high, log}) => `${name} from ${digits(low, 4)} to ${digits(high, 4)}${log ? ' (log scale)' : ''}`;
 
 const tidyZero = (text) => (Number(text) === 0 ? text.replace('-', '') : text);
 

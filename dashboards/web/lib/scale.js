@@ -18,6 +18,21 @@ export function log([low, high], range) {
   return scale;
 }
 
+/**
+ * Place a metric by how far it lies below the float network's, on a log scale whose small drops are
+ * at the top. What lies at most `least` below it, or above it, is at the top edge.
+ */
+export function logDrop([low, high], range, baseline, least) {
+  const dropOf = (value) => Math.max(least, baseline - value);
+  const inner = linear([-Math.log(dropOf(low)), -Math.log(dropOf(high))], range);
+  const scale = (value) => inner(-Math.log(dropOf(value)));
+  scale.invert = (pixel) => baseline - Math.exp(-inner.invert(pixel));
+  scale.domain = [low, high];
+  scale.range = range;
+  scale.drops = Object.assign((drop) => inner(-Math.log(drop)), {domain: [dropOf(high), dropOf(low)]});
+  return scale;
+}
+
 /** Return about `n` round values in a linear domain. */
 export function linearTicks([low, high], n) {
   const span = high - low;

@@ -12,6 +12,22 @@ import {attempt} from '../parts/toast.js';
 const ROLES = [['viewer', 'viewer: sees'], ['operator', 'operator: launches, stops, exports'], ['admin', 'admin: manages tokens']];
 const LIMIT = 100;
 
+/** What an operation of the service is called, and which part of its path says on what. */
+const ACTIONS = {
+  'POST /session': 'signed in', 'DELETE /session': 'signed out',
+  'POST /studies': 'launched', 'POST /studies/{name}/start': 'started', 'POST /studies/{name}/stop': 'stopped',
+  'PATCH /studies/{name}': 'changed notes, tags, pins or archive', 'DELETE /studies/{name}': 'deleted', 'POST /studies/{name}/exports': 'exported from',
+  'POST /tokens': 'made a token', 'DELETE /tokens/{id}': 'revoked a token', 'POST /files': 'uploaded', 'DELETE /files/{file}': 'deleted a file',
+};
+const plainAction = (action) => action.replace('/api/v1', '');
+const said = ({action, status}) => `${status >= 400 ? 'refused: ' : ''}${ACTIONS[plainAction(action)] ?? plainAction(action)}`;
+
+function on({target}) {
+  const [, kind, name, ...rest] = target.replace('/api/v1', '').split('/').map(decodeURIComponent);
+  if (kind === 'studies' && name) return h('span', null, h('a', {href: `/studies/${encodeURIComponent(name)}`}, name), rest[0] === 'exports' && rest[1] ? `, export ${rest[1]}` : null);
+  return kind === 'tokens' && /^\d+$/.test(name ?? '') ? `token ${name}` : name ?? '';
+}
+
 export async function mount(host, params, {store}) {
   if (!store.isAdmin) {
     fill(host, h('h1', null, 'Admin'), empty('Only for admins', 'Tokens and the audit log are for those who answer for this server.', null));
@@ -22,8 +38,8 @@ export async function mount(host, params, {store}) {
     {key: 'created', title: 'Made', minor: true, sort: (r) => r.created_at, cell: (r) => say.ago(r.created_at)}, {key: 'used', title: 'Last used', minor: true, cell: (r) => (r.used_at ? say.ago(r.used_at) : 'never')}, {key: 'expires', title: 'Expires', minor: true, cell: (r) => (r.expires_at ? say.ago(r.expires_at) : 'never')},
     {key: 'end', title: 'Revoke', cell: (r) => (r.state !== 'valid' ? h('span', {class: 'muted'}, r.state) : h('button', {type: 'button', class: 'small-button danger', onclick: () => revoke(r), 'data-test': 'revoke'}, 'Revoke'))}]});
   const audit = table({caption: 'Audit log', test: 'audit-table', id: (r) => r.id, none: 'Nothing was done yet.', columns: [
-    {key: 'at', title: 'When', cell: (r) => h('span', {class: 'num', title: r.at}, say.moment(r.at))}, {key: 'who', title: 'Who', cell: (r) => r.who ?? '–'}, {key: 'role', title: 'Role', minor: true, cell: (r) => r.role ?? '–'},
-    {key: 'action', title: 'What', cell: (r) => h('span', {class: 'wrap-text'}, r.action)}, {key: 'target', title: 'On', minor: true, cell: (r) => r.target ?? ''}, {key: 'status', title: 'Answer', num: true, cell: (r) => String(r.status)}, {key: 'from', title: 'From', minor: true, cell: (r) => r.address ?? '–'}]});
+    {key: 'at', title: 'When', cell: (r) => h('span', {class: 'num', title: r.at}, say.moment(r.at).split(', ').map((words, i) => [i > 0 && ' ', h('span', {class: 'nowrap'}, words)]))}, {key: 'who', title: 'Who', cell: (r) => r.who ?? '–'}, {key: 'role', title: 'Role', minor: true, cell: (r) => r.role ?? '–'},
+    {key: 'action', title: 'What', cell: (r) => h('span', {title: `${r.action}: ${r.target}`}, said(r))}, {key: 'target', title: 'On', cell: on}, {key: 'status', title: 'Answer', num: true, minor: true, cell: (r) => String(r.status)}, {key: 'from', title: 'From', minor: true, cell: (r) => r.address ?? '–'}]});
   const name = h('input', {type: 'text', id: 'token-name', required: true, maxlength: 100, 'data-test': 'token-name'});
   const role = h('select', {id: 'token-role', 'data-test': 'token-role'}, ROLES.map(([value, words]) => h('option', {value}, words)));
   const days = h('input', {type: 'number', id: 'token-days', min: 1, max: 3650, placeholder: 'never', 'data-test': 'token-days'});

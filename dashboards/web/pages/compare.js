@@ -12,7 +12,7 @@ const MAX_STUDIES = 6;
 const LEVELS = 7;
 
 export async function mount(host, params, {go, keepQuery, store, query}) {
-  const names = query.getAll('study').slice(0, MAX_STUDIES);
+  const names = [...new Set(query.getAll('study'))].slice(0, MAX_STUDIES);
   if (names.length < 2) {
     fill(host, h('h1', null, 'Compare'), empty('Two studies or more', 'Select them in the list of studies, then press Compare.', h('a', {class: 'button primary', href: '/'}, 'Studies')));
     return undefined;
@@ -29,6 +29,7 @@ export async function mount(host, params, {go, keepQuery, store, query}) {
   const heads = studies.map((each, i) => h('th', {scope: 'col', class: 'right'}, h('span', {class: 'row end-of-row'}, key(i), link(each))));
   const chartHost = h('div');
   let logx = query.get('x') !== 'linear';
+  let logy = query.get('y') ? query.get('y') === 'log' : say.isDivergence(metricName);
   let view = null;
 
   const chart = new FrontChart(chartHost, {
@@ -44,8 +45,9 @@ export async function mount(host, params, {go, keepQuery, store, query}) {
   });
   const baselines = new Set(studies.map((each) => each.item.baseline));
   const originals = new Set(studies.map((each) => each.item.original_bytes));
-  const draw = () => chart.set({series: studies.map((each) => ({name: each.name, columns: null, front: each.front})), byStage: false, metricName, baseline: baselines.size === 1 ? studies[0].item.baseline : null, original: originals.size === 1 ? studies[0].item.original_bytes : null, dropLimit: null, logx, view, tool: 'zoom'});
-  const axis = h('button', {type: 'button', class: 'tool', 'aria-pressed': String(logx), onclick: () => { logx = !logx; view = null; axis.setAttribute('aria-pressed', String(logx)); keepQuery({x: logx ? null : 'linear'}); draw(); }}, 'Log axis');
+  const draw = () => chart.set({series: studies.map((each) => ({name: each.name, columns: null, front: each.front})), byStage: false, metricName, baseline: baselines.size === 1 ? studies[0].item.baseline : null, original: originals.size === 1 ? studies[0].item.original_bytes : null, dropLimit: null, logx, logy, view, tool: 'zoom'});
+  const axis = h('button', {type: 'button', class: 'tool', 'aria-pressed': String(logx), onclick: () => { logx = !logx; view = null; axis.setAttribute('aria-pressed', String(logx)); keepQuery({x: logx ? null : 'linear'}); draw(); }}, 'Log bytes');
+  const logDrops = h('button', {type: 'button', class: 'tool', 'aria-pressed': String(logy), onclick: () => { logy = !logy; view = null; logDrops.setAttribute('aria-pressed', String(logy)); keepQuery({y: logy ? 'log' : 'linear'}); draw(); }}, 'Log drop');
   const hypervolume = lineChart({label: 'Hypervolume over generations', x: {title: 'generation', whole: true, say: say.count}, y: {title: 'hypervolume', say: (v) => say.digits(v, 5)}});
 
   // ------------------------------------------------------------------------ tables
@@ -70,7 +72,7 @@ export async function mount(host, params, {go, keepQuery, store, query}) {
     answer: (each, at) => { const fit = each.front.filter((p) => p.drop <= at + 1e-12).map((p) => p.size_bytes); return fit.length ? Math.min(...fit) : null; }}) : null;
 
   fill(host,
-    h('div', {class: 'head'}, h('div', {class: 'head-title'}, h('nav', {class: 'crumbs', 'aria-label': 'Where'}, h('a', {href: '/'}, 'Studies')), h('h1', null, 'Compare')), axis),
+    h('div', {class: 'head'}, h('div', {class: 'head-title'}, h('nav', {class: 'crumbs', 'aria-label': 'Where'}, h('a', {href: '/'}, 'Studies')), h('h1', null, 'Compare')), h('div', {class: 'row'}, axis, baselines.size === 1 && logDrops)),
     metrics.size > 1 && h('p', {class: 'alert'}, `These studies measure different things (${[...metrics].map(say.metricWords).join(', ')}); their fronts cannot be read against one another.`),
     baselines.size > 1 && h('p', {class: 'alert info'}, 'The float networks differ; equal drops are measured from each one’s own.'),
     h('div', {class: 'legend', 'data-test': 'compare-legend'}, studies.map((each, i) => h('span', {class: 'legend-item'}, key(i), link(each), badge(each.item.status)))),

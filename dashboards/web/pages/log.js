@@ -3,7 +3,6 @@
 import * as api from '../api.js';
 import {fill, h, throttle} from '../lib/dom.js';
 import * as say from '../lib/format.js';
-import {attempt} from '../parts/toast.js';
 
 const KINDS = ['opened', 'phase_started', 'phase_ended', 'generation_ended', 'solution_merged', 'workers', 'note', 'ended', 'evaluated'];
 const READ = KINDS.filter((kind) => kind !== 'evaluated' && kind !== 'generation_ended');
@@ -24,7 +23,7 @@ export async function mount(host, {name}, {store, query, keepQuery}) {
   const log = h('pre', {class: 'code-box log', tabindex: 0, 'aria-label': 'What the process printed', 'data-test': 'log'});
   const state = h('span', {class: 'small muted'});
   const follow = h('input', {type: 'checkbox', checked: true, 'data-test': 'follow'});
-  const choice = h('select', {'aria-label': 'Kind of event', value: kind, 'data-test': 'event-kind', onchange: () => { kind = choice.value; keepQuery({kind}); again(); }}, h('option', {value: ''}, 'what a person reads'), KINDS.map((each) => h('option', {value: each}, each.replace('_', ' '))));
+  const choice = h('select', {'aria-label': 'Kind of event', value: kind, 'data-test': 'event-kind', onchange: () => { kind = choice.value; keepQuery({kind}); again(); }}, h('option', {value: ''}, 'main events'), KINDS.map((each) => h('option', {value: each}, each.replace('_', ' '))));
 
   async function loadEvents() {
     const first = next === 0;

@@ -41,8 +41,8 @@ export async function mount(host, {name, id}, {store, query, keepQuery}) {
     const fact = (term, value, note, test) => h('div', null, h('dt', null, term), h('dd', {'data-test': test}, value, note && h('small', null, note)));
     return h('dl', {class: 'facts'},
       fact('file', say.bytes(it.size_bytes), say.exactBytes(it.size_bytes), 'solution-bytes'), fact('ratio', say.ratio(it.ratio), 'times smaller than float32'),
-      fact('drop', say.drop(it.drop, metricName), `${say.metricWords(metricName)} ${say.metric(it.metric, metricName)} on the search split`),
-      holdout && fact('holdout', say.metric(holdout.metric, metricName), holdout.top1_low === undefined || holdout.top1_low === null ? null : `${say.metric(holdout.top1_low, 'top1')} to ${say.metric(holdout.top1_high, 'top1')}`),
+      fact('drop', say.noisyDrop(it, metricName), `${say.metricWords(metricName)} ${say.metric(it.metric, metricName)} on the search split`),
+      holdout && fact('drop on the holdout split', say.drop(job().report.holdout_drop ?? null, metricName), holdout.top1_low === undefined || holdout.top1_low === null ? `${say.metricWords(metricName)} ${say.metric(holdout.metric, metricName)}` : `top-1 accuracy ${say.metric(holdout.top1_low, 'top1')} to ${say.metric(holdout.top1_high, 'top1')}`),
       fact('entries', say.count(it.entries), 'in the codebook'), fact('bits per weight', say.bits(it.bits_per_weight), study.n_shared ? `${say.count(study.n_shared)} shared weights` : null));
   }
 
@@ -100,8 +100,8 @@ export async function mount(host, {name, id}, {store, query, keepQuery}) {
     fill(versus, h('div', {class: 'row spread'}, h('h2', null, 'Compared with others'), h('span', {class: 'row'}, choice, others.length > 0 && h('button', {type: 'button', class: 'small-button', onclick: () => { others = []; keepQuery({with: null}); drawVersus(); }}, 'Clear'))),
       others.length > 0 && h('div', {class: 'table-scroll', tabindex: 0, role: 'region', 'aria-label': 'Comparison'}, h('table', {'data-test': 'comparison'}, h('thead', null, h('tr', null, h('th', {scope: 'col'}, 'fact'), all.map((each) => h('th', {scope: 'col', class: 'right'}, each === it ? `Solution ${each.id}` : linkTo(each))))),
         h('tbody', null,
-          row('recipe', (e) => e.text), row('stage', (e) => h('span', null, markIcon(e.stage), ` ${e.stage}`)), row('bytes', (e) => say.count(e.size_bytes), delta('size_bytes', say.count)), row('ratio', (e) => say.ratio(e.ratio)),
-          row('drop', (e) => say.drop(e.drop, metricName), delta('drop', (d) => say.drop(d, metricName))), row('entries', (e) => say.count(e.entries), delta('entries', say.count)), row('bits per weight', (e) => say.bits(e.bits_per_weight), delta('bits_per_weight', say.bits)),
+          row('recipe', (e) => h('span', {class: 'recipe'}, e.text)), row('stage', (e) => h('span', null, markIcon(e.stage), ` ${e.stage}`)), row('bytes', (e) => say.count(e.size_bytes), delta('size_bytes', say.count)), row('ratio', (e) => say.ratio(e.ratio)),
+          row('drop', (e) => say.noisyDrop(e, metricName), delta('drop', (d) => say.drop(d, metricName))), row('entries', (e) => say.count(e.entries), delta('entries', say.count)), row('bits per weight', (e) => say.bits(e.bits_per_weight), delta('bits_per_weight', say.bits)),
           tensors.map((tensor) => h('tr', null, h('th', {scope: 'row', class: 'mono'}, tensor), inspected.map((i) => { const t = i?.tensors.find((each) => each.name === tensor); return h('td', {class: 'right num'}, t ? `${say.bits(t.bits_per_element)} bits` : '–'); })))))),
       others.length > 0 && tensors.length === 0 && h('p', {class: 'small muted'}, 'Layer by layer once both are exported.'));
   }

@@ -45,8 +45,8 @@ export function studyTabs(page) {
       {key: 'id', title: 'Solution', sort: (r) => r.id, cell: (r) => h('span', {class: 'nowrap'}, markIcon(r.stage, {filled: r.on_front !== false}), ' ', r.status === 'stopped' || r.status === 'failed' ? String(r.id) : h('a', {href: `/studies/${encodeURIComponent(study.name)}/solutions/${r.id}`}, String(r.id)))},
       {key: 'size_bytes', title: 'Bytes', num: true, sort: (r) => r.size_bytes, cell: (r) => say.count(r.size_bytes)},
       {key: 'ratio', title: 'Ratio', num: true, minor: true, sort: (r) => r.ratio, cell: (r) => say.ratio(r.ratio)},
-      {key: 'metric', title: say.metricWords(name), num: true, minor: true, sort: (r) => r.metric ?? r.bound, cell: (r) => (r.metric === null || r.metric === undefined ? (r.bound === null || r.bound === undefined ? '–' : `≤ ${say.metric(r.bound, name)}`) : say.metric(r.metric, name))},
-      {key: 'drop', title: 'Drop', num: true, sort: (r) => r.drop, cell: (r) => say.drop(r.drop, name)},
+      {key: 'metric', title: say.isDivergence(name) ? `${say.metricWords(name)} (nats)` : say.metricWords(name), num: true, minor: true, sort: (r) => r.metric ?? r.bound, cell: (r) => (r.metric === null || r.metric === undefined ? (r.bound === null || r.bound === undefined ? '–' : `≤ ${say.bare(say.metric(r.bound, name), name)}`) : say.bare(say.metric(r.metric, name), name))},
+      {key: 'drop', title: say.unitOf(name) ? `Drop (${say.unitOf(name)})` : 'Drop', num: true, sort: (r) => r.drop, cell: (r) => say.bare(say.noisyDrop(r, name), name)},
       ...(facts ? [{key: 'entries', title: 'Entries', num: true, sort: (r) => r.entries, cell: (r) => say.count(r.entries)}, {key: 'bits', title: 'Bits / weight', num: true, minor: true, sort: (r) => r.bits_per_weight, cell: (r) => say.bits(r.bits_per_weight)}] : []),
       {key: 'generation', title: 'Generation', num: true, minor: true, sort: (r) => r.generation, cell: (r) => say.count(r.generation)},
       ...(facts ? [{key: 'text', title: 'Recipe', minor: true, cell: (r) => h('span', {class: 'mono'}, r.text ?? '')}] : []),
@@ -166,6 +166,7 @@ export function studyTabs(page) {
     const {item} = study;
     fill(panel,
       h('pre', {class: 'code-box', tabindex: 0, 'aria-label': 'Spec of the study', 'data-test': 'spec'}, item.toml ?? ''),
+      item.space?.length > 0 && h('p', {'data-test': 'space'}, 'Searched: ', h('b', null, item.space.map(say.range).join('; ')), '. Bounds that the spec leaves open follow from the network.'),
       h('p', {class: 'small muted'}, 'On the command line'), command(`moeash run ${study.name}.toml`),
       item.environment && h('dl', {class: 'picked narrow'}, Object.entries(item.environment).map(([term, value]) => [h('dt', null, term), h('dd', {class: 'num'}, String(value))])));
     return {};

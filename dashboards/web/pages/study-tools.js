@@ -12,12 +12,13 @@ const MAX_OVERLAYS = 3;
 export function chartTools(page) {
   const {study, view, shell} = page;
   const buttons = h('span', {class: 'group', role: 'group', 'aria-label': 'What dragging does'});
-  const axis = h('button', {type: 'button', class: 'tool', 'data-test': 'log-axis', onclick: () => { view.logx = !view.logx; view.view = null; shell.keepQuery({x: view.logx ? null : 'linear'}); page.drawChart(); draw(); }}, 'Log axis');
+  const axis = h('button', {type: 'button', class: 'tool', 'data-test': 'log-axis', onclick: () => { view.logx = !view.logx; view.view = null; shell.keepQuery({x: view.logx ? null : 'linear'}); page.drawChart(); draw(); }}, 'Log bytes');
+  const drops = h('button', {type: 'button', class: 'tool', 'data-test': 'log-drop', onclick: () => { view.logy = !page.logy(); view.view = null; shell.keepQuery({y: view.logy ? 'log' : 'linear'}); page.drawChart(); draw(); }}, 'Log drop');
   const reset = h('button', {type: 'button', onclick: () => { view.view = null; page.drawChart(); }, 'data-test': 'reset-view'}, 'Show all');
   const zoom = h('span', {class: 'group', role: 'group', 'aria-label': 'Zoom'}, h('button', {type: 'button', 'aria-label': 'Zoom in', onclick: () => page.chart.zoomBy(0.7)}, '+'), h('button', {type: 'button', 'aria-label': 'Zoom out', onclick: () => page.chart.zoomBy(1 / 0.7)}, '−'));
   const overlay = h('select', {'aria-label': 'Lay another study over this one', 'data-test': 'overlay', hidden: true, onchange: () => add(overlay.value)});
   const overlays = h('span', {class: 'legend'});
-  const element = h('div', {class: 'tools'}, buttons, zoom, reset, axis, overlay, overlays);
+  const element = h('div', {class: 'tools'}, buttons, zoom, reset, axis, drops, overlay, overlays);
 
   const slider = h('input', {type: 'range', min: 1, max: 1, step: 1, 'aria-label': 'Generation', 'data-test': 'generation'});
   const play = h('button', {type: 'button', class: 'small-button', 'data-test': 'play', onclick: () => (timer ? pause() : start())}, '▶ Play');
@@ -30,6 +31,7 @@ export function chartTools(page) {
   function draw() {
     fill(buttons, TOOLS.map(([name, words]) => h('button', {type: 'button', class: 'tool', 'aria-pressed': String(view.tool === name), 'data-test': `tool-${name}`, onclick: () => { view.tool = name; shell.keepQuery({tool: name === 'box' ? null : name}); page.drawChart(); draw(); }}, words)));
     axis.setAttribute('aria-pressed', String(view.logx));
+    drops.setAttribute('aria-pressed', String(page.logy()));
   }
 
   function drawGenerations() {
@@ -112,7 +114,7 @@ export function chartTools(page) {
   return {
     element,
     generations,
-    changed: drawGenerations,
+    changed() { drawGenerations(); drops.setAttribute('aria-pressed', String(page.logy())); },
     restore() {
       offer();
       if (view.generation !== null) goTo(view.generation);

@@ -26,13 +26,13 @@ export async function mount(host, {name}, shell) {
   await study.load();
 
   const view = {
-    limits: {bytes: numberOf(query.get('max_bytes')), drop: numberOf(query.get('max_drop'))},
+    limits: {bytes: numberOf(query.get('max_bytes')), drop: numberOf(query.get('max_drop'))}, ownDrop: query.has('max_drop'),
     rule: RULES.includes(query.get('pick')) ? query.get('pick') : 'smallest',
     manual: null, answers: {}, selected: null, overlays: [], generation: numberOf(query.get('generation')),
-    generationFront: null, logx: query.get('x') !== 'linear', tool: query.get('tool') ?? 'box', view: null,
+    generationFront: null, logx: query.get('x') !== 'linear', logy: null, tool: query.get('tool') ?? 'box', view: null,
     hidden: new Set((query.get('hide') ?? '').split(',').filter(Boolean)),
   };
-  const page = {study, view, shell, facts: new Map(), drawChart, drawPick, choose, select, open};
+  const page = {study, view, shell, facts: new Map(), drawChart, drawPick, choose, select, open, logy};
 
   // ------------------------------------------------------------------------------ parts
   const title = h('div', {class: 'row'});
@@ -43,6 +43,7 @@ export async function mount(host, {name}, shell) {
   const chartHost = h('div');
   const legendHost = h('div', {class: 'legend'});
   const points = h('p', {class: 'small muted', 'data-test': 'points'});
+  const notices = h('ul', {class: 'notices small', 'aria-label': 'What the study noted', 'data-test': 'notices'});
   const chart = new FrontChart(chartHost, {
     label: `Pareto chart of ${name}: metric over size of the file. Arrows move along the front, Enter opens a solution, space picks it.`,
     onHover: hover,
@@ -56,9 +57,10 @@ export async function mount(host, {name}, shell) {
   const tools = chartTools(page);
   const pick = pickPanel({
     onLimits: (limits) => {
+      if (limits.drop !== view.limits.drop) view.ownDrop = true;
       view.limits = limits;
       view.manual = null;
-      keepQuery({max_bytes: limits.bytes, max_drop: limits.drop});
+      keepQuery({max_bytes: limits.bytes, max_drop: view.ownDrop ? limits.drop ?? 'none' : null});
       drawChart();
       drawPick();
       askSoon();
@@ -76,6 +78,14 @@ export async function mount(host, {name}, shell) {
   let lower = studyTabs(page);
 
   // ------------------------------------------------------------------------------ picking
+  /** The drop within which the study itself takes its solution: where picking begins. */
+  const wantedDrop = () => study.item.spec?.output?.max_drop ?? null;
+
+  function takeWantedDrop() {
+    if (!view.ownDrop && view.limits.drop !== wantedDrop()) view.limits = {...view.limits, drop: wantedDrop()};
+  }
+  takeWantedDrop();
+
   function exportRequest() {
     if (view.manual) return {id: view.manual.id};
     return {pick: view.rule, ...(view.limits.drop !== null && {max_drop: view.limits.drop}), ...(view.limits.bytes !== null && {max_bytes: view.limits.bytes})};
@@ -150,7 +160,7 @@ export async function mount(host, {name}, shell) {
   function words(point, series, metricName) {
     return [
       [null, `${series.name === name ? '' : `${series.name}: `}Solution ${point.id}, ${point.stage}`, true], ['recipe', point.text ?? ''], ['size', say.exactBytes(point.size_bytes)],
-      ['ratio', say.ratio(point.ratio)], ['drop', say.drop(point.drop, metricName)], ['entries', say.count(point.entries)], ['bits per weight', say.bits(point.bits_per_weight)],
+      ['ratio', say.ratio(point.ratio)], ['drop', say.noisyDrop(point, metricName)], ['entries', say.count(point.entries)], ['bits per weight', say.bits(point.bits_per_weight)],
     ];
   }
 
@@ -160,21 +170,31 @@ export async function mount(host, {name}, shell) {
     fill(title, h('h1', null, name), badge(item.status), tagList(item.tags));
     fill(about, [item.network, item.dataset, item.method && `method ${item.method}`].filter(Boolean).join(' · '), item.archived && ' · archived');
     drawActions(actions, study, shell);
-    const doing = say.doing(item.doing);
+    const doing = item.status === 'running' ? say.doing(item.doing) || (study.isStored ? '' : `Starting: ${view.printed || 'its process loads Python, network and images, and measures the float network'}…`) : '';
     const position = item.status === 'queued' && item.queue_position ? `Place ${item.queue_position} in the queue.` : null;
     fill(trouble,
       item.reason && item.status !== 'finished' && h('p', {class: item.status === 'interrupted' ? 'alert info' : 'alert', 'data-test': 'reason'}, item.reason),
       (doing || position) && h('p', {class: 'small', 'data-test': 'doing'}, position ?? doing));
     const fact = (term, value, note, test) => h('div', null, h('dt', null, term), h('dd', {'data-test': test}, value, note && h('small', null, note)));
-    const within = item.max_drop === null || item.max_drop === undefined ? 'on the front' : `within ${say.drop(item.max_drop, item.metric_name)}`;
+    const limit = wantedDrop() ?? item.max_drop ?? null;
+    const within = limit === null || !study.isStored ? 'on the front' : `within ${say.drop(limit, item.metric_name)}`;
+    // Of a study that takes its solution from nearer the float network, that one; luck allowed for.
+    const smallest = wantedDrop() === null ? item.smallest_bytes : study.front.find((p) => p.cautious_drop <= limit + 1e-12)?.size_bytes ?? null;
     fill(facts,
-      fact('smallest file', say.bytes(item.smallest_bytes), item.smallest_bytes ? `${say.ratio(item.original_bytes / item.smallest_bytes)}, ${within}` : within, 'smallest'),
+      fact('smallest file', say.bytes(smallest), smallest ? `${say.ratio(item.original_bytes / smallest)}, ${within}` : within, 'smallest'),
       fact('float network', say.metric(item.baseline, item.metric_name), item.original_bytes ? say.bytes(item.original_bytes) : null),
       fact('on the front', say.count(item.front_size ?? study.front.length), 'solutions', 'front-size'),
       fact('evaluations', say.count(item.evaluations), `${say.count(item.complete)} complete, ${say.count(item.stopped)} stopped early${item.failed ? `, ${say.count(item.failed)} failed` : ''}`, 'evaluations'),
       fact('hypervolume', say.digits(item.hypervolume, 4), say.plural(item.generations ?? 0, 'generation'), 'hypervolume'),
-      item.status === 'running' ? fact(item.phase ?? 'running', progress(item), [say.plural(item.workers ?? 0, 'worker'), item.left_s && `${say.duration(item.left_s)} left`].filter(Boolean).join(', ')) : fact('changed', say.ago(item.updated_at), say.moment(item.updated_at)));
+      item.status === 'running' ? fact(item.phase ?? 'running', progress(item), [item.workers > 0 && say.plural(item.workers, 'worker'), item.left_s && `about ${say.duration(item.left_s)} left`].filter(Boolean).join(', ')) : fact('changed', say.ago(item.updated_at), say.moment(item.updated_at)));
+    fill(notices, (item.notices ?? []).map((text) => h('li', null, `${text[0].toUpperCase()}${text.slice(1)}.`)));
     document.title = `${name} · ${item.status} · moeash`;
+  }
+
+  /** Divergences span decades, accuracies a few points: the axis follows, until a person chooses. */
+  function logy() {
+    const asked = query.get('y');
+    return view.logy ?? (asked ? asked === 'log' : say.isDivergence(study.item.metric_name));
   }
 
   function drawChart(fresh = []) {
@@ -192,11 +212,11 @@ export async function mount(host, {name}, shell) {
     const pins = (item.pins ?? []).map((id) => study.front.find((p) => p.id === id)).filter(Boolean);
     chart.set({
       series: [{name, columns: study.points, front}, ...view.overlays], metricName: item.metric_name, baseline: item.baseline ?? null,
-      last: study.front, original: item.original_bytes ?? null, dropLimit: item.max_drop ?? null, generation: view.generation, logx: view.logx, hidden: view.hidden,
+      last: study.front, original: item.original_bytes ?? null, dropLimit: item.max_drop ?? null, generation: view.generation, logx: view.logx, logy: logy(), hidden: view.hidden,
       limits: view.limits, rings, selected: view.selected, pins, view: view.view, tool: view.tool, fresh,
     });
     const got = study.points;
-    points.textContent = got ? `${say.count(got.shown)} of ${say.plural(got.total, 'evaluation')} drawn${got.shown < got.total ? '; the front in full, the rest thinned where marks would cover each other' : ''}` : 'No evaluation yet';
+    points.textContent = got?.total ? `${say.count(got.shown)} of ${say.plural(got.total, 'evaluation')} drawn${got.shown < got.total ? '; the front in full, the rest thinned where marks would cover each other' : ''}` : 'No evaluation yet';
     if (got) Object.assign(points.dataset, {shown: got.shown, total: got.total});
     legend(legendHost, study.points, front, view, () => { keepQuery({hide: [...view.hidden].join(',')}); drawChart(); });
   }
@@ -209,13 +229,20 @@ export async function mount(host, {name}, shell) {
   fill(host,
     h('div', {class: 'head'}, h('div', {class: 'head-title'}, h('nav', {class: 'crumbs', 'aria-label': 'Where'}, h('a', {href: '/'}, 'Studies')), title, about), actions),
     trouble, facts,
-    h('div', {class: 'workbench'}, h('section', {class: 'stack', 'aria-label': 'Pareto front'}, tools.element, chartHost, legendHost, tools.generations, points), pick.element),
+    h('div', {class: 'workbench'}, h('section', {class: 'stack', 'aria-label': 'Pareto front'}, tools.element, chartHost, legendHost, tools.generations, points, notices), pick.element),
     lower.element);
   drawHead();
   drawChart();
   drawPick();
   askSoon();
   tools.restore();
+
+  /** Before a study is stored it has no events; what its process printed says how far it is. */
+  async function readStart() {
+    const {text} = await api.get(`${study.url}/log`, {from: 0});
+    view.printed = text.trim().split('\n').at(-1);
+    drawHead();
+  }
 
   // What the tables are called by is known once the study is stored.
   let {isStored} = study;
@@ -230,12 +257,12 @@ export async function mount(host, {name}, shell) {
 
   let frontKey = study.frontKey;
   const unlisten = study.listen((topic, value) => {
-    if (topic === 'item') { storedNow(); drawHead(); drawPick(); drawChart(); lower.changed('item'); }
+    if (topic === 'item') { takeWantedDrop(); storedNow(); drawHead(); drawPick(); drawChart(); lower.changed('item'); }
     if (topic === 'points') {
       drawChart(reducedMotion() ? [] : study.fresh);
       tools.changed();
       lower.changed('points');
-      if (frontKey !== study.frontKey) { frontKey = study.frontKey; askSoon(); drawPick(); }
+      if (frontKey !== study.frontKey) { frontKey = study.frontKey; askSoon(); drawPick(); drawHead(); }
     }
     if (topic === 'generations') { tools.changed(); lower.changed('generations'); }
     if (topic === 'exports') lower.changed('exports');
@@ -244,7 +271,9 @@ export async function mount(host, {name}, shell) {
   if (study.isStored) study.loadRest();
   const stop = store.follow(`${study.url}/events`, (event) => study.receive(event));
   const poll = setInterval(() => {
-    if (!document.hidden && ['running', 'queued'].includes(study.item.status)) study.poll();
+    if (document.hidden || !['running', 'queued'].includes(study.item.status)) return;
+    study.poll();
+    if (study.item.status === 'running' && !study.isStored) readStart().catch(() => {});
   }, POLL_MS);
   return () => {
     stop();

@@ -83,8 +83,8 @@ export function exportDialog({study, solution, request, metricName, onDone}) {
 
 /** The files of an export, each with what it must hash to. */
 export function downloads(job) {
-  return h('ul', {class: 'downloads'}, job.files.map((file) => h('li', null,
-    h('div', {class: 'row spread'}, h('span', null, h('b', null, file.name), ' ', h('span', {class: 'muted num'}, say.exactBytes(file.size_bytes))),
-      h('a', {class: 'button primary', href: api.href(`/exports/${job.id}/files/${encodeURIComponent(file.name)}`), download: file.name, 'data-test': 'download'}, 'Download')),
-    h('div', {class: 'small muted'}, 'sha256 ', h('code', {'data-test': 'sha256'}, file.sha256)))));
+  return h('ul', {class: 'downloads'}, job.files.map((file) => h('li', {class: 'download'},
+    h('span', null, h('b', null, file.name), ' ', h('span', {class: 'muted num'}, say.exactBytes(file.size_bytes))),
+    h('a', {class: 'button primary', href: api.href(`/exports/${job.id}/files/${encodeURIComponent(file.name)}`), download: file.name, 'data-test': 'download'}, 'Download'),
+    h('div', {class: 'small muted digest'}, 'sha256 ', h('code', {'data-test': 'sha256'}, file.sha256)))));
 }

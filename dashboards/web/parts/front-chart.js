@@ -3,7 +3,7 @@
 
 import {fill, h, reducedMotion, s, uid} from '../lib/dom.js';
 import * as say from '../lib/format.js';
-import {decimalsOf, linear, linearTicks, log, roundTicks} from '../lib/scale.js';
+import {decimalsOf, linear, linearTicks, log, logDrop, roundTicks} from '../lib/scale.js';
 import {drive} from './front-pointer.js';
 import {Sprites, STAGES} from './marks.js';
 
@@ -16,7 +16,7 @@ export const lookOf = (i) => ({colour: SERIES_COLOURS[i % SERIES_COLOURS.length]
 
 const START = {
   series: [], metricName: 'top1', baseline: null, original: null, dropLimit: null, generation: null,
-  logx: true, hidden: new Set(), limits: {bytes: null, drop: null}, rings: [], selected: null,
+  logx: true, logy: false, hidden: new Set(), limits: {bytes: null, drop: null}, rings: [], selected: null,
   pins: [], view: null, tool: 'box', byStage: true, fresh: [], last: [],
 };
 
@@ -77,6 +77,11 @@ export class FrontChart {
     return this.state.series[0]?.front ?? [];
   }
 
+  /** Drops of no network of its own to drop from have no logarithm, nor has one alone a scale. */
+  get #logarithmic() {
+    return this.state.logy && this.state.baseline !== null;
+  }
+
   #colours() {
     const style = getComputedStyle(this.box);
     const read = (name) => style.getPropertyValue(name).trim();
@@ -86,11 +91,13 @@ export class FrontChart {
   /** What there is to see: all of the front, and points not far below it. */
   #domains() {
     const {baseline, dropLimit, view} = this.state;
+    let least = Infinity; // above no drop; what a log axis of drops ends at
     // A film's axes are those of its last picture, so that what moves is the front.
     const series = [...this.state.series, {columns: null, front: this.state.last}];
     let [low, top, lowest] = [Infinity, -Infinity, Infinity];
     for (const {columns, front} of series) {
       for (const {metric} of front) {
+        if (metric < baseline) least = Math.min(least, baseline - metric);
         low = Math.min(low, metric);
         top = Math.max(top, metric);
       }
@@ -123,9 +130,12 @@ export class FrontChart {
     }
     if (!(x1 > 0)) [x0, x1] = [1000, 10000];
     const wide = x1 / x0 < 1.2 ? 0.1 : Math.log(x1 / x0) * 0.04;
+    if (this.#logarithmic && Number.isFinite(least)) top = baseline - least / 1.5;
+    else [least, top] = [null, top + 0.08 * all];
     return {
+      least,
       x: view?.x ?? [x0 / Math.exp(wide), x1 * Math.exp(wide)],
-      y: view?.y ?? [low, top + 0.08 * all],
+      y: view?.y ?? [low, top],
     };
   }
 
@@ -135,11 +145,11 @@ export class FrontChart {
     const narrow = width < 520;
     const height = Math.round(Math.min(Math.max(width * (narrow ? 0.95 : 0.56), 300), 560));
     this.box.style.setProperty('height', `${height}px`);
-    const m = {left: narrow ? 46 : 60, right: 14, top: 42, bottom: 46};
+    const m = {left: narrow ? (this.#logarithmic ? 54 : 46) : 60, right: 14, top: 42, bottom: 46};
     const domains = this.#domains();
     const range = {x: [m.left, width - m.right], y: [height - m.bottom, m.top]};
     const x = (this.state.logx ? log : linear)(domains.x, range.x);
-    const y = linear(domains.y, range.y);
+    const y = domains.least === null ? linear(domains.y, range.y) : logDrop(domains.y, range.y, this.state.baseline, Math.min(domains.least / 1.5, Math.max(this.state.baseline - domains.y[1], 1e-12)));
     if (this.geometry && this.geometry.width !== width) this.tip.hidden = true; // its place is no more
     this.geometry = {width, height, m, x, y};
     const colours = this.#colours();
@@ -160,8 +170,12 @@ export class FrontChart {
     return this.state.series.map(({columns}) => columns?.numbers.length ?? 0).join();
   }
 
+  get #isEmpty() {
+    return !this.state.series.some(({columns, front}) => columns?.numbers.length || front.length);
+  }
+
   #empty() {
-    if (this.state.series.some(({columns, front}) => columns?.numbers.length || front.length)) return null;
+    if (!this.#isEmpty) return null;
     const {width, height} = this.geometry;
     return s('text', {class: 'note', x: width / 2, y: height / 2, 'text-anchor': 'middle'}, 'Points appear here as they are measured');
   }
@@ -240,13 +254,13 @@ export class FrontChart {
   #axes(narrow) {
     const {width, height, m, x, y} = this.geometry;
     const {metricName, original, logx} = this.state;
+    if (this.#isEmpty) return s('rect', {class: 'frame', x: m.left, y: m.top, width: width - m.right - m.left, height: height - m.bottom - m.top}); // no scale is made up
     const factor = say.metricFactor(metricName);
     const bottom = height - m.bottom;
     const right = width - m.right;
     const gap = narrow ? 64 : 76;
     const xticks = logx ? roundTicks(x, gap) : linearTicks(x.domain, (right - m.left) / 90).filter((t) => t > 0);
-    const yticks = linearTicks(y.domain.map((v) => v * factor), (bottom - m.top) / 56);
-    const places = decimalsOf(yticks);
+    const yticks = this.#yticks(factor, bottom - m.top);
     const megabytes = x.domain[1] >= 2e6;
     const unit = megabytes ? 1e6 : 1e3;
     const parts = [];
@@ -254,22 +268,30 @@ export class FrontChart {
       const px = x(tick);
       parts.push(s('line', {class: 'grid', x1: px, x2: px, y1: m.top, y2: bottom}), s('text', {class: 'tick', x: px, y: bottom + 16, 'text-anchor': 'middle'}, say.digits(tick / unit, 4)));
     }
-    for (const tick of yticks) {
-      const py = y(tick / factor);
+    for (const [py, words] of yticks) {
       if (py < m.top - 1 || py > bottom + 1) continue;
-      parts.push(s('line', {class: 'grid', x1: m.left, x2: right, y1: py, y2: py}), s('text', {class: 'tick', x: m.left - 6, y: py + 4, 'text-anchor': 'end'}, tick.toFixed(places).replace('-', '−')));
+      parts.push(s('line', {class: 'grid', x1: m.left, x2: right, y1: py, y2: py}), s('text', {class: 'tick', x: m.left - 6, y: py + 4, 'text-anchor': 'end'}, words));
     }
     if (original) {
       const ratios = roundTicks(Object.assign((r) => x(original / r), {domain: [original / x.domain[1], original / x.domain[0]]}), gap);
       for (const r of ratios) parts.push(s('text', {class: 'tick', x: x(original / r), y: m.top - 8, 'text-anchor': 'middle'}, say.ratio(r)));
     }
     parts.push(
-      s('text', {class: 'axis-title', x: m.left, y: 14}, `${say.metricTitle(metricName)}`),
+      s('text', {class: 'axis-title', x: m.left, y: 14}, y.drops ? say.dropTitle(metricName, narrow) : say.metricTitle(metricName)),
       s('text', {class: 'axis-title', x: right, y: height - 8, 'text-anchor': 'end'}, `size of the file (${megabytes ? 'MB' : 'kB'}${logx ? ', log' : ''})`),
       s('rect', {class: 'frame', x: m.left, y: m.top, width: right - m.left, height: bottom - m.top}),
     );
     if (original && !narrow) parts.push(s('text', {class: 'axis-title', x: right, y: 14, 'text-anchor': 'end'}, 'times smaller than float32'));
     return parts;
+  }
+
+  /** Places and words of the vertical axis. */
+  #yticks(factor, tall) {
+    const {y} = this.geometry;
+    if (y.drops) return roundTicks(y.drops, 40).map((tick) => [y.drops(tick), say.digits(tick * factor, 2)]);
+    const ticks = linearTicks(y.domain.map((v) => v * factor), tall / 56);
+    const places = decimalsOf(ticks);
+    return ticks.map((tick) => [y(tick / factor), tick.toFixed(places).replace('-', '−')]);
   }
 
   #bands(narrow) {
@@ -298,7 +320,7 @@ export class FrontChart {
       const at = clampY(baseline - limits.drop);
       parts.push(s('rect', {class: 'shade', x: m.left, y: at, width: right - m.left, height: bottom - at}), s('line', {class: 'limit', x1: m.left, x2: right, y1: at, y2: at}));
     }
-    if (baseline !== null && y(baseline) >= m.top && y(baseline) <= bottom) {
+    if (baseline !== null && !y.drops && y(baseline) >= m.top && y(baseline) <= bottom) {
       parts.push(s('line', {class: 'float', x1: m.left, x2: right, y1: y(baseline), y2: y(baseline)}));
       note(`float${narrow ? '' : ' network'} ${say.metric(baseline, metricName)}`, m.left + 6, y(baseline) - 5, 'start');
     }

@@ -29,7 +29,17 @@ export function pickPanel(on) {
   }
 
   const toBytes = (step) => (step >= STEPS ? null : Math.round(range.bytes[0] * (range.bytes[1] / range.bytes[0]) ** (step / STEPS)));
-  const toDrop = (step) => (step >= STEPS ? null : range.drop[0] + (range.drop[1] - range.drop[0]) * (step / STEPS));
+  // Divergences span decades, as bytes do; drops of an accuracy are a few points from none.
+  const isLog = () => say.isDivergence(data.metricName) && range.drop[0] > 0;
+  const toDrop = (step) => {
+    const [low, high] = range.drop;
+    if (step >= STEPS) return null;
+    return isLog() ? Number((low * (high / low) ** (step / STEPS)).toPrecision(3)) : low + (high - low) * (step / STEPS);
+  };
+  const stepOfDrop = (value) => {
+    const [low, high] = range.drop;
+    return Math.round((STEPS * (isLog() ? Math.log(Math.max(value, low) / low) / Math.log(high / low) : (value - low) / (high - low || 1))));
+  };
   const factor = () => say.metricFactor(data.metricName);
   // The box is what holds; three decimals are finer than anyone reads, coarser than rounding noise.
   const round = (value) => Number(value.toFixed(6));
@@ -57,16 +67,15 @@ export function pickPanel(on) {
     drop.words.textContent = say.unitOf(metricName);
     if (disabled) return;
     const sizes = front.map((p) => p.size_bytes);
-    const drops = front.map((p) => Math.max(0, p.drop));
+    const drops = front.map((p) => Math.max(0, p.cautious_drop));
     range = {bytes: [Math.min(...sizes), Math.max(...sizes) * 1.001 + 1], drop: [Math.min(...drops), Math.max(Math.max(...drops), data.dropLimit ?? 0) || 0.01]};
     const [b0, b1] = range.bytes;
-    const [d0, d1] = range.drop;
     bytes.slider.value = limits.bytes === null ? STEPS : Math.round((STEPS * Math.log(limits.bytes / b0)) / Math.log(b1 / b0));
-    drop.slider.value = limits.drop === null ? STEPS : Math.round((STEPS * (limits.drop - d0)) / (d1 - d0 || 1));
+    drop.slider.value = limits.drop === null ? STEPS : stepOfDrop(limits.drop);
     bytes.slider.setAttribute('aria-valuetext', limits.bytes === null ? 'no limit' : say.bytes(limits.bytes));
     drop.slider.setAttribute('aria-valuetext', limits.drop === null ? 'no limit' : say.drop(limits.drop, metricName));
     if (document.activeElement !== bytes.box) bytes.box.value = limits.bytes === null ? '' : String(Number((limits.bytes / 1000).toFixed(3)));
-    if (document.activeElement !== drop.box) drop.box.value = limits.drop === null ? '' : String(Number((limits.drop * factor()).toFixed(3)));
+    if (document.activeElement !== drop.box) drop.box.value = limits.drop === null ? '' : String(Number((limits.drop * factor()).toFixed(say.isDivergence(metricName) ? 6 : 3)));
   }
 
   function drawChoices() {
@@ -75,7 +84,7 @@ export function pickPanel(on) {
       const answer = data.answers[rule];
       const solution = answer?.solution;
       return h('button', {type: 'button', class: 'choice', 'aria-pressed': String(data.manual === null && data.rule === rule), onclick: () => on.onRule(rule), 'data-test': `rule-${rule}`, disabled: data.front.length === 0},
-        h('b', null, words), h('span', {class: 'num'}, solution ? say.bytes(solution.size_bytes) : answer ? 'none' : '…'), solution && h('span', {class: 'num'}, say.drop(solution.drop, data.metricName)));
+        h('b', null, words), h('span', null, solution ? say.bytes(solution.size_bytes) : answer ? 'none' : '…'), solution && h('span', null, say.isDivergence(data.metricName) ? say.bare(say.drop(solution.drop, data.metricName), data.metricName) : say.drop(solution.drop, data.metricName)));
     }));
     if (focused) choices.querySelector(`[data-test="${focused}"]`)?.focus();
   }
@@ -102,8 +111,9 @@ export function pickPanel(on) {
       h('p', {class: 'small muted'}, why),
       h('dl', {class: 'picked'},
         pair('file', say.exactBytes(it.size_bytes)), pair('ratio', say.ratio(it.ratio)), pair(say.metricWords(metricName), say.metric(it.metric, metricName)),
-        pair('drop', say.drop(it.drop, metricName), 'pick-drop'), pair('entries', say.count(it.entries)), pair('bits per weight', say.bits(it.bits_per_weight)),
+        pair('drop', say.noisyDrop(it, metricName), 'pick-drop'), pair('entries', say.count(it.entries)), pair('bits per weight', say.bits(it.bits_per_weight)),
         h('dt', null, 'stage'), h('dd', null, markIcon(it.stage), ` ${it.stage}`)),
+      it.noise > 0 && h('p', {class: 'small muted', 'data-test': 'pick-noise'}, `Counted on as many images as the search split has, the drop may well be ${say.drop(it.cautious_drop, metricName)} on others; limits are held against that.`),
       h('div', {class: 'row'},
         h('button', {type: 'button', class: 'primary grow', onclick: () => on.onExport(it), disabled: !mayWrite, title: mayWrite ? null : 'A viewer cannot export; ask an operator', 'data-shortcut': 'e', 'data-test': 'export'}, 'Export'),
         h('button', {type: 'button', onclick: () => on.onPin(it), disabled: !mayWrite, 'aria-pressed': String(pinned), 'data-test': 'pin'}, pinned ? 'Unpin' : 'Pin')),

@@ -17,6 +17,9 @@ from moeash.study.storage.team.audit import Audit
 _SAFE = ("GET", "HEAD", "OPTIONS")
 API = "/api/v1"
 LOGIN = f"{API}/session"
+CHECKS = (f"{API}/specs/check", f"{API}/specs/toml")
+"""Sent with a body, and nothing is another afterwards: pages ask while somebody types."""
+
 NO_ROUTE = "(none)"
 _access = logging.getLogger("moeash.service.access")
 
@@ -52,7 +55,7 @@ class Requests:
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
                 # Before the answer: nobody learns of a change that is not in the audit.
-                await self._note(scope, status)
+                await self._note(scope, status, mentioned.get("made"))
             await send(message)
 
         with about(request_id=request_id) as mentioned:
@@ -82,20 +85,27 @@ class Requests:
             },
         )
 
-    async def _note(self, scope: Scope, status: int) -> None:
+    async def _note(self, scope: Scope, status: int, made: str | None) -> None:
         """Put what was changed, or refused to somebody known, and every login into the audit.
 
         Strangers who are refused are only in the log: else they could fill the database.
+
+        Args:
+            scope: of the request.
+            status: of its answer.
+            made: what was made, which its path does not name.
         """
         identity = scope["state"].get("identity")
         is_login = scope["path"] == LOGIN and scope["method"] == "POST" and status != 429
-        if scope["method"] in _SAFE or (identity is None and not (is_login and status < 403)):
+        if scope["method"] in _SAFE or scope["path"] in CHECKS:
             return
-        row = {
+        if identity is None and not (is_login and status < 403):
+            return
+        row: dict[str, Any] = {
             "who": "" if identity is None else identity.name,
             "role": "none" if identity is None else identity.role,
             "action": f"{scope['method']} {route_of(scope)}",
-            "target": scope["path"],
+            "target": scope["path"] if made is None else f"{scope['path']}/{made}",
             "status": status,
             "address": _address(scope),
         }

@@ -1,11 +1,14 @@
 """Exports: asked for, followed, downloaded."""
 
+import pathlib
 from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
 from pydantic import BaseModel, Field
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
 
 from moeash.errors import LaunchNotFoundError, NothingMeetsError
 from moeash.exports.formats.names import FormatName
@@ -14,7 +17,8 @@ from moeash.launch.exports import ExportState, export_state, exported_file, log_
 from moeash.launch.logs import read_piece
 from moeash.service.access.auth import Identity
 from moeash.service.context import Context
-from moeash.service.problems import Problem
+from moeash.service.problems import MEDIA_TYPE, Problem, answer
+from moeash.service.protection.logs import mention
 from moeash.service.views.documents import Body
 from moeash.service.views.etags import unchanged
 from moeash.study.storage.team.launch import LaunchRecord
@@ -54,8 +58,34 @@ FILE: dict[int | str, dict[str, Any]] = {
     },
     206: {"description": "The part that `Range` asks for."},
     304: {"description": "It is the one of the tag that was sent."},
-    416: {"description": "The file has no such part."},
+    416: {
+        "description": "The file has no such part.",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+    },
 }
+
+
+class Download(FileResponse):
+    """A file, whose refusals are problems as all others are."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        refused = False
+
+        async def sending(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start":
+                refused = message["status"] >= 400
+            if not refused:
+                await send(message)
+
+        await super().__call__(scope, receive, sending)
+        if refused:
+            size = pathlib.Path(self.path).stat().st_size
+            asked = Headers(scope=scope).get("range", "")
+            detail = f"Range is {asked!r}, and the file has {size:,} bytes; ask for bytes=FROM-TO"
+            extra = {"Content-Range": f"bytes */{size}"}
+            await answer(Problem(416, "no-such-range", detail, headers=extra), scope, send)
 
 
 def router(context: Context) -> APIRouter:
@@ -81,6 +111,7 @@ def router(context: Context) -> APIRouter:
             if rule.solution is None:
                 raise NothingMeetsError(rule.reason or "no solution is within the limits")
         record = queue.enqueue(asked, who.name)
+        mention(made=str(record.id))
         response.headers["Location"] = f"/api/v1/exports/{record.id}"
         return export_state(record)
 
@@ -107,13 +138,14 @@ def router(context: Context) -> APIRouter:
         record = _export(id)
         names = [known.name for known in export_state(record).files]
         if file not in names:
-            raise Problem(404, "no-such-file", f"export {id} has no file {file!r}")
+            others = f"it has {', '.join(names)}" if names else "it has none, see its status"
+            raise Problem(404, "no-such-file", f"export {id} has no file {file!r}; {others}")
         path, known = exported_file(record, file)
         tag = f'"{known.sha256}"'
         headers = {"ETag": tag, "X-Checksum-Sha256": known.sha256, "Cache-Control": "private"}
         if unchanged(request, tag):
             return Response(status_code=304, headers=headers)
-        return FileResponse(
+        return Download(
             path, media_type="application/octet-stream", headers=headers, filename=known.name
         )
 
@@ -132,6 +164,7 @@ def router(context: Context) -> APIRouter:
             record = launches.get(id)
             if record.kind == "export":
                 return record
-        raise LaunchNotFoundError(f"there is no export {id}")
+        where = "/api/v1/studies/NAME/exports lists those of a study"
+        raise LaunchNotFoundError(f"there is no export {id}; {where}")
 
     return routes

@@ -10,6 +10,7 @@ from moeash.launch.base import Launch
 from moeash.service.access.auth import Identity
 from moeash.service.context import Context
 from moeash.service.problems import Problem
+from moeash.service.protection.logs import mention
 from moeash.service.views.documents import Body, StudyDetail, StudyItem, StudyPage
 from moeash.study.spec.identity import differences
 from moeash.study.spec.spec import StudySpec
@@ -22,7 +23,6 @@ class NewStudy(Body):
     """A study to create."""
 
     toml: str = Field(max_length=1 << 18, description="The spec, as a file says it.")
-    start: bool = Field(True, description="Start it, or wait in the queue; false only checks.")
 
 
 class Start(Body):
@@ -66,8 +66,8 @@ def router(context: Context) -> APIRouter:
         """Check a spec and start its study; it waits where too many run already."""
         spec = context.roots.admit(new.toml)
         _refuse_another(spec)
-        if new.start:
-            queue.enqueue(_launch(new.toml, spec), who.name)
+        queue.enqueue(_launch(new.toml, spec), who.name)
+        mention(made=spec.name)
         response.headers["Location"] = f"/api/v1/studies/{spec.name}"
         return studies.item(spec.name)
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from moeash.errors import InputError
 from moeash.service.access.auth import Auth
 from moeash.service.problems import Problem
+from moeash.service.protection.logs import mention
 from moeash.service.views.documents import Body
 from moeash.study.storage.team.audit import Audit, AuditRecord
 from moeash.study.storage.team.roles import Role
@@ -80,6 +81,7 @@ def router(auth: Auth, audit: Audit) -> APIRouter:
     def create_token(new: NewToken) -> MadeToken:
         """Make a token. Its secret is in this answer and nowhere else."""
         record, secret = auth.tokens.create(new.role, name=new.name, expires_days=new.expires_days)
+        mention(made=record.name)
         return MadeToken(
             id=record.id,
             name=record.name,

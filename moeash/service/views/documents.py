@@ -105,6 +105,8 @@ class StudyDetail(StudyItem):
         remeasured_baseline: the float network's metric with BatchNorms measured again.
         n_shared: shared weights.
         n_kept: kept elements.
+        space: the variables that were searched, within their bounds.
+        notices: what the newest run noted: splits that overlap, a front that a bound cuts.
         objectives: names of the sizes that are minimised.
         variables: names of the search's variables that occur.
         environment: versions, threads and device.
@@ -124,6 +126,8 @@ class StudyDetail(StudyItem):
     remeasured_baseline: float | None = None
     n_shared: int | None = None
     n_kept: int | None = None
+    space: list[dict[str, Any]] = []
+    notices: list[str] = []
     objectives: list[str] = []
     variables: list[str] = []
     environment: dict[str, Any] = {}
@@ -141,6 +145,8 @@ class SolutionDocument(BaseModel):
         metric: on the search split.
         metric_name: of the metric.
         drop: below the float network.
+        noise: standard error of the drop, of an accuracy; None where it is too small to matter.
+        cautious_drop: how far below it may well be on other images; what limits are held against.
         size_bytes: of the file.
         ratio: float32 bytes over bytes of the file.
         entries: of the codebook that some weight uses.
@@ -158,6 +164,8 @@ class SolutionDocument(BaseModel):
     metric: float
     metric_name: str
     drop: float
+    noise: float | None
+    cautious_drop: float
     size_bytes: int
     ratio: float
     entries: int
@@ -293,6 +301,7 @@ class EvaluationDocument(BaseModel):
     metric: float | None
     bound: float | None
     drop: float | None
+    noise: float | None
     size_bytes: int | None
     entries: int | None
     bits_per_weight: float | None
@@ -350,7 +359,10 @@ class PickDocument(BaseModel):
 def solution_document(solution: Solution, front: Sequence[int]) -> SolutionDocument:
     """Return a solution as a document."""
     return SolutionDocument(
-        **solution.as_dict() | {"text": str(solution.recipe), "on_front": solution.id in front}
+        **solution.as_dict(),
+        text=str(solution.recipe),
+        cautious_drop=solution.cautious_drop,
+        on_front=solution.id in front,
     )
 
 
@@ -369,6 +381,7 @@ def evaluation_document(
         metric=outcome.metric,
         bound=None if bound is None or abs(bound) == float("inf") else bound,
         drop=None if outcome.metric is None else facts.baseline - outcome.metric,
+        noise=outcome.noise,
         size_bytes=None if sizes is None else sizes.size_bytes,
         entries=None if sizes is None else sizes.entries,
         bits_per_weight=None if sizes is None else sizes.bits_per_weight,

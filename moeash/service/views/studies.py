@@ -21,6 +21,7 @@ from moeash.service.views.documents import (
     StudyPage,
     solution_document,
 )
+from moeash.service.views.resting import Resting
 from moeash.service.views.solutions import Solutions
 from moeash.service.views.toml import toml_of
 from moeash.study.course.options import GENERATIONS
@@ -39,6 +40,7 @@ from moeash.study.summary import in_words, summary_of
 SPARKLINE = 40
 """Values of a sparkline."""
 
+MOST_NOTICES = 20
 
 MOST_COUNTED = 1000
 """Studies whose counts are remembered."""
@@ -81,19 +83,23 @@ class Studies:
         self.charts = charts
         self._solutions = Solutions(storage)
         self._counted: dict[str, _Counted] = {}
+        self._resting = Resting(storage.database)
 
     # ------------------------------------------------------------------ lists
 
     def page(self, wanted: Wanted, order: StudyOrder, after: str | None, limit: int) -> StudyPage:
         """Return a page of studies."""
-        with self.storage.database.kept_open():
-            page = self.listing.studies(wanted, order=order, after=after, limit=limit)
-            items = self.items(page.names)
-        return StudyPage(
-            items=[items[name] for name in page.names if name in items],
-            next=page.next,
-            total=page.total,
-        )
+
+        def make() -> tuple[StudyPage, Mapping[str, str | None]]:
+            database = self.storage.database
+            with database.kept_open():
+                page = self.listing.studies(wanted, order=order, after=after, limit=limit)
+                holders = database.holders((*page.names, *page.claimed))  # before what follows
+                items = self.items(page.names)
+            found = [items[name] for name in page.names if name in items]
+            return StudyPage(items=found, next=page.next, total=page.total), holders
+
+        return self._resting.page((wanted, order, after, limit), make)
 
     def items(self, names: Sequence[str]) -> Mapping[str, StudyItem]:
         """Return studies as items, in a handful of queries however many there are."""
@@ -237,6 +243,8 @@ class Studies:
             remeasured_baseline=facts.remeasured_baseline,
             n_shared=facts.n_shared,
             n_kept=facts.n_kept,
+            space=[dict(variable) for variable in facts.space or ()],
+            notices=self._notices(study.record.id),
             objectives=list(facts.objectives),
             variables=self._variables(study),
             environment=dict(facts.environment),
@@ -301,6 +309,15 @@ class Studies:
             return PickDocument(solution=None, reason=str(error), command=command)
         document = solution_document(chosen, numbers)
         return PickDocument(solution=document, reason=None, command=command)
+
+    def _notices(self, study_id: int) -> list[str]:
+        """Return what the newest run noted, some of it before it opened."""
+        runs = self.storage.events(study_id, kinds=("opened",), limit=2, newest=True)
+        after = min(run.id for run in runs) if len(runs) == 2 else 0
+        notes = self.storage.events(
+            study_id, kinds=("note",), after=after, limit=MOST_NOTICES, newest=True
+        )
+        return list(dict.fromkeys(in_words(note) for note in sorted(notes, key=lambda it: it.id)))
 
     def _variables(self, study: Study) -> list[str]:
         first = self.storage.evaluations(study.record.id, limit=1)

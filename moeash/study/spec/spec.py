@@ -58,19 +58,19 @@ class StudySpec(Options):
         name: of the study in its storage.
         seed: of the search and the method.
         network: which network, and which of its parameters are shared.
-        data: which images, and how they are divided; None for a module given in Python.
+        data: which images, and how they are divided; a module given in Python has none.
         evaluation: what is measured, and how.
         method: how weights are shared.
         search: how candidates are proposed.
         budget: how long the study goes on.
         refine: what is made again with more effort.
-        merge: what is merged.
-        distill: what is trained on its own entries.
-        tune: whose entries are trained.
-        training: how.
+        merge: which solutions have neighbouring entries merged.
+        distill: which solutions have their weights trained towards their entries.
+        tune: which solutions have their entries trained.
+        training: how distilling, tuning and trained methods train.
         codec: how the file is written.
         backend: where candidates are evaluated.
-        output: what is written when the study is finished; None: nothing.
+        output: what is written when the study is finished, if anything.
         calibration: fingerprint of calibration inputs given in Python; never in a file.
     """
 

@@ -13,6 +13,7 @@ import httpx
 
 from moeash.service.access.auth import Auth
 from moeash.study.storage.sql import SqlStorage
+from tests.conftest import TINY
 
 PATIENCE_S = 60
 """How long anything may take: these machines are busy."""
@@ -24,19 +25,8 @@ CHROMIUM_ASKS_NOBODY = (
     "--disable-sync",
 )
 
-STUDY = """
-name = "NAME"
-[network]
-source = "digits-cnn"
-[data]
-source = "digits"
-[data.splits]
-search = { part = "all", range = [0, 60] }
-holdout = { part = "all", range = [60, 260] }
-[evaluation]
-batch_size = 30
-max_drop = 0.1
-threads = 1
+STUDY = TINY.replace('"tiny"', '"NAME"').replace("[60, 160]", "[60, 260]")
+STUDY = f"""{STUDY[: STUDY.index("[method]")]}max_drop = 0.1
 [search]
 population = 12
 [merge]

@@ -32,6 +32,20 @@ def test_the_printed_link_logs_in_once(served, chromium):
         assert part(page, "who").count() == 0
 
 
+def test_the_printed_link_logs_in_where_the_page_is_open_already(served, chromium):
+    """Only what stands after # is another then, and the document is not loaded again."""
+    served.kill()
+    served.start()  # which prints another one
+    with browsing(chromium, served.url) as page:
+        page.watch.allow("status of 401")
+        page.goto(served.url)
+        part(page, "token").wait_for()
+        page.evaluate(SAME_DOCUMENT)
+        page.goto(served.login)
+        part(page, "who").wait_for()
+        assert page.evaluate("window.never") == "loaded again"
+
+
 def test_a_study_goes_from_the_form_to_a_verified_file(served, page, moeash, tmp_path):
     page.goto(served.url)
     page.evaluate(SAME_DOCUMENT)
@@ -70,6 +84,9 @@ def test_a_study_goes_from_the_form_to_a_verified_file(served, page, moeash, tmp
         " === 'true'"
     )
     best, command = pick_bytes(page), part(page, "pick-command").inner_text()
+    assert part(page, "limit-drop").input_value() == "0.03"  # what the study itself wants
+    part(page, "limit-drop").fill("")
+    part(page, "limit-drop").press("Tab")
     part(page, "slider-bytes").fill("40")
     page.wait_for_function(
         FEWER_BYTES,

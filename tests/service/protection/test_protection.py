@@ -345,15 +345,17 @@ def test_an_error_of_the_service_itself_is_logged_and_answered_without_its_text(
 def test_changes_and_logins_are_in_the_audit_before_they_are_answered(service):
     admin, viewer = service.bearer("admin"), service.bearer("viewer")
     client = service.client(address="10.1.1.1")
-    client.post(TOKENS, json={"role": "viewer"}, headers=admin)
+    client.post(TOKENS, json={"role": "viewer", "name": "new"}, headers=admin)
     client.post(TOKENS, json={"role": "admin"}, headers=viewer)
     client.delete(TOKENS + "/3", headers=admin)
     client.get(TOKENS, headers=admin)
+    for what in ("check", "toml"):  # asked while somebody types; nothing is another afterwards
+        client.post(f"/api/v1/specs/{what}", json={}, headers=admin)
     client.post(SESSION, json={"code": service.auth.login_code()}, headers=PAGE)
     client.post(SESSION, json={"code": "no"}, headers=PAGE)
     rows = [(r.who, r.role, r.action, r.target, r.status) for r in service.audit.page()[::-1]]
     assert rows == [
-        ("admin", "admin", "POST /api/v1/tokens", TOKENS, 201),
+        ("admin", "admin", "POST /api/v1/tokens", TOKENS + "/new", 201),
         ("viewer", "viewer", "POST /api/v1/tokens", TOKENS, 403),
         ("admin", "admin", "DELETE /api/v1/tokens/{id}", TOKENS + "/3", 204),
         ("one-time login", "admin", "POST /api/v1/session", SESSION, 200),

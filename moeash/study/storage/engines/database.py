@@ -32,6 +32,7 @@ from moeash.study.storage.engines.sqlite import (
     sqlite_engine,
     undisturbed,
 )
+from moeash.study.storage.engines.watching import Stamp, Watch
 from moeash.study.storage.schema import is_current, upgrade
 from moeash.study.storage.tables import STUDIES
 
@@ -89,6 +90,7 @@ class Database:
                         "or say where it is with --storage or MOEASH_STORAGE"
                     )
                 self.engine = sqlite_engine(self.path, busy_timeout_s)
+        self._watch = None if self.path is None else Watch(self.path)
         if not self.read(is_current):
             self._upgrade()
 
@@ -216,8 +218,14 @@ class Database:
             return {study: file_lock_holder(self.path, study) for study in studies}
         return self.read(lambda connection: advisory_lock_holders(connection, studies))
 
+    def stamp(self) -> Stamp | None:
+        """Return what is another one after every commit; None where that takes a query to tell."""
+        return None if self._watch is None else self._watch.stamp()
+
     def close(self) -> None:
         """Release connections."""
+        if self._watch is not None:
+            self._watch.close()
         self.engine.dispose()
 
     @contextmanager

@@ -76,11 +76,13 @@ class Page:
         names: of the studies on it, in order.
         next: cursor of the next page; None on the last.
         total: studies on all pages.
+        claimed: studies that are said to run; whether they do, their locks tell.
     """
 
     names: tuple[str, ...]
     next: str | None
     total: int
+    claimed: tuple[str, ...] = ()
 
 
 class Listing:
@@ -128,6 +130,7 @@ class Listing:
             tuple(row.name for row in found[:limit]),
             None if last is None else as_cursor(last.key, last.name),
             n,
+            tuple(claimed),
         )
 
     def hypervolumes(self, lengths: Mapping[int, int], n: int) -> Mapping[int, list[float]]:
