@@ -18,7 +18,7 @@ from moeash.codec.adaptive import coder as adaptive
 from moeash.codec.bits import BitWriter, varint
 from moeash.codec.layout import lay_out
 from moeash.codec.pools import CODERS
-from moeash.codec.static import ans
+from moeash.codec.static import rates
 from moeash.codec.static.tables import Rows
 from moeash.core.codebook import Codebook, KeptTensor, SharedWeights
 from moeash.errors import ContainerError
@@ -123,9 +123,9 @@ def rotated(shared, salt):
     bits, coder = BitWriter(), constriction.stream.stack.AnsCoder()
     codebooks.write_all(bits, shared.codebooks)
     coded = streams.write_tables(bits, layout)
-    for ranks, table in reversed(streams.symbols_of(shared, layout.kept.groups, coded)):
+    for ranks, table, _ in reversed(streams.symbols_of(shared, layout.kept.groups, coded)):
         shares = np.roll(
-            ans.frequencies(Rows.listed([table]), table.levels, table.resolution), salt
+            rates.frequencies(Rows.listed([table]), table.levels, table.resolution), salt
         )
         model = constriction.stream.model.Categorical((shares - 1).astype("f4"), perfect=False)
         coder.encode_reverse((ranks() + salt).astype("i4") % len(shares), model)

@@ -22,7 +22,7 @@ from moeash.codec.entries import Entries, numpy_dtype
 from moeash.codec.layout import CHECKSUM_BYTES, KeptPlan, Layout, lay_out_counted
 from moeash.codec.pools import CODERS
 from moeash.codec.sources import Coded
-from moeash.codec.static import ans
+from moeash.codec.static import ans, rates
 from moeash.codec.static.tables import Table
 from moeash.codec.streaming.reading import FileReader
 from moeash.core.codebook import Codebook
@@ -122,14 +122,15 @@ def _encode(
     contents: Contents,
     progress: Progress,
 ) -> None:
-    for salt in range(ans.MAX_SALT + 1):
+    n_coded = sum(s.size for s in sources if s.table is not None and s.table.symbols.size > 1)
+    for salt in range(rates.MAX_SALT + 1):
         with path.open("wb") as file:
             hashing = _Hashing(file)
             head = VERSION.to_bytes(2, "little") + bytes([CODERS.index(CODER), salt])
             hashing.write(MAGIC + head + layout.lengths + layout.directory + model)
             runs = ahead(_backwards(layout.entries, sources, contents))
             counted = _counting(runs, sources, progress)
-            if not ans.push(counted, layout.payload_bytes, salt, hashing.write):
+            if not ans.push(counted, n_coded, layout.payload_bytes, salt, hashing.write):
                 continue
             file.write(hashing.digest.digest())
             file.flush()
