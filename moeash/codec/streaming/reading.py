@@ -160,6 +160,10 @@ class FileReader:
         if digest.digest() != data[body:]:
             raise wrong_checksum()
 
+    def bytes_at(self, begin: int, size: int) -> bytes:
+        """Return some bytes of the file; fewer at its end."""
+        return FileSlices(self._file.fileno(), 0, self.size_bytes)[begin : begin + size]
+
     def runs(self) -> Iterator[Run]:
         """Yield all symbols in the order of the file, in runs of bounded length.
 
