@@ -5,8 +5,8 @@
 EntQuant (arXiv 2601.22787) rounds every row to integers at a scale of its own. The scale is found
 without data: as read here it is the one of least ``error + weight * l1``, the squared error of the
 row relative to its square, and the mean magnitude of its integers, which stands for their entropy.
-The least is looked for among ``N_SCALES`` scales a row. Both sides are written in the same file: one
-codebook and indices in the ANS coder, scales kept as float16.
+The least is looked for among ``N_SCALES`` scales a row. Both sides are written in the same file:
+one codebook and indices in the ANS coder, scales kept as float16.
 """
 
 import sys
