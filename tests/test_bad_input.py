@@ -239,7 +239,7 @@ def test_a_full_disk_keeps_the_existing_file(tiny, tmp_path, command):
         if command == "export":
             export_solution(task, solution, lambda recipe: shared, target)
         else:
-            package.decompress(tiny.file, target)
+            package.decompress(tiny.file, target, force=True)
     assert list(tmp_path.iterdir()) == [target]
     assert target.read_bytes() == b"before"
 

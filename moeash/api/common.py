@@ -74,6 +74,7 @@ def inputs_for(
     output: OutputOf | None,
     *,
     trained_by: str | None,
+    measured: bool = False,
 ) -> Unlabelled | None:
     """Return the inputs there is a use for; say so where a method does without, or has no use.
 
@@ -84,6 +85,7 @@ def inputs_for(
         codec: how kept tensors are stored.
         output: names what counts of the network's output.
         trained_by: what trains solutions; None: nothing.
+        measured: the network is measured on them.
 
     Raises:
         InputError: there is no use for them, the network does not take them, or a training lacks
@@ -103,7 +105,7 @@ def inputs_for(
             remeasuring.IMAGES if codec.norms == "remeasured" else 0,
             probing.IMAGES if codec.norms == "two_vectors" and has_norms else 0,
             probing.IMAGES if codec.kept != "float32" else 0,
-            ALL if trained_by else 0,
+            ALL if trained_by or measured else 0,
         )
         if not at_most:
             raise InputError(f"method {method.name} looks at no inputs; leave calibration out")

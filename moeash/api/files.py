@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from torch import nn
 
@@ -24,11 +24,13 @@ from moeash.core.solutions.variables import candidate_of
 from moeash.core.threads import available_cores
 from moeash.data.unlabelled import Given
 from moeash.errors import InputError
+from moeash.evaluation.comparing import Comparison
 from moeash.evaluation.loading import compressor_of
 from moeash.exports.building import building
 from moeash.exports.export import ExportReport, export_solution
 from moeash.exports.formats.names import targets
-from moeash.files import as_path
+from moeash.exports.reaching import GoalReport, compress_for
+from moeash.files import as_path, refuse_existing
 from moeash.methods.registry import build_method
 from moeash.names import contained
 from moeash.study.events import Doing, Note
@@ -39,7 +41,7 @@ from moeash.study.study import Study
 from moeash.tracing.outputs import OutputOf
 
 
-@contained()
+@overload
 def compress(
     module: nn.Module,
     to: str | Path,
@@ -51,40 +53,111 @@ def compress(
     output: OutputOf | None = None,
     seed: int = 0,
     spec: Mapping[str, Any] | None = None,
+    force: bool = False,
     progress: Shown = True,
-) -> SizeReport:
-    """Write one compressed network to a verified file, without search or evaluation.
+) -> SizeReport: ...
+
+
+@overload
+def compress(
+    module: nn.Module,
+    to: str | Path,
+    *,
+    calibration: Given,
+    max_kl: float | None = None,
+    max_drop: float | None = None,
+    max_bytes: int | None = None,
+    method: str | Mapping[str, Any] = "uniform",
+    output: OutputOf | None = None,
+    seed: int = 0,
+    spec: Mapping[str, Any] | None = None,
+    force: bool = False,
+    progress: Shown = True,
+) -> GoalReport: ...
+
+
+@contained()
+def compress(
+    module: nn.Module,
+    to: str | Path,
+    *,
+    candidate: Mapping[str, Value] | None = None,
+    refined: bool = False,
+    max_kl: float | None = None,
+    max_drop: float | None = None,
+    max_bytes: int | None = None,
+    method: str | Mapping[str, Any] = "uniform",
+    calibration: Given | None = None,
+    output: OutputOf | None = None,
+    seed: int = 0,
+    spec: Mapping[str, Any] | None = None,
+    force: bool = False,
+    progress: Shown = True,
+) -> SizeReport | GoalReport:
+    """Write one compressed network to a verified file: of one candidate, or for one goal.
+
+    A goal is one of three limits. As :func:`compress_spec` does for a spec, the method prepares
+    once, its number of bins is bisected, neighbouring rates are tried and what was found is
+    refined; every try is compared with the float network on all the calibration inputs, which
+    need no labels. Outputs are ``(n, ..., n_classes)``.
 
     Args:
         module: a trained module; it is not changed.
         to: target file.
         candidate: the point of the method's space, e.g. ``{"k": 64}``.
-        refined: take the method's slower way, as the solutions of a search do.
+        refined: of a candidate: take the method's slower way, as the solutions of a search do.
+        max_kl: largest Kullback-Leibler divergence from the float network, in nats; the file is
+            made as small as it allows.
+        max_drop: likewise, largest share of outputs whose class is another than the float
+            network's.
+        max_bytes: largest file; the divergence is made as small as it allows.
         method: its name, or a mapping as ``[method]`` in a spec.
         calibration: as in :func:`search`.
         output: likewise.
         seed: of the method's random draws.
         spec: ``network`` and ``codec`` as a spec has them.
+        force: replace an existing file, once everything has been verified.
         progress: who hears of it.
 
     Returns:
-        The size of the file and where it goes.
+        Of a candidate, the size of the file and where it goes; for a goal, what was written and how
+        it measures.
 
     Raises:
-        InputError: the candidate is no point of the method's space, or an option cannot be used.
+        InputError: the target exists, not exactly one of the candidate and the limits is given,
+            the candidate is no point of the method's space, or an option cannot be used.
+        NothingMeetsError: nothing within the method's bounds meets the limit.
 
     Example:
         >>> import tempfile
         >>> import moeash
         >>> import torch
         >>> network = torch.nn.Linear(64, 32)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     report = moeash.compress(
-        ...         network, f"{folder}/linear.moeash", candidate={"k": 4}, progress=False
-        ...     )
+        >>> folder = tempfile.mkdtemp()
+        >>> report = moeash.compress(
+        ...     network, f"{folder}/linear.moeash", candidate={"k": 4}, progress=False
+        ... )
         >>> report.total < 64 * 32
         True
+        >>> inputs = torch.randn(100, 64)
+        >>> report = moeash.compress(
+        ...     network, f"{folder}/goal.moeash", max_kl=0.01, calibration=inputs, progress=False
+        ... )
+        >>> report.search.divergence <= 0.01
+        True
     """
+    limits = {"max_kl": max_kl, "max_drop": max_drop, "max_bytes": max_bytes}
+    given = [name for name, limit in limits.items() if limit is not None]
+    if (candidate is not None) + len(given) != 1:
+        named = ", ".join([*(["candidate"] if candidate is not None else []), *given]) or "none"
+        raise InputError(
+            f"got {named} of candidate, max_kl, max_drop and max_bytes; give exactly one of them"
+        )
+    if given and calibration is None:
+        raise InputError(f"{given[0]} is measured on inputs; give calibration=")
+    if given and refined:
+        raise InputError("a goal refines what it finds by itself; leave out refined")
+    refuse_existing(to, force=force)
     described = spec_of_module(
         overlaid(
             {
@@ -99,20 +172,42 @@ def compress(
         metric="none",
     )
     chosen = build_method(described.method)
-    point = candidate_of(chosen.space(), candidate)
-    if refined and not chosen.refines:
-        raise InputError(f"method {chosen.name} has no slower way; leave out refined")
-    recipe = Recipe(point, (Refine(),) if refined else ())
     inputs = inputs_for(
-        module, chosen, calibration, described.codec, output, trained_by=described.trained_by
+        module,
+        chosen,
+        calibration,
+        described.codec,
+        output,
+        trained_by=described.trained_by,
+        measured=bool(given),
     )
     task = replace(
         described.task(module=module, calibration=inputs, output=output),
         n_threads=available_cores(),
-        refines=refined,
     )
     with listening(progress) as listen:
-        with compressor_of(task, doing(listen)) as compressor:
+        if candidate is None:
+            assert inputs is not None
+            comparison = Comparison(
+                inputs,
+                batch_size=described.evaluation.batch_size,
+                device=described.evaluation.device,
+                output=output,
+            )
+            return compress_for(
+                task,
+                to,
+                max_kl=max_kl,
+                max_drop=max_drop,
+                max_bytes=max_bytes,
+                comparison=comparison,
+                progress=doing(listen),
+            )
+        point = candidate_of(chosen.space(), candidate)
+        if refined and not chosen.refines:
+            raise InputError(f"method {chosen.name} has no slower way; leave out refined")
+        recipe = Recipe(point, (Refine(),) if refined else ())
+        with compressor_of(replace(task, refines=refined), doing(listen)) as compressor:
             for note in compressor.notes:
                 listen(Note(note))
             shared = compressor.build(recipe, progress=doing(listen))
@@ -132,6 +227,7 @@ def export(
     id: int | None = None,
     format: str | Sequence[str] | None = None,
     inputs: Given | None = None,
+    force: bool = False,
     progress: Shown = True,
 ) -> ExportReport:
     """Export a solution of a study as a verified file, or as one of each of several formats.
@@ -147,6 +243,7 @@ def export(
             default: the one that ``to`` is named like, or else moeash.
         inputs: for onnx: what to run the network on, where the study has no images and no
             calibration inputs.
+        force: replace existing files, once everything has been verified.
         progress: who hears of it.
 
     Returns:
@@ -155,7 +252,8 @@ def export(
     Raises:
         NothingMeetsError: no solution is within the limits; names the nearest.
         RebuildMismatchError: the solution does not rebuild to the weights that were measured.
-        InputError: a format is unknown, or needs inputs or a package that are not there.
+        InputError: a target exists, or a format is unknown, or needs inputs or a package that are
+            not there.
         ExportError: a file cannot be written, or a format cannot hold the network.
 
     Example:
@@ -174,7 +272,8 @@ def export(
     if id is not None and (max_drop is not None or max_bytes is not None):
         raise InputError("id names one solution, so limits have no use beside it; leave one out")
     formats = [format] if isinstance(format, str) else list(format or ())
-    targets(as_path(to), formats)  # refuses before anything is built
+    for _, path in targets(as_path(to), formats):  # refused before anything is built
+        refuse_existing(path, force=force)
     task = task_of(study)
     if id is not None:
         solution = study.solution(id)

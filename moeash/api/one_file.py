@@ -128,8 +128,8 @@ def compress_checkpoint(
         >>> report = moeash.compress_checkpoint(
         ...     folder, f"{folder}/model.moeash", bits=3, progress=False
         ... )
-        >>> round(report.bits_per_weight), round(report.ratio)
-        (3, 11)
+        >>> round(report.bits_per_weight), report.ratio > 10
+        (3, True)
     """
     with listening(progress) as listen:
         return compress_weights(

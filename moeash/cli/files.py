@@ -1,6 +1,7 @@
 """Commands about ``.moeash`` files: verify, inspect, decompress."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,7 @@ from moeash.cli.show import (
 from moeash.files import refuse_existing
 
 if TYPE_CHECKING:  # verify and inspect load it when they are called, the help never
-    from moeash.core.codebook import SharedWeights
+    from moeash.codec.inspection import BookUse
 
 PARTS = ("header", "codebooks", "tables", "indices", "kept", "checksum")
 
@@ -130,7 +131,7 @@ def inspection(file: Path, *, max_bytes: int | None = None) -> dict[str, Any]:
     from moeash.codec.container import VERSION
     from moeash.codec.inspection import open_and_size
 
-    shared, report = open_and_size(file, max_bytes=max_bytes)
+    uses, report = open_and_size(file, max_bytes=max_bytes)
     return {
         "file": str(file),
         "size_bytes": report.total,
@@ -143,7 +144,7 @@ def inspection(file: Path, *, max_bytes: int | None = None) -> dict[str, Any]:
         "entries": report.n_entries,
         "bits_per_weight": report.bits_per_weight,
         "parts": {name: getattr(report, name) for name in PARTS},
-        "codebooks": _codebooks(shared),
+        "codebooks": _codebooks(uses),
         "tensors": [
             {
                 "name": tensor.name,
@@ -159,16 +160,16 @@ def inspection(file: Path, *, max_bytes: int | None = None) -> dict[str, Any]:
     }
 
 
-def _codebooks(shared: "SharedWeights") -> list[dict[str, Any]]:
+def _codebooks(uses: "Sequence[BookUse]") -> list[dict[str, Any]]:
     """Return each codebook's entries that some weight uses, and how many use each."""
     found = []
-    for position, counts in enumerate(shared.usage()):
-        used = counts > 0
+    for book in uses:
+        used = book.counts > 0
         found.append(
             {
-                "tensors": [t.name for t in shared.shared if t.codebook == position],
-                "values": shared.codebooks[position].entries[used].astype(float).tolist(),
-                "counts": counts[used].tolist(),
+                "tensors": list(book.tensors),
+                "values": book.entries[used].astype(float).tolist(),
+                "counts": book.counts[used].tolist(),
             }
         )
     return found
@@ -215,6 +216,7 @@ def decompress(
             network=network,
             inputs=inputs,
             max_bytes=max_bytes,
+            force=force,
             progress=progress,
         )
     if json_:

@@ -326,6 +326,7 @@ def export(
             max_bytes=max_bytes,
             id=id_,
             format=formats,
+            force=force,
         )
     if report_to is not None:
         from moeash.cli.files import inspection

@@ -67,17 +67,23 @@ values are zigzagged (0, -1, 1, -2, ... are 0, 1, 2, 3, ...).
   the sources that may use the table.
 
 **Payload.** All symbols of the first source, then of the next, as ranks among the present symbols
-of its table; a table with a single symbol takes no payload. P is what the ``payload_bytes`` of
-:mod:`moeash.codec.static.ans` or :mod:`moeash.codec.static.huffman` says, and MUST NOT be below
-what it says if every symbol were the cheapest of its table.
+of its table; a table with a single symbol takes no payload. P MUST be what the ``payload_bytes`` of
+:mod:`moeash.codec.static.rates` or :mod:`moeash.codec.static.huffman` says of these symbols; before
+any is decoded a reader refuses what is below that of as many of the cheapest.
 
-* ANS: frequencies f out of 2**24 by :func:`moeash.codec.static.ans.frequencies` from levels of
+* ANS: frequencies f out of 2**24 by :func:`moeash.codec.static.rates.frequencies` from levels of
   ``2**-r`` octaves. The slots of a table follow each other as its ranks do, rotated: that of rank j
-  of n stands at place ``(j + salt) % n`` and begins at c, the sum of the f before that place. The
-  payload less the zero bytes at its end, completed with zeros to words of 32 bits, is a stack; its
-  last word is on top. The state begins as 0. Whenever it is below 2**32 and a word is left, it
-  becomes ``state * 2**32 + word``. A symbol is the one in whose slot ``state % 2**24`` lies; then
-  the state becomes ``f * (state >> 24) + state % 2**24 - c``. It MUST end as 0, without words left.
+  of n stands at place ``(j + salt) % n`` and begins at c, the sum of the f before that place. A
+  symbol is the one in whose slot ``state % 2**24`` lies; then the state becomes
+  ``f * (state >> 24) + state % 2**24 - c`` and, if that is below 2**32 and the stack has a word of
+  32 bits left, whose last one is on top, ``state * 2**32 + word``.
+  Of fewer than 2**20 symbols the stack is the payload less its zero bytes at the end, completed
+  with zeros to words. The upper and lower half of the one state are the first words, as far as
+  there are any; it MUST end as 0, without words left.
+  More symbols come in parts of 2**20, of which the last may have fewer. Each has a stack and four
+  states that take turns; their halves are the first words. They MUST be 2**32 at least, and end as
+  that, without words left. The payload has the stack of the last part first, that of the first
+  last, then zeros, and at its end, from the first part on, the words of each stack as u32.
 * Huffman: a level is ``longest + 1 - length``, where ``2**longest``, longest at most 31, MUST be
   the sum of all ``2**(level - 1)``. Codes are canonical: by length, then by rank, each one more
   than the one before; most significant bit first, zero-padded to a byte.
@@ -157,7 +163,7 @@ def encode(
     Raises:
         InputError: counts differ from indices, or a limit of the format is exceeded.
         ExportError: the indices do not fit their reserved bytes, see
-            :mod:`moeash.codec.static.ans`.
+            :mod:`moeash.codec.static.rates`.
     """
     layout = lay_out(shared, coder=coder, notes=notes)
     bits = BitWriter()
@@ -245,9 +251,8 @@ def write(
 ) -> int:
     """Write a file, verified: it appears under its name only after it decoded to the same network.
 
-    The bytes go to a temporary file in the same folder, are flushed to the device, read back,
-    decoded and compared; then the file is renamed. On any failure an existing file is untouched
-    and no other file is left.
+    The bytes go to a temporary file beside it, are flushed, read back, decoded and compared; then
+    the file is renamed. On any failure an existing file is untouched and no other file is left.
 
     Args:
         path: target.
@@ -297,11 +302,7 @@ def verify_at(path: Path, shared: SharedWeights) -> Container:
 
 
 def read(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Container:
-    """Read a file from disk; see :func:`decode`.
-
-    Raises:
-        ContainerError: the file cannot be read, or what :func:`decode` raises.
-    """
+    """Read a file from disk, as :func:`decode`; one that cannot be read is a ContainerError."""
     return decode(read_bytes(path), max_bytes=max_bytes)
 
 
@@ -325,10 +326,7 @@ def read_arrays(
 ) -> dict[str, NDArray[Any]]:
     """Return every tensor of a file by name, in state order; tied names share one array.
 
-    bfloat16 tensors come as float32.
-
-    Raises:
-        ContainerError: as :func:`read`.
+    bfloat16 tensors come as float32; errors are those of :func:`read`.
 
     Example:
         >>> import tempfile

@@ -4,9 +4,9 @@ A *pool* is all sources over one alphabet: the shared tensors of one codebook, o
 all kept tensors of one dtype. Everything is decided from counts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, Protocol, cast, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,14 +50,14 @@ class Coding(Protocol):
         """Return the bytes of the stream."""
 
     def encode(
-        self, sources: Sequence[tuple[Callable[[], NDArray[np.int32]], Table]], reserved: int
+        self, sources: Sequence[tuple[Callable[[], NDArray[np.int32]], Table, int]], reserved: int
     ) -> tuple[bytes, int]:
         """Return the stream and its salt."""
 
-    def decode(
-        self, payload: bytes, salt: int, sources: Sequence[tuple[Table, int]]
-    ) -> Iterator[tuple[int, NDArray[np.int32]]]:
-        """Yield the position of a source and a run of its ranks, in order."""
+    def fill(
+        self, payload: bytes, salt: int, targets: Sequence[tuple[Table, NDArray[Any]]]
+    ) -> list[NDArray[np.int64]]:
+        """Decode every source into its array, and return how often each of its symbols occurs."""
 
 
 def coding_of(coder: str) -> Coding:

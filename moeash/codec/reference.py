@@ -229,6 +229,12 @@ class Table:
         return shares
 
     @cached_property
+    def costs(self) -> Array:
+        """For ANS, what each symbol takes, in 2**-16 bits."""
+        bits: Array = np.rint(np.log2(self.frequencies) * 65536).astype(np.int64)
+        return (24 << 16) - bits
+
+    @cached_property
     def lengths(self) -> Array:
         """For Huffman, bits of the codes; none is left over."""
         total = int((1 << (self.levels - 1)).sum()) if self.levels.max() <= 31 else 3
@@ -331,32 +337,53 @@ def read_tables(
 # --- Payload: the symbols of all sources, as ranks in their tables, in one stream -----------------
 
 
+PART = 1 << 20  # symbols from which a stream is divided into parts of so many
+
+
 def read_ans(payload: bytes, sources: Sources, salt: int) -> None:
-    """A stack of 32-bit words, the last on top, and a state that begins and ends as 0."""
-    stream = payload.rstrip(b"\0")
-    words = np.frombuffer(stream + bytes(-len(stream) % 4), dtype="<u4").tolist()
-    n, cost, state = 0, 0, 0
+    """Stacks of 32-bit words, the last on top, and states that end as they begin."""
+    coded = [(table, out) for table, out in sources if table.symbols.size > 1]
+    n = sum(out.size for _, out in coded)
+    parts = -(-n // PART) if n >= PART else 0  # each of four states and a stack
+    slack = (n >> 15) + (288 * parts or 32 * (n > 0))
+    least = sum(out.size * int(table.costs.min()) for table, out in coded)
+    need(8 * len(payload) >= -(-least >> 16) + slack, "has a payload for its symbols")
+    stacks, end, at = [payload.rstrip(b"\0")], len(payload) - 4 * parts, 0
+    for length in np.frombuffer(payload[end:], dtype="<u4").tolist()[::-1]:
+        stacks.insert(0, payload[at : at + 4 * length])
+        at += 4 * length
+    need(at <= end and not (parts and any(payload[at:end])), "has zeros behind its stacks")
+    first = (1 << 32) * (parts > 0)
+    states, words, done, cost = [first], [0][:0], 0, 0
     for table, out in sources:
-        if table.symbols.size > 1:
-            n += out.size
-            cost += out.size * ((24 << 16) - round(math.log2(table.frequencies.max()) * 65536))
-    least = -(-cost >> 16) + 32 + (n >> 15) if n else 0  # were every symbol the likeliest
-    need(8 * len(payload) >= least, "has a payload for its symbols")
-    for table, out in sources:
-        size = table.symbols.size
         places = np.zeros(out.size, dtype=np.int64)
-        if size > 1:
-            widths = np.roll(table.frequencies, salt).tolist()  # slots of ranks, rotated
-            begins = [0, *np.cumsum(widths).tolist()]
-            for i in range(out.size if state or words else 0):  # an empty coder says place 0
-                while state < 1 << 32 and words:
-                    state = state << 32 | words.pop()
-                slot = state & 0xFFFFFF
-                places[i] = place = bisect_right(begins, slot) - 1
-                state = widths[place] * (state >> 24) + slot - begins[place]
-            places = (places - salt) % size
-        out[:] = table.symbols[places]
-    need(not state and not words, "has a payload that ends as it began")
+        widths = np.roll(table.frequencies, salt).tolist()  # slots of ranks, rotated
+        begins = [0, *np.cumsum(widths).tolist()]
+        for i in range(done, done + out.size) if len(widths) > 1 else ():
+            if i % PART == 0:
+                need(i == 0 or not (words or set(states) - {first}), "has parts that end as begun")
+                stack = stacks.pop(0)
+                words = np.frombuffer(stack + bytes(-len(stack) % 4), dtype="<u4").tolist()
+                states = [0] * (4 if parts else 1)
+                for lane in range(len(states)):
+                    for _ in range(min(2, len(words))):
+                        states[lane] = states[lane] << 32 | words.pop()
+                need(min(states) >= first, "has states of their size")
+            elif not (words or parts or states[0]):
+                break  # an empty coder says place 0 and no other
+            state = states[i % len(states)]
+            slot = state & 0xFFFFFF
+            places[i - done] = place = bisect_right(begins, slot) - 1
+            state = widths[place] * (state >> 24) + slot - begins[place]
+            if state < 1 << 32 and words:
+                state = state << 32 | words.pop()
+            states[i % len(states)] = state
+        ranks = (places - salt) % len(widths)
+        out[:] = table.symbols[ranks]
+        if len(widths) > 1:
+            done, cost = done + out.size, cost + int(table.costs[ranks].sum())
+    need(not (words or set(states) - {first}), "has a payload that ends as it began")
+    need(len(payload) == -(-(-(-cost >> 16) + slack) // 8), "has the bytes of its symbols")
 
 
 def read_huffman(payload: bytes, sources: Sources) -> None:

@@ -115,7 +115,26 @@ def size(
         InputError: as ``encode``.
     """
     layout = lay_out(shared, coder=coder, notes=notes)
-    n_shared = shared.n_shared
+    contents = Totals(
+        shared.n_shared, shared.n_kept, shared.n_used_entries, shared.original_bytes, notes or {}
+    )
+    return report_of(layout, contents)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a network holds in all; the attributes are those of :class:`SizeReport`."""
+
+    n_shared: int
+    n_kept: int
+    n_entries: int
+    original_bytes: int
+    notes: Mapping[str, str]
+
+
+def report_of(layout: Layout, totals: Totals) -> SizeReport:
+    """Return the sizes of a file by its layout."""
+    n_shared = totals.n_shared
     kept_payload = layout.kept.payload >> FRACTION_BITS
     kept_stream = kept_payload // 8 if n_shared else layout.payload_bytes
     codebooks = layout.codebook_bits // 8
@@ -130,11 +149,11 @@ def size(
         checksum=CHECKSUM_BYTES,
         tensors=(*_shared_sizes(layout), *_kept_sizes(layout)),
         n_shared=n_shared,
-        n_kept=shared.n_kept,
-        n_entries=shared.n_used_entries,
-        original_bytes=shared.original_bytes,
-        coder=coder,
-        notes=dict(notes or {}),
+        n_kept=totals.n_kept,
+        n_entries=totals.n_entries,
+        original_bytes=totals.original_bytes,
+        coder=layout.coder,
+        notes=dict(totals.notes),
     )
 
 

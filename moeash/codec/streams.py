@@ -36,7 +36,7 @@ from moeash.errors import CorruptContainerError, InputError
 
 _CHUNK = 1 << 20
 
-Source = tuple[Callable[[], NDArray[np.int32]], Table]
+Source = tuple[Callable[[], NDArray[np.int32]], Table, int]
 
 
 def write_tables(bits: BitWriter, layout: Layout) -> list[Coded]:
@@ -96,7 +96,7 @@ def symbols_of(
                 rows[source.positions] = group_bytes(shared, groups[source.positions])
             symbols = rows[source.positions][:, source.plane]
         if source.table is not None:
-            found.append((_ranker(symbols, source.table), source.table))
+            found.append((_ranker(symbols, source.table), source.table, source.size))
     return found
 
 
@@ -147,13 +147,17 @@ class Arrays:
     Attributes:
         indices: ``(n,)`` of every shared tensor with weights.
         groups: groups of kept tensors and their bytes, ``(elements, n_planes)``.
+        counts: of every shared tensor with weights, once it is decoded.
         targets: in file order, the table and the array of every source that is coded.
+        tensors: positions of the shared tensors that the targets are; None for bytes.
         adaptive: what the adaptive coder took, codebook by codebook.
     """
 
     indices: dict[int, NDArray[Any]] = field(default_factory=dict)
     groups: list[tuple[KeptGroup, NDArray[np.uint8]]] = field(default_factory=list)
+    counts: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     targets: list[tuple[Table, NDArray[Any]]] = field(default_factory=list)
+    tensors: list[int | None] = field(default_factory=list)
     adaptive: list["Taken"] = field(default_factory=list)
 
     def add(self, source: Coded, out: NDArray[Any]) -> None:
@@ -162,6 +166,7 @@ class Arrays:
             out[:] = source.constant
         else:
             self.targets.append((source.table, out))
+            self.tensors.append(source.positions[0] if source.plane is None else None)
 
     def fill(self, coding: Coding, payload: bytes, salt: int) -> None:
         """Decode the payload into the arrays.
@@ -171,12 +176,11 @@ class Arrays:
         """
         sizes = [(table, out.size) for table, out in self.targets]
         check_length(coding, sizes, len(payload))
-        filled = [0] * len(self.targets)
-        for position, ranks in coding.decode(payload, salt, sizes):
-            table, out = self.targets[position]
-            begin = filled[position]
-            filled[position] += ranks.size
-            out[begin : begin + ranks.size] = table.symbols.astype(out.dtype)[ranks]
+        found = coding.fill(payload, salt, self.targets)
+        for position, (table, _), counts in zip(self.tensors, self.targets, found, strict=True):
+            if position is not None:
+                self.counts[position] = np.zeros(table.alphabet, dtype=np.int64)
+                self.counts[position][table.symbols] = counts
 
     def fill_adaptive(
         self, section: Cursor, entries: Entries, books: tuple[Codebook, ...], *, in_units: bool
@@ -342,7 +346,9 @@ def assemble(entries: Entries, books: tuple[Codebook, ...], arrays: Arrays) -> S
         else:
             n_entries = len(books[entry.codebook])
             indices = arrays.indices.get(position, np.empty(0, dtype=index_dtype(n_entries)))
-            counts = _histogram(indices, n_entries)
+            counts = arrays.counts.get(position)
+            if counts is None:
+                counts = _histogram(indices, n_entries)
             tensors.append(
                 SharedTensor(entry.name, entry.shape, entry.dtype, entry.codebook, indices, counts)
             )

@@ -1,10 +1,11 @@
 """Measure a finished solution on the holdout split, once, and say how sure the number is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -82,47 +83,65 @@ def outputs_on(module: nn.Module, split: Split, *, batch_size: int, device: str)
 
 
 def measure_outputs(
-    outputs: Tensor, float_outputs: Tensor, split: Split, metric: Metric
+    outputs: Tensor, float_outputs: Tensor, labels: NDArray[np.int64], metric: Metric
 ) -> HoldoutResult:
     """Return the metric and top-1 of outputs; ``float_outputs`` serve metrics without labels."""
-    tally = metric.start(metric.targets(split.labels, float_outputs))
+    tally = metric.start(metric.targets(labels, float_outputs))
     tally.add(outputs)
-    right = int((predicted(outputs) == split.labels).sum())
-    low, high = wilson_interval(right, len(split))
-    return HoldoutResult(len(split), metric.name, tally.value(), right / len(split), low, high)
+    n, right = len(labels), int((predicted(outputs) == labels).sum())
+    low, high = wilson_interval(right, n)
+    return HoldoutResult(n, metric.name, tally.value(), right / n, low, high)
 
 
-def measure_holdout(
-    task: Task, arrays: Mapping[str, NDArray[Any]], progress: Progress = silent
-) -> Holdout | None:
-    """Measure decoded arrays, and the float network beside them, on a task's holdout split.
+@dataclass(frozen=True)
+class Outputs:
+    """What networks return on a split, ``(n, n_classes)`` each.
+
+    Attributes:
+        labels: of the split.
+        exact: of the float network.
+        decoded: of the decoded network.
+        remeasured: of the float network with BatchNorms measured again, where the study's
+            solutions have theirs so.
+    """
+
+    labels: NDArray[np.int64]
+    exact: Tensor
+    decoded: Tensor
+    remeasured: Tensor | None
+
+
+def outputs_of(
+    task: Task, arrays: Mapping[str, NDArray[Any]], names: Sequence[str], progress: Progress
+) -> dict[str, Outputs]:
+    """Run decoded arrays, and the float network beside them, on splits of a task.
 
     The network is loaded anew, as somebody would who is given the file.
 
     Args:
         task: of the study; its images come from ``data``.
         arrays: the decoded tensors by ``state_dict`` key.
+        names: of the splits; those that the task does not have are left out.
         progress: hears what is measured.
-
-    Returns:
-        None when the study has no images or no holdout split.
     """
     splits = {} if task.data is None else load_splits(task.data)
-    split = splits.get("holdout")
-    if split is None:
-        return None
+    wanted = {name: splits[name] for name in names if name in splits}
+    if not wanted:
+        return {}
     network = load_network(task)
     module = network.module
     with arithmetic(task), in_eval_mode(module):
-        metric = load_metric(task.evaluation.metric)
         device, batch_size = task.evaluation.device, task.evaluation.batch_size
 
-        def outputs(what: str) -> Tensor:
-            progress(f"measuring {what} on the holdout split", 0, None)
-            return outputs_on(module, split, batch_size=batch_size, device=device)
+        def outputs(what: str) -> dict[str, Tensor]:
+            progress(f"measuring {what} on {' and '.join(wanted)}", 0, None)
+            return {
+                name: outputs_on(module, split, batch_size=batch_size, device=device)
+                for name, split in wanted.items()
+            }
 
         exact = outputs("the float network")
-        again: Tensor | None = None
+        again: dict[str, Tensor] = {}
         if task.codec.norms == "remeasured":
             images = calibration_images(splits, IMAGES, task.seed)
             Remeasuring(network, images, device).measure()
@@ -130,8 +149,33 @@ def measure_holdout(
             WeightWriter(module, network.state).restore()
         load_into(module, arrays)
         decoded = outputs("the decoded network")
-    return Holdout(
-        measure_outputs(decoded, exact, split, metric),
-        measure_outputs(exact, exact, split, metric),
-        None if again is None else measure_outputs(again, exact, split, metric),
-    )
+    return {
+        name: Outputs(split.labels, exact[name], decoded[name], again.get(name))
+        for name, split in wanted.items()
+    }
+
+
+def measure_holdout(
+    task: Task, arrays: Mapping[str, NDArray[Any]], progress: Progress = silent
+) -> Holdout | None:
+    """Measure decoded arrays, and the float network beside them, on a task's holdout split.
+
+    Args:
+        task: as :func:`outputs_of`.
+        arrays: likewise.
+        progress: hears what is measured.
+
+    Returns:
+        None when the study has no images or no holdout split.
+    """
+    found = outputs_of(task, arrays, ("holdout",), progress).get("holdout")
+    if found is None:
+        return None
+    metric = load_metric(task.evaluation.metric)
+    results = [
+        None if outputs is None else measure_outputs(outputs, found.exact, found.labels, metric)
+        for outputs in (found.decoded, found.exact, found.remeasured)
+    ]
+    decoded, exact, remeasured = results
+    assert decoded is not None and exact is not None
+    return Holdout(decoded, exact, remeasured)

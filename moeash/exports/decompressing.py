@@ -12,7 +12,7 @@ from moeash.core.progress import Progress, silent
 from moeash.errors import InputError
 from moeash.exports.formats.names import WITH_NETWORK, targets
 from moeash.exports.streaming import stream
-from moeash.files import as_path
+from moeash.files import as_path, refuse_existing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,6 +43,7 @@ def decompress(
     network: "nn.Module | None" = None,
     inputs: "Given | None" = None,
     max_bytes: int | None = None,
+    force: bool = False,
     progress: Progress = silent,
 ) -> Decompressed:
     """Write the decoded tensors of a ``.moeash`` file in another format.
@@ -55,7 +56,7 @@ def decompress(
 
     Args:
         path: the file.
-        to: target; an existing file is replaced only after everything has been verified.
+        to: target.
         format: ``safetensors``, ``torch``, ``onnx`` or ``c``; default: the one that ``to`` is named
             like, or else safetensors.
         network: for onnx: the network the weights are of; it is not changed.
@@ -63,11 +64,13 @@ def decompress(
             :func:`search`; the file is run on all of them and compared with torch.
         max_bytes: most bytes that the decoded network may take; default the larger of 128 MiB and
             1,024 times the file, since a file of a few bytes can describe a huge network.
+        force: replace an existing file, once everything has been verified.
         progress: hears how far the work is, where it may take long.
 
     Raises:
         ContainerError: the file is not readable.
-        InputError: the format is unknown, or needs a network, inputs or a package.
+        InputError: the target exists, or the format is unknown, or needs a network, inputs or a
+            package.
         CheckpointError: the weights are not of this network; lists the tensors that differ.
         ExportError: the target cannot be written, or the format cannot hold the tensors; an
             existing file is kept.
@@ -99,6 +102,7 @@ def decompress(
             f"format {name} holds the weights alone; leave out network and inputs (on the command "
             "line --spec)"
         )
+    refuse_existing(target, force=force)
     if name == "safetensors":
         names = stream(path, target, max_bytes=max_bytes, progress=progress)
     else:

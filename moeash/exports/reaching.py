@@ -11,16 +11,16 @@ from moeash.codec.container import Container, write
 from moeash.codec.size import size
 from moeash.core.progress import Progress, silent
 from moeash.core.threads import available_cores
-from moeash.data.splits import Split, load_splits
 from moeash.errors import InputError
+from moeash.evaluation.comparing import Comparison
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.goals import Goal, reach
-from moeash.evaluation.holdout import measure_outputs, outputs_on
+from moeash.evaluation.holdout import HoldoutResult, Outputs, measure_outputs, outputs_of
 from moeash.evaluation.loading import arithmetic, load_network
 from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.task import Task
 from moeash.methods.training.method import TrainedMethod
-from moeash.networks.writing.inplace import load_into
+from moeash.networks.writing.inplace import load_into, write_float
 from moeash.tracing.watching import in_eval_mode
 
 DIVERGENCE = "neg_divergence"
@@ -94,6 +94,7 @@ def compress_for(
     max_kl: float | None = None,
     max_drop: float | None = None,
     max_bytes: int | None = None,
+    comparison: Comparison | None = None,
     progress: Progress = silent,
 ) -> GoalReport:
     """Compress a network for a goal and write it to a verified file.
@@ -104,6 +105,8 @@ def compress_for(
         max_kl: largest divergence from the float network on the search split, in nats.
         max_drop: largest drop of the task's metric there; of top-1 where that is the divergence.
         max_bytes: largest file. The divergence is then as small as possible.
+        comparison: what measures, of a network without images; the drop is then one of agreement
+            with the float network, and there is no holdout split.
         progress: hears what is being done.
 
     Raises:
@@ -120,7 +123,7 @@ def compress_for(
         raise InputError(
             f"method {task.method.name} trains every candidate; run a study instead (moeash run)"
         )
-    own = task.evaluation.metric
+    own = task.evaluation.metric if comparison is None else "agreement"
     metric = DIVERGENCE if max_drop is None else ("top1" if own == DIVERGENCE else own)
     goal = Goal(max_kl if max_drop is None else max_drop, max_bytes)
     task = replace(
@@ -128,6 +131,7 @@ def compress_for(
         evaluation=replace(task.evaluation, metric=metric),
         n_threads=available_cores(),
         refines=task.method.refines,
+        evaluate=None if comparison is None else comparison.by(metric),
     )
     evaluator = Evaluator(task, progress=progress)
     try:
@@ -148,7 +152,13 @@ def compress_for(
     measured: dict[str, Measured] = {}
 
     def measure(container: Container) -> None:
-        measured.update(_measured(task, named, container.shared.decoded(), progress))
+        arrays = container.shared.decoded()
+        if comparison is None:
+            found = outputs_of(task, arrays, ("search", "holdout"), progress)
+            measured.update({name: _compared(outputs, named) for name, outputs in found.items()})
+        else:
+            progress("measuring the decoded network", 0, None)
+            measured["search"] = _on_inputs(task, comparison, arrays)
 
     progress("writing and verifying the file", 0, None)
     size_bytes = write(to, shared, coder=task.codec.coder, notes=task.notes, check=measure)
@@ -168,43 +178,38 @@ def compress_for(
     )
 
 
-def _measured(
-    task: Task, metric: str, arrays: Mapping[str, NDArray[Any]], progress: Progress
-) -> dict[str, Measured]:
-    """Measure decoded arrays in a network loaded anew, as somebody would who is given the file."""
-    assert task.data is not None
-    splits = load_splits(task.data)
-    network = load_network(task)
-    device, batch_size = task.evaluation.device, task.evaluation.batch_size
-    found: dict[str, Measured] = {}
-    with arithmetic(task), in_eval_mode(network.module):
-        names = [name for name in ("search", "holdout") if name in splits]
+def _compared(outputs: Outputs, metric: str) -> Measured:
+    def measured(which: Any, by: str) -> HoldoutResult:
+        return measure_outputs(which, outputs.exact, outputs.labels, load_metric(by))
 
-        def outputs(what: str) -> dict[str, Any]:
-            progress(f"measuring {what}", 0, None)
-            return {
-                name: outputs_on(network.module, splits[name], batch_size=batch_size, device=device)
-                for name in names
-            }
-
-        exact = outputs("the float network")
-        load_into(network.module, arrays)
-        decoded = outputs("the decoded network")
-    for name in names:
-        found[name] = _compared(splits[name], metric, decoded[name], exact[name])
-    return found
-
-
-def _compared(split: Split, metric: str, decoded: Any, exact: Any) -> Measured:
-    own = measure_outputs(decoded, exact, split, load_metric(metric))
-    float_own = measure_outputs(exact, exact, split, load_metric(metric))
-    divergence = measure_outputs(decoded, exact, split, load_metric(DIVERGENCE))
+    own, float_own = measured(outputs.decoded, metric), measured(outputs.exact, metric)
     return Measured(
         n_images=own.n_images,
-        divergence=-divergence.metric,
+        divergence=-measured(outputs.decoded, DIVERGENCE).metric,
         top1=own.top1,
         top1_float=float_own.top1,
         metric_name=metric,
         metric=own.metric,
         drop=float_own.metric - own.metric,
+    )
+
+
+def _on_inputs(task: Task, comparison: Comparison, arrays: Mapping[str, NDArray[Any]]) -> Measured:
+    """Measure decoded arrays in the module itself, which gets its own weights back."""
+    network = load_network(task)
+    try:
+        with arithmetic(task), in_eval_mode(network.module):
+            load_into(network.module, arrays)
+            own = comparison.measure(network.module, "agreement")
+            divergence = comparison.measure(network.module, DIVERGENCE)
+    finally:
+        write_float(network.module, network.state)
+    return Measured(
+        n_images=own.n_images,
+        divergence=-divergence.metric,
+        top1=own.top1,
+        top1_float=1.0,
+        metric_name="agreement",
+        metric=own.metric,
+        drop=1 - own.metric,
     )

@@ -6,7 +6,6 @@ file as a whole; theirs are files of small networks.
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -15,22 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeash.codec.container import read
-from moeash.codec.entries import Entry, numpy_dtype
-from moeash.codec.streaming.reading import BLOCK, FileReader, Run
+from moeash.codec.entries import Entry
+from moeash.codec.streaming.reading import BLOCK, FileReader
+from moeash.codec.streaming.spool import spooled
 from moeash.codec.streaming.writing import CODER
 from moeash.core.codebook import Codebook, KeptTensor, TiedTensor
 from moeash.core.progress import Progress, silent
 from moeash.core.threads import ahead
-from moeash.errors import CorruptContainerError, ExportError
+from moeash.errors import ExportError
 from moeash.files import replacing
 from moeash.networks.streaming.floats import to_patterns
 from moeash.networks.streaming.header import StoredTensor, plan_file
 
 CHUNK = 1 << 20
 """Elements in memory at a time."""
-
-SPOOLED_BYTES = 1 << 25
-"""Bytes of kept tensors that are held in memory; more go to a temporary file."""
 
 
 def stream(
@@ -143,8 +140,7 @@ class _Target:
 def _write_runs(reader: FileReader, target: _Target, folder: Path, progress: Progress) -> None:
     total, done = sum(source.size for source in reader.sources), 0
     tables: dict[tuple[int, str], NDArray[Any]] = {}
-    with tempfile.SpooledTemporaryFile(SPOOLED_BYTES, dir=str(folder)) as spool:
-        kept = _Planes(reader, spool)
+    with spooled(reader, folder) as kept:
         for run in ahead(reader.runs()):
             entry = reader.entries[run.position]
             if run.source.plane is None:
@@ -160,8 +156,13 @@ def _write_runs(reader: FileReader, target: _Target, folder: Path, progress: Pro
             progress("decoding, millions of symbols", done >> 20, total >> 20)
         for position, entry in enumerate(reader.entries):
             if entry.kind == "kept":
-                for values in kept.values(position):
-                    target.write(entry.name, as_written(values, entry.dtype).data.cast("B"))
+                for begin in range(0, entry.size, CHUNK):
+                    stored = kept.stored(position, begin, min(begin + CHUNK, entry.size))
+                    tensor = KeptTensor(
+                        entry.name, stored.shape, entry.dtype, stored, entry.exponent
+                    )
+                    values = as_written(tensor.decoded(), entry.dtype)
+                    target.write(entry.name, values.data.cast("B"))
 
 
 def _write_decoded(path: str | os.PathLike[str], target: _Target, max_bytes: int | None) -> None:
@@ -181,43 +182,3 @@ def as_written(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     if dtype == "bfloat16":
         values = to_patterns(values)
     return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-
-
-class _Planes:
-    """Kept tensors, whose bytes come plane by plane, until all planes of them are there."""
-
-    def __init__(self, reader: FileReader, spool: tempfile.SpooledTemporaryFile[bytes]) -> None:
-        self._entries = reader.entries
-        self._spool = spool
-        self._begins: dict[int, int] = {}
-        end = 0
-        for position, entry in enumerate(reader.entries):
-            if entry.kind == "kept":
-                self._begins[position] = end
-                end += entry.size * numpy_dtype(entry.stored).itemsize
-
-    def add(self, run: Run) -> None:
-        """Take a run of bytes."""
-        entry = self._entries[run.position]
-        assert run.source.plane is not None
-        self._spool.seek(self._begins[run.position] + run.source.plane * entry.size + run.begin)
-        self._spool.write(run.symbols.astype(np.uint8).tobytes())
-
-    def values(self, position: int) -> Iterator[NDArray[Any]]:
-        """Yield the decoded values of a tensor, in runs.
-
-        Raises:
-            CorruptContainerError: no array of their dtype holds them.
-        """
-        entry = self._entries[position]
-        dtype = numpy_dtype(entry.stored)
-        for begin in range(0, entry.size, CHUNK):
-            n = min(CHUNK, entry.size - begin)
-            rows = np.empty((n, dtype.itemsize), dtype=np.uint8)
-            for plane in range(dtype.itemsize):
-                self._spool.seek(self._begins[position] + plane * entry.size + begin)
-                rows[:, plane] = np.frombuffer(self._spool.read(n), dtype=np.uint8)
-            if entry.stored == "bool" and rows.max() > 1:
-                raise CorruptContainerError("a kept bool is neither 0 nor 1; the file is damaged")
-            values = rows.reshape(-1).view(dtype).astype(np.dtype(entry.stored), copy=False)
-            yield KeptTensor(entry.name, (n,), entry.dtype, values, entry.exponent).decoded()

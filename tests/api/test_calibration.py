@@ -189,6 +189,7 @@ def test_two_vectors_make_the_file_smaller(tmp_path):
             candidate={"k": 16},
             calibration=torch.rand(5, 1, 8, 8) if norms == "two_vectors" else None,
             spec=codec(norms=norms),
+            force=True,
         ).total
         for norms in ("two_vectors", "as_they_are")
     ]

@@ -80,6 +80,7 @@ def compressed(network, path, method, calibration, output=None, **spec):
         calibration=calibration,
         output=output,
         spec={"codec": spec},
+        force=True,
         progress=told,
     )
     return told.notes

@@ -88,7 +88,10 @@ def test_an_export_that_fails_keeps_the_existing_file(study, study_of_a_lost_che
     path = tmp_path / "kept.moeash"
     path.write_bytes(b"precious")
     with pytest.raises(RebuildMismatchError, match="rebuilds to other weights than were measured"):
-        moeash.export(study_of_a_lost_checkpoint, path)
+        moeash.export(study_of_a_lost_checkpoint, path, force=True)
+    assert path.read_bytes() == b"precious"
+    with pytest.raises(InputError, match="exists; choose another name, or replace it with force"):
+        moeash.export(study, path, pick="best")
     assert path.read_bytes() == b"precious"
     with pytest.raises(ExportError, match="cannot"):
         moeash.export(study, tmp_path / "no" / "such" / "folder.moeash", pick="best")

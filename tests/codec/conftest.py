@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moeash.codec import container
-from moeash.codec.static import ans
+from moeash.codec.static import rates
 from moeash.core.codebook import (
     Codebook,
     KeptTensor,
@@ -22,7 +22,7 @@ def find_salted(one_tensor, monkeypatch):
     for _ in range(50):
         shared = one_tensor(rng.integers(0, 41, 300), 41)
         for slack in range(24, 8, -1):
-            monkeypatch.setattr(ans, "SLACK_BITS", slack)
+            monkeypatch.setattr(rates, "SLACK_BITS", slack)
             try:
                 data = container.encode(shared)
             except ExportError:

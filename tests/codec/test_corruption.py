@@ -264,3 +264,15 @@ def test_a_payload_too_short_for_its_symbols_is_refused_before_it_is_decoded():
         message = f"at least, but the file has {len(payload)}"
         with pytest.raises(CorruptContainerError, match=message):
             container.decode(data, max_bytes=1 << 30)
+
+
+@pytest.mark.parametrize(
+    "name", ["zoo-ans", "zoo-huffman", "zoo-adaptive", "plain-ans", "plain-adaptive", "long-ans"]
+)
+def test_a_payload_with_zeros_behind_it_is_no_second_file_of_the_same_network(name):
+    path = V1 / f"{name}.moeash"
+    head, packed, model, payload, *more = sections(path.read_bytes())
+    container.decode(sealed(head, packed, model, payload, *more))
+    for n in (1, 4, 1000):
+        with pytest.raises(CorruptContainerError, match=r"coded indices|bytes|follow"):
+            container.decode(sealed(head, packed, model, payload + bytes(n), *more))

@@ -56,13 +56,12 @@ def padded(data):
     return bytes(body) + hashlib.blake2b(body, digest_size=8).digest()
 
 
-@pytest.mark.parametrize(("question", "message"), [(verify, "other bytes"), (inspect, "takes")])
-def test_a_file_with_room_to_hide_in_is_refused(tmp_path, question, message):
+@pytest.mark.parametrize("question", [verify, inspect])
+def test_a_file_with_room_to_hide_in_is_refused(tmp_path, question):
     kept = KeptTensor("b", (3,), "float32", np.array([1.5, 2.25, -8.0], dtype=np.float32))
     data = padded(container.encode(SharedWeights((), (kept,))))
-    container.decode(data)
     (tmp_path / "x.moeash").write_bytes(data)
-    with pytest.raises(CorruptContainerError, match=message):
+    with pytest.raises(CorruptContainerError, match=r"take \d+ bytes, but the file has"):
         question(tmp_path / "x.moeash")
 
 

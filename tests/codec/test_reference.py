@@ -18,13 +18,13 @@ from moeash.codec.adaptive import coder as adaptive
 from moeash.codec.bits import BitWriter, varint
 from moeash.codec.layout import lay_out
 from moeash.codec.pools import CODERS
-from moeash.codec.static import ans
+from moeash.codec.static import rates
 from moeash.codec.static.tables import Rows
 from moeash.core.codebook import Codebook, KeptTensor, SharedWeights
 from moeash.errors import ContainerError
 from tests.codec.adaptive.twin import TRELLISES
 from tests.codec.conftest import build_shared
-from tests.codec.forging import V1, cuts, damage, flips, forged, sealed
+from tests.codec.forging import V1, cuts, damage, flips, forged, sealed, sections
 from tests.codec.paths import draw_path, network_on_trellises
 
 SOURCE = Path(reference.__file__)
@@ -123,9 +123,9 @@ def rotated(shared, salt):
     bits, coder = BitWriter(), constriction.stream.stack.AnsCoder()
     codebooks.write_all(bits, shared.codebooks)
     coded = streams.write_tables(bits, layout)
-    for ranks, table in reversed(streams.symbols_of(shared, layout.kept.groups, coded)):
+    for ranks, table, _ in reversed(streams.symbols_of(shared, layout.kept.groups, coded)):
         shares = np.roll(
-            ans.frequencies(Rows.listed([table]), table.levels, table.resolution), salt
+            rates.frequencies(Rows.listed([table]), table.levels, table.resolution), salt
         )
         model = constriction.stream.model.Categorical((shares - 1).astype("f4"), perfect=False)
         coder.encode_reverse((ranks() + salt).astype("i4") % len(shares), model)
@@ -139,6 +139,30 @@ def test_a_rotation_of_the_slots_is_undone(layers):
     shared = layers([500, 40, 30], 20)
     assert rotated(shared, 0) == container.encode(shared)
     assert_read_alike(rotated(shared, 7))
+
+
+def test_parts_of_a_long_stream_are_read_whatever_their_slots_and_refused_with_more_bytes(
+    layers, monkeypatch
+):
+    monkeypatch.setattr(rates, "PART", 100)
+    monkeypatch.setattr(reference, "PART", 100)
+    data = container.encode(layers([500, 40, 33], 20))
+    assert_read_alike(data)
+    head, *parts, payload = sections(data)
+    for n in (1, 4, 40):
+        with pytest.raises(ValueError, match="no sound"):
+            reference.decode(sealed(head, *parts, payload + bytes(n)))
+    for at in range(0, len(payload), 7):
+        spoiled = payload[:at] + bytes([payload[at] ^ 64]) + payload[at + 1 :]
+        with pytest.raises(ValueError, match="no sound"):
+            reference.decode(sealed(head, *parts, spoiled))
+
+
+def test_a_payload_of_one_state_with_more_bytes_is_refused(layers):
+    head, *parts, payload = sections(container.encode(layers([500, 40, 33], 20)))
+    for n in (1, 4, 40):
+        with pytest.raises(ValueError, match="no sound"):
+            reference.decode(sealed(head, *parts, payload + bytes(n)))
 
 
 def test_the_module_imports_nothing_but_python_and_numpy():
@@ -188,7 +212,8 @@ def test_a_flip_of_any_bit_is_refused(zoo):
 
 @pytest.mark.slow
 def test_damage_under_a_sound_checksum_is_refused_or_read_as_moeash_reads_it():
-    paths = [p for p in FILES if "units" not in p.name and "s-adaptive" not in p.name]
+    slow = ("units", "s-adaptive", "long")
+    paths = [path for path in FILES if not any(part in path.name for part in slow)]
     files = [path.read_bytes() for path in paths]
     files.append(container.encode(network_on_trellises([8, 4])))
     rng = np.random.default_rng(5)

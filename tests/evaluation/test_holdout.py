@@ -29,19 +29,11 @@ def test_impossible_counts_are_refused(successes, n):
         wilson_interval(successes, n)
 
 
-class FourImages:
-    """What measure_outputs reads of a split."""
-
-    labels = torch.tensor([0, 1, 2, 1]).numpy()
-
-    def __len__(self):
-        return 4
-
-
 def test_agreement_and_top1_are_both_reported():
     outputs = torch.eye(3)[[0, 1, 1, 0]]
     floats = torch.eye(3)[[0, 1, 1, 1]]
-    result = measure_outputs(outputs, floats, FourImages(), load_metric("agreement"))
+    labels = torch.tensor([0, 1, 2, 1]).numpy()
+    result = measure_outputs(outputs, floats, labels, load_metric("agreement"))
     assert (result.n_images, result.metric_name, result.metric) == (4, "agreement", 0.75)
     assert result.top1 == 0.5
     assert result.top1_low < 0.5 < result.top1_high

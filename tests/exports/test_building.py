@@ -108,7 +108,8 @@ def test_exports_and_pictures_do_without_the_search_split(tmp_path, parts, forwa
     task = task_of(read_again)
     merged = next(s for s in read_again.solutions() if s.record.stage == "merged")
     for solution in (read_again.pick("best"), merged):
-        report = api.export(read_again, tmp_path / "x.moeash", id=solution.id, progress=False)
+        to = tmp_path / f"{solution.id}.moeash"
+        report = api.export(read_again, to, id=solution.id, progress=False)
         assert report.size_bytes == solution.size_bytes
         with building(read_again) as build:
             shared = build(solution.recipe)

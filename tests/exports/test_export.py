@@ -198,7 +198,7 @@ def test_an_id_beside_a_drop_is_refused_because_one_would_be_ignored(study, targ
     with pytest.raises(InputError, match="leave one out"):
         api.export(study, target, id=1, max_drop=0.1)
     with pytest.raises(InputError, match="no pick 'nee'; nearest: 'knee'"):
-        api.export(study, target, pick="nee")
+        api.export(study, target, pick="nee", force=True)
     assert kept(target)
 
 

@@ -205,3 +205,20 @@ def test_files_of_onnx_are_measured_with_a_codebook_and_with_floats(script, tmp_
     assert rows[0]["size_bytes"] < rows[1]["size_bytes"] / 3
     assert all(0 < row["pass_1_ms"] <= row["pass_100_ms"] for row in rows)
     assert script("runtimes").table(rows).count("\n") == 1 + len(rows)
+
+
+def test_entquants_rule_is_compared_with_uniform_bins_at_its_bytes(
+    script, tmp_path, capsys, monkeypatch
+):
+    torch.manual_seed(0)
+    matrix = torch.randn(300, 64) * torch.rand(300, 1)
+    save_file({"w": matrix}, tmp_path / "x.safetensors")
+    entquant = script("entquant")
+    monkeypatch.setattr(sys, "argv", ["entquant.py", str(tmp_path / "x.safetensors"), "w"])
+    entquant.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(entquant.BINS) + len(entquant.WEIGHTS)
+    found = list(entquant.entquant(matrix.numpy()))
+    assert [n for _, n, *_ in found] == sorted(n for _, n, *_ in found)
+    errors = [whole for _, _, whole, _ in found]
+    assert errors == sorted(errors, reverse=True)

@@ -1,20 +1,25 @@
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+class Slots:
+    def __init__(self, frequencies: NDArray[np.int64], salt: int) -> None: ...
+
 def push(
+    slots: Slots,
     ranks: NDArray[np.int32],
-    frequencies: NDArray[np.uint32],
-    begins: NDArray[np.uint32],
-    state: int,
+    at: int,
+    states: NDArray[np.uint64],
     words: NDArray[np.uint32],
-) -> tuple[int, int]: ...
+) -> int: ...
 def pop(
-    state: int,
+    slots: Slots,
+    states: NDArray[np.uint64],
+    at: int,
     words: NDArray[np.uint32],
     left: int,
-    frequencies: NDArray[np.uint32],
-    begins: NDArray[np.uint32],
-    places: NDArray[np.int32],
-    shift: int,
-    out: NDArray[np.int32],
-) -> tuple[int, int]: ...
+    symbols: NDArray[Any],
+    counts: NDArray[np.int64],
+    out: NDArray[Any],
+) -> int: ...

@@ -1,65 +1,45 @@
 """Asymmetric numeral systems: all coded sources in one stream of 32-bit words.
 
-The state has 64 bits, frequencies sum to 2**24. They are integers computed with integers
-(:func:`frequencies`), so every platform has the same. The loops are
-:mod:`moeash.codec.static._stack`; tests compare them with a decoder and an encoder by the
-specification, and with the ``AnsCoder`` of constriction, which writes the same bytes.
-
-**Reserved bytes.** How many bytes a stream takes depends, by a few bits, on the order of its
-symbols; a size computed from counts cannot know it. So a stream has the bytes of its ideal length
-plus a slack, is padded with zeros, and the encoder checks that it fits. Encoding symbol ``j`` takes
-the state ``s`` to about ``s * 2**24 / F``, off by less than ``2**24 - F`` either way:
-
-* from the empty state the first symbol may cost 24 bits instead of its own, and the next one a few
-  more: 32 bits of slack;
-* afterwards ``s >= 2**32``, log-uniform over 32 octaves, so one step is off by at most 2**-8.5 and
-  on average by ``sum p**2 (c - 1/2)`` of 2**-12 bits (``p`` the probability, ``c`` the middle of
-  its slot in [0, 1]), at most 2**-15.7; fixed-point costs add 2**-17: 2**-15 bits per symbol;
-* what is left is a random walk of steps below 2**-10, some bits after ten million symbols.
-
-An order that needs more is retried with the slots of all symbols in another order, rotated by the
-salt, one byte in the file. (Another initial state would not do: encoding is monotone in the state,
-so a larger one never ends smaller, but where a symbol's slot lies decides which way a step is off.)
+A state has 64 bits, frequencies sum to 2**24 (:mod:`moeash.codec.static.rates`, which also says how
+a stream is divided and how many bytes it has). The loops are :mod:`moeash.codec.static._stack`;
+tests compare them with a decoder and an encoder by the specification, and with the ``AnsCoder`` of
+constriction, which writes the same bytes of one state.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeash.codec.static import _stack
-from moeash.codec.static.tables import FRACTION_BITS, RESOLUTIONS, Rows, Table, log2_fixed
+from moeash.codec.static import _stack, rates
+from moeash.codec.static.rates import (
+    cost_of,
+    costs,
+    flat_levels,
+    frequencies,
+    levels,
+    payload_bytes,
+)
+from moeash.codec.static.tables import FRACTION_BITS, RESOLUTIONS, Rows, Table
+from moeash.core.threads import available_cores
 from moeash.errors import CorruptContainerError, ExportError
 
 NAME = "ans"
-SCALE_BITS = 24
-SCALE = 1 << SCALE_BITS
-SLACK_BITS = 32
-SLACK_PER_SYMBOL = 15  # 2**-15 bits
-MAX_SALT = 255
-CHUNK = 1 << 20
 
-WINDOW = 1 << 21
-"""Words of a stream that are in memory, beside those a run may take."""
-
-STATE_WORDS = 2
-"""Words that the state may take before the first symbol."""
-
-WORD_BYTES = 4
-
-MAX_BUCKET_BITS = 12
-"""Binary digits of a slot that are looked up at most, before the place that owns it is searched."""
-
-__all__ = ["NAME", "RESOLUTIONS", "costs", "decode", "encode", "flat_levels", "levels", "push"]
-
-# 2**30 * 2**(-i / 8), rounded: written out because the format depends on them.
-_EIGHTHS = np.array(
-    [1073741824, 984625594, 902905651, 827968132, 759250125, 696235434, 638450708, 585461881],
-    dtype=np.int64,
-)
+__all__ = [
+    "NAME",
+    "RESOLUTIONS",
+    "costs",
+    "encode",
+    "fill",
+    "flat_levels",
+    "levels",
+    "payload_bytes",
+    "push",
+    "runs",
+]
 
 
 class Sliceable(Protocol):
@@ -72,113 +52,62 @@ class Sliceable(Protocol):
         """Return some of them."""
 
 
-def levels(rows: Rows, resolution: int) -> NDArray[np.int64]:
-    """Return ``(P,)`` the levels of every row's symbols."""
-    return rows.levels(resolution)
+class _Tables:
+    """Frequencies and slots of tables; which are the same is told by their identity."""
 
+    def __init__(self, salt: int, tables: Iterable[Table] = ()) -> None:
+        self._salt = salt
+        self._slots: dict[int, _stack.Slots] = {}
+        self._frequencies: dict[int, NDArray[np.int64]] = {}
+        self.add(tables)
 
-def flat_levels(alphabet: int) -> NDArray[np.int64]:
-    """Return the levels of the flat table."""
-    return np.ones(alphabet, dtype=np.int64)
+    def add(self, tables: Iterable[Table]) -> None:
+        """Compute the frequencies of tables, all at once, as there may be a thousand."""
+        known = {id(table): table for table in tables}
+        for resolution in RESOLUTIONS:
+            alike = [table for table in known.values() if table.resolution == resolution]
+            if alike:
+                rows = Rows.listed(alike)
+                found = frequencies(rows, np.concatenate([t.levels for t in alike]), resolution)
+                parts = np.split(found, rows.starts[1:])
+                self._frequencies.update(zip(map(id, alike), parts, strict=True))
 
+    def slots(self, table: Table) -> _stack.Slots:
+        """Return the slots of a table."""
+        if id(table) not in self._slots:
+            if id(table) not in self._frequencies:
+                self.add([table])
+            self._slots[id(table)] = _stack.Slots(self._frequencies[id(table)], self._salt)
+        return self._slots[id(table)]
 
-def costs(rows: Rows, levels: NDArray[np.int64], resolution: int) -> NDArray[np.int64]:
-    """Return ``(P,)`` the cost of coding each symbol once, in 2**-16 bits."""
-    exact = frequencies(rows, levels, resolution)
-    return (SCALE_BITS << FRACTION_BITS) - log2_fixed(exact)
-
-
-def frequencies(rows: Rows, levels: NDArray[np.int64], resolution: int) -> NDArray[np.int64]:
-    """Return ``(P,)`` frequencies from 1 that sum to 2**24 in every row.
-
-    A symbol ``d`` eighths of an octave below the row's highest level has the weight
-    ``w = max(1, EIGHTHS[d % 8] >> (d // 8))``; its frequency is ``1 + w * (2**24 - P) // sum(w)``,
-    and the first symbol of the highest level also gets what rounding left over.
-    """
-    eighths = levels << (3 - resolution)
-    below = rows.spread(np.maximum.reduceat(eighths, rows.starts)) - eighths
-    weight = np.maximum(_EIGHTHS[below & 7] >> np.minimum(below >> 3, 31), 1)
-    frequency: NDArray[np.int64] = 1 + weight * rows.spread(SCALE - rows.lengths) // rows.spread(
-        rows.sums(weight)
-    )
-    highest = np.flatnonzero(below == 0)
-    first = highest[np.searchsorted(highest, rows.starts)]
-    frequency[first] += SCALE - rows.sums(frequency)
-    return frequency
-
-
-def payload_bytes(cost: int, n_symbols: int) -> int:
-    """Return the bytes reserved for a stream.
-
-    Args:
-        cost: sum of the :func:`costs` of its symbols, 2**-16 bits.
-        n_symbols: number of coded symbols; sources of a single symbol value are not coded.
-    """
-    if n_symbols == 0:
-        return 0
-    bits = -(-cost >> FRACTION_BITS) + SLACK_BITS + (n_symbols >> SLACK_PER_SYMBOL)
-    return -(-bits // 8)
-
-
-@dataclass(frozen=True, eq=False)
-class _Slots:
-    """The slots of a table.
-
-    Attributes:
-        ranks: ``(P,)`` rank of each place, in the order of slots.
-        frequencies: ``(P,)`` slots of each place.
-        begins: ``(P + 1,)`` first slot of each place, and 2**24.
-    """
-
-    ranks: NDArray[np.int32]
-    frequencies: NDArray[np.uint32]
-    begins: NDArray[np.uint32]
-
-    @classmethod
-    def of(cls, table: Table, salt: int) -> "_Slots":
-        """Return the slots of a table, rotated by the salt."""
-        n = table.symbols.size
-        ranks = np.roll(np.arange(n, dtype=np.int32), salt)
-        found = frequencies(Rows.listed([table]), table.levels, table.resolution)[ranks]
-        begins = np.concatenate([[0], np.cumsum(found)])
-        return cls(ranks, found.astype(np.uint32), begins.astype(np.uint32))
-
-    @cached_property
-    def by_rank(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        """Frequency and first slot of each rank."""
-        order = np.argsort(self.ranks)
-        return self.frequencies[order], self.begins[order]
-
-    @cached_property
-    def shift(self) -> int:
-        """Every ``2**shift``-th slot is looked up: some per place, and not too many to make."""
-        return max(SCALE_BITS - MAX_BUCKET_BITS, SCALE_BITS - 3 - self.ranks.size.bit_length())
-
-    @cached_property
-    def places(self) -> NDArray[np.int32]:
-        """Which place owns every ``2**shift``-th slot, the last one once more."""
-        slots = np.arange(0, SCALE + 1, 1 << self.shift)
-        found = np.searchsorted(self.begins, np.minimum(slots, SCALE - 1), side="right") - 1
-        return found.astype(np.int32)
+    def cost(self, sources: Iterable[tuple[Table, NDArray[np.int64]]]) -> int:
+        """Return the cost of symbols of tables added that occur so often, 2**-16 bits."""
+        pairs = [(self._frequencies[id(table)], counts) for table, counts in sources]
+        if not pairs:
+            return 0
+        each = cost_of(np.concatenate([found for found, _ in pairs]))
+        return int((each * np.concatenate([counts for _, counts in pairs])).sum())
 
 
 def encode(
-    sources: Sequence[tuple[Callable[[], NDArray[np.int32]], Table]], reserved: int
+    sources: Sequence[tuple[Callable[[], NDArray[np.int32]], Table, int]], reserved: int
 ) -> tuple[bytes, int]:
     """Return a stream of exactly ``reserved`` bytes, and its salt.
 
     Args:
         sources: in file order, a function that returns the ranks of the source's symbols among
-            those of its table, and the table.
+            those of its table, the table, and the number of symbols.
         reserved: from :func:`payload_bytes`.
 
     Raises:
         ExportError: no salt makes the stream fit.
     """
-    for salt in range(MAX_SALT + 1):
+    coded = [(ranks, table, n) for ranks, table, n in sources if table.symbols.size > 1]
+    n_symbols = sum(n for _, _, n in coded)
+    for salt in range(rates.MAX_SALT + 1):
         parts: list[bytes] = []
-        runs = ((ranks(), table) for ranks, table in reversed(sources) if table.symbols.size > 1)
-        if push(runs, reserved, salt, parts.append):
+        runs = ((ranks(), table) for ranks, table, _ in reversed(coded))
+        if push(runs, n_symbols, reserved, salt, parts.append):
             return b"".join(parts), salt
     raise does_not_fit(reserved)
 
@@ -190,116 +119,272 @@ def does_not_fit(reserved: int) -> ExportError:
 
 def push(
     runs: Iterable[tuple[NDArray[np.int32], Table]],
+    n_symbols: int,
     reserved: int,
     salt: int,
     write: Callable[[bytes], object],
 ) -> bool:
     """Write a stream from front to back, and tell whether it fits its bytes.
 
-    The stack grows at the stream's end, and of it only the state is ever read again. So words are
-    written as they come, and memory does not grow with the stream.
+    A stack grows at its end, and the parts stand in the file from the last to the first. So they
+    are written as they come, and memory does not grow with the stream.
 
     Args:
-        runs: from the last to the first, ranks and the table they are of; only the tables' own
-            identity says which are the same.
+        runs: from the last to the first, ranks and the table they are of.
+        n_symbols: how many they are in all.
         reserved: bytes the stream has.
         salt: rotation of the slots.
         write: takes the next bytes. What it took is worthless if the stream does not fit.
     """
-    slots: dict[int, _Slots] = {}
+    tables = _Tables(salt)
+    divided = n_symbols >= rates.PART
+    states = rates.beginning(n_symbols)
     pieces: list[NDArray[np.uint32]] = []
-    state = written = held = 0
-
-    def put() -> bool:
-        nonlocal written, held
-        part = np.concatenate([*pieces, np.empty(0, np.uint32)]).astype("<u4").tobytes()
-        pieces.clear()
-        written, held = written + len(part), 0
-        if written > reserved:
-            return False
-        write(part)
-        return True
-
+    lengths: list[int] = []
+    room, end = reserved, n_symbols
     for ranks, table in runs:
-        if table.symbols.size == 1:
-            continue
-        if id(table) not in slots:
-            slots[id(table)] = _Slots.of(table, salt)
-        words = np.empty(ranks.size, dtype=np.uint32)
-        state, n_words = _stack.push(ranks, *slots[id(table)].by_rank, state, words)
-        pieces.append(words[:n_words].copy())  # not a view, which would hold all of it
-        held += n_words
-        if held > WINDOW and not put():
-            return False
-    if not put():
-        return False
-    rest = state.to_bytes(2 * WORD_BYTES, "little").rstrip(b"\0")
-    if written + len(rest) > reserved:
-        return False
-    write(rest.ljust(reserved - written, b"\0"))
-    return True
+        high = ranks.size
+        while high:
+            first = (end - 1) // rates.PART * rates.PART if divided else 0
+            low = max(0, high - (end - first))
+            end -= high - low
+            words = np.empty(high - low, dtype=np.uint32)
+            n_words = _stack.push(tables.slots(table), ranks[low:high], end - first, states, words)
+            pieces.append(words[:n_words].copy())  # not a view, which would hold all of it
+            high = low
+            if divided and end == first:
+                # The first state is on top, the upper half of each above its lower half.
+                pieces.append(states[::-1].astype("<u8").view("<u4").astype(np.uint32))
+                part = np.concatenate(pieces).astype("<u4").tobytes()
+                room -= len(part) + rates.WORD_BYTES
+                if room < 0:
+                    return False
+                write(part)
+                lengths.insert(0, len(part) // rates.WORD_BYTES)
+                pieces.clear()
+                states = rates.beginning(n_symbols)
+    assert end == 0
+    if divided:
+        write(bytes(room) + np.array(lengths, dtype="<u4").tobytes())
+        return True
+    pieces.append(states.astype("<u8").view("<u4").astype(np.uint32))
+    stack = np.concatenate(pieces).astype("<u4").tobytes().rstrip(b"\0")
+    if len(stack) <= room:
+        write(stack.ljust(room, b"\0"))
+    return len(stack) <= room
 
 
-def decode(
-    payload: Sliceable, salt: int, sources: Sequence[tuple[Table, int]]
-) -> Iterator[tuple[int, NDArray[np.int32]]]:
-    """Yield the position of a source and a run of its ranks, in order, runs of bounded length.
+class Piece(NamedTuple):
+    """Symbols of one source within one part.
+
+    Attributes:
+        source: its position.
+        begin: symbols of the source before these.
+        size: how many they are.
+        at: symbols of the part before these.
+    """
+
+    source: int
+    begin: int
+    size: int
+    at: int
+
+
+class Stream:
+    """A payload that is read part by part, in any order, by threads or not.
 
     Args:
-        payload: the stream; slices of bounded length are taken, from its end to its beginning.
+        payload: the stream.
         salt: rotation of the slots.
-        sources: table and number of symbols of each.
+        sources: in file order, table and number of symbols of each that has more than one symbol.
+
+    Attributes:
+        parts: the pieces of every part, in file order.
 
     Raises:
-        CorruptContainerError: the stream does not lead back to the empty state.
+        CorruptContainerError: the payload has no such parts.
     """
-    words = _Words(payload)
-    window = words.take(WINDOW)
-    state, left = 0, window.size
-    slots: dict[int, _Slots] = {}
-    for position, (table, n) in enumerate(sources):
-        single = table.symbols.size == 1
-        if not single and id(table) not in slots:
-            slots[id(table)] = _Slots.of(table, salt)
-        for begin in range(0, n, CHUNK):
-            size = min(CHUNK, n - begin)
-            if single:
-                yield position, np.zeros(size, dtype=np.int32)
-                continue
-            # A symbol takes less than a word. The stack must not end here before it ends.
-            if words.left and left < size + STATE_WORDS:
-                more = words.take(max(WINDOW, size + STATE_WORDS))
-                window = np.concatenate([more, window[:left]])
-                left = window.size
-            own = slots[id(table)]
-            places = np.empty(size, dtype=np.int32)
-            state, left = _stack.pop(
-                state, window, left, own.frequencies, own.begins, own.places, own.shift, places
-            )
-            yield position, places if salt == 0 else np.take(own.ranks, places)
-    if words.left or left or state:
-        raise CorruptContainerError("the coded indices do not end where they began")
 
-
-class _Words:
-    """The words of a payload from its end to its beginning, without the zeros it is padded with."""
-
-    def __init__(self, payload: Sliceable) -> None:
+    def __init__(self, payload: Sliceable, salt: int, sources: Sequence[tuple[Table, int]]) -> None:
         self._payload = payload
-        end = len(payload)
-        significant = b""
-        while end and not significant:
-            begin = max(0, end - 4 * WINDOW)
-            significant = bytes(payload[begin:end]).rstrip(b"\0")
-            end = begin
-        self.left = -(-(end + len(significant)) // 4)
-        """Words not taken yet."""
+        self._tables = _Tables(salt, (table for table, _ in sources))
+        self._sources = sources
+        self._n_symbols = sum(n for _, n in sources)
+        dearest = self._n_symbols * (rates.SCALE_BITS << FRACTION_BITS)
+        longest = payload_bytes(dearest, self._n_symbols)
+        if len(payload) > longest:
+            raise CorruptContainerError(
+                f"the coded indices take {longest} bytes at most, but the file has {len(payload)}"
+            )
+        self.parts = list(_divided([n for _, n in sources], self._n_symbols))
+        self._ends = self._end_of_parts()
 
-    def take(self, n: int) -> NDArray[np.uint32]:
-        """Return the last ``n`` words, or all that are left."""
-        begin = max(0, self.left - n)
-        taken = bytes(self._payload[4 * begin : 4 * self.left]).ljust(
-            4 * (self.left - begin), b"\0"
-        )
-        self.left = begin
-        return np.frombuffer(taken, dtype="<u4").astype(np.uint32)
+    def _end_of_parts(self) -> list[int]:
+        """Return where in the payload the stack of every part ends, and the last one begins."""
+        if self._n_symbols < rates.PART:
+            return [len(self._payload), 0]
+        end = max(0, len(self._payload) - rates.WORD_BYTES * len(self.parts))
+        n_words = np.frombuffer(self._payload[end:], dtype="<u4").astype(np.int64)
+        ends = [*(rates.WORD_BYTES * np.cumsum(n_words[::-1])[::-1]).tolist(), 0]
+        most = rates.PART + 2 * rates.LANES
+        if n_words.max() > most or not 0 <= end - ends[0] <= payload_bytes(0, self._n_symbols):
+            raise CorruptContainerError("the parts of the coded indices do not fill their bytes")
+        if any(self._payload[ends[0] : end]):
+            raise CorruptContainerError("there is something behind the coded indices")
+        return ends
+
+    def read(
+        self, part: int, out: Callable[[Piece], NDArray[Any]]
+    ) -> list[tuple[Piece, NDArray[np.int64]]]:
+        """Decode a part.
+
+        Args:
+            part: which one.
+            out: returns where the symbols of a piece go: ``(size,)`` uint8, uint16 or uint32.
+
+        Returns:
+            Every piece, and ``(P,)`` how often each symbol of its table is in it.
+
+        Raises:
+            CorruptContainerError: the stream does not lead back to where it began.
+        """
+        states, words = self._stack(part)
+        left = words.size
+        for lane in range(states.size):
+            for _ in range(min(2, left)):
+                left -= 1
+                states[lane] = int(states[lane]) << 32 & 0xFFFFFFFFFFFFFFFF | int(words[left])
+        wanted = rates.beginning(self._n_symbols)
+        if (states < wanted).any():
+            raise CorruptContainerError("the coded indices begin with a state that is none")
+        found = []
+        for piece in self.parts[part]:
+            table, _ = self._sources[piece.source]
+            target = out(piece)
+            counts = np.zeros(table.symbols.size, dtype=np.int64)
+            symbols = table.symbols.astype(target.dtype)
+            slots = self._tables.slots(table)
+            left = _stack.pop(slots, states, piece.at, words, left, symbols, counts, target)
+            found.append((piece, counts))
+        if left or (states != wanted).any():
+            raise CorruptContainerError("the coded indices do not end where they began")
+        return found
+
+    def _stack(self, part: int) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+        """Return empty states and the words of a part."""
+        states = np.zeros(rates.beginning(self._n_symbols).size, dtype=np.uint64)
+        stack = bytes(self._payload[self._ends[part + 1] : self._ends[part]])
+        if self._n_symbols < rates.PART:
+            stack = stack.rstrip(b"\0")
+            stack = stack.ljust(-(-len(stack) // rates.WORD_BYTES) * rates.WORD_BYTES, b"\0")
+        return states, np.frombuffer(stack, dtype="<u4").astype(np.uint32, copy=False)
+
+    def finish(self, counts: Sequence[NDArray[np.int64]]) -> None:
+        """Check that the payload has the bytes of its symbols, to the byte.
+
+        Args:
+            counts: of every source, the sum of what :meth:`read` returned.
+
+        Raises:
+            CorruptContainerError: it has more or fewer.
+        """
+        found = ((table, n) for (table, _), n in zip(self._sources, counts, strict=True))
+        needed = payload_bytes(self._tables.cost(found), self._n_symbols)
+        if len(self._payload) != needed:
+            raise CorruptContainerError(
+                f"the coded indices take {needed} bytes, but the file has {len(self._payload)}"
+            )
+
+
+def _divided(sizes: Sequence[int], n_symbols: int) -> Iterator[list[Piece]]:
+    """Yield the pieces of every part of sources of these sizes."""
+    room = rates.PART if n_symbols >= rates.PART else n_symbols
+    pieces: list[Piece] = []
+    at = 0
+    for source, size in enumerate(sizes):
+        begin = 0
+        while begin < size:
+            taken = min(size - begin, room - at)
+            pieces.append(Piece(source, begin, taken, at))
+            begin, at = begin + taken, at + taken
+            if at == room:
+                yield pieces
+                pieces, at = [], 0
+    if pieces or n_symbols == 0:
+        yield pieces
+
+
+def runs(
+    payload: Sliceable,
+    salt: int,
+    sources: Sequence[tuple[Table, int]],
+    dtype: Callable[[int], np.dtype[Any]],
+) -> Iterator[NDArray[Any]]:
+    """Yield the symbols of all sources, in order, a part of the stream in memory at a time.
+
+    Args:
+        payload: the stream.
+        salt: rotation of the slots.
+        sources: as :class:`Stream`.
+        dtype: of the symbols of a source, by its position: uint8, uint16 or uint32.
+
+    Raises:
+        CorruptContainerError: it is no stream of these tables, or has more bytes than it takes.
+    """
+    stream = Stream(payload, salt, sources)
+    counts = [np.zeros(table.symbols.size, dtype=np.int64) for table, _ in sources]
+    for part in range(len(stream.parts)):
+        arrays: list[NDArray[Any]] = []
+
+        def make(piece: Piece, arrays: list[NDArray[Any]] = arrays) -> NDArray[Any]:
+            arrays.append(np.empty(piece.size, dtype=dtype(piece.source)))
+            return arrays[-1]
+
+        for piece, found in stream.read(part, make):
+            counts[piece.source] += found
+        yield from arrays
+    stream.finish(counts)
+
+
+def fill(
+    payload: Sliceable, salt: int, targets: Sequence[tuple[Table, NDArray[Any]]]
+) -> list[NDArray[np.int64]]:
+    """Decode a stream, with as many threads as there are cores and parts.
+
+    Args:
+        payload: the stream.
+        salt: rotation of the slots.
+        targets: in file order, the table of every source and where its symbols go: uint8, uint16
+            or uint32.
+
+    Returns:
+        For every source, ``(P,)`` how often each symbol of its table occurs.
+
+    Raises:
+        CorruptContainerError: it is no stream of these tables, or has more bytes than it takes.
+    """
+    coded = [(table, out) for table, out in targets if table.symbols.size > 1]
+    stream = Stream(payload, salt, [(table, out.size) for table, out in coded])
+    counts = [np.zeros(table.symbols.size, dtype=np.int64) for table, _ in coded]
+
+    def read(part: int) -> list[tuple[Piece, NDArray[np.int64]]]:
+        return stream.read(part, lambda p: coded[p.source][1][p.begin : p.begin + p.size])
+
+    parts = range(len(stream.parts))
+    n_threads = min(available_cores(), len(parts))
+    if n_threads == 1:
+        found = list(map(read, parts))
+    else:
+        with ThreadPoolExecutor(n_threads, thread_name_prefix="moeash-decode") as threads:
+            found = list(threads.map(read, parts))
+    for pieces in found:
+        for piece, more in pieces:
+            counts[piece.source] += more
+    stream.finish(counts)
+    for table, out in targets:
+        if table.symbols.size == 1:
+            out[:] = table.symbols[0]
+    every = iter(counts)
+    return [
+        next(every) if table.symbols.size > 1 else np.array([out.size]) for table, out in targets
+    ]

@@ -7,7 +7,8 @@ symbol, each one more than the one before. A source of one symbol value takes no
 """
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from bitarray import bitarray
@@ -115,18 +116,18 @@ def _codes(table: Table) -> dict[int, bitarray]:
 
 
 def encode(
-    sources: Sequence[tuple[Callable[[], NDArray[np.int32]], Table]], reserved: int
+    sources: Sequence[tuple[Callable[[], NDArray[np.int32]], Table, int]], reserved: int
 ) -> tuple[bytes, int]:
     """Return a stream of exactly ``reserved`` bytes, and the salt 0.
 
     Args:
         sources: in file order, a function that returns the ranks of the source's symbols among
-            those of its table, and the table.
+            those of its table, the table, and the number of symbols.
         reserved: from :func:`payload_bytes`.
     """
     bits = bitarray()
     codes: dict[int, dict[int, bitarray]] = {}
-    for ranks, table in sources:
+    for ranks, table, _ in sources:
         if id(table) not in codes:
             codes[id(table)] = _codes(table)
         if table.symbols.size == 1:
@@ -139,10 +140,18 @@ def encode(
     return stream, 0
 
 
-def decode(
-    payload: bytes, salt: int, sources: Sequence[tuple[Table, int]]
-) -> Iterator[tuple[int, NDArray[np.int32]]]:
-    """Yield the position of a source and a run of its ranks, in order, runs of bounded length.
+def fill(
+    payload: bytes, salt: int, targets: Sequence[tuple[Table, NDArray[Any]]]
+) -> list[NDArray[np.int64]]:
+    """Decode a stream.
+
+    Args:
+        payload: the stream.
+        salt: 0.
+        targets: in file order, the table of every source and where its symbols go.
+
+    Returns:
+        For every source, ``(P,)`` how often each symbol of its table occurs.
 
     Raises:
         CorruptContainerError: a table is no prefix code, or the stream has another length.
@@ -151,16 +160,20 @@ def decode(
     bits.frombytes(payload)
     at = 0
     books: dict[int, tuple[NDArray[np.int64], list[int], list[int]]] = {}
-    for position, (table, n) in enumerate(sources):
+    found: list[NDArray[np.int64]] = []
+    for table, out in targets:
         if id(table) not in books:
             lengths, order = _canonical(table)
             books[id(table)] = lengths, np.bincount(lengths).tolist(), order.tolist()
         lengths, count, symbols = books[id(table)]
-        for begin in range(0, n, CHUNK):
-            size = min(CHUNK, n - begin)
-            if len(symbols) == 1:
-                yield position, np.zeros(size, dtype=np.int32)
-                continue
+        counts = np.zeros(len(symbols), dtype=np.int64)
+        found.append(counts)
+        if len(symbols) == 1:
+            out[:] = table.symbols[0]
+            counts[0] = out.size
+            continue
+        for begin in range(0, out.size, CHUNK):
+            size = min(CHUNK, out.size - begin)
             # A code is at most MAX_LENGTH bits: this many hold the run, and no more are copied.
             ahead = bits[at : at + size * int(lengths.max())]
             stream = canonical_decode(ahead, count, symbols)
@@ -169,6 +182,8 @@ def decode(
             except ValueError as exc:
                 raise CorruptContainerError("the coded indices end too early") from exc
             at += int(lengths[ranks].sum())
-            yield position, ranks
+            counts += np.bincount(ranks, minlength=counts.size)
+            out[begin : begin + size] = table.symbols.astype(out.dtype)[ranks]
     if salt or len(bits) - at >= 8 or bits[at:].any():
         raise CorruptContainerError("the coded indices do not end where they should")
+    return found

@@ -25,6 +25,9 @@ from moeash.files import as_path
 BLOCK = 1 << 22
 """Bytes read at a time."""
 
+CHUNK = 1 << 20
+"""Symbols of a constant that are in memory at a time."""
+
 MAX_HEAD = 1 << 27
 """Most bytes of directory, codebooks and tables together that are held."""
 
@@ -157,31 +160,38 @@ class FileReader:
         if digest.digest() != data[body:]:
             raise wrong_checksum()
 
+    def bytes_at(self, begin: int, size: int) -> bytes:
+        """Return some bytes of the file; fewer at its end."""
+        return FileSlices(self._file.fileno(), 0, self.size_bytes)[begin : begin + size]
+
     def runs(self) -> Iterator[Run]:
         """Yield all symbols in the order of the file, in runs of bounded length.
 
         Raises:
             CorruptContainerError: the payload is no stream of these tables.
         """
-        coded = [(s.table, s.size) for s in self.sources if s.table is not None]
-        decoded = ans.decode(self._payload, self._salt, coded)
+        of_coded = [s for s in self.sources if s.table is not None and s.table.symbols.size > 1]
+        coded = [(s.table, s.size) for s in of_coded if s.table is not None]
+        decoded = ans.runs(self._payload, self._salt, coded, lambda i: self._dtype(of_coded[i]))
         for source in self.sources:
-            dtype = np.dtype(np.uint8)
-            if source.plane is None:
-                book = self.books[self.entries[source.positions[0]].codebook]
-                dtype = index_dtype(len(book))
             begin = 0
             while begin < source.size:
-                if source.table is None:
-                    size = min(ans.CHUNK, source.size - begin)
-                    symbols = np.full(size, source.constant, dtype=dtype)
+                if source.table is None or source.table.symbols.size == 1:
+                    size = min(CHUNK, source.size - begin)
+                    only = source.constant if source.table is None else source.table.symbols[0]
+                    symbols = np.full(size, only, dtype=self._dtype(source))
                 else:
-                    _, ranks = next(decoded)
-                    symbols = np.take(source.table.symbols.astype(dtype), ranks)
+                    symbols = next(decoded)
                 yield from self._divided(source, begin, symbols)
                 begin += symbols.size
-        for _ in decoded:
+        for _ in decoded:  # checks what can be checked at the end alone
             raise AssertionError("every source was asked for all its symbols")
+
+    def _dtype(self, source: Coded) -> np.dtype[Any]:
+        """Return the dtype of a source's symbols."""
+        if source.plane is not None:
+            return np.dtype(np.uint8)
+        return index_dtype(len(self.books[self.entries[source.positions[0]].codebook]))
 
     def _divided(self, source: Coded, begin: int, symbols: NDArray[Any]) -> Iterator[Run]:
         """Divide symbols of a source, from its symbol ``begin``, by the tensors they belong to."""

@@ -7,10 +7,10 @@ indices come from the last to the first (:func:`moeash.codec.static.ans.push`).
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from moeash.codec.entries import Entries, numpy_dtype
 from moeash.codec.layout import CHECKSUM_BYTES, KeptPlan, Layout, lay_out_counted
 from moeash.codec.pools import CODERS
 from moeash.codec.sources import Coded
-from moeash.codec.static import ans
+from moeash.codec.static import ans, rates
 from moeash.codec.static.tables import Table
 from moeash.codec.streaming.reading import FileReader
 from moeash.core.codebook import Codebook
@@ -122,16 +122,10 @@ def _encode(
     contents: Contents,
     progress: Progress,
 ) -> None:
-    for salt in range(ans.MAX_SALT + 1):
+    for salt in range(rates.MAX_SALT + 1):
         with path.open("wb") as file:
-            hashing = _Hashing(file)
-            head = VERSION.to_bytes(2, "little") + bytes([CODERS.index(CODER), salt])
-            hashing.write(MAGIC + head + layout.lengths + layout.directory + model)
-            runs = ahead(_backwards(layout.entries, sources, contents))
-            counted = _counting(runs, sources, progress)
-            if not ans.push(counted, layout.payload_bytes, salt, hashing.write):
+            if not write_file(layout, sources, model, contents, salt, file.write, progress):
                 continue
-            file.write(hashing.digest.digest())
             file.flush()
             os.fsync(file.fileno())
             assert file.tell() == layout.total_bytes
@@ -139,16 +133,40 @@ def _encode(
     raise ans.does_not_fit(layout.payload_bytes)
 
 
-class _Hashing:
-    """Writes to a file and takes the checksum of all that was written."""
+def write_file(
+    layout: Layout,
+    sources: Sequence[Coded],
+    model: bytes,
+    contents: Contents,
+    salt: int,
+    write: Callable[[bytes], object],
+    progress: Progress = silent,
+) -> bool:
+    """Write the bytes of a file from front to back, and tell whether the stream fits.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest = hashlib.blake2b(digest_size=CHECKSUM_BYTES)
+    Args:
+        layout: of the file.
+        sources: of its payload.
+        model: codebooks and tables.
+        contents: the network.
+        salt: rotation of the coder's slots.
+        write: takes the next bytes; what it took is worthless if the stream does not fit.
+        progress: hears how many symbols were coded.
+    """
+    n_coded = sum(s.size for s in sources if s.table is not None and s.table.symbols.size > 1)
+    digest = hashlib.blake2b(digest_size=CHECKSUM_BYTES)
 
-    def write(self, part: bytes) -> None:
-        self.digest.update(part)
-        self._file.write(part)
+    def put(part: bytes) -> None:
+        digest.update(part)
+        write(part)
+
+    head = VERSION.to_bytes(2, "little") + bytes([CODERS.index(CODER), salt])
+    put(MAGIC + head + layout.lengths + layout.directory + model)
+    runs = _counting(ahead(_backwards(layout.entries, sources, contents)), sources, progress)
+    fits = ans.push(runs, n_coded, layout.payload_bytes, salt, put)
+    if fits:
+        write(digest.digest())
+    return fits
 
 
 def _backwards(

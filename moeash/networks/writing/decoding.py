@@ -1,15 +1,20 @@
-"""Shared weights decoded straight into the memory they are for, tensor by tensor."""
+"""Shared weights decoded straight into the memory they are for, by threads."""
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from moeash.core._taking import take
 from moeash.core.codebook import KeptTensor, SharedTensor, SharedWeights, array_dtype
+from moeash.core.threads import available_cores
 from moeash.networks.loading.weights import Fitted, Stored, stored_tensors
 from moeash.networks.writing.inplace import widened
 
-CHUNK = 1 << 15
-"""Indices widened at a time: they stay in the processor's cache, where one thread gathers as fast
-as memory takes the weights. With several threads it took up to twice the time."""
+CHUNK = 1 << 18
+"""Weights that one thread looks up at a time."""
 
 
 def write_weights(fitted: Fitted, shared: SharedWeights) -> None:
@@ -20,11 +25,13 @@ def write_weights(fitted: Fitted, shared: SharedWeights) -> None:
         shared: what ``fitted`` was made of.
     """
     first, written = fitted.network.first, set()
+    jobs: list[Job] = []
     for name, stored in fitted.stored.items():
         memory = first.get(name, name)
         if memory not in written:
             written.add(memory)
-            decode_into(fitted.network.tensors[name].detach(), shared, stored)
+            jobs += _jobs(fitted.network.tensors[name].detach(), shared, stored)
+    _run(jobs)
 
 
 def tensors_of(
@@ -39,9 +46,12 @@ def tensors_of(
     """
     decoded: dict[int, Tensor] = {}
     stored = stored_tensors(shared)
+    jobs: list[Job] = []
     for tensor in stored.values():
         if id(tensor) not in decoded:
-            decoded[id(tensor)] = tensor_of(shared, tensor, device, dtype)
+            decoded[id(tensor)] = target = _room(tensor, device, dtype)
+            jobs += _jobs(target, shared, tensor)
+    _run(jobs)
     return {name: decoded[id(tensor)] for name, tensor in stored.items()}
 
 
@@ -59,9 +69,7 @@ def tensor_of(
         device: where it goes; default: the CPU.
         dtype: of a floating tensor; default: its own.
     """
-    own: torch.dtype = getattr(torch, stored.dtype)
-    wanted = dtype if dtype is not None and own.is_floating_point else own
-    target = torch.empty(stored.shape, dtype=wanted, device=device)
+    target = _room(stored, device, dtype)
     decode_into(target, shared, stored)
     return target
 
@@ -74,25 +82,68 @@ def decode_into(target: Tensor, shared: SharedWeights, stored: Stored) -> None:
         shared: the weights it is one of.
         stored: the tensor.
     """
+    _run(_jobs(target, shared, stored))
+
+
+def _room(stored: Stored, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
+    own: torch.dtype = getattr(torch, stored.dtype)
+    wanted = dtype if dtype is not None and own.is_floating_point else own
+    return torch.empty(stored.shape, dtype=wanted, device=device)
+
+
+Job = Callable[[], object]
+
+
+def _run(jobs: Sequence[Job]) -> None:
+    """Run jobs that do not depend on each other, by threads where there is something to share."""
+    n_threads = min(available_cores(), len(jobs))
+    if n_threads < 2:
+        for job in jobs:
+            job()
+        return
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="moeash-decode") as threads:
+        for _ in threads.map(lambda job: job(), jobs):
+            pass
+
+
+def _jobs(target: Tensor, shared: SharedWeights, stored: Stored) -> list[Job]:
+    """Write a small tensor, and return what is left to do for a large one."""
     with torch.no_grad():
         if isinstance(stored, KeptTensor):
             target.copy_(torch.tensor(shared.values(stored)))
-            return
+            return []
         carried = array_dtype(stored.dtype)
         entries = torch.tensor(shared.codebooks[stored.codebook].entries.astype(carried))
-        entries = entries.to(target.dtype).to(target.device)
-        if target.is_contiguous() and target.device.type == "cpu":
-            _gather(entries, stored, target.view(-1))
-        else:
-            values = torch.empty(stored.size, dtype=target.dtype, device=target.device)
-            _gather(entries, stored, values)
+        entries = entries.to(target.dtype)
+        if target.device.type != "cpu":
+            values = torch.index_select(
+                entries.to(target.device), 0, widened(stored.indices, target.device)
+            )
             target.copy_(values.view(target.shape))
+        elif not target.is_contiguous():
+            values = torch.empty(stored.shape, dtype=target.dtype)
+            _run(_lookups(entries, stored, values))
+            target.copy_(values)
+        else:
+            jobs = _lookups(entries, stored, target)
+            if len(jobs) > 1:
+                return jobs
+            _run(jobs)
+    return []
 
 
-def _gather(entries: Tensor, stored: SharedTensor, out: Tensor) -> None:
-    """Set ``out`` to the entries of all indices."""
-    chunk = CHUNK if out.device.type == "cpu" else max(1, out.numel())
-    for begin in range(0, out.numel(), chunk):
-        part = slice(begin, begin + chunk)
-        indices = widened(stored.indices[part], out.device)
-        torch.index_select(entries, 0, indices, out=out[part])
+def _lookups(entries: Tensor, stored: SharedTensor, out: Tensor) -> list[Job]:
+    """Return jobs that set ``out``, contiguous and on the CPU, to the entries of all indices."""
+    signed = _BITS[entries.dtype.itemsize]
+    by_index = entries.view(signed).numpy().view(np.dtype(f"u{entries.dtype.itemsize}"))
+    flat = out.view(-1).view(signed).numpy().view(by_index.dtype)
+
+    def lookup(begin: int) -> Job:
+        part = slice(begin, begin + CHUNK)
+        return lambda: take(by_index, stored.indices[part], flat[part])
+
+    return [lookup(begin) for begin in range(0, stored.size, CHUNK)]
+
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers of so many bytes, as which NumPy sees values of every dtype."""

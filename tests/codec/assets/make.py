@@ -78,6 +78,20 @@ def stepped():
     return SharedWeights(structured().codebooks, tuple(tensors))
 
 
+def long():
+    """A network of so many symbols that its stream is divided, most of which are the same."""
+    rng = np.random.default_rng(4)
+    book = Codebook(np.array([-0.5, 0.0, 0.25], dtype=np.float32))
+    tensors = []
+    for name, shape in (("a.weight", (1 << 10, 600)), ("b.weight", (1 << 19,)), ("c.weight", (9,))):
+        drawn = rng.choice(3, int(np.prod(shape)), p=[0.0005, 0.999, 0.0005]).astype(np.uint8)
+        drawn[:2] = 0, 2
+        counts = np.bincount(drawn, minlength=3)
+        tensors.append(SharedTensor(name, shape, "float32", 0, drawn, counts))
+    values = rng.normal(size=10).astype(np.float16)
+    return SharedWeights((book,), (*tensors, KeptTensor("c.bias", (10,), "float32", values)))
+
+
 NETWORKS = {
     "plain": (network, ("ans", "huffman", "adaptive")),
     "zoo": (build_zoo, ("ans", "huffman", "adaptive")),
@@ -87,6 +101,7 @@ NETWORKS = {
     "units": (network_of_wide_alphabets, ("adaptive",)),
     "units-trellis": (lambda: network_of_wide_alphabets(n_states=8), ("adaptive",)),
     "kept-only": (lambda: SharedWeights((), stepped().kept), ("ans",)),
+    "long": (long, ("ans",)),
     "empty": (lambda: SharedWeights((), ()), ("ans",)),
 }
 """Networks and the coders they are written with."""

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from moeash.codec import container
-from moeash.codec.static import ans
+from moeash.codec.static import rates
+from moeash.codec.streaming import reading
 from moeash.codec.streaming.reading import FileReader
 from moeash.core.codebook import Codebook, SharedTensor, SharedWeights
 from moeash.errors import ContainerError, CorruptContainerError
@@ -23,7 +24,8 @@ def read(path, max_bytes=None):
 
 @pytest.mark.parametrize("chunk", [3, 1 << 20])
 def test_runs_put_together_are_what_is_decoded_at_once(zoo, tmp_path, chunk, monkeypatch):
-    monkeypatch.setattr(ans, "CHUNK", chunk)
+    monkeypatch.setattr(rates, "PART", chunk)
+    monkeypatch.setattr(reading, "CHUNK", chunk)
     container.write(tmp_path / "x.moeash", zoo, notes={"a": "b"})
     reader, found = read(tmp_path / "x.moeash")
     assert dict(reader.notes) == {"a": "b"}
@@ -90,7 +92,7 @@ def test_what_a_file_may_claim_is_its_decoded_size_not_its_memory(tmp_path):
     with pytest.raises(CorruptContainerError, match=r"network of 4\d{8} bytes.*max_bytes=4"):
         read(path)
     with FileReader(path, max_bytes=500 << 20) as reader:
-        assert next(reader.runs()).symbols.size == ans.CHUNK
+        assert next(reader.runs()).symbols.size == reading.CHUNK
 
 
 @pytest.mark.parametrize("coder", ["huffman", "adaptive"])

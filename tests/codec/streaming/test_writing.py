@@ -7,8 +7,8 @@ from moeash.codec import container
 from moeash.codec.entries import entries_of
 from moeash.codec.layout import plan_kept
 from moeash.codec.sources import counts_of, group_bytes
-from moeash.codec.static import ans
-from moeash.codec.streaming import writing
+from moeash.codec.static import rates
+from moeash.codec.streaming import reading, writing
 from moeash.core.codebook import Codebook, SharedWeights
 from moeash.errors import ExportError
 from tests.codec.conftest import find_salted
@@ -44,8 +44,8 @@ def counted(shared, notes=None):
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 def test_a_streamed_file_is_to_the_byte_the_one_encoded_at_once(zoo, tmp_path, chunk, monkeypatch):
     monkeypatch.setattr(writing, "CHUNK", chunk)
-    monkeypatch.setattr(ans, "CHUNK", 5 * chunk)
-    monkeypatch.setattr(ans, "WINDOW", 4 if chunk < 10 else ans.WINDOW)
+    monkeypatch.setattr(reading, "CHUNK", chunk)
+    monkeypatch.setattr(rates, "PART", 5 * chunk)
     contents = InMemory(zoo)
     layout = writing.write(tmp_path / "x.moeash", counted(zoo, {"a": "b"}), contents)
     data = (tmp_path / "x.moeash").read_bytes()

@@ -143,7 +143,13 @@ def test_no_file_gets_its_name_when_one_of_them_fails(study, tmp_path):
     (tmp_path / "net.pt").write_bytes(b"before")
     (tmp_path / "net.h").mkdir()
     with pytest.raises(package.ExportError, match=r"net.h"):
-        api.export(study, tmp_path / "net", format=["torch", "safetensors", "c"], progress=False)
+        api.export(
+            study,
+            tmp_path / "net",
+            format=["torch", "safetensors", "c"],
+            force=True,
+            progress=False,
+        )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.h", "net.pt"]
     assert (tmp_path / "net.pt").read_bytes() == b"before"
 
