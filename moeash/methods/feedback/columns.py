@@ -32,8 +32,8 @@ PASSES = 2
 """Passes over a layer: one with the code lengths of nearest entries, one with those it gave."""
 
 LEAST_SENSITIVITY = 1e-4
-"""Floor of a row's sensitivity relative to its layer's mean: dead rows go where bits are cheapest,
-without a division by zero."""
+"""Floor of a row's sensitivity relative to its layer's mean, where images are many: dead rows go
+where bits are cheapest, without a division by zero."""
 
 USUAL = 60
 """Curvatures are brought to 1 where their mean is not between 2**-60 and 2**60, so that variances
@@ -106,6 +106,7 @@ def prepare_feedback(
     damping: float = 0.01,
     act_order: bool = True,
     common_order: bool = False,
+    least: float = LEAST_SENSITIVITY,
 ) -> Factor:
     """Order and factorise one layer's curvature in float64; keep the result in float32.
 
@@ -115,6 +116,7 @@ def prepare_feedback(
             curvature (never active) gets the identity: nearest entries, or the cheapest.
         act_order: fix columns by decreasing curvature rather than in their natural order.
         common_order: one order for all groups, by their mean curvature, as trellises need it.
+        least: floor of a row's sensitivity, relative to its layer's mean.
 
     Raises:
         InputError: the damping is not positive, or the curvature is not finite.
@@ -145,7 +147,7 @@ def prepare_feedback(
         coupling[group] = upper / diag.unsqueeze(1)
         damped[group] = added * upper.square().sum(1)
     mean_sensitivity = layer.sensitivity.mean()
-    floor = float(mean_sensitivity) * LEAST_SENSITIVITY if mean_sensitivity > 0 else 1.0
+    floor = float(mean_sensitivity) * least if mean_sensitivity > 0 else 1.0
     sensitivity = layer.sensitivity.clamp(min=floor) * level.unsqueeze(1)
     return Factor(
         layer.name,

@@ -22,8 +22,9 @@ EfficientNet-Lite0 five times what the whole model promised, by one channel of 4
   the share of positions with a gradient. Where half of them have one that is a hundredth; where one
   in a thousand has, the absorber keeps the mean of the outputs, as bias correction does.
 
-Both are for groups and embeddings only. The rows of a layer of one group share its Gram matrix and
-what is absorbed, so none of them hangs on a few positions of its own.
+Both are for groups and embeddings. The rows of a layer of one group share its Gram matrix and what
+is absorbed, so none of them hangs on a few positions of its own; they are only held to a least
+sensitivity (:func:`moeash.methods.feedback.columns.prepare_feedback`).
 
 Source: ours.
 """
@@ -206,8 +207,8 @@ class Sums:
             gram = self.gram / (seen * energy.shape[1])  # the mean over rows
             gram = (gram + gram.transpose(1, 2)) / 2  # X'(KX) is symmetric up to rounding only
         trace = gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)  # the mean of the energies
-        if prior and self.met:
-            weight = prior / (images + prior)
+        weight = prior / (images + prior)
+        if weight and self.met:
             share = min(1.0, self.met / (seen * energy.numel()))
             of_gram = share if self.kind == "gradients" else 1.0
             self._add_unseen(gram, weight, weight / of_gram, absorbing=absorbing)

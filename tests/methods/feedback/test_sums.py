@@ -8,7 +8,7 @@ from moeash.errors import InputError
 from moeash.methods.feedback.balancing import Balancing
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.curvature import LayerCurvature, measure_curvature
-from moeash.methods.feedback.preparing import Settings, prepare
+from moeash.methods.feedback.preparing import PRIOR, Settings, prepare
 from moeash.networks.writing.borrowing import Borrowed
 
 CHANNELS = 8
@@ -63,7 +63,7 @@ def test_a_channel_that_rarely_wakes_is_not_woken_up_by_what_absorbs_its_error(s
         prepared = prepare(network, [pictures(100, seed)], settings)
         return divergence(network, compress(prepared, 64, 0.03).values)
 
-    assert lost(prior=1.0) < 0.01
+    assert lost(PRIOR) < 0.01
     assert lost(prior=0.0) > 10  # as it was: this network does tell
 
 
@@ -101,13 +101,33 @@ def test_an_embeddings_row_that_no_text_uses_counts_as_one_use_of_the_average_on
     torch.testing.assert_close(with_prior, (12 * seen + one_use) / 13, rtol=1e-6, atol=0)
 
 
-def test_a_layer_of_one_group_stays_as_images_say() -> None:
+def sleeper() -> nn.Sequential:
+    """One of the first layer's rows never has a gradient."""
     network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 5))
+    with torch.no_grad():
+        network[0].bias[2] = -100.0
+    return network
+
+
+def test_a_layer_of_one_group_is_as_images_say() -> None:
     x = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
+    network = sleeper()
     without, layer = (layer_of(network, x, "0.weight", prior) for prior in (0.0, 1.0))
     assert torch.equal(layer.gram, without.gram)
-    assert torch.equal(layer.sensitivity, without.sensitivity)
     assert torch.equal(layer.absorbed, without.absorbed)
+    assert torch.equal(layer.sensitivity, without.sensitivity)
+
+
+@pytest.mark.parametrize(("images", "least"), [(30, 0.4 / 30.4), (5000, 1e-4)])
+def test_the_fewer_the_images_the_more_a_row_counts_that_none_of_them_meets(
+    images: int, least: float
+) -> None:
+    x = torch.randn(images, 6, generator=torch.Generator().manual_seed(0))
+    settings = Settings(rows="independent", balancing=Balancing(0.0), sketches=1)
+    (factor, _) = prepare(sleeper(), [x], settings).factors
+    others = factor.sensitivity[0, [0, 1, 3]]
+    mean = others.sum() / 4  # the row itself has none
+    assert float(factor.sensitivity[0, 2]) == pytest.approx(least * float(mean), rel=1e-4)
 
 
 @pytest.mark.parametrize("rare", [1.0, RARE])
