@@ -174,9 +174,9 @@ def prepare(
         for layer in curvature.layers
         if layer.finite and (shared is None or layer.name in shared)
     ]
-    images = curvature.images
+    n_images = curvature.images
     del curvature  # its matrices are twice as large as the factors: each goes when it is factorised
-    factors = _factors(layers, settings, images, progress)
+    factors = _factors(layers, settings, n_images, progress)
     plain, reasons = {}, {}
     for name in sorted(set(shared or ()) - {factor.name for factor in factors}):
         plain[name] = state[name].detach().float().clone()
@@ -226,10 +226,10 @@ def _reported(images: Iterable[Batch], n_images: int, progress: Progress) -> Ite
 
 
 def _factors(
-    layers: list[LayerCurvature], settings: Settings, images: int, progress: Progress
+    layers: list[LayerCurvature], settings: Settings, n_images: int, progress: Progress
 ) -> list[Factor]:
     """Factorise every layer of so many images, emptying the list on the way."""
-    least = max(LEAST_SENSITIVITY, settings.prior / (images + settings.prior))
+    least = max(LEAST_SENSITIVITY, settings.prior / (n_images + settings.prior))
     made: list[Factor] = []
     n_layers = len(layers)
     while layers:
