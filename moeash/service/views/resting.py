@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from moeash.service.views.documents import StudyPage
 from moeash.study.storage.engines.database import Database
-from moeash.study.storage.engines.watching import Stamp
+from moeash.study.storage.engines.stamping import Stamp
 
 MOST_PAGES = 50
 

@@ -32,7 +32,7 @@ from moeash.study.storage.engines.sqlite import (
     sqlite_engine,
     undisturbed,
 )
-from moeash.study.storage.engines.watching import Stamp, Watch
+from moeash.study.storage.engines.stamping import Stamp, Watch
 from moeash.study.storage.schema import is_current, upgrade
 from moeash.study.storage.tables import STUDIES
 

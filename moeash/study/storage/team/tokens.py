@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from moeash.errors import InputError, StorageError
 from moeash.study.storage.engines.database import Database
-from moeash.study.storage.engines.watching import Stamp
+from moeash.study.storage.engines.stamping import Stamp
 from moeash.study.storage.reading import read_rows
 from moeash.study.storage.records import now
 from moeash.study.storage.tables import SESSIONS, TOKENS

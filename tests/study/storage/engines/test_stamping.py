@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from moeash.study.storage.engines.watching import Watch
+from moeash.study.storage.engines.stamping import Watch
 
 
 @pytest.fixture
