@@ -32,6 +32,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # to nothing, and every Ray test takes several times as long.
     os.environ.setdefault("RAY_worker_niceness", "0")
 
+# Until the tests are collected, next to nothing of what is made is let go.
+gc.disable()
+
 # How long one example takes says how busy the machine is, not what is wrong.
 settings.register_profile(
     "no deadline", deadline=None, derandomize="MOEASH_EXPLORE" not in os.environ
@@ -121,6 +124,7 @@ def pytest_collection_finish() -> None:
     """Spare the collector what was imported: it stays, and is a million objects to walk."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
