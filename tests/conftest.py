@@ -28,9 +28,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # As many workers as cores: more threads in each would only wait for one another. Before NumPy
     # and torch are imported, which read it once.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # Ray's workers are niced by 15 unless told otherwise: beside tests that are not, they get next
-    # to nothing, and every Ray test takes several times as long.
-    os.environ.setdefault("RAY_worker_niceness", "0")
+
+# Ray's workers are niced by 15 unless told otherwise: beside whatever else runs, they get next to
+# nothing, every Ray test takes several times as long, and benchmarks seem to idle.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+# Until the tests are collected, next to nothing of what is made is let go.
+gc.disable()
 
 # How long one example takes says how busy the machine is, not what is wrong.
 settings.register_profile(
@@ -121,6 +125,7 @@ def pytest_collection_finish() -> None:
     """Spare the collector what was imported: it stays, and is a million objects to walk."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

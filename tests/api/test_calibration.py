@@ -40,7 +40,7 @@ def test_calibration_inputs_make_feedback_better_than_nearest_entries(tmp_path):
 def test_a_refined_file_is_closer_where_the_method_has_a_slower_way(tmp_path):
     network, x, closeness = transformer()
     distances = {False: 0.0, True: 0.0}
-    for k in (14, 17, 20, 24):
+    for k in (14, 20):
         for refined in distances:
             file = tmp_path / f"{k}-{refined}.moeash"
             options = {"method": FEEDBACK, "refined": refined, "calibration": x}
@@ -329,7 +329,7 @@ def test_a_method_that_trains_sees_every_input_it_is_given(tmp_path, method):
     n_inputs, batch_size, epochs = 640, 64, 2
     told = Listener()
     moeash.compress(
-        load_network("digits-cnn"),
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)),
         tmp_path / "x.moeash",
         candidate={"delta": 0.5},
         method={"name": method, "delta": [0.1, 1], "epochs": epochs, "fractions": [0.5, 1]},

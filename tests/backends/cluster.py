@@ -86,6 +86,7 @@ class Cluster:
         )
         self.nodes = [Node([*arguments, *more(self.port)], environment)]
         wait_until(lambda: _accepts(self.port))
+        wait_until(lambda: not dashboard or _accepts(self.dashboard_port))
 
     def add_node(self):
         node = Node(

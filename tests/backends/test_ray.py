@@ -62,9 +62,9 @@ def serial(tmp_path_factory):
     return run_study(tmp_path_factory.mktemp("serial"), spec())
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_stored_sequence_is_that_of_one_process(workers, local_ray, serial, tmp_path):
-    study = run_study(tmp_path, spec(backend=on_ray(workers=workers)))
+def test_the_stored_sequence_is_that_of_one_process(local_ray, serial, tmp_path):
+    """With two workers; with one: test_ray_cluster, where the driver is killed, too."""
+    study = run_study(tmp_path, spec(backend=on_ray()))
     assert sequence(study) == sequence(serial)
     assert front(study) == front(serial)
     assert any(r.stage == "merged" for r in study.evaluations())
@@ -92,16 +92,10 @@ def calibrated(**changes):
     )
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_study_with_feedback_has_the_front_of_one_process(workers, local_ray, tmp_path):
-    alone = run_study(tmp_path, calibrated(name="alone"))
-    study = run_study(tmp_path, calibrated(backend=on_ray(workers=workers)))
-    assert sequence(study) == sequence(alone)
-    assert front(study) == front(alone) != []
-
-
 @pytest.mark.parametrize("norms", ["folded", "remeasured"])
-def test_a_study_that_changes_norms_has_the_front_of_one_process(norms, local_ray, tmp_path):
+def test_a_study_with_feedback_that_changes_norms_has_the_front_of_one_process(
+    norms, local_ray, tmp_path
+):
     alone = run_study(tmp_path, calibrated(name="alone", codec={"norms": norms}))
     study = run_study(tmp_path, calibrated(codec={"norms": norms}, backend=on_ray(workers=2)))
     assert study.facts.remeasured_baseline == alone.facts.remeasured_baseline
@@ -116,7 +110,7 @@ def test_losing_a_worker_changes_nothing(number, local_ray, serial, tmp_path):
     told = Listener({6: lambda: os.kill(min(pids(tmp_path)), number)})
     study = run_study(
         tmp_path,
-        spec(backend=on_ray(timeout_s=15.0)),
+        spec(backend=on_ray(timeout_s=8.0)),
         method=Faulty(UniformOptions(k=(2, 40)), folder=str(tmp_path), slow_s=0.05),
         listen=told,
     )
@@ -125,7 +119,7 @@ def test_losing_a_worker_changes_nothing(number, local_ray, serial, tmp_path):
     events = [event.payload["text"] for event in events]
     assert events == told.notes
     assert len(events) == 1
-    assert ("died" if number == signal.SIGKILL else "no answer within 15 s") in events[0]
+    assert ("died" if number == signal.SIGKILL else "no answer within 8 s") in events[0]
 
 
 def opened(task_spec, *, method=None, start_timeout_s=240.0, idle_s=60.0, **options):
@@ -150,8 +144,8 @@ def gpus_of(workers, **options):
 
 
 def test_half_a_gpu_puts_two_workers_on_one(local_ray):
-    gpus = gpus_of(3, gpus_per_worker=0.5)
-    assert sorted(gpus.count(gpu) for gpu in set(gpus)) == [1, 2]
+    one, other = gpus_of(2, gpus_per_worker=0.5)
+    assert one == other
 
 
 def test_a_whole_gpu_puts_each_worker_on_its_own(local_ray):
@@ -271,14 +265,15 @@ def test_a_released_worker_comes_back(local_ray, serial):
 
     try:
         backend.open()
-        for _ in range(2):
+        for comes_back in (False, True):
             tickets = {backend.submit(job, NOTHING): job for job in jobs}
             backend.pool.ensure(2)
             found = {tickets[ticket].key: outcome for ticket, outcome in map_next(backend, tickets)}
             for job in jobs:
                 if found[job.key].metric is not None and reference[job.key] is not None:
                     assert found[job.key].metric == reference[job.key]
-            wait_until(one_is_left)
+            if not comes_back:
+                wait_until(one_is_left)
     finally:
         backend.close()
 
@@ -289,15 +284,15 @@ def map_next(backend, tickets):
 
 @pytest.mark.parametrize("beats", [True, False])
 def test_an_evaluation_that_tells_its_progress_may_take_longer_than_the_timeout(beats, local_ray):
-    """Four batches of 2.5 s each against a timeout of 4 s, in which the metric says nothing."""
+    """Four batches of 1.5 s each against a timeout of 3 s, in which the metric says nothing."""
     slow = Path(os.environ["MOEASH_TEST_SLOW_FILE"])
     plain = spec(evaluation__metric="tests.backends.slow:slow_top1")
     plain["evaluation"]["batch_size"] = 50 if beats else 200
-    backend = opened(plain, workers=1, timeout_s=4.0, max_tries=1)
+    backend = opened(plain, workers=1, timeout_s=3.0, max_tries=1)
     told = []
     try:
         backend.open(progress=lambda *beat: told.append(beat))
-        slow.write_text("2.5" if beats else "10")
+        slow.write_text("1.5" if beats else "6")
         backend.submit(Job(_candidate(5)), NOTHING)
         _, outcome = backend.next()
     finally:
@@ -305,10 +300,10 @@ def test_an_evaluation_that_tells_its_progress_may_take_longer_than_the_timeout(
         backend.close()
     measuring = [done for what, done, total in told if what == "k=5: measuring" and total == 4]
     if beats:
-        assert outcome.status == "complete" and outcome.duration_s > 9
+        assert outcome.status == "complete" and outcome.duration_s > 5
         assert measuring == sorted(set(measuring)) and len(measuring) >= 3
     else:
-        assert outcome.status == "failed" and "no answer within 4 s" in outcome.error
+        assert outcome.status == "failed" and "no answer within 3 s" in outcome.error
         assert measuring == []
 
 

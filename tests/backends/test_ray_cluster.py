@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from moeash.study.study import Study
 from moeash.study.summary import summary_of
 from tests.backends.cluster import PATIENCE_S, ROOT, Cluster, Node, wait_until
 from tests.backends.studies import sequence, spec, toml
+from tests.forks import MOEASH, Fork
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -68,24 +68,22 @@ def serial(tmp_path_factory, environment):
     return run(folder, environment, "--backend", "inprocess")
 
 
-def start(folder, environment, *arguments, command="run", prefix=()):
+def start(folder, environment, *arguments, command="run", netns=None):
     path = folder / "spec.toml"
     path.write_text(toml(spec(**SLOW)))
-    return subprocess.Popen(
-        [*prefix, sys.executable, "-m", "moeash.cli.main", command, str(path), *arguments],
-        env=environment | {"MOEASH_STORAGE": str(folder / "a.db")},
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    environment = environment | {"MOEASH_STORAGE": str(folder / "a.db")}
+    return Fork(MOEASH, command, path, *arguments, cwd=folder, env=environment, netns=netns)
 
 
 def run(folder, environment, *arguments):
     process = start(folder, environment, *arguments)
-    output, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, output
+    finish(process)
     return stored(folder)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, out + err
 
 
 def stored(folder):
@@ -109,7 +107,7 @@ def test_a_killed_driver_leaves_a_study_that_continues_on_the_same_cluster(
     slow(0.2)
     first = start(tmp_path, environment, *on(cluster, 1))
     wait_until(lambda: count(tmp_path) >= 5)
-    first.send_signal(signal.SIGKILL)
+    first.kill()
     first.communicate()
     slow(0)
     n = count(tmp_path)
@@ -120,17 +118,18 @@ def test_a_killed_driver_leaves_a_study_that_continues_on_the_same_cluster(
 def test_a_node_that_joins_is_used_and_one_that_dies_costs_nothing(
     cluster, environment, serial, slow, tmp_path
 ):
-    slow(2.0)
+    slow(0.2)
     process = start(tmp_path, environment, *on(cluster, 2))  # room for one worker as yet
     wait_until(lambda: count(tmp_path) >= 2)
+    slow(2.0)  # so that the study lasts until the node has joined
     node = cluster.add_node()
     wait_until(lambda: summary_of(stored(tmp_path))["workers"] == 2)
+    slow(0.5)
     n = count(tmp_path)
     wait_until(lambda: count(tmp_path) >= n + 2)
     node.kill()
     slow(0)
-    output, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, output
+    finish(process)
     assert sequence(stored(tmp_path)) == sequence(serial)
 
 
@@ -141,24 +140,21 @@ def test_a_job_is_launched_once_followed_stopped_and_continued(
     address = ("--address", cluster.dashboard)
 
     def moeash(*arguments, code=0):
-        done = subprocess.run(
-            [sys.executable, "-m", "moeash.cli.main", *arguments],
-            env=environment | {"MOEASH_STORAGE": str(tmp_path / "a.db")},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout if code == 0 else done.stderr
+        where = environment | {"MOEASH_STORAGE": str(tmp_path / "a.db")}
+        process = Fork(MOEASH, *arguments, cwd=tmp_path, env=where)
+        out, err = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == code, out + err
+        return out if code == 0 else err
 
     path = tmp_path / "spec.toml"
     path.write_text(toml(spec(**SLOW)))
     wait_until(lambda: "no job" in moeash("logs", "digits", *address, code=2))
     command = ("launch", str(path), *address, "--set", "backend.workers=1")
     assert "started as job moeash-digits" in moeash(*command)
-    assert "already running as job moeash-digits" in moeash(*command)
+    slow(0.2)
     wait_until(lambda: count(tmp_path) >= 3)
+    slow(1.5)  # so that the study lasts until it has been stopped
+    assert "already running as job moeash-digits" in moeash(*command)
     status = json.loads(moeash("status", "digits", "--json"))
     assert (status["status"], status["workers"], status["failed"]) == ("running", 1, 0)
     assert status["evaluations_per_minute"] > 0
@@ -181,17 +177,11 @@ def test_without_the_token_a_cluster_is_closed(cluster, environment, tmp_path):
         ("run", "spec.toml", *on(cluster)),
         ("logs", "digits", "--address", cluster.dashboard),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "moeash.cli.main", *arguments],
-            env=other,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-        )
-        assert done.returncode == 1
-        line = done.stderr.strip().splitlines()[-1]
-        assert line.startswith("moeash: ") and "token" in line, done.stderr
+        process = Fork(MOEASH, *arguments, cwd=tmp_path, env=other)
+        _, err = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 1
+        line = err.strip().splitlines()[-1]
+        assert line.startswith("moeash: ") and "token" in line, err
 
 
 # ------------------------------------------------------------------ two machines, as namespaces
@@ -251,12 +241,11 @@ def test_a_partition_costs_nothing_but_time(
         )
         slow(2.0)
         arguments = ("--backend", "ray", "--address", f"{HEAD_IP}:6399", "--workers", "2")
-        process = start(tmp_path, environment, *arguments, prefix=inside[near])
+        process = start(tmp_path, environment, *arguments, netns=near)
         wait_until(lambda: count(tmp_path) and summary_of(stored(tmp_path))["workers"] == 2)
         ip("-n", near, "link", "set", "cable0", "down")
         slow(0)
-        output, _ = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == 0, output
+        finish(process)
         assert sequence(stored(tmp_path)) == sequence(serial)
     finally:
         for node in reversed(nodes):

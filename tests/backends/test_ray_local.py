@@ -22,6 +22,7 @@ from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
 from tests.backends.cluster import PATIENCE_S, ROOT, wait_until
 from tests.backends.studies import spec, toml
+from tests.forks import MOEASH, Fork
 
 pytestmark = [
     pytest.mark.ray,
@@ -120,30 +121,19 @@ def running(tmp_path):
     slow.write_text("0.1")
     plain = spec(evaluation__metric="tests.backends.slow:slow_top1", merge={"trials": 0})
     (tmp_path / "spec.toml").write_text(toml(plain))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moeash.cli.main", "run", "spec.toml", "--workers", "1"],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "MOEASH_STORAGE": str(tmp_path / "a.db"),
-            "MOEASH_TEST_SLOW_FILE": str(slow),
-        },
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Whoever starts the tests in the background has Ctrl-C ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        wait_until(lambda: process.poll() is not None or evaluated(tmp_path / "a.db") >= 3)
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "MOEASH_STORAGE": str(tmp_path / "a.db"),
+        "MOEASH_TEST_SLOW_FILE": str(slow),
+    }
+    with Fork(MOEASH, "run", "spec.toml", "--workers", "1", cwd=tmp_path, env=environ) as process:
+        wait_until(lambda: has_ended(process) or evaluated(tmp_path / "a.db") >= 3)
         yield process
-    finally:
-        process.kill()
-        process.wait()
-        # What Ray leaves behind may hold the other ends: nobody waits for those.
-        process.stdout.close()
-        process.stderr.close()
+
+
+def has_ended(process):
+    return process.returncode is not None
 
 
 def test_a_study_goes_on_when_the_raylet_of_its_ray_is_killed_and_is_told_of_a_second_time(
@@ -153,8 +143,8 @@ def test_a_study_goes_on_when_the_raylet_of_its_ray_is_killed_and_is_told_of_a_s
         kill_raylet(process)
         n_before = evaluated(tmp_path / "a.db")
         enough = n_before + 2
-        wait_until(lambda: process.poll() is not None or evaluated(tmp_path / "a.db") >= enough)
-        if process.poll() is None:
+        wait_until(lambda: has_ended(process) or evaluated(tmp_path / "a.db") >= enough)
+        if not has_ended(process):
             kill_raylet(process)
         _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1, err

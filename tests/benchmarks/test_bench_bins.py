@@ -47,7 +47,7 @@ def test_one_pass_over_the_weights(weights, k, request):
             "assign_bins": lambda: assign_bins(weights, grid),
             "assign_bins, lookup": lambda: assign_bins(weights, grid, lookup=lookup),
         },
-        rounds=15,
+        rounds=7,
     )
     edges = grid.origin + grid.step * np.arange(1, grid.n_bins)
     tenth = weights[::10].copy()

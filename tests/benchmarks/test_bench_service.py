@@ -25,7 +25,7 @@ from tests.service.test_serving import Served, longer
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.slow]
 
-REQUESTS = 100
+REQUESTS = 40
 EVENTS, BATCH = 10_000, 100
 LISTENERS, ROUNDS, EVALUATIONS = 10, 3, 200
 CHARTS = 5

@@ -67,6 +67,7 @@ def test_a_file_is_decompressed_by_its_suffix_and_says_what_it_is_of(moeash, tin
     assert state.moeash["fingerprint"] == fingerprint
 
 
+@pytest.mark.slow
 def test_a_spec_says_which_network_an_onnx_file_is_of(moeash, tiny, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     answer = moeash("decompress", tiny.file, "--to", "x.onnx")

@@ -21,6 +21,7 @@ def spec(**tables):
     } | tables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "limit, value, search",
     [
@@ -43,6 +44,7 @@ def test_the_file_meets_its_goal_as_somebody_measures_who_is_given_it(
     assert report.holdout.divergence > 0
 
 
+@pytest.mark.slow
 def test_less_is_larger(tmp_path):
     sizes = [
         moeash.compress_spec(
@@ -60,6 +62,7 @@ def test_where_the_metric_is_the_divergence_a_drop_is_one_of_top1(tmp_path):
     assert 0 <= report.search.drop <= 0.05
 
 
+@pytest.mark.slow
 def test_progress_is_told_all_along(tmp_path):
     heard = []
     moeash.compress_spec(spec(), tmp_path / "x.moeash", max_kl=0.1, progress=heard.append)

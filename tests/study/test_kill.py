@@ -2,9 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from dataclasses import replace
 
@@ -18,10 +15,11 @@ from moeash.study.storage.sql import SqlStorage
 from moeash.study.study import Study
 from tests.contracts.counts import assert_counts_are_true
 from tests.digits import BASE, digits_plan, merged
+from tests.forks import Fork
 
 CHANGES = {"merge": {"trials": 12}, "budget": {"generations": 3}}
 
-CHILD = textwrap.dedent("""
+CHILD = """
     import json, sys
     print("begun", flush=True)
     import moeash
@@ -34,19 +32,12 @@ CHILD = textwrap.dedent("""
 
     moeash.run(json.loads(sys.argv[1]), storage=sys.argv[2], progress=tell)
     print("finished", flush=True)
-""")
+"""
 
 
 def start(path, changes=CHANGES):
     """Run the study in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, json.dumps(merged(BASE, changes)), str(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Whoever starts the tests in the background has Ctrl-C ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    return Fork(CHILD, json.dumps(merged(BASE, changes)), path)
 
 
 def read_until(child, word, count):
@@ -101,7 +92,7 @@ def test_twenty_kills_change_nothing(tmp_path, uninterrupted):
         child = start(path)
         if kill in loading:
             read_until(child, "begun", 1)
-            time.sleep(float(rng.uniform(0, 1.5)))
+            time.sleep(float(rng.uniform(0, 0.3)))
         else:
             lines = read_until(child, "new", int(rng.integers(1, total // 12)))
             assert "finished" not in lines, "the study ended before it could be killed often enough"

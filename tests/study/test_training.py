@@ -2,9 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from moeash.methods.training.checkpoints import SUFFIX
 from moeash.study.storage.sql import SqlStorage
 from tests.backends.studies import front, run_study, sequence, spec
 from tests.digits import digits_spec
+from tests.forks import Fork
 
 
 def trained(name="trained", epochs=2, **changes):
@@ -113,14 +111,14 @@ def test_a_finished_study_is_continued_with_training(tmp_path, study):
     assert front(after) == front(study)
 
 
-KILLED = textwrap.dedent("""
+KILLED = """
     import json, sys
     import moeash
     from moeash.methods.training import session
 
     session.SAVE_EVERY_S = 0.1  # of the minute a user has
     moeash.run(json.loads(sys.argv[1]), storage=sys.argv[2], progress=False)
-""")
+"""
 
 
 @pytest.mark.slow
@@ -134,10 +132,10 @@ def test_a_training_killed_in_its_middle_goes_on_and_ends_with_the_same_bits(tmp
     beside = SqlStorage(str(path)).beside("prepared")
     places = []
     for _ in range(3):
-        child = subprocess.Popen([sys.executable, "-c", KILLED, json.dumps(plain), str(path)])
+        child = Fork(KILLED, json.dumps(plain), path)
         saved = wait_for_save(beside, places)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.kill()
+        child.communicate()
         assert child.returncode == -signal.SIGKILL, "the study ended before it could be killed"
         places.append(saved)
     assert places[0] != places[1] != places[2]

@@ -90,6 +90,7 @@ READERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=needs_gcc) if n == "c" else n for n in FORMATS]
 )
@@ -104,6 +105,7 @@ def test_every_format_gives_the_holdout_accuracy_that_was_reported(exported, hol
     assert distance <= (1e-5 if name == "onnx" else 0)
 
 
+@pytest.mark.slow
 def test_the_report_names_every_file_with_its_bytes(exported):
     folder, report = exported
     assert [file.format for file in report.files] == list(FORMATS)
@@ -113,6 +115,7 @@ def test_the_report_names_every_file_with_its_bytes(exported):
     assert report.size_bytes == report.files[0].size_bytes == report.solution["size_bytes"]
 
 
+@pytest.mark.slow
 def test_files_of_all_formats_name_study_recipe_and_fingerprint(exported, study):
     import onnx
 
@@ -133,12 +136,14 @@ def test_files_of_all_formats_name_study_recipe_and_fingerprint(exported, study)
         assert f" * {key}: {value}\n" in text
 
 
+@pytest.mark.slow
 def test_an_onnx_file_is_near_the_size_of_its_indices(exported):
     folder, report = exported
     n_bytes = report.n_shared + 4 * report.n_kept
     assert (folder / "net.onnx").stat().st_size < n_bytes + 6_000
 
 
+@pytest.mark.slow
 def test_no_file_gets_its_name_when_one_of_them_fails(study, tmp_path):
     (tmp_path / "net.pt").write_bytes(b"before")
     (tmp_path / "net.h").mkdir()
@@ -154,6 +159,7 @@ def test_no_file_gets_its_name_when_one_of_them_fails(study, tmp_path):
     assert (tmp_path / "net.pt").read_bytes() == b"before"
 
 
+@pytest.mark.slow
 def test_a_study_of_a_function_needs_inputs_to_be_run_on(tmp_path):
     module = torch.nn.Linear(8, 6)
     study = package.search(

@@ -152,6 +152,7 @@ def test_a_network_runs_in_onnxruntime_on_indices_and_one_codebook(tmp_path, nam
             assert np.abs(one - other).max() <= tolerance * np.abs(other).max()
 
 
+@pytest.mark.slow
 def test_few_entries_take_four_bits_an_index(tmp_path):
     of = source(tmp_path, "normed", k=15)
     model = written(tmp_path, of)
@@ -171,6 +172,7 @@ def test_indices_are_as_narrow_as_onnx_has_them(n_entries, dtype, n_bytes):
     assert (kind, len(raw)) == (dtype, n_bytes)
 
 
+@pytest.mark.slow
 def test_tensors_of_large_networks_stand_in_a_file_beside(normed_source, normed_file, tmp_path):
     path, alone = normed_file
     with OnnxFile(external_above=100).placing(normed_source, tmp_path / "y.onnx") as names:
@@ -190,6 +192,7 @@ def test_tensors_of_large_networks_stand_in_a_file_beside(normed_source, normed_
     np.testing.assert_array_equal(*results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("external_above", [1 << 30, 100])
 def test_a_full_disk_leaves_no_file(normed_source, tmp_path, external_above):
     with full_disk(400), pytest.raises(ExportError, match=r"cannot write .*x.onnx"):
@@ -197,6 +200,7 @@ def test_a_full_disk_leaves_no_file(normed_source, tmp_path, external_above):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_a_file_says_where_it_comes_from_and_names_no_folder(normed_source, normed_file):
     path, model = normed_file
     assert {p.key: p.value for p in model.metadata_props} == dict(normed_source.metadata)
@@ -205,6 +209,7 @@ def test_a_file_says_where_it_comes_from_and_names_no_folder(normed_source, norm
     assert b"site-packages" not in content and b".py" not in content
 
 
+@pytest.mark.slow
 def test_a_tensor_that_differs_in_one_bit_is_found(normed_source, normed_file):
     of, (path, _) = normed_source, normed_file
     model = onnx.load(path)
@@ -233,6 +238,7 @@ class Drawn(nn.Linear):
         return super().forward(x) + torch.rand(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "message"),
     [

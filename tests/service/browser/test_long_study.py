@@ -1,20 +1,23 @@
-"""A study of 50,000 evaluations: thinned, whole where it counts, and still answering."""
+"""A study of 20,000 evaluations: thinned, whole where it counts, and still answering."""
 
 import time
 
 import pytest
 
-from tests.long_study import N, write_long_study
+from tests.long_study import write_long_study
 from tests.service.browser.served import counts, drag, more_points_than, part
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+N = 20_000
+"""Twice what the chart draws of them; the benchmarks of the service have 50,000."""
 
 
 FEWER_BYTES = "n => Number(document.querySelector('[data-test=pick-bytes]')?.dataset.bytes) < n"
 
 
 def test_a_long_study_is_drawn_thinned_and_still_answers(served, page, inspect):
-    write_long_study(served.storage, "many")
+    write_long_study(served.storage, "many", N)
     start = time.monotonic()
     page.goto(f"{served.url}/studies/many")
     more_points_than(page, 0)

@@ -5,6 +5,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -77,3 +78,30 @@ def postgres_server():
             server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def new_database(url, *, like=None):
+    """Create a database on the server of ``url`` and return its URL.
+
+    Args:
+        url: of any database of the server.
+        like: the URL of a database that nobody has open, to be copied; default: an empty one.
+    """
+    from sqlalchemy import create_engine, make_url, text
+
+    name = f"db{uuid.uuid4().hex}"
+    template = "" if like is None else f" TEMPLATE {make_url(like).database}"
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}{template}"))
+    engine.dispose()
+    return url.replace("/postgres?", f"/{name}?")
+
+
+def with_tables(url):
+    """Create a database as SqlStorage makes it and return its URL; copies of it take no Alembic."""
+    from moeash.study.storage.sql import SqlStorage
+
+    made = new_database(url)
+    SqlStorage(made).close()
+    return made

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import uuid
 
 import pytest
 
@@ -15,7 +14,7 @@ from tests.contracts.access import AccessContract
 from tests.contracts.counting import CountingContract
 from tests.contracts.listing import ListingContract
 from tests.contracts.storage import FACTS, StorageContract, add
-from tests.study.storage.server import postgres_server
+from tests.study.storage.server import new_database, postgres_server, with_tables
 
 pytestmark = pytest.mark.postgres
 
@@ -29,23 +28,27 @@ def server():
 @pytest.fixture
 def database(server):
     """The URL of an empty database."""
-    from sqlalchemy import create_engine, text
+    return new_database(server)
 
-    name = f"db{uuid.uuid4().hex}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return server.replace("/postgres?", f"/{name}?")
+
+@pytest.fixture(scope="module")
+def template(server):
+    return with_tables(server)
+
+
+@pytest.fixture
+def migrated(server, template):
+    """The URL of a database with empty tables."""
+    return new_database(server, like=template)
 
 
 class TestPostgres(StorageContract):
     @pytest.fixture
-    def open_storage(self, database):
+    def open_storage(self, migrated):
         opened = []
 
         def open_():
-            opened.append(SqlStorage(database))
+            opened.append(SqlStorage(migrated))
             return opened[-1]
 
         yield open_
@@ -55,24 +58,24 @@ class TestPostgres(StorageContract):
 
 class TestListingOnPostgres(ListingContract):
     @pytest.fixture
-    def storage(self, database):
-        storage = SqlStorage(database)
+    def storage(self, migrated):
+        storage = SqlStorage(migrated)
         yield storage
         storage.close()
 
 
 class TestCounting(CountingContract):
     @pytest.fixture
-    def storage(self, database):
-        storage = SqlStorage(database)
+    def storage(self, migrated):
+        storage = SqlStorage(migrated)
         yield storage
         storage.close()
 
 
 class TestAccess(AccessContract):
     @pytest.fixture
-    def storage(self, database):
-        storage = SqlStorage(database)
+    def storage(self, migrated):
+        storage = SqlStorage(migrated)
         yield storage
         storage.close()
 

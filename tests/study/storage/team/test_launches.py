@@ -1,18 +1,17 @@
 """The contract of launches on both databases."""
 
-import uuid
-
 import pytest
 
 from moeash.study.storage.sql import SqlStorage
 from tests.contracts.launches import LaunchesContract
-from tests.study.storage.server import postgres_server
+from tests.databases import stored_at
+from tests.study.storage.server import new_database, postgres_server, with_tables
 
 
 class TestSqlite(LaunchesContract):
     @pytest.fixture
     def open_database(self, tmp_path):
-        return lambda: SqlStorage(tmp_path / "a.db").database
+        return lambda: stored_at(tmp_path / "a.db").database
 
 
 @pytest.fixture(scope="module")
@@ -21,21 +20,19 @@ def server():
         yield running.url
 
 
+@pytest.fixture(scope="module")
+def template(server):
+    return with_tables(server)
+
+
 @pytest.mark.postgres
 class TestPostgres(LaunchesContract):
     @pytest.fixture
-    def open_database(self, server):
-        from sqlalchemy import create_engine, text
-
-        name = f"db{uuid.uuid4().hex}"
-        engine = create_engine(server, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        engine.dispose()
-        opened = []
+    def open_database(self, server, template):
+        url, opened = new_database(server, like=template), []
 
         def open_():
-            opened.append(SqlStorage(server.replace("/postgres?", f"/{name}?")))
+            opened.append(SqlStorage(url))
             return opened[-1].database
 
         yield open_
