@@ -74,7 +74,7 @@ def decode_into(target: Tensor, shared: SharedWeights, stored: Stored) -> None:
         shared: the weights it is one of.
         stored: the tensor.
     """
-    with torch.no_grad():
+    with torch.inference_mode():  # which tensors made in it may only be written to in
         if isinstance(stored, KeptTensor):
             target.copy_(torch.tensor(shared.values(stored)))
             return
