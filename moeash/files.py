@@ -64,8 +64,9 @@ def head_of(path: Path, error: type[InputError], what: str = "") -> bytes:
     try:
         with path.open("rb") as file:
             head = file.read(len(LFS_POINTER))
-    except OSError as exc:
-        raise error(f"cannot read {what}{str(path)!r}: {exc.strerror}") from exc
+    except (OSError, ValueError) as exc:  # ValueError: no system has files of such a name
+        reason = getattr(exc, "strerror", None) or exc
+        raise error(f"cannot read {what}{str(path)!r}: {reason}") from exc
     if is_lfs_pointer(head):
         raise error(lfs_text(repr(str(path))))
     return head
@@ -77,9 +78,35 @@ def as_path(value: object) -> Path:
     Raises:
         InputError: it is no path.
     """
-    if isinstance(value, str | os.PathLike):
-        return Path(value)
-    raise InputError(f"got {type(value).__name__} where the path of a file was needed")
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise InputError(f"got {type(value).__name__} where the path of a file was needed")
+    if "\0" in (text := os.fspath(value)):
+        raise InputError(f"{text!r} names no file: it holds a null character")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as exc:
+        raise InputError(f"{text!r} names no file: {exc.reason}") from exc
+    return Path(text)
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a path leads to a regular file.
+
+    Where it cannot be looked at (a name too long, a folder that may not be entered) the answer is
+    no, and whoever opens it is told why.
+    """
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a path leads to a folder; as :func:`is_file`."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -95,6 +122,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         path: the name the file gets.
 
     Raises:
+        InputError: ``path`` is no path.
         ExportError: ``path`` is something else than a file, or cannot be written.
 
     Example:
@@ -148,14 +176,15 @@ def _target(path: str | os.PathLike[str]) -> Path:
     """Return what a path leads to.
 
     Raises:
+        InputError: it is no path.
         ExportError: it is there and no regular file, or cannot be looked at.
     """
+    target = Path(os.path.realpath(as_path(path)))
     try:
-        target = Path(os.path.realpath(path))
         mode = target.lstat().st_mode
     except FileNotFoundError:
         return target
-    except (OSError, ValueError) as exc:  # ValueError: a null character
+    except OSError as exc:
         raise _cannot_write(path, exc) from exc
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "no file")
@@ -181,11 +210,10 @@ def _translated(path: str | os.PathLike[str], temporary: Path) -> Iterator[None]
         raise _cannot_write(path, exc) from exc
 
 
-def _cannot_write(path: str | os.PathLike[str], exc: OSError | ValueError) -> ExportError:
-    reason = getattr(exc, "strerror", None) or exc
+def _cannot_write(path: str | os.PathLike[str], exc: OSError) -> ExportError:
     return ExportError(
-        f"cannot write {os.fspath(path)!r}: {reason}; choose a name in a folder that exists, may "
-        "be written and has room"
+        f"cannot write {os.fspath(path)!r}: {exc.strerror or exc}; choose a name in a folder that "
+        "exists, may be written and has room"
     )
 
 
@@ -236,9 +264,9 @@ def refuse_existing(to: str | os.PathLike[str], *, force: bool) -> None:
     """Refuse a target that is a file already, unless it may be replaced.
 
     Raises:
-        InputError: it does.
+        InputError: it is, or it is no path.
     """
-    if not force and Path(to).is_file():
+    if is_file(as_path(to)) and not force:
         raise InputError(
             f"{os.fspath(to)!r} exists; choose another name, or replace it with force (--force)"
         )

@@ -84,3 +84,20 @@ def test_every_place_that_needs_a_dependency_exists():
     for place in named:
         root = ROOT if place.startswith("tests/") else ROOT / "moeash"
         assert any(root.glob(place.rstrip("/:"))), place
+
+
+def test_every_kernel_is_built_installed_with_its_types_and_run_under_sanitizers():
+    contributing = (ROOT / ".github/CONTRIBUTING.md").read_text()
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    modules = {module["name"]: module["sources"] for module in setup["ext-modules"]}
+    command = contributing[contributing.index("for kernel in $(find moeash -name '*.pyx')") :]
+    folders = re.findall(r"tests/\S+", command[: command.index("## ")])
+    kernels = sorted(path.relative_to(ROOT) for path in (ROOT / "moeash").rglob("*.pyx"))
+    assert len(kernels) == len(modules)
+    for path in kernels:
+        inside = path.relative_to("moeash").with_suffix("")
+        assert modules[".".join(path.with_suffix("").parts)] == [path.as_posix()]
+        assert f"{inside.parent}/*.pyi" in setup["package-data"]["moeash"]
+        assert path.with_suffix(".pyi").exists()
+        assert f"`{inside}`" in contributing
+        assert f"tests/{inside.parent}" in folders

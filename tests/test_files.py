@@ -89,7 +89,6 @@ def test_a_name_as_long_as_the_system_allows_is_written(tmp_path):
         ("to-gone", "No such file or directory"),
         ("file/x", "Not a directory"),
         ("x" * 256, "File name too long"),
-        ("a\0b", "null"),
     ],
 )
 def test_what_is_no_file_is_refused_and_stays(tmp_path, monkeypatch, name, reason):
@@ -225,7 +224,21 @@ def test_a_process_killed_in_the_middle_leaves_the_old_file_and_what_the_next_on
     assert names(tmp_path) == ["x"]
 
 
-def test_what_is_no_path_is_named_by_its_type():
-    with pytest.raises(InputError, match="got BytesIO where the path of a file was needed"):
-        as_path(io.BytesIO(b""))
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (io.BytesIO(b""), "got BytesIO where the path of a file was needed"),
+        (b"a", "got bytes where"),
+        ("a\0b", r"'a\\x00b' names no file: it holds a null character"),
+        ("a\ud800b", r"'a\\ud800b' names no file: surrogates not allowed"),
+    ],
+)
+def test_what_is_no_path_is_refused_with_the_reason(path, message):
+    for take in (as_path, lambda path: write(path, "new")):
+        with pytest.raises(InputError, match=message):
+            take(path)
+
+
+def test_a_path_is_taken_as_it_is_given():
+    assert as_path("a\udc80") == Path("a\udc80")  # bytes that are no text
     assert as_path("a") == as_path(Path("a")) == Path("a")

@@ -48,12 +48,28 @@ def doing(listen: Listen) -> Callable[[str, int, int | None], None]:
 
 
 def method_table(method: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``[method]`` of a name or a mapping."""
-    return {"name": method} if isinstance(method, str) else dict(method)
+    """Return ``[method]`` of a name or a mapping.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if isinstance(method, str):
+        return {"name": method}
+    if not isinstance(method, Mapping):
+        raise InputError(
+            f"method is {method!r}, needed a name or a mapping as [method] in a spec has it"
+        )
+    return dict(method)
 
 
 def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested mappings with what ``over`` says in the place of what ``base`` does."""
+    """Return nested mappings with what ``over`` says in the place of what ``base`` does.
+
+    Raises:
+        InputError: ``over`` is no mapping.
+    """
+    if not isinstance(over, Mapping):
+        raise InputError(f"spec is {over!r}, needed nested mappings as a spec's tables")
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)

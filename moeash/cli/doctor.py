@@ -27,6 +27,16 @@ IMPORTED = (
 """What a file in the working folder had better not be called."""
 
 
+KERNELS = (
+    "moeash.codec.adaptive._rows",
+    "moeash.codec.static._stack",
+    "moeash.core._bins",
+    "moeash.core._levels",
+    "moeash.methods.feedback._survivors",
+)
+"""What is compiled."""
+
+
 def doctor(storage: StorageOption = None, json_: JsonOption = False) -> None:
     """Check the installation and what is around it, and say what to do about what is wrong."""
     checks: list[tuple[str, Check]] = [
@@ -90,6 +100,14 @@ def _package(name: str) -> str:
 
 
 def _kernels() -> str:
+    for name in KERNELS:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise RuntimeError(
+                f"{name} is not compiled, or for another Python ({error}); install moeash again, "
+                "in a checkout with: pip install -e ."
+            ) from error
     import numpy as np
 
     from moeash.core.bins import Grid, assign_bins, assign_bins_reference
@@ -98,7 +116,7 @@ def _kernels() -> str:
     grid = Grid.spanning(-1.0, 1.0, 37)
     if not np.array_equal(assign_bins(weights, grid), assign_bins_reference(weights, grid)):
         raise RuntimeError("the compiled kernel disagrees with its definition; reinstall moeash")
-    return "compiled, equal to their definition"
+    return f"all {len(KERNELS)} compiled; bins equal to their definition"
 
 
 def _device() -> str:
@@ -114,14 +132,18 @@ def _coder() -> str:
     import numpy as np
 
     from moeash.codec.container import decode, encode
+    from moeash.codec.pools import CODERS
     from moeash.core.codebook import Codebook, SharedTensor, SharedWeights
 
     indices = np.random.default_rng(0).integers(0, 5, 1000).astype(np.uint8)
     tensor = SharedTensor("w", (1000,), "float32", 0, indices, np.bincount(indices, minlength=5))
     shared = SharedWeights((Codebook(np.arange(5, dtype=np.float32)),), (tensor,))
-    if decode(encode(shared)).shared.fingerprint() != shared.fingerprint():
-        raise RuntimeError("a file does not decode to what was encoded; reinstall moeash")
-    return "round trip exact"
+    for coder in CODERS:
+        if decode(encode(shared, coder=coder)).shared.fingerprint() != shared.fingerprint():
+            raise RuntimeError(
+                f"a file of coder {coder} does not decode to what was encoded; reinstall moeash"
+            )
+    return f"round trip exact: {', '.join(CODERS)}"
 
 
 def _storage(storage: str | None) -> str:

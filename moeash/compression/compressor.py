@@ -46,6 +46,7 @@ from moeash.networks.network import Network
 from moeash.networks.pickling import read_only_tensor
 from moeash.networks.writing.inplace import WeightWriter
 from moeash.options.tables import to_plain
+from moeash.tracing.watching import derivatives
 
 REMEMBERED_BYTES = 64 << 20
 """Indices of compressed candidates that are kept for the recipes that begin with them: a merge pass
@@ -193,11 +194,12 @@ class Compressor:
         )
         # A function has no digest, so what is prepared with one is not found again.
         known = self.network.output is None and self._method.calibration_images
-        if here.folder is None or not known:
-            prepared = self._method.prepare(preparation)
-        else:
-            kept = Preparations(here.folder)
-            prepared = kept.prepare(self._method, preparation, here.device)
+        with derivatives():
+            if here.folder is None or not known:
+                prepared = self._method.prepare(preparation)
+            else:
+                kept = Preparations(here.folder)
+                prepared = kept.prepare(self._method, preparation, here.device)
         self.groundwork = Groundwork(self.network.state, prepared, _UNDECIDED, calibration)
         if keeping is not None:
             return replace(self.groundwork, stored=Stored(keeping))
@@ -301,6 +303,7 @@ class Compressor:
     def _finished(self, shared: SharedWeights) -> SharedWeights:
         return self.groundwork.stored.keeping.apply(self._adjusted(shared))
 
+    @derivatives()
     def _trained(
         self, step: Tune, shared: SharedWeights, what: Mapping[str, Any], progress: Progress
     ) -> SharedWeights:
@@ -316,6 +319,7 @@ class Compressor:
         self._trainings.finished(session)
         return trained
 
+    @derivatives()
     def _trained_by(
         self, method: TrainedMethod, candidate: Candidate, progress: Progress
     ) -> SharedWeights:

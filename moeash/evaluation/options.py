@@ -1,8 +1,9 @@
 """What is measured of a compressed network, and how."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+from moeash.options.kinds import Bounds
 from moeash.options.tables import Count, NotNegative, Options
 
 METRIC_NAMES = ("top1", "macro_f1", "neg_cross_entropy", "agreement", "neg_divergence")
@@ -18,6 +19,9 @@ def unit_of(metric: str) -> str:
 
 Precision = Literal["float32", "tf32", "bf16"]
 """Arithmetic of the forward pass. The last two are faster on GPUs and give other numbers."""
+
+MAX_THREADS = 1024
+"""Torch starts as many as it is told, whatever the machine has."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,6 @@ class EvaluationOptions(Options):
     metric: str = "top1"
     batch_size: Count = 500
     max_drop: NotNegative | None = None
-    threads: Count | None = None
+    threads: Annotated[int, Bounds(1, MAX_THREADS)] | None = None
     device: str = "cpu"
     precision: Precision = "float32"

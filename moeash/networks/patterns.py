@@ -29,6 +29,8 @@ def matching(
     """
     matched: set[str] = set()
     for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise InputError(f"{kind} pattern {pattern!r} is no text")
         hits = {name for name in candidates if fnmatchcase(name, pattern)}
         if not hits:
             others = [name for name in names if fnmatchcase(name, pattern)]

@@ -11,6 +11,9 @@ from moeash.options.tables import Options
 Algorithm = Literal["nsga2", "steady_nsga2", "exhaustive", "random"]
 Initial = Literal["linear", "log", "random"]
 
+MAX_POPULATION = 10_000
+"""A generation is made in memory before the first of it is evaluated."""
+
 
 @dataclass(frozen=True)
 class SearchOptions(Options):
@@ -29,7 +32,7 @@ class SearchOptions(Options):
     table: ClassVar[str] = "search"
 
     algorithm: Algorithm = "nsga2"
-    population: Annotated[int, Bounds(2)] = 20
+    population: Annotated[int, Bounds(2, MAX_POPULATION)] = 20
     initial: Initial = "linear"
     objectives: tuple[SizeName, ...] = ("size_bytes",)
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moeash.files import as_path
 from moeash.study.storage.base import Storage
 from moeash.study.storage.engines.database import PATIENCE_S
 from moeash.study.storage.sql import SqlStorage
@@ -32,6 +33,7 @@ def open_storage(
         patience_s: how long a server that was there is waited for when it is gone.
 
     Raises:
+        InputError: it is neither storage nor the place of some.
         StorageError: it cannot be opened.
         StudyNotFoundError: it does not exist and is not to be created.
 
@@ -44,6 +46,8 @@ def open_storage(
     """
     if storage is None or isinstance(storage, str | os.PathLike):
         return SqlStorage(_place(storage), create=create, patience_s=patience_s)
+    if not hasattr(storage, "studies"):
+        as_path(storage)  # says what came
     return storage
 
 
@@ -54,6 +58,7 @@ def open_tokens(storage: Place | None = None, *, create: bool = True) -> Tokens:
 
 def _place(storage: Place | None) -> Place:
     if storage is not None:
+        as_path(storage)
         return storage
     return os.environ.get("MOEASH_STORAGE") or DEFAULT_STORAGE
 

@@ -169,6 +169,13 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
+def derivatives() -> Iterator[None]:
+    """Let derivatives be taken where the caller has switched them off for work of his own."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
 def in_eval_mode(network: nn.Module) -> Iterator[None]:
     """Hold a network in eval mode, and leave every module in the mode it was in."""
     modes = {module: module.training for module in network.modules()}

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from numbers import Integral, Real
 
 from moeash.codec.layout import Layout
 from moeash.codec.streaming.writing import Counted, write
@@ -102,7 +102,8 @@ def compress_checkpoint(
     """
     _check(path, to, k=k, bits=bits, max_error=max_error, force=force)
     with Checkpoint(path) as checkpoint:
-        if any(tensor.path.resolve() == Path(to).resolve() for tensor in checkpoint.tensors):
+        target = os.path.realpath(to)
+        if any(os.path.realpath(tensor.path) == target for tensor in checkpoint.tensors):
             raise InputError(f"{os.fspath(to)!r} is the checkpoint itself; choose another target")
         found = survey(
             checkpoint, include=include, exclude=exclude, sketched=k is None, progress=progress
@@ -136,11 +137,18 @@ def _check(
             f"got k={k}, bits={bits}, max_error={max_error}, needed exactly one of them: it says "
             "how far to go"
         )
-    if k is not None and not 1 <= k <= MAX_K:
-        raise InputError(f"got k={k}, needed a number of bins in [1, {MAX_K}]")
+    for name, given in (("bits", bits), ("max_error", max_error)):
+        if given is not None and (isinstance(given, bool) or not isinstance(given, Real)):
+            raise InputError(f"got {name}={given!r}, needed a number")
+    if k is not None and not (_is_whole(k) and 1 <= k <= MAX_K):
+        raise InputError(f"got k={k!r}, needed a number of bins in [1, {MAX_K}]")
     if max_error is not None and not MIN_ERROR <= max_error < 1:
         raise InputError(f"got max_error={max_error}, needed a relative error in [{MIN_ERROR}, 1)")
     refuse_existing(to, force=force)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _shared(

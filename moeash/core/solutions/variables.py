@@ -77,8 +77,12 @@ def candidate_of(variables: Sequence[Variable], values: Mapping[str, Any]) -> Ca
         moeash.errors.InputError: candidate has k = 300.0, needed a whole number
     """
     names = {variable.name for variable in variables}
+    if not isinstance(values, Mapping):
+        raise InputError(f"candidate is {values!r}, needed a value of each of {sorted(names)}")
     if names != set(values):
-        raise InputError(f"candidate has {sorted(values)}, the method needs {sorted(names)}")
+        raise InputError(
+            f"candidate has {sorted(map(str, values))}, the method needs {sorted(names)}"
+        )
     taken: dict[str, int | float | str] = {}
     for variable in variables:
         value = values[variable.name]

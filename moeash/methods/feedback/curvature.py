@@ -33,6 +33,8 @@ from moeash.tracing.uses import tiles, why_unused
 
 CURVATURE_KINDS: tuple[str, ...] = get_args(CurvatureKind)
 
+NO_WEIGHTS = "it holds no weights"
+
 
 @dataclass(frozen=True, eq=False)
 class LayerCurvature:
@@ -147,13 +149,17 @@ def measure_curvature(
         raise InputError(f"got a prior of {prior} images, needed at least 0")
     run = Passes(network, sketches=sketches, temperature=temperature, seed=seed, output=output)
     sums: dict[Part, Sums] = {}
+    empty = {name: NO_WEIGHTS for name, p in network.named_parameters() if not p.numel()}
     for call, gradients, n_images in run.over(batches):
+        if call.part[0] in empty:
+            continue
         if call.part not in sums:
             sums[call.part] = Sums(call.use.map, kind)
         sums[call.part].add(call, gradients, n_images)
     if run.images == 0:
         raise DataError("calibration needs at least one image, got none")
     layers, left_out = _finished(network, sums, run, fixed, prior)
+    left_out |= empty
     return Curvature(tuple(layers), left_out | _unseen(network, run, layers, left_out), run.images)
 
 

@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from moeash.core.bins import MAX_BINS
 from moeash.core.solutions.variables import Integer, Real, Variable
 from moeash.core.trellis import States
 from moeash.errors import InputError
 from moeash.methods.bounds import Bins
+from moeash.options.kinds import Bounds
 from moeash.options.tables import Count, NotNegative, Options, Positive
 
 Damping = Positive | Literal["auto"]
+
+MAX_SKETCHES = 256
+"""The gradients of all sketches of a batch are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class FeedbackOptions(Options):
 
     k: tuple[Bins, Bins] | None = None
     rate: tuple[Positive, Positive] = (0.02, 0.1)
-    sketches: Count = 4
+    sketches: Annotated[int, Bounds(1, MAX_SKETCHES)] = 4
     damping: Damping = "auto"
     balance: NotNegative = 0.25
     trellis: States = 0

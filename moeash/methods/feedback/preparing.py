@@ -148,6 +148,12 @@ def prepare(
     unknown = sorted(set(shared or ()) - set(state))
     if unknown:
         raise InputError(f"the network has no parameter {', '.join(map(repr, unknown))}")
+    for name, tensor in state.items():
+        if tensor.is_inference():
+            raise InputError(
+                f"{name!r} was made in torch.inference_mode(), so there are no derivatives in it; "
+                "make the network outside of it, or give a copy made there (copy.deepcopy(module))"
+            )
     fixed = set(shared or ())
     if not settings.absorb:
         fixed |= set(state)

@@ -231,7 +231,7 @@ def write_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str)
 def _write(network: Own, tensors: Mapping[str, Tensor], source: str) -> None:
     outlines = {name: outline_of(tensor) for name, tensor in tensors.items()}
     check_fit(network, outlines, source, lambda one, other: _same(tensors[one], tensors[other]))
-    with torch.no_grad():
+    with torch.inference_mode():  # which tensors made in it may only be written to in
         for name, tensor in tensors.items():
             network.tensors[name].copy_(tensor)
 

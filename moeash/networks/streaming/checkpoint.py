@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeash.errors import CheckpointError
-from moeash.files import as_path, head_of
+from moeash.files import as_path, head_of, is_folder
 from moeash.names import nearest
 from moeash.networks.streaming.header import StoredTensor, read_header
 
@@ -86,12 +86,12 @@ class Checkpoint:
 
 def is_checkpoint(path: Path) -> bool:
     """Tell whether a path names what :class:`Checkpoint` opens, by its name alone."""
-    return path.is_dir() or path.name.endswith((FILE_SUFFIX, INDEX_SUFFIX))
+    return is_folder(path) or path.name.endswith((FILE_SUFFIX, INDEX_SUFFIX))
 
 
 def _files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
     """Return the files of a checkpoint, and the index' file name of every tensor if it has one."""
-    if path.is_dir():
+    if is_folder(path):
         path = _in_folder(path)
     if not path.name.endswith(INDEX_SUFFIX):
         return [path], None

@@ -108,7 +108,7 @@ def _run(jobs: Sequence[Job]) -> None:
 
 def _jobs(target: Tensor, shared: SharedWeights, stored: Stored) -> list[Job]:
     """Write a small tensor, and return what is left to do for a large one."""
-    with torch.no_grad():
+    with torch.inference_mode():  # which tensors made in it may only be written to in
         if isinstance(stored, KeptTensor):
             target.copy_(torch.tensor(shared.values(stored)))
             return []

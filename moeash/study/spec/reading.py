@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moeash.errors import InputError, SpecError
-from moeash.files import is_lfs_pointer, lfs_text
+from moeash.files import as_path, is_lfs_pointer, lfs_text
 from moeash.options.kinds import shown
 from moeash.options.tables import problems_of, refuse
 from moeash.study.spec.spec import PYTHON, StudySpec
@@ -46,9 +46,10 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
     """Read a TOML spec and apply ``key.path=value`` overrides.
 
     Raises:
+        InputError: it is no path.
         SpecError: unreadable, not TOML, or not a valid spec.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -93,11 +94,12 @@ def any_spec(spec: str | Path | Mapping[str, Any] | StudySpec) -> StudySpec:
     """Return the spec that a path, plain values or a spec are.
 
     Raises:
-        SpecError: they are none.
+        InputError: it is none of these.
+        SpecError: it does not say what to do.
     """
     if isinstance(spec, StudySpec):
         return spec
-    return load_spec(spec) if isinstance(spec, str | Path) else parse_spec(spec)
+    return parse_spec(spec) if isinstance(spec, Mapping) else load_spec(spec)
 
 
 def parse_spec(data: Mapping[str, Any], *, where: str = "spec") -> StudySpec:

@@ -1,3 +1,5 @@
+import contextlib
+import random
 import signal
 import sqlite3
 import subprocess
@@ -300,6 +302,23 @@ def test_a_damaged_row_is_never_given_out(with_file, tmp_path):
     connection.close()
     with pytest.raises(StorageError, match="in the database, is damaged"):
         storage.artifact(study.id, "cd" * 16)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_database_with_damaged_bytes_works_or_is_refused_with_our_error(tmp_path, seed):
+    path = tmp_path / "a.db"
+    storage = SqlStorage(str(path))
+    study = storage.create_study(FACTS)
+    add(storage, study, 1)
+    storage.close()
+    draw, content = random.Random(seed), bytearray(path.read_bytes())
+    # The first page names the tables: what cannot be read there stops a driver in its own words.
+    for end in [4096] * 10 + [len(content)] * 20:
+        content[draw.randrange(100, end)] = draw.randrange(256)
+    path.write_bytes(content)
+    with contextlib.suppress(StorageError):
+        damaged = SqlStorage(str(path))
+        damaged.evaluations(damaged.study("digits").id)
 
 
 def test_a_missing_file_is_named_with_the_folder_it_belongs_to(with_file):

@@ -117,6 +117,11 @@ class Database:
             raise StorageError(
                 f"storage {self.url!r} is neither a path nor a database URL"
             ) from error
+        except UnicodeDecodeError as error:  # a name or text in a damaged file
+            raise StorageError(
+                f"database {self.url}: it holds bytes that are no text, so it is damaged; restore "
+                "it from a backup, or use another --storage"
+            ) from error
         except SQLAlchemyError as error:
             cause = str(getattr(error, "orig", error)).splitlines()[0]
             hint = ""

@@ -16,6 +16,9 @@ from moeash.errors import StorageError
 
 T = TypeVar("T")
 
+LONGEST_ENDING = "-01234567.lock"
+"""Of a file that lies beside a database, named like it."""
+
 RACES = 5
 """How often a reader who may not write begins anew when a writer came in between."""
 
@@ -55,6 +58,8 @@ def database_at(path: str) -> Path:
     try:
         resolved = Path(path).resolve()
         is_there = resolved.parent.is_dir()
+        # Names beside it are longer; one that is too long is refused here.
+        _beside(resolved, LONGEST_ENDING).exists()
     except (OSError, ValueError, RuntimeError) as error:  # a null character, a loop of links
         raise StorageError(
             f"{path!r} cannot be a database: {error}; check the path and the permissions of its "
