@@ -17,4 +17,4 @@ class TestInProcess(BackendContract):
         self.told.clear()
         backend.submit(jobs(8)[0], NOTHING)
         backend.next()
-        assert self.told == [("measuring", n, 5) for n in range(5)]
+        assert self.told == [("measuring batches", n, 5) for n in range(5)]
