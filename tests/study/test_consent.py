@@ -120,7 +120,7 @@ def test_from_python_code_is_allowed_where_the_study_is_opened(foreign, code, tm
         package.export(package.open_study("x", "x.db"), to, progress=False)
     assert not code.exists()
     for given in ({"allow_modules": ["brought"]}, {"spec": foreign}):
-        package.export(package.open_study("x", "x.db", **given), to, progress=False)
+        package.export(package.open_study("x", "x.db", **given), to, force=True, progress=False)
         forgotten(code)
 
 
