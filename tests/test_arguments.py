@@ -31,7 +31,7 @@ def test_search_names_an_argument_of_another_kind(options, message):
         moeash.search(nn.Linear(4, 4), evaluate=lambda module: 0.0, progress=False, **options)
 
 
-@pytest.mark.parametrize("candidate", [7, None, "k", [4], {4}, {1: 2, "k": 3}])
+@pytest.mark.parametrize("candidate", [7, "k", [4], {4}, {1: 2, "k": 3}])
 def test_compress_names_a_candidate_that_is_none(tmp_path, candidate):
     with pytest.raises(InputError, match=r"^candidate (is|has) "):
         moeash.compress(nn.Linear(4, 4), tmp_path / "a", candidate=candidate, progress=False)

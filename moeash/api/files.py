@@ -172,6 +172,11 @@ def compress(
         metric="none",
     )
     chosen = build_method(described.method)
+    recipe = None
+    if candidate is not None:
+        recipe = Recipe(candidate_of(chosen.space(), candidate), (Refine(),) if refined else ())
+        if refined and not chosen.refines:
+            raise InputError(f"method {chosen.name} has no slower way; leave out refined")
     inputs = inputs_for(
         module,
         chosen,
@@ -186,7 +191,7 @@ def compress(
         n_threads=available_cores(),
     )
     with listening(progress) as listen:
-        if candidate is None:
+        if recipe is None:
             assert inputs is not None
             comparison = Comparison(
                 inputs,
@@ -203,10 +208,6 @@ def compress(
                 comparison=comparison,
                 progress=doing(listen),
             )
-        point = candidate_of(chosen.space(), candidate)
-        if refined and not chosen.refines:
-            raise InputError(f"method {chosen.name} has no slower way; leave out refined")
-        recipe = Recipe(point, (Refine(),) if refined else ())
         with compressor_of(replace(task, refines=refined), doing(listen)) as compressor:
             for note in compressor.notes:
                 listen(Note(note))

@@ -128,13 +128,14 @@ def outputs_of(
     wanted = {name: splits[name] for name in names if name in splits}
     if not wanted:
         return {}
+    where = " and ".join(wanted) + (" split" if len(wanted) == 1 else " splits")
     network = load_network(task)
     module = network.module
     with arithmetic(task), in_eval_mode(module):
         device, batch_size = task.evaluation.device, task.evaluation.batch_size
 
         def outputs(what: str) -> dict[str, Tensor]:
-            progress(f"measuring {what} on {' and '.join(wanted)}", 0, None)
+            progress(f"measuring {what} on the {where}", 0, None)
             return {
                 name: outputs_on(module, split, batch_size=batch_size, device=device)
                 for name, split in wanted.items()

@@ -34,6 +34,7 @@ def compressed(network, x, folder, *, norms="as_they_are", kept="float32", k=409
         method=method or {"name": "uniform", "k": [2, 1 << 16]},
         calibration=x if norms != "as_they_are" else None,
         spec={"codec": {"kept": kept, "norms": norms}},
+        force=True,
         progress=notes,
     )
     return moeash.load(path, into=copy.deepcopy(network)), notes
