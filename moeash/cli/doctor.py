@@ -32,6 +32,7 @@ KERNELS = (
     "moeash.codec.static._stack",
     "moeash.core._bins",
     "moeash.core._levels",
+    "moeash.core._taking",
     "moeash.methods.feedback._survivors",
 )
 """What is compiled."""
