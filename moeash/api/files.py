@@ -186,10 +186,7 @@ def compress(
         trained_by=described.trained_by,
         measured=bool(given),
     )
-    task = replace(
-        described.task(module=module, calibration=inputs, output=output),
-        n_threads=available_cores(),
-    )
+    task = described.task(module=module, calibration=inputs, output=output)
     with listening(progress) as listen:
         if recipe is None:
             assert inputs is not None
@@ -208,7 +205,8 @@ def compress(
                 comparison=comparison,
                 progress=doing(listen),
             )
-        with compressor_of(replace(task, refines=refined), doing(listen)) as compressor:
+        task = replace(task, n_threads=available_cores(), refines=refined)
+        with compressor_of(task, doing(listen)) as compressor:
             for note in compressor.notes:
                 listen(Note(note))
             shared = compressor.build(recipe, progress=doing(listen))

@@ -1,14 +1,15 @@
 """A network beside itself as it was, on inputs without labels."""
 
-import numpy as np
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from moeash.data.inputs import call
 from moeash.data.unlabelled import Unlabelled
 from moeash.errors import EvaluationError
-from moeash.evaluation.holdout import HoldoutResult, measure_outputs
-from moeash.evaluation.metrics import load_metric, predicted
+from moeash.evaluation.holdout import Outputs
+from moeash.evaluation.metrics import predicted
 from moeash.evaluation.task import Evaluate
 from moeash.tracing.outputs import OutputOf, chosen
 
@@ -32,7 +33,7 @@ class Comparison:
         self._batch_size = batch_size
         self._device = device
         self._output = output
-        self._exact: Tensor | None = None
+        self._first: Outputs | None = None
 
     def _outputs(self, module: nn.Module) -> Tensor:
         rows = []
@@ -47,22 +48,22 @@ class Comparison:
                 rows.append(found.reshape(-1, found.shape[-1]).float())
         return torch.cat(rows)
 
-    def measure(self, module: nn.Module, metric: str) -> HoldoutResult:
-        """Return what a network's outputs are beside those of the first network measured.
-
-        Args:
-            module: the network, in eval mode.
-            metric: ``"agreement"`` or ``"neg_divergence"``.
+    def outputs(self, module: nn.Module) -> Outputs:
+        """Run a network, in eval mode, and return its outputs beside those of the first one run.
 
         Raises:
             EvaluationError: it returns no classes.
         """
         outputs = self._outputs(module)
-        if self._exact is None:
-            self._exact = outputs
-        labels: np.ndarray[tuple[int, ...], np.dtype[np.int64]] = predicted(self._exact)
-        return measure_outputs(outputs, self._exact, labels, load_metric(metric))
+        if self._first is None:
+            self._first = Outputs(predicted(outputs), outputs, outputs)
+        return replace(self._first, decoded=outputs)
 
     def by(self, metric: str) -> Evaluate:
-        """Return the function that measures a network by a metric."""
-        return lambda module: self.measure(module, metric).metric
+        """Return what measures a network by ``"agreement"`` or ``"neg_divergence"``."""
+
+        def evaluate(module: nn.Module) -> float:
+            found = self.outputs(module)
+            return found.measured(found.decoded, metric).metric
+
+        return evaluate

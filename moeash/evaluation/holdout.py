@@ -108,7 +108,11 @@ class Outputs:
     labels: NDArray[np.int64]
     exact: Tensor
     decoded: Tensor
-    remeasured: Tensor | None
+    remeasured: Tensor | None = None
+
+    def measured(self, outputs: Tensor, metric: str) -> HoldoutResult:
+        """Return what some of them are by a metric."""
+        return measure_outputs(outputs, self.exact, self.labels, load_metric(metric))
 
 
 def outputs_of(
@@ -172,11 +176,9 @@ def measure_holdout(
     found = outputs_of(task, arrays, ("holdout",), progress).get("holdout")
     if found is None:
         return None
-    metric = load_metric(task.evaluation.metric)
-    results = [
-        None if outputs is None else measure_outputs(outputs, found.exact, found.labels, metric)
-        for outputs in (found.decoded, found.exact, found.remeasured)
-    ]
-    decoded, exact, remeasured = results
-    assert decoded is not None and exact is not None
-    return Holdout(decoded, exact, remeasured)
+    metric = task.evaluation.metric
+    return Holdout(
+        found.measured(found.decoded, metric),
+        found.measured(found.exact, metric),
+        None if found.remeasured is None else found.measured(found.remeasured, metric),
+    )

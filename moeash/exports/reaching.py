@@ -15,9 +15,8 @@ from moeash.errors import InputError
 from moeash.evaluation.comparing import Comparison
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.goals import Goal, reach
-from moeash.evaluation.holdout import HoldoutResult, Outputs, measure_outputs, outputs_of
+from moeash.evaluation.holdout import Outputs, outputs_of
 from moeash.evaluation.loading import arithmetic, load_network
-from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.task import Task
 from moeash.methods.training.method import TrainedMethod
 from moeash.networks.writing.inplace import load_into, write_float
@@ -158,7 +157,8 @@ def compress_for(
             measured.update({name: _compared(outputs, named) for name, outputs in found.items()})
         else:
             progress("measuring the decoded network", 0, None)
-            measured["search"] = _on_inputs(task, comparison, arrays)
+            outputs = _outputs_in_place(task, comparison, arrays)
+            measured["search"] = _compared(outputs, named)
 
     progress("writing and verifying the file", 0, None)
     size_bytes = write(to, shared, coder=task.codec.coder, notes=task.notes, check=measure)
@@ -179,13 +179,11 @@ def compress_for(
 
 
 def _compared(outputs: Outputs, metric: str) -> Measured:
-    def measured(which: Any, by: str) -> HoldoutResult:
-        return measure_outputs(which, outputs.exact, outputs.labels, load_metric(by))
-
-    own, float_own = measured(outputs.decoded, metric), measured(outputs.exact, metric)
+    own = outputs.measured(outputs.decoded, metric)
+    float_own = outputs.measured(outputs.exact, metric)
     return Measured(
         n_images=own.n_images,
-        divergence=-measured(outputs.decoded, DIVERGENCE).metric,
+        divergence=-outputs.measured(outputs.decoded, DIVERGENCE).metric,
         top1=own.top1,
         top1_float=float_own.top1,
         metric_name=metric,
@@ -194,22 +192,14 @@ def _compared(outputs: Outputs, metric: str) -> Measured:
     )
 
 
-def _on_inputs(task: Task, comparison: Comparison, arrays: Mapping[str, NDArray[Any]]) -> Measured:
-    """Measure decoded arrays in the module itself, which gets its own weights back."""
+def _outputs_in_place(
+    task: Task, comparison: Comparison, arrays: Mapping[str, NDArray[Any]]
+) -> Outputs:
+    """Run decoded arrays in the module itself, which gets its own weights back."""
     network = load_network(task)
     try:
         with arithmetic(task), in_eval_mode(network.module):
             load_into(network.module, arrays)
-            own = comparison.measure(network.module, "agreement")
-            divergence = comparison.measure(network.module, DIVERGENCE)
+            return comparison.outputs(network.module)
     finally:
         write_float(network.module, network.state)
-    return Measured(
-        n_images=own.n_images,
-        divergence=-divergence.metric,
-        top1=own.top1,
-        top1_float=1.0,
-        metric_name="agreement",
-        metric=own.metric,
-        drop=1 - own.metric,
-    )

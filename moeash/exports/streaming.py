@@ -17,7 +17,7 @@ from moeash.codec.container import read
 from moeash.codec.entries import Entry
 from moeash.codec.streaming.reading import BLOCK, FileReader
 from moeash.codec.streaming.spool import spooled
-from moeash.codec.streaming.writing import CODER
+from moeash.codec.streaming.writing import CHUNK, CODER
 from moeash.core.codebook import Codebook, KeptTensor, TiedTensor
 from moeash.core.progress import Progress, silent
 from moeash.core.threads import ahead
@@ -25,9 +25,6 @@ from moeash.errors import ExportError
 from moeash.files import replacing
 from moeash.networks.streaming.floats import to_patterns
 from moeash.networks.streaming.header import StoredTensor, plan_file
-
-CHUNK = 1 << 20
-"""Elements in memory at a time."""
 
 
 def stream(

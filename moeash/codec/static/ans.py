@@ -137,7 +137,7 @@ def push(
         write: takes the next bytes. What it took is worthless if the stream does not fit.
     """
     tables = _Tables(salt)
-    divided = n_symbols >= rates.PART
+    divided = rates.is_divided(n_symbols)
     states = rates.beginning(n_symbols)
     pieces: list[NDArray[np.uint32]] = []
     lengths: list[int] = []
@@ -221,7 +221,7 @@ class Stream:
 
     def _end_of_parts(self) -> list[int]:
         """Return where in the payload the stack of every part ends, and the last one begins."""
-        if self._n_symbols < rates.PART:
+        if not rates.is_divided(self._n_symbols):
             return [len(self._payload), 0]
         end = max(0, len(self._payload) - rates.WORD_BYTES * len(self.parts))
         n_words = np.frombuffer(self._payload[end:], dtype="<u4").astype(np.int64)
@@ -274,7 +274,7 @@ class Stream:
         """Return empty states and the words of a part."""
         states = np.zeros(rates.beginning(self._n_symbols).size, dtype=np.uint64)
         stack = bytes(self._payload[self._ends[part + 1] : self._ends[part]])
-        if self._n_symbols < rates.PART:
+        if not rates.is_divided(self._n_symbols):
             stack = stack.rstrip(b"\0")
             stack = stack.ljust(-(-len(stack) // rates.WORD_BYTES) * rates.WORD_BYTES, b"\0")
         return states, np.frombuffer(stack, dtype="<u4").astype(np.uint32, copy=False)
@@ -298,7 +298,7 @@ class Stream:
 
 def _divided(sizes: Sequence[int], n_symbols: int) -> Iterator[list[Piece]]:
     """Yield the pieces of every part of sources of these sizes."""
-    room = rates.PART if n_symbols >= rates.PART else n_symbols
+    room = rates.PART if rates.is_divided(n_symbols) else n_symbols
     pieces: list[Piece] = []
     at = 0
     for source, size in enumerate(sizes):

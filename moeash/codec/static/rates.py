@@ -103,16 +103,22 @@ def payload_bytes(cost: int, n_symbols: int) -> int:
     """
     if n_symbols == 0:
         return 0
-    slack = count_parts(n_symbols) * PART_BITS if n_symbols >= PART else SLACK_BITS
+    slack = count_parts(n_symbols) * PART_BITS if is_divided(n_symbols) else SLACK_BITS
     bits = -(-cost >> FRACTION_BITS) + slack + (n_symbols >> SLACK_PER_SYMBOL)
     return -(-bits // 8)
 
 
+def is_divided(n_symbols: int) -> bool:
+    """Tell whether a stream comes in parts."""
+    return n_symbols >= PART
+
+
 def count_parts(n_symbols: int) -> int:
     """Return into how many parts a stream is divided."""
-    return -(-n_symbols // PART) if n_symbols >= PART else 1
+    return -(-n_symbols // PART) if is_divided(n_symbols) else 1
 
 
 def beginning(n_symbols: int) -> NDArray[np.uint64]:
     """Return what the states begin as, and must end as when a part is decoded."""
-    return np.full(LANES if n_symbols >= PART else 1, FIRST if n_symbols >= PART else 0, np.uint64)
+    n_states, first = (LANES, FIRST) if is_divided(n_symbols) else (1, 0)
+    return np.full(n_states, first, np.uint64)

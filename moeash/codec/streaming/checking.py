@@ -13,11 +13,8 @@ from moeash.codec.sources import KeptGroup
 from moeash.codec.static import rates
 from moeash.codec.streaming.reading import FileReader
 from moeash.codec.streaming.spool import Spool
-from moeash.codec.streaming.writing import CODER, Counted, write_file
+from moeash.codec.streaming.writing import CHUNK, CODER, Counted, write_file
 from moeash.core.threads import ahead
-
-CHUNK = 1 << 20
-"""Elements in memory at a time."""
 
 KINDS = {"shared": "SharedTensor", "kept": "KeptTensor", "tied": "TiedTensor"}
 

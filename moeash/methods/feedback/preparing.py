@@ -23,7 +23,7 @@ from moeash.methods.feedback.columns import (
 from moeash.methods.feedback.curvature import LayerCurvature, measure_curvature
 from moeash.methods.feedback.grids import GridLoss
 from moeash.methods.feedback.rows import ROWS, Rows, Sample, coupled, measure_between
-from moeash.methods.feedback.sums import CurvatureKind
+from moeash.methods.feedback.sums import CurvatureKind, share_of_prior
 from moeash.networks.pickling import PickledAsArrays
 from moeash.networks.writing.borrowing import Borrowed
 from moeash.tracing.outputs import OutputOf
@@ -235,7 +235,7 @@ def _factors(
     layers: list[LayerCurvature], settings: Settings, n_images: int, progress: Progress
 ) -> list[Factor]:
     """Factorise every layer of so many images, emptying the list on the way."""
-    least = max(LEAST_SENSITIVITY, settings.prior / (n_images + settings.prior))
+    least = max(LEAST_SENSITIVITY, share_of_prior(settings.prior, n_images))
     made: list[Factor] = []
     n_layers = len(layers)
     while layers:

@@ -89,6 +89,11 @@ TINY = 1e-9
 """Less than one active position of the largest layer: where there is none, the constant is 0."""
 
 
+def share_of_prior(prior: float, images: int) -> float:
+    """Return the share that so many images more have of all, with at least one seen."""
+    return prior / (images + prior)
+
+
 class Sums:
     """Running sums of one weight tensor, or of a range of its rows.
 
@@ -207,7 +212,7 @@ class Sums:
             gram = self.gram / (seen * energy.shape[1])  # the mean over rows
             gram = (gram + gram.transpose(1, 2)) / 2  # X'(KX) is symmetric up to rounding only
         trace = gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)  # the mean of the energies
-        weight = prior / (images + prior)
+        weight = share_of_prior(prior, images)
         if weight and self.met:
             share = min(1.0, self.met / (seen * energy.numel()))
             of_gram = share if self.kind == "gradients" else 1.0

@@ -186,6 +186,13 @@ def three_sources(n, seed=0):
     ]
 
 
+def encoded(sources):
+    """Return the stream of sources of table and ranks, its salt, and what decoding is told."""
+    coded = [(lambda r=ranks: r, table, ranks.size) for table, ranks in sources]
+    payload, salt = ans.encode(coded, reserved_for(sources))
+    return payload, salt, [(table, ranks.size) for table, ranks in sources]
+
+
 def reserved_for(sources):
     coded = [(table, ranks) for table, ranks in sources if table.symbols.size > 1]
     cost = sum(int(rates.cost_of(table_frequencies(table))[ranks].sum()) for table, ranks in coded)
@@ -238,9 +245,7 @@ def test_a_stream_with_bytes_more_or_fewer_than_its_symbols_take_is_refused(part
     monkeypatch.setattr(rates, "PART", part)
     sources = three_sources(1000)
     reserved = reserved_for(sources)
-    coded = [(lambda r=ranks: r, table, ranks.size) for table, ranks in sources]
-    sizes = [(table, ranks.size) for table, ranks in sources]
-    payload, salt = ans.encode(coded, reserved)
+    payload, salt, sizes = encoded(sources)
     for (_, ranks), found in zip(sources, decoded(payload, salt, sizes), strict=True):
         assert_array_equal(found, ranks)
     end = len(payload) - 4 * (10 if part == 400 else 0)
@@ -258,9 +263,7 @@ def test_a_stream_with_bytes_more_or_fewer_than_its_symbols_take_is_refused(part
 def test_parts_that_say_they_are_longer_or_shorter_are_refused(monkeypatch):
     monkeypatch.setattr(rates, "PART", 400)
     sources = three_sources(1000)
-    coded = [(lambda r=ranks: r, table, ranks.size) for table, ranks in sources]
-    sizes = [(table, ranks.size) for table, ranks in sources]
-    payload, salt = ans.encode(coded, reserved_for(sources))
+    payload, salt, sizes = encoded(sources)
     lengths = np.frombuffer(payload[-40:], "<u4")
     body = payload[:-40]
 
@@ -306,9 +309,7 @@ def test_a_stream_without_room_is_given_up_before_all_of_it_was_made(monkeypatch
 def test_threads_and_one_thread_decode_the_same(monkeypatch):
     monkeypatch.setattr(rates, "PART", 500)
     sources = three_sources(3000)
-    coded = [(lambda r=ranks: r, table, ranks.size) for table, ranks in sources]
-    sizes = [(table, ranks.size) for table, ranks in sources]
-    payload, salt = ans.encode(coded, reserved_for(sources))
+    payload, salt, sizes = encoded(sources)
     for n_threads in (1, 2, 7):
         monkeypatch.setattr(ans, "available_cores", lambda n=n_threads: n)
         for (_, ranks), found in zip(sources, decoded(payload, salt, sizes), strict=True):

@@ -3,12 +3,41 @@
 import os
 import sqlite3
 import threading
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from moeash.study.storage.engines.sqlite import may_be_written
 
 Stamp = tuple[int, int, int, int]
 """The connection that looked, the file that it has open, and the version of its contents."""
+
+
+V = TypeVar("V")
+
+
+class Recent(Generic[V]):
+    """What was read from a database, known until something is stored. Threads may share it.
+
+    Args:
+        most: values that are known at a time; the oldest go first.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: dict[Hashable, tuple[Stamp, V]] = {}
+
+    def get(self, key: Hashable, stamp: Stamp | None) -> V | None:
+        """Return what was kept under a key, if the database is as it was then."""
+        known = self._known.get(key)
+        return known[1] if known is not None and known[0] == stamp else None
+
+    def keep(self, key: Hashable, stamp: Stamp | None, value: V) -> None:
+        """Keep what was read after a stamp was taken; nothing where nobody can tell."""
+        if stamp is not None:
+            self._known[key] = stamp, value
+        for other in list(self._known)[: -self._most]:
+            self._known.pop(other, None)
 
 
 class Watch:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from moeash.errors import InputError, StorageError
 from moeash.study.storage.engines.database import Database
-from moeash.study.storage.engines.stamping import Stamp
+from moeash.study.storage.engines.stamping import Recent
 from moeash.study.storage.reading import read_rows
 from moeash.study.storage.records import now
 from moeash.study.storage.tables import SESSIONS, TOKENS
@@ -68,7 +68,7 @@ class Tokens:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._found: dict[str, tuple[Stamp, TokenRecord]] = {}
+        self._found: Recent[TokenRecord] = Recent(MOST_REMEMBERED)
 
     def create(
         self, role: Role, *, name: str | None = None, expires_days: float | None = None
@@ -134,25 +134,18 @@ class Tokens:
         """
         digest = digest_of(secret)
         stamp = self._database.stamp()  # before it is read
-        known = self._found.get(digest)
-        if stamp is not None and known is not None and known[0] == stamp:
-            found = [known[1]]
+        known = self._found.get(digest, stamp)  # every request asks for it
+        if known is not None:
+            found = [known]
         else:
             query = select(TOKENS).where(TOKENS.c.digest == digest)
             found = self._database.read(lambda c: read_rows(c, query, token_of))
         for record in found:
             if record.is_valid:
-                self._remember(digest, stamp, record)
+                self._found.keep(digest, stamp, record)
                 self._note_use(record)
                 return record
         return None
-
-    def _remember(self, digest: str, stamp: Stamp | None, record: TokenRecord) -> None:
-        """Keep what was found until something is stored: every request asks for it."""
-        if stamp is not None:
-            self._found[digest] = stamp, record
-        for other in [*self._found][:-MOST_REMEMBERED]:
-            self._found.pop(other, None)
 
     def revoke(self, number: int) -> TokenRecord:
         """Let nobody in with a token any more, nor with a session that began with it.
