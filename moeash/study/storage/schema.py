@@ -27,6 +27,11 @@ def is_current(connection: Connection) -> bool:
     return current_revision(connection) == HEAD
 
 
+def is_empty(connection: Connection) -> bool:
+    """Tell whether the database holds nothing at all."""
+    return not inspect(connection).get_table_names()
+
+
 def upgrade(connection: Connection) -> None:
     """Upgrade the schema to :data:`HEAD`.
 

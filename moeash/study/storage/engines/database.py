@@ -27,19 +27,22 @@ from moeash.study.storage.engines.postgres import (
 )
 from moeash.study.storage.engines.sqlite import (
     database_at,
+    has_no_bytes,
     may_be_written,
     path_of,
     sqlite_engine,
     undisturbed,
 )
 from moeash.study.storage.engines.stamping import Stamp, Watch
-from moeash.study.storage.schema import is_current, upgrade
+from moeash.study.storage.schema import is_current, is_empty, upgrade
 from moeash.study.storage.tables import STUDIES
 
 T = TypeVar("T")
 
 PATIENCE_S = 120.0
 """How long a server that was there may be gone, for a restart or a failover, before it is lost."""
+
+_RUN_FIRST = "run a study first, or say where it is with --storage or MOEASH_STORAGE"
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
 
@@ -85,13 +88,15 @@ class Database:
             if self.path is not None:
                 self.url = self.place = str(self.path)
                 if not create and not self.path.exists():
-                    raise StudyNotFoundError(
-                        f"there is no database {self.path}; run a study first, "
-                        "or say where it is with --storage or MOEASH_STORAGE"
-                    )
+                    raise StudyNotFoundError(f"there is no database {self.path}; {_RUN_FIRST}")
+                if not create and has_no_bytes(self.path):  # connecting alone would write some
+                    raise StudyNotFoundError(f"database {self.path} is empty; {_RUN_FIRST}")
                 self.engine = sqlite_engine(self.path, busy_timeout_s)
         self._watch = None if self.path is None else Watch(self.path)
         if not self.read(is_current):
+            if not create and self.read(is_empty):
+                self.engine.dispose()
+                raise StudyNotFoundError(f"database {self.url} is empty; {_RUN_FIRST}")
             self._upgrade()
 
     def _upgrade(self) -> None:

@@ -139,6 +139,11 @@ def _open_to_read(database: Path, busy_timeout_s: float) -> sqlite3.Connection:
     )
 
 
+def has_no_bytes(database: Path) -> bool:
+    """Tell whether nothing was ever stored: what is new lies in the log beside the file first."""
+    return database.is_file() and database.stat().st_size == 0 and not _has_log(database)
+
+
 def undisturbed(database: Path, read: Callable[[], T]) -> T:
     """Return what ``read`` returns, calling it again where a writer began meanwhile."""
     for _ in range(RACES):

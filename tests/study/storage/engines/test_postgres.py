@@ -5,10 +5,12 @@ import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import closing
 
 import pytest
+from sqlalchemy import create_engine, inspect
 
-from moeash.errors import StorageError, StudyLockedError
+from moeash.errors import StorageError, StudyLockedError, StudyNotFoundError
 from moeash.study.storage.sql import SqlStorage
 from tests.contracts.access import AccessContract
 from tests.contracts.counting import CountingContract
@@ -134,6 +136,16 @@ def test_several_processes_may_open_an_empty_database_at_once(database):
     assert [s.study("digits").facts for s in stores] == [FACTS] * 4
     for store in stores:
         store.close()
+
+
+def test_who_only_reads_leaves_an_empty_database_as_it_is(database):
+    with pytest.raises(StudyNotFoundError, match="is empty; run a study first"):
+        SqlStorage(database, create=False)
+    engine = create_engine(database)
+    assert inspect(engine).get_table_names() == []
+    engine.dispose()
+    with closing(SqlStorage(database)) as storage:
+        assert storage.studies() == []
 
 
 def test_a_server_that_is_not_there_is_one_line_that_keeps_the_password():

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import moeash
-from moeash.errors import StorageError
+from moeash.errors import StorageError, StudyNotFoundError
 from moeash.study.storage.engines import sqlite
 from moeash.study.storage.sql import SqlStorage
 from tests.contracts.storage import FACTS, add
@@ -52,6 +53,21 @@ def test_a_url_with_options_is_refused_and_not_another_file(tmp_path):
 def test_what_is_no_path_of_a_file_is_refused(path):
     with pytest.raises(StorageError):
         SqlStorage(path)
+
+
+@pytest.mark.parametrize("content", [b"", None], ids=["no bytes", "no tables"])
+def test_who_only_reads_leaves_an_empty_database_as_it_is(content, tmp_path):
+    path = tmp_path / "moeash.db"
+    path.touch()
+    if content is None:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # writes its first page, as a start does
+    before = path.read_bytes()
+    assert (before == b"") is (content == b"")
+    with pytest.raises(StudyNotFoundError, match="is empty; run a study first"):
+        moeash.open_storage(path, create=False)
+    assert path.read_bytes() == before
+    assert moeash.open_storage(path).studies() == []
 
 
 # ---------------------------------------------------------------------- what may not be written
