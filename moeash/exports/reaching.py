@@ -183,7 +183,7 @@ def _compared(outputs: Outputs, metric: str) -> Measured:
     float_own = outputs.measured(outputs.exact, metric)
     return Measured(
         n_images=own.n_images,
-        divergence=-outputs.measured(outputs.decoded, DIVERGENCE).metric,
+        divergence=0.0 - outputs.measured(outputs.decoded, DIVERGENCE).metric,
         top1=own.top1,
         top1_float=float_own.top1,
         metric_name=metric,

@@ -198,7 +198,8 @@ def zero_aligned_entries(low: float, high: float, k: int) -> Tensor:
     """Return the grid of step ``(high - low) / k`` through 0 that covers ``[low, high]``.
 
     Between k and k + 1 entries when the range spans 0; every value of the range is within half a
-    step of an entry. The paper's bins, moved so that one centre is exactly 0.
+    step of an entry. The paper's bins, moved so that one centre is exactly 0. Nothing but 0 needs
+    one entry.
 
     Args:
         low: smallest weight, at most 0 to make sense of the alignment.
@@ -208,6 +209,8 @@ def zero_aligned_entries(low: float, high: float, k: int) -> Tensor:
     Returns:
         ``(n_entries,)`` float32, strictly increasing.
     """
+    if k >= 1 and low == high == 0:
+        return torch.zeros(1)
     if not low < high or k < 1:
         raise InputError(f"no grid of {k} bins over [{low}, {high}]; needed low < high and k >= 1")
     step = (high - low) / k
