@@ -1,4 +1,4 @@
-"""The README is checked against the code: what it must mention is read from the code."""
+"""README and the page of keys are checked against the code: what they must mention is read from the code."""
 
 import re
 import tomllib
@@ -16,6 +16,7 @@ from moeash.study.spec.reference import describe_spec
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+SPEC = (ROOT / ".github" / "SPEC.md").read_text()
 COMMANDS = [command.name for command in app.registered_commands]
 COMMANDS += [group.typer_instance.info.name for group in app.registered_groups]
 
@@ -31,12 +32,12 @@ def test_every_command_the_readme_shows_exists():
 
 
 @pytest.mark.parametrize("name", [*OPTIONS, *METRICS, *SOURCES, *BUILTIN])
-def test_every_name_a_spec_may_say_is_in_the_readme(name):
-    assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", README)
+def test_every_name_a_spec_may_say_is_on_the_page_of_keys(name):
+    assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", SPEC)
 
 
-def test_the_readmes_table_of_keys_is_what_moeash_spec_prints():
-    table = re.search(r"<!-- moeash spec -->\n(.*?)<!-- end -->", README, re.DOTALL)
+def test_the_page_of_keys_is_what_moeash_spec_prints():
+    table = re.search(r"<!-- moeash spec -->\n(.*?)<!-- end -->", SPEC, re.DOTALL)
     assert table is not None
     assert table[1].strip() == describe_spec().strip(), "paste the output of `moeash spec`"
 
