@@ -126,12 +126,18 @@ def memory_of(pid):
     return 1024 * int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.M)[1])
 
 
-def test_who_never_reads_costs_the_server_no_memory(served, study):
+@pytest.fixture
+def sockets():
+    """Makes sockets, and closes them whatever happens."""
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(socket.socket())
+
+
+def test_who_never_reads_costs_the_server_no_memory(served, study, sockets):
     storage, study_id = study
     n_events, text, n_idle = 10_000, "x" * 2000, 20
-    idle = []
     for _ in range(n_idle):
-        one = socket.socket()
+        one = sockets()
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         one.connect(("127.0.0.1", served.port))
         one.sendall(
@@ -139,7 +145,6 @@ def test_who_never_reads_costs_the_server_no_memory(served, study):
             f"Authorization: {served.headers['Authorization']}\r\n\r\n".encode()
         )
         assert one.recv(12) == b"HTTP/1.1 200"
-        idle.append(one)
     storage.add_events(study_id, [Note("first")])
     before = memory_of(served.process.pid)
     most = before
@@ -155,5 +160,3 @@ def test_who_never_reads_costs_the_server_no_memory(served, study):
     print(f"{before / 2**20:.0f} MiB before, {most / 2**20:.0f} MiB at most")
     # A ring of 4,096 such events takes 9 MB, its successor as much; all that is due takes 400.
     assert most - before < 80 * 2**20
-    for one in idle:
-        one.close()

@@ -26,6 +26,9 @@ GAP_S = 5.0
 
 RING = 4096
 PAGE = 500
+TAKEN = 100
+"""Events a listener takes at a time: what it holds, should it stop there and never read on."""
+
 PIECE_BYTES = 16 << 10
 """About how much is sent at a time: more costs memory, and less costs time, for each listener."""
 
@@ -251,18 +254,18 @@ class Tail:
         floor = window.floor
         if position >= floor:
             first = bisect_right(window.ring, position, key=lambda told: told.id)
-            page = window.ring[first : first + PAGE]
+            page = window.ring[first : first + TAKEN]
             if not page:
                 return [], position
             return [e for e in page if study in (None, e.study)], page[-1].id
         try:
             found = await asyncio.to_thread(
-                self._stream.events, after=position, study=study, limit=PAGE, upto=floor
+                self._stream.events, after=position, study=study, limit=TAKEN, upto=floor
             )
         except StorageError:
             return [], position  # asked again when something is new, or the next time it is quiet
         told = [as_told(event) for event in found]
-        return told, told[-1].id if len(told) == PAGE else floor
+        return told, told[-1].id if len(told) == TAKEN else floor
 
 
 def _pieces(events: Sequence[Told]) -> Iterator[bytes]:
