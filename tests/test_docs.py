@@ -1,4 +1,4 @@
-"""README and the page of keys are checked against the code: what they must mention is read from the code."""
+"""README and the page of keys are checked: what they must mention is read from the code."""
 
 import re
 import tomllib
