@@ -1,6 +1,7 @@
 """Imports point down: the picture in the README, checked against every file."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,24 @@ def test_imports_point_down(imported):
             elif RANK[parts[1]] >= RANK[here]:
                 wrong.append(f"{path} ({here}) must not import moeash.{parts[1]}")
     assert len(imported) > 200 and not wrong, "\n".join(wrong)
+
+
+def test_no_module_imports_one_that_imports_it(imported):
+    def called(path):
+        parts = ("moeash", *path.with_suffix("").parts)
+        return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+    modules = {called(path): names for path, names in imported.items()}
+    del modules["moeash"]  # its names for type checkers are those of the whole package
+    below = {
+        module: {next((m for m in (n, n.rpartition(".")[0]) if m in modules), "") for n in names}
+        for module, names in modules.items()
+    }
+    assert sum(map(len, below.values())) > 1000
+    try:
+        TopologicalSorter(below).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_third_parties_stay_at_home(imported):

@@ -19,7 +19,6 @@ from moeash.networks.sameness import SAME_FUNCTION, distance
 from moeash.study.course.journal import Journal
 from moeash.study.facts import StudyFacts, floor_of
 from moeash.study.plan import Plan
-from moeash.study.spec.identity import differences
 from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import StudyRecord
@@ -44,7 +43,7 @@ def stored_study(storage: Storage, plan: Plan) -> StudyRecord | None:
     if record.facts.fingerprint != plan.spec.fingerprint():
         raise StudyExistsError(
             f"study {name!r} exists with another specification ("
-            + "; ".join(differences(StudySpec.from_dict(record.facts.spec), plan.spec))
+            + "; ".join(StudySpec.from_dict(record.facts.spec).differences(plan.spec))
             + "); give this one another name"
         )
     return record

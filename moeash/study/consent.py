@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from moeash.errors import InputError, StudyExistsError
 from moeash.names import is_allowed
-from moeash.study.spec.identity import PATHS, differences, with_paths
+from moeash.study.spec.identity import PATHS, with_paths
 from moeash.study.spec.reading import apply_override
 from moeash.study.spec.spec import StudySpec
 from moeash.study.study import Study
@@ -31,7 +31,7 @@ def give_spec(study: Study, spec: StudySpec) -> None:
         named = [] if spec.name == study.name else [f"name: {spec.name!r}"]
         raise StudyExistsError(
             f"the spec given for study {study.name!r} is not its own ("
-            + "; ".join([*named, *differences(stored, spec)])
+            + "; ".join([*named, *stored.differences(spec)])
             + ")"
         )
     study.spec = spec

@@ -12,7 +12,6 @@ from moeash.service.context import Context
 from moeash.service.problems import Problem
 from moeash.service.protection.logs import mention
 from moeash.service.views.documents import Body, StudyDetail, StudyItem, StudyPage
-from moeash.study.spec.identity import differences
 from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.team.listing import Standing, StudyOrder, Wanted
 
@@ -122,7 +121,7 @@ def router(context: Context) -> APIRouter:
         except StudyNotFoundError:
             return
         if study.facts.fingerprint != spec.fingerprint():
-            changes = "; ".join(differences(study.spec, spec)) or "another specification"
+            changes = "; ".join(study.spec.differences(spec)) or "another specification"
             raise StudyExistsError(
                 f"a study named {spec.name!r} exists already and is another one ({changes}); "
                 "give this one another name"

@@ -4,12 +4,9 @@ import copy
 import json
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moeash.methods.options import OPTIONS
-
-if TYPE_CHECKING:
-    from moeash.study.spec.spec import StudySpec
 
 PATHS = (("network", "checkpoint"), ("data", "root"))
 """Where files are. They may move: what is in them has fingerprints of its own."""
@@ -74,12 +71,13 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
     return blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
-def differences(stored: "StudySpec", now: "StudySpec") -> list[str]:
-    """Return in words what identifies two studies and differs; nothing for one and the same."""
-    return _differences(stored.identity(defaults=True), now.identity(defaults=True), "")
+def differences(stored: Any, now: Any, place: str = "") -> list[str]:
+    """Return in words where two identities differ, defaults included; nothing for equal ones.
 
-
-def _differences(stored: Any, now: Any, place: str) -> list[str]:
+    Example:
+        >>> differences({"seed": 0, "codec": {"coder": "ans"}}, {"seed": 1, "codec": {}})
+        ['seed: stored 0, now 1', "codec.coder: stored 'ans', now None"]
+    """
     if isinstance(stored, Mapping) and isinstance(now, Mapping):
         if place == "method" and stored["name"] != now["name"]:
             # The options of two methods say nothing beside each other.
@@ -88,6 +86,6 @@ def _differences(stored: Any, now: Any, place: str) -> list[str]:
         return [
             line
             for key in keys
-            for line in _differences(stored.get(key), now.get(key), f"{place}.{key}".lstrip("."))
+            for line in differences(stored.get(key), now.get(key), f"{place}.{key}".lstrip("."))
         ]
     return [] if stored == now else [f"{place}: stored {stored!r}, now {now!r}"]

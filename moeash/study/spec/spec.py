@@ -29,7 +29,7 @@ from moeash.study.course.options import (
     RefineOptions,
     TuneOptions,
 )
-from moeash.study.spec.identity import fingerprint_of, identifying
+from moeash.study.spec.identity import differences, fingerprint_of, identifying
 from moeash.study.spec.output import OutputOptions
 from moeash.study.spec.upgrade import VERSION, upgraded
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from moeash.tracing.outputs import OutputOf
 
 PYTHON = "python:"
-"""In front of the class of a module that was given in Python."""
+"""What stands in front of the class of a module that was given in Python."""
 
 NAME = Pattern(r"[\w.+-]+", "letters, digits, _ . + -", 200)
 
@@ -199,6 +199,14 @@ class StudySpec(Options):
     def fingerprint(self) -> str:
         """Return 32 hex digits over :meth:`identity`; options of a later moeash leave them."""
         return fingerprint_of(self.identity())
+
+    def differences(self, now: "StudySpec") -> list[str]:
+        """Return in words what identifies the studies of two specs and differs.
+
+        Args:
+            now: the other spec, named second.
+        """
+        return differences(self.identity(defaults=True), now.identity(defaults=True))
 
     def task(
         self,

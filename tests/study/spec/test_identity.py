@@ -4,7 +4,6 @@ from typing import ClassVar
 import pytest
 
 from moeash.compression.options import CodecOptions
-from moeash.study.spec.identity import differences
 from moeash.study.spec.spec import StudySpec
 from tests.digits import digits_spec
 
@@ -33,7 +32,7 @@ CHANGES = {
 @pytest.mark.parametrize("changes", [c for group in CHANGES.values() for c in group], ids=str)
 def test_budget_place_paths_and_defaults_do_not_identify_a_study(changes):
     assert digits_spec(**changes).fingerprint() == digits_spec().fingerprint()
-    assert differences(digits_spec(), digits_spec(**changes)) == []
+    assert digits_spec().differences(digits_spec(**changes)) == []
 
 
 @pytest.mark.parametrize(
@@ -74,7 +73,7 @@ def test_budget_place_paths_and_defaults_do_not_identify_a_study(changes):
 def test_everything_else_identifies_a_study_and_is_named_as_a_difference(changes):
     now = digits_spec(**changes)
     assert now.fingerprint() != digits_spec().fingerprint()
-    assert differences(digits_spec(), now)
+    assert digits_spec().differences(now)
 
 
 TRAINING = [{"labels": 0.5}, {"batch_size": 64}, {"augment": "flips"}, {"arithmetic": "bf16"}]
@@ -89,7 +88,7 @@ def test_how_it_trains_identifies_a_study_whose_method_does(training):
         now = digits_spec(training=training, **plain)
         assert now.fingerprint() != digits_spec(**plain).fingerprint()
         (key,) = training
-        (difference,) = differences(digits_spec(**plain), now)
+        (difference,) = digits_spec(**plain).differences(now)
         assert difference.startswith(f"training.{key}: ")
     assert digits_spec(training=training).fingerprint() == digits_spec().fingerprint()
 
@@ -103,7 +102,7 @@ def test_splits_in_another_order_are_other_splits():
 
 def test_differences_are_told_key_by_key_with_defaults_spelt_out():
     now = digits_spec(codec={"coder": "huffman"}, method={"k": [2, 9]}, seed=3)
-    assert differences(digits_spec(), now) == [
+    assert digits_spec().differences(now) == [
         "seed: stored 0, now 3",
         "method.k: stored [2, 64], now [2, 9]",
         "codec.coder: stored 'ans', now 'huffman'",
@@ -112,7 +111,7 @@ def test_differences_are_told_key_by_key_with_defaults_spelt_out():
 
 def test_of_another_method_the_name_says_enough():
     other = digits_spec(method={"name": "gpfq", "k": None})
-    assert differences(digits_spec(), other) == ["method.name: stored 'uniform', now 'gpfq'"]
+    assert digits_spec().differences(other) == ["method.name: stored 'uniform', now 'gpfq'"]
 
 
 @dataclass(frozen=True)
