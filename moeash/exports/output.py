@@ -1,11 +1,12 @@
 """What ``moeash run`` leaves behind: the front as JSON and pictures, and the exported file.
 
-The front and its pictures are written whatever becomes of the pick: a limit that no solution meets
-must not cost what the study has found.
+The front and its pictures are written first, whatever becomes of the pick: neither a limit that no
+solution meets nor an export that fails may cost what the study has found.
 """
 
 import platform
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,11 @@ from moeash.study.artifacts import Build
 from moeash.study.solution import Solution
 from moeash.study.spec.output import OutputOptions
 from moeash.study.study import Study
+
+FRONT = "front.json"
+
+Picture = Literal["codebook", "bytes"]
+"""A picture of one solution."""
 
 
 @dataclass(frozen=True)
@@ -66,25 +72,32 @@ def write_output(
         chosen = study.pick(options.pick, max_drop=options.max_drop, max_bytes=options.max_bytes)
     except NothingMeetsError as error:
         refusal = error
-    report: ExportReport | None = None
     progress("drawing", 0, None)
-    figures = _study_figures(study, None if chosen is None else chosen.id)
+    names = _draw(_study_figures(study, None if chosen is None else chosen.id), folder)
+    front = summarise(study)
+    _write_front(front, folder)
+    report: ExportReport | None = None
     if chosen is not None:
         shared = build(chosen.record.recipe)
-        figures |= {
-            "codebook.png": _codebook(task, shared),
-            "bytes.png": plots.plot_bytes(size(shared, coder=task.codec.coder, notes=task.notes)),
-        }
-    for name, figure in figures.items():
-        plots.save(figure, folder / name)
-    if chosen is not None:
+        kinds: tuple[Picture, ...] = ("codebook", "bytes")
+        names += _draw({f"{k}.png": solution_figure(task, shared, k) for k in kinds}, folder)
         target = folder / f"{study.name}.moeash"
         report = export_solution(task, chosen, build, target, progress)
-    with replacing(folder / "front.json") as temporary:
-        summary = summarise(study, report)
-        temporary.write_text(json_text(summary, indent=2) + "\n")
-    paths = tuple(str(folder / name) for name in (*figures, "front.json"))
+        _write_front(front | {"exported": report.as_dict()}, folder)
+    paths = tuple(str(folder / name) for name in (*names, FRONT))
     return Output(report, paths, refusal)
+
+
+def _draw(figures: Mapping[str, Figure], folder: Path) -> list[str]:
+    """Write pictures and return their names."""
+    for name, figure in figures.items():
+        plots.save(figure, folder / name)
+    return [*figures]
+
+
+def _write_front(front: Mapping[str, Any], folder: Path) -> None:
+    with replacing(folder / FRONT) as temporary:
+        temporary.write_text(json_text(front, indent=2) + "\n")
 
 
 def _study_figures(study: Study, chosen: int | None) -> dict[str, Figure]:
@@ -114,8 +127,8 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def summarise(study: Study, report: ExportReport | None) -> dict[str, Any]:
-    """Return a finished study and its exported solution as plain values for JSON."""
+def summarise(study: Study) -> dict[str, Any]:
+    """Return a finished study as plain values for JSON, before anything of it is exported."""
     evaluations = study.evaluations()
     facts = study.facts
     return {
@@ -134,20 +147,14 @@ def summarise(study: Study, report: ExportReport | None) -> dict[str, Any]:
         "forward_batches": sum(r.outcome.n_batches for r in evaluations),
         "hypervolume": [g.hypervolume for g in study.generations()],
         "front": [s.as_dict() for s in study.front()],
-        "exported": None if report is None else report.as_dict(),
+        "exported": None,
     }
 
 
-def solution_figure(
-    task: Task, shared: SharedWeights, kind: Literal["codebook", "bytes"]
-) -> Figure:
+def solution_figure(task: Task, shared: SharedWeights, kind: Picture) -> Figure:
     """Return a picture of a built solution: its codebook over the weights, or bytes per tensor."""
-    if kind == "codebook":
-        return _codebook(task, shared)
-    return plots.plot_bytes(size(shared, coder=task.codec.coder, notes=task.notes))
-
-
-def _codebook(task: Task, shared: SharedWeights) -> Figure:
+    if kind == "bytes":
+        return plots.plot_bytes(size(shared, coder=task.codec.coder, notes=task.notes))
     # Rows and columns that were rescaled have left the units of the float weights.
     state = None if task.method.rescales else load_network(task).state
     return plots.plot_codebook(shared, state)

@@ -216,7 +216,7 @@ def test_a_study_merges_exports_and_reports_both_baselines(tmp_path):
         int((module(x).argmax(1) == y).sum()) for x, y in evaluator.splits["search"].batches(40)
     )
     assert right / 200 == solution.metric
-    summary = summarise(made, report)
+    summary = summarise(made)
     assert summary["remeasured_baseline"] == made.facts.remeasured_baseline
     assert "remeasured_baseline" not in summary["environment"]
 

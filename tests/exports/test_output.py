@@ -9,7 +9,12 @@ from moeash import api
 from moeash.core.kept import Keeping
 from moeash.core.solutions.recipe import Recipe
 from moeash.core.solutions.variables import Integer
-from moeash.errors import ExportError, StudyNotFoundError
+from moeash.errors import (
+    EvaluationError,
+    ExportError,
+    RebuildMismatchError,
+    StudyNotFoundError,
+)
 from moeash.evaluation.loading import compressor_of
 from moeash.exports.building import building
 from moeash.exports.output import solution_figure, write_output
@@ -52,6 +57,25 @@ def test_a_pick_that_nothing_meets_leaves_the_front_and_its_pictures(study, buil
     said = str(output.refusal)
     assert f"no solution within 100 bytes; the smallest one, id {least.id}, takes" in said
     assert f"{least.size_bytes:,} at a drop of {least.drop:.4f}" in said
+
+
+@pytest.mark.parametrize("fails", ["before it is built", "before it is written"])
+def test_an_export_that_fails_leaves_the_front_and_its_pictures(study, build, tmp_path, fails):
+    other = study.front()[-1].recipe
+
+    def building_another(recipe):
+        if fails == "before it is built":
+            raise EvaluationError("its artifact is damaged")
+        return build(other)
+
+    options = OutputOptions(folder=str(tmp_path))
+    with pytest.raises(EvaluationError if fails == "before it is built" else RebuildMismatchError):
+        write_output(study, options, task_of(study), building_another)
+    assert {"front.json", "front.png", "hypervolume.png"} <= written(tmp_path)
+    assert not list(tmp_path.glob("*.moeash"))
+    summary = front_json(tmp_path)
+    assert summary["exported"] is None
+    assert [row["id"] for row in summary["front"]] == [s.id for s in study.front()]
 
 
 @pytest.mark.slow
