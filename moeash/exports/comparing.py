@@ -11,7 +11,7 @@ _LINES = ("-", (0, (4, 1.2)), (0, (1, 1)))
 """A seventh study shares the first one's colour, but not its line."""
 
 
-def look(position: int) -> tuple[str, Any]:
+def style_of(position: int) -> tuple[str, Any]:
     """Return the colour and line of the study drawn at a position."""
     return COLOURS[position % len(COLOURS)], _LINES[position // len(COLOURS) % len(_LINES)]
 

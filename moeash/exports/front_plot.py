@@ -24,14 +24,14 @@ from moeash.exports.canvas import (
     nice_ticks,
     top_axis,
 )
-from moeash.exports.comparing import check_alike, look
+from moeash.exports.comparing import check_alike, style_of
 from moeash.study.solution import Solution, front_of, pick
 from moeash.study.study import Study
 
 MARKERS = (("search", "o"), ("refined", "s"), ("merged", "D"), ("distilled", "^"), ("tuned", "v"))
 BASELINE: dict[str, Any] = {"linestyle": (0, (5, 2.5)), "linewidth": 0.8}
 AREA = 9.0
-"""Of a marker; those on the front are larger."""
+"""Area of a marker; those on the front are larger."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _read(studies: Sequence[Study]) -> list[_View]:
             raise InputError(f"study {study.name!r} has {_instead(study)}; nothing to draw")
         floor = study.facts.wanted_floor
         front = front_of([s for s in solutions if s.metric >= floor])
-        views.append(_View(study, *look(position), solutions, front))
+        views.append(_View(study, *style_of(position), solutions, front))
     return views
 
 

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from moeash.errors import InputError
 from moeash.exports.canvas import PAGE_WIDTH, STYLE, legend_below, new_figure, top_axis
-from moeash.exports.comparing import check_alike, look
+from moeash.exports.comparing import check_alike, style_of
 from moeash.study.study import Study
 
 
@@ -33,7 +33,7 @@ def plot_hypervolume(studies: Sequence[Study]) -> Figure:
         figure, axes = new_figure(0.36 * PAGE_WIDTH + 0.6)
         handles = []
         for position, (study, history) in enumerate(zip(studies, histories, strict=True)):
-            colour, line = look(position)
+            colour, line = style_of(position)
             (drawn,) = axes.plot(
                 [g.index for g in history],
                 [g.hypervolume for g in history],

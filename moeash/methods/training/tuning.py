@@ -40,7 +40,7 @@ def tune(step: Tune, start: SharedWeights, network: Network, session: Session) -
     return trainee.shared()
 
 
-class _Look(torch.autograd.Function):
+class _EntriesAt(torch.autograd.Function):
     """Entries by index. Backward, each entry's members are added in one order, unlike torch's."""
 
     @staticmethod
@@ -61,9 +61,9 @@ class _Look(torch.autograd.Function):
         return sums.to(of_weights.dtype), None
 
 
-def look(entries: Tensor, indices: Tensor) -> Tensor:
+def entries_at(entries: Tensor, indices: Tensor) -> Tensor:
     """Return entries by index, differentiable; on CPUs with the same bits every time."""
-    return _Look.apply(entries, indices)  # type: ignore[no-any-return]
+    return _EntriesAt.apply(entries, indices)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ class Tuning(SolutionTraining):
 
     @property
     def moved_a_step(self) -> float:
-        """In distances to the nearest neighbour."""
+        """How far an entry moves in a step at first, in distances to its nearest neighbour."""
         return MOVED_A_STEP
 
     def moving(self) -> Mapping[str, Tensor]:
@@ -131,7 +131,7 @@ class Tuning(SolutionTraining):
         """Return the entries of all weights."""
         codebooks = [entries.values() for entries in self._entries]
         return {
-            tensor.name: look(
+            tensor.name: entries_at(
                 codebooks[tensor.codebook].to(DTYPES.get(tensor.dtype, torch.float32)),
                 self._indices[tensor.name],
             )

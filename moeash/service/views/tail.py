@@ -37,7 +37,7 @@ RETRY_MS = 2000
 
 
 @dataclass(frozen=True)
-class Told:
+class Message:
     """An event as it is sent.
 
     Attributes:
@@ -51,7 +51,7 @@ class Told:
     text: bytes
 
 
-def as_told(event: StreamedEvent) -> Told:
+def as_message(event: StreamedEvent) -> Message:
     """Return an event as a stream sends it."""
     record = event.record
     data = {
@@ -61,7 +61,7 @@ def as_told(event: StreamedEvent) -> Told:
         "text": in_words(record),
     }
     head = f"id: {record.id}\n" if record.id else ""
-    return Told(
+    return Message(
         record.id, event.study, f"{head}event: {record.kind}\ndata: {json_text(data)}\n\n".encode()
     )
 
@@ -76,16 +76,16 @@ class _Window:
     """
 
     floor: int
-    ring: tuple[Told, ...] = ()
+    ring: tuple[Message, ...] = ()
 
     @property
     def last(self) -> int:
         """Id of the last event that was read."""
         return self.ring[-1].id if self.ring else self.floor
 
-    def with_more(self, told: Sequence[Told]) -> "_Window":
+    def with_more(self, messages: Sequence[Message]) -> "_Window":
         """Return the window after further events."""
-        ring = (*self.ring, *told)
+        ring = (*self.ring, *messages)
         if len(ring) <= RING:
             return _Window(self.floor, ring)
         return _Window(ring[-RING - 1].id, ring[-RING:])
@@ -110,7 +110,7 @@ class Tail:
         self._gaps = gaps
         self._poll_s = poll_s
         self._window = _Window(0)  # replaced, never changed: listeners read it in another thread
-        self._passing: dict[str, Told] = {}
+        self._passing: dict[str, Message] = {}
         self._waiting: set[asyncio.Event] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -180,10 +180,10 @@ class Tail:
                     gap_since = None
             else:
                 gap_since = None
-            told = [as_told(event) for event in found[:ready]]
-            if told:
-                last = told[-1].id
-            if self._take(told, passing):
+            messages = [as_message(event) for event in found[:ready]]
+            if messages:
+                last = messages[-1].id
+            if self._take(messages, passing):
                 self._wake()
 
     @staticmethod
@@ -196,10 +196,10 @@ class Tail:
             n += 1
         return n
 
-    def _take(self, told: list[Told], passing: Sequence[StreamedEvent]) -> bool:
-        now = {event.study: as_told(event) for event in passing}
-        is_new = bool(told) or now != self._passing
-        self._window = self._window.with_more(told)
+    def _take(self, messages: list[Message], passing: Sequence[StreamedEvent]) -> bool:
+        now = {event.study: as_message(event) for event in passing}
+        is_new = bool(messages) or now != self._passing
+        self._window = self._window.with_more(messages)
         self._passing = now
         return is_new
 
@@ -228,7 +228,7 @@ class Tail:
             position = after
             if position is None:
                 position = await asyncio.to_thread(self._stream.last_id)
-            passing: dict[str, Told] = {}
+            passing: dict[str, Message] = {}
             while not self._stop.is_set():
                 waiting.clear()
                 events, position = await self._next(study, position)
@@ -248,12 +248,12 @@ class Tail:
             self._waiting.discard(waiting)
             self.n_listeners -= 1
 
-    async def _next(self, study: str | None, position: int) -> tuple[list[Told], int]:
+    async def _next(self, study: str | None, position: int) -> tuple[list[Message], int]:
         """Return the next events of a listener, a page at most, and its position after them."""
         window = self._window
         floor = window.floor
         if position >= floor:
-            first = bisect_right(window.ring, position, key=lambda told: told.id)
+            first = bisect_right(window.ring, position, key=lambda message: message.id)
             page = window.ring[first : first + TAKEN]
             if not page:
                 return [], position
@@ -264,11 +264,11 @@ class Tail:
             )
         except StorageError:
             return [], position  # asked again when something is new, or the next time it is quiet
-        told = [as_told(event) for event in found]
-        return told, told[-1].id if len(told) == TAKEN else floor
+        messages = [as_message(event) for event in found]
+        return messages, messages[-1].id if len(messages) == TAKEN else floor
 
 
-def _pieces(events: Sequence[Told]) -> Iterator[bytes]:
+def _pieces(events: Sequence[Message]) -> Iterator[bytes]:
     held: list[bytes] = []
     n = 0
     for event in events:

@@ -8,7 +8,7 @@ from moeash.data.unlabelled import Unlabelled
 from moeash.methods.registry import build_method
 from moeash.methods.training.options import TrainingOptions
 from moeash.methods.training.session import Session
-from moeash.methods.training.tuning import REACH, Tuning, look, tune
+from moeash.methods.training.tuning import REACH, Tuning, entries_at, tune
 from moeash.methods.uniform.options import UniformOptions
 from moeash.networks.network import Network
 from moeash.networks.parameters import read_state
@@ -38,7 +38,8 @@ def test_the_gradient_of_an_entry_is_that_of_finite_differences(solution, networ
 
     def loss(entries):
         return sum(
-            torch.tanh(inputs[n] @ look(entries, indices[n]).T).square().mean() for n in layers
+            torch.tanh(inputs[n] @ entries_at(entries, indices[n]).T).square().mean()
+            for n in layers
         )
 
     entries = torch.tensor(solution.codebooks[0].entries).double().requires_grad_()
