@@ -67,9 +67,9 @@ def run(
             )
             journal.begin(record.id)
             with _ended(storage, record, journal), contained():
-                build = _course(
-                    plan, storage, record, backend, journal, retry_failed, baseline.notes
-                )
+                for note in baseline.notes:
+                    journal.note(note)
+                build = _course(plan, storage, record, backend, journal, retry_failed)
             study = Study(storage, plan.spec.name)
             give_spec(study, plan.spec)
             if finished is not None:
@@ -86,20 +86,16 @@ def _course(
     backend: Backend,
     journal: Journal,
     retry_failed: bool,
-    notes: tuple[str, ...],
 ) -> Build:
     """Run what is left of a study; return what builds its solutions."""
     if retry_failed:
         n = storage.forget_retriable(record.id)
         journal.note(f"{n} failed evaluation{'s'[: n != 1]} will be tried again")
-    for note in notes:
-        journal.note(note)
     ledger = Ledger(storage, record.id, journal)
     journal.say(Opened(record.facts, len(ledger.known), plan.spec.budget))
     artifact = partial(storage.artifact, record.id)
     course = Course(plan, record.facts, backend, ledger, journal, artifact=artifact)
-    ending = course.run()
-    storage.set_status(record.id, "finished", ending=ending)
+    storage.set_status(record.id, "finished", ending=course.run())
     journal.say(Ended("finished"))
     return course.build
 

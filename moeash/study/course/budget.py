@@ -1,6 +1,6 @@
 """When a study ends: one budget, which all phases share, and one order of its rules.
 
-Evaluations and wall time are spent by whatever the study does: searching, refining, merging.
+Evaluations and wall time are spent by every phase: searching, refining, merging, training.
 Generations and ``no_gain`` are about the search alone, so they end the search and nothing else.
 """
 

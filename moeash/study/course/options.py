@@ -17,8 +17,9 @@ class BudgetOptions(Options):
 
     Attributes:
         generations: generations of candidates; 15 where no rule is given. Ends the search.
-        evaluations: evaluations of the whole study, refining and merging included.
-        wall_time_s: seconds of this process, refining and merging included.
+        evaluations: evaluations of the whole study, those of every phase.
+        wall_time_s: seconds of this process from the search on, in every phase; preparing is not
+            counted.
         no_gain: generations in a row without gain of hypervolume. Ends the search.
     """
 
