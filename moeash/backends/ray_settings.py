@@ -166,7 +166,7 @@ class OwnHome:
 
     @property
     def way_back(self) -> dict[str, str]:
-        """What workers need in their environment to be at home."""
+        """Environment variables that give workers the person's own home again."""
         return {name: value for name, value in self._before.items() if value is not None}
 
     def close(self) -> None:

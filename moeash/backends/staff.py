@@ -249,7 +249,7 @@ class Staff(Generic[Payload, Result]):
         return True
 
     def overdue(self) -> list[int]:
-        """Give starts up whose time is over; return the busy workers whose time is.
+        """Give up starts that took too long; return the busy workers that take too long.
 
         Raises:
             BackendError: nobody lives, and nobody has started in time.
@@ -270,7 +270,7 @@ class Staff(Generic[Payload, Result]):
             self._notify(text)
 
     def _stop_work(self, worker: int) -> float:
-        """Return the present, at which a worker stops."""
+        """Count the time a worker was busy until now, and return the present."""
         now = self._crew.now()
         self._spent.busy_s += now - self._busy.pop(worker)
         self._deadlines.drop(worker)

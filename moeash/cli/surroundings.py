@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 LEAST_SHM_BYTES = 1 << 30
-"""Of shared memory, below which Ray keeps its objects in files, and says so at length."""
+"""Shared memory below which Ray keeps its objects in files, and says so at length."""
 
 LEAST_FREE_BYTES = 1 << 28
 LEAST_OPEN_FILES = 1024
@@ -22,7 +22,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs"}
     | {"fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "virtiofs"}
 )
-"""Where locks of files may hold on one machine only, or nowhere."""
+"""File systems on which locks of files may hold on one machine only, or nowhere."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

@@ -28,7 +28,7 @@ REFITS = 3
 
 Coder = Literal["ans", "huffman", "adaptive"]
 CODERS: tuple[Coder, ...] = get_args(Coder)
-"""By their number in the file. ``adaptive`` codes what it does not take over as ``ans`` does."""
+"""Coders by their number in the file. What ``adaptive`` does not take, ``ans`` codes."""
 
 
 class Coding(Protocol):

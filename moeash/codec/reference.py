@@ -60,7 +60,7 @@ class Bits:
         return -(code + 1 >> 1) if code & 1 else code >> 1
 
     def take(self, n: int) -> bytes:
-        """So many bytes."""
+        """The next bytes, this many."""
         return self.fixed(8 * n).to_bytes(n, "big")
 
     def varint(self) -> int:
@@ -413,7 +413,7 @@ def read_huffman(payload: bytes, sources: Sources) -> None:
 
 
 def read_adaptive(section: Bits, taken: Taken, books: list[Array], in_units: bool) -> None:
-    """By codebook: a byte of shift where streams are in units, a varint of bytes, a stream."""
+    """A codebook at a time: a byte of shift where streams are in units, varint of bytes, stream."""
     shifts = [0]
     for number, tensors in taken:
         shifts.append(section.fixed(8 * in_units))
@@ -465,7 +465,7 @@ SQUASH, STRETCH, LOGS = tabulated()
 
 
 def log(mean: int) -> int:
-    """Of a mean magnitude, which has 16 fraction bits."""
+    """The tabulated logarithm of a mean magnitude, which has 16 fraction bits."""
     return LOGS[mean >> 6 if mean < 1 << 18 else 4096 + (mean >> 12)]
 
 

@@ -120,7 +120,7 @@ def _write(
     planned: Mapping[str, Values],
     state: Mapping[str, Parameter],
 ) -> dict[str, str]:
-    """Write what folds norms into a module; leave out those that move the outputs, and say so."""
+    """Write folded norms into a module; return why those that move the outputs are left out."""
     module = network.module
 
     def outputs() -> list[Tensor]:

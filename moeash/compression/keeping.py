@@ -1,4 +1,4 @@
-"""Decide once per study how its candidates' kept tensors are stored, by what storing them does.
+"""Decide once per study how kept tensors are stored, by what that does to the outputs.
 
 The effect is measured where it happens: on one compressed network from the middle of the search
 space, on images of the search split, as the Kullback-Leibler divergence of its outputs before and

@@ -1,7 +1,8 @@
 """Which kept tensors float16 does not suit, by what it does to the outputs.
 
-A relative error of 2**-11 is that of the outputs almost always. Not where large values cancel: a
-bias and the running mean behind it, both a thousand times what the layer's outputs spread.
+float16 moves values by 2**-11 of their size, and the outputs almost always by as little. They move
+further where large values cancel: a bias and the running mean behind it, say, both a thousand times
+as large as what the layer's outputs spread.
 """
 
 from collections.abc import Mapping

@@ -94,7 +94,7 @@ class Remeasuring:
         self._module = network.module
         self._device = device
         self._norms: dict[str, _BatchNorm] = {}
-        """By name, in the order they are called."""
+        """The BatchNorms measured again, by name, in the order they are called."""
         self._means: dict[int, str] = {}
         """Names by the id of the running mean."""
         self.left: dict[str, str] = {}

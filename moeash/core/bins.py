@@ -26,7 +26,7 @@ from moeash.core.codebook import index_dtype
 from moeash.errors import InputError
 
 POSITION_DTYPE = np.float64
-"""Where bins begin and weights are compared."""
+"""Dtype in which bins begin and weights are compared."""
 
 MAX_BINS = 1 << 20
 """More bins than this compress nothing: an index would be as wide as the weight."""

@@ -24,7 +24,7 @@ KeptPrecision = Literal["float32", "float16"]
 """How kept floating parameters are stored unless their step says otherwise."""
 
 EXPONENTS = range(-126, 101)
-"""Of steps: with integers of 16 bits every multiple is a normal float32, or 0."""
+"""Exponents of steps: with integers of 16 bits every multiple is a normal float32, or 0."""
 
 STEPPED_DTYPES = ("float32", "bfloat16")
 """Dtypes in the network of tensors that may be stored in steps."""

@@ -66,9 +66,9 @@ class FloatPass:
 def noise_of(scores: Scores | None, before: Scores | None) -> float | None:
     """Return the standard error of a drop that other images of the same kind would have shown.
 
-    Image by image against the float network: images that both get right or wrong say nothing. One
-    image more counts as decided otherwise than there was, or as moved as far as the furthest: few
-    images, none of which has changed, do not tell that none ever will.
+    Images are compared one by one with the float network: those that both get right, or both get
+    wrong, say nothing. One image is added that there was not, as one that changed sides, or that
+    moved as far as the furthest: a few images that have not changed do not prove that none will.
 
     Args:
         scores: of the images, ``(n,)``.

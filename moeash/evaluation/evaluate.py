@@ -195,14 +195,14 @@ class Evaluator:
 
     @cached_property
     def data_fingerprint(self) -> str:
-        """Of the search split; of nothing when a function measures."""
+        """Fingerprint of the search split; of nothing when a function measures."""
         if "search" in self.splits:
             return self.splits["search"].fingerprint()
         return "function" if self._common is None else self._common.data_fingerprint
 
     @property
     def histogram(self) -> Histogram | None:
-        """Of the float weights; None where another evaluator has made what this one uses."""
+        """How the float weights lie; None where another evaluator has made what this one uses."""
         return None if self._common is not None else self.compressor.histogram()
 
     def common(self) -> Common:

@@ -2,8 +2,8 @@
 
 The goal is the smallest file that loses no more, or the best network in a file no larger. A
 method's candidates lie on lines: along its one integer, bins or levels, files grow and losses
-shrink, and a rate, where there is one, divides the bits otherwise. So a line is bisected, other
-rates are tried where it ended, and what was found is refined.
+shrink. A rate, where there is one, trades bits in another way and gives another line. So a line is
+bisected, other rates are tried where it ended, and what was found is refined.
 """
 
 import math
@@ -31,7 +31,7 @@ REFINEMENTS = 3
 """Refined candidates that are tried at most: each takes as long as many that are not refined."""
 
 MARGIN = 0.99
-"""Of the limit that the next refined candidate aims at, as a power law only nearly holds."""
+"""Share of the limit that a refined candidate aims at: a power law holds only nearly."""
 
 
 @dataclass(frozen=True)

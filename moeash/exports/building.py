@@ -1,4 +1,4 @@
-"""Build solutions of a study that ran elsewhere: nothing is decided on its search split again."""
+"""Build solutions of a study that ran elsewhere; its search split is not needed again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -26,7 +26,7 @@ IMAGES = 256
 """Images of a study that suffice to see that a network computes the same."""
 
 SPLITS = ("holdout", "search", "calibration")
-"""Whose inputs a network of a study is run on: the first there is."""
+"""Splits that a study's network may be run on: the first that the study has."""
 
 
 def runnable(

@@ -23,7 +23,7 @@ LARGEST = 20
 """Tensors with a bar of their own."""
 
 LETTERS = 47
-"""Of a tensor's name that fit beside its bar."""
+"""Letters of a tensor's name that fit beside its bar."""
 
 _TAIL = 1e-4
 """Share of the weights on either side that may lie outside the picture."""

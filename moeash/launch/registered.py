@@ -1,4 +1,4 @@
-"""The launched process's own word: it says that it runs, and at its end how it ended.
+"""What a launched process records of itself: that it runs, and at its end how it ended.
 
 Whoever started it may be killed at any moment, so what is known of a launch never depends on its
 starter. A process that finds its launch taken by another one, or no longer wanted, does not run.

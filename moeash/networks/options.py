@@ -21,7 +21,7 @@ NETWORKS = (
 """Names of the built-in networks, see :data:`moeash.networks.loading.builtin.BUILTIN`."""
 
 TORCHVISION = "torchvision:"
-"""In front of the name of one of torchvision's networks."""
+"""What stands in front of the name of one of torchvision's networks."""
 
 
 @dataclass(frozen=True)

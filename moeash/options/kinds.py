@@ -44,7 +44,7 @@ class Bounds:
 
     @property
     def words(self) -> str:
-        """For people, behind ``an integer``."""
+        """The bounds in words, for people: what stands behind ``an integer``."""
         low = "" if self.low is None else f"{'above' if self.above else 'of at least'} {self.low:,}"
         high = "" if self.high is None else f"at most {self.high:,}"
         return " and ".join(filter(None, (low, high)))
@@ -86,7 +86,7 @@ class Kind(ABC):
     @property
     @abstractmethod
     def words(self) -> str:
-        """For people, article included."""
+        """The kind in words, for people, article included."""
 
     @abstractmethod
     def schema(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Number(Kind):
 
     @property
     def words(self) -> str:
-        """For people."""
+        """The kind in words, for people."""
         return f"{'an integer' if self.whole else 'a number'} {self.bounds.words}".strip()
 
     def schema(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Text(Kind):
 
     @property
     def words(self) -> str:
-        """For people."""
+        """The kind in words, for people."""
         if self.pattern is None:
             return "text"
         return f"text of 1 to {self.pattern.longest} {self.pattern.words}"
@@ -188,7 +188,7 @@ class Flag(Kind):
 
     @property
     def words(self) -> str:
-        """For people."""
+        """The kind in words, for people."""
         return "true or false"
 
     def schema(self) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class Choice(Kind):
 
     @property
     def words(self) -> str:
-        """For people."""
+        """The kind in words, for people."""
         *most, last = (f'"{v}"' if isinstance(v, str) else str(v) for v in self.values)
         return f"{', '.join(most)} or {last}" if most else last
 
@@ -233,7 +233,7 @@ class ListOf(Kind):
 
     @property
     def words(self) -> str:
-        """For people."""
+        """The kind in words, for people."""
         return f"a list of {bare(self.each.words)}"
 
     def schema(self) -> dict[str, Any]:
@@ -261,7 +261,7 @@ class Fixed(Kind):
 
     @property
     def words(self) -> str:
-        """For people."""
+        """The kind in words, for people."""
         return "[" + ", ".join(bare(item.words) for item in self.items) + "]"
 
     def schema(self) -> dict[str, Any]:
@@ -292,7 +292,7 @@ class TableOf(Kind):
 
     @property
     def words(self) -> str:
-        """For people."""
+        """The kind in words, for people."""
         free = isinstance(self.each, Anything)
         return "a table" if free else f"a table of {bare(self.each.words)}s"
 
@@ -313,7 +313,7 @@ class Anything(Kind):
 
     @property
     def words(self) -> str:
-        """For people."""
+        """The kind in words, for people."""
         return "text, a finite number, true, false, a list or a table"
 
     def schema(self) -> dict[str, Any]:
@@ -348,7 +348,7 @@ class Either(Kind):
 
     @property
     def words(self) -> str:
-        """For people; leaving a key out is how a person says none."""
+        """The kind in words, for people, who leave a key out to say none."""
         return " or ".join(kind.words for kind in self.kinds)
 
     def schema(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Table(Kind):
 
     @property
     def words(self) -> str:
-        """For people."""
+        """The kind in words, for people."""
         return "a table"
 
     def schema(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Tagged(Kind):
 
     @property
     def words(self) -> str:
-        """For people."""
+        """The kind in words, for people."""
         return "a table with name = " + Choice(tuple(o.name for o in self.options)).words
 
     def schema(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class ExhaustiveSearch:
         return list(itertools.islice(self._points, self._population))
 
     def tell(self, told: Sequence[Fitness]) -> None:
-        """Learn nothing: the order is fixed."""
+        """Ignore the outcomes: the order is fixed."""
 
 
 class RandomSearch:
@@ -80,4 +80,4 @@ class RandomSearch:
         return left[int(self._rng.integers(len(left)))]
 
     def tell(self, told: Sequence[Fitness]) -> None:
-        """Learn nothing: draws are independent."""
+        """Ignore the outcomes: draws are independent."""

@@ -1,4 +1,4 @@
-"""What is known of a study when it is created, which hardly changes afterwards."""
+"""What is known of a study from its creation on, and hardly changes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -19,7 +19,7 @@ DEFAULT_STORAGE = "moeash.db"
 
 
 Place = str | os.PathLike[str]
-"""Of a database: a path of an SQLite file, or a URL. A :class:`~pathlib.Path` is never a URL."""
+"""Place of a database: path of an SQLite file, or URL. A :class:`~pathlib.Path` is never a URL."""
 
 
 def open_storage(

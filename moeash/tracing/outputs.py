@@ -1,4 +1,4 @@
-"""What of that which a network returns is looked at: a tensor of scores, or of single values."""
+"""Which part of a network's output counts: a tensor of scores, or of single values."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

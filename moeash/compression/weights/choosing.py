@@ -18,7 +18,7 @@ STEPS_AN_OCTAVE = 2
 """Numbers of bins tried for an error, before the smallest is looked for between two of them."""
 
 MARGIN = 0.99
-"""Of the error allowed that a sketch may show where it is not exact."""
+"""Share of the error allowed that a sketch may show where it is not exact."""
 
 
 @dataclass(frozen=True)

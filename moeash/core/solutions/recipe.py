@@ -135,7 +135,9 @@ class Recipe:
         return any(isinstance(step, Tune) for step in self.steps)
 
     def has_artifact(self, *, keeps_artifacts: bool) -> bool:
-        """Return whether its file is stored with the study: merges of such are made in no time.
+        """Return whether its file is stored with the study.
+
+        A merge has none: it is made in no time from the file of what was merged.
 
         Args:
             keeps_artifacts: whether its method trains.
@@ -186,7 +188,7 @@ class Start:
 
 
 def _plain(step: Step) -> dict[str, Any]:
-    """Return what is not as it is by default: an option added later changes no stored recipe."""
+    """Return the values that differ from defaults: a later option changes no stored recipe."""
     defaults = {field.name: field.default for field in fields(step)}
     return {
         name: list(value) if isinstance(value, tuple) else value

@@ -61,8 +61,8 @@ class Format(Protocol):
     def placing(self, source: Source, to: Path) -> AbstractContextManager[tuple[Path, ...]]:
         """Write beside the target and check what was written against the source.
 
-        The block is given the names that files get when it ends. Whatever is raised before, what
-        was there stays as it was.
+        The block is given the names that the files get when it ends. When anything is raised
+        before, files that were there stay as they were.
 
         Args:
             source: what is written.

@@ -11,7 +11,7 @@ from moeash.study.study import Study
 
 TableKind = Literal["csv", "json", "parquet"]
 TABLE_KINDS: tuple[TableKind, ...] = get_args(TableKind)
-"""Of a table, which is also how its file's name ends."""
+"""Kinds of tables, each named like the ending of its files."""
 
 
 def table_bytes(study: Study, kind: TableKind) -> bytes:

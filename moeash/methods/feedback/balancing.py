@@ -38,7 +38,7 @@ AS_ASKED = 6e-5
 to 0.2 with 1/2 where that ruins them."""
 
 HARMLESS = 5e-5
-"""Likewise once scales are limited."""
+"""The same, once scales are limited."""
 
 UNBALANCED = 1.5
 """Or so many times what rows as they are lose."""
@@ -111,10 +111,10 @@ def balanced(
     plain: Mapping[str, Tensor],
     output: OutputOf | None = None,
 ) -> Balanced:
-    """Balance the rows as asked, or as far as the finest grid bears it.
+    """Balance the rows as asked, or as far as the finest grid allows.
 
-    All rows share one grid over their range. Scales ask for the best steps of a grid as fine as one
-    likes: the rows of a branch of gain 0.01 are multiplied by 300, so that they alone span the
+    All rows share one grid over their range. The scales asked for suit a grid whose bins are not
+    limited: the rows of a branch of gain 0.01 are multiplied by 300, so that they alone span the
     range, and on 128 bins all other weights are 0. So the weights are assigned on the finest grid,
     with feedback and bits for free, and the outputs on ``batch`` compared with the network's: their
     divergence in nats, as a share of what the outputs say, ``log(classes) - entropy``; of single
@@ -187,8 +187,8 @@ def balanced(
 class _Ways:
     """Ways to balance one network.
 
-    Its methods return within which limit scales are to be held, inf for as they are asked for, and
-    what is wrong with rows balanced as asked.
+    Its methods return two things: the limit that scales are held within, inf for scales as they are
+    asked for; and in words what is wrong with rows balanced as asked.
 
     Attributes:
         loss: of the network.
@@ -227,7 +227,7 @@ class _Ways:
         return 0.0, why
 
     def with_fewest_bits(self) -> tuple[float, str]:
-        """Choose the widest limit that takes about the fewest bits where all lose FINEST."""
+        """Choose, of limits on grids that lose FINEST, the widest with about the fewest bits."""
         as_asked, unbalanced = _finest_bits(self.asked), _finest_bits(self._grids(0.0))
         if as_asked <= unbalanced + SPARED:
             return inf, ""
@@ -245,7 +245,7 @@ class _Ways:
 
 
 def _finest_bits(grids: Grids) -> float:
-    """Return the bits a weight of the grid that loses FINEST."""
+    """Return how many bits a weight takes on the grid that loses FINEST."""
     return grids.on(grids.finest()).bits
 
 

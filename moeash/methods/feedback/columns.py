@@ -354,7 +354,7 @@ def rescaled_statistics(
 
 
 def safe_scales(scale: Tensor, variance: Tensor, eps: float) -> Tensor:
-    """Raise scales so that the rescaled variance stays at least 0: only dead channels are met."""
+    """Raise scales so that the rescaled variance stays at least 0; only dead channels need it."""
     return scale.maximum((eps / (variance + eps)).sqrt().reshape(scale.shape))
 
 

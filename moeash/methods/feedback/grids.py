@@ -2,9 +2,9 @@
 
 k counts bins over the range of the balanced weights, and one row may set that range: 16 bins are
 much for one network and 500 little for another. What does carry over is the loss: grids that lose
-more than COARSEST of what the outputs say are of no use, and those that lose less than FINEST cost
-bytes nobody sees. :class:`Grids` looks for both, on some calibration images. The quadratic
-model of the curvature cannot tell: it is up to 25 times too high and 6 times too low.
+more than COARSEST of what the outputs say are of no use, and those that lose less than FINEST take
+bytes that gain nothing. :class:`Grids` looks for both, on some calibration images. The quadratic
+model of the curvature cannot: the loss it predicts is up to 25 times too high and 6 times too low.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ COARSEST = 0.05
 a tenth of a nat."""
 
 FINEST = 2e-4
-"""Likewise the finest: on CIFAR-10 and MNIST 0.0004 nats."""
+"""What the finest grid worth trying loses, likewise: on CIFAR-10 and MNIST 0.0004 nats."""
 
 FALL = 2.5
 """A loss falls about as this power of the bins: 2 where errors add up as the quadratic model has
@@ -49,8 +49,9 @@ MOST_BINS = 1 << 16
 """Bins of the finest grid looked at: an index of two bytes tells as many apart."""
 
 STEPS = (2.0, 0.125)
-"""Of grids worth trying where no image tells, in standard deviations: coarser ones make nearly all
-weights 0, finer ones change them by a hundredth of their noise or less."""
+"""Steps of the coarsest and the finest grid worth trying where there are no images, in standard
+deviations of a typical weight: coarser grids make nearly all weights 0, finer ones change them by a
+hundredth of their noise or less."""
 
 LEAST_RANGE = 4
 """The finest grid worth trying has at least so many times the bins of the coarsest."""
@@ -190,7 +191,7 @@ class Grids:
 
 
 def spread_bins(weights: Sequence[Tensor]) -> tuple[int, int]:
-    """Return the bins of the coarsest and the finest grid worth trying where no image tells.
+    """Return the bins of the coarsest and the finest grid worth trying without any images.
 
     Their steps are STEPS standard deviations of a typical weight: of the tensors' the geometric
     mean, every weight counted.

@@ -86,10 +86,10 @@ class FeedbackOptions(Options):
 
     @property
     def mergeable(self) -> bool:
-        """Not with a trellis: merged entries follow none."""
+        """Whether entries may be merged: not on a trellis, which merged entries do not follow."""
         return not self.trellis
 
     @property
     def needs_coder(self) -> Literal["adaptive"] | None:
-        """With a trellis the adaptive coder: tables would take some 0.7 bits a weight more."""
+        """The adaptive coder on a trellis: tables would take some 0.7 bits a weight more."""
         return "adaptive" if self.trellis else None

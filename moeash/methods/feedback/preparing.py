@@ -29,8 +29,8 @@ from moeash.networks.writing.borrowing import Borrowed
 from moeash.tracing.outputs import OutputOf
 
 TEMPERATURE = 4.0
-"""Of the softmax whose Hessian weighs the outputs; best or close to it on three networks, see
-:func:`moeash.methods.feedback.curvature.measure_curvature`."""
+"""Temperature of the softmax whose Hessian weighs the outputs; best or nearly so on three
+networks, see :func:`moeash.methods.feedback.curvature.measure_curvature`."""
 
 
 PRIOR = 0.4

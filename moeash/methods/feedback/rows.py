@@ -61,12 +61,12 @@ cube, 5 s for as many."""
 
 LEAST_IMAGES = 256
 SHARE = 4
-"""The second pass sees up to LEAST_IMAGES or one image in SHARE, whichever is more, and at least
-half as many. It costs about as much an image as the first pass; all images instead of an eighth of
+"""The second pass sees LEAST_IMAGES or one image in SHARE, whichever is more, or down to half of
+that. It costs about as much an image as the first pass; all images instead of an eighth of
 5,000 made LeNet-300-100 2 % smaller."""
 
 MOST_ELEMENTS = 1 << 26
-"""Of the images kept for it: 256 MiB in float32."""
+"""Elements of the images kept for the second pass, at most: 256 MiB in float32."""
 
 
 class Sample:
@@ -186,7 +186,8 @@ def _add_halves(total: Tensor, left: Tensor, right: Tensor) -> None:
 def coupled(factor: Factor, between: Tensor, *, natural_order: bool = False) -> Factor | None:
     """Return a layer's factor with its rows coupled, or as it is where that gains nothing.
 
-    None where what its rows do together is not finite or cannot be factorised, however shrunk.
+    None where the correlations between its rows are not finite, or have no factor however much they
+    are shrunk.
 
     Args:
         factor: from :func:`moeash.methods.feedback.columns.prepare_feedback`, balanced.
@@ -236,7 +237,10 @@ def _correlations(between: Tensor, order: Tensor) -> Tensor:
 
 
 def _best_shrinkage(halves: Tensor, sensitivity: Tensor) -> float | None:
-    """Return what leaves least of either half with the factor of the other; None: infinity."""
+    """Return the shrinkage whose factor of one half of the images suits the other half best.
+
+    None where no coupling at all is best.
+    """
     best, least = None, 2 * float(sensitivity.sum())
     for shrinkage in reversed(SHRINKAGES):
         loss = 0.0
@@ -256,7 +260,7 @@ def _left(unit: Tensor, other: Tensor, sensitivity: Tensor) -> float:
 
 
 def _pulled(correlation: Tensor, share: Tensor | float) -> Tensor:
-    """Return correlations of which a share is the identity."""
+    """Return correlations mixed with the identity, of which ``share`` is taken."""
     pulled = correlation * (1 - share)
     pulled.diagonal(dim1=-2, dim2=-1).fill_(1.0)
     return pulled

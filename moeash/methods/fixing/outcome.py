@@ -13,7 +13,7 @@ FREE = -1
 """The index of a weight that is not fixed."""
 
 LARGEST = 2.0**100
-"""Of weights that can be fixed."""
+"""Largest magnitude of weights that can be fixed."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -197,7 +197,7 @@ class StagedFixing(ABC):
 
     @property
     def free(self) -> Mapping[str, Tensor]:
-        """Where weights are not fixed, by name, in the shapes of :attr:`means`."""
+        """Which weights are not fixed yet, by name, in the shapes of :attr:`means`."""
         return self._free
 
     def _take(self, fixing: Fixing) -> None:

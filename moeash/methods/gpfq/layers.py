@@ -35,7 +35,7 @@ from moeash.tracing.uses import Use, inputs_of, tiles, watch_uses, why_unused
 from moeash.tracing.watching import in_eval_mode
 
 THRESHOLD = 0.1
-"""Of the l0 and l1 variants, in units of the weights: the paper's code has this value."""
+"""Threshold of the l0 and l1 variants, in units of the weights: the value of the paper's code."""
 
 Quantiser = Callable[[Tensor], Tensor]
 """Targets of any shape -> int64 positions in the alphabet."""

@@ -5,11 +5,11 @@ weights reach takes all of them; when none is reached, centres get a further pow
 ``delta`` grows.
 
 Source: Probabilistic Weight Fixing (NeurIPS 2023), the authors' code. Differs: 0 is looked up by
-value, where the code takes the middle row also after rows were removed; weights are told apart as
-fixed or free by their index, not by an infinite value; ``2**-b`` itself is proposed whenever a
-weight is as large, since otherwise weights of exactly that size would have no centre but 0. Ties
-are told: the lowest of the centres with equally many weights is taken, and of weights equally near
-the earlier in the network.
+value, where the code takes the middle row even after rows were removed; which weights are fixed is
+known by their index, where the code marks them by an infinite value; ``2**-b`` itself is proposed
+whenever a weight is as large, since otherwise weights of exactly that size would have no centre but
+0. Ties are broken: the lowest of the centres with equally many weights is taken, and of weights
+equally near the earlier in the network.
 
 The code builds a matrix of centres by weights for every centre it takes. Here the centres a weight
 reaches are an interval of the sorted centres, found once for each set of centres by binary search.
@@ -38,7 +38,7 @@ MOST_POWERS = 40
 """Powers of two from the smallest entry to the largest weight: 100,000 sums of four of them."""
 
 GROWTH = 2.0
-"""Of ``delta`` where no weight is in reach; ``inc`` of the code."""
+"""Factor by which ``delta`` grows where no weight is in reach; ``inc`` of the code."""
 
 
 @dataclass(frozen=True, eq=False)

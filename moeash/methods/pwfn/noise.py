@@ -18,7 +18,7 @@ from torch import Tensor
 from moeash.methods.pwfn.sigmas import LEAST, MOST
 
 STRENGTH = 2.0**-11
-"""Of the pull that raises deviations."""
+"""Strength of the pull that raises deviations."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Where a training stands, in a file that is found again by what is trained.
+"""Checkpoints of a training, in a file whose name follows from what is trained.
 
 Files are named after a digest of everything the training depends on, so nothing refers to them:
 they may be deleted at any time, and one that cannot be read costs the time to train again.
@@ -29,7 +29,7 @@ class Saved:
     """Where a training stands.
 
     Attributes:
-        stage: the one to go on with; that behind the last when there is nothing left.
+        stage: the one to go on with; one more than the last when nothing is left to do.
         done: steps of it that were taken.
         tensors: all that changes, by name.
     """
@@ -53,7 +53,7 @@ class Checkpoint:
 
     @property
     def path(self) -> Path:
-        """Of the file."""
+        """Path of the file."""
         return self.folder / f"{self.digest}{SUFFIX}"
 
     def save(self, saved: Saved) -> None:

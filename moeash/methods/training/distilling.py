@@ -56,7 +56,7 @@ class Distilling(SolutionTraining):
 
     @property
     def moved_a_step(self) -> float:
-        """In entries."""
+        """How far a weight moves in a step at first, in entries."""
         return self._moved_a_step
 
     def moving(self) -> Mapping[str, Tensor]:

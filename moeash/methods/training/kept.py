@@ -29,7 +29,7 @@ class KeptTensors:
 
     @property
     def leaves(self) -> list[Tensor]:
-        """Those that are trained."""
+        """The kept tensors that are trained."""
         return list(self._trained.values())
 
     @property

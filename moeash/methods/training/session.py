@@ -28,7 +28,7 @@ from moeash.methods.training.checkpoints import Checkpoint, Saved
 from moeash.methods.training.options import TrainingOptions
 
 SAVE_EVERY_S = 60.0
-"""So much of a training is lost at most, and a step, when its process is killed."""
+"""Seconds of training, and one step, that are lost at most when its process is killed."""
 
 TELL_EVERY = 10
 """Steps between looks at the loss, which on a GPU waits for it."""

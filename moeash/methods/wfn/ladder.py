@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LARGEST_STEP = 0.9999
-"""Of the relative distance between rungs: at 1 the ladder would have one rung."""
+"""Largest relative distance between rungs: at 1 the ladder would have one rung."""
 
 
 def rungs(delta: float, zero_below: float, largest: float) -> NDArray[np.float64]:

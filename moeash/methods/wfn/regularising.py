@@ -25,7 +25,7 @@ TEMPERATURE = 0.05
 """tau, in units of distance."""
 
 _DEGREE, _WIDTH = 7, 0.5
-"""Of a polynomial, and of its interval in units of tau."""
+"""Degree of a polynomial, and width of its interval in units of tau."""
 
 _BEYOND = 4.0
 """How far the table reaches, in units of the largest centre; behind it the full sum is taken."""

@@ -44,7 +44,7 @@ BITS = {
     "I64": 64,
     "U64": 64,
 }
-"""Of an element, by the names of safetensors."""
+"""Bits of an element, by the names of dtypes in safetensors."""
 
 _END, _END_64, _PLACE_64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _HARMLESS = {

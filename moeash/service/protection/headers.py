@@ -19,7 +19,7 @@ PAGE_POLICY = "; ".join(
     )
 )
 DATA_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-"""Of what is no page, should a browser take it for one."""
+"""Policy of what is no page, should a browser take it for one."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",

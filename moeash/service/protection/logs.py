@@ -64,7 +64,7 @@ def _plain(value: Any) -> Any:
 
 
 FILE_BYTES = 20 << 20
-"""Of a log; so many before it are kept as :data:`FILES` says."""
+"""Bytes of a log file; older ones are kept, :data:`FILES` of them."""
 
 FILES = 3
 

@@ -16,7 +16,7 @@ from moeash.study.storage.team.launches import Launches
 from moeash.study.storage.team.listing import Listing
 
 COLUMNS, ROWS = 180, 110
-"""Of the grid that points are thinned on, as in the page."""
+"""Columns and rows of the grid that points are thinned on, as in the page."""
 
 
 def write_report(name: str, to: Path, *, storage: str | None = None) -> None:

@@ -27,7 +27,7 @@ LISTED = 100
 """Exports of a study that a list shows: the last ones."""
 
 LOG_BYTES = 1 << 20
-"""Of a log that are shown: the last ones."""
+"""Bytes of a log that are shown: the last ones."""
 
 Number = Annotated[int, Path(ge=1, lt=2**31)]
 

@@ -16,7 +16,7 @@ from moeash.study.storage.team.tokens import LONGEST_NAME, MOST_DAYS, TokenRecor
 
 MOST_ROWS = 500
 MOST_ID = 2**31 - 1
-"""Of what databases count by themselves."""
+"""Largest number that databases count up to by themselves."""
 
 
 class NewToken(Body):

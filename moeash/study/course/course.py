@@ -120,9 +120,9 @@ class Course:
         return self._run(phase, total, len(stored))
 
     def _say_where_the_front_is_cut(self) -> None:
-        """Note where the first variable, how fine a grid is, has bounds that were in the way.
+        """Note where bounds of the first variable, the fineness of a grid, cut the front off.
 
-        Bounds that the preparation has found are where nothing more is to be had.
+        Bounds that the preparation has found cut nothing off: there is nothing better beyond them.
         """
         chosen = self._plan.task.method.space()[:1]
         variables = [variable for variable in self._facts.variables[:1] if variable in chosen]

@@ -14,7 +14,7 @@ from moeash.study.events import GenerationStarted
 from moeash.study.storage.records import EvaluationRecord
 
 STALE_GENERATIONS = 100
-"""So many generations in a row without a new candidate, and the space counts as exhausted.
+"""Generations in a row without a new candidate after which the space counts as exhausted.
 
 Evolution may propose known points for ever, and a budget of evaluations would never be reached.
 """

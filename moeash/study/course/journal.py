@@ -45,7 +45,7 @@ class Journal:
             self._storage.add_events(self._study_id, [event])
 
     def pass_on(self, event: Event) -> None:
-        """Tell who listens of an event that is stored already, with what it is about."""
+        """Tell the listener of an event that was stored together with what it is about."""
         self._listen(event)
 
     def end_generation(self, generation: GenerationRecord) -> None:

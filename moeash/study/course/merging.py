@@ -243,7 +243,7 @@ class Merging:
                 yield self._proposal(chain, job)
 
     def _proposals(self, chain: _Chain, n: int) -> list[Runs]:
-        """Return the next trials of a solution, as they come if all of them are rejected."""
+        """Return the next trials of a solution; each assumes that those before it are rejected."""
         if chain.merging is None:
             shared = self._build(chain.parent.recipe)
             counts = np.sum([tensor.counts for tensor in shared.shared], axis=0)

@@ -1,7 +1,7 @@
-"""How many evaluations a study has, kept beside them: changed in the transaction that changes them.
+"""Counts of a study's evaluations, kept beside them and changed in the same transactions.
 
 Counting 50,000 evaluations takes a tenth of a second, and lists ask for it all the time.
-:func:`counted` is the definition; a test holds what is kept against it.
+:func:`counted` is the definition; a test compares the kept counts with it.
 """
 
 from collections import defaultdict

@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 """How far outputs in float32 may be apart, relative to the largest of them."""
 
 NARROW = 8
-"""Likewise of narrower floats, in units of their precision."""
+"""The same for narrower floats, in units of their precision."""
 
 
 def check_model(path: Path) -> None:

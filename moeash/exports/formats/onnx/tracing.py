@@ -24,7 +24,7 @@ from moeash.exports.formats.onnx.requirements import needed
 from moeash.exports.formats.tensors import bits
 
 OPSET = 21
-"""Of the default domain: the first with 4-bit integers."""
+"""Version of ONNX's default domain: the first with 4-bit integers."""
 
 BATCH = "batch"
 """Name of the axis of inputs in the graph."""

@@ -17,7 +17,7 @@ from moeash.errors import StorageError
 T = TypeVar("T")
 
 LONGEST_ENDING = "-01234567.lock"
-"""Of a file that lies beside a database, named like it."""
+"""Longest ending of a file that lies beside a database and is named like it."""
 
 RACES = 5
 """How often a reader who may not write begins anew when a writer came in between."""

@@ -56,7 +56,7 @@ class LaunchRecord:
 
     @property
     def stop_asked_s(self) -> float | None:
-        """For how many seconds its end has been asked for; None when it has not."""
+        """Seconds since its end was asked for; None when it was not."""
         age = age_s((self.place or {}).get("stop"))
         return None if math.isinf(age) else age
 

@@ -3,12 +3,12 @@
 from typing import Literal, get_args
 
 Role = Literal["viewer", "operator", "admin"]
-"""In rising order: each may do what those before it may."""
+"""Roles in rising order: each may do what those before it may."""
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
 AuditRole = Literal["viewer", "operator", "admin", "none"]
-"""Of who did something; ``none`` tried to log in, and was not let in."""
+"""Role of who did something; ``none`` tried to log in, and was not let in."""
 
 
 def covers(role: Role, needed: Role) -> bool:
