@@ -30,8 +30,10 @@ def status_lines(summary: Mapping[str, Any], baseline: str) -> Iterator[str]:
         f"float {summary['metric_name']} {baseline}"
     )
     counts = ", ".join(f"{summary[name]:,} {name}" for name in ("complete", "stopped", "failed"))
+    n_generations, n = summary["generations"], summary["evaluations"]
     yield (
-        f"{summary['generations']:,} generations, {summary['evaluations']:,} evaluations: {counts}"
+        f"{n_generations:,} generation{'s'[: n_generations != 1]}, "
+        f"{n:,} evaluation{'s'[: n != 1]}: {counts}"
     )
     full = summary["forward_batches_of_full_evaluations"]
     if full:

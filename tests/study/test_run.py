@@ -7,7 +7,7 @@ import pytest
 from moeash.backends.inprocess import InProcessBackend
 from moeash.core.merge import merge_runs
 from moeash.core.solutions.recipe import Recipe
-from moeash.errors import StorageError, StudyExistsError
+from moeash.errors import BackendError, StorageError, StudyExistsError
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive
 from moeash.methods.uniform.method import Uniform
@@ -248,6 +248,24 @@ def test_how_kept_tensors_are_stored_is_decided_once(storage, monkeypatch):
 
 
 # ------------------------------------------------------------------ trouble
+
+
+def test_a_place_that_is_gone_interrupts_a_study_and_is_named(storage):
+    class Leaving(InProcessBackend):
+        n_left = 5
+
+        def next(self):
+            if not self.n_left:
+                raise BackendError("the cluster is gone")
+            self.n_left -= 1
+            return super().next()
+
+    with pytest.raises(BackendError):
+        study(storage, make_backend=Leaving, budget={"generations": 1})
+    left = storage.study("digits")
+    assert (left.status, left.reason) == ("interrupted", "BackendError: the cluster is gone")
+    assert len(storage.evaluations(left.id)) == 5
+    assert study(storage, budget={"generations": 1}).status == "finished"
 
 
 @pytest.mark.slow

@@ -140,6 +140,7 @@ def test_the_first_rule_to_hold_gives_the_time_left(storage):
     assert story.summary(60)["search_left_s"] == 40
     story.end_generation(60, 1, elapsed_s=10.0)
     assert story.summary(60)["search_left_s"] == 30
+    assert "1 generation, 10 evaluations: 10 complete" in lines(story.summary(60))
     story.end_generation(90, 2, elapsed_s=4.0)
     assert story.summary(90)["search_left_s"] == 10, "of wall time; two generations take 14 s"
     assert story.summary(101)["search_left_s"] == 0
