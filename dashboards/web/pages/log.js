@@ -60,8 +60,9 @@ export async function mount(host, {name}, {store, query, keepQuery}) {
       log.textContent = whole.length > TEXT_KEEP ? whole.slice(-TEXT_KEEP) : whole;
     }
     at = got.next;
-    state.textContent = got.ended ? 'The process has ended.' : 'Followed.';
-    if (!log.textContent) log.dataset.empty = 'Nothing was printed yet.';
+    const isLaunched = got.launch !== null;
+    state.textContent = !isLaunched ? '' : got.ended ? 'The launched process has ended.' : 'Followed.';
+    if (!log.textContent) log.dataset.empty = isLaunched ? 'Nothing was printed yet.' : 'A terminal runs this study, and has what it prints. What is launched prints here.';
     else delete log.dataset.empty;
     if (follow.checked && (bottom || got.text)) log.scrollTop = log.scrollHeight;
   }

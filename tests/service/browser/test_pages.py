@@ -87,6 +87,15 @@ def test_a_log(served, page, finished, inspect):
     inspect(page, "log")
 
 
+def test_the_log_of_a_study_that_was_not_launched_says_where_it_is(served, page):
+    write_long_study(served.storage, "of-a-terminal", 50)
+    page.goto(f"{served.url}/studies/of-a-terminal/log")
+    empty = page.locator("[data-empty]")
+    empty.wait_for(state="attached")
+    assert empty.get_attribute("data-empty").startswith("A terminal runs this study")
+    assert page.get_by_text("process has ended").count() == 0
+
+
 def test_the_form_and_what_it_says_of_mistakes(served, page, inspect):
     page.goto(f"{served.url}/new")
     part(page, "verdict").get_by_text("A valid study").wait_for()

@@ -1,4 +1,4 @@
-"""The schema, its migrations, and databases that released versions wrote."""
+"""The schema, its migrations, and a database of every revision since the first."""
 
 import re
 import shutil
