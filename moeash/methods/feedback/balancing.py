@@ -41,10 +41,10 @@ HARMLESS = 5e-5
 """The same, once scales are limited."""
 
 UNBALANCED = 1.5
-"""Or so many times what rows as they are lose."""
+"""The loss may also be so many times that of unbalanced rows."""
 
 WORTH_IT = 10.0
-"""Or so many times, where BatchNorms alone undo scales, or where SAVED says that it is worth it.
+"""The same, where BatchNorms alone undo scales, or where SAVED says that it is worth it.
 ResNet-20 loses 0.003 with the exponent of its study, 4 to 9 times what it loses without, and its
 files of equal outputs are no larger."""
 
@@ -118,9 +118,10 @@ def balanced(
     range, and on 128 bins all other weights are 0. So the weights are assigned on the finest grid,
     with feedback and bits for free, and the outputs on ``batch`` compared with the network's: their
     divergence in nats, as a share of what the outputs say, ``log(classes) - entropy``; of single
-    values the squared change, as a share of their variance. Where that is more than AS_ASKED and
-    so many times what rows as they are lose, scales are held within a limit, which is halved, in
-    logarithms, until it is no more than HARMLESS or as much. A layer whose scales reach further has
+    values the squared change, as a share of their variance. Scales are taken as asked where that
+    loss is at most AS_ASKED. Otherwise they are held within a limit, which is halved, in
+    logarithms, until the loss is at most HARMLESS, or at most UNBALANCED times (WORTH_IT times
+    where that is said there) the loss of unbalanced rows. A layer whose scales reach further has
     all of them raised to the power that brings them within; other layers keep theirs.
 
     Where the finest grid is not given, there is one for every way of balancing that loses as little
