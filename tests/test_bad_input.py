@@ -294,7 +294,7 @@ def test_every_truncation_and_flipped_byte_is_refused(moeash, tiny, tmp_path):
 
 def resigned(body: bytes) -> bytes:
     """Give altered bytes a checksum that fits: damage somebody made on purpose."""
-    return body + container._checksum(body)
+    return body + container.checksum_of(body)
 
 
 def test_absurd_sizes_are_refused_before_memory_is_taken():

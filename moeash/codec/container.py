@@ -180,7 +180,7 @@ def encode(
     )
     sections = (layout.lengths, layout.directory, model, payload, layout.adaptive_section)
     body = head + b"".join(sections)
-    data = body + _checksum(body)
+    data = body + checksum_of(body)
     assert len(data) == layout.total_bytes
     return data
 
@@ -341,14 +341,15 @@ def read_arrays(
     return read(path, max_bytes=max_bytes).shared.decoded()
 
 
-def _checksum(body: bytes | memoryview) -> bytes:
+def checksum_of(body: bytes | memoryview) -> bytes:
+    """Return the checksum that a file of these bytes ends with."""
     return hashlib.blake2b(body, digest_size=CHECKSUM_BYTES).digest()
 
 
 def _check_prefix(data: memoryview) -> tuple[Coder, bool, int]:
     """Check magic, version and checksum; return coder, whether streams are in units, and salt."""
     check_head(bytes(data[:100]), len(data))
-    if _checksum(data[:-CHECKSUM_BYTES]) != bytes(data[-CHECKSUM_BYTES:]):
+    if checksum_of(data[:-CHECKSUM_BYTES]) != bytes(data[-CHECKSUM_BYTES:]):
         raise wrong_checksum()
     return coding_in(bytes(data[:PREFIX_BYTES]))
 

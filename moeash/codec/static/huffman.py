@@ -103,7 +103,8 @@ def _canonical(table: Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return lengths, np.argsort(lengths, kind="stable")
 
 
-def _codes(table: Table) -> dict[int, bitarray]:
+def codes_of(table: Table) -> dict[int, bitarray]:
+    """Return the code of each rank of a table."""
     lengths, order = _canonical(table)
     codes: dict[int, bitarray] = {}
     code, width = 0, 0
@@ -129,7 +130,7 @@ def encode(
     codes: dict[int, dict[int, bitarray]] = {}
     for ranks, table, _ in sources:
         if id(table) not in codes:
-            codes[id(table)] = _codes(table)
+            codes[id(table)] = codes_of(table)
         if table.symbols.size == 1:
             continue
         symbols = ranks()

@@ -97,7 +97,7 @@ class StagedFixing(ABC):
         """Return the weights a step computes with."""
         return self.means
 
-    def _addend(self, loss: Tensor) -> Tensor | None:
+    def addend(self, loss: Tensor) -> Tensor | None:
         """Return what a step adds to the loss."""
         return None
 
@@ -116,7 +116,7 @@ class StagedFixing(ABC):
 
     def begin(self, stage: int) -> None:
         """Make a new optimiser: what an old one remembers would move fixed weights."""
-        self._optimiser = self._optimiser_of(self._leaves(), self._kept.leaves)
+        self._optimiser = self._optimiser_of(self.leaves(), self._kept.leaves)
 
     def step(self, seen: Seen) -> Tensor:
         """Take one step."""
@@ -125,13 +125,13 @@ class StagedFixing(ABC):
         }
         scores = self._outputs({**self._kept.tensors, **weights}, seen.inputs)
         loss = self._lesson.loss(scores, seen)
-        addend = self._addend(loss)
+        addend = self.addend(loss)
         self._optimiser.zero_grad()
         (loss if addend is None else loss + addend).backward()  # type: ignore[no-untyped-call]
         for leaf, fixed, _ in self._fixed_leaves:
             if leaf.grad is not None:
                 leaf.grad.masked_fill_(fixed, 0)
-        torch.nn.utils.clip_grad_norm_([*self._leaves(), *self._kept.leaves], self.longest_gradient)
+        torch.nn.utils.clip_grad_norm_([*self.leaves(), *self._kept.leaves], self.longest_gradient)
         self._optimiser.step()
         with torch.no_grad():
             for leaf, fixed, value in self._fixed_leaves:
@@ -230,6 +230,7 @@ class StagedFixing(ABC):
             begin += mean.numel()
         return parts
 
-    def _leaves(self) -> list[Tensor]:
+    def leaves(self) -> list[Tensor]:
+        """Return all numbers a weight that are trained: means first, then their companions."""
         companions = (c.values() for c in self._companions().values())
         return [*self.means.values(), *(tensor for values in companions for tensor in values)]

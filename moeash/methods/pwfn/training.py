@@ -87,7 +87,8 @@ class PwfnTraining(StagedFixing):
         """The kind of device the network is on."""
         return torch.device(self._device).type
 
-    def _addend(self, loss: Tensor) -> Tensor | None:
+    def addend(self, loss: Tensor) -> Tensor | None:
+        """Return what raises standard deviations; None where no free weight has one."""
         # As published, of weights and not of biases.
         sigmas = {name: sigma for name, sigma in self.sigmas.items() if sigma.ndim > 1}
         return raising(sigmas, self._draw.noise, self.free) if sigmas else None

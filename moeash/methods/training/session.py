@@ -149,7 +149,7 @@ class Session:
         before, steps = sum(stages[:stage]), sum(stages)
         losses: list[Tensor] = []
         saved_at = self.clock()
-        for seen in self._seen(before + done, before + stages[stage], steps):
+        for seen in self.seen(before + done, before + stages[stage], steps):
             if seen.step % TELL_EVERY == 0 or not losses:
                 self._tell(trainee, losses, seen, stage, len(stages))
             if self.clock() - saved_at >= SAVE_EVERY_S:
@@ -177,7 +177,7 @@ class Session:
         if self.checkpoint is not None:
             self.checkpoint.save(Saved(stage, done, trainee.tensors()))
 
-    def _seen(self, first: int, end: int, steps: int) -> Iterator[Seen]:
+    def seen(self, first: int, end: int, steps: int) -> Iterator[Seen]:
         """Yield what steps ``first`` to ``end - 1`` see."""
         size, an_epoch = self.options.batch_size, self.steps_an_epoch
         while first < end:

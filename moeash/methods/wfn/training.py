@@ -60,7 +60,8 @@ class WfnTraining(StagedFixing):
             entries = fixing.entries.tolist()
             self._pull = Pull(entries, self._options.zero_below, self._device)
 
-    def _addend(self, loss: Tensor) -> Tensor | None:
+    def addend(self, loss: Tensor) -> Tensor | None:
+        """Return the pull towards the entries, scaled to the loss; None before there are any."""
         if self._pull is None:
             return None
         pull = self._pull.mean(list(self.means.values()), list(self.free.values()))

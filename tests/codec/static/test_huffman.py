@@ -67,7 +67,7 @@ def test_a_stream_has_the_bytes_counted_and_comes_back(n_entries, n, seed):
 @pytest.mark.parametrize("alphabet", [2, 3, 5, 8, 41, 256])
 def test_the_flat_table_is_a_complete_code(alphabet):
     table = Table(alphabet, np.arange(alphabet), huffman.flat_levels(alphabet))
-    codes = huffman._codes(table)
+    codes = huffman.codes_of(table)
     assert sum(2.0 ** -len(code) for code in codes.values()) == 1
     assert {len(code) for code in codes.values()} <= {
         alphabet.bit_length() - 1,

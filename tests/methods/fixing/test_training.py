@@ -130,11 +130,11 @@ class Watched:
     def step(self, seen):
         if seen.step == self.stop_at:
             raise KeyboardInterrupt
-        leaves = [leaf.detach().clone() for leaf in self.trainee._leaves()]
+        leaves = [leaf.detach().clone() for leaf in self.trainee.leaves()]
         loss = self.trainee.step(seen)
         fixed = [~self.trainee.free[name] for name in self.trainee.means]
         for before, after, mask in zip(
-            leaves, self.trainee._leaves(), fixed * (len(leaves) // len(fixed)), strict=True
+            leaves, self.trainee.leaves(), fixed * (len(leaves) // len(fixed)), strict=True
         ):
             assert torch.equal(before[mask], after.detach()[mask])
             self.moved += int((before != after.detach()).sum())
@@ -290,9 +290,9 @@ def test_the_pull_has_its_share_of_the_loss_once_something_is_fixed():
     network, session = network_of("linear"), session_of("linear")
     trainee = training("wfn", network, session)
     loss = torch.tensor(2.0)
-    assert trainee._addend(loss) is None
+    assert trainee.addend(loss) is None
     trainee.end(0)
-    assert float(trainee._addend(loss).detach()) == pytest.approx(0.8, rel=1e-5)
+    assert float(trainee.addend(loss).detach()) == pytest.approx(0.8, rel=1e-5)
     candidate = {"delta": 0.05, "regularisation": 0.1}
     other = training("wfn", network, session, candidate=candidate, regularisation=(0.0, 0.8))
     other.end(0)

@@ -65,7 +65,7 @@ def test_weights_lie_between_entries_at_first_and_on_entries_from_the_middle_on(
     trainee.begin(0)
     places = tensors_of(places_of(solution, "cpu"))
     off = []
-    for seen in session()._seen(0, 8, 8):
+    for seen in session().seen(0, 8, 8):
         weights = trainee.weights(seen)
         tensor = solution.shared[0]
         position = trainee.moving()[f"position/{tensor.name}"].detach()

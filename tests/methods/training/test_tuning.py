@@ -72,7 +72,7 @@ def test_a_saved_tuning_goes_on_with_the_same_bits(solution, network, session):
     first, second = (Tuning(STEP, solution, network, session()) for _ in range(2))
     for trainee in (first, second):
         trainee.begin(0)
-    seen = list(session()._seen(0, 4, 10))
+    seen = list(session().seen(0, 4, 10))
     for one in seen:
         first.step(one)
     for one in seen[:2]:
@@ -98,7 +98,7 @@ def test_gradients_of_entries_have_the_same_bits_whatever_the_threads():
     session = Session(images, TrainingOptions(batch_size=64), 1)
     linear = Network(module, read_state(module), "linear")
     trainee = Tuning(Tune(epochs=1, batch_size=64), start, linear, session)
-    (seen,) = session._seen(0, 1, 1)
+    (seen,) = session.seen(0, 1, 1)
     weight = trainee.weights(seen)["weight"]
     upstream = torch.from_numpy(rng.normal(size=(800, 500)).astype(np.float32))
     (moved,) = trainee.moving().values()
