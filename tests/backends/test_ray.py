@@ -363,6 +363,10 @@ class TestRay(BackendContract):
         gpus = gpus_of(backend)
         assert len(set(gpus)) == 2 and set(gpus) < {"0", "1", "2", "3"}
 
+    def test_ray_keeps_no_process_that_moeash_does_not_use(self, backend):
+        assert len(list(processes_of_ray(WORKER))) == 2
+        assert list(processes_of_ray("IDLE")) == []
+
     def test_large_arrays_are_in_memory_once_a_node(self, backend):
         """Weights, prepared arrays and images of every worker lie in the store that all map."""
 
@@ -407,6 +411,15 @@ class TestRay(BackendContract):
         assert backend.crew.ask(look) == [(1, 1), (1, 1)]
 
 
+def processes_of_ray(kind):
+    """Yield those of this process's Ray that call themselves so."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            is_kind = path.read_bytes().startswith(f"ray::{kind}".encode())
+            if is_kind and os.getpid() in ancestors(int(path.parent.name)):
+                yield int(path.parent.name)
+
+
 def ancestors(pid):
     """The processes a process comes from; other studies may have workers on this machine, too."""
     while pid > 1:
@@ -442,12 +455,9 @@ class Killer(threading.Thread):
                 self._kill()
 
     def _kill(self):
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                is_worker = path.read_bytes().startswith(b"ray::" + WORKER.encode())
-                if is_worker and os.getpid() in ancestors(int(path.parent.name)):
-                    os.kill(int(path.parent.name), signal.SIGKILL)
-                    self.n_killed += 1
+        for pid in processes_of_ray(WORKER):
+            os.kill(pid, signal.SIGKILL)
+            self.n_killed += 1
 
 
 def test_trainings_whose_workers_are_killed_go_on_where_they_were_saved(local_ray, tmp_path):
