@@ -334,6 +334,7 @@ def measured(tmp_path, n_bytes, dtype, **arguments):
     return largest, *json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path):
     _, before, middle, after, has_torch = measured(tmp_path, 64 << 20, "BF16", k=16)
     assert not has_torch
