@@ -35,7 +35,8 @@ from tests.backends.studies import (
     sequence,
     spec,
 )
-from tests.contracts.backend import NOTHING, TASK, BackendContract
+from tests.contracts.backend import NOTHING, TASK, BackendContract, jobs
+from tests.contracts.outcomes import outcomes
 
 WORKER = EvaluationWorker.__name__
 
@@ -149,8 +150,7 @@ def opened(task_spec, *, method=None, start_timeout_s=240.0, idle_s=60.0, **opti
 
 
 def gpus_of(backend):
-    """The GPUs each of two workers is given."""
-    backend.pool.ensure(2)
+    """The GPUs each worker is given."""
     return [place.gpus for place in backend.crew.places.values()]
 
 
@@ -159,6 +159,7 @@ def test_half_a_gpu_puts_two_workers_on_one(local_ray):
     backend = opened(spec(), workers=2, gpus_per_worker=0.5)
     try:
         backend.open()
+        backend.pool.ensure(2)
         one, other = gpus_of(backend)
     finally:
         backend.close()
@@ -359,15 +360,23 @@ class TestRay(BackendContract):
         yield evaluator
         evaluator.close()
 
-    def test_a_whole_gpu_puts_each_worker_on_its_own(self, backend):
-        gpus = gpus_of(backend)
+    @pytest.fixture(scope="class")
+    @classmethod
+    def both(cls, backend):
+        """The backend with two workers that have each evaluated something."""
+        backend.pool.ensure(2)
+        list(outcomes(backend, jobs(5, 6, 7, 8), NOTHING))
+        return backend
+
+    def test_a_whole_gpu_puts_each_worker_on_its_own(self, both):
+        gpus = gpus_of(both)
         assert len(set(gpus)) == 2 and set(gpus) < {"0", "1", "2", "3"}
 
-    def test_ray_keeps_no_process_that_moeash_does_not_use(self, backend):
+    def test_ray_keeps_no_process_that_moeash_does_not_use(self, both):
         assert len(list(processes_of_ray(WORKER))) == 2
         assert list(processes_of_ray("IDLE")) == []
 
-    def test_large_arrays_are_in_memory_once_a_node(self, backend):
+    def test_large_arrays_are_in_memory_once_a_node(self, both):
         """Weights, prepared arrays and images of every worker lie in the store that all map."""
 
         def files(worker):
@@ -397,18 +406,18 @@ class TestRay(BackendContract):
                 found[name] = (inode, file)
             return found, len(evaluator.splits)
 
-        (one, n_splits), (two, _) = backend.crew.ask(files)
+        (one, n_splits), (two, _) = both.crew.ask(files)
         assert {name for name, (_, file) in one.items() if "plasma" in file} == set(one), one
         assert one == two, "both map the same file"
         assert n_splits == 0, "what the first worker has read itself it has let go"
 
-    def test_threads_are_part_of_the_numbers_so_both_backends_pin_them(self, backend):
+    def test_threads_are_part_of_the_numbers_so_both_backends_pin_them(self, both):
         def look(worker):
             import torch
 
             return torch.get_num_threads(), torch.get_num_interop_threads()
 
-        assert backend.crew.ask(look) == [(1, 1), (1, 1)]
+        assert both.crew.ask(look) == [(1, 1), (1, 1)]
 
 
 def processes_of_ray(kind):
