@@ -54,6 +54,31 @@ NEEDS_COMMAND = {"browser": ("chromium", "chromium is not installed; apt-get ins
 NOT_QUICK = ("slow", "ray", "postgres", "gpu", "realdata", "browser", "benchmark")
 
 
+IN_MEMORY = Path("/dev/shm")
+ROOM_BYTES = 8 << 30
+"""What must be free there: a run needs a quarter of it, and Ray's stores are there, too."""
+
+
+def has_room(folder: Path) -> bool:
+    """Tell whether the files of a run fit in a folder in memory, and programs may run there."""
+    if not os.access(folder, os.W_OK):
+        return False
+    found = os.statvfs(folder)
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next(int(line.split()[1]) << 10 for line in lines if "MemAvailable" in line)
+    room = min(available, found.f_bavail * found.f_frsize)
+    return room >= ROOM_BYTES and not found.f_flag & os.ST_NOEXEC
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have temporary folders in memory: commits, thousands of them, would wait for the disk.
+
+    What dies in these tests is processes, not machines. Benchmarks store as people do.
+    """
+    if config.option.markexpr != "benchmark" and has_room(IN_MEMORY):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
+
+
 RAY, BROWSER = "ray", "browser"
 
 

@@ -1,10 +1,10 @@
 """Ctrl-C, and how schedulers end a process: one clear line, and nothing lost."""
 
 import signal
-import subprocess
-import sys
 
 import pytest
+
+from tests.forks import MOEASH, Fork
 
 
 @pytest.mark.slow
@@ -15,19 +15,10 @@ def test_a_signal_keeps_what_was_evaluated_and_the_next_run_continues(
     moeash, bare, tmp_path, number, said
 ):
     flags = ["--set", "method.k=[6,40]", "--set", "merge.trials=0", "--set", "name=long"]
-    command = [sys.executable, "-m", "moeash.cli.main", "run", str(bare), *flags]
-    with subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Whoever starts the tests in the background has Ctrl-C ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
+    with Fork(MOEASH, "run", bare, *flags, cwd=tmp_path) as process:
         assert any(line.startswith("generation 2") for line in process.stderr)
         process.send_signal(number)
-        _, rest = process.communicate(timeout=60)
+        _, rest = process.communicate()
     assert process.returncode == 130
     assert rest.splitlines()[-1] == (
         "moeash: interrupted; everything evaluated is stored, run the same command to continue"

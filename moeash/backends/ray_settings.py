@@ -30,6 +30,13 @@ QUIET: dict[str, str] = {
 }
 """Set in the driver, and by docker/ on every node."""
 
+NO_SPARES: dict[str, str] = {
+    # Ray starts processes that wait for work before there is any. Ours have an environment of their
+    # own and are never among them.
+    "RAY_prestart_worker_first_driver": "0",
+}
+"""Of a Ray that serves one study."""
+
 FAST_DETECTION: dict[str, str] = {
     # Ray's own values notice a dead node after 14 s; these after about 1 s. They belong on every
     # node (docker/ sets them); a local Ray has one node and does not need them.
@@ -56,7 +63,7 @@ def prepare(address: str | None, environ: MutableMapping[str, str] | None = None
         environ: default: this process's.
     """
     environ = os.environ if environ is None else environ
-    for name, value in QUIET.items():
+    for name, value in (QUIET if address else QUIET | NO_SPARES).items():
         environ.setdefault(name, value)
     # Whether an unset mode means "token" or "open" depends on what lies in the home folder, so the
     # mode is always set.

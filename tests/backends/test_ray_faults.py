@@ -53,7 +53,9 @@ def test_every_fault_in_one_study_is_accounted_for(touchy_ray, tmp_path):
     )
     fates = {3: "poison", 5: "hang", 7: "raise", 9: "flaky", 11: "hog"}
     faulty = Faulty(UniformOptions(k=(2, 13)), folder=str(tmp_path), fates=fates)
-    study = run_study(tmp_path, linear | {"backend": on_ray(timeout_s=12.0)}, method=faulty)
+    study = run_study(
+        tmp_path, linear | {"backend": on_ray(timeout_s=8.0, max_tries=2)}, method=faulty
+    )
     (tmp_path / "clean").mkdir()
     clean = run_study(tmp_path / "clean", linear)
 
@@ -63,13 +65,13 @@ def test_every_fault_in_one_study_is_accounted_for(touchy_ray, tmp_path):
     assert sorted(errors) == [3, 5, 7, 11]
     # Ray may also kill a neighbour of the hog; that is named, and not counted as a try.
     assert all(error.startswith(("gave up after", "ValueError")) for error in errors.values())
-    assert errors[3].count("died") == 3
-    assert "no answer within 12 s (3 times)" in errors[5]
+    assert errors[3].count("died") == 2
+    assert "no answer within 8 s (2 times)" in errors[5]
     assert not any("\n" in error for error in errors.values())
     assert errors[7] == "ValueError: this candidate raises"
     assert "ran out of memory" in errors[11]
     assert {k for k, o in got.items() if o.retriable} == {3, 5, 11}, "7 raised by itself"
-    assert tries(tmp_path, 3) >= 3 and tries(tmp_path, 7) >= 1 and tries(tmp_path, 9) >= 2
+    assert tries(tmp_path, 3) >= 2 and tries(tmp_path, 7) >= 1 and tries(tmp_path, 9) >= 2
     assert all(o.metric is None and o.bound is None for o in got.values() if o.status == "failed")
     reference = {int(r.candidate["k"]): r.outcome for r in clean.evaluations()}
     for k in set(got) - set(errors):

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,10 +16,11 @@ from moeash.launch.process import Processes
 from moeash.launch.queue import Queue
 from moeash.launch.standing import standing
 from moeash.study.storage.sql import SqlStorage
+from tests.forks import MOEASH, Fork
 
 pytestmark = pytest.mark.slow
 
-SPLITS = 'data.splits={search={part="all",range=[0,1500]}}'
+SPLITS = 'data.splits={search={part="all",range=[0,600]}}'
 LONG = ("--set", "method.k=[6,250]", "--set", "merge.trials=0", "--set", "name=long")
 LONG += ("--set", SPLITS, "--set", "evaluation.metric=slowly:score")
 
@@ -48,15 +48,10 @@ def terminal(tmp_path):
     """The command line in a process of its own, which is gone when it has answered."""
 
     def call(*arguments, code=0):
-        done = subprocess.run(
-            [sys.executable, "-m", "moeash.cli.main", *map(str, arguments)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout if code == 0 else done.stderr
+        process = Fork(MOEASH, *arguments, cwd=tmp_path)
+        out, err = process.communicate()
+        assert process.returncode == code, out + err
+        return out if code == 0 else err
 
     return call
 
@@ -92,17 +87,19 @@ def test_a_study_that_another_process_launched_is_stopped_continued_and_killed(
     (tmp_path / "slowly.py").write_text(SLOWLY)
     launched = json.loads(terminal("launch", bare, *LONG, "--json"))
     assert "already running as launch 1" in terminal("launch", bare, *LONG)
+    storage = SqlStorage(tmp_path / "moeash.db")
+    wait_until(lambda: storage.studies() and len(storage.generations(1)) >= 2)
     wait_until(lambda: "generation 2" in terminal("logs", "long"))
     assert stands(tmp_path, "long") == ("running", "")
     assert terminal("stop", "long") == "study long: stopped\n"
     assert not Identity.read(last(tmp_path, "long").place).is_alive
     assert stands(tmp_path, "long") == ("interrupted", "stopped by SIGTERM")
-    storage = SqlStorage(tmp_path / "moeash.db")
     record = last(tmp_path, "long")
     assert record.exit_code == 130 and "everything evaluated is stored" in record.message
     assert "moeash: interrupted" in terminal("logs", "long", "--follow", code=130)
 
     launched = json.loads(terminal("launch", bare, *LONG, "--json"))
+    wait_until(lambda: storage.study("long").status == "running")
     wait_until(lambda: "continuing after" in terminal("logs", "long"))
     os.kill(launched["process"], signal.SIGKILL)
     wait_until(lambda: stands(tmp_path, "long")[0] == "crashed")

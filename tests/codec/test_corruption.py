@@ -67,7 +67,7 @@ def test_a_valid_checksum_over_damaged_units_raises_nothing_else_and_stays_small
     assert_damage_is_refused(container.encode(shared, coder="adaptive"), n=150)
 
 
-def assert_damage_is_refused(data, n=900):
+def assert_damage_is_refused(data, n=300):
     head, *parts = sections(data)
     assert not refused_or_read(sealed(head, *parts))
     rng = np.random.default_rng(1)

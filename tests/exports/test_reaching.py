@@ -55,6 +55,7 @@ def test_less_is_larger(tmp_path):
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 3
 
 
+@pytest.mark.slow
 def test_where_the_metric_is_the_divergence_a_drop_is_one_of_top1(tmp_path):
     given = spec(evaluation={"metric": "neg_divergence"})
     report = moeash.compress_spec(given, tmp_path / "x.moeash", max_drop=0.05, progress=False)

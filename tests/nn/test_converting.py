@@ -224,6 +224,7 @@ def test_replicas_for_several_devices_decode(small, dense):
     assert torch.equal(replica.weight, dense.head.weight)
 
 
+@pytest.mark.slow
 def test_compiled_and_exported_programs_give_the_same(files, dense):
     small = language()
     compress_(small, files[40], resident_bytes=10**6)

@@ -17,7 +17,7 @@ from tests.service.test_serving import Served, wait_until
 
 pytestmark = pytest.mark.slow
 
-CLIENTS, EVENTS, BATCH = 1000, 300, 10
+CLIENTS, EVENTS, BATCH = 1000, 150, 10
 NEEDED_FILES = 3 * CLIENTS
 WHOLE = re.compile(rb"id: (\d+)\nevent: note\ndata: [^\n]*\n\n")
 
@@ -103,7 +103,7 @@ def test_a_thousand_listeners_get_every_event_once_and_in_order(served, study):
             if next(connected) == CLIENTS:
                 all_here.set()
 
-        listeners = [Listener(served, 50 + i % 200) for i in range(CLIENTS)]
+        listeners = [Listener(served, 20 + i % 100) for i in range(CLIENTS)]
         async with asyncio.timeout(240), asyncio.TaskGroup() as group:
             for i, listener in enumerate(listeners):
                 group.create_task(listener.listen(ready))
@@ -135,7 +135,7 @@ def sockets():
 
 def test_who_never_reads_costs_the_server_no_memory(served, study, sockets):
     storage, study_id = study
-    n_events, text, n_idle = 10_000, "x" * 2000, 20
+    n_events, text, n_idle = 6_000, "x" * 2000, 20
     for _ in range(n_idle):
         one = sockets()
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -158,5 +158,5 @@ def test_who_never_reads_costs_the_server_no_memory(served, study, sockets):
     most = max(most, memory_of(served.process.pid))
     print(f"\n{n_idle} idle listeners, {n_events * len(text) / 2**20:.0f} MiB of events for each: ")
     print(f"{before / 2**20:.0f} MiB before, {most / 2**20:.0f} MiB at most")
-    # A ring of 4,096 such events takes 9 MB, its successor as much; all that is due takes 400.
+    # A ring of 4,096 such events takes 9 MB, its successor as much; all that is due takes 240.
     assert most - before < 80 * 2**20

@@ -18,10 +18,11 @@ from moeash.launch.identity import Identity
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.launches import Launches
 from tests.conftest import TINY
+from tests.forks import MOEASH, Fork
 
 pytestmark = pytest.mark.slow
 
-MOEASH = (sys.executable, "-m", "moeash.cli.main")
+SERVE = (sys.executable, "-m", "moeash.cli.main", "serve")
 SPEC = TINY[: TINY.index("[output]")]
 HEAVY = ("torch", "pymoo", "ray", "matplotlib", "pandas", "sklearn")
 
@@ -55,21 +56,17 @@ class Served:
         self.start()
 
     def moeash(self, *arguments):
-        done = subprocess.run(
-            [*MOEASH, *map(str, arguments)],
-            cwd=self.folder,
-            env=os.environ | {"MOEASH_STORAGE": self.storage},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        environ = os.environ | {"MOEASH_STORAGE": self.storage}
+        process = Fork(MOEASH, *arguments, cwd=self.folder, env=environ)
+        out, err = process.communicate()
+        assert process.returncode == 0, out + err
+        return out
 
     def start(self):
         """Serve at the port of the time before."""
         with (self.folder / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*MOEASH, "serve", "--json", "--port", str(self.port), "--storage", self.storage],
+                [*SERVE, "--json", "--port", str(self.port), "--storage", self.storage],
                 cwd=self.folder,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -131,20 +128,41 @@ class Served:
 
         return wait_until(has_more)
 
-    def close(self):
+    def end_studies(self):
         with contextlib.suppress(Exception):
             for item in self.get("/studies")["items"]:
                 identity = self.identity(item["name"])
                 if identity is not None and identity.is_alive:
                     os.kill(identity.pid, signal.SIGKILL)
+
+    def close(self):
+        self.end_studies()
         self.kill()
 
 
-@pytest.fixture
-def served(tmp_path):
-    service = Served(tmp_path)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    service = Served(tmp_path_factory.mktemp("served"))
     yield service
     service.close()
+
+
+@pytest.fixture
+def served(server):
+    """The service, which a test may kill if it starts it again; no study of it goes on after."""
+    if server.process.poll() is not None:
+        server.start()
+    yield server
+    server.end_studies()
+
+
+@pytest.fixture
+def tiny_study(served):
+    """The name of a finished study."""
+    if served.client.get("/studies/tiny").status_code == 404:
+        served.post("/studies", {"toml": SPEC})
+    served.until("tiny", "finished")
+    return "tiny"
 
 
 def events(lines):
@@ -174,7 +192,7 @@ def test_the_way_from_a_token_to_a_verified_file(served):
                 break
     assert [id_ for id_, _ in seen] == list(range(1, len(seen) + 1))
     study = served.until("tiny", "finished")
-    assert [s["name"] for s in served.get("/studies")["items"]] == ["tiny"]
+    assert [s["name"] for s in served.get("/studies")["items"]].count("tiny") == 1
     assert study["evaluations"] == [kind for _, kind in seen].count("evaluated")
 
     asked = {"pick": "smallest", "max_drop": 0.3, "formats": ["moeash"]}
@@ -203,45 +221,43 @@ def test_the_way_from_a_token_to_a_verified_file(served):
 
 
 def test_a_study_outlives_its_server_and_the_next_one_stops_and_continues_it(served):
-    served.post("/studies", {"toml": longer("long", 240)})
-    n = served.under_way("long")
-    process = served.identity("long")
+    served.post("/studies", {"toml": longer("outliving", 240)})
+    n = served.under_way("outliving")
+    process = served.identity("outliving")
     served.kill()
     assert process.is_alive
     served.start()
-    assert served.study("long")["status"] == "running"
-    served.under_way("long", n)
-    served.post("/studies/long/stop")
-    stopped = served.until("long", "interrupted")
+    assert served.study("outliving")["status"] == "running"
+    served.under_way("outliving", n)
+    served.post("/studies/outliving/stop")
+    stopped = served.until("outliving", "interrupted")
     assert n < stopped["evaluations"] < 240
     wait_until(lambda: not process.is_alive)
-    served.post("/studies/long/start", {})
-    assert served.until("long", "finished")["evaluations"] == 240
+    served.post("/studies/outliving/start", {})
+    assert served.until("outliving", "finished")["evaluations"] == 240
 
 
 def test_a_killed_study_says_so_with_its_last_line_and_continues(served):
-    served.post("/studies", {"toml": longer("long", 60)})
-    served.under_way("long")
-    os.kill(served.identity("long").pid, signal.SIGKILL)
-    crashed = served.until("long", "crashed")
+    served.post("/studies", {"toml": longer("killed", 60)})
+    served.under_way("killed")
+    os.kill(served.identity("killed").pid, signal.SIGKILL)
+    crashed = served.until("killed", "crashed")
     assert "signal 9; it said last: " in crashed["reason"]
 
-    served.post("/studies/long/start", {})
-    wait_until(lambda: "continuing after" in served.get("/studies/long/log")["text"])
-    process = served.identity("long")
+    served.post("/studies/killed/start", {})
+    wait_until(lambda: "continuing after" in served.get("/studies/killed/log")["text"])
+    process = served.identity("killed")
     os.kill(served.process.pid, signal.SIGKILL)
     os.kill(process.pid, signal.SIGKILL)
     served.kill()
     served.start()
-    crashed = served.until("long", "crashed")
+    crashed = served.until("killed", "crashed")
     assert "ended without a word; it said last: " in crashed["reason"]
-    served.post("/studies/long/start", {})
-    assert served.until("long", "finished")["evaluations"] == 60
+    served.post("/studies/killed/start", {})
+    assert served.until("killed", "finished")["evaluations"] == 60
 
 
-def test_an_export_outlives_its_server(served):
-    served.post("/studies", {"toml": SPEC})
-    served.until("tiny", "finished")
+def test_an_export_outlives_its_server(served, tiny_study):
     first = served.post("/studies/tiny/exports", {})["id"]
     wait_until(lambda: served.get(f"/exports/{first}")["status"] == "running")
     # This one may have been started or not.
@@ -260,9 +276,7 @@ def test_an_export_outlives_its_server(served):
         assert hashlib.sha256(content).hexdigest() == file["sha256"]
 
 
-def test_a_killed_export_is_told_and_has_no_files(served):
-    served.post("/studies", {"toml": SPEC})
-    served.until("tiny", "finished")
+def test_a_killed_export_is_told_and_has_no_files(served, tiny_study):
     export = served.post("/studies/tiny/exports", {})["id"]
     wait_until(lambda: served.get(f"/exports/{export}")["status"] == "running")
     storage = SqlStorage(served.folder / "moeash.db")

@@ -193,18 +193,20 @@ def test_nncodecs_script_runs_beside_a_torchvision_that_loads_its_own_operators(
 
 
 @pytest.mark.slow
-def test_files_of_onnx_are_measured_with_a_codebook_and_with_floats(script, tmp_path, tiny):
+def test_files_of_onnx_are_measured_with_a_codebook_and_with_floats(
+    script, tmp_path, tiny, monkeypatch
+):
     pytest.importorskip("onnxruntime", reason="pip install 'moeash[onnx]'")
     to = tmp_path / "runtimes.json"
-    command = [sys.executable, str(SCRIPTS / "runtimes.py"), str(tiny.file), str(tiny.spec)]
-    command += ["--seconds", "0.05", "--to", str(to)]
-    environment = os.environ | {"PYTHONPATH": str(SCRIPTS.parents[1]), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True)
+    runtimes = script("runtimes")
+    arguments = [str(tiny.file), str(tiny.spec), "--seconds", "0.05", "--to", str(to)]
+    monkeypatch.setattr(sys, "argv", ["runtimes.py", *arguments])
+    runtimes.main()
     rows = json.loads(to.read_text())
     assert [row["weights"] for row in rows] == ["codebook", "float"] * 2
     assert rows[0]["size_bytes"] < rows[1]["size_bytes"] / 3
     assert all(0 < row["pass_1_ms"] <= row["pass_100_ms"] for row in rows)
-    assert script("runtimes").table(rows).count("\n") == 1 + len(rows)
+    assert runtimes.table(rows).count("\n") == 1 + len(rows)
 
 
 def test_entquants_rule_is_compared_with_uniform_bins_at_its_bytes(

@@ -123,9 +123,9 @@ KILLED = """
 
 @pytest.mark.slow
 def test_a_training_killed_in_its_middle_goes_on_and_ends_with_the_same_bits(tmp_path):
-    plain = trained(epochs=60) | {
+    plain = trained() | {
         "tune": {"solutions": 0},
-        "distill": {"solutions": 1, "rates": [1.0], "epochs": 60},
+        "distill": {"solutions": 1, "rates": [1.0], "epochs": 40},
     }
     whole = run_study(tmp_path, plain)
     path = tmp_path / "killed.db"

@@ -53,7 +53,7 @@ SHIFTS = st.just(0) | st.integers(0, 4) | st.integers(0, adaptive.MAX_SHIFT)
 
 
 @given(problems(), SHIFTS)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 def test_kernel_and_twin_write_the_same_bytes_and_read_each_other(problem, shift):
     tensors, n_entries, zero = problem
     data = assert_round_trip(tensors, n_entries, zero, shift)
@@ -81,7 +81,7 @@ def trellis_problems(draw):
 
 @pytest.mark.slow
 @given(trellis_problems(), SHIFTS)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 def test_kernel_and_twin_agree_along_trellises(problem, shift):
     tensors, n_entries, zero, paths = problem
     data = adaptive.encode(*problem, shift=shift)
@@ -154,7 +154,7 @@ def test_hostile_streams_along_trellises_are_refused_or_decode_to_a_path(n_entri
     ]
     stream = adaptive.encode(tensors, n_entries, zero, paths, shift=shift)
     refused = 0
-    for altered in hostile_streams(rng, stream, 1000):
+    for altered in hostile_streams(rng, stream, 300):
         try:
             decoded = adaptive.decode(
                 altered, shapes_of(tensors), n_entries, zero, paths, shift=shift
@@ -164,7 +164,7 @@ def test_hostile_streams_along_trellises_are_refused_or_decode_to_a_path(n_entri
             continue
         again = list(zip(decoded, shapes_of(tensors), strict=True))
         assert len(adaptive.encode(again, n_entries, zero, paths, shift=shift)) == len(altered)
-    assert refused > 300
+    assert refused > 90
 
 
 @pytest.mark.slow
@@ -207,7 +207,8 @@ def test_the_kernel_is_built_from_this_version():
 @pytest.mark.parametrize("spread", [0.1, 1.0, 1000.0])
 def test_every_alphabet_and_length_comes_back(n_entries, length, spread):
     rng = np.random.default_rng(length)
-    for zero, shift in itertools.product({0, n_entries // 3, n_entries - 1}, [0, 1, 4, 15]):
+    shifts = [0, 1, 4, 15] if length <= 1000 else [0, 4]
+    for zero, shift in itertools.product({0, n_entries // 3, n_entries - 1}, shifts):
         tensors = [draw_tensor(rng, (length,), n_entries, zero, spread)]
         assert_round_trip(tensors, n_entries, zero, shift)
 

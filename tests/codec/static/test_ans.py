@@ -1,3 +1,5 @@
+from bisect import bisect_right
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,7 +27,9 @@ def words_of(data):
 
 def decode_by_the_book(payload, salt, sources):
     """Textbook streaming ANS with 64-bit states, 32-bit words and 24-bit frequencies."""
-    asked = [(source, table) for source, (table, n) in enumerate(sources) for _ in range(n)]
+    asked = [source for source, (_, n) in enumerate(sources) for _ in range(n)]
+    frequencies = [[int(f) for f in np.roll(table_frequencies(t), salt)] for t, _ in sources]
+    lefts = [np.concatenate(([0], np.cumsum(frequency))).tolist() for frequency in frequencies]
     out = [[] for _ in sources]
     if len(asked) < rates.PART:
         significant = payload.rstrip(b"\0")
@@ -43,12 +47,11 @@ def decode_by_the_book(payload, salt, sources):
         for lane in range(len(states)):
             while words and states[lane] < 1 << 32:
                 states[lane] = states[lane] << 32 | words.pop()
-        for i, (source, table) in enumerate(symbols):
-            frequency = [int(f) for f in np.roll(table_frequencies(table), salt)]
-            left = np.concatenate(([0], np.cumsum(frequency))).tolist()
+        for i, source in enumerate(symbols):
+            frequency, left = frequencies[source], lefts[source]
             state = states[i % len(states)]
             slot = state & (rates.SCALE - 1)
-            rank = int(np.searchsorted(left, slot, side="right")) - 1
+            rank = bisect_right(left, slot) - 1
             state = frequency[rank] * (state >> rates.SCALE_BITS) + slot - left[rank]
             if state < 1 << 32 and words:
                 state = state << 32 | words.pop()

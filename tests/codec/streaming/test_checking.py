@@ -83,6 +83,7 @@ def large():
     return SharedWeights((Codebook(np.array([0.0, 1.0])),), (shared, kept))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_network(tmp_path, monkeypatch):
     shared = large()
     path = tmp_path / "x.moeash"

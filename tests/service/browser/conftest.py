@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shutil
 from importlib.resources import files
@@ -21,24 +22,51 @@ TWO_FRAMES = "new Promise((go) => requestAnimationFrame(() => requestAnimationFr
 SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
+class Chromium:
+    """The browser of the system, for the tests of this folder one after the other.
+
+    Not of the session: while it runs, this thread has a loop, beside which the tests of other
+    folders could start none.
+    """
+
+    def __init__(self):
+        self.running = contextlib.ExitStack()
+        self.browser = None
+
+    def open(self):
+        from playwright.sync_api import sync_playwright
+
+        if self.browser is None:
+            program = shutil.which("chromium")
+            if program is None:
+                pytest.skip("no chromium on PATH; apt-get install chromium")
+            launch = self.running.enter_context(sync_playwright()).chromium.launch
+            self.browser = launch(
+                executable_path=program, args=[*CHROMIUM_SAYS, *CHROMIUM_ASKS_NOBODY]
+            )
+            self.running.callback(self.browser.close)
+        return self.browser
+
+    def close(self):
+        self.running.close()
+        self.browser = None
+
+
+CHROMIUM = Chromium()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    try:
+        return (yield)
+    finally:
+        if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
+            CHROMIUM.close()
+
+
 @pytest.fixture(scope="module")
 def chromium(loopback_only):
-    """The browser of the system.
-
-    Of a module, not of the session: while it runs, this thread has a loop, beside which the tests
-    of other folders could start none.
-    """
-    from playwright.sync_api import sync_playwright
-
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("no chromium on PATH; apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program, args=[*CHROMIUM_SAYS, *CHROMIUM_ASKS_NOBODY]
-        )
-        yield browser
-        browser.close()
+    return CHROMIUM.open()
 
 
 @pytest.fixture(scope="session")

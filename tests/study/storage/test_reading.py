@@ -58,7 +58,11 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def copy(whole, tmp_path):
-    return shutil.copy(whole, tmp_path / "b.db")
+    path = shutil.copy(whole, tmp_path / "b.db")
+    # While somebody has it open, not every reader that closes it folds the log into the file.
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("SELECT * FROM studies").fetchall()
+        yield path
 
 
 def change(path, table, column, value):

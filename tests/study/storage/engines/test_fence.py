@@ -1,14 +1,11 @@
 """A holder that loses its lock takes it again, or stops: on either database, at any moment."""
 
 import random
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 
 import pytest
-from sqlalchemy import create_engine, text, update
+from sqlalchemy import text, update
 from sqlalchemy.exc import OperationalError
 
 from moeash.core.solutions.recipe import Recipe
@@ -19,7 +16,9 @@ from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.tables import FENCES
 from moeash.study.study import Study
 from tests.contracts.storage import COMPLETE, FACTS, add, facts
-from tests.study.storage.server import postgres_server
+from tests.databases import stored_at
+from tests.forks import Fork
+from tests.study.storage.server import new_database, postgres_server, with_tables
 
 FACTS_OF_ONE_SIZE = facts()
 
@@ -29,7 +28,7 @@ FACTS_OF_ONE_SIZE = facts()
 @pytest.fixture
 def two(tmp_path):
     """Two who have the same SQLite file open, and a study in it."""
-    one, other = SqlStorage(tmp_path / "a.db"), SqlStorage(tmp_path / "a.db")
+    one, other = stored_at(tmp_path / "a.db"), stored_at(tmp_path / "a.db")
     yield one, other, one.create_study(FACTS)
     one.close()
     other.close()
@@ -138,14 +137,14 @@ def server():
         yield running
 
 
+@pytest.fixture(scope="module")
+def tables(server):
+    return with_tables(server.url)
+
+
 @pytest.fixture
-def database(server):
-    engine = create_engine(server.url, isolation_level="AUTOCOMMIT")
-    name = f"db{random.randrange(10**12)}"
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return server.url.replace("/postgres?", f"/{name}?")
+def database(server, tables):
+    return new_database(server.url, like=tables)
 
 
 @pytest.fixture
@@ -365,8 +364,7 @@ DRIVER = """
 
 
 def drive(place, n, pause):
-    command = [sys.executable, "-c", textwrap.dedent(DRIVER), str(place), str(n), str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Fork(DRIVER, place, n, pause)
 
 
 def story(storage):
