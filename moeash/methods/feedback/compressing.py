@@ -157,7 +157,7 @@ def _coarsely(assign: Assign, zero: int, step: float) -> Assign:
     def assigned(factor: Factor, entries: Tensor, price: float) -> Tensor:
         found = strides(factor, price, step)
         made = torch.empty(factor.weight.shape, dtype=torch.int64, device=factor.weight.device)
-        for stride in found.unique().tolist():
+        for stride in sorted(set(found.flatten().tolist())):
             rows = (found == stride).all(0)
             part = _rows_of(factor, rows)
             first = zero % stride

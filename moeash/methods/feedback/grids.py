@@ -189,7 +189,8 @@ def strides(factor: Factor, price: float, step: float) -> Tensor:
     if factor.rows is not None or len(curvature) > 1:
         curvature = curvature.mean().expand_as(curvature)
     wanted = (price / (step * step * BEST) / curvature).sqrt().clamp(1, float(STRIDES[-1]))
-    return STRIDES[torch.bucketize(wanted, (STRIDES[1:] * STRIDES[:-1]).double().sqrt())]
+    known = STRIDES.to(wanted.device)
+    return known[torch.bucketize(wanted, (known[1:] * known[:-1]).double().sqrt())]
 
 
 class Grids:
