@@ -179,9 +179,10 @@ def search(
             taken, as many as the method's ``images``.
         output: ``output(returned) -> tensor`` names what counts of what the module returns for
             calibration inputs: class scores ``(n, classes)``, ``(n, t, classes)`` of sequences, or
-            single values ``(n,)`` and ``(..., 1)``, whose squared error counts. Default: the tensor
-            itself, what is called ``logits``, or the only floating tensor there is. It is no part
-            of a study's identity, as ``evaluate`` is none.
+            single values ``(n,)`` and ``(..., 1)``, whose squared error counts; so an embedding
+            ``(n, channels)`` is ``returned.unsqueeze(-1)``. Default: the tensor itself, what is
+            called ``logits``, or the only floating tensor there is. It is no part of a study's
+            identity, as ``evaluate`` is none.
         name: of the study; give one together with ``storage`` to make it resumable. The function
             is not part of a study's identity: use another name when it changes. A study whose
             float module measures something else than it did is refused.

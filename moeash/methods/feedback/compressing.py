@@ -6,7 +6,7 @@ make up for them at no cost in bytes: biases and BatchNorm statistics.
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from moeash.methods.feedback.columns import (
     rate_weight,
     zero_aligned_entries,
 )
+from moeash.methods.feedback.grids import strides
 from moeash.methods.feedback.paths import assign_freely, assign_trellis, nearest_path
 from moeash.methods.feedback.preparing import PreparedLayers
 from moeash.methods.feedback.sequential import Lockstep, Rehearsal
@@ -72,7 +73,7 @@ def compress(
         k: bins over the range of the shared weights; the grid is moved so that 0 is an entry.
         rate: what a bit is worth, see :func:`moeash.methods.feedback.columns.rate_weight`.
         entries: another codebook than that grid, ``(n_entries,)`` float32, strictly increasing; a
-            bit is still priced by k.
+            bit is still priced by k, and every entry is open to every weight.
         passes: see :func:`moeash.methods.feedback.columns.assign_feedback`.
         trellis: states of the trellis every column follows, see
             :mod:`moeash.methods.feedback.paths`; groups then need a common order. 0: every entry
@@ -88,6 +89,7 @@ def compress(
     if not rate >= 0:
         raise InputError(f"got rate {rate}, needed at least 0")
     low, high = prepared.span
+    on_grid = entries is None
     if entries is None:
         entries = zero_aligned_entries(low, high, k)
     zero = int(entries.abs().argmin())
@@ -103,6 +105,8 @@ def compress(
             indices[name] = nearest(weight, grid)
     if assign is None:
         assign = _rule(zero, passes, trellis)
+        if on_grid and not trellis:
+            assign = _coarsely(assign, zero, step)
     kept = dict(prepared.kept)
     with ExitStack() as stack:
         lockstep = None
@@ -140,6 +144,44 @@ def _rule(zero: int, passes: int, trellis: States) -> Assign:
         return assign_freely(factor, entries, price=price, passes=passes)
 
     return assign
+
+
+def _coarsely(assign: Assign, zero: int, step: float) -> Assign:
+    """Return a rule under which layers, or rows, that matter little use every m-th entry only.
+
+    See :func:`moeash.methods.feedback.grids.strides`. Rows that do not take up each other's errors
+    are divided by their m, and each part has code lengths of its own; the rows of other layers have
+    one m together.
+    """
+
+    def assigned(factor: Factor, entries: Tensor, price: float) -> Tensor:
+        found = strides(factor, price, step)
+        made = torch.empty(factor.weight.shape, dtype=torch.int64, device=factor.weight.device)
+        for stride in sorted(set(found.flatten().tolist())):
+            rows = (found == stride).all(0)
+            part = _rows_of(factor, rows)
+            first = zero % stride
+            if len(entries[first::stride]) == 1:  # nothing but 0 is left
+                made[:, rows] = first
+                continue
+            chosen = assign(part, entries[first::stride], price)
+            made[:, rows] = first + stride * chosen.reshape(part.weight.shape)
+        return made.reshape(factor.shape)
+
+    return assigned
+
+
+def _rows_of(factor: Factor, rows: Tensor) -> Factor:
+    """Return some rows of a layer of one group; all of any."""
+    if bool(rows.all()):
+        return factor
+    weight = factor.weight[:, rows]
+    return replace(
+        factor,
+        shape=tuple(weight.shape[1:]),
+        weight=weight,
+        sensitivity=factor.sensitivity[:, rows],
+    )
 
 
 def only_used(

@@ -8,9 +8,18 @@ from torchvision.models import VisionTransformer
 
 from moeash.core.trellis import levels_of
 from moeash.errors import InputError
-from moeash.methods.feedback.columns import nearest, zero_aligned_entries
+from moeash.methods.feedback import compressing
+from moeash.methods.feedback.columns import (
+    entropy_bits,
+    nearest,
+    prepare_feedback,
+    rate_weight,
+    zero_aligned_entries,
+)
 from moeash.methods.feedback.compressing import compress
-from moeash.methods.feedback.preparing import Settings, nearest_only, prepare
+from moeash.methods.feedback.curvature import LayerCurvature
+from moeash.methods.feedback.grids import BEST, strides
+from moeash.methods.feedback.preparing import PreparedLayers, Settings, nearest_only, prepare
 from tests.marks import slow
 from tests.methods.feedback.networks import Net, images, outputs
 
@@ -96,9 +105,9 @@ def test_a_codebook_of_ones_own_takes_the_place_of_the_grid(prepared):
     entries = torch.tensor([-0.21, -0.05, 0.02, 0.3])
     result = compress(prepared, 12, 0.05, entries=entries)
     assert torch.isin(result.entries, entries).all()
-    grid = compress(prepared, 12, 0.05)
+    grid = compress(prepared, 12, 0.002)  # bits so cheap that no row leaves an entry out
     low, high = prepared.span
-    again = compress(prepared, 12, 0.05, entries=zero_aligned_entries(low, high, 12))
+    again = compress(prepared, 12, 0.002, entries=zero_aligned_entries(low, high, 12))
     assert all(torch.equal(again.indices[name], i) for name, i in grid.indices.items())
 
 
@@ -143,3 +152,79 @@ def test_a_fine_grid_reproduces_a_transformer(transformer):
     x = pictures(10, 1)
     got, expected = outputs(transformer, result.values, x), outputs(transformer, {}, x)
     torch.testing.assert_close(got, expected, atol=2e-3, rtol=0)
+
+
+def gaussian_layer(name, sensitivity, seed=0, columns=40):
+    """A layer of normal weights whose columns do not know of each other."""
+    sensitivity = torch.tensor([sensitivity], dtype=torch.float64)
+    rows = sensitivity.shape[1]
+    weight = torch.randn(1, rows, columns, generator=torch.Generator().manual_seed(seed))
+    nothing = torch.zeros(1, columns, dtype=torch.float64)
+    gram = torch.eye(columns, dtype=torch.float64)[None]
+    return prepare_feedback(
+        LayerCurvature(
+            name, (rows, columns), weight, gram, sensitivity, None, nothing, None, positions=1
+        ),
+        least=1e-9,
+    )
+
+
+@pytest.mark.parametrize(("price", "stride"), [(0.0, 1), (1, 1), (4, 2), (9, 3), (16, 4), (40, 6)])
+def test_strides_bring_what_a_bit_is_worth_near_the_best(price, stride):
+    factor = gaussian_layer("a", [1.0] * 6)
+    found = strides(factor, price * BEST * factor.curvature * 0.01, step=0.1)
+    assert found.unique().tolist() == [stride]
+
+
+def test_rows_that_matter_less_have_longer_strides_and_rows_of_one_curvature_one():
+    factor = gaussian_layer("a", [1.0, 1e-2, 1e-4])
+    price = BEST * float(factor.sensitivity[0, 0] / factor.variance.mean())
+    assert strides(factor, price, step=1.0).tolist() == [[1, 12, 96]]
+    coupled = gaussian_layer("a", [1.0, 1e-2, 1e-4])
+    coupled = compressing.replace(coupled, rows=object())
+    assert len(strides(coupled, price, step=1.0).unique()) == 1
+
+
+def both_layers():
+    matters = gaussian_layer("matters", [1.0] * 50)
+    hardly = gaussian_layer("hardly", [2e-3] * 40 + [4e-4] * 10, seed=1)
+    return PreparedLayers((matters, hardly), {}, {}, {})
+
+
+def costs(prepared, result, price):
+    """What a layer's error and bits cost together, by its name."""
+    found = {}
+    for factor in prepared.factors:
+        lost = factor.weight[0] - result.values[factor.name]
+        error = float((lost.square().sum(1) * factor.sensitivity[0]).sum() / factor.variance[0, 0])
+        found[factor.name] = error + price * entropy_bits(result.indices[factor.name])
+    return found
+
+
+def test_layers_and_rows_that_matter_little_use_every_mth_entry_and_cost_less_for_it(monkeypatch):
+    prepared = both_layers()
+    low, high = prepared.span
+    price = rate_weight(prepared.factors, (high - low) / 60, 0.1)
+    found = compress(prepared, 60, 0.1)
+    step = (high - low) / 60
+    for rows, stride in ((slice(0, 40), 16), (slice(40, 50), 48)):
+        steps = found.values["hardly"][rows] / step / stride
+        torch.testing.assert_close(steps, steps.round(), atol=1e-4, rtol=0)
+    fine = found.values["matters"] / step
+    assert bool((fine.round().long() % 2 == 1).any())
+    monkeypatch.setattr(
+        compressing,
+        "strides",
+        lambda factor, *_: torch.ones_like(factor.order[:1, :1]).expand(1, factor.weight.shape[1]),
+    )
+    everywhere = compress(prepared, 60, 0.1)
+    assert torch.equal(found.values["matters"], everywhere.values["matters"])
+    cost, before = (costs(prepared, result, price) for result in (found, everywhere))
+    assert cost["hardly"] < 0.9 * before["hardly"]
+
+
+def test_rows_of_which_no_entry_but_zero_is_left_are_zero():
+    factor = gaussian_layer("a", [1.0] * 5 + [1e-8] * 5)
+    found = compress(PreparedLayers((factor,), {}, {}, {}), 30, 0.1)
+    assert bool((found.values["a"][5:] == 0).all())
+    assert bool((found.values["a"][:5] != 0).any())

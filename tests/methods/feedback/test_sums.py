@@ -95,10 +95,24 @@ def test_an_embeddings_row_that_no_text_uses_counts_as_one_use_of_the_average_on
     network = nn.Sequential(nn.Embedding(50, 4), nn.Flatten(), nn.Linear(12, 5))
     words = torch.arange(36).reshape(12, 3)  # every word once; the last 14 never
     seen = energies(layer_of(network, words, "0.weight", 0.0)).flatten()
-    with_prior = energies(layer_of(network, words, "0.weight", 1.0)).flatten()
+    with_prior = energies(layer_of(network, words, "0.weight", 2.0)).flatten()
     assert bool((seen[36:] == 0).all())
     one_use = 12 * seen[:36].mean()
-    torch.testing.assert_close(with_prior, (12 * seen + one_use) / 13, rtol=1e-6, atol=0)
+    torch.testing.assert_close(with_prior, (12 * seen + 2 * one_use) / 14, rtol=1e-6, atol=0)
+
+
+def test_however_many_the_texts_a_rare_word_is_no_less_than_the_average_one() -> None:
+    network = nn.Sequential(nn.Embedding(50, 4), nn.Flatten(), nn.Linear(12, 5))
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randint(0, 30, (400, 3), generator=generator)
+    words[:, 0] = 0
+    words[0, 1] = 40  # in one text; the last ones in none
+    seen, with_prior = (
+        energies(layer_of(network, words, "0.weight", prior)).flatten() for prior in (0.0, 1e-9)
+    )
+    floor = 1.5 * float(seen.mean())
+    torch.testing.assert_close(with_prior, seen.clamp(min=floor), rtol=1e-6, atol=0)
+    assert float(seen[40]) < floor < float(seen[0])
 
 
 def sleeper() -> nn.Sequential:
@@ -116,6 +130,29 @@ def test_a_layer_of_one_group_is_as_images_say() -> None:
     assert torch.equal(layer.gram, without.gram)
     assert torch.equal(layer.absorbed, without.absorbed)
     assert torch.equal(layer.sensitivity, without.sensitivity)
+
+
+class Hushed(nn.Module):
+    """A row is multiplied by next to nothing: it has gradients, all of them tiny."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(6, 4), nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(x) * torch.tensor([1.0, 1.0, 1e-4, 1.0]))
+
+
+def test_a_row_with_gradients_everywhere_is_never_taken_for_nothing() -> None:
+    x = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
+    network = Hushed()
+    seen, with_prior = (
+        energies(layer_of(network, x, "layer.weight", prior)).flatten() for prior in (0.0, 1.0)
+    )
+    floor = 0.05 * float(seen.mean())
+    assert float(seen[2]) < 1e-6 * float(seen.mean())
+    assert float(with_prior[2]) == pytest.approx(floor, rel=1e-6)
+    assert torch.equal(with_prior[[0, 1, 3]], seen[[0, 1, 3]])
 
 
 @pytest.mark.parametrize(("images", "least"), [(30, 0.4 / 30.4), (5000, 1e-4)])
