@@ -55,7 +55,7 @@ SPEC: dict[str, Any] = {
     "merge": {"trials": 0},
     "refine": {"solutions": 0},
 }
-METHOD = {"name": "feedback", "k": [600, 2000], "rate": [0.3, 1.6], "sketches": 2}
+METHOD = {"name": "feedback", "k": [800, 2000], "rate": [0.5, 3.0], "sketches": 2}
 """Of finer grids than the method would look for by itself, and dearer bits: layers that matter less
 use every m-th entry, and of more entries they choose better."""
 

@@ -78,6 +78,7 @@ class Factor(PickledAsArrays):
         absorbed: ``(groups, columns)`` float32, natural order.
         norm: likewise.
         rows: how rows take up each other's errors; None: not at all.
+        lookup: whether its rows are looked up, as an embedding's are.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Factor(PickledAsArrays):
     absorbed: Tensor
     norm: str | None
     rows: RowFactor | None = None
+    lookup: bool = False
 
     @property
     def curvature(self) -> float:
@@ -161,6 +163,7 @@ def prepare_feedback(
         layer.absorber,
         layer.absorbed.float(),
         layer.norm,
+        lookup=layer.lookup,
     )
 
 

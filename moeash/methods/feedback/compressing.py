@@ -147,11 +147,10 @@ def _rule(zero: int, passes: int, trellis: States) -> Assign:
 
 
 def _coarsely(assign: Assign, zero: int, step: float) -> Assign:
-    """Return a rule under which layers, or rows, that matter little use every m-th entry only.
+    """Return a rule under which layers, or words, that matter little use every m-th entry only.
 
-    See :func:`moeash.methods.feedback.grids.strides`. Rows that do not take up each other's errors
-    are divided by their m, and each part has code lengths of its own; the rows of other layers have
-    one m together.
+    See :func:`moeash.methods.feedback.grids.strides`. The rows of an embedding are divided by their
+    m, and each part has code lengths of its own; the rows of other layers have one m together.
     """
 
     def assigned(factor: Factor, entries: Tensor, price: float) -> Tensor:

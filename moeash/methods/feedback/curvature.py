@@ -55,6 +55,7 @@ class LayerCurvature:
         norm: module name of the BatchNorm that reads all of the layer's outputs and nothing else;
             nobody but it may read them, which cannot be seen from here.
         positions: patches seen.
+        lookup: whether its rows are looked up, as an embedding's are.
     """
 
     name: str
@@ -66,6 +67,7 @@ class LayerCurvature:
     absorbed: Tensor
     norm: str | None
     positions: int
+    lookup: bool = False
 
     @property
     def finite(self) -> bool:
@@ -207,9 +209,10 @@ def _finished(
         weight = _joined([rows_of(part.weight, part.groups).float().clone() for part in parts])
         positions = sum(part.positions for part in parts)
         shape = tuple(parameters[name].shape)
+        lookup = any(part.lookup for part in parts)
         layers.append(
             LayerCurvature(
-                name, shape, weight, gram, sensitivity, absorber, absorbed, norm, positions
+                name, shape, weight, gram, sensitivity, absorber, absorbed, norm, positions, lookup
             )
         )
     return layers, left_out

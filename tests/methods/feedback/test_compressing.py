@@ -154,7 +154,7 @@ def test_a_fine_grid_reproduces_a_transformer(transformer):
     torch.testing.assert_close(got, expected, atol=2e-3, rtol=0)
 
 
-def gaussian_layer(name, sensitivity, seed=0, columns=40):
+def gaussian_layer(name, sensitivity, seed=0, columns=40, lookup=False):
     """A layer of normal weights whose columns do not know of each other."""
     sensitivity = torch.tensor([sensitivity], dtype=torch.float64)
     rows = sensitivity.shape[1]
@@ -163,7 +163,7 @@ def gaussian_layer(name, sensitivity, seed=0, columns=40):
     gram = torch.eye(columns, dtype=torch.float64)[None]
     return prepare_feedback(
         LayerCurvature(
-            name, (rows, columns), weight, gram, sensitivity, None, nothing, None, positions=1
+            name, (rows, columns), weight, gram, sensitivity, None, nothing, None, 1, lookup
         ),
         least=1e-9,
     )
@@ -176,18 +176,18 @@ def test_strides_bring_what_a_bit_is_worth_near_the_best(price, stride):
     assert found.unique().tolist() == [stride]
 
 
-def test_rows_that_matter_less_have_longer_strides_and_rows_of_one_curvature_one():
-    factor = gaussian_layer("a", [1.0, 1e-2, 1e-4])
+def test_words_that_matter_less_have_longer_strides_and_rows_of_other_layers_one():
+    factor = gaussian_layer("a", [1.0, 1e-2, 1e-4], lookup=True)
     price = BEST * float(factor.sensitivity[0, 0] / factor.variance.mean())
     assert strides(factor, price, step=1.0).tolist() == [[1, 12, 96]]
-    coupled = gaussian_layer("a", [1.0, 1e-2, 1e-4])
-    coupled = compressing.replace(coupled, rows=object())
-    assert len(strides(coupled, price, step=1.0).unique()) == 1
+    coupled = compressing.replace(factor, rows=object())
+    for other in (coupled, gaussian_layer("a", [1.0, 1e-2, 1e-4])):
+        assert len(strides(other, price, step=1.0).unique()) == 1
 
 
 def both_layers():
     matters = gaussian_layer("matters", [1.0] * 50)
-    hardly = gaussian_layer("hardly", [2e-3] * 40 + [4e-4] * 10, seed=1)
+    hardly = gaussian_layer("hardly", [2e-3] * 40 + [4e-4] * 10, seed=1, lookup=True)
     return PreparedLayers((matters, hardly), {}, {}, {})
 
 
@@ -224,7 +224,7 @@ def test_layers_and_rows_that_matter_little_use_every_mth_entry_and_cost_less_fo
 
 
 def test_rows_of_which_no_entry_but_zero_is_left_are_zero():
-    factor = gaussian_layer("a", [1.0] * 5 + [1e-8] * 5)
+    factor = gaussian_layer("a", [1.0] * 5 + [1e-8] * 5, lookup=True)
     found = compress(PreparedLayers((factor,), {}, {}, {}), 30, 0.1)
     assert bool((found.values["a"][5:] == 0).all())
     assert bool((found.values["a"][:5] != 0).any())
