@@ -170,7 +170,7 @@ def search(bench: Bench, folder: Path, arguments: argparse.Namespace) -> None:
     """Search, write the front, and measure its solutions on the holdout sentences."""
     study = searched(bench, arguments)
     with (folder / "front.json").open("w") as file:
-        json.dump(summarise(study, None), file, indent=2)
+        json.dump(summarise(study), file, indent=2)
         file.write("\n")
     plots.save(plots.plot_front([study]), folder / "front.png")
     with building(study) as build, tempfile.TemporaryDirectory() as temporary:
