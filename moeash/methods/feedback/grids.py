@@ -193,7 +193,8 @@ def strides(factor: Factor, price: float, step: float) -> Tensor:
     curvature = precision * factor.sensitivity.double()
     if factor.rows is not None or len(curvature) > 1 or not factor.lookup:
         curvature = curvature.mean().expand_as(curvature)
-    wanted = (price / (step * step * BEST) / curvature).sqrt().clamp(1, float(STRIDES[-1]))
+    worth = price / (step * step * BEST) if price else 0.0  # a grid of one entry has no step
+    wanted = (worth / curvature).sqrt().clamp(1, float(STRIDES[-1]))
     known = STRIDES.to(wanted.device)
     return known[torch.bucketize(wanted, (known[1:] * known[:-1]).double().sqrt())]
 

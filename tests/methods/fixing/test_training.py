@@ -296,7 +296,7 @@ def test_the_pull_has_its_share_of_the_loss_once_something_is_fixed():
     candidate = {"delta": 0.05, "regularisation": 0.1}
     other = training("wfn", network, session, candidate=candidate, regularisation=(0.0, 0.8))
     other.end(0)
-    assert float(other._addend(loss).detach()) == pytest.approx(0.2, rel=1e-5)
+    assert float(other.addend(loss).detach()) == pytest.approx(0.2, rel=1e-5)
 
 
 def test_deviations_of_free_weights_are_trained_and_those_of_fixed_ones_are_of_their_entry():
