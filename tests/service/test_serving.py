@@ -221,7 +221,8 @@ def test_the_way_from_a_token_to_a_verified_file(served):
 
 
 def test_a_study_outlives_its_server_and_the_next_one_stops_and_continues_it(served):
-    served.post("/studies", {"toml": longer("outliving", 240)})
+    # So long that it cannot end while a busy machine starts the server again.
+    served.post("/studies", {"toml": longer("outliving", 5000)})
     n = served.under_way("outliving")
     process = served.identity("outliving")
     served.kill()
@@ -231,10 +232,12 @@ def test_a_study_outlives_its_server_and_the_next_one_stops_and_continues_it(ser
     served.under_way("outliving", n)
     served.post("/studies/outliving/stop")
     stopped = served.until("outliving", "interrupted")
-    assert n < stopped["evaluations"] < 240
+    assert n < stopped["evaluations"] < 5000
     wait_until(lambda: not process.is_alive)
     served.post("/studies/outliving/start", {})
-    assert served.until("outliving", "finished")["evaluations"] == 240
+    served.under_way("outliving", stopped["evaluations"])
+    served.post("/studies/outliving/stop")
+    assert served.until("outliving", "interrupted")["evaluations"] > stopped["evaluations"]
 
 
 def test_a_killed_study_says_so_with_its_last_line_and_continues(served):
