@@ -7,9 +7,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from measure import divergence
+from measure import divergence, images_of
 from torch import Tensor, nn
 
 from moeash.codec.size import size
@@ -98,8 +97,8 @@ class Bench:
         splits = load_splits(task.data)
         self.network = read_network(task.network)
         self.module = self.network.module.eval()
-        self.calibration = self._images(splits["calibration"], self.scale.calibration, 100)
-        self._images_kl = self._images(splits["search"], self.scale.measured, 250)
+        self.calibration = images_of(splits["calibration"], self.scale.calibration, 100)
+        self._images_kl = images_of(splits["search"], self.scale.measured, 250)
         self._exact = self._outputs(self.module)
         self.weights = [p.name for p in self.network.state if p.role == "shared"]
         self.prepared = lru_cache(self._prepared)
@@ -113,12 +112,6 @@ class Bench:
         other.module = other.network.module
         other.prepared = lru_cache(other._prepared)
         return other
-
-    @staticmethod
-    def _images(split: Any, count: int, batch: int) -> list[Tensor]:
-        # Splits may be sorted by class: neither the images nor a batch may be of a few classes.
-        order = np.random.default_rng(0).permutation(len(split))[:count]
-        return [x.clone() for x, _ in split.batches(batch, order=order)]
 
     def _outputs(self, module: nn.Module) -> Tensor:
         with torch.inference_mode():

@@ -29,7 +29,7 @@ each file, and are added to both. Writes ``bound.json``, ``bound.png`` and a tab
 import argparse
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,16 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from measure import divergence
+from equal_cost import between
+from measure import divergence, images_of
 from numpy.typing import NDArray
+from rows import read_rows
 from tables import put_table
 from torch import Tensor
 
 from moeash.codec.size import size
 from moeash.core.kept import Keeping
-from moeash.data.splits import Split, load_splits
+from moeash.data.splits import load_splits
 from moeash.methods.feedback.balancing import Balancing, balanced_values
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.curvature import LayerCurvature, measure_curvature
@@ -158,12 +160,6 @@ class Model:
         return Sources(every[every > 0], every.size)
 
 
-def images_of(split: Split, count: int, batch: int) -> list[Tensor]:
-    """Return images of a split in batches, in an order that no class can tell."""
-    order = np.random.default_rng(0).permutation(len(split))[:count]
-    return [x.clone() for x, _ in split.batches(batch, order=order)]
-
-
 def points_of(spec: Path) -> tuple[str, dict[str, Any]]:
     """Return a network's name and what was seen of it."""
     task = load_spec(spec).task()
@@ -214,12 +210,6 @@ def points_of(spec: Path) -> tuple[str, dict[str, Any]]:
     return spec.stem, {"network": task.network.source, "weights": sources.n, "points": points}
 
 
-def between(points: Iterable[tuple[float, float]], kl: float) -> float:
-    """Return the bytes at a KL on the straight lines between points ``(bytes, KL)``, both logs."""
-    sizes, costs = np.log(sorted(points, reverse=True)).T
-    return float(np.exp(np.interp(np.log(kl), costs, sizes)))
-
-
 def table(results: Mapping[str, Mapping[str, Any]], nncodec: Mapping[str, Sequence[Any]]) -> str:
     """Return the table as Markdown."""
     lines = [
@@ -258,8 +248,7 @@ def plot(results: Mapping[str, Mapping[str, Any]]) -> None:
 def nncodec_points() -> dict[str, list[tuple[float, float]]]:
     """Return NNCodec's bytes and holdout KL by network, as the comparison measured them."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for line in Path(__file__).with_name("rows.jsonl").read_text().splitlines():
-        row = json.loads(line)
+    for row in read_rows():
         if row["peer"] == "NNCodec" and row.get("holdout_kl"):
             found.setdefault(row["network"], []).append((row["size_bytes"], row["holdout_kl"]))
     return found

@@ -1,7 +1,9 @@
 """Read curves of cost against size at equal cost."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import exp, log
+
+import numpy as np
 
 
 def size_at(points: Sequence[tuple[float, float]], cost: float) -> tuple[float, bool]:
@@ -25,3 +27,12 @@ def size_at(points: Sequence[tuple[float, float]], cost: float) -> tuple[float, 
         raise ValueError("all points have the same cost; a line needs two")
     slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
     return exp(mean_y + slope * (log(cost) - mean_x)), min(x) <= log(cost) <= max(x)
+
+
+def between(points: Iterable[tuple[float, float]], cost: float) -> float:
+    """Return the size at a cost on the straight lines between points ``(size, cost)``, both logs.
+
+    For points of a curve that bends, and whose costs are known well; beyond them the last size.
+    """
+    sizes, costs = np.log(sorted(points, reverse=True)).T
+    return exp(float(np.interp(log(cost), costs, sizes)))

@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rows import Row, put_rows
 
-from moeash.data.splits import load_splits
+from moeash.data.splits import Split, load_splits
 from moeash.evaluation.holdout import outputs_on
 from moeash.evaluation.metrics import predicted
 from moeash.evaluation.task import Task
@@ -67,6 +68,15 @@ def divergence(exact: torch.Tensor, outputs: torch.Tensor) -> float:
     """Return the mean over images of KL(float || other) of two ``(images, classes)`` logits."""
     p, q = exact.double().log_softmax(1), outputs.double().log_softmax(1)
     return float((p.exp() * (p - q)).sum(1).mean())
+
+
+def images_of(split: Split, count: int, batch: int) -> list[torch.Tensor]:
+    """Return images of a split in batches, shuffled.
+
+    Splits may be sorted by class: neither the images nor a batch may be of a few classes.
+    """
+    order = np.random.default_rng(0).permutation(len(split))[:count]
+    return [x.clone() for x, _ in split.batches(batch, order=order)]
 
 
 def main() -> None:

@@ -1,9 +1,5 @@
 """The rate-distortion bound of the comparison, on sources whose bits are known."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,17 +7,10 @@ from torch import nn
 
 from moeash.methods.feedback.curvature import measure_curvature
 
-SCRIPTS = Path(__file__).parents[2] / "studies" / "comparison"
-
 
 @pytest.fixture
-def bound(monkeypatch):
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    yield importlib.import_module("bound")
-    for name in set(sys.modules) - before:
-        if str(SCRIPTS) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+def bound(script):
+    return script("bound")
 
 
 def test_equal_gaussians_take_half_a_bit_for_every_halving_of_the_cost(bound):

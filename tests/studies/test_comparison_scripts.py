@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,22 +18,10 @@ from moeash.data.splits import load_splits
 from moeash.study.spec.reading import load_spec
 from tests.backends.studies import toml
 from tests.digits import BASE, merged
-
-SCRIPTS = Path(__file__).parents[2] / "studies" / "comparison"
+from tests.studies.conftest import SCRIPTS
 
 COARSER = 7
 """Bins with which nearest entries take about the bytes of feedback on 20 bins."""
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Return a script of the comparison by name; they import each other as scripts do."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if str(SCRIPTS) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
 
 
 @pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
