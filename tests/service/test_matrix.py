@@ -62,7 +62,7 @@ def whole(tmp_path):
     settings = Settings(storage=str(tmp_path / "a.db"), folder=tmp_path / "files")
     context = parts(settings)
     with real_server(create_app(context, settings)) as port:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
 
             def ask(method, path, headers, body):
                 with client.stream(method, path, headers=headers, json=body) as answer:

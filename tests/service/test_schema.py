@@ -98,7 +98,7 @@ def ask(service, case, known):
     headers = bearer(service)
     checks = [check for check in CHECKS if not known or check is not negative_data_rejection]
     if not case.operation.path.endswith(ENDLESS):
-        case.call_and_validate(checks=checks, headers=headers, timeout=20)
+        case.call_and_validate(checks=checks, headers=headers, timeout=60)
         return
     request = case.as_transport_kwargs(headers=headers)
     with httpx.stream(
@@ -106,7 +106,7 @@ def ask(service, case, known):
         request["url"],
         params=request.get("params"),
         headers=request["headers"],
-        timeout=20,
+        timeout=60,
     ) as answer:
         told = answer.headers["content-type"]
         assert (answer.status_code, told) in [

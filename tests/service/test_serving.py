@@ -80,7 +80,7 @@ class Served:
         assert line, (self.folder / "serve.log").read_text()
         self.port = int(re.search(r":(\d+)/$", json.loads(ready)["url"])[1])
         self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}/api/v1", headers=self.headers, timeout=30
+            base_url=f"http://127.0.0.1:{self.port}/api/v1", headers=self.headers, timeout=60
         )
         wait_until(self.is_ready)
 

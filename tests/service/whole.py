@@ -35,6 +35,7 @@ class Whole:
         if role is not None:
             _, secret = self.context.auth.tokens.create(role)
             headers = {"Authorization": f"Bearer {secret}"}
+        options = {"timeout": PATIENCE_S, **options}
         return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, **options)
 
 

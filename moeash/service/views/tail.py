@@ -224,10 +224,11 @@ class Tail:
         self._waiting.add(waiting)
         self.n_listeners += 1
         try:
-            yield f"retry: {RETRY_MS}\n\n".encode()
+            # Before the first byte: whoever has that is told of all that is stored from then on.
             position = after
             if position is None:
                 position = await asyncio.to_thread(self._stream.last_id)
+            yield f"retry: {RETRY_MS}\n\n".encode()
             passing: dict[str, Message] = {}
             while not self._stop.is_set():
                 waiting.clear()

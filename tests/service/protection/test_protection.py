@@ -164,11 +164,16 @@ def test_a_body_that_is_too_large_is_refused_told_or_not(tmp_path):
     with real_server(service.app) as port:
         url = f"http://127.0.0.1:{port}{TOKENS}"
         big = b'{"role": "viewer", "name": "' + b"x" * 2000 + b'"}'
-        told = httpx.post(url, content=big, headers=admin | {"Content-Type": "application/json"})
-        untold = httpx.post(
-            url, content=iter([big]), headers=admin | {"Content-Type": "application/json"}
+        told = httpx.post(
+            url, content=big, headers=admin | {"Content-Type": "application/json"}, timeout=60
         )
-        fits = httpx.post(url, json={"role": "viewer"}, headers=admin)
+        untold = httpx.post(
+            url,
+            content=iter([big]),
+            headers=admin | {"Content-Type": "application/json"},
+            timeout=60,
+        )
+        fits = httpx.post(url, json={"role": "viewer"}, headers=admin, timeout=60)
     assert [told.status_code, untold.status_code, fits.status_code] == [413, 413, 201]
     assert untold.json()["type"] == "/problems/body-too-large"
     assert len(service.auth.tokens.list()) == 2
@@ -225,8 +230,8 @@ def test_a_stream_that_waits_for_its_reader_is_not_given_up(tmp_path):
     service = Service(tmp_path, limits=BodyLimits(grace_s=0.1))
     service.framework.add_api_route("/s", lambda: StreamingResponse(pieces()), methods=["POST"])
     with real_server(service.app) as port:
-        assert httpx.post(f"http://127.0.0.1:{port}/s").content == b"xxxxxx"
-        assert httpx.post(f"http://127.0.0.1:{port}/s", json={}).content == b"xxxxxx"
+        assert httpx.post(f"http://127.0.0.1:{port}/s", timeout=60).content == b"xxxxxx"
+        assert httpx.post(f"http://127.0.0.1:{port}/s", json={}, timeout=60).content == b"xxxxxx"
     service.close()
 
 
@@ -264,7 +269,7 @@ def test_an_answer_may_take_longer_than_headers(tmp_path):
 
     service.framework.add_api_route("/slow", slow, methods=["GET"])
     with real_server(service.app, http=Hasty) as port:
-        assert httpx.get(f"http://127.0.0.1:{port}/slow").json() == "done"
+        assert httpx.get(f"http://127.0.0.1:{port}/slow", timeout=60).json() == "done"
     service.close()
 
 
@@ -272,7 +277,9 @@ def test_forwarded_addresses_are_not_believed(service):
     with real_server(service.app) as port:
         headers = service.bearer("admin") | {"X-Forwarded-For": "9.9.9.9"}
         url = f"http://127.0.0.1:{port}{TOKENS}"
-        assert httpx.post(url, json={"role": "viewer"}, headers=headers).status_code == 201
+        assert (
+            httpx.post(url, json={"role": "viewer"}, headers=headers, timeout=60).status_code == 201
+        )
     assert service.audit.page()[0].address == "127.0.0.1"
 
 
@@ -335,7 +342,7 @@ def test_an_error_of_the_service_itself_is_logged_and_answered_without_its_text(
 
     service.framework.add_api_route("/fail", fail, methods=["GET"])
     with real_server(service.app) as port:
-        answer = httpx.get(f"http://127.0.0.1:{port}/fail")
+        answer = httpx.get(f"http://127.0.0.1:{port}/fail", timeout=60)
     assert answer.status_code == 500 and "hunter2" not in answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["request_id"] == lines[0]["request_id"]

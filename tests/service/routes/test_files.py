@@ -160,6 +160,7 @@ def test_a_file_that_is_too_large_is_refused_told_or_not(tmp_path):
                 f"http://127.0.0.1:{port}{FILES}?name=w.pt",
                 content=content,
                 headers=service.bearer("operator"),
+                timeout=60,
             )
             assert answer.status_code == 413
     assert service.stored == []
@@ -192,6 +193,7 @@ def test_a_large_file_goes_to_disk_as_it_comes_and_one_broken_off_leaves_nothing
                 f"http://127.0.0.1:{port}{FILES}?name=w.pt",
                 content=slowly(),
                 headers=service.bearer("operator"),
+                timeout=60,
             )
         for _ in range(100):
             if service.stored == []:
@@ -217,6 +219,7 @@ def test_an_upload_that_drips_is_given_up_and_leaves_nothing(tmp_path):
                 f"http://127.0.0.1:{port}{FILES}?name=w.pt",
                 content=dripping(),
                 headers=service.bearer("operator"),
+                timeout=60,
             ).status_code
         except httpx.TransportError:  # it was still sending when the server had closed
             status = 408

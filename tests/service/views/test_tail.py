@@ -78,6 +78,20 @@ def test_what_is_new_arrives_and_what_was_before_does_not(storage):
     assert int(everything[0]["id"]) < int(everything[1]["id"])
 
 
+def test_what_is_stored_after_the_first_byte_arrives(storage):
+    """However long the listener takes to ask for more: a busy server may come back to it late."""
+    study = storage.create_study(facts(name="a"))
+
+    async def listen():
+        async with running(storage) as tail:
+            stream = tail.listen("a", None)
+            assert b"retry: 2000" in await anext(stream)
+            storage.add_events(study.id, [Note("early")])
+            return await take(stream, 1)
+
+    assert texts(asyncio.run(listen())) == ["early"]
+
+
 @pytest.mark.parametrize("ring", [10, 4096])
 def test_who_comes_back_misses_nothing_and_gets_nothing_twice(storage, monkeypatch, ring):
     monkeypatch.setattr(tail_module, "RING", ring)
