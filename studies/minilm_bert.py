@@ -14,6 +14,7 @@ import re
 import sysconfig
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -180,10 +181,14 @@ class WordPiece:
 
 def sentences(seed: int = 0) -> list[str]:
     """Return every sentence of the documentation once, in a random order of its own."""
-    found = dict.fromkeys(s for text in _documentation() for s in _sentences(text))
-    shuffled = list(found)
+    shuffled = list(_all_sentences())
     Random(seed).shuffle(shuffled)
     return shuffled
+
+
+@cache
+def _all_sentences() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(s for text in _documentation() for s in _sentences(text)))
 
 
 def _documentation() -> Iterator[str]:

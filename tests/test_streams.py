@@ -31,6 +31,7 @@ def stored(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [slow(">&-"), slow(">&- 2>&-"), ">&- 2>&- <&-"])
 @pytest.mark.parametrize("command", [slow("list"), "list --json", slow("--version")])
 def test_a_command_whose_output_is_closed_works_without_it(stored, command, closed):

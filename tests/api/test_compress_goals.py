@@ -26,6 +26,7 @@ def divergence(network, other, inputs):
     return float((exact.exp() * (exact - found)).sum(1).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "limit",
     [{"max_kl": 0.02}, {"max_drop": 0.05}, {"max_bytes": 20_000}],
@@ -51,6 +52,7 @@ def test_a_file_for_a_goal_is_what_somebody_measures_who_loads_it(tmp_path, netw
     assert all(torch.equal(t, before[n]) for n, t in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_larger_limit_gives_a_smaller_file(tmp_path, network, inputs):
     sizes = [
         moeash.compress(
@@ -125,6 +127,7 @@ def test_a_network_without_classes_is_told_what_is_needed(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_file_that_exists_is_refused_before_anything_is_done_unless_forced(
     tmp_path, network, inputs
 ):

@@ -28,6 +28,7 @@ def study(tmp_path_factory):
     return moeash.run(merged(BASE, CHANGES), storage=str(path))
 
 
+@pytest.mark.slow
 def test_an_exported_file_has_the_size_of_the_front_and_decodes_to_the_measured_network(
     study, tmp_path
 ):

@@ -67,6 +67,7 @@ def test_an_existing_file_needs_force(moeash, checkpoint, tmp_path):
     assert moeash(*arguments, "--force").code == 0
 
 
+@pytest.mark.slow
 def test_a_study_becomes_one_file_that_meets_a_goal(moeash, bare, tmp_path):
     answer = moeash("compress", bare, "--max-kl", "0.2", "--to", "x.moeash")
     assert answer.code == 0, answer.err

@@ -3,6 +3,8 @@
 import json
 import re
 
+import pytest
+
 
 def test_a_report_holds_the_front_that_the_terminal_prints(moeash, tiny, tmp_path):
     to = tmp_path / "tiny.html"
@@ -23,6 +25,7 @@ def test_a_report_of_no_study_is_refused_and_writes_nothing(moeash, tiny, tmp_pa
     assert not to.exists()
 
 
+@pytest.mark.slow
 def test_evaluations_and_optuna_get_what_is_stored(moeash, tiny, tmp_path):
     import optuna
 

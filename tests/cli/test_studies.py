@@ -166,6 +166,7 @@ def test_a_study_whose_process_was_killed_has_crashed_and_says_what_it_was_at(
     store.close()
 
 
+@pytest.mark.slow
 def test_status_says_which_failures_can_be_tried_again_and_run_does(moeash, stored, tmp_path):
     copy = tmp_path / "failed.db"
     shutil.copy(stored.storage, copy)
@@ -235,6 +236,7 @@ def test_export_of_nothing_within_the_drop_names_the_nearest(moeash, stored, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["front", slow("hypervolume"), slow("codebook"), slow("bytes")])
 def test_every_kind_of_plot_is_written_as_png_and_svg(moeash, stored, tmp_path, kind):
     assert moeash("plot", "tiny", "--kind", kind, "--to", "p.svg").out == "wrote p.svg\n"

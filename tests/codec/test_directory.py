@@ -80,6 +80,7 @@ def test_names_share_front_and_back_with_the_one_before():
     assert directory.overlap(b"", b"x") == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_directory_that_would_unpack_to_too_much_is_written_plainly():
     entries = tuple(Entry("x", "kept", (), "bool", "bool") for _ in range(30_000))
     packed = directory.pack(entries, ())

@@ -170,6 +170,7 @@ def test_a_folded_study_continues_and_its_file_fits_the_unchanged_module(tmp_pat
     assert right / len(split) == solution.metric
 
 
+@pytest.mark.slow
 def test_folding_is_part_of_what_a_study_is(tmp_path):
     storage = SqlStorage(str(tmp_path / "a.db"))
     study(storage, 1)

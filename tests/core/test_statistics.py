@@ -130,6 +130,7 @@ def test_a_binning_holds_together(tensors, k, aligned, centre):
         assert zero == 0 and not np.signbit(zero)
 
 
+@pytest.mark.slow
 @given(some_tensors(), ks)
 @settings(deadline=None)
 def test_means_have_no_more_squared_error_than_midpoints(tensors, k):

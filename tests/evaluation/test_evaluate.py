@@ -70,6 +70,7 @@ def test_what_is_measured_is_the_network_that_was_built():
     evaluator.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_closing_hands_back_weights_modes_and_threads(threads):
     module = load_network("digits-cnn").train()
@@ -115,6 +116,7 @@ def test_a_raising_candidate_is_a_failed_outcome():
     assert outcomes[1].sizes is not None and outcomes[1].fingerprint is None
 
 
+@pytest.mark.slow
 def test_a_candidate_that_outputs_nan_fails_or_counts_as_wrong():
     class Breaks(nn.Module):
         """Gives NaN as soon as its weights are not its own."""

@@ -18,6 +18,7 @@ def complete(metric, sizes):
     return Outcome("complete", metric, metric, sizes, "f", 1, 0.0)
 
 
+@pytest.mark.slow
 @given(
     names=st.sampled_from([SIZE_NAMES[:1], SIZE_NAMES[1:2], SIZE_NAMES[:2], SIZE_NAMES]),
     known=st.lists(st.tuples(metrics, sizes), max_size=8),

@@ -153,6 +153,7 @@ def method(finished):
     return finished[1]
 
 
+@pytest.mark.slow
 def test_the_file_of_every_evaluation_is_stored_but_of_merges_which_take_no_time(study):
     for solution in study.solutions():
         fingerprint = solution.record.outcome.fingerprint

@@ -49,6 +49,7 @@ def test_tensors_that_do_not_fit_the_network_are_listed(linear):
     assert [*linear.parent.iterdir()] == [linear]
 
 
+@pytest.mark.slow
 def test_the_network_that_was_given_stays_as_it_was(linear):
     pytest.importorskip("onnxruntime")
     network = nn.Linear(4, 3).train()

@@ -59,6 +59,7 @@ def test_a_pick_that_nothing_meets_leaves_the_front_and_its_pictures(study, buil
     assert f"{least.size_bytes:,} at a drop of {least.drop:.4f}" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", ["before it is built", "before it is written"])
 def test_an_export_that_fails_leaves_the_front_and_its_pictures(study, build, tmp_path, fails):
     other = study.front()[-1].recipe

@@ -72,6 +72,7 @@ def test_progress_is_told_all_along(tmp_path):
         assert words in said
 
 
+@pytest.mark.slow
 def test_a_goal_nothing_meets_writes_nothing(tmp_path):
     with pytest.raises(NothingMeetsError, match=r"raise method\.k"):
         moeash.compress_spec(spec(), tmp_path / "x.moeash", max_kl=1e-9, progress=False)

@@ -191,6 +191,7 @@ def head():
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_head_that_cannot_start_jobs_yet_is_waited_for_and_not_for_ever(head, monkeypatch):
     away = "No available agent to submit job, please try again later.."
     launch = Launch("digits", SPEC, storage=OPEN)

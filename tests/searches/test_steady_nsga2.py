@@ -36,6 +36,7 @@ def test_children_may_be_asked_for_before_any_is_measured():
     assert len(set(out)) == 20
 
 
+@pytest.mark.slow
 def test_the_population_finds_the_front():
     space = Space((Real("x", 0.0, 1.0), Real("y", 0.0, 1.0)))
     steady, best = search(space, population=20), []

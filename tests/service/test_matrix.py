@@ -72,6 +72,7 @@ def whole(tmp_path):
         context.tail.end()
 
 
+@pytest.mark.slow
 def test_everybody_may_do_what_the_table_says_and_nothing_else(whole):
     context, ask, openapi = whole
 

@@ -13,6 +13,7 @@ def bound(script):
     return script("bound")
 
 
+@pytest.mark.slow
 def test_equal_gaussians_take_half_a_bit_for_every_halving_of_the_cost(bound):
     sources = bound.Sources(np.full(1000, 0.25), 1000)
     for halvings in (2, 4, 10):
@@ -23,6 +24,7 @@ def test_equal_gaussians_take_half_a_bit_for_every_halving_of_the_cost(bound):
     assert (scalar - least) / 1000 == pytest.approx(0.2546, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_water_is_filled_from_the_dearest_source_on(bound):
     sources = bound.Sources(np.array([8.0, 1.0, 1.0]), 3)
     # At a level of 2 the first alone is coded: log2(8 / 2) / 2 bits, for a cost of 2 + 1 + 1.

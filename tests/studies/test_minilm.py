@@ -22,6 +22,7 @@ def test_a_batch_is_filled_up_and_says_what_is_filling():
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
 
 
+@pytest.mark.slow
 def test_sentences_are_enough_all_different_and_always_the_same():
     drawn = sentences()
     assert len(drawn) == len(set(drawn)) >= 2 * minilm.N_SENTENCES + minilm.N_CALIBRATION

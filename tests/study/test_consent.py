@@ -102,6 +102,7 @@ def test_a_command_runs_what_a_database_names_only_when_it_is_allowed(
     assert moeash(*command, "--spec", foreign).code == 0
 
 
+@pytest.mark.slow
 def test_looking_at_a_study_runs_nothing_it_names(foreign, code, moeash):
     for command in (
         ["list"],

@@ -57,6 +57,7 @@ def test_wall_time_is_that_of_the_whole_course(tmp_path, algorithm):
     assert [phase for phase, _ in endings(told)] in (["search"], ["search", "merge"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k, is_cut", [([4, 6], True), (None, False)])
 def test_a_front_that_the_given_range_cuts_is_noted_and_one_in_a_found_range_is_not(
     tmp_path, k, is_cut

@@ -196,6 +196,7 @@ def test_a_study_of_tables_has_the_front_of_full_evaluations(tmp_path, seed):
     assert n_stopped >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, *map(slow, range(1, 4))])
 def test_outcomes_do_not_depend_on_the_order_within_a_generation(tmp_path, seed):
     plan = digits_plan(search={"objectives": OBJECTIVES[2]}, budget={"generations": 6}, seed=seed)

@@ -77,6 +77,7 @@ def damaged(tmp_path):
     return found
 
 
+@pytest.mark.slow
 def test_after_a_retry_the_study_holds_all_that_an_undisturbed_one_holds(damaged, tmp_path):
     (tmp_path / "starving").unlink()
     (tmp_path / "clean").mkdir()
@@ -92,6 +93,7 @@ def test_after_a_retry_the_study_holds_all_that_an_undisturbed_one_holds(damaged
     assert kept.items() <= {r.number: r.job.key for r in mended.evaluations()}.items()
 
 
+@pytest.mark.slow
 def test_nothing_is_tried_again_unasked(damaged, tmp_path):
     (tmp_path / "starving").unlink()
     again, told = study(tmp_path, **FAULTS)

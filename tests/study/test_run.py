@@ -62,6 +62,7 @@ def uninterrupted(tmp_path_factory):
 # ------------------------------------------------------------------ resume is replay
 
 
+@pytest.mark.slow
 def test_a_study_interrupted_again_and_again_is_the_uninterrupted_one(storage, uninterrupted):
     rng = np.random.default_rng(0)
     n_new = 0
@@ -81,6 +82,7 @@ def test_a_study_interrupted_again_and_again_is_the_uninterrupted_one(storage, u
     assert {r.stage for r in finished.evaluations()} == {"search", "merged"}
 
 
+@pytest.mark.slow
 def test_a_finished_study_answers_without_a_forward_pass(storage):
     forwards = []
 
@@ -164,6 +166,7 @@ def test_a_budget_that_was_at_its_default_can_be_changed(storage):
     assert len(told.known) == n_known
 
 
+@pytest.mark.slow
 def test_another_spec_under_the_same_name_is_refused_with_the_differences(storage):
     first = story(study(storage))
     with pytest.raises(StudyExistsError) as caught:
@@ -179,6 +182,7 @@ def test_another_spec_under_the_same_name_is_refused_with_the_differences(storag
     assert story(study(storage)) == first
 
 
+@pytest.mark.slow
 def test_other_weights_or_images_are_refused(storage, tmp_path):
     from safetensors.torch import save_file
 
@@ -208,6 +212,7 @@ def test_another_evaluation_set_is_refused(storage, tmp_path):
         study(storage, data={**table, "root": str(tmp_path / "0.5.npz")}, **options)
 
 
+@pytest.mark.slow
 def test_the_thread_count_of_the_first_run_stays(storage, monkeypatch):
     monkeypatch.setattr("moeash.study.plan.available_cores", lambda: 1)
     first = study(storage, evaluation={"threads": None}, budget={"generations": 1})
@@ -286,6 +291,7 @@ def test_a_study_whose_storage_fails_says_so_and_continues_later(storage, uninte
     assert story(study(storage, **MERGING)) == story(uninterrupted)
 
 
+@pytest.mark.slow
 def test_failed_candidates_stay_off_the_front_and_do_not_end_the_study(storage):
     class Failing(Uniform):
         def compress(self, prepared, candidate, **way):
@@ -324,6 +330,7 @@ def chains(study):
     return by_parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "merge",
     [

@@ -134,6 +134,7 @@ def storage(tmp_path_factory):
     storage.close()
 
 
+@pytest.mark.slow
 @given(points=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6), st.booleans()), max_size=20))
 @settings(deadline=None, max_examples=50)
 def test_a_front_read_as_columns_is_the_front_of_the_solutions(storage, points):

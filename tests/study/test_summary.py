@@ -208,6 +208,7 @@ def test_what_was_refined_before_counts_when_it_goes_on(storage):
     assert (phase(summary, "refine")["done"], phase(summary, "refine")["evaluations"]) == (4, 4)
 
 
+@pytest.mark.slow
 def test_merging_counts_solutions(storage):
     story = refining(storage, 20)
     story.tell(700, PhaseEnded("refine", "exhausted"))

@@ -53,6 +53,7 @@ def staged(study, stage):
     return [r for r in study.evaluations() if r.stage == stage]
 
 
+@pytest.mark.slow
 def test_solutions_of_the_front_are_distilled_at_every_rate_and_tuned(study):
     records = {r.number: r for r in study.evaluations()}
     distilled, tuned = staged(study, "distilled"), staged(study, "tuned")
@@ -92,6 +93,7 @@ def test_what_was_trained_is_built_from_its_file_and_exported(study, tmp_path):
     assert report.size_bytes == (tmp_path / "a.moeash").stat().st_size
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_continued_with_training(tmp_path, study):
     plain = trained() | {"distill": {"solutions": 0}, "tune": {"solutions": 0}}
     before = run_study(tmp_path, plain)

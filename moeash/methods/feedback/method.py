@@ -51,6 +51,13 @@ FEW = 0.03
 """Least damping with a thousand images, and as much more as there are fewer: the curvature of few
 is mostly noise."""
 
+SCARCE = 0.25
+"""Least damping of a layer seen at one position for every column; it grows with the square root of
+columns for a position, as directions that were not seen cost nothing without. With 200 images
+files of equal outputs were 0 to 10 % smaller for LeNet-300-100 and -2 to 5 % for LeNet-5, with
+1,000 up to 6 % for both; .16 gained less, and .08 or .2 for every column of a position erred at one
+end."""
+
 TRELLIS_BINS = 1.6
 """With a trellis k counts so many times the bins of a grid that is as fine without."""
 
@@ -174,10 +181,14 @@ class Feedback(Method):
                 done += len(x)
                 preparation.progress("measuring curvature", done, len(order))
 
-        by_itself = max(DAMPING, FEW * (1000 / len(order)))
+        if options.damping == "auto":
+            damping, scarce = max(DAMPING, FEW * (1000 / len(order))), SCARCE
+        else:
+            damping, scarce = options.damping, 0.0
         settings = Settings(
             sketches=options.sketches,
-            damping=by_itself if options.damping == "auto" else options.damping,
+            damping=damping,
+            scarce=scarce,
             common_order=options.trellis > 0,
             balancing=balancing,
             seed=preparation.seed,

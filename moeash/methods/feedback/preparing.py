@@ -5,6 +5,7 @@ balances the rows in front of BatchNorms and those that the next layer's columns
 passes some of the images again to see which rows can take up each other's errors.
 """
 
+import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -50,7 +51,9 @@ class Settings:
         sketches: see :func:`moeash.methods.feedback.curvature.measure_curvature`.
         temperature: likewise.
         damping: see :func:`moeash.methods.feedback.columns.prepare_feedback`.
-        act_order: likewise.
+        scarce: least damping of a layer that was seen at one position for every column; it grows
+            with the square root of columns for a position.
+        act_order: as damping.
         common_order: likewise; coupled rows then keep their own order, as trellises need it, too.
         rows: whether later rows take up errors of earlier ones, see
             :mod:`moeash.methods.feedback.rows`. If so, some images are kept in memory and passed
@@ -67,6 +70,7 @@ class Settings:
     sketches: int = 4
     temperature: float = TEMPERATURE
     damping: float = 0.01
+    scarce: float = 0.0
     act_order: bool = True
     common_order: bool = False
     rows: Rows = "coupled"
@@ -239,10 +243,12 @@ def _factors(
     made: list[Factor] = []
     n_layers = len(layers)
     while layers:
+        layer = layers.pop(0)
+        scarcity = math.sqrt(layer.gram.shape[1] / max(1, layer.positions))
         made.append(
             prepare_feedback(
-                layers.pop(0),
-                damping=settings.damping,
+                layer,
+                damping=max(settings.damping, settings.scarce * scarcity),
                 act_order=settings.act_order,
                 common_order=settings.common_order,
                 least=least,

@@ -34,6 +34,7 @@ from tests.marks import slow
 # --- hostile bytes --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(problems())
 @settings(deadline=None)
 def test_appended_zeros_are_refused(problem):

@@ -16,6 +16,7 @@ def non_dominated_by_definition(f):
     )
 
 
+@pytest.mark.slow
 @given(
     f=st.integers(1, 4).flatmap(
         lambda m: arrays(

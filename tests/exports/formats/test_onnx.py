@@ -117,6 +117,7 @@ def normed_file(normed_source, tmp_path_factory):
     return folder / "x.onnx", written(folder, normed_source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["strided", *map(slow, ("words", "normed", "double", "half", "wrapped"))]
 )

@@ -14,6 +14,7 @@ def url(tmp_path):
     return f"sqlite:///{tmp_path / 'optuna.db'}"
 
 
+@pytest.mark.slow
 def test_a_study_opens_in_optuna_with_what_was_measured(tiny, url):
     study = open_study("tiny", tiny.storage)
     records = study.evaluations()
@@ -35,6 +36,7 @@ def test_a_study_opens_in_optuna_with_what_was_measured(tiny, url):
         assert trial.duration.total_seconds() == pytest.approx(record.outcome.duration_s, abs=0.01)
 
 
+@pytest.mark.slow
 def test_optunas_front_is_the_studys(tiny, url):
     study = open_study("tiny", tiny.storage)
     export_optuna(study, url, name="other")

@@ -143,6 +143,7 @@ def test_a_network_on_a_grid_is_measured_once():
     assert grids.on(high).lost < COARSEST / 10 < grids.on(low).lost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trellis", [0, 4])
 def test_a_method_without_k_finds_its_own(network, splits, trellis):
     options = FeedbackOptions(images=100, sketches=1, trellis=trellis)
@@ -168,6 +169,7 @@ def test_without_images_bins_follow_the_spread_of_the_weights(network):
     assert spread_bins([torch.zeros(3, 4)]) == (1, LEAST_RANGE)
 
 
+@pytest.mark.slow
 def test_the_first_generation_of_a_search_without_k_holds_useful_solutions(tmp_path):
     network, x = Plain(30.0).eval(), inputs(seed=2, count=500)
     with torch.no_grad():

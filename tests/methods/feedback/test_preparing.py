@@ -1,6 +1,9 @@
 import pytest
+import torch
+from torch import nn
 
 from moeash.errors import InputError
+from moeash.methods.feedback.balancing import Balancing
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, prepare
 from tests.methods.feedback.networks import Net, images
@@ -69,3 +72,18 @@ def test_progress_goes_through_the_layers_and_the_images_measured_again(network)
     measuring = [report[1:] for report in told if report[0] == "measuring rows"]
     assert measuring[-1][0] == measuring[-1][1] == 64
     assert told == factorising + [("measuring rows", *report) for report in measuring]
+
+
+@pytest.mark.parametrize(("scarce", "damping"), [(0.0, 0.1), (0.5, 0.5 * 3**0.5), (0.01, 0.1)])
+def test_a_layer_seen_at_few_positions_is_damped_more(scarce, damping):
+    """An image is one position to a linear layer, and 36 to a convolution here."""
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(3 * 36, 5)).eval()
+    alone = {"rows": "independent", "balancing": Balancing(0.0)}
+
+    def factors(damping, scarce=0.0):
+        settings = Settings(damping=damping, scarce=scarce, **alone)
+        return prepare(network, [images(36)], settings).factors
+
+    convolution, linear = factors(0.1, scarce)
+    assert torch.equal(convolution.variance, factors(0.1)[0].variance)
+    assert torch.equal(linear.variance, factors(damping)[1].variance)

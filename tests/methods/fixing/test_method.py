@@ -32,6 +32,7 @@ class TestFixing(MethodContract):
         return request.param
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [WfnOptions(**STAGES), PwfnOptions(**STAGES)])
 def test_a_candidate_is_trained_and_its_entries_can_be_merged(options, splits):
     method = build_method(options)

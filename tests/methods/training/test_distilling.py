@@ -53,6 +53,7 @@ def test_outputs_come_closer_at_fewer_bits(distilled, solution, network, splits)
     assert entropy(distilled) < entropy(solution)
 
 
+@pytest.mark.slow
 def test_a_higher_rate_gives_fewer_bits(distilled, solution, network, session):
     dear = distill(replace(STEP, rate=3.0), solution, network, session())
     assert entropy(dear) < 0.9 * entropy(distilled)
@@ -110,6 +111,7 @@ def test_the_network_holds_what_it_held(solution, network, session):
     assert all(p.grad is None and p.requires_grad for p in network.module.parameters())
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_solution_and_another_seed_another(
     distilled, solution, network, session
 ):
@@ -118,6 +120,7 @@ def test_one_seed_gives_one_solution_and_another_seed_another(
     assert again.fingerprint() == distilled.fingerprint() != other.fingerprint()
 
 
+@pytest.mark.slow
 def test_no_weight_moves_further_than_all_steps_together(solution, network, session):
     step = replace(STEP, learning_rate=0.4 / (STEP.epochs * session().steps_an_epoch))
     distilled = distill(step, solution, network, session())
@@ -127,6 +130,7 @@ def test_no_weight_moves_further_than_all_steps_together(solution, network, sess
     assert any(not np.array_equal(before[n], after[n]) for n in before), "kept parameters move"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 30])
 def test_what_was_killed_and_goes_on_is_the_same_solution(
     distilled, solution, network, session, tmp_path, stop_after
@@ -175,6 +179,7 @@ def test_weights_no_gradient_reaches_stay_whatever_their_bits(session, splits):
     assert not np.array_equal(after["seen.weight"], before["seen.weight"])
 
 
+@pytest.mark.slow
 def test_labels_alone_teach_where_the_float_network_is_not_asked(solution, network, session):
     losses = []
 

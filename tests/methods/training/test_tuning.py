@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from moeash.core.codebook import Codebook, SharedTensor, SharedWeights
@@ -18,6 +19,7 @@ from tests.methods.training.test_distilling import measured
 STEP = Tune(epochs=3, batch_size=64)
 
 
+@pytest.mark.slow
 def test_outputs_come_closer_and_every_index_stays(solution, network, session, splits):
     tuned = tune(STEP, solution, network, session())
     assert measured(network, splits, tuned) < 0.9 * measured(network, splits, solution)
@@ -47,6 +49,7 @@ def test_the_gradient_of_an_entry_is_that_of_finite_differences(solution, networ
     assert torch.autograd.gradcheck(loss, entries, eps=1e-6, atol=1e-7, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_entries_keep_their_order_and_zero_stays_zero(solution, network, session, monkeypatch):
     monkeypatch.setattr("moeash.methods.training.tuning.MOVED_A_STEP", 1.0)
     tuned = tune(STEP, solution, network, session())

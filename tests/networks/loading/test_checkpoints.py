@@ -164,6 +164,7 @@ def test_unreadable_files_are_refused_with_the_reason(tmp_path, write, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @given(data=st.data(), kind=st.sampled_from(["safetensors", "zip", "legacy"]))
 @settings(deadline=None, max_examples=300)
 def test_a_damaged_file_is_refused_or_harmless(tmp_path_factory, data, kind):

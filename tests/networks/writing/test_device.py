@@ -80,6 +80,7 @@ def jobs():
     return plain + merged + [Job(Recipe.of({"k": 2}), 0.99)]
 
 
+@pytest.mark.slow
 def test_candidates_that_come_about_on_the_device_have_the_outcomes_of_the_host(device):
     """Weights, sizes, fingerprints and metric; on a GPU all but the metric's rounding."""
     spec = digits_spec(method={"k": [2, 400]}, evaluation={"device": device}).task()

@@ -33,6 +33,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(STEPS)
 def test_counts_are_what_counting_gives_after_any_course(tmp_path_factory, steps):
