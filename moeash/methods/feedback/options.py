@@ -31,7 +31,7 @@ class FeedbackOptions(Options):
         sketches: random sketches of the output per calibration image; more is less noise.
         damping: added to the diagonal of the curvature, relative to its mean. ``auto``: 0.1, and at
             least 30 over the number of images, as the curvature of few is mostly noise, and more in
-            layers with more columns than a twelfth of the positions they were seen at. Files of
+            layers with more columns than a sixth of the positions they were seen at. Files of
             equal outputs were 2 % smaller for ResNet-20 with 0.1 than with 0.03, 6 % for
             LeNet-300-100 and 11 % for LeNet-5.
         balance: exponent of the balancing of rows in front of BatchNorms and between layers with
