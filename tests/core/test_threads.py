@@ -18,7 +18,7 @@ def test_the_next_item_is_made_while_one_is_used_and_no_more():
 
     taken = ahead(items())
     assert next(taken) == 0
-    assert one.wait(10)
+    assert one.wait(60)
     assert made == [0, 1]
     assert list(taken) == [1, 2, 3, 4]
 

@@ -26,7 +26,7 @@ def test_a_process_that_has_ended_is_gone_before_anybody_waits_for_it(child):
     identity = Identity.of(child.pid)
     assert not identity.wait(0)
     child.kill()
-    assert identity.wait(10)
+    assert identity.wait(60)
     assert not identity.is_alive and not identity.terminate()
     assert child.returncode is None  # still to be waited for
     child.wait()
@@ -46,7 +46,7 @@ def test_another_process_of_the_same_number_is_never_signalled(child, changes):
 
 def test_a_process_is_asked_to_end_not_killed(child):
     assert Identity.of(child.pid).terminate()
-    assert child.wait(10) == -signal.SIGTERM
+    assert child.wait(60) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ def test_a_follower_of_a_job_that_was_lost_is_replaced_and_a_stop_is_the_cluster
     record = own.record("digits")
     assert (record.launcher, record.place["address"]) == ("ray", "http://127.0.0.1:9")
     os.kill(the_process(record).pid, signal.SIGKILL)
-    the_process(record).wait(10)
+    the_process(record).wait(60)
     queue.tick()  # the job goes on, whoever follows it
     again = own.record("digits")
     assert again.state == "running" and the_process(again) != the_process(record)

@@ -55,7 +55,7 @@ def test_streams_outlive_a_restart_of_the_database_and_miss_nothing(server, tmp_
 
         listener = threading.Thread(target=listen)
         listener.start()
-        assert connected.wait(30)
+        assert connected.wait(120)
         numbers = itertools.count()
         for mode in ("fast", "immediate"):
             stored(writer, study, [Note(str(next(numbers))) for _ in range(20)])
@@ -68,7 +68,7 @@ def test_streams_outlive_a_restart_of_the_database_and_miss_nothing(server, tmp_
             wait_until(lambda: client.get(f"{service.url}/readyz").status_code == 200)
             stored(writer, study, [Note(str(next(numbers))) for _ in range(20)])
         stored(writer, study, [Note("last")])
-        assert everything.wait(60)
+        assert everything.wait(120)
         listener.join()
         assert client.get("/studies").json()["total"] == 1
     assert [text for _, text in heard] == [*map(str, range(80)), "last"]

@@ -10,7 +10,7 @@ from moeash.service.app import create_app, parts
 from moeash.service.serving import Server, config_of, listening
 from moeash.service.settings import Settings
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 
 class Whole:

@@ -15,7 +15,7 @@ from moeash.service.access.auth import Auth
 from moeash.study.storage.sql import SqlStorage
 from tests.conftest import TINY
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 """How long anything may take: these machines are busy."""
 
 CHROMIUM_SAYS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run")

@@ -14,7 +14,7 @@ from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.stream import Stream, StreamedEvent
 from tests.contracts.storage import facts
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 @pytest.fixture
