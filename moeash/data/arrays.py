@@ -1,5 +1,6 @@
 """Evaluation sets that are arrays: torchvision's small ones, ``.npz``, scikit-learn's digits."""
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,15 +178,25 @@ def digits_source(
     crop: int | None = None,
 ) -> ArraySource:
     """Return scikit-learn's 1,797 digits, 8x8 with 17 grey levels, one part ``all``."""
+    how = normalisation("digits", scale=16.0, mean=mean, std=std, resize=resize, crop=crop)
+    return ArraySource("digits", {"all": load_digits}, how, n_classes=10)
 
-    def load() -> Part:
+
+def load_digits() -> Part:
+    """Return scikit-learn's digits, without importing it where its file is found.
+
+    Importing it takes pandas, SciPy's statistics and more: two seconds of CPU in every process that
+    wants the digits.
+    """
+    package = importlib.util.find_spec("sklearn")
+    folder = None if package is None or package.origin is None else Path(package.origin).parent
+    if folder is None or not (file := folder / "datasets" / "data" / "digits.csv.gz").is_file():
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         return digits.images.astype(np.float32), digits.target
-
-    how = normalisation("digits", scale=16.0, mean=mean, std=std, resize=resize, crop=crop)
-    return ArraySource("digits", {"all": load}, how, n_classes=10)
+    table = np.loadtxt(file, delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8).astype(np.float32), table[:, -1].astype(np.int64)
 
 
 def npz_source(

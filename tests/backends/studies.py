@@ -1,19 +1,12 @@
 """A small real study, and methods that misbehave on purpose."""
 
-import atexit
-import functools
 import json
 import os
-import shutil
 import signal
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from moeash.data.sources import load_source
 from moeash.methods.uniform.method import Uniform
 from moeash.study.events import Evaluated, ignore
 from moeash.study.plan import Plan
@@ -30,25 +23,13 @@ SMALL_RAY = {
 """Arguments of ``ray.init`` for a Ray inside the tests' process."""
 
 
-@functools.cache
-def digits_file():
-    """The digits as a file, which a process of Ray reads without importing scikit-learn."""
-    digits = load_source("digits")
-    indices = np.arange(len(digits.labels("all")))
-    path = Path(tempfile.mkdtemp(prefix="digits"), "digits.npz")
-    atexit.register(shutil.rmtree, path.parent)
-    np.savez(path, x=digits.images("all", indices).numpy(), y=digits.labels("all"))
-    return str(path)
-
-
 def spec(name="digits", **changes):
     """The digits study with a budget of seconds; ``search__population=4`` sets a nested key."""
     plain = {
         "name": name,
         "network": {"source": "digits-cnn"},
         "data": {
-            "source": "npz",
-            "root": digits_file(),
+            "source": "digits",
             "splits": {"search": {"part": "all", "count": 200, "seed": 0}},
         },
         "evaluation": {"batch_size": 50, "threads": 1, "max_drop": 0.3},
@@ -192,6 +173,17 @@ class Preparing(Uniform):
     def prepare(self, preparation):
         with Path(self.file).open("a") as handle:
             handle.write(f"{os.getpid()}\n")
+        return super().prepare(preparation)
+
+
+@dataclass(frozen=True)
+class PreparingSlowly(Uniform):
+    """Uniform bins; the preparation takes two seconds and says how far it is."""
+
+    def prepare(self, preparation):
+        for step in range(4):
+            preparation.progress("preparing slowly", step, 4)
+            time.sleep(0.5)
         return super().prepare(preparation)
 
 

@@ -28,6 +28,7 @@ from tests.backends.studies import (
     Faulty,
     Listener,
     Preparing,
+    PreparingSlowly,
     front,
     on_ray,
     pids,
@@ -266,16 +267,15 @@ def test_an_evaluation_that_tells_its_progress_may_take_longer_than_the_timeout(
 
 
 def test_the_first_workers_preparation_is_heard_by_the_driver(local_ray):
-    # scikit-learn's own digits take a worker a second to import; it is asked every 0.1 s.
-    digits = {"source": "digits", "splits": spec()["data"]["splits"]}
-    backend = opened(spec(data=digits), workers=1, timeout_s=0.4)
+    method = PreparingSlowly(UniformOptions(k=(2, 40)))  # 0.5 s a step; it is asked every 0.1 s
+    backend = opened(spec(), method=method, workers=1, timeout_s=0.4)
     told = []
     try:
         backend.open(progress=lambda *beat: told.append(beat[0]))
     finally:
         backend.close()
     assert told[:2] == ["connecting to Ray", "starting the first worker"]
-    assert len(told) > 2, told
+    assert "preparing slowly" in told
 
 
 def test_data_that_workers_cannot_see_is_one_clear_line(local_ray, tmp_path):

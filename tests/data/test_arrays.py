@@ -1,3 +1,6 @@
+import importlib.util
+import subprocess
+import sys
 from contextlib import suppress
 
 import numpy as np
@@ -5,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn import datasets
 
-from moeash.data.arrays import digits_source, npz_source, torchvision_source
+from moeash.data.arrays import digits_source, load_digits, npz_source, torchvision_source
 from moeash.data.splits import draw_splits
 from moeash.errors import DataError
 
@@ -142,6 +146,26 @@ def test_digits_are_nearly_centred_and_complete():
     assert images.shape == (1797, 1, 8, 8)
     assert abs(float(images.mean())) < 1e-3 and abs(float(images.std()) - 1) < 1e-3
     assert np.bincount(source.labels("all")).sum() == 1797
+
+
+@pytest.mark.parametrize("package_found", [True, False])
+def test_digits_are_those_of_scikit_learn(monkeypatch, package_found):
+    """Whether its file is read or, where it is not where it was, scikit-learn itself is asked."""
+    if not package_found:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    images, labels = load_digits()
+    digits = datasets.load_digits()
+    assert (images.dtype, labels.dtype) == (np.float32, np.int64)
+    assert np.array_equal(images, digits.images) and np.array_equal(labels, digits.target)
+
+
+def test_digits_are_read_without_importing_scikit_learn():
+    probe = (
+        "import sys; from moeash.data.arrays import load_digits; load_digits(); "
+        "print('sklearn' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
 
 
 @pytest.mark.parametrize("dataset", ["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"])
