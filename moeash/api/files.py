@@ -207,7 +207,8 @@ def compress(
             )
         task = replace(task, n_threads=available_cores(), refines=refined)
         with compressor_of(task, doing(listen)) as compressor:
-            for note in compressor.notes:
+            of_training = compressor.check_training() if chosen.options.trains else ()
+            for note in (*compressor.notes, *of_training):
                 listen(Note(note))
             shared = compressor.build(recipe, progress=doing(listen))
         listen(Doing("writing and verifying the file"))

@@ -30,6 +30,7 @@ from moeash.study.plan import Plan, task_of
 from moeash.study.run import run as run_plan
 from moeash.study.spec.reading import any_spec, spec_of_module
 from moeash.study.spec.spec import StudySpec
+from moeash.study.spec.starting import with_start
 from moeash.study.storage.base import Storage
 from moeash.study.study import Study
 from moeash.tracing.outputs import OutputOf
@@ -249,6 +250,7 @@ def search(
         output,
         trained_by=described.trained_by,
     )
+    described = with_start(described)
     if inputs is not None:
         described = replace(described, calibration=inputs.fingerprint())
     task = replace(

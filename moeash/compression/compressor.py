@@ -41,6 +41,7 @@ from moeash.methods.base import Images, Method, Preparation
 from moeash.methods.training.distilling import distill
 from moeash.methods.training.method import TrainedMethod
 from moeash.methods.training.options import TrainingOptions
+from moeash.methods.training.reaching import reach_of
 from moeash.methods.training.tuning import tune
 from moeash.networks.network import Network
 from moeash.networks.pickling import read_only_tensor
@@ -324,16 +325,33 @@ class Compressor:
         self, method: TrainedMethod, candidate: Candidate, progress: Progress
     ) -> SharedWeights:
         """Return a candidate of a method that trains."""
+        start = method.start(self.network)
+        configured = to_plain(method.options, defaults=True) | {"name": method.name}
+        configured.pop("start", None)  # its file may move
         what = {
-            "method": to_plain(method.options, defaults=True) | {"name": method.name},
+            "method": configured,
             "candidate": candidate.as_dict(),
+            "begins": None if start is None else start.fingerprint(),
         }
         options = self._circumstances.training
         session = self._trainings.session(self.network, options, what, progress)
-        prepared = self.groundwork.prepared
-        trained = method.train(prepared, candidate, network=self.network, session=session)
+        trained = method.train(
+            self.groundwork.prepared, candidate, network=self.network, session=session, start=start
+        )
         self._trainings.finished(session)
         return trained
+
+    @derivatives()
+    def check_training(self) -> Sequence[str]:
+        """Return what people should know before anything is trained, one line each.
+
+        Raises:
+            InputError: nothing can be trained, or the solution to begin with does not fit.
+        """
+        if isinstance(self._method, TrainedMethod):
+            self._method.start(self.network)
+        device = self._circumstances.device
+        return reach_of(self.network, self._trainings.some(), device).notes
 
     def _compressed(
         self, recipe: Recipe, progress: Progress, *, train: bool = True

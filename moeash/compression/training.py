@@ -12,10 +12,12 @@ from typing import Any
 
 from moeash.compression.preparations import depends_on, digest_of_plain
 from moeash.core.progress import Progress
+from moeash.data.inputs import Batch
 from moeash.errors import InputError
 from moeash.methods.base import Images
 from moeash.methods.training.checkpoints import Checkpoint
 from moeash.methods.training.options import TrainingOptions
+from moeash.methods.training.reaching import some_of
 from moeash.methods.training.session import Session
 from moeash.networks.network import Network
 
@@ -95,6 +97,10 @@ class Trainings:
         if self._finished is not None and self._finished != session.checkpoint:
             self._finished.delete()
         self._finished = session.checkpoint
+
+    def some(self) -> Batch:
+        """Return some images to train on, on the device."""
+        return some_of(self._images, self._device)
 
     @cached_property
     def _fingerprint(self) -> str:

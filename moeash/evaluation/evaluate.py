@@ -4,7 +4,7 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -131,6 +131,10 @@ class Evaluator:
             measure=None if task.evaluate is None else self._function,
             progress=progress,
         )
+        self._of_training: Sequence[str] = ()
+        if task.trains and common is None:
+            progress("looking at what can be trained", 0, None)
+            self._of_training = self.compressor.check_training()
         self.remeasured_baseline = self._measure_remeasured() if common is None else None
         self._place()
 
@@ -159,7 +163,8 @@ class Evaluator:
     def notes(self) -> tuple[str, ...]:
         """What people should know about the splits and the preparation, one line each."""
         drawn = (split.note for split in self.splits.values())
-        return (*(note for note in drawn if note is not None), *self.compressor.notes)
+        of_splits = (note for note in drawn if note is not None)
+        return (*of_splits, *self.compressor.notes, *self._of_training)
 
     @property
     def _function(self) -> Measure:

@@ -48,6 +48,7 @@ class Task:
         refines: whether recipes may refine, which takes preparing.
         preparations: folder in which preparations that took long are kept; None: they are not.
         training: how candidates are trained, of methods that train.
+        trains: whether recipes may train, by the method or by steps.
     """
 
     network: NetworkOptions
@@ -67,6 +68,7 @@ class Task:
     refines: bool = True
     preparations: str | None = None
     training: TrainingOptions = field(default_factory=TrainingOptions)
+    trains: bool = False
 
     def __post_init__(self) -> None:
         if self.data is not None and self.evaluate is not None:

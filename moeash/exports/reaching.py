@@ -130,6 +130,7 @@ def compress_for(
         evaluation=replace(task.evaluation, metric=metric),
         n_threads=available_cores(),
         refines=task.method.refines,
+        trains=False,
         evaluate=None if comparison is None else comparison.by(metric),
     )
     evaluator = Evaluator(task, progress=progress)

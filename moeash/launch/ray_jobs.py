@@ -305,7 +305,11 @@ def _check_storage(storage: str) -> None:
 
 def _check_paths(spec: "StudySpec") -> None:
     root = None if spec.data is None else spec.data.root
-    paths = {"network.checkpoint": spec.network.checkpoint, "data.root": root}
+    paths = {
+        "network.checkpoint": spec.network.checkpoint,
+        "data.root": root,
+        "method.start": spec.start,
+    }
     for key, path in paths.items():
         if path is not None and not Path(path).is_absolute():
             raise InputError(

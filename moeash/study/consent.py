@@ -8,10 +8,12 @@ itself again. A spec that a person runs is that person's own.
 from collections.abc import Sequence
 
 from moeash.errors import InputError, StudyExistsError
+from moeash.methods.fixing.options import StagedOptions
 from moeash.names import is_allowed
 from moeash.study.spec.identity import PATHS, with_paths
 from moeash.study.spec.reading import apply_override
 from moeash.study.spec.spec import StudySpec
+from moeash.study.spec.starting import with_start
 from moeash.study.study import Study
 
 WAYS = (
@@ -27,6 +29,9 @@ def give_spec(study: Study, spec: StudySpec) -> None:
         StudyExistsError: it is the spec of another study.
     """
     stored = StudySpec.from_dict(study.facts.spec)
+    if isinstance(stored.method, StagedOptions) and stored.method.start_fingerprint is not None:
+        # Whoever only reads the study has no need of the file.
+        spec = with_start(spec, stored.method.start_fingerprint)
     if spec.name != study.name or spec.fingerprint() != study.facts.fingerprint:
         named = [] if spec.name == study.name else [f"name: {spec.name!r}"]
         raise StudyExistsError(
@@ -46,12 +51,13 @@ def move_files(study: Study, settings: Sequence[str]) -> None:
         InputError: a setting says anything else, which would be another study.
     """
     places = [".".join(path) for path in PATHS]
+    named = f"{', '.join(places[:-1])} and {places[-1]}"
     now = study.spec.to_dict()
     for setting in settings:
         place = setting.partition("=")[0].strip()
         if place not in places:
             raise InputError(
-                f"--set {setting}: of a stored study only {' and '.join(places)} can be given "
+                f"--set {setting}: of a stored study only {named} can be given "
                 "anew, anything else would be another study"
             )
         apply_override(now, setting)

@@ -11,6 +11,7 @@ from moeash.evaluation.task import Task
 from moeash.study.consent import check_allowed
 from moeash.study.facts import StudyFacts
 from moeash.study.spec.spec import StudySpec
+from moeash.study.spec.starting import with_start
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import StudyRecord
 from moeash.study.study import Study
@@ -30,7 +31,12 @@ class Plan:
 
     @classmethod
     def from_spec(cls, spec: StudySpec) -> "Plan":
-        """Return the plan of a spec whose network and data have sources."""
+        """Return the plan of a spec whose network and data have sources.
+
+        Raises:
+            InputError: the solution to begin with cannot be read.
+        """
+        spec = with_start(spec)
         return cls(spec, spec.task())
 
     @property

@@ -108,6 +108,14 @@ def run(command, environment):
         ([], "studies.db", "is a relative path, which means another file on the cluster"),
         (['data.root="pictures"'], OPEN, "data.root = 'pictures' is relative"),
         (['network.checkpoint="a.pt"'], OPEN, "network.checkpoint = 'a.pt' is relative"),
+        (
+            [
+                'method={name="wfn", start="a.moeash"}',
+                'data.splits.train={part="all", rest=true}',
+            ],
+            OPEN,
+            "method.start = 'a.moeash' is relative",
+        ),
     ],
 )
 def test_what_means_something_else_on_the_cluster_is_refused(spec, settings, storage, message):

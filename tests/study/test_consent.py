@@ -274,7 +274,7 @@ def test_nothing_but_paths_can_be_said_anew_of_a_stored_study(moeash, tiny, sett
         "export", "tiny", "--to", "x.moeash", "--storage", tiny.storage, "--set", setting
     )
     assert answer.code == 2
-    assert "only network.checkpoint and data.root can be given anew" in answer.err
+    assert "only network.checkpoint, data.root and method.start can be given anew" in answer.err
 
 
 def test_a_setting_that_is_none_is_refused(tiny):

@@ -17,7 +17,7 @@ from moeash.exports.building import building
 from moeash.exports.plots import plot_front
 from moeash.methods.training.checkpoints import SUFFIX
 from moeash.study.storage.sql import SqlStorage
-from tests.backends.studies import front, run_study, sequence, spec
+from tests.backends.studies import Listener, front, run_study, sequence, spec
 from tests.digits import digits_spec
 from tests.forks import Fork
 
@@ -212,3 +212,80 @@ def test_a_study_from_python_trains_on_its_calibration_inputs(tmp_path):
     parent = next(r for r in study.evaluations() if r.number == distilled.parent)
     assert distilled.outcome.metric > parent.outcome.metric
     assert all(torch.equal(value, held[name]) for name, value in module.state_dict().items())
+
+
+class Half(torch.nn.Module):
+    """A layer that is trained, one that is not used, and one that no gradient comes back to."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.seen, self.unused = torch.nn.Linear(20, 4), torch.nn.Linear(20, 4)
+        self.hidden = torch.nn.Linear(20, 4)
+
+    def forward(self, x):
+        return self.seen(x) + self.hidden(x).detach()
+
+
+@pytest.mark.parametrize(
+    ("method", "phases"),
+    [
+        ({"name": "uniform"}, {"distill": {"solutions": 1, "rates": [0.1], "epochs": 1}}),
+        ({"name": "uniform"}, {"tune": {"solutions": 1, "epochs": 1}}),
+        ({"name": "wfn", "fractions": [0.5, 1.0], "epochs": 1}, {}),
+        ({"name": "pwfn", "fractions": [0.5, 1.0], "epochs": 1}, {}),
+        ({"name": "uniform"}, {}),
+    ],
+    ids=["distill", "tune", "wfn", "pwfn", "nothing"],
+)
+def test_people_are_told_what_no_training_moves_before_anything_is_trained(method, phases):
+    listen = Listener()
+    module = Half()
+    inputs = torch.randn(64, 20)
+    with torch.no_grad():
+        wanted = module(inputs)
+
+    def evaluate(m):
+        with torch.no_grad():
+            return -float((m(inputs) - wanted).square().mean())
+
+    trains = bool(phases) or method["name"] != "uniform"
+    moeash.search(
+        module,
+        evaluate=evaluate,
+        method=method,
+        calibration=inputs if trains else None,
+        population=2,
+        generations=1,
+        spec={"merge": {"trials": 0}, "training": {"batch_size": 32}, **phases},
+        progress=listen,
+    )
+    told = [note for note in listen.notes if "no training" in note]
+    assert len(told) == 2 * trains
+    if trains:
+        assert told[0] == "no training looks at unused.weight: the outputs do not depend on it"
+        assert told[1].startswith("no training moves hidden.weight: the outputs depend on it, but")
+        kinds = [event.kind for event in listen.events]
+        assert kinds.index("note") < kinds.index("evaluated")
+
+
+def test_a_network_that_detaches_its_outputs_is_refused_before_the_search():
+    class Detached(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    measured = []
+
+    def evaluate(module):
+        measured.append(1)
+        return 0.0
+
+    with pytest.raises(InputError, match="the outputs of Detached have no gradient"):
+        moeash.search(
+            Detached(20, 4),
+            evaluate=evaluate,
+            calibration=torch.randn(32, 20),
+            spec={"distill": {"solutions": 1}},
+            progress=False,
+        )
+    assert len(measured) == 1, "the float network"

@@ -49,6 +49,9 @@ Augment = Literal["none", "flips", "flips_and_crops"]
 Arithmetic = Literal["float32", "bf16"]
 """What forward passes of a training compute in; bf16 where torch deems it safe."""
 
+NormStatistics = Literal["frozen", "batch"]
+"""What BatchNorms of a training compute with: running statistics, or those of each batch."""
+
 
 @dataclass(frozen=True)
 class Tune:
@@ -61,6 +64,7 @@ class Tune:
         batch_size: images of a step.
         augment: how images are varied: ``none``, ``flips`` or ``flips_and_crops``.
         arithmetic: of forward passes: ``float32`` or ``bf16``.
+        norms: statistics BatchNorms compute with: ``frozen`` ones, or those of each ``batch``.
     """
 
     epochs: int
@@ -69,6 +73,7 @@ class Tune:
     batch_size: int = 128
     augment: Augment = "none"
     arithmetic: Arithmetic = "float32"
+    norms: NormStatistics = "frozen"
 
     name: ClassVar[str] = "tune"
 

@@ -13,6 +13,7 @@ from moeash.core.solutions.candidate import Candidate
 from moeash.methods.base import Preparation
 from moeash.methods.fixing.options import StagedOptions
 from moeash.methods.fixing.outcome import Fixing, shared_weights
+from moeash.methods.fixing.starting import read_start
 from moeash.methods.fixing.training import StagedFixing
 from moeash.methods.training.method import TrainedMethod
 from moeash.methods.training.session import Session
@@ -85,6 +86,13 @@ class FixingMethod(TrainedMethod):
         """Fix the weights as they are, all at once."""
         fixing = self._fixing(flat_weights(network.state), candidate)
         return shared_weights(fixing, network.state, keep_all(network.state))
+
+    def start(self, network: Network) -> SharedWeights | None:
+        """Return the solution in the file that the options name, if they name one."""
+        options = self.options
+        if options.start is None:
+            return None
+        return read_start(options.start, options.start_fingerprint, network)
 
     def train(
         self,

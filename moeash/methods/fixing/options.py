@@ -22,12 +22,16 @@ class StagedOptions(Options):
         fractions: share of the weights that is fixed after each stage, up to 1.
         epochs: passes over the training images of every stage but the first.
         learning_rate: of the method's optimiser.
+        start: ``.moeash`` file of the solution to begin with.
+        start_fingerprint: of that solution; what identifies a study is not where the file is.
     """
 
     zero_below: float
     fractions: tuple[float, ...]
     epochs: int
     learning_rate: float
+    start: str | None
+    start_fingerprint: str | None
 
     table: ClassVar[str] = "method"
     calibration_images: ClassVar[int] = 0

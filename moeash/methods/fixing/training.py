@@ -13,6 +13,7 @@ shares, where the papers choose them by the kind of layer; layers of every kind 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,12 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moeash.core.codebook import SharedWeights, keep_all
+from moeash.data.inputs import Batch
 from moeash.errors import TrainingError
 from moeash.methods.fixing.options import StagedOptions
 from moeash.methods.fixing.outcome import Fixing, free_all, shared_weights
+from moeash.methods.fixing.starting import kept_of
 from moeash.methods.training.checkpoints import load_optimiser, optimiser_tensors
 from moeash.methods.training.kept import KeptTensors
 from moeash.methods.training.losses import DTYPES, Lesson, float_tensors, outputs_of
+from moeash.methods.training.norms import live_norms, unfold
 from moeash.methods.training.session import Seen, Session
 from moeash.networks.network import Network
 
@@ -64,8 +68,10 @@ class StagedFixing(ABC):
         self._lesson = Lesson(
             self._outputs, float_tensors(network, session.device), session.options.labels
         )
-        stored = keep_all(network.state).values() if start is None else start.kept
-        self._kept = KeptTensors(stored, network, session.device)
+        norms = live_norms(network) if session.options.norms == "batch" else ()
+        gathered = [name for norm in norms for name in norm.statistics]
+        kept = keep_all(network.state) if start is None else kept_of(start, network.state)
+        self._kept = KeptTensors(kept.values(), network, session.device, gathered)
         values = None if start is None else start.decoded()
         self.means: dict[str, Tensor] = {}
         """Weights by name, float32 leaves in the shapes they have in the network."""
@@ -79,6 +85,12 @@ class StagedFixing(ABC):
             for p in network.state
             if p.name in self.means
         }
+        if norms:
+            some, _ = next(iter(session.images.batches(session.options.batch_size)))
+            tensors = {**self._kept.tensors, **self.means}
+            unfold(norms, tensors, lambda: self._run(self.means, some.to(session.device)))
+            # The float network, which the lesson asks, computes as it always does.
+            self._outputs = replace(self._outputs, norms=tuple(norm.module for norm in norms))
         self._take(free_all(sum(mean.numel() for mean in self.means.values())))
 
     # ------------------------------------------------------------------ of a method
@@ -120,14 +132,16 @@ class StagedFixing(ABC):
 
     def step(self, seen: Seen) -> Tensor:
         """Take one step."""
-        weights = {
-            name: weight.to(self._dtypes[name]) for name, weight in self._drawn(seen).items()
-        }
-        scores = self._outputs({**self._kept.tensors, **weights}, seen.inputs)
-        loss = self._lesson.loss(scores, seen)
-        addend = self.addend(loss)
+        loss = self._lesson.loss(self._run(self._drawn(seen), seen.inputs), seen)
         self._optimiser.zero_grad()
-        (loss if addend is None else loss + addend).backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
+        unreached = [leaf for leaf in self.leaves() if leaf.grad is None]
+        addend = self.addend(loss)
+        if addend is not None:
+            addend.backward()  # type: ignore[no-untyped-call]
+        for leaf in unreached:
+            # What it would do to the outputs is not known, so it stays: no pull moves it either.
+            leaf.grad = None
         for leaf, fixed, _ in self._fixed_leaves:
             if leaf.grad is not None:
                 leaf.grad.masked_fill_(fixed, 0)
@@ -137,6 +151,11 @@ class StagedFixing(ABC):
             for leaf, fixed, value in self._fixed_leaves:
                 torch.where(fixed, value, leaf, out=leaf)
         return loss.detach()
+
+    def _run(self, weights: Mapping[str, Tensor], inputs: Batch) -> Tensor:
+        """Return the scores of the network with weights, float32, in the place of its own."""
+        typed = {name: weight.to(self._dtypes[name]) for name, weight in weights.items()}
+        return self._outputs({**self._kept.tensors, **typed}, inputs)
 
     def end(self, stage: int) -> None:
         """Fix weights.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from moeash.core.solutions.variables import Real, Variable
@@ -28,6 +28,9 @@ class PwfnOptions(StagedOptions):
         epochs: passes over the training images before each stage fixes weights; the first stage
             sees a twentieth of one.
         learning_rate: of SGD with momentum 0.9 and weight decay 1e-4.
+        start: .moeash file of a solution to begin with, of any study of the network; default: the
+            float network, which remains what outputs are compared with.
+        start_fingerprint: of that solution; never in a file.
     """
 
     delta: tuple[Positive, Positive] = (0.5, 4.0)
@@ -35,6 +38,8 @@ class PwfnOptions(StagedOptions):
     fractions: tuple[Fraction, ...] = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99, 1.0)
     epochs: Count = 3
     learning_rate: Positive = 1e-3
+    start: str | None = None
+    start_fingerprint: str | None = field(default=None, metadata={"in_files": False})
 
     name: ClassVar[Literal["pwfn"]] = "pwfn"
 

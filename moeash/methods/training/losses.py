@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from moeash.core.codebook import SharedWeights
 from moeash.data.inputs import Batch, Inputs
 from moeash.errors import InputError
+from moeash.methods.training.norms import in_training_mode
 from moeash.methods.training.session import Seen, Session
 from moeash.networks.network import Network
 from moeash.tracing.outputs import OutputOf, chosen, in_rows
@@ -28,6 +30,8 @@ class Outputs:
         output: names the tensor that counts.
         bfloat16: whether to run in bfloat16 where torch deems it safe.
         channels_last: whether images come with their channels beside each other in memory.
+        norms: BatchNorms that compute with the statistics of the batch, and gather them in their
+            running ones.
     """
 
     module: nn.Module
@@ -35,6 +39,7 @@ class Outputs:
     output: OutputOf | None = None
     bfloat16: bool = False
     channels_last: bool = False
+    norms: tuple[nn.Module, ...] = ()
 
     def __call__(self, tensors: Mapping[str, Tensor], inputs: Batch) -> Tensor:
         """Return the scores, ``(any, classes)``, or single values, ``(any, 1)``, float32."""
@@ -44,7 +49,8 @@ class Outputs:
         if self.channels_last:
             args = tuple(map(_channels_last, args))
         kind = torch.device(self.device).type
-        with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bfloat16):
+        autocast = torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bfloat16)
+        with autocast, in_training_mode(self.norms):
             returned = functional_call(self.module, dict(tensors), args, kwargs)
         return in_rows(chosen(returned, self.output)).float()
 
@@ -85,6 +91,16 @@ def float_tensors(network: Network, device: str) -> dict[str, Tensor]:
             tensor = torch.tensor(parameter.values, device=device)
             tensors[parameter.name] = tensor.to(DTYPES.get(parameter.dtype, tensor.dtype))
     return tensors
+
+
+def decoded_tensors(shared: SharedWeights, device: str) -> dict[str, Tensor]:
+    """Return the shared tensors of a solution by name, as they are decoded, on a device."""
+    return {
+        tensor.name: torch.tensor(shared.values(tensor), device=device).to(
+            DTYPES.get(tensor.dtype, torch.float32)
+        )
+        for tensor in shared.shared
+    }
 
 
 @dataclass(frozen=True, eq=False)

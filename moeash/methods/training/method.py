@@ -22,6 +22,17 @@ class TrainedMethod(Method):
         """A solution cannot be rebuilt in seconds."""
         return True
 
+    def start(self, network: Network) -> SharedWeights | None:
+        """Return the solution that candidates begin with; None: the float network.
+
+        Args:
+            network: it must fit.
+
+        Raises:
+            InputError: its file cannot be read, or does not fit.
+        """
+        return None
+
     @abstractmethod
     def train(
         self,

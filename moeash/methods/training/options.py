@@ -1,13 +1,10 @@
-"""How networks are trained, whatever trains them. Nothing here loads torch.
-
-BatchNorms compute with their running statistics while training: a stored solution has two vectors
-of each and no statistics to go on measuring.
-"""
+"""How networks are trained, whatever trains them. Nothing here loads torch."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from moeash.core.solutions.recipe import Arithmetic, Augment
+from moeash.core.solutions.recipe import Arithmetic, Augment, NormStatistics
+from moeash.errors import InputError
 from moeash.options.kinds import Bounds
 from moeash.options.tables import Count, Options
 
@@ -23,6 +20,8 @@ class TrainingOptions(Options):
         augment: none, flips, or flips_and_crops; flips are wrong for digits.
         arithmetic: of forward passes: float32, or bf16 where torch deems it safe, which processors
             with units for it take less than half the time for. Solutions are measured as always.
+        norms: what BatchNorms compute with while training: frozen, their running statistics, which
+            stay; or batch, those of each batch, of which running ones are gathered and stored.
     """
 
     table: ClassVar[str] = "training"
@@ -31,3 +30,12 @@ class TrainingOptions(Options):
     batch_size: Count = 128
     augment: Augment = "none"
     arithmetic: Arithmetic = "float32"
+    norms: NormStatistics = "frozen"
+
+    def check(self) -> None:
+        """Refuse batches that have no statistics."""
+        if self.norms == "batch" and self.batch_size == 1:
+            raise InputError(
+                "training.norms = 'batch' needs batches of some images, and training.batch_size "
+                "is 1; raise it, or leave norms frozen"
+            )

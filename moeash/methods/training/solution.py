@@ -15,7 +15,8 @@ from moeash.core.codebook import KeptTensor, SharedTensor, SharedWeights
 from moeash.core.solutions.recipe import Tune
 from moeash.methods.training.checkpoints import load_optimiser, optimiser_tensors
 from moeash.methods.training.kept import KeptTensors
-from moeash.methods.training.losses import Lesson, float_tensors, outputs_of
+from moeash.methods.training.losses import Lesson, decoded_tensors, float_tensors, outputs_of
+from moeash.methods.training.norms import live_norms, unfold
 from moeash.methods.training.session import Seen, Session
 from moeash.networks.network import Network
 
@@ -46,7 +47,15 @@ class SolutionTraining(ABC):
             session.options.labels,
             step.temperature,
         )
-        self._kept = KeptTensors(start.kept, network, device)
+        norms = live_norms(network) if session.options.norms == "batch" else ()
+        gathered = [name for norm in norms for name in norm.statistics]
+        self._kept = KeptTensors(start.kept, network, device, gathered)
+        if norms:
+            some, _ = next(iter(session.images.batches(session.options.batch_size)))
+            tensors = {**self._kept.tensors, **decoded_tensors(start, device)}
+            unfold(norms, tensors, lambda: self._outputs(tensors, some.to(device)))
+            # The float network, which the lesson asks, computes as it always does.
+            self._outputs = replace(self._outputs, norms=tuple(norm.module for norm in norms))
 
     # ------------------------------------------------------------------ what moves
 

@@ -2,19 +2,23 @@
 
 The gradient of an entry is the sum over the weights that use it (Han et al., ICLR 2016, section 3).
 An entry moves less than halfway to its neighbours, so their order stays, and one that is exactly 0
-stays 0. The file grows by the entries' values where they were evenly spaced before.
+stays 0. So does one that a tensor uses which the outputs depend on and no gradient comes back to.
+The file grows by the entries' values where they were evenly spaced before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from moeash.core.codebook import Codebook, SharedWeights
 from moeash.core.solutions.recipe import Tune
 from moeash.methods.training.losses import DTYPES
+from moeash.methods.training.reaching import reach_of, some_of
 from moeash.methods.training.session import Seen, Session
 from moeash.methods.training.solution import SolutionTraining
 from moeash.networks.network import Network
@@ -85,15 +89,26 @@ class Entries:
     high: Tensor
 
     @classmethod
-    def of(cls, codebook: Codebook, device: str) -> "Entries":
-        """Return the entries of a codebook, unmoved."""
+    def of(
+        cls, codebook: Codebook, device: str, staying: NDArray[np.bool_] | None = None
+    ) -> "Entries":
+        """Return the entries of a codebook, unmoved.
+
+        Args:
+            codebook: the codebook.
+            device: of the training.
+            staying: ``(n_entries,)``, those that never move; 0 does not either.
+        """
         first = torch.tensor(codebook.entries, device=device)
         gaps = first.diff()
         # The ends may move outwards as far as inwards; a single entry by its own size.
         ends = gaps if len(gaps) else first.abs().clamp_min(1e-3)
         below = torch.cat([ends[:1], gaps])
         above = torch.cat([gaps, ends[-1:]])
-        unit = torch.where(first == 0, 0.0, torch.minimum(below, above))
+        stays = first == 0
+        if staying is not None:
+            stays |= torch.from_numpy(staying).to(device)
+        unit = torch.where(stays, 0.0, torch.minimum(below, above))
         safe = torch.where(unit == 0, 1.0, unit)
         moved = torch.zeros_like(first).requires_grad_()
         return cls(moved, first, unit, -REACH * below / safe, REACH * above / safe)
@@ -103,6 +118,15 @@ class Entries:
         return self.first + self.unit * self.moved
 
 
+def used_by(names: Collection[str], shared: SharedWeights) -> list[NDArray[np.bool_]]:
+    """Return which entries of each codebook some shared tensors use."""
+    used = [np.zeros(len(codebook), dtype=np.bool_) for codebook in shared.codebooks]
+    for tensor in shared.shared:
+        if tensor.name in names:
+            used[tensor.codebook] |= tensor.counts > 0
+    return used
+
+
 class Tuning(SolutionTraining):
     """The training of one solution's entries."""
 
@@ -110,7 +134,12 @@ class Tuning(SolutionTraining):
         self, step: Tune, start: SharedWeights, network: Network, session: Session
     ) -> None:
         super().__init__(step, start, network, session)
-        self._entries = [Entries.of(codebook, session.device) for codebook in start.codebooks]
+        reach = reach_of(network, some_of(session.images, session.device), session.device)
+        staying = used_by(reach.hidden, start)
+        self._entries = [
+            Entries.of(codebook, session.device, used)
+            for codebook, used in zip(start.codebooks, staying, strict=True)
+        ]
         self._indices = {
             tensor.name: torch.from_numpy(tensor.indices.astype("int64"))
             .reshape(tensor.shape)

@@ -1,7 +1,7 @@
 """The options of Weight Fixing Networks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from moeash.core.solutions.variables import Real, Variable
@@ -31,6 +31,9 @@ class WfnOptions(StagedOptions):
         fractions: share of the weights that is fixed after each stage, up to 1.
         epochs: passes over the training images before each stage but the first fixes weights.
         learning_rate: of Adam.
+        start: .moeash file of a solution to begin with, of any study of the network; default: the
+            float network, which remains what outputs are compared with.
+        start_fingerprint: of that solution; never in a file.
     """
 
     delta: tuple[Delta, Delta] = (0.01, 0.05)
@@ -39,6 +42,8 @@ class WfnOptions(StagedOptions):
     fractions: tuple[Fraction, ...] = (0.3, 0.6, 0.8, 0.9, 0.95, 0.975, 0.99, 0.9975, 0.999, 1.0)
     epochs: Count = 3
     learning_rate: Positive = 2e-5
+    start: str | None = None
+    start_fingerprint: str | None = field(default=None, metadata={"in_files": False})
 
     name: ClassVar[Literal["wfn"]] = "wfn"
 

@@ -17,6 +17,7 @@ from moeash.names import is_allowed, is_reference
 from moeash.options.tables import refuse
 from moeash.study.spec.reading import spec_of_text
 from moeash.study.spec.spec import StudySpec
+from moeash.study.spec.starting import start_at
 
 UPLOADS, OUTPUTS = "uploads", "output"
 """Folders in the service's own."""
@@ -94,6 +95,7 @@ class Roots:
         if checkpoint is not None and not Path(checkpoint).is_file():
             problems.append(f"network.checkpoint: {spec.network.checkpoint!r:.200} is a folder")
         spec = replace(spec, network=replace(spec.network, checkpoint=checkpoint))
+        spec = start_at(spec, self._read(spec.start, "method.start", problems))
         if spec.data is not None:
             root = self._read(spec.data.root, "data.root", problems)
             spec = replace(spec, data=replace(spec.data, root=root))
@@ -112,6 +114,7 @@ class Roots:
         paths = {
             "network.checkpoint": spec.network.checkpoint,
             "data.root": None if spec.data is None else spec.data.root,
+            "method.start": spec.start,
             "output.folder": None if spec.output is None else spec.output.folder,
         }
         # A JSON text of ASCII is a TOML text.

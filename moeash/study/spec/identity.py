@@ -8,7 +8,7 @@ from typing import Any
 
 from moeash.methods.options import OPTIONS
 
-PATHS = (("network", "checkpoint"), ("data", "root"))
+PATHS = (("network", "checkpoint"), ("data", "root"), ("method", "start"))
 """Where files are. They may move: what is in them has fingerprints of its own."""
 
 NOT_IDENTIFYING = (

@@ -14,6 +14,7 @@ from moeash.compression.options import CodecOptions
 from moeash.data.options import DataOptions
 from moeash.errors import InputError
 from moeash.evaluation.options import METRIC_NAMES, EvaluationOptions
+from moeash.methods.fixing.options import StagedOptions
 from moeash.methods.options import MethodOptions
 from moeash.methods.training.options import TrainingOptions
 from moeash.methods.uniform.options import UniformOptions
@@ -131,6 +132,11 @@ class StudySpec(Options):
             return "distill"
         return "tune" if self.tune.solutions else None
 
+    @property
+    def start(self) -> str | None:
+        """The file of the solution that the method begins with; None: the float network."""
+        return self.method.start if isinstance(self.method, StagedOptions) else None
+
     def _check_training(self) -> None:
         """Refuse a training without images before the search it would follow."""
         splits = set() if self.data is None else set(self.data.splits)
@@ -138,6 +144,11 @@ class StudySpec(Options):
             raise InputError(
                 f"{self.trained_by} needs images to train on; add [data.splits.train], or "
                 "[data.splits.calibration]"
+            )
+        if self.trained_by and self.training.norms == "batch" and self.codec.norms == "folded":
+            raise InputError(
+                "training.norms = 'batch' trains with BatchNorms that codec.norms = 'folded' folds "
+                "away; leave one of them out"
             )
         if self.trained_by and self.is_python and self.training.labels:
             raise InputError("training.labels needs labels, and inputs given from Python have none")
@@ -252,4 +263,5 @@ class StudySpec(Options):
             output=output,
             refines=self.refine.solutions > 0,
             training=self.training,
+            trains=self.trained_by is not None,
         )

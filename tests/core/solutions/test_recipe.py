@@ -19,6 +19,7 @@ ONES = [
     Recipe.of({"k": 37}, DISTILL),
     Recipe.of({"k": 37}, Distill(epochs=3, labels=0.5, rate=0.3)),
     Recipe.of({"k": 37}, Refine(), DISTILL, TUNE),
+    Recipe.of({"k": 37}, Tune(epochs=3, labels=0.5, norms="batch")),
 ]
 
 

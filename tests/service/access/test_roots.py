@@ -1,3 +1,4 @@
+import json
 import os
 import textwrap
 
@@ -149,7 +150,17 @@ def test_a_relative_path_is_one_of_the_uploads_or_else_of_a_root(roots, places):
     assert roots.admit(relative).network.checkpoint == str(roots.uploads / "in/w.safetensors")
 
 
-@pytest.mark.parametrize("place", ["network.checkpoint", "data.root"])
+BEGINS = {"method__name": "wfn", "data__splits__train__part": "all"}
+
+
+def test_a_method_may_begin_with_a_file_of_a_root(roots, places):
+    spec = roots.admit(toml(method__start="in/w.safetensors", **BEGINS))
+    inside = str((places / "root/in/w.safetensors").resolve())
+    assert spec.start == inside
+    assert f"method.start={json.dumps(inside)}" in roots.settings(spec)
+
+
+@pytest.mark.parametrize("place", ["network.checkpoint", "data.root", "method.start"])
 @pytest.mark.parametrize(
     "path",
     [
@@ -184,7 +195,7 @@ def test_whatever_leads_outside_is_refused_and_not_told_from_what_is_not_there(
     (places / "root/loop").symlink_to(places / "root/loop")
     (places / "rooted").mkdir()
     os.mkfifo(places / "root/pipe")
-    found = faults(roots, **{place.replace(".", "__"): path.format(places)})
+    found = faults(roots, **BEGINS, **{place.replace(".", "__"): path.format(places)})
     assert list(found) == [place]
     assert "is not in a folder that this service may read" in found[place]
 

@@ -76,7 +76,13 @@ def test_everything_else_identifies_a_study_and_is_named_as_a_difference(changes
     assert digits_spec().differences(now)
 
 
-TRAINING = [{"labels": 0.5}, {"batch_size": 64}, {"augment": "flips"}, {"arithmetic": "bf16"}]
+TRAINING = [
+    {"labels": 0.5},
+    {"batch_size": 64},
+    {"augment": "flips"},
+    {"arithmetic": "bf16"},
+    {"norms": "batch"},
+]
 
 
 @pytest.mark.parametrize("training", TRAINING, ids=str)
@@ -91,6 +97,20 @@ def test_how_it_trains_identifies_a_study_whose_method_does(training):
         (difference,) = digits_spec(**plain).differences(now)
         assert difference.startswith(f"training.{key}: ")
     assert digits_spec(training=training).fingerprint() == digits_spec().fingerprint()
+
+
+def test_what_a_method_begins_with_identifies_a_study_and_where_that_is_does_not():
+    train = {"data": {"splits": {"train": {"part": "all", "rest": True}}}}
+
+    def begun(path, fingerprint):
+        start = {"start": path, "start_fingerprint": fingerprint}
+        return digits_spec(method={"name": "wfn", "k": None, **start}, **train)
+
+    one, moved, other = begun("a", "1" * 32), begun("b", "1" * 32), begun("a", "2" * 32)
+    assert one.fingerprint() == moved.fingerprint() != other.fingerprint()
+    assert one.differences(moved) == []
+    (difference,) = one.differences(other)
+    assert difference.startswith("method.start_fingerprint: stored '1111")
 
 
 def test_splits_in_another_order_are_other_splits():

@@ -1,0 +1,96 @@
+"""Which shared weights a training can move: those that gradients of the outputs come back to.
+
+A layer that nobody calls has none, and one that is used under ``no_grad``, detached, or turned into
+integers has none either, though the outputs depend on it. The network runs once with gradients to
+see which, and once more for every weight that got none, with other values in it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from moeash.data.inputs import Batch
+from moeash.errors import InputError
+from moeash.methods.base import Images
+from moeash.methods.training.losses import Outputs, float_tensors
+from moeash.networks.network import Network
+
+IMAGES = 16
+"""Inputs of the runs."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The shared tensors of a network that no training moves, by ``state_dict`` key.
+
+    Attributes:
+        unused: the outputs do not depend on them.
+        hidden: the outputs do, but no gradient comes back.
+    """
+
+    unused: tuple[str, ...]
+    hidden: tuple[str, ...]
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Return what people should know, one line each."""
+        return (
+            *(
+                f"no training looks at {name}: the outputs do not depend on it"
+                for name in self.unused
+            ),
+            *(
+                f"no training moves {name}: the outputs depend on it, but no gradient comes back "
+                "to it (it is used under no_grad, detached, or made integers of)"
+                for name in self.hidden
+            ),
+        )
+
+
+def some_of(images: Images, device: str) -> Batch:
+    """Return the first :data:`IMAGES` inputs, or all if there are fewer, on a device."""
+    inputs, _ = next(iter(images.batches(IMAGES)))
+    return inputs.to(device)
+
+
+def reach_of(network: Network, inputs: Batch, device: str) -> Reach:
+    """Return which shared tensors of a network no training moves.
+
+    Args:
+        network: in eval mode; its float weights are looked at.
+        inputs: some, on the device.
+        device: of the network.
+
+    Raises:
+        InputError: no gradient comes back from the outputs to any parameter, or taking gradients
+            fails.
+    """
+    outputs = Outputs(network.module, device, network.output)
+    tensors = float_tensors(network, device)
+    for name, _ in network.module.named_parameters():
+        if name in tensors and tensors[name].is_floating_point():
+            tensors[name].requires_grad_()
+    shared = [p.name for p in network.state if p.role == "shared"]
+    kind = type(network.module).__name__
+    try:
+        scores = outputs(tensors, inputs)
+        if not scores.requires_grad:
+            raise InputError(
+                f"the outputs of {kind} have no gradient, so nothing of it can be trained; it runs "
+                "under no_grad, or detaches them"
+            )
+        leaves = [tensors[name] for name in shared]
+        gradients = torch.autograd.grad(scores.sum(), leaves, allow_unused=True)
+    except RuntimeError as error:
+        raise InputError(
+            f"{kind} cannot be trained, as taking gradients fails: {' '.join(str(error).split())}"
+        ) from error
+    unused: list[str] = []
+    hidden: list[str] = []
+    with torch.no_grad():
+        for name, gradient in zip(shared, gradients, strict=True):
+            if gradient is None:
+                other = outputs({**tensors, name: 1 - 2 * tensors[name]}, inputs)
+                (unused if torch.equal(other, scores) else hidden).append(name)
+    return Reach(tuple(unused), tuple(hidden))
