@@ -10,6 +10,9 @@ from moeash.study.storage.records import GenerationRecord
 ACTIVITY_EVERY_S = 1.0
 """Passing events are stored at most so often: they tell people what is going on, nothing more."""
 
+PACES = 1000
+"""Pieces of work, one a worker or so, whose pace is remembered."""
+
 
 class Journal:
     """Passes events on. Those before the study exists are stored as soon as it does."""
@@ -23,9 +26,8 @@ class Journal:
         self._study_id: int | None = None
         self._early: list[Event] = []
         self._last_activity = float("-inf")
-        self._what = ""
-        self._since = 0.0
-        self._first = 0
+        self._paces: dict[str, tuple[float, int]] = {}
+        """When each piece of work was first told of and how far it was; the latest comes last."""
 
     def begin(self, study_id: int) -> None:
         """Store what has happened so far, and from now on everything at once."""
@@ -59,13 +61,24 @@ class Journal:
         self.say(Note(text))
 
     def progress(self, what: str, done: int, total: int | None) -> None:
-        """Say how far a step of work is, and how long it will take at the pace it has."""
+        """Say how far a step of work is, and how long it will take at the pace it has.
+
+        Args:
+            what: the work, and behind the last colon what changes as it goes on.
+            done: units of it.
+            total: units of it in all; None where nobody knows.
+        """
         now = self._clock()
-        if what != self._what or done <= self._first:
-            self._what, self._since, self._first = what, now, done
+        work = what.rpartition(": ")[0] or what
+        since, first = self._paces.pop(work, (now, done))
+        if done <= first:
+            since, first = now, done
+        self._paces[work] = since, first
+        if len(self._paces) > PACES:
+            del self._paces[next(iter(self._paces))]
         left = None
-        if total is not None and done > self._first:
-            left = (now - self._since) / (done - self._first) * (total - done)
+        if total is not None and done > first:
+            left = (now - since) / (done - first) * (total - done)
         self.say(Doing(what, done, total, left))
 
     def _show(self, event: Event) -> None:

@@ -49,3 +49,18 @@ def test_time_left_follows_from_the_pace_of_the_step_alone(tmp_path):
     now = 107.0
     journal.progress("factorising", 4, 4)
     assert [event.left_s for event in heard] == [None, None, 16.0, 9.0, None, 0.0]
+
+
+def test_time_left_is_told_of_trainings_that_say_something_else_every_time_and_of_two_at_once(
+    tmp_path,
+):
+    now = 0.0
+    heard = []
+    journal = Journal(SqlStorage(str(tmp_path / "a.db")), heard.append, clock=lambda: now)
+    for now in (0.0, 10.0, 20.0):
+        steps = int(now)
+        journal.progress(f"k=1: training, stage 1 of 2: {now} bits, loss {now}", steps, 100)
+        journal.progress(f"k=2: training, stage 1 of 2: {now} bits, loss {now}", 5 * steps, 200)
+    assert [event.left_s for event in heard] == [None, None, 90.0, 30.0, 80.0, 20.0]
+    journal.progress("k=2: training, stage 2 of 2: 1 bits, loss 3", 150, 200)
+    assert heard[-1].left_s is None, "a stage has a pace of its own"
