@@ -15,6 +15,7 @@ from moeash.core.solutions.recipe import Distill, Tune
 from moeash.errors import InputError
 from moeash.exports.building import building
 from moeash.exports.plots import plot_front
+from moeash.methods.training import session
 from moeash.methods.training.checkpoints import SUFFIX
 from moeash.study.storage.sql import SqlStorage
 from tests.backends.studies import Listener, front, run_study, sequence, spec
@@ -289,3 +290,65 @@ def test_a_network_that_detaches_its_outputs_is_refused_before_the_search():
             progress=False,
         )
     assert len(measured) == 1, "the float network"
+
+
+def test_a_stop_request_ends_a_training_and_the_study_goes_on_from_there(tmp_path, monkeypatch):
+    plain = trained() | {
+        "tune": {"solutions": 0},
+        "distill": {"solutions": 1, "rates": [1.0], "epochs": 10},
+    }
+    whole = run_study(tmp_path, plain | {"name": "whole"})
+    monkeypatch.setattr(session, "SAVE_EVERY_S", 0.0)
+    heard = []
+
+    def stop(event):
+        if event.kind == "doing" and event.what.startswith("training"):
+            heard.append(event)
+            if event.done >= 20:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(tmp_path, plain, listen=stop)
+    assert moeash.open_study("trained", str(tmp_path / "trained.db")).status == "interrupted"
+    steps = [event.done for event in heard]
+    assert steps == [0, 10, 20]
+    again = Listener()
+    done = run_study(tmp_path, plain, listen=again)
+    went_on = [e.done for e in again.of("doing") if e.what.startswith("training")]
+    assert went_on[0] == 19, "it was saved before every step but the last, which was told of"
+    told = [e for e in again.of("doing") if e.what.startswith("training")]
+    assert any(e.left_s is not None for e in told), "and how long it will take is told"
+    assert sequence(done) == sequence(whole)
+
+
+@pytest.mark.parametrize("norms", ["two_vectors", "as_they_are", "remeasured"])
+def test_solutions_are_trained_with_the_statistics_of_batches(tmp_path, norms):
+    plain = trained(
+        codec={"norms": norms}, data__splits__calibration={"part": "all", "count": 100, "seed": 2}
+    )
+    plain |= {
+        "distill": plain["distill"] | {"solutions": 1, "rates": [0.3]},
+        "training": {"batch_size": 64, "norms": "batch"},
+    }
+    study = run_study(tmp_path, plain)
+    (distilled,) = staged(study, "distilled")
+    tuned = staged(study, "tuned")
+    assert distilled.recipe.steps[-1].norms == tuned[0].recipe.steps[-1].norms == "batch"
+    complete = [r for r in (distilled, *tuned) if r.outcome.status == "complete"]
+    assert distilled in complete
+    for number, record in enumerate(complete):
+        report = export(study, tmp_path / f"{number}.moeash", id=record.number)
+        assert report.size_bytes == record.outcome.sizes.size_bytes
+    means = moeash.read(tmp_path / "0.moeash")["bn1.running_mean"]
+    assert means.any() == (norms == "as_they_are")
+
+
+def test_batches_have_no_statistics_of_norms_that_are_folded_away():
+    train = {"splits": {"train": {"part": "all", "count": 100, "seed": 0}}}
+    with pytest.raises(InputError, match=r"training.norms = 'batch' trains with BatchNorms that"):
+        digits_spec(
+            tune={"solutions": 1},
+            data=train,
+            training={"norms": "batch"},
+            codec={"norms": "folded"},
+        )

@@ -169,6 +169,31 @@ def test_networks_of_every_kind_are_fixed_stage_by_stage(method, kind):
     assert not network.module.training
 
 
+OPTIMISERS = {
+    "sgd": lambda leaves: torch.optim.SGD(
+        leaves, lr=0.05, momentum=0.9, weight_decay=0.1, nesterov=True
+    ),
+    "adam": lambda leaves: torch.optim.Adam(leaves, lr=0.01, weight_decay=0.1),
+    "adamw": lambda leaves: torch.optim.AdamW(leaves, lr=0.01, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("method", METHODS)
+def test_fixed_weights_stay_through_momentum_and_weight_decay(method, optimiser, monkeypatch):
+    """Of the optimiser there is one object for all stages, so that it remembers what was free."""
+    made = {}
+
+    def same(self, weights, kept):
+        return made.setdefault("optimiser", OPTIMISERS[optimiser]([*weights, *kept]))
+
+    monkeypatch.setattr(METHODS[method][0], "_optimiser_of", same)
+    network, session = network_of("conv, norm"), session_of("conv, norm")
+    watched = Watched(training(method, network, session))
+    session.train(watched)  # it compares the fixed weights after every step
+    assert watched.n_steps >= 6 and watched.moved > 0
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_kept_parameters_are_trained_and_statistics_stay(method):
     network, session = network_of("conv, norm"), session_of("conv, norm")

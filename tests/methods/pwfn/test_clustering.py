@@ -1,6 +1,7 @@
 """CLUSTER: the worked example, its invariants, and the brute-force twin."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -137,6 +138,18 @@ def test_nothing_and_zeros_are_fixed_without_ado():
     got = cluster(zeros, zeros, 1.0, 1.0, -7)
     assert_array_equal(got.fixing.indices, [0, 0, 0])
     assert_array_equal(got.sigmas, zeros)
+
+
+def test_there_is_no_matrix_of_centres_by_weights():
+    rng = np.random.default_rng(0)
+    means = rng.normal(0, 0.4, 100_000).astype(np.float32)
+    sigmas = np.full_like(means, 0.002)
+    assert len(proposed_centres(float(np.abs(means).max()), 3, -7)) > 150
+    tracemalloc.start()
+    cluster(means, sigmas, 1.0, 1.0, -7)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * 8 * means.size, "twenty numbers a weight, not one a centre and weight"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -243,6 +244,19 @@ def test_what_was_gathered_is_stored_as_two_vectors_of_the_same_function(
 def test_batches_of_one_image_have_no_statistics():
     with pytest.raises(InputError, match=r"training.norms = 'batch' needs batches of some images"):
         TrainingOptions(batch_size=1, norms="batch")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_statistics_are_gathered_in_bfloat16_too(kind, network, start, session):
+    fast = replace(session(), options=replace(session().options, arithmetic="bf16"))
+    trainees = [trainee_of(kind, network, start, where) for where in (session(), fast)]
+    for trainee, where in zip(trainees, (session(), fast), strict=True):
+        where.train(trainee)
+    exact, rough = (trainee.shared().decoded() for trainee in trainees)
+    for name in ("1.running_mean", "4.running_var"):
+        assert rough[name].dtype == np.float32
+        assert not np.array_equal(exact[name], rough[name])
+        np.testing.assert_allclose(rough[name], exact[name], rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

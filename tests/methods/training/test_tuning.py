@@ -7,6 +7,7 @@ from moeash.core.solutions.candidate import Candidate
 from moeash.core.solutions.recipe import Tune
 from moeash.data.unlabelled import Unlabelled
 from moeash.methods.registry import build_method
+from moeash.methods.training.losses import Outputs, divergence
 from moeash.methods.training.options import TrainingOptions
 from moeash.methods.training.session import Session
 from moeash.methods.training.tuning import REACH, Tuning, entries_at, tune
@@ -47,6 +48,45 @@ def test_the_gradient_of_an_entry_is_that_of_finite_differences(solution, networ
     entries = torch.tensor(solution.codebooks[0].entries).double().requires_grad_()
     assert layers
     assert torch.autograd.gradcheck(loss, entries, eps=1e-6, atol=1e-7, rtol=1e-5)
+
+
+def test_a_whole_networks_gradient_of_an_entry_is_that_of_finite_differences():
+    """An entry that weights of two layers use, in float64 and without kinks."""
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 4)
+    module = torch.nn.Sequential(*layers).double().eval()
+    network = Network(module, read_state(module), "smooth")
+    method = build_method(UniformOptions(k=(2, 64)))
+    start = method.compress(prepare(method, network, {}), Candidate.of({"k": 6}), network=network)
+    images = Unlabelled(torch.randn(32, 6, dtype=torch.float64), at_most=32)
+    session = Session(images, TrainingOptions(batch_size=32), 1)
+    trainee = Tuning(Tune(epochs=1, batch_size=32), start, network, session)
+    (seen,) = session.seen(0, 1, 1)
+    (moved,) = trainee.moving().values()
+    kept = {t.name: torch.tensor(start.values(t)) for t in start.kept}
+
+    def loss_with(entries):
+        weights = {
+            t.name: entries[torch.from_numpy(t.indices.astype("int64"))].reshape(t.shape)
+            for t in start.shared
+        }
+        return divergence(
+            Outputs(module, "cpu")({**kept, **weights}, seen.inputs).double(),
+            Outputs(module, "cpu")({}, seen.inputs).double(),
+        )
+
+    trained = divergence(
+        Outputs(module, "cpu")({**kept, **trainee.weights(seen)}, seen.inputs).double(),
+        Outputs(module, "cpu")({}, seen.inputs).double(),
+    )
+    (gradient,) = torch.autograd.grad(trained, moved)
+    entries = torch.tensor(start.codebooks[0].entries).double()
+    assert (start.shared[0].counts > 0).any() and (start.shared[1].counts > 0).any()
+    step = 1e-2
+    for i, unit in enumerate(torch.full_like(entries, step).diag()):
+        slope = (loss_with(entries + unit) - loss_with(entries - unit)) / (2 * step)
+        want = slope * trainee._entries[0].unit[i]
+        torch.testing.assert_close(gradient[i].double(), want, rtol=0.02, atol=1e-6)
 
 
 @pytest.mark.slow

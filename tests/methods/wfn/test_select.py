@@ -1,5 +1,7 @@
 """SELECT: the worked example, its invariants, and the brute-force twin."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -142,6 +144,20 @@ def test_nothing_and_zeros_are_fixed_without_ado():
     fixing = select(np.float32([0, -0.0, 0, 0.001]), 1.0, 0.01, ZERO)
     assert_array_equal(fixing.entries, [0])
     assert_array_equal(fixing.indices, [0, 0, 0, 0])
+
+
+def test_there_is_no_matrix_of_candidates_by_weights():
+    rng = np.random.default_rng(0)
+    peaks = []
+    for n in (25_000, 100_000):
+        weights = rng.normal(0, 0.1, n).astype(np.float32)
+        tracemalloc.start()
+        entries = select(weights, 1.0, 0.02, ZERO).entries
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(entries) > 60
+        peaks.append(peak / n)
+    assert max(peaks) < 20 * 8, "twenty numbers a weight, not one a candidate and weight"
 
 
 @pytest.mark.parametrize(
