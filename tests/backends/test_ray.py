@@ -474,7 +474,7 @@ def test_trainings_whose_workers_are_killed_go_on_where_they_were_saved(local_ra
         return spec(
             data__splits__train={"part": "all", "count": 300, "seed": 0},
             method={"name": "wfn", "delta": [0.02, 0.3], "epochs": 2},
-            training={"batch_size": 32},
+            training={"batch_size": 32, "norms": "batch"},
             search={"population": 2},
             budget={"generations": 1},
             merge={"trials": 0},
