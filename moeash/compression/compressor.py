@@ -41,7 +41,7 @@ from moeash.methods.base import Images, Method, Preparation
 from moeash.methods.training.distilling import distill
 from moeash.methods.training.method import TrainedMethod
 from moeash.methods.training.options import TrainingOptions
-from moeash.methods.training.reaching import reach_of
+from moeash.methods.training.reaching import notes_on
 from moeash.methods.training.tuning import tune
 from moeash.networks.network import Network
 from moeash.networks.pickling import read_only_tensor
@@ -350,8 +350,8 @@ class Compressor:
         """
         if isinstance(self._method, TrainedMethod):
             self._method.start(self.network)
-        device = self._circumstances.device
-        return reach_of(self.network, self._trainings.some(), device).notes
+        here = self._circumstances
+        return notes_on(self.network, self._trainings.some(), here.device, here.training)
 
     def _compressed(
         self, recipe: Recipe, progress: Progress, *, train: bool = True

@@ -1,14 +1,35 @@
-"""Calibrated methods where the network is: on the host, or on a GPU."""
+"""Methods and trainings where the network is: on the host, or on a GPU."""
+
+import itertools
 
 import pytest
 import torch
 from torch import nn
 
+from moeash.core.kept import Keeping
+from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.recipe import Distill, Tune
+from moeash.data.unlabelled import Unlabelled
+from moeash.methods.base import Preparation
 from moeash.methods.feedback.columns import assign_feedback
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, prepare
 from moeash.methods.gpfq.layers import quantise_gpfq, symmetric_alphabet
+from moeash.methods.pwfn.options import PwfnOptions
+from moeash.methods.pwfn.training import PwfnTraining
+from moeash.methods.registry import build_method
+from moeash.methods.training.checkpoints import Checkpoint
+from moeash.methods.training.distilling import Distilling
+from moeash.methods.training.options import TrainingOptions
+from moeash.methods.training.session import Session
+from moeash.methods.training.tuning import Tuning
+from moeash.methods.uniform.options import UniformOptions
+from moeash.methods.wfn.options import WfnOptions
+from moeash.methods.wfn.training import WfnTraining
 from moeash.networks.loading.builtin import DigitsCNN
+from moeash.networks.network import Network
+from moeash.networks.norms import find_norms
+from moeash.networks.parameters import read_state
 
 DEVICES = [
     "cpu",
@@ -70,6 +91,68 @@ def test_gpfq_stays_on_the_networks_device(device, no_weight_leaves):
         network(device), images().split(30), lambda w: symmetric_alphabet(w, levels=4)
     )
     assert {layer.indices.device.type for layer in layers} == {device}
+
+
+TRAINEES = {
+    "wfn": lambda *where: WfnTraining(
+        WfnOptions(fractions=(0.5, 1.0), epochs=2), Candidate.of({"delta": 0.05}), *where
+    ),
+    "pwfn": lambda *where: PwfnTraining(
+        PwfnOptions(fractions=(0.5, 1.0), epochs=2), Candidate.of({"delta": 1.0}), *where
+    ),
+    "distill": lambda network, start, session: Distilling(
+        Distill(epochs=4, rate=0.1, batch_size=15), start, network, session
+    ),
+    "tune": lambda network, start, session: Tuning(
+        Tune(epochs=4, batch_size=15), start, network, session
+    ),
+}
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "bf16"])
+@pytest.mark.parametrize("norms", ["frozen", "batch"])
+@pytest.mark.parametrize("kind", TRAINEES)
+@pytest.mark.parametrize("device", DEVICES)
+def test_trainings_stay_on_the_networks_device_and_go_on_there(
+    device, kind, norms, arithmetic, tmp_path
+):
+    module = network(device)
+    there = Network(module, read_state(module), "digits")
+    method = build_method(UniformOptions(k=(2, 64)))
+    prepared = method.prepare(Preparation(network=there, splits={}, seed=0, n_threads=1))
+    solution = method.compress(prepared, Candidate.of({"k": 12}), network=there)
+    start = Keeping("float16", find_norms(module, there.state)).apply(solution)
+    options = TrainingOptions(batch_size=15, norms=norms, arithmetic=arithmetic)
+
+    def session(**changes):
+        return Session(Unlabelled(images(), at_most=60), options, 3, device, **changes)
+
+    class Stopped:
+        def __init__(self, trainee):
+            self.trainee = trainee
+
+        def __getattr__(self, name):
+            return getattr(self.trainee, name)
+
+        def step(self, seen):
+            if seen.step == 5:
+                raise KeyboardInterrupt
+            return self.trainee.step(seen)
+
+    ticks = itertools.count(0, 61)
+    saving = {"checkpoint": Checkpoint(tmp_path, "d" * 32), "clock": lambda: float(next(ticks))}
+    with pytest.raises(KeyboardInterrupt):
+        session(**saving).train(Stopped(TRAINEES[kind](there, start, session())))
+    again = TRAINEES[kind](there, start, session())
+    session(**saving).train(again)
+    moving = [t for name, t in again.tensors().items() if name.startswith(("kept/", "weight/"))]
+    assert moving and {t.device.type for t in moving} == {device}
+    shared = again.shared()
+    assert shared.fingerprint() != start.fingerprint()
+    if device == "cpu":  # sums of a GPU have no order
+        whole = TRAINEES[kind](there, start, session())
+        session().train(whole)
+        assert whole.shared().fingerprint() == shared.fingerprint()
 
 
 def test_the_guard_would_notice(no_weight_leaves):

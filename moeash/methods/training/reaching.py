@@ -14,6 +14,8 @@ from moeash.data.inputs import Batch
 from moeash.errors import InputError
 from moeash.methods.base import Images
 from moeash.methods.training.losses import Outputs, float_tensors
+from moeash.methods.training.norms import live_norms
+from moeash.methods.training.options import TrainingOptions
 from moeash.networks.network import Network
 
 IMAGES = 16
@@ -46,6 +48,27 @@ class Reach:
                 for name in self.hidden
             ),
         )
+
+
+def notes_on(
+    network: Network, inputs: Batch, device: str, options: TrainingOptions
+) -> Sequence[str]:
+    """Return what people should know before a network is trained, one line each.
+
+    Args:
+        network: in eval mode.
+        inputs: some, on the device.
+        device: of the network.
+        options: how it will be trained.
+
+    Raises:
+        InputError: it cannot be.
+    """
+    notes = reach_of(network, inputs, device).notes
+    if options.norms == "batch" and not live_norms(network):
+        lacking = "the network has no BatchNorm with running statistics of its own"
+        notes = (*notes, f"training.norms = 'batch' changes nothing: {lacking}")
+    return notes
 
 
 def some_of(images: Images, device: str) -> Batch:

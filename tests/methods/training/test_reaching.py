@@ -14,7 +14,7 @@ from moeash.methods.pwfn.training import PwfnTraining
 from moeash.methods.registry import build_method
 from moeash.methods.training.distilling import distill
 from moeash.methods.training.options import TrainingOptions
-from moeash.methods.training.reaching import reach_of
+from moeash.methods.training.reaching import notes_on, reach_of
 from moeash.methods.training.session import Session
 from moeash.methods.training.tuning import tune, used_by
 from moeash.methods.uniform.options import UniformOptions
@@ -90,6 +90,17 @@ def test_what_no_gradient_comes_back_to_is_told_apart_by_what_the_outputs_say(ne
     assert len(reach.notes) == 5
     assert all(torch.equal(value, held[n]) for n, value in network.module.state_dict().items())
     assert all(p.grad is None for p in network.module.parameters())
+
+
+def test_statistics_of_batches_are_nothing_to_a_network_without_norms(network, inputs):
+    plain, norms = TrainingOptions(), TrainingOptions(norms="batch")
+    told = notes_on(network, inputs, "cpu", plain)
+    assert len(told) == 5
+    (more,) = notes_on(network, inputs, "cpu", norms)[len(told) :]
+    assert more.startswith("training.norms = 'batch' changes nothing: the network has no BatchNorm")
+    module = nn.Sequential(nn.Linear(12, 5), nn.BatchNorm1d(5)).eval()
+    normed = Network(module, read_state(module), "normed")
+    assert notes_on(normed, inputs, "cpu", norms) == ()
 
 
 class Detached(nn.Linear):
