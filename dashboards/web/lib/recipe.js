@@ -3,7 +3,7 @@
 import {digits, plural} from './format.js';
 
 const VALUES = {k: (v) => `${v} bins asked for`, levels: (v) => `${v} positive levels a layer`, rate: (v) => `a bit worth ${digits(v, 3)}`};
-const METHODS = {uniform: 'Uniform bins', feedback: 'Uniform bins with second-order error feedback', gpfq: 'Greedy path-following quantisation'};
+const METHODS = {uniform: 'Uniform bins', feedback: 'Uniform bins with second-order error feedback', gpfq: 'Greedy path-following quantisation', wfn: 'Weight Fixing Networks', pwfn: 'Probabilistic Weight Fixing'};
 const STEPS = {merge: 'neighbouring entries merged', refine: 'made again with more effort', distill: 'weights trained on its own entries', tune: 'entries trained'};
 
 const words = (list) => (list.length > 1 ? `${list.slice(0, -1).join(', ')} and ${list.at(-1)}` : list.join(''));

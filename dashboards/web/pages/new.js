@@ -20,7 +20,7 @@ export async function mount(host, params, {go, store, query}) {
   const template = h('select', {'aria-label': 'Start from', 'data-test': 'template', onchange: () => useTemplate(template.value)}, h('option', {value: ''}, 'Start from…'), templates.items.map((each) => h('option', {value: each.name}, each.name)));
   const about = h('p', {class: 'small muted'});
   const spec = h('input', {type: 'file', accept: '.toml', class: 'visually-hidden', id: 'spec-file', 'data-test': 'spec-file', onchange: async () => { if (spec.files[0]) use(await spec.files[0].text()); spec.value = ''; }});
-  const weights = h('input', {type: 'file', accept: '.safetensors,.pt,.pth', class: 'visually-hidden', id: 'weights-file', 'data-test': 'weights-file', onchange: send});
+  const weights = h('input', {type: 'file', accept: '.safetensors,.pt,.pth,.moeash', class: 'visually-hidden', id: 'weights-file', 'data-test': 'weights-file', onchange: send});
   const uploaded = uploads({items: files.items, session: store.session, onUse: (path) => attempt(() => name(path))});
   let checks = 0;
   let changes = 0;

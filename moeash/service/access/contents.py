@@ -5,6 +5,7 @@ checkpoints without running what is in them, whatever was looked at here, see
 :mod:`moeash.networks.loading.checkpoints`.
 """
 
+import hashlib
 import json
 import math
 import pickletools
@@ -13,12 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from moeash.errors import CheckpointError, InputError, SpecError
+from moeash.codec.container import check_head, wrong_checksum
+from moeash.codec.layout import CHECKSUM_BYTES
+from moeash.errors import CheckpointError, ContainerError, InputError, SpecError
 from moeash.files import LFS_POINTER, is_lfs_pointer, lfs_text
 from moeash.study.spec.reading import plain_of_text
 
 MOST_HEADER = 8 << 20
 """Bytes of a safetensors header, of a torch file's directory, and of its pickle."""
+
+HEAD, PIECE = 100, 1 << 20
+"""Bytes of a moeash file that say what it is, and those of it that are looked at together."""
 
 BITS = {
     "BOOL": 8,
@@ -158,6 +164,23 @@ def _directory_bytes(path: Path, size: int) -> int:
     return small
 
 
+def _check_moeash(path: Path) -> None:
+    size = path.stat().st_size
+    digest = hashlib.blake2b(digest_size=CHECKSUM_BYTES)
+    try:
+        with path.open("rb") as file:
+            check_head(file.read(HEAD), size)
+            file.seek(0)
+            left = size - CHECKSUM_BYTES
+            while left and (part := file.read(min(left, PIECE))):
+                digest.update(part)
+                left -= len(part)
+            if file.read() != digest.digest():
+                raise wrong_checksum()
+    except ContainerError as error:
+        raise CheckpointError(f"the file is not what moeash exports: {error}") from error
+
+
 def _check_toml(path: Path) -> None:
     with path.open("rb") as file:
         content = file.read((1 << 18) + 1)
@@ -171,6 +194,7 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     ".safetensors": _check_safetensors,
     ".pt": _check_torch,
     ".pth": _check_torch,
+    ".moeash": _check_moeash,
     ".toml": _check_toml,
 }
 """What may be uploaded, by the end of its name."""

@@ -1,4 +1,4 @@
-"""Uploads: checkpoints and specs that studies of the service may name."""
+"""Uploads: checkpoints, solutions and specs that studies of the service may name."""
 
 from collections.abc import AsyncIterator
 from dataclasses import asdict
@@ -65,7 +65,7 @@ def router(auth: Auth, uploads: Uploads, uses: Uses) -> APIRouter:
         name: Annotated[str, Query(max_length=200, description="With its ending.")],
         who: Annotated[Identity, Depends(auth.operator)],
     ) -> File:
-        """Store a safetensors file, what torch.save wrote of a state_dict, or a TOML spec."""
+        """Store a safetensors, torch (a state_dict) or moeash file, or a TOML spec."""
         pieces = _pieces(request)
 
         async def following() -> bytes:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.numpy import save
 
+from moeash.codec.container import encode
+from moeash.core.codebook import KeptTensor, SharedWeights
 from moeash.errors import InputError
 from moeash.networks.loading.checkpoints import load_checkpoint
 from moeash.service.access.contents import check_content
@@ -54,6 +56,21 @@ def test_what_safetensors_and_torch_write_is_taken(tmp_path):
         assert load_checkpoint(tmp_path / "w.pt")
     check(tmp_path, "w.pth", torch_file(STATE))
     check(tmp_path, "s.toml", b'name = "a"\n')
+
+
+SOLUTION = encode(
+    SharedWeights((), (KeptTensor("a", (2, 3), "float32", np.zeros((2, 3), np.float32)),)),
+    coder="ans",
+)
+
+
+def test_a_solution_is_taken_as_it_was_exported_and_not_otherwise(tmp_path):
+    check(tmp_path, "s.moeash", SOLUTION)
+    changed = bytearray(SOLUTION)
+    changed[len(SOLUTION) // 2] ^= 1
+    for content in (b"", SOLUTION[:-1], SOLUTION + b"x", bytes(changed), SAFE):
+        with pytest.raises(InputError, match="the file is not what moeash exports: "):
+            check(tmp_path, "s.moeash", content)
 
 
 @pytest.mark.parametrize(
