@@ -9,6 +9,8 @@ from moeash.study.spec.reading import parse_spec
 from moeash.study.spec.starting import with_start
 from tests.backends.studies import Listener, run_study, sequence, spec
 
+pytestmark = pytest.mark.slow
+
 MEASURED = {"evaluation__metric": "neg_divergence", "evaluation__max_drop": 20.0}
 TRAIN = {"part": "all", "count": 300, "seed": 0}
 

@@ -292,6 +292,7 @@ def test_a_network_that_detaches_its_outputs_is_refused_before_the_search():
     assert len(measured) == 1, "the float network"
 
 
+@pytest.mark.slow
 def test_a_stop_request_ends_a_training_and_the_study_goes_on_from_there(tmp_path, monkeypatch):
     plain = trained() | {
         "tune": {"solutions": 0},
@@ -321,6 +322,7 @@ def test_a_stop_request_ends_a_training_and_the_study_goes_on_from_there(tmp_pat
     assert sequence(done) == sequence(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norms", ["two_vectors", "as_they_are", "remeasured"])
 def test_solutions_are_trained_with_the_statistics_of_batches(tmp_path, norms):
     plain = trained(
