@@ -8,12 +8,15 @@ as they came out of the training.
 Source: the outer loops of Weight Fixing Networks (ECCV 2022) and Probabilistic Weight Fixing
 (NeurIPS 2023), methods.md 2.3 and 3.5. Differs: the parameters that are fixed are those the study
 shares, where the papers choose them by the kind of layer; layers of every kind are run as they are.
+With the statistics of batches BatchNorms gather theirs once more when all weights are fixed: the
+last stage moves weights, and nothing is trained behind it.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,12 +32,15 @@ from moeash.methods.fixing.starting import kept_of
 from moeash.methods.training.checkpoints import load_optimiser, optimiser_tensors
 from moeash.methods.training.kept import KeptTensors
 from moeash.methods.training.losses import DTYPES, Lesson, float_tensors, outputs_of
-from moeash.methods.training.norms import live_norms, unfold
+from moeash.methods.training.norms import averaging, live_norms, unfold
 from moeash.methods.training.session import Seen, Session
 from moeash.networks.network import Network
 
 DIVERGED = 2.0**30
 """The size of a weight that no training of networks means to reach."""
+
+GATHERED_FROM = 100
+"""Batches, at most, of which BatchNorms gather statistics at last."""
 
 
 class StagedFixing(ABC):
@@ -91,6 +97,9 @@ class StagedFixing(ABC):
             unfold(norms, tensors, lambda: self._run(self.means, some.to(session.device)))
             # The float network, which the lesson asks, computes as it always does.
             self._outputs = replace(self._outputs, norms=tuple(norm.module for norm in norms))
+        self._norms = norms
+        n_batches = min(session.steps_an_epoch, GATHERED_FROM)
+        self._again = partial(session.seen, 0, n_batches, n_batches)
         self._take(free_all(sum(mean.numel() for mean in self.means.values())))
 
     # ------------------------------------------------------------------ of a method
@@ -171,6 +180,10 @@ class StagedFixing(ABC):
                 "lower the learning rate, or look for images with extreme values"
             )
         self._take(self._rule(stage, weights))
+        if self._norms and stage == len(self._schedule.fractions) - 1:
+            with averaging(self._norms, self._kept.tensors), torch.no_grad():
+                for seen in self._again():
+                    self._run(self.means, seen.inputs)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all that changes."""

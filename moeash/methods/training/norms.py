@@ -77,6 +77,25 @@ def in_training_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def averaging(norms: Sequence[LiveNorm], tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let norms gather anew, the average over all batches they meet meanwhile.
+
+    Args:
+        norms: of the network.
+        tensors: it is run with, by first key; the counters of the norms begin at 0.
+    """
+    momenta = {norm.module: norm.module.momentum for norm in norms}
+    try:
+        for norm in norms:
+            tensors[norm.keys[COUNTER]].zero_()
+            norm.module.momentum = None
+        yield
+    finally:
+        for module, momentum in momenta.items():
+            module.momentum = momentum
+
+
 @torch.no_grad()
 def unfold(
     norms: Sequence[LiveNorm], tensors: Mapping[str, Tensor], run: Callable[[], Any]
