@@ -60,6 +60,7 @@ def live_norms(network: Network) -> tuple[LiveNorm, ...]:
         for name, part in network.module.named_modules()
         if isinstance(part, _BatchNorm)
         and part.running_mean is not None
+        and part.num_batches_tracked is not None
         and name not in network.folded
     )
 

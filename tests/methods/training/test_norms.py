@@ -277,3 +277,15 @@ def test_a_training_begins_with_the_function_that_the_solution_is(kind, network,
     run = Outputs(network.module, "cpu")
     got = run({**tensors, **decoded_tensors(start, "cpu")}, inputs())
     torch.testing.assert_close(got, outputs_with(network, start), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["wfn", "pwfn"])
+def test_norms_whose_vectors_are_shared_begin_with_that_function_too(kind, network, start, session):
+    all_shared = Network(network.module, read_state(network.module, all=True), "all")
+    trainee = trainee_of(kind, all_shared, start, session())
+    assert "1.weight" in trainee.means
+    tensors = {n: t.detach() for n, t in {**trainee._kept.tensors, **trainee.means}.items()}
+    got = Outputs(network.module, "cpu")(tensors, inputs())
+    torch.testing.assert_close(got, outputs_with(network, start), rtol=1e-4, atol=1e-5)
+    session().train(trainee)
+    assert {"1.weight", "1.bias"} <= {t.name for t in trainee.shared().shared}
