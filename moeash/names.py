@@ -4,13 +4,17 @@ Networks, data and metrics may all be supplied by a user's function; they are fo
 and nowhere else, so that a failing factory is reported the same way everywhere.
 """
 
+import ast
 import difflib
 import importlib
+import importlib.util
 import inspect
 import signal
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ContextDecorator
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -43,6 +47,42 @@ def is_allowed(reference: str, allowed: Collection[str]) -> bool:
     module = reference.partition(":")[0]
     packages = [module[:end] for end, at in enumerate(f"{module}.") if at == "."]
     return any(name in allowed for name in (reference, *packages))
+
+
+def defines(module: str, function: str) -> bool:
+    """Tell whether a module's own text defines a function or class, without importing anything.
+
+    Allowing a module does not allow what it happens to import, such as ``os``.
+
+    Args:
+        module: perhaps in packages, ``package.module``.
+        function: a name of its own; nothing inside a class.
+    """
+    found = _found(module)
+    if found is None or found.origin is None or not found.origin.endswith(".py"):
+        return False
+    try:
+        tree = ast.parse(Path(found.origin).read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    defined = ast.FunctionDef | ast.ClassDef
+    return any(isinstance(node, defined) and node.name == function for node in tree.body)
+
+
+def _found(module: str) -> ModuleSpec | None:
+    """Return where a module would be imported from; packages around it are not imported."""
+    first, *inner = module.split(".")
+    try:
+        found = importlib.util.find_spec(first)
+    except (ImportError, ValueError):
+        return None
+    name = first
+    for part in inner:
+        if found is None or found.submodule_search_locations is None:
+            return None
+        name = f"{name}.{part}"
+        found = PathFinder.find_spec(name, [*found.submodule_search_locations])
+    return found
 
 
 def find_function(

@@ -55,9 +55,11 @@ def export_optuna(
     """Write a study into a storage of Optuna, for its dashboard and plots."""
     from moeash.exports.interop.optuna_study import export_optuna as written
     from moeash.study.opening import open_study
+    from moeash.study.storage.engines.urls import without_password
 
     n_trials = written(open_study(study, storage), to, name=name)
+    shown = without_password(to)
     if json_:
-        print_json({"study": study, "storage": to, "name": name or study, "trials": n_trials})
+        print_json({"study": study, "storage": shown, "name": name or study, "trials": n_trials})
         return
-    say(f"wrote {n_trials} trials to study {name or study} of {to}")
+    say(f"wrote {n_trials} trials to study {name or study} of {shown}")

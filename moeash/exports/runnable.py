@@ -35,14 +35,17 @@ def runnable(
     inputs: Split | Unlabelled,
     *,
     batch_size: int = BATCH_SIZE,
+    is_ours: bool = False,
 ) -> Runnable:
-    """Return a copy of a network with the decoded weights.
+    """Return a network with the decoded weights.
 
     Args:
-        module: the network, wrapped by torch.compile or DataParallel or not; it is not changed.
+        module: the network, wrapped by torch.compile or DataParallel or not.
         weights: of it.
         inputs: to run it on.
         batch_size: inputs a forward pass.
+        is_ours: the network was made for this and is written to; anybody else's is copied, and
+            stays as it is.
 
     Raises:
         CheckpointError: the weights are not of this network; lists what is missing, left over or of
@@ -52,14 +55,7 @@ def runnable(
     module = _inside(module)
     arrays = weights.decoded()
     names = names_in(Own.of(module), arrays)
-    try:
-        module = copy.deepcopy(module)
-    except Exception as exc:  # whatever the network's own code raises
-        raise InputError(
-            f"{type(module).__name__} cannot be copied, and the weights of the one given should "
-            f"stay as they are: {exc}"
-        ) from exc
-    module = module.cpu().eval()
+    module = (module if is_ours else _copied(module)).cpu().eval()
     load_into(module, {names[name]: array for name, array in arrays.items()})
 
     def batches() -> Iterator[Batch]:
@@ -67,6 +63,23 @@ def runnable(
             yield batch
 
     return Runnable(module, names, batches)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """Return a copy of a network.
+
+    Raises:
+        InputError: it cannot be copied; says what to do.
+    """
+    try:
+        return copy.deepcopy(module)
+    except Exception as exc:  # whatever the network's own code raises
+        raise InputError(
+            f"{type(module).__name__} cannot be copied ({type(exc).__name__}: {exc}), and the one "
+            "given should keep its weights; take what cannot be copied out of the network, such as "
+            "a lock, a generator or an open file, or give its class a __deepcopy__, or name a "
+            "function that makes the network in a spec (network.source): then it is made anew"
+        ) from exc
 
 
 def runnable_of_task(task: Task, weights: SharedWeights, given: Given | None = None) -> Runnable:
@@ -82,10 +95,13 @@ def runnable_of_task(task: Task, weights: SharedWeights, given: Given | None = N
     """
     network = read_network(task.network, task.module)
     size = task.evaluation.batch_size
+    inputs: Split | Unlabelled
     if given is not None:
         inputs = Unlabelled(given, at_most=sys.maxsize, network=network.module)
-        return runnable(network.module, weights, inputs, batch_size=size)
-    return runnable(network.module, weights, _inputs_of(task), batch_size=size)
+    else:
+        inputs = _inputs_of(task)
+    is_ours = task.module is None
+    return runnable(network.module, weights, inputs, batch_size=size, is_ours=is_ours)
 
 
 def images_of(task: Task, *, at_most: int = IMAGES) -> Iterator[Batch]:

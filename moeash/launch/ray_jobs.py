@@ -22,11 +22,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import parse_qs, urlsplit
 
 from moeash.backends import ray_settings
 from moeash.errors import BackendError, InputError
 from moeash.launch.base import Launch, State, StateName
+from moeash.study.storage.engines.urls import without_password
 
 if TYPE_CHECKING:
     from moeash.study.spec.spec import StudySpec
@@ -278,8 +278,7 @@ def _may_be_read(storage: str | None) -> bool:
 
 def has_password(storage: str) -> bool:
     """Tell whether a database URL has its password in clear."""
-    parts = urlsplit(storage)
-    return bool(parts.password) or "password" in parse_qs(parts.query)
+    return without_password(storage) != storage
 
 
 def _place(storage: str) -> str:
@@ -292,7 +291,7 @@ def _check_storage(storage: str) -> None:
             f"storage {storage!r} is a relative path, which means another file on the cluster; "
             "give postgresql+psycopg://USER@HOST/DATABASE or an absolute path of the head node"
         )
-    if "password" in parse_qs(urlsplit(storage).query) or (
+    if has_password(f"x://?{storage.partition('?')[2]}") or (
         # The variable of this machine names the head's own database, as docker/ sets it up.
         has_password(storage) and storage != os.environ.get("MOEASH_STORAGE")
     ):

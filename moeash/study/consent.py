@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from moeash.errors import InputError, StudyExistsError
 from moeash.methods.fixing.options import StagedOptions
-from moeash.names import is_allowed
+from moeash.names import defines, is_allowed
 from moeash.study.spec.identity import PATHS, with_paths
 from moeash.study.spec.reading import apply_override
 from moeash.study.spec.spec import StudySpec
@@ -67,13 +67,19 @@ def move_files(study: Study, settings: Sequence[str]) -> None:
 def check_allowed(study: Study) -> None:
     """Refuse code that nobody but the stored spec names.
 
+    Whoever allows a module allows the functions and classes that it defines, not whatever it has
+    imported: else ``mine:os.system`` would run for people who trust ``mine``.
+
     Raises:
         InputError: names it, and what allows it.
     """
     for place, reference in study.spec.user_code.items():
+        module, _, function = reference.partition(":")
+        named = f"study {study.name!r} names code to run, {place} = {reference!r}; "
         if not is_allowed(reference, study.allowed):
-            module = reference.partition(":")[0]
+            raise InputError(named + WAYS.format(module=module))
+        if reference not in study.allowed and not defines(module, function):
             raise InputError(
-                f"study {study.name!r} names code to run, {place} = {reference!r}; "
-                + WAYS.format(module=module)
+                f"{named}{module!r} is allowed, but defines no function {function!r} of its own; "
+                + WAYS.format(module=reference)
             )

@@ -220,6 +220,16 @@ def test_specs_are_checked_by_the_command_lines_code(viewer):
     assert "properties" in get(viewer, "/schema")
 
 
+@pytest.mark.parametrize("name", ["café", "名前", "исследование", "x+y"])
+def test_a_study_of_any_name_is_where_the_answer_says(tmp_path, name):
+    with whole_service(tmp_path, max_running=0) as running, running.client("admin") as client:
+        created = client.post("/studies", json={"toml": TOML.replace("digits", name, 1)})
+        assert created.status_code == 202, created.text
+        assert created.json()["name"] == name
+        found = client.get(f"{running.url}{created.headers['Location']}")
+        assert (found.status_code, found.json()["name"]) == (200, name)
+
+
 def test_a_name_of_another_study_is_refused_before_anything_starts(service, operator):
     answer = operator.post("/studies", json={"toml": TOML})
     assert answer.status_code == 409 and "is another one" in answer.json()["detail"]

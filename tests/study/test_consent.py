@@ -103,6 +103,25 @@ def test_a_command_runs_what_a_database_names_only_when_it_is_allowed(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("function", ["torch.nn.Linear", "Path", "torch.save", "missing"])
+def test_allowing_a_module_allows_what_it_defines_and_not_what_it_has_imported(
+    foreign, code, moeash, function
+):
+    with sqlite3.connect("x.db") as database:
+        database.execute(
+            "UPDATE studies SET spec = json_set(spec, '$.network.source', ?)",
+            (f"brought:{function}",),
+        )
+    database.close()
+    answer = moeash(*EXPORT, "--allow-module", "brought")
+    assert answer.code == 2 and f"defines no function {function!r} of its own" in answer.err
+    assert f"--allow-module brought:{function}" in answer.err
+    assert not code.exists()
+    answer = moeash(*EXPORT, "--allow-module", "brought", "--allow-module", f"brought:{function}")
+    assert answer.code != 0 and "defines no function" not in answer.err and code.exists()
+
+
+@pytest.mark.slow
 def test_looking_at_a_study_runs_nothing_it_names(foreign, code, moeash):
     for command in (
         ["list"],

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from moeash import __version__
 from moeash.core.plain import json_text
 from moeash.errors import ExportError
+from moeash.study.storage.engines.urls import without_password
 from moeash.study.storage.records import EvaluationRecord
 from moeash.study.study import Study
 
@@ -184,15 +185,16 @@ def _quiet(optuna: Any) -> Iterator[None]:
 
 @contextmanager
 def _border(optuna: Any, url: str, name: str) -> Iterator[None]:
+    shown = without_password(url)
     try:
         yield
     except optuna.exceptions.DuplicatedStudyError as exc:
         raise ExportError(
-            f"{url!r} has an Optuna study {name!r} already; give another name, or delete that one"
+            f"{shown!r} has an Optuna study {name!r} already; give another name, or delete that one"
         ) from exc
     except Exception as exc:
         # What its storage raises is of any type: its own, SQLAlchemy's, a driver's.
-        reason = str(exc).splitlines()[0] if str(exc) else ""
+        reason = str(exc).replace(url, shown).splitlines()[0] if str(exc) else ""
         raise ExportError(
-            f"Optuna cannot write to {url!r}: {type(exc).__name__}: {reason}"
+            f"Optuna cannot write to {shown!r}: {type(exc).__name__}: {reason}"
         ) from exc

@@ -4,16 +4,14 @@ Whoever may launch studies may use this machine's processors, and nothing else o
 checked by the code of the command line first, then for what it names.
 """
 
-import ast
 import json
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import replace
-from importlib.machinery import PathFinder
 from pathlib import Path
 
 from moeash.errors import InputError, SpecError
-from moeash.names import is_allowed, is_reference
+from moeash.names import defines, is_allowed, is_reference
 from moeash.options.tables import refuse
 from moeash.study.spec.reading import spec_of_text
 from moeash.study.spec.spec import StudySpec
@@ -151,38 +149,9 @@ class Roots:
                     f"{place}: this service runs no code of {module!r:.100}; name something "
                     f"built in, or start it with --allow-module {module:.100}"
                 )
-            elif reference not in self._modules and not _defines(module, function):
+            elif reference not in self._modules and not defines(module, function):
                 yield (
                     f"{place}: {module!r:.100} is allowed, but defines no function "
                     f"{function!r:.100} of its own that the service can see; start it with "
                     f"--allow-module {reference:.200} to allow that one"
                 )
-
-
-def _defines(module: str, function: str) -> bool:
-    """Tell whether a module's own text defines a function or class, without importing anything.
-
-    Allowing a module does not allow what it happens to import, such as ``os``.
-    """
-    path: list[str] | None = None
-    origin = None
-    for end in [at for at, letter in enumerate(f"{module}.") if letter == "."]:
-        found = PathFinder.find_spec(module[:end], path)
-        if found is None:
-            return False
-        origin = found.origin
-        path = (
-            None
-            if found.submodule_search_locations is None
-            else [*found.submodule_search_locations]
-        )
-        if path is None and end < len(module):
-            return False
-    if origin is None or not origin.endswith(".py"):
-        return False
-    try:
-        tree = ast.parse(Path(origin).read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError):
-        return False
-    defined = ast.FunctionDef | ast.ClassDef
-    return any(isinstance(node, defined) and node.name == function for node in tree.body)

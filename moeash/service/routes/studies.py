@@ -1,6 +1,7 @@
 """Studies: listed, described, created, started, stopped, labelled and deleted."""
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import Field
@@ -67,7 +68,7 @@ def router(context: Context) -> APIRouter:
         _refuse_another(spec)
         queue.enqueue(_launch(new.toml, spec), who.name)
         mention(made=spec.name)
-        response.headers["Location"] = f"/api/v1/studies/{spec.name}"
+        response.headers["Location"] = f"/api/v1/studies/{quote(spec.name)}"
         return studies.item(spec.name)
 
     @routes.get("/{name}", dependencies=[Depends(auth.viewer)])

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import URL, Connection, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
@@ -34,6 +34,7 @@ from moeash.study.storage.engines.sqlite import (
     undisturbed,
 )
 from moeash.study.storage.engines.stamping import Stamp, Watch
+from moeash.study.storage.engines.urls import without_password
 from moeash.study.storage.schema import is_current, is_empty, upgrade
 from moeash.study.storage.tables import STUDIES
 
@@ -67,6 +68,9 @@ class Database:
     ) -> None:
         """Open a database, creating or upgrading its schema; arguments as for SqlStorage."""
         self.url = self.place = os.fspath(place)
+        is_url = isinstance(place, str) and bool(_URL.fullmatch(place))
+        if is_url:
+            self.url = without_password(self.place)
         self.path: Path | None = None
         self._busy_timeout_s = busy_timeout_s
         self._patience_s = patience_s
@@ -75,13 +79,12 @@ class Database:
         self._names: dict[int, str] = {}
         self._kept = threading.local()
         with self.border():
-            if isinstance(place, str) and _URL.fullmatch(place):
-                parsed = make_url(place)
-                self.url = parsed.render_as_string(hide_password=True)
+            if is_url:
+                parsed = self._parsed()
                 if parsed.get_backend_name() == "postgresql":
                     self.engine = postgres_engine(parsed)
                 else:
-                    self.path = path_of(parsed, place)
+                    self.path = path_of(parsed, self.place)
             else:
                 # A path is a path: `?`, `%` and `#` are letters of its name.
                 self.path = database_at(self.url)
@@ -98,6 +101,15 @@ class Database:
                 self.engine.dispose()
                 raise StudyNotFoundError(f"database {self.url} is empty; {_RUN_FIRST}")
             self._upgrade()
+
+    def _parsed(self) -> URL:
+        try:
+            return make_url(self.place)
+        except ValueError as error:  # of a port or an address that is none
+            raise StorageError(
+                f"storage {self.url!r} is no database URL: its port or host is none; it has the "
+                "form postgresql+psycopg://USER@HOST:PORT/DATABASE"
+            ) from error
 
     def _upgrade(self) -> None:
         if self.path is not None and self.path.exists() and not may_be_written(self.path):

@@ -13,6 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from moeash.core.plain import json_text
 from moeash.errors import StorageError
+from moeash.study.storage.engines.urls import without_password
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ def path_of(url: URL, written: str) -> Path:
     Raises:
         StorageError: it is another kind of database, or has options.
     """
-    shown = url.render_as_string(hide_password=True)
+    shown = without_password(written)
     if url.get_backend_name() != "sqlite":
         raise StorageError(
             f"storage {shown!r} is not supported; "
@@ -41,7 +42,7 @@ def path_of(url: URL, written: str) -> Path:
         )
     if "?" in written:  # also where what follows is no option and would be left out
         raise StorageError(
-            f"storage {written!r} has options, which an SQLite file takes none of; where the ? "
+            f"storage {shown!r} has options, which an SQLite file takes none of; where the ? "
             "belongs to the file's name, give its path instead of a URL"
         )
     return database_at(url.database or "")
