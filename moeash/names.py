@@ -27,7 +27,7 @@ def nearest(name: str, valid: Iterable[str], *, n: int = 3) -> str:
     When nothing is similar, every valid name is listed, at most 12.
     """
     names = list(dict.fromkeys(valid))
-    close = difflib.get_close_matches(name, names, n=n)
+    close = difflib.get_close_matches(str(name), names, n=n)
     if close:
         return "nearest: " + ", ".join(map(repr, close))
     if not names:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import moeash as package
+import moeash.nn as package_nn
 from moeash.errors import DataError, SpecError, UserCodeError
 from moeash.names import call_factory, contained, find_function
 
@@ -120,6 +121,35 @@ def test_a_forward_pass_that_exits_is_an_error_of_compress(tmp_path):
             calibration=torch.randn(4, 8),
             progress=False,
         )
+
+
+class Leaves(torch.nn.Linear):
+    """A network whose own code ends the process when it is asked what it holds."""
+
+    def state_dict(self, *args, **kwargs):
+        sys.exit(0)
+
+    def modules(self):
+        sys.exit(0)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda file, network: package.load(file, into=network),
+        lambda file, network: package_nn.compress_(network, file),
+        lambda file, network: package_nn.memory(network),
+        lambda file, network: package.decompress(
+            file, file.with_suffix(".onnx"), network=network, inputs=torch.ones(2, 8)
+        ),
+    ],
+    ids=["load", "compress_", "memory", "decompress"],
+)
+def test_a_network_that_exits_when_a_file_is_loaded_is_an_error(tmp_path, use):
+    file = tmp_path / "x.moeash"
+    package.compress(torch.nn.Linear(8, 8), file, candidate={"k": 4}, progress=False)
+    with pytest.raises(UserCodeError, match="SystemExit: 0"):
+        use(file, Leaves(8, 8))
 
 
 def test_a_listener_that_exits_ends_the_study_as_failed(tmp_path):

@@ -119,7 +119,16 @@ def test_an_export_measures_the_decoded_network_with_the_users_own_function(tmp_
     assert not (tmp_path / "b.moeash").exists()
 
 
-@pytest.mark.parametrize("value", [None, "many", float("nan")])
+class Unreadable:
+    def __float__(self):
+        raise RuntimeError("no value yet")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, "many", float("nan"), 10**400, 1 + 1j, torch.ones(2), Unreadable()],
+    ids=lambda value: type(value).__name__,
+)
 def test_what_is_no_finite_number_is_refused_by_what_came(value):
     with pytest.raises(EvaluationError, match=r"evaluate\(module\) returned"):
         search(network(), lambda module: value)

@@ -33,6 +33,7 @@ from moeash.exports.reaching import GoalReport, compress_for
 from moeash.files import as_path, refuse_existing
 from moeash.methods.registry import build_method
 from moeash.names import contained
+from moeash.options.arguments import checked
 from moeash.study.events import Doing, Note
 from moeash.study.plan import task_of
 from moeash.study.spec.output import Pick
@@ -77,6 +78,7 @@ def compress(
 
 
 @contained()
+@checked("module", "max_kl", "max_drop", "max_bytes", "output", "refined", "force", "progress")
 def compress(
     module: nn.Module,
     to: str | Path,
@@ -166,7 +168,7 @@ def compress(
                 "evaluation": {"device": device_of(module)},
                 "method": method_table(method),
             },
-            spec or {},
+            {} if spec is None else spec,
         ),
         module=type(module).__qualname__,
         metric="none",
@@ -217,6 +219,7 @@ def compress(
 
 
 @contained()
+@checked("study", "max_drop", "max_bytes", "id", "format", "force", "progress")
 def export(
     study: Study,
     to: str | Path,

@@ -12,11 +12,13 @@ from moeash.core.threads import available_cores
 from moeash.exports.reaching import GoalReport, compress_for
 from moeash.files import refuse_existing
 from moeash.names import contained
+from moeash.options.arguments import checked
 from moeash.study.spec.reading import any_spec
 from moeash.study.spec.spec import StudySpec
 
 
 @contained()
+@checked("max_kl", "max_drop", "max_bytes", "force", "progress")
 def compress_spec(
     spec: str | Path | Mapping[str, Any] | StudySpec,
     to: str | Path,
@@ -83,6 +85,7 @@ def compress_spec(
         )
 
 
+@checked("include", "exclude", "force", "progress")
 def compress_checkpoint(
     path: str | os.PathLike[str],
     to: str | os.PathLike[str],

@@ -24,6 +24,7 @@ from moeash.data.unlabelled import Given
 from moeash.errors import EvaluationError, InputError
 from moeash.methods.registry import build_method
 from moeash.names import contained
+from moeash.options.arguments import checked
 from moeash.study.artifacts import Build
 from moeash.study.opening import DEFAULT_STORAGE, Place, open_storage
 from moeash.study.plan import Plan, task_of
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 
 @contained()
+@checked("progress", "retry_failed", "accept_baseline")
 def run(
     spec: str | Path | Mapping[str, Any] | StudySpec,
     *,
@@ -150,6 +152,7 @@ def _run(
 
 
 @contained()
+@checked("evaluate", "output", "accept_baseline", "progress")
 def search(
     module: nn.Module,
     *,
@@ -229,14 +232,14 @@ def search(
     described = spec_of_module(
         overlaid(
             {
-                "name": name or type(module).__name__,
+                "name": type(module).__name__ if name is None else name,
                 "seed": seed,
                 "evaluation": {"max_drop": max_drop, "device": device_of(module)},
                 "method": method_table(method),
                 "search": {"population": population},
                 "budget": {"generations": generations},
             },
-            spec or {},
+            {} if spec is None else spec,
         ),
         module=type(module).__qualname__,
         metric=getattr(evaluate, "__name__", "evaluate"),

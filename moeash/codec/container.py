@@ -119,6 +119,7 @@ from moeash.errors import (
     ExportError,
 )
 from moeash.files import as_path, is_lfs_pointer, lfs_text, replacing, write_flushed
+from moeash.options.arguments import checked
 
 MAGIC = b"\x8dMSH"
 VERSION = 1
@@ -301,6 +302,7 @@ def verify_at(path: Path, shared: SharedWeights) -> Container:
     return container
 
 
+@checked("max_bytes")
 def read(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Container:
     """Read a file from disk, as :func:`decode`; one that cannot be read is a ContainerError."""
     return decode(read_bytes(path), max_bytes=max_bytes)

@@ -19,6 +19,7 @@ from moeash.codec.streaming.spool import spooled
 from moeash.codec.streaming.writing import CODER, Counted
 from moeash.core.codebook import Codebook, float32_bytes
 from moeash.errors import CorruptContainerError
+from moeash.options.arguments import checked
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class VerifyReport:
     version: int
 
 
+@checked("max_bytes")
 def verify(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> VerifyReport:
     """Check a file: checksum, structure, decoding, and that it encodes to the same bytes again.
 
@@ -81,6 +83,7 @@ def verify(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Ver
     return VerifyReport(os.fspath(path), n_bytes, fingerprint, reader.coder, VERSION)
 
 
+@checked("max_bytes")
 def inspect(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> SizeReport:
     """Return the bytes of every part and tensor of a file.
 

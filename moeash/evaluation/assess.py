@@ -279,7 +279,7 @@ class FunctionAssessment:
         self.check_places()
         try:
             value = float(given)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # whatever the object's own __float__ raises
             raise EvaluationError(
                 f"evaluate(module) returned {type(given).__name__}; it must return a finite number"
             ) from error

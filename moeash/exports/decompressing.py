@@ -13,6 +13,8 @@ from moeash.errors import InputError
 from moeash.exports.formats.names import WITH_NETWORK, targets
 from moeash.exports.streaming import stream
 from moeash.files import as_path, refuse_existing
+from moeash.names import contained
+from moeash.options.arguments import checked
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +37,8 @@ class Decompressed:
     names: tuple[str, ...]
 
 
+@contained()
+@checked("format", "max_bytes", "force", "progress")
 def decompress(
     path: str | os.PathLike[str],
     to: str | os.PathLike[str],

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from moeash.codec.container import read as read_container
 from moeash.errors import InputError
+from moeash.names import contained
 from moeash.networks.devices import usable_device
 from moeash.networks.loading.fitting import Own
 from moeash.networks.loading.weights import Fitted, fit_weights
 from moeash.networks.writing.decoding import tensors_of, write_weights
+from moeash.options.arguments import checked
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -39,6 +41,8 @@ def load(
 ) -> dict[str, Tensor]: ...
 
 
+@contained()
+@checked("into", "dtype", "max_bytes")
 def load(
     path: str | Path,
     *,

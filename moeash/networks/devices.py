@@ -9,7 +9,7 @@ def obstacle(device: torch.device | str) -> Exception | None:
     """Return why no tensor can be made on a device; None: they can."""
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
         return error
     return None
 

@@ -11,6 +11,7 @@ from moeash.codec.container import read
 from moeash.core.codebook import SharedWeights, array_dtype
 from moeash.errors import InputError
 from moeash.files import as_path
+from moeash.names import contained
 from moeash.networks.devices import usable_device
 from moeash.networks.loading.weights import Fitted, fit_weights
 from moeash.networks.writing.decoding import decode_into
@@ -18,6 +19,7 @@ from moeash.nn.common import Common
 from moeash.nn.layers import SmallModule, convert
 from moeash.nn.packing import BITS, Packing, pack
 from moeash.nn.planning import Place, plan
+from moeash.options.arguments import checked
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Report:
         return "\n".join([*lines, *(f"{name}: {why}" for name, why in self.dense.items())])
 
 
+@contained()
+@checked("module", "bits", "also", "resident_bytes", "max_bytes")
 def compress_(
     module: nn.Module,
     source: str | Path | SharedWeights,

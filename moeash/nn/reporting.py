@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from moeash.names import contained
 from moeash.nn.layers import SmallModule
+from moeash.options.arguments import checked
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Memory:
         )
 
 
+@contained()
+@checked("module")
 def memory(module: nn.Module) -> Memory:
     """Count the bytes of a network's tensors.
 

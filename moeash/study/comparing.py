@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeash.errors import InputError
+from moeash.options.arguments import checked
 from moeash.searches.hypervolume import hypervolume
 from moeash.study.solution import Solution
 from moeash.study.study import Study
@@ -31,6 +32,7 @@ ALIKE = {
 """Facts that have to be the same, and what it means when they are not."""
 
 
+@checked("studies", "drops")
 def compare(studies: Sequence[Study], drops: Sequence[float] | None = None) -> dict[str, Any]:
     """Return how the fronts of studies compare, as plain values for JSON.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeash.files import as_path
+from moeash.options.arguments import checked
 from moeash.study.storage.base import Storage
 from moeash.study.storage.engines.database import PATIENCE_S
 from moeash.study.storage.sql import SqlStorage
@@ -22,6 +23,7 @@ Place = str | os.PathLike[str]
 """Place of a database: path of an SQLite file, or URL. A :class:`~pathlib.Path` is never a URL."""
 
 
+@checked("create", "patience_s")
 def open_storage(
     storage: Place | Storage | None = None, *, create: bool = True, patience_s: float = PATIENCE_S
 ) -> Storage:
@@ -63,6 +65,7 @@ def _place(storage: Place | None) -> Place:
     return os.environ.get("MOEASH_STORAGE") or DEFAULT_STORAGE
 
 
+@checked("name", "settings", "allow_modules")
 def open_study(
     name: str,
     storage: Place | Storage | None = None,

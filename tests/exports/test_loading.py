@@ -84,6 +84,18 @@ def test_tensors_come_by_name_in_their_own_dtypes(everything):
     assert tensors["again"] is tensors["one"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_floats_of_a_byte_are_those_that_torch_rounds_to(tmp_path, dtype):
+    network = nn.Linear(300, 400).eval()
+    moeash.compress(network, tmp_path / "a.moeash", candidate={"k": 9}, progress=False)
+    wanted = {name: values.to(dtype) for name, values in moeash.load(tmp_path / "a.moeash").items()}
+    narrow = moeash.load(tmp_path / "a.moeash", into=nn.Linear(300, 400).to(dtype))
+    for found in (moeash.load(tmp_path / "a.moeash", dtype=dtype), narrow.state_dict()):
+        for name, values in wanted.items():
+            assert found[name].dtype == dtype
+            assert torch.equal(found[name].view(torch.uint8), values.view(torch.uint8)), name
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_dtype_is_for_floats_only(everything, dtype):
     tensors, own = moeash.load(everything, dtype=dtype, device="cpu"), moeash.load(everything)

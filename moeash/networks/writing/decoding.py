@@ -114,14 +114,16 @@ def _jobs(target: Tensor, shared: SharedWeights, stored: Stored) -> list[Job]:
             return []
         carried = array_dtype(stored.dtype)
         entries = torch.tensor(shared.codebooks[stored.codebook].entries.astype(carried))
-        entries = entries.to(target.dtype)
+        as_they_lie = target.is_contiguous() and target.dtype.itemsize in _BITS
+        if target.dtype.itemsize in _BITS:
+            entries = entries.to(target.dtype)
         if target.device.type != "cpu":
             values = torch.index_select(
                 entries.to(target.device), 0, widened(stored.indices, target.device)
             )
             target.copy_(values.view(target.shape))
-        elif not target.is_contiguous():
-            values = torch.empty(stored.shape, dtype=target.dtype)
+        elif not as_they_lie:  # other strides, or floats of a byte
+            values = torch.empty(stored.shape, dtype=entries.dtype)
             _run(_lookups(entries, stored, values))
             target.copy_(values)
         else:

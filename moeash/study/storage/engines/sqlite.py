@@ -59,6 +59,7 @@ def database_at(path: str) -> Path:
     try:
         resolved = Path(path).resolve()
         is_there = resolved.parent.is_dir()
+        is_other = resolved.exists() and not resolved.is_file()
         # Names beside it are longer; one that is too long is refused here.
         _beside(resolved, LONGEST_ENDING).exists()
     except (OSError, ValueError, RuntimeError) as error:  # a null character, a loop of links
@@ -66,6 +67,11 @@ def database_at(path: str) -> Path:
             f"{path!r} cannot be a database: {error}; check the path and the permissions of its "
             "folders"
         ) from error
+    if is_other:
+        raise StorageError(
+            f"{path!r} cannot be a database: it is a folder, a device or a pipe; choose the name "
+            "of a file"
+        )
     if not is_there:
         raise StorageError(
             f"the folder {resolved.parent} of the database does not exist; create it first"
