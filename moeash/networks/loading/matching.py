@@ -53,6 +53,8 @@ def match(given: Shapes, own: Shapes, *, optional: Collection[str] = ()) -> Matc
     Raises:
         CheckpointError: the network fits as well under several prefixes, and none is known.
     """
+    if given and all(own.get(name) == shape for name, shape in given.items()):
+        return Matching({name: name for name in given}, "", ())  # no prefix can have more of them
     bare_own, bare_given = _bare(own), _bare(given)
     if bare_own is None or bare_given is None:  # names that only a wrapper's part tells apart
         bare_own, bare_given = {name: name for name in own}, {name: name for name in given}

@@ -25,13 +25,13 @@ def write_weights(fitted: Fitted, shared: SharedWeights) -> None:
         shared: what ``fitted`` was made of.
     """
     first, written = fitted.network.first, set()
-    jobs: list[Job] = []
+    targets: list[Target] = []
     for name, stored in fitted.stored.items():
         memory = first.get(name, name)
         if memory not in written:
             written.add(memory)
-            jobs += _jobs(fitted.network.tensors[name].detach(), shared, stored)
-    _run(jobs)
+            targets.append((fitted.network.tensors[name].detach(), stored))
+    _fill(targets, shared)
 
 
 def tensors_of(
@@ -46,12 +46,12 @@ def tensors_of(
     """
     decoded: dict[int, Tensor] = {}
     stored = stored_tensors(shared)
-    jobs: list[Job] = []
+    targets: list[Target] = []
     for tensor in stored.values():
         if id(tensor) not in decoded:
-            decoded[id(tensor)] = target = _room(tensor, device, dtype)
-            jobs += _jobs(target, shared, tensor)
-    _run(jobs)
+            decoded[id(tensor)] = _room(tensor, device, dtype)
+            targets.append((decoded[id(tensor)], tensor))
+    _fill(targets, shared)
     return {name: decoded[id(tensor)] for name, tensor in stored.items()}
 
 
@@ -82,7 +82,7 @@ def decode_into(target: Tensor, shared: SharedWeights, stored: Stored) -> None:
         shared: the weights it is one of.
         stored: the tensor.
     """
-    _run(_jobs(target, shared, stored))
+    _fill([(target, stored)], shared)
 
 
 def _room(stored: Stored, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
@@ -91,7 +91,45 @@ def _room(stored: Stored, device: torch.device | None, dtype: torch.dtype | None
     return torch.empty(stored.shape, dtype=wanted, device=device)
 
 
+Target = tuple[Tensor, Stored]
+"""Where a tensor goes, detached."""
+
 Job = Callable[[], object]
+
+
+def _fill(targets: Sequence[Target], shared: SharedWeights) -> None:
+    """Write tensors where they go, small ones here and large ones by threads."""
+    books: dict[tuple[object, ...], Tensor] = {}
+    jobs: list[Job] = []
+    with torch.inference_mode():  # which tensors made in it may only be written to in
+        for target, stored in targets:
+            if isinstance(stored, KeptTensor):
+                target.copy_(torch.from_numpy(shared.values(stored)))
+            else:
+                jobs += _jobs(target, _entries(shared, stored, target.dtype, books), stored)
+    _run(jobs)
+
+
+def _entries(
+    shared: SharedWeights,
+    stored: SharedTensor,
+    dtype: torch.dtype,
+    made: dict[tuple[object, ...], Tensor],
+) -> Tensor:
+    """Return a codebook's entries as a tensor has them, in a dtype of which bits can be moved.
+
+    Args:
+        shared: the weights.
+        stored: what is to be looked up.
+        dtype: of where it goes.
+        made: entries that were made before, which tensors of one dtype share.
+    """
+    key = stored.codebook, stored.dtype, dtype
+    if key not in made:
+        carried = shared.codebooks[stored.codebook].entries.astype(array_dtype(stored.dtype))
+        entries = torch.tensor(carried)
+        made[key] = entries.to(dtype) if dtype.itemsize in _BITS else entries
+    return made[key]
 
 
 def _run(jobs: Sequence[Job]) -> None:
@@ -106,31 +144,22 @@ def _run(jobs: Sequence[Job]) -> None:
             pass
 
 
-def _jobs(target: Tensor, shared: SharedWeights, stored: Stored) -> list[Job]:
+def _jobs(target: Tensor, entries: Tensor, stored: SharedTensor) -> list[Job]:
     """Write a small tensor, and return what is left to do for a large one."""
-    with torch.inference_mode():  # which tensors made in it may only be written to in
-        if isinstance(stored, KeptTensor):
-            target.copy_(torch.tensor(shared.values(stored)))
-            return []
-        carried = array_dtype(stored.dtype)
-        entries = torch.tensor(shared.codebooks[stored.codebook].entries.astype(carried))
-        as_they_lie = target.is_contiguous() and target.dtype.itemsize in _BITS
-        if target.dtype.itemsize in _BITS:
-            entries = entries.to(target.dtype)
-        if target.device.type != "cpu":
-            values = torch.index_select(
-                entries.to(target.device), 0, widened(stored.indices, target.device)
-            )
-            target.copy_(values.view(target.shape))
-        elif not as_they_lie:  # other strides, or floats of a byte
-            values = torch.empty(stored.shape, dtype=entries.dtype)
-            _run(_lookups(entries, stored, values))
-            target.copy_(values)
-        else:
-            jobs = _lookups(entries, stored, target)
-            if len(jobs) > 1:
-                return jobs
-            _run(jobs)
+    if target.device.type != "cpu":
+        indices = widened(stored.indices, target.device)
+        values = torch.index_select(entries.to(target.device), 0, indices)
+        target.copy_(values.view(target.shape))
+        return []
+    if not target.is_contiguous() or entries.dtype is not target.dtype:  # strides; floats of a byte
+        values = torch.empty(stored.shape, dtype=entries.dtype)
+        _run(_lookups(entries, stored, values))
+        target.copy_(values)
+        return []
+    jobs = _lookups(entries, stored, target)
+    if len(jobs) > 1:
+        return jobs
+    _run(jobs)
     return []
 
 

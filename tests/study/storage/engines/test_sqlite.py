@@ -55,14 +55,15 @@ def test_what_is_no_path_of_a_file_is_refused(path):
         SqlStorage(path)
 
 
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink(os.devnull, path)])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to(os.devnull)])
 @pytest.mark.parametrize("create", [True, False])
 def test_what_is_no_file_is_no_database_and_stays(tmp_path, make, create):
     make(tmp_path / "x.db")
     before = os.lstat(tmp_path / "x.db")
     with pytest.raises(StorageError, match="it is a folder, a device or a pipe"):
         moeash.open_storage(tmp_path / "x.db", create=create)
-    assert os.listdir(tmp_path) == ["x.db"] and os.lstat(tmp_path / "x.db").st_ino == before.st_ino
+    assert [path.name for path in tmp_path.iterdir()] == ["x.db"]
+    assert os.lstat(tmp_path / "x.db").st_ino == before.st_ino
 
 
 @pytest.mark.parametrize("content", [b"", None], ids=["no bytes", "no tables"])
