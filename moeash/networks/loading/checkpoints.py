@@ -29,6 +29,14 @@ MOST_GROUPS = 8
 MOST_RATIO = 16
 """Times its own size that a torch file may unpack to: torch itself does not pack."""
 
+PASSED_BY = (
+    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
+    *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
+    *("numpy.dtype", "numpy.ndarray", "argparse.Namespace", "datetime.datetime", "datetime.date"),
+    *("pathlib.PosixPath", "pathlib.Path", "pathlib._local.PosixPath", "pathlib._local.Path"),
+)
+"""What training scripts store beside tensors: metrics, options, moments, places."""
+
 
 def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a file, on the CPU, names as they are in it.
@@ -72,9 +80,20 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+class _Unread:
+    """Stands for a value of somebody's that is passed by: nothing of its own code is imported."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> "_Unread":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
 def _load_torch(path: Path) -> Any:
+    known = [(_Unread, name) for name in PASSED_BY]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(known):
             _check_packing(path)
             warnings.simplefilter("ignore", UserWarning)  # about odd pickles, refused below
             return torch.load(path, map_location="cpu", weights_only=True)

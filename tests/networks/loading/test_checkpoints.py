@@ -1,9 +1,13 @@
+import argparse
+import datetime
 import os
+import pathlib
 import pickle
 import struct
 import zipfile
 from contextlib import suppress
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -101,6 +105,36 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path, save, nest):
     assert not mark.exists()
     open_carelessly()
     assert mark.exists()  # so the payload was live
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.float64(93.2),
+        np.float32(1),
+        np.int64(3),
+        np.bool_(True),
+        np.arange(3.0),
+        np.array(["a", None], dtype=object),
+        argparse.Namespace(lr=0.1, betas=(0.9, 0.99), device=torch.device("cpu")),
+        datetime.datetime(2026, 1, 1),
+        pathlib.Path("runs/1"),
+        {"deep": [np.float64(1), {"er": argparse.Namespace()}]},
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_what_a_training_script_stores_beside_its_tensors_is_passed_by(tmp_path, value, legacy):
+    state = network().state_dict()
+    saved = {"epoch": 3, "best": value, "state_dict": state}
+    path = tmp_path / "a.pt"
+    torch.save(saved, path, _use_new_zipfile_serialization=not legacy)
+    target, allowed = network(1), set(torch.serialization.get_safe_globals())
+    fit(target, load_checkpoint(path), path)
+    assert equal(snapshot(target), dict(state))
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)  # nothing is allowed from now on for everybody
+    assert set(torch.serialization.get_safe_globals()) == allowed
 
 
 def test_a_whole_pickled_network_is_refused(tmp_path):
