@@ -101,3 +101,15 @@ def test_two_services_share_a_database(server, tmp_path):
         assert at_b.get("/studies/shared").json()["status"] == "interrupted"
         running = [service.context.queue.processes.children for service in (a, b)]
         wait_until(lambda: not any(running))
+
+
+def test_texts_that_the_database_cannot_hold_are_nowhere_and_no_failure(server, tmp_path):
+    with whole_service(tmp_path, storage=server.url) as service, service.client("admin") as client:
+        for path in ("a%00b", "a%00b/front", "a%00b/evaluations", "a%00b/exports"):
+            answer = client.get(f"/studies/{path}")
+            assert answer.status_code == 404, f"{path}: {answer.text}"
+        assert client.patch("/studies/a%00b", json={"notes": "x"}).status_code == 404
+        for query in ({"search": "a\0b"}, {"tag": "a\0b"}):
+            answer = client.get("/studies", params=query)
+            assert answer.status_code in (200, 422), f"{query}: {answer.text}"
+            assert answer.status_code == 422 or answer.json()["items"] == []

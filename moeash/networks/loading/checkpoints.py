@@ -8,7 +8,7 @@ import pickle
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ class _Unread:
 
 
 def _load_torch(path: Path) -> Any:
+    known: list[Callable[..., Any] | tuple[Callable[..., Any], str]]
     known = [(_Unread, name) for name in PASSED_BY]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(known):
