@@ -196,6 +196,31 @@ def test_files_of_onnx_are_measured_with_a_codebook_and_with_floats(
     assert runtimes.table(rows).count("\n") == 1 + len(rows)
 
 
+@pytest.mark.slow
+def test_one_network_is_the_same_in_every_life(script, tmp_path, tiny, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="pip install 'moeash[onnx]'")
+    to = tmp_path / "lives.json"
+    lives = script("lives")
+    arguments = [str(tiny.file), str(tiny.spec), "--images", "60", "--to", str(to)]
+    monkeypatch.setattr(sys, "argv", ["lives.py", *arguments])
+    lives.main()
+    first, *rows = json.loads(to.read_text())
+    assert [row["format"] for row in rows] == [
+        "moeash",
+        "moeash",
+        "safetensors",
+        "torch",
+        "onnx",
+        "c",
+    ]
+    assert first["loaded by"] == "float network" and first["moved"] > 1e-3
+    assert {row["images"] for row in rows} == {60}
+    for row in rows:
+        assert row["top1"] == rows[0]["top1"] and row["same_class"] == 1
+        assert row["moved"] <= (1e-5 if row["format"] == "onnx" else 0)
+    assert lives.table(rows).count("\n") == 1 + len(rows)
+
+
 def test_entquants_rule_is_compared_with_uniform_bins_at_its_bytes(
     script, tmp_path, capsys, monkeypatch
 ):

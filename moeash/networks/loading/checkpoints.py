@@ -21,21 +21,13 @@ from moeash.codec.container import MAGIC, read_arrays
 from moeash.errors import CheckpointError, ContainerError
 from moeash.files import head_of
 from moeash.networks.loading.fitting import Own, check_fit, outline_of
-from moeash.networks.loading.matching import Matching, foreign, match
+from moeash.networks.loading.matching import PASSED_BY, Matching, foreign, match
 
 MOST_GROUPS = 8
 """Things left aside that a message names."""
 
 MOST_RATIO = 16
 """Times its own size that a torch file may unpack to: torch itself does not pack."""
-
-PASSED_BY = (
-    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
-    *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
-    *("numpy.dtype", "numpy.ndarray", "argparse.Namespace", "datetime.datetime", "datetime.date"),
-    *("pathlib.PosixPath", "pathlib.Path", "pathlib._local.PosixPath", "pathlib._local.Path"),
-)
-"""What training scripts store beside tensors: metrics, options, moments, places."""
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Tensor]:

@@ -20,6 +20,15 @@ KNOWN = (
 )
 """Parts in front of the network that is meant, in order of preference where several fit."""
 
+PASSED_BY = (
+    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
+    *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
+    *("numpy.dtype", "numpy.ndarray", "argparse.Namespace", "datetime.datetime", "datetime.date"),
+    *("pathlib.PosixPath", "pathlib.Path", "pathlib._local.PosixPath", "pathlib._local.Path"),
+)
+"""What training scripts store beside tensors: metrics, options, moments,
+places. Nothing of it is needed to know which weights are the network's."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 

@@ -18,6 +18,7 @@ from moeash.codec.container import check_head, wrong_checksum
 from moeash.codec.layout import CHECKSUM_BYTES
 from moeash.errors import CheckpointError, ContainerError, InputError, SpecError
 from moeash.files import LFS_POINTER, is_lfs_pointer, lfs_text
+from moeash.networks.loading.matching import PASSED_BY
 from moeash.study.spec.reading import plain_of_text
 
 MOST_HEADER = 8 << 20
@@ -59,6 +60,7 @@ _HARMLESS = {
     "builtins bytearray",
     "builtins complex",
     "builtins set",
+    *(" ".join(name.rsplit(".", 1)) for name in PASSED_BY),
 }
 _NEVER = {"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"}
 """What torch never writes into a state_dict, and its reader of weights does not know."""

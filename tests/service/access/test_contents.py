@@ -1,3 +1,4 @@
+import argparse
 import io
 import json
 import pickle
@@ -118,6 +119,11 @@ def archive(data, **others):
         for name, content in others.items():
             file.writestr(name, content, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
+
+
+def test_what_training_scripts_store_beside_tensors_is_taken(tmp_path):
+    beside = {"best": np.float64(1), "seen": np.arange(3), "args": argparse.Namespace(lr=1)}
+    check(tmp_path, "w.pt", torch_file({"state_dict": STATE, **beside}))
 
 
 @pytest.mark.parametrize("protocol", range(6))
