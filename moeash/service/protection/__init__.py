@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from starlette.types import ASGIApp
 
+from moeash.service.protection.addresses import Addresses
 from moeash.service.protection.bodies import Bodies, BodyLimits
 from moeash.service.protection.headers import SecurityHeaders
 from moeash.service.protection.origins import Origins
@@ -30,5 +31,5 @@ def protect(
         limits: of bodies.
         observe: takes method, route, status and seconds of every request.
     """
-    guarded = SecurityHeaders(Origins(Bodies(app, limits), hosts))
+    guarded = SecurityHeaders(Origins(Addresses(Bodies(app, limits)), hosts))
     return Requests(guarded, audit, observe)
