@@ -11,6 +11,7 @@ import torch
 
 from moeash.compression.compressor import Circumstances, Compressor, Groundwork
 from moeash.compression.keeping import Measure
+from moeash.core.heap import freed_memory_kept
 from moeash.core.progress import Progress, silent
 from moeash.core.threads import available_cores
 from moeash.data.splits import Split, load_splits
@@ -25,14 +26,14 @@ from moeash.tracing.watching import in_eval_mode
 
 @contextmanager
 def arithmetic(task: Task) -> Iterator[None]:
-    """Hold the threads and the precision of a task.
+    """Hold the threads and the precision of a task, and the memory its passes take.
 
     Methods multiply in NumPy and torch, whose sums depend on the number of threads; so numbers are
     those of a task only within.
     """
     torch_threads = torch.get_num_threads()
     # threadpoolctl and torch leave everything as it is where the task names no number.
-    with threadpoolctl.threadpool_limits(task.n_threads, "blas"):
+    with threadpoolctl.threadpool_limits(task.n_threads, "blas"), freed_memory_kept():
         torch.set_num_threads(task.n_threads or torch_threads)
         try:
             with _tf32(task.evaluation.precision == "tf32"):

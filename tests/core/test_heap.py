@@ -1,0 +1,78 @@
+import ctypes
+import os
+import platform
+import resource
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from moeash.core import heap
+from moeash.core.heap import freed_memory_kept
+
+GLIBC = platform.libc_ver()[0] == "glibc"
+
+PROBE = """
+import resource, sys
+from contextlib import nullcontext
+from moeash.core.heap import freed_memory_kept
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+with freed_memory_kept() if sys.argv[1] == "kept" else nullcontext():
+    bytearray(100 << 20)
+    before = faults()
+    for _ in range(5):
+        bytearray(100 << 20)
+    print(faults() - before)
+print(resident() >> 20)
+"""
+
+
+@pytest.mark.skipif(not GLIBC, reason="needs glibc")
+def test_freed_blocks_are_asked_for_again_without_new_pages_and_handed_back_at_the_end():
+    found = {}
+    for way in ("kept", "as usual"):
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE, way], capture_output=True, text=True, check=True
+        )
+        found[way] = [int(line) for line in done.stdout.split()]
+    pages = 500 * (1 << 20) // resource.getpagesize()
+    assert found["as usual"][0] >= pages // 512, "blocks of a huge page at most"
+    assert found["kept"][0] < found["as usual"][0] / 10
+    assert found["kept"][1] < 100, "MiB"
+
+
+def test_it_ends_with_the_last_who_holds_it(monkeypatch):
+    told = []
+    monkeypatch.setattr(heap, "_call", lambda *what: told.append(what))
+    barrier = threading.Barrier(2)
+
+    def hold():
+        with freed_memory_kept(), freed_memory_kept():
+            barrier.wait()
+
+    threads = [threading.Thread(target=hold) for _ in range(2)]
+    with freed_memory_kept():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert told == [("mallopt", -3, 1 << 30), ("mallopt", -1, 1 << 30)]
+    assert told[2:] == [("mallopt", -3, 32 << 20), ("mallopt", -1, 64 << 20), ("malloc_trim", 0)]
+
+
+def test_a_c_library_without_these_functions_is_left_alone(monkeypatch):
+    class Library:
+        def __getattr__(self, name):
+            raise AttributeError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library())
+    with freed_memory_kept():
+        assert os.getpid() > 0
