@@ -41,7 +41,7 @@ from moeash.methods.base import Images, Method, Preparation
 from moeash.methods.training.distilling import distill
 from moeash.methods.training.method import TrainedMethod
 from moeash.methods.training.options import TrainingOptions
-from moeash.methods.training.reaching import notes_on
+from moeash.methods.training.trainable import notes_on
 from moeash.methods.training.tuning import tune
 from moeash.networks.network import Network
 from moeash.networks.pickling import read_only_tensor

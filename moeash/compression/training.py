@@ -17,8 +17,8 @@ from moeash.errors import InputError
 from moeash.methods.base import Images
 from moeash.methods.training.checkpoints import Checkpoint
 from moeash.methods.training.options import TrainingOptions
-from moeash.methods.training.reaching import some_of
 from moeash.methods.training.session import Session
+from moeash.methods.training.trainable import some_of
 from moeash.networks.network import Network
 
 TRAINED_ON = ("train", "calibration")

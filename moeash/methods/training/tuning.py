@@ -18,9 +18,9 @@ from torch.autograd.function import FunctionCtx
 from moeash.core.codebook import Codebook, SharedWeights
 from moeash.core.solutions.recipe import Tune
 from moeash.methods.training.losses import DTYPES
-from moeash.methods.training.reaching import reach_of, some_of
 from moeash.methods.training.session import Seen, Session
 from moeash.methods.training.solution import SolutionTraining
+from moeash.methods.training.trainable import reach_of, some_of
 from moeash.networks.network import Network
 
 MOVED_A_STEP = 0.005

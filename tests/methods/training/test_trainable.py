@@ -14,8 +14,8 @@ from moeash.methods.pwfn.training import PwfnTraining
 from moeash.methods.registry import build_method
 from moeash.methods.training.distilling import distill
 from moeash.methods.training.options import TrainingOptions
-from moeash.methods.training.reaching import notes_on, reach_of
 from moeash.methods.training.session import Session
+from moeash.methods.training.trainable import notes_on, reach_of
 from moeash.methods.training.tuning import tune, used_by
 from moeash.methods.uniform.options import UniformOptions
 from moeash.methods.wfn.options import WfnOptions
