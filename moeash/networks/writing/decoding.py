@@ -11,7 +11,7 @@ from moeash.core._taking import take
 from moeash.core.codebook import KeptTensor, SharedTensor, SharedWeights, array_dtype
 from moeash.core.threads import available_cores
 from moeash.networks.loading.weights import Fitted, Stored, stored_tensors
-from moeash.networks.writing.inplace import widened
+from moeash.networks.writing.inplace import count_write, widened
 
 CHUNK = 1 << 18
 """Weights that one thread looks up at a time."""
@@ -156,6 +156,7 @@ def _jobs(target: Tensor, entries: Tensor, stored: SharedTensor) -> list[Job]:
         _run(_lookups(entries, stored, values))
         target.copy_(values)
         return []
+    count_write(target)
     jobs = _lookups(entries, stored, target)
     if len(jobs) > 1:
         return jobs

@@ -149,6 +149,7 @@ class _HostSlot:
     """A tensor in host memory, written through NumPy."""
 
     def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
         self._dtype = tensor.dtype
         # NumPy has no bfloat16; its 16 bits are moved as they are.
         raw = tensor.view(torch.int16) if self._dtype is torch.bfloat16 else tensor
@@ -156,6 +157,7 @@ class _HostSlot:
         self._flat = self._view.reshape(-1) if self._view.flags.c_contiguous else None
 
     def gather(self, codebook: Codebook, indices: NDArray[Any]) -> None:
+        count_write(self._tensor)
         entries = self._convert(codebook.entries)
         if self._flat is None:  # e.g. channels_last; out= needs the memory's own order
             self._view[...] = entries[indices.reshape(self._view.shape)]
@@ -166,6 +168,7 @@ class _HostSlot:
             np.take(entries, indices[start:stop], out=self._flat[start:stop], mode="clip")
 
     def put(self, values: NDArray[Any]) -> None:
+        count_write(self._tensor)
         self._view[...] = self._convert(values)
 
     def _convert(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -189,6 +192,16 @@ class _DeviceSlot:
 
     def put(self, values: NDArray[Any]) -> None:
         self._tensor.copy_(torch.tensor(values))
+
+
+def count_write(tensor: Tensor) -> None:
+    """Count a write that torch does not see: what is derived from a tensor may be kept by it.
+
+    Args:
+        tensor: about to be written to through another view of its memory.
+    """
+    if not tensor.is_inference():  # nobody counts the writes to tensors made in inference mode
+        torch.autograd.graph.increment_version(tensor)
 
 
 def widened(indices: NDArray[Any], device: torch.device) -> Tensor:

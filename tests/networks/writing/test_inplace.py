@@ -201,3 +201,15 @@ def test_arrays_that_do_not_fit_leave_the_network_alone(change, message):
     with pytest.raises(CheckpointError, match=message):
         load_into(module, arrays)
     assert network_bits(module) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_write_counts_so_that_what_is_kept_by_the_version_of_a_weight_is_made_anew(dtype):
+    module = nn.Linear(4, 3).to(dtype)
+    state = read_state(module)
+    writer, versions = WeightWriter(module, state), [module.weight._version]
+    writer.write(random_shared(state))
+    versions.append(module.weight._version)
+    writer.restore()
+    versions.append(module.weight._version)
+    assert versions == sorted(set(versions))
