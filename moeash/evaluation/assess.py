@@ -21,6 +21,7 @@ from moeash.evaluation.metrics import Metric, Scores, check_finite, predicted, w
 from moeash.evaluation.options import Precision
 from moeash.networks.pickling import read_only_tensor
 from moeash.networks.writing.places import Places
+from moeash.tracing.derived import Run, following
 from moeash.tracing.outputs import chosen
 
 Hopeless = Callable[[float], bool]
@@ -81,6 +82,9 @@ def noise_of(scores: Scores | None, before: Scores | None) -> float | None:
     return math.sqrt(float(np.square(moved - moved.mean()).sum()) + one_more) / len(moved)
 
 
+FOLLOWED_IMAGES = 2
+"""Images of the run that shows what the network makes of its weights."""
+
 SAMPLED_IMAGES, SAMPLED = 16, 256
 """Images whose outputs are sampled, and numbers in a sample."""
 
@@ -109,6 +113,9 @@ class Assessment(Protocol):
 
     float_pass: FloatPass | None
     """What the float network measured on images; None when a function measures."""
+
+    runs: list[Run]
+    """Of the float network, followed; for :func:`moeash.evaluation.caches.check_caches`."""
 
     def measure(self, hopeless: Hopeless) -> Measurement:
         """Measure, stopping as soon as ``hopeless`` says so."""
@@ -150,6 +157,7 @@ class SplitAssessment:
         self._precision = precision
         self._split = split
         self._batch_size = batch_size
+        self.runs: list[Run] = []
         known = float_pass or self._measure_float()
         self.float_pass: FloatPass | None = known
         self.baseline = known.baseline
@@ -177,6 +185,7 @@ class SplitAssessment:
     def _measure_float(self) -> FloatPass:
         split = self._split
         assert split is not None
+        self._follow(split)
         found = []
         for x, _ in split.batches(self._batch_size):
             images = x.to(self._device)
@@ -208,6 +217,15 @@ class SplitAssessment:
         check_finite(tally.value(), f"metric {self._metric.name} of the float network is")
         order = hardest_first(outputs, classes)
         return FloatPass(tally.value(), order, targets, sample_of(outputs), tally.scores())
+
+    def _follow(self, split: Split) -> None:
+        """Follow a run on few images, in front of any other: what is kept of it is made then."""
+        few, _ = next(iter(split.batches(FOLLOWED_IMAGES)))
+        with following(self._module) as self.runs:
+            try:
+                _forward(self._module, few.clone(), self._device, self._precision)
+            except Exception:  # measuring comes next, and says so better
+                self.runs.clear()
 
     def _in_order(self) -> Tensor:
         # Reordered once, then reused: a pass over the images costs no copy any more.
@@ -265,7 +283,8 @@ class FunctionAssessment:
         self._module = module
         self._evaluate = evaluate
         self.reference = worst_of(evaluate)
-        self.baseline = self.measure(lambda bound: False).bound
+        with following(module) as self.runs:
+            self.baseline = self.measure(lambda bound: False).bound
 
     def measure(self, hopeless: Hopeless) -> Measurement:
         """Call the function; it cannot be stopped early.

@@ -26,6 +26,7 @@ from moeash.core.solutions.recipe import Recipe
 from moeash.data.splits import Split, load_splits
 from moeash.errors import EvaluationError, SpecError
 from moeash.evaluation.assess import Assessment, FloatPass, FunctionAssessment, SplitAssessment
+from moeash.evaluation.caches import check_caches
 from moeash.evaluation.loading import arithmetic, load_compressor, load_inputs, load_network
 from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.outcome import Archive, Job, Outcome
@@ -122,6 +123,11 @@ class Evaluator:
         if task.evaluate is not None:
             # A user's function may write to the module, and what is prepared reads it.
             write_float(network.module, network.state)
+        self._of_caches: Sequence[str] = ()
+        if common is None:
+            progress("looking at whether the network follows its weights", 0, None)
+            self._of_caches = check_caches(network, self.assessment.runs)
+        self.assessment.runs.clear()  # they hold inputs
         groundwork = None if common is None else common.groundwork
         self.compressor = load_compressor(
             task,
@@ -164,7 +170,7 @@ class Evaluator:
         """What people should know about the splits and the preparation, one line each."""
         drawn = (split.note for split in self.splits.values())
         of_splits = (note for note in drawn if note is not None)
-        return (*of_splits, *self.compressor.notes, *self._of_training)
+        return (*of_splits, *self._of_caches, *self.compressor.notes, *self._of_training)
 
     @property
     def _function(self) -> Measure:

@@ -17,7 +17,7 @@ from moeash.errors import InputError
 from moeash.evaluation.loading import arithmetic, load_network
 from moeash.evaluation.metrics import Metric, load_metric, predicted
 from moeash.evaluation.task import Task
-from moeash.networks.writing.inplace import WeightWriter, load_into
+from moeash.networks.writing.inplace import load_into, write_float
 from moeash.tracing.outputs import chosen
 from moeash.tracing.watching import in_eval_mode
 
@@ -120,7 +120,8 @@ def outputs_of(
 ) -> dict[str, Outputs]:
     """Run decoded arrays, and the float network beside them, on splits of a task.
 
-    The network is loaded anew, as somebody would who is given the file.
+    The network is loaded anew, as somebody would who is given the file; and once more for the float
+    weights, so that neither keeps anything of the other. A module given from Python is there once.
 
     Args:
         task: of the study; its images come from ``data``.
@@ -133,27 +134,33 @@ def outputs_of(
     if not wanted:
         return {}
     where = " and ".join(wanted) + (" split" if len(wanted) == 1 else " splits")
+    device, batch_size = task.evaluation.device, task.evaluation.batch_size
+
+    def outputs(module: nn.Module, what: str) -> dict[str, Tensor]:
+        progress(f"measuring {what} on the {where}", 0, None)
+        return {
+            name: outputs_on(module, split, batch_size=batch_size, device=device)
+            for name, split in wanted.items()
+        }
+
     network = load_network(task)
     module = network.module
     with arithmetic(task), in_eval_mode(module):
-        device, batch_size = task.evaluation.device, task.evaluation.batch_size
-
-        def outputs(what: str) -> dict[str, Tensor]:
-            progress(f"measuring {what} on the {where}", 0, None)
-            return {
-                name: outputs_on(module, split, batch_size=batch_size, device=device)
-                for name, split in wanted.items()
-            }
-
-        exact = outputs("the float network")
+        try:
+            load_into(module, arrays)
+            decoded = outputs(module, "the decoded network")
+        finally:
+            write_float(module, network.state)
+    network = load_network(task)
+    module = network.module
+    with arithmetic(task), in_eval_mode(module):
+        exact = outputs(module, "the float network")
         again: dict[str, Tensor] = {}
         if task.codec.norms == "remeasured":
             images = calibration_images(splits, IMAGES, task.seed)
             Remeasuring(network, images, device).measure()
-            again = outputs("the float network with its BatchNorms measured again")
-            WeightWriter(module, network.state).restore()
-        load_into(module, arrays)
-        decoded = outputs("the decoded network")
+            again = outputs(module, "the float network with its BatchNorms measured again")
+            write_float(module, network.state)
     return {
         name: Outputs(split.labels, exact[name], decoded[name], again.get(name))
         for name, split in wanted.items()

@@ -16,6 +16,7 @@ from moeash.core.progress import Progress, silent
 from moeash.core.threads import available_cores
 from moeash.data.splits import Split, load_splits
 from moeash.errors import InputError
+from moeash.evaluation.caches import INPUTS, check_caches, run_on
 from moeash.evaluation.task import Task
 from moeash.methods.base import Images
 from moeash.networks.devices import obstacle
@@ -156,7 +157,16 @@ def compressor_of(task: Task, progress: Progress = silent) -> Iterator[Compresso
     with arithmetic(task), in_eval_mode(network.module):
         splits = {} if task.data is None else load_splits(task.data)
         inputs = load_inputs(task, splits)
+        notes: tuple[str, ...] = ()
+        if task.keeping is None and task.calibration is not None:
+            few, _ = next(iter(task.calibration.batches(INPUTS)))
+            runs = run_on(network, few.to(task.evaluation.device))
+            notes = check_caches(network, runs)
         compressor = load_compressor(task, network, inputs, progress=progress)
+        if notes:
+            work, stored = compressor.groundwork, compressor.groundwork.stored
+            stored = replace(stored, notes=(*notes, *stored.notes))
+            compressor.groundwork = replace(work, stored=stored)
         try:
             yield compressor
         finally:

@@ -19,6 +19,7 @@ from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
 from moeash.data.unlabelled import Given
 from moeash.errors import ExportError, InputError, RebuildMismatchError
+from moeash.evaluation.caches import check_caches
 from moeash.evaluation.holdout import HoldoutResult, measure_holdout
 from moeash.evaluation.loading import arithmetic, load_network
 from moeash.evaluation.task import Task
@@ -30,6 +31,7 @@ from moeash.files import as_path
 from moeash.networks.writing.inplace import load_into, write_float
 from moeash.study.artifacts import Build
 from moeash.study.solution import Solution
+from moeash.tracing.derived import following
 from moeash.tracing.watching import in_eval_mode
 
 ROUNDING = 1e-4
@@ -187,7 +189,10 @@ def _check_function(task: Task, solution: Solution, arrays: Mapping[str, NDArray
     try:
         with arithmetic(task), in_eval_mode(network.module):
             load_into(network.module, arrays)
-            value = float(task.evaluate(network.module))
+            with following(network.module) as runs:
+                value = float(task.evaluate(network.module))
+            # What the search was led by leads this value too, and no two values tell.
+            check_caches(network, runs)
     finally:
         write_float(network.module, network.state)
     if not abs(value - solution.metric) <= ROUNDING * max(1.0, abs(solution.metric)):
