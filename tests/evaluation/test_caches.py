@@ -110,10 +110,16 @@ class Keeping(nn.Module):
             self.numbers = self.weight.detach().numpy().copy()
         return torch.from_numpy(self.numbers)
 
+    def made_lost(self):
+        if self.numbers is None:
+            self.numbers = self.weight.detach().numpy().copy()
+            return self.weight
+        return torch.from_numpy(self.numbers)
+
 
 CERTAIN = ["attribute", "eval", "buffer", "deleted", "table", "id"]
 RIGHT = ["version", "compared", "refreshed", "masked", "view"]
-DOUBTFUL = ["number", "numpy"]
+DOUBTFUL = ["number", "numpy", "lost"]
 
 
 def checked(module, run=None, **roles):
@@ -311,6 +317,30 @@ def test_casts_of_autocast_are_no_news_unless_they_outlive_an_evaluation():
         pytest.raises(InputError, match=KEEPS.format("weight")),
     ):
         checked(module, lambda given: torch.enable_grad()(given)(X))
+
+
+def test_what_is_run_again_is_run_under_the_same_conditions():
+    def run(given):
+        with torch.autocast("cpu", torch.bfloat16):
+            given(X.bfloat16())
+
+    with pytest.raises(InputError, match=KEEPS.format("1.weight")):
+        checked(network("attribute", alone=False), run)
+
+
+def test_what_a_network_cannot_do_without_is_given_back_at_once():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift, self.inner = torch.arange(8.0), Keeping()
+
+        def forward(self, x):
+            return self.inner(x + self.shift)
+
+    module = Shifted().eval()
+    module(X)
+    with pytest.raises(InputError, match=KEEPS.format("inner.weight")):
+        checked(module)
 
 
 class Remembering(nn.Linear):
