@@ -73,12 +73,13 @@ def check_caches(network: Network, runs: Sequence[Run]) -> tuple[str, ...]:
             unsure |= doubtful
     if stale:
         ordered = [p.name for p in network.state if p.name in stale]
+        excluded = ", ".join([*map(repr, ordered[:3]), *(["…"] if len(ordered) > 3 else [])])
         raise InputError(
             f"{type(network.module).__name__} keeps what it once made of {_named(ordered)} and "
             "uses it again when other weights are there, so candidates would be measured with the "
             "float network's; needed are outputs that follow the weights: drop what is kept when "
             "they change (Tensor._version counts every write), compute it in forward, or leave "
-            f"them as they are with network.exclude = {ordered[:3]}"
+            f"them as they are with network.exclude = [{excluded}]"
         )
     unsure_of = [p.name for p in network.state if p.name in unsure]
     if not unsure_of:

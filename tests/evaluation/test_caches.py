@@ -157,6 +157,12 @@ def test_what_is_kept_of_a_weight_is_an_error_that_names_it_alone(kind, alone, h
         checked(module)
 
 
+def test_of_many_weights_the_first_are_named_and_that_there_are_more():
+    module = nn.Sequential(*(Keeping() for _ in range(4))).eval()
+    with pytest.raises(InputError, match=r"'0.weight' and 3 more .* '2.weight', …\]"):
+        checked(module)
+
+
 @pytest.mark.parametrize("kind", CERTAIN)
 def test_what_was_taken_to_see_that_is_given_back(kind):
     module = network(kind)
