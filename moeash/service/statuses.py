@@ -16,8 +16,9 @@ from moeash.service.problems import MEDIA_TYPE
 API = "/api/v1"
 STUDY = f"{API}/studies/{{name}}"
 
-DOOR = (403, 421)
-"""A page of another origin that changes something; a name that this service does not have."""
+DOOR = (400, 403, 421)
+"""An address with a null character; a page of another origin that changes something; a name that
+this service does not have."""
 
 LOGGED_IN = (401, 403, 429, 503)
 """Nobody, too little, too many wrong tokens; and the database, which knows the tokens, is gone."""
@@ -41,6 +42,7 @@ OWN: Mapping[tuple[str, str], tuple[int, ...]] = {
 
 WORDS = {
     304: "What you have is what there is",
+    400: "The address holds a null character, or the body is no JSON",
     401: "Nobody is logged in",
     403: "Your role may not do this, or a page of another origin asked for it",
     404: "There is none of that name",

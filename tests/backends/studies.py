@@ -157,10 +157,10 @@ class Faulty(Uniform):
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hog":
                 held = []
-                for _ in range(90):
+                for _ in range(110):
                     held.append(bytearray(100 << 20))
                 time.sleep(5)  # the monitor looks ten times a second, and may be kept from it
-                raise AssertionError("nine gigabytes, and the memory monitor did not act")
+                raise AssertionError("eleven gigabytes, and the memory monitor did not act")
         return super().compress(prepared, candidate, **way)
 
 

@@ -135,6 +135,7 @@ def test_elsewhere_every_step_and_generation_is_one_plain_line(tiny, tmp_path):
         "loading the network",
         "loading images",
         "measuring the float network",
+        "looking at whether the network follows its weights",
         "deciding how kept tensors are stored",
         r"study tiny: 54,864 weights shared, 300 kept, .*",
         *(rf"generation {n}: {min(4 * n, 11)} evaluated, .*" for n in (1, 2, 3)),
@@ -144,8 +145,8 @@ def test_elsewhere_every_step_and_generation_is_one_plain_line(tiny, tmp_path):
         "drawing",
         r"building solution \d+",
         r"writing and verifying tiny\.moeash",
-        "measuring the float network on the holdout split",
         "measuring the decoded network on the holdout split",
+        "measuring the float network on the holdout split",
     ]
     notable = [line for line in lines if not line.startswith("note: ")]
     assert len(notable) == len(steps)

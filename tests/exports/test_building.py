@@ -104,7 +104,7 @@ def test_exports_and_pictures_do_without_the_search_split(tmp_path, parts, forwa
     forwarded.clear()
     parts.locked = "search"
     place = str(tmp_path / "moeash.db")
-    read_again = open_study("parts", place, allow_modules=["parts_source"])
+    read_again = open_study("parts", place, allow_modules=["parts_source:make"])
     task = task_of(read_again)
     merged = next(s for s in read_again.solutions() if s.record.stage == "merged")
     for solution in (read_again.pick("best"), merged):

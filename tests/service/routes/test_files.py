@@ -108,7 +108,6 @@ def test_the_page_uploads_with_its_cookie_and_others_do_not(service):
         ".safetensors",
         ".moeash-0123456789abcdef.tmp",
         ".lock",
-        "w.safetensors\0.toml",
         "w.safetensors\n",
         "w.pkl",
         "w.py",
@@ -124,6 +123,11 @@ def test_the_page_uploads_with_its_cookie_and_others_do_not(service):
 def test_a_name_that_is_no_plain_one_is_refused(service, name):
     answer = upload(service, name)
     assert answer.status_code == 422 and service.stored == []
+
+
+def test_a_name_with_a_null_character_is_refused_as_an_address(service):
+    answer = upload(service, "w.safetensors\0.toml")
+    assert answer.status_code == 400 and service.stored == []
 
 
 def test_what_is_not_what_its_name_says_is_not_kept(service):

@@ -175,7 +175,7 @@ def test_a_database_of_a_newer_moeash_is_refused(tmp_path):
         ("sqlite:///:memory:", "would forget the study"),
         ("mysql://user:secret@host/db", r"mysql://user:\*\*\*@host/db' is not supported"),
         ("nonsense://x", "is not supported|neither a path nor"),
-        ("{}", "unable to open"),
+        ("{}", "cannot be a database: it is a folder"),
     ],
 )
 def test_a_url_that_cannot_be_opened_is_refused_with_the_reason(tmp_path, url, message):
