@@ -1,13 +1,10 @@
 """What one compressed network measures once each of its files was loaded by what reads it."""
 
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import torch
 from safetensors.torch import load_file
@@ -16,36 +13,12 @@ from torch.nn import functional
 
 import moeash
 import moeash.nn
+from studies.compiled import in_c
 
 Embed = Callable[[Mapping[str, Tensor]], Tensor]
 """A batch of sentences, by name of the network's arguments, to embeddings."""
 
 FORMATS = ("moeash", "safetensors", "torch", "onnx", "c")
-
-C_PROGRAM = """\
-#define MINILM_IMPLEMENTATION
-#include "minilm.h"
-#include <stdio.h>
-#include <stdlib.h>
-
-int main(void)
-{
-    unsigned char *buffer = malloc(MINILM_BYTES);
-    size_t i;
-    if (!buffer)
-        return 1;
-    for (i = 0; i < MINILM_TENSORS; i++) {
-        minilm_decode(i, buffer + minilm_tensors[i].offset);
-        fwrite(buffer + minilm_tensors[i].offset, minilm_tensors[i].element_bytes,
-               minilm_tensors[i].elements, stdout);
-    }
-    free(buffer);
-    return 0;
-}
-"""
-"""Writes every tensor as bytes, in the order of the state_dict."""
-
-GCC = "gcc -std=c99 -Wall -Wextra -Werror -pedantic -O1 main.c -o main"
 
 
 def consumers(
@@ -99,24 +72,6 @@ def consumers(
         "onnxruntime": in_onnxruntime,
         "C": lambda: of_state(in_c(files["c"], fresh().state_dict())),
     }
-
-
-def in_c(header: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors that a program decodes which was compiled with the header."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "main.c").write_text(C_PROGRAM)
-        (folder / "minilm.h").symlink_to(header.resolve())
-        subprocess.run(GCC.split(), cwd=folder, check=True)
-        decoded = subprocess.run(["./main"], cwd=folder, check=True, capture_output=True).stdout
-    state, start = {}, 0
-    for name, tensor in like.items():
-        array = np.frombuffer(decoded, np.float32, tensor.numel(), start)
-        state[name] = torch.from_numpy(array.copy()).reshape(tensor.shape)
-        start += array.nbytes
-    if start != len(decoded):
-        raise SystemExit(f"the program wrote {len(decoded)} bytes where {start} were expected")
-    return state
 
 
 def measured(

@@ -10,13 +10,11 @@ order. ``--images`` takes fewer images.
 
 import argparse
 import json
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from tables import put_table
@@ -27,32 +25,11 @@ import moeash.nn
 from moeash.data.splits import Split, load_splits
 from moeash.networks.loading.sources import read_network
 from moeash.study.spec.reading import load_spec
+from studies.compiled import in_c
 
 RESULT = Path(__file__).with_name("lives.json")
 BATCH = 50
 SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt", "onnx": ".onnx", "c": ".h"}
-
-C_PROGRAM = """\
-#define NETWORK_IMPLEMENTATION
-#include "network.h"
-#include <stdio.h>
-
-static unsigned char buffer[NETWORK_BYTES];
-
-int main(void)
-{
-    size_t i;
-    for (i = 0; i < NETWORK_TENSORS; i++) {
-        network_decode(i, buffer + network_tensors[i].offset);
-        fwrite(buffer + network_tensors[i].offset, network_tensors[i].element_bytes,
-               network_tensors[i].elements, stdout);
-    }
-    return 0;
-}
-"""
-"""Writes every tensor as bytes, in the order of the state_dict."""
-
-GCC = "gcc -std=c99 -Wall -Wextra -Werror -pedantic -O1 main.c -o main"
 
 Run = Callable[[Tensor], Tensor]
 
@@ -99,24 +76,6 @@ def consumers(files: Mapping[str, Path], fresh: Callable[[], nn.Module]) -> dict
         "onnxruntime": ("onnx", in_onnxruntime),
         "gcc": ("c", lambda: of_state(in_c(files["c"], fresh().state_dict()))),
     }
-
-
-def in_c(header: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors that a program decodes which was compiled with the header."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "main.c").write_text(C_PROGRAM)
-        (folder / "network.h").symlink_to(header.resolve())
-        subprocess.run(GCC.split(), cwd=folder, check=True)
-        decoded = subprocess.run(["./main"], cwd=folder, check=True, capture_output=True).stdout
-    state, start = {}, 0
-    for name, tensor in like.items():
-        values = np.frombuffer(decoded, np.uint8, tensor.nbytes, start).copy()
-        state[name] = torch.from_numpy(values).view(tensor.dtype).reshape(tensor.shape)
-        start += tensor.nbytes
-    if start != len(decoded):
-        raise SystemExit(f"the program wrote {len(decoded)} bytes where {start} were expected")
-    return state
 
 
 @torch.inference_mode()
