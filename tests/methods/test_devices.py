@@ -30,6 +30,7 @@ from moeash.networks.loading.builtin import DigitsCNN
 from moeash.networks.network import Network
 from moeash.networks.norms import find_norms
 from moeash.networks.parameters import read_state
+from tests.methods.training.stopping import Stopped
 
 DEVICES = [
     "cpu",
@@ -126,18 +127,6 @@ def test_trainings_stay_on_the_networks_device_and_go_on_there(
 
     def session(**changes):
         return Session(Unlabelled(images(), at_most=60), options, 3, device, **changes)
-
-    class Stopped:
-        def __init__(self, trainee):
-            self.trainee = trainee
-
-        def __getattr__(self, name):
-            return getattr(self.trainee, name)
-
-        def step(self, seen):
-            if seen.step == 5:
-                raise KeyboardInterrupt
-            return self.trainee.step(seen)
 
     ticks = itertools.count(0, 61)
     saving = {"checkpoint": Checkpoint(tmp_path, "d" * 32), "clock": lambda: float(next(ticks))}

@@ -31,6 +31,7 @@ from moeash.networks.network import Network
 from moeash.networks.norms import find_norms
 from moeash.networks.parameters import read_state
 from tests.contracts.method import prepare
+from tests.methods.training.stopping import Stopped
 
 STATISTICS = {
     "1.running_mean",
@@ -214,18 +215,6 @@ def test_what_was_killed_ends_with_the_same_statistics(
     session().train(whole)
     times = iter(range(0, 10**6, 61)) if saved == "every step" else itertools.repeat(0)
     checkpoint = Checkpoint(tmp_path, "0" * 32)
-
-    class Stopped:
-        def __init__(self, trainee):
-            self.trainee = trainee
-
-        def __getattr__(self, name):
-            return getattr(self.trainee, name)
-
-        def step(self, seen):
-            if seen.step == 5:
-                raise KeyboardInterrupt
-            return self.trainee.step(seen)
 
     with pytest.raises(KeyboardInterrupt):
         clocked = session(checkpoint=checkpoint, clock=lambda: float(next(times)))
