@@ -72,6 +72,22 @@ class FileSlices:
         return b"".join(parts)
 
 
+def check_whole(data: FileSlices) -> None:
+    """Check that a file begins as one, and that its checksum is that of its bytes.
+
+    Raises:
+        CorruptContainerError: it does not, or is not.
+        ContainerVersionError: it was written by a newer moeash.
+    """
+    check_head(data[:100], len(data))
+    digest = hashlib.blake2b(digest_size=CHECKSUM_BYTES)
+    body = len(data) - CHECKSUM_BYTES
+    for begin in range(0, body, BLOCK):
+        digest.update(data[begin : min(begin + BLOCK, body)])
+    if digest.digest() != data[body:]:
+        raise wrong_checksum()
+
+
 class FileReader:
     """An open file: its checksum, directory, codebooks and tables are read and checked.
 
@@ -114,8 +130,7 @@ class FileReader:
 
     def _open(self, max_bytes: int) -> None:
         data = FileSlices(self._file.fileno(), 0, self.size_bytes)
-        check_head(data[:100], self.size_bytes)
-        self._check_sum(data)
+        check_whole(data)
         self.coder, _, self._salt = coding_in(data[:PREFIX_BYTES])
         self.sources: list[Coded] = []
         cursor = Cursor(data[PREFIX_BYTES : PREFIX_BYTES + 64])
@@ -151,14 +166,6 @@ class FileReader:
         self._payload = FileSlices(self._file.fileno(), payload, sections[2])
         coded = [(s.table, s.size) for s in self.sources if s.table is not None]
         streams.check_length(coding, coded, sections[2])
-
-    def _check_sum(self, data: FileSlices) -> None:
-        digest = hashlib.blake2b(digest_size=CHECKSUM_BYTES)
-        body = self.size_bytes - CHECKSUM_BYTES
-        for begin in range(0, body, BLOCK):
-            digest.update(data[begin : min(begin + BLOCK, body)])
-        if digest.digest() != data[body:]:
-            raise wrong_checksum()
 
     def bytes_at(self, begin: int, size: int) -> bytes:
         """Return some bytes of the file; fewer at its end."""

@@ -5,7 +5,6 @@ checkpoints without running what is in them, whatever was looked at here, see
 :mod:`moeash.networks.loading.checkpoints`.
 """
 
-import hashlib
 import json
 import math
 import pickletools
@@ -14,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from moeash.codec.container import check_head, wrong_checksum
-from moeash.codec.layout import CHECKSUM_BYTES
+from moeash.codec.streaming.reading import FileSlices, check_whole
 from moeash.errors import CheckpointError, ContainerError, InputError, SpecError
 from moeash.files import LFS_POINTER, is_lfs_pointer, lfs_text
 from moeash.networks.loading.matching import PASSED_BY
@@ -23,9 +21,6 @@ from moeash.study.spec.reading import plain_of_text
 
 MOST_HEADER = 8 << 20
 """Bytes of a safetensors header, of a torch file's directory, and of its pickle."""
-
-HEAD, PIECE = 100, 1 << 20
-"""Bytes of a moeash file that say what it is, and those of it that are looked at together."""
 
 BITS = {
     "BOOL": 8,
@@ -167,18 +162,9 @@ def _directory_bytes(path: Path, size: int) -> int:
 
 
 def _check_moeash(path: Path) -> None:
-    size = path.stat().st_size
-    digest = hashlib.blake2b(digest_size=CHECKSUM_BYTES)
     try:
-        with path.open("rb") as file:
-            check_head(file.read(HEAD), size)
-            file.seek(0)
-            left = size - CHECKSUM_BYTES
-            while left and (part := file.read(min(left, PIECE))):
-                digest.update(part)
-                left -= len(part)
-            if file.read() != digest.digest():
-                raise wrong_checksum()
+        with path.open("rb", buffering=0) as file:
+            check_whole(FileSlices(file.fileno(), 0, path.stat().st_size))
     except ContainerError as error:
         raise CheckpointError(f"the file is not what moeash exports: {error}") from error
 
