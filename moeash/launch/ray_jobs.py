@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 from moeash.backends import ray_settings
 from moeash.errors import BackendError, InputError
 from moeash.launch.base import Launch, State, StateName
-from moeash.study.storage.engines.urls import without_password
+from moeash.study.storage.engines.urls import has_password_option, without_password
 
 if TYPE_CHECKING:
     from moeash.study.spec.spec import StudySpec
@@ -291,7 +291,7 @@ def _check_storage(storage: str) -> None:
             f"storage {storage!r} is a relative path, which means another file on the cluster; "
             "give postgresql+psycopg://USER@HOST/DATABASE or an absolute path of the head node"
         )
-    if has_password(f"x://?{storage.partition('?')[2]}") or (
+    if has_password_option(storage) or (
         # The variable of this machine names the head's own database, as docker/ sets it up.
         has_password(storage) and storage != os.environ.get("MOEASH_STORAGE")
     ):

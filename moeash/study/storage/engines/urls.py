@@ -9,6 +9,11 @@ _IN_QUERY = re.compile(r"([?&;][^=&;]*(?:password|passwd|pwd)[^=&;]*)=[^&;]*", r
 """A password as an option, as drivers take them too."""
 
 
+def has_password_option(url: str) -> bool:
+    """Tell whether an option of a URL is a password."""
+    return _IN_QUERY.search("?" + url.partition("?")[2]) is not None
+
+
 def without_password(url: str) -> str:
     """Return a URL with three stars for each password, whether or not it is a sound one.
 
