@@ -21,7 +21,7 @@ from moeash.evaluation.metrics import Metric, Scores, check_finite, predicted, w
 from moeash.evaluation.options import Precision
 from moeash.networks.pickling import read_only_tensor
 from moeash.networks.writing.places import Places
-from moeash.tracing.derived import Run, following
+from moeash.tracing.derived import FOLLOWED_INPUTS, Run, followed_run, following
 from moeash.tracing.outputs import chosen
 
 Hopeless = Callable[[float], bool]
@@ -81,9 +81,6 @@ def noise_of(scores: Scores | None, before: Scores | None) -> float | None:
     one_more = 1.0 if scores.dtype == np.bool_ else float(np.abs(moved).max()) ** 2
     return math.sqrt(float(np.square(moved - moved.mean()).sum()) + one_more) / len(moved)
 
-
-FOLLOWED_IMAGES = 2
-"""Images of the run that shows what the network makes of its weights."""
 
 SAMPLED_IMAGES, SAMPLED = 16, 256
 """Images whose outputs are sampled, and numbers in a sample."""
@@ -220,12 +217,11 @@ class SplitAssessment:
 
     def _follow(self, split: Split) -> None:
         """Follow a run on few images, in front of any other: what is kept of it is made then."""
-        few, _ = next(iter(split.batches(FOLLOWED_IMAGES)))
-        with following(self._module) as self.runs:
-            try:
-                _forward(self._module, few.clone(), self._device, self._precision)
-            except Exception:  # measuring comes next, and says so better
-                self.runs.clear()
+        few, _ = next(iter(split.batches(FOLLOWED_INPUTS)))
+        images = few.clone()
+        self.runs = followed_run(
+            self._module, lambda: _forward(self._module, images, self._device, self._precision)
+        )
 
     def _in_order(self) -> Tensor:
         # Reordered once, then reused: a pass over the images costs no copy any more.

@@ -25,28 +25,18 @@ from moeash.tracing.derived import (
     Input,
     Left,
     Run,
-    following,
+    followed_run,
     left_of,
     passing_buffers,
     weights_of,
 )
 from moeash.tracing.watching import tensors_in
 
-INPUTS = 2
-"""Inputs of a run, where they are known."""
-
 
 def run_on(network: Network, batch: Batch) -> list[Run]:
-    """Run a network on a few inputs and follow that; it holds its float weights.
-
-    A network that cannot be run on them is reported by whoever runs it next.
-    """
-    with torch.no_grad(), _same_numbers(network), following(network.module) as runs:
-        try:
-            call(network.module, batch)
-        except Exception:
-            runs.clear()
-    return runs
+    """Run a network on a few inputs and follow that; it holds its float weights."""
+    with torch.no_grad(), _same_numbers(network):
+        return followed_run(network.module, lambda: call(network.module, batch))
 
 
 def check_caches(network: Network, runs: Sequence[Run]) -> tuple[str, ...]:

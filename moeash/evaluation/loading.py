@@ -16,12 +16,13 @@ from moeash.core.progress import Progress, silent
 from moeash.core.threads import available_cores
 from moeash.data.splits import Split, load_splits
 from moeash.errors import InputError
-from moeash.evaluation.caches import INPUTS, check_caches, run_on
+from moeash.evaluation.caches import check_caches, run_on
 from moeash.evaluation.task import Task
 from moeash.methods.base import Images
 from moeash.networks.devices import obstacle
 from moeash.networks.loading.sources import read_network
 from moeash.networks.network import Network
+from moeash.tracing.derived import FOLLOWED_INPUTS
 from moeash.tracing.watching import in_eval_mode
 
 
@@ -159,7 +160,7 @@ def compressor_of(task: Task, progress: Progress = silent) -> Iterator[Compresso
         inputs = load_inputs(task, splits)
         notes: tuple[str, ...] = ()
         if task.keeping is None and task.calibration is not None:
-            few, _ = next(iter(task.calibration.batches(INPUTS)))
+            few, _ = next(iter(task.calibration.batches(FOLLOWED_INPUTS)))
             runs = run_on(network, few.to(task.evaluation.device))
             notes = check_caches(network, runs)
         compressor = load_compressor(task, network, inputs, progress=progress)

@@ -5,7 +5,7 @@ was given. Memory is told apart by its storage, so a view is what it is a view o
 alive for it but what was there before the run.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,9 @@ VALUELESS = frozenset(
 
 OVERWRITING = frozenset({"copy_", "fill_", "zero_", "normal_", "uniform_"})
 """Operations after which nothing is left of what they write to."""
+
+FOLLOWED_INPUTS = 2
+"""Inputs that show what a network makes of its weights."""
 
 SCALARS = frozenset({"_local_scalar_dense", "item"})
 """Operations that make a number of a tensor, which nobody can follow from there."""
@@ -254,6 +257,16 @@ def passing_buffers(part: nn.Module) -> set[str]:
     """Return the names of a module's own buffers that are not in its state."""
     # A scripted module hides what it does not know.
     return getattr(part, "_non_persistent_buffers_set", set())
+
+
+def followed_run(network: nn.Module, run: Callable[[], object]) -> list[Run]:
+    """Follow a run of a network; one that fails is reported by whoever runs it next."""
+    with following(network) as runs:
+        try:
+            run()
+        except Exception:
+            runs.clear()
+    return runs
 
 
 @contextmanager
