@@ -43,8 +43,9 @@ class Merge:
         return f"merged to {len(self.runs)} entries"
 
 
-Augment = Literal["none", "flips", "flips_and_crops"]
-"""How a training image is varied: mirrored half the time; moved by up to an eighth as well."""
+Augment = Literal["none", "flips", "flips_and_crops", "mixed"]
+"""How a training image is varied: mirrored half the time; moved by up to an eighth as well; half of
+the images mixed with another as well."""
 
 Arithmetic = Literal["float32", "bf16"]
 """What forward passes of a training compute in; bf16 where torch deems it safe."""
@@ -62,7 +63,7 @@ class Tune:
         labels: weight of the labels in the loss, 0 to 1; the rest is the float network's.
         temperature: divides scores before the softmax of the float network's part.
         batch_size: images of a step.
-        augment: how images are varied: ``none``, ``flips`` or ``flips_and_crops``.
+        augment: how images are varied: ``none``, ``flips``, ``flips_and_crops`` or ``mixed``.
         arithmetic: of forward passes: ``float32`` or ``bf16``.
         norms: statistics BatchNorms compute with: ``frozen`` ones, or those of each ``batch``.
     """

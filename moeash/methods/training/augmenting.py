@@ -1,4 +1,4 @@
-"""Training images varied: mirrored, and moved by some pixels."""
+"""Training images varied: mirrored, moved by some pixels, mixed with another."""
 
 import torch
 from torch import Tensor
@@ -11,6 +11,10 @@ from moeash.errors import InputError
 MOVED = 8
 """Images are moved by at most this part of their side: 4 of 32 pixels, as ResNets are trained on
 CIFAR (He et al., CVPR 2016, section 4.2)."""
+
+MIXED = 0.5
+"""Part of the images that are mixed: between images lies what a network has not learned by heart,
+and images as they are remain what it is used for."""
 
 
 def varied(inputs: Batch, augment: Augment, noise: torch.Generator) -> Batch:
@@ -36,7 +40,10 @@ def varied(inputs: Batch, augment: Augment, noise: torch.Generator) -> Batch:
         )
     mirrored = torch.rand(len(inputs), generator=noise) < 0.5
     images = torch.where(mirrored[:, None, None, None], inputs.flip(3), inputs)
-    return _moved(images, noise) if augment == "flips_and_crops" else images
+    if augment == "flips":
+        return images
+    moved = _moved(images, noise)
+    return _mixed(moved, noise) if augment == "mixed" else moved
 
 
 def _moved(images: Tensor, noise: torch.Generator) -> Tensor:
@@ -47,3 +54,17 @@ def _moved(images: Tensor, noise: torch.Generator) -> Tensor:
     lefts = torch.randint(0, 2 * side + 1, (n, 1), generator=noise) + torch.arange(w)
     rows = padded.gather(2, tops[:, None, :, None].expand(n, c, h, padded.shape[3]))
     return rows.gather(3, lefts[:, None, None, :].expand(n, c, h, w))
+
+
+def _mixed(images: Tensor, noise: torch.Generator) -> Tensor:
+    """Mix with weights anywhere from 0 to 1 (mixup, Zhang et al., ICLR 2018, with its alpha of 1).
+
+    Deviation: a part of the images stays as it is, and nobody mixes labels: what a mixture is
+    asked of is the float network.
+    """
+    n = len(images)
+    weights = torch.rand(n, generator=noise)
+    weights[torch.rand(n, generator=noise) >= MIXED] = 1
+    weights = weights[:, None, None, None]
+    others = images[torch.randperm(n, generator=noise)]
+    return weights * images + (1 - weights) * others

@@ -17,7 +17,8 @@ class TrainingOptions(Options):
         labels: weight of the labels in the loss, from 0 to 1; the rest is the float network's
             outputs, which need none.
         batch_size: images a step.
-        augment: none, flips, or flips_and_crops; flips are wrong for digits.
+        augment: none, flips, flips_and_crops, or mixed, which also mixes half of the images with
+            another, so that fewer images go further; flips are wrong for digits.
         arithmetic: of forward passes: float32, or bf16 where torch deems it safe, which processors
             with units for it take less than half the time for. Solutions are measured as always.
         norms: what BatchNorms compute with while training: frozen, their running statistics, which
@@ -33,9 +34,15 @@ class TrainingOptions(Options):
     norms: NormStatistics = "frozen"
 
     def check(self) -> None:
-        """Refuse batches that have no statistics."""
+        """Refuse batches that have no statistics, and mixed images that have two labels."""
         if self.norms == "batch" and self.batch_size == 1:
             raise InputError(
                 "training.norms = 'batch' needs batches of some images, and training.batch_size "
                 "is 1; raise it, or leave norms frozen"
+            )
+        if self.augment == "mixed" and self.labels > 0:
+            raise InputError(
+                "training.augment = 'mixed' shows images that belong to two classes, and "
+                f"training.labels = {self.labels:g} wants one of each; leave labels at 0, where "
+                "the float network says what it sees, or take augment = 'flips_and_crops'"
             )

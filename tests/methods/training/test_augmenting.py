@@ -4,6 +4,7 @@ import torch
 from moeash.data.inputs import Inputs
 from moeash.errors import InputError
 from moeash.methods.training.augmenting import varied
+from moeash.methods.training.options import TrainingOptions
 
 
 def draws(seed=0):
@@ -52,8 +53,23 @@ def shifted(image, dy, dx):
     return out
 
 
-def test_the_seed_alone_decides():
-    one, two, other = (varied(IMAGES, "flips_and_crops", draws(seed)) for seed in (1, 1, 2))
+def test_half_of_the_images_are_mixed_with_one_other_each():
+    # A channel an image: the middle, which no crop empties, tells what a mixture is made of.
+    inputs = torch.eye(64)[:, :, None, None].expand(64, 64, 8, 8)
+    parts = varied(inputs, "mixed", draws())[:, :, 4, 4]
+    torch.testing.assert_close(parts.sum(1), torch.ones(64))
+    made_of = (parts > 0).sum(1)
+    assert set(made_of.tolist()) == {1, 2}
+    assert 20 < int((made_of == 2).sum()) < 44
+    assert (parts.diagonal() > 0).all()
+    own = parts.diagonal()[made_of == 2]
+    assert own.min() < 0.25
+    assert own.max() > 0.75
+
+
+@pytest.mark.parametrize("augment", ["flips_and_crops", "mixed"])
+def test_the_seed_alone_decides(augment):
+    one, two, other = (varied(IMAGES, augment, draws(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
 
@@ -62,3 +78,9 @@ def test_the_seed_alone_decides():
 def test_what_is_no_image_is_refused(inputs):
     with pytest.raises(InputError, match=r"varies images \(n, c, h, w\).*leave augment out"):
         varied(inputs, "flips", draws())
+
+
+def test_mixed_images_have_no_label():
+    with pytest.raises(InputError, match=r"'mixed' shows images that belong to two classes"):
+        TrainingOptions(augment="mixed", labels=0.5)
+    TrainingOptions(augment="mixed")
