@@ -18,6 +18,7 @@ from moeash.cli.show import (
     say,
     working,
 )
+from moeash.core.solutions.recipe import entries_text
 
 if TYPE_CHECKING:
     from moeash.compression.weights.compressing import WeightsReport
@@ -171,8 +172,8 @@ def _of_study(
         return
     say(
         f"wrote {report.path}: {bytes_text(report.size_bytes)}, ratio {report.ratio:.2f}, "
-        f"{report.bits_per_weight:.3f} bits/weight, {report.entries} entries; {report.recipe}, "
-        f"the best of {report.n_evaluated} tried; decoded and compared bit for bit"
+        f"{report.bits_per_weight:.3f} bits/weight, {entries_text(report.entries)}; "
+        f"{report.recipe}, the best of {report.n_evaluated} tried; decoded and compared bit for bit"
     )
     for name, measured in (("search", report.search), ("holdout", report.holdout)):
         if measured is not None:

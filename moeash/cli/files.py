@@ -20,6 +20,7 @@ from moeash.cli.show import (
     table,
     working,
 )
+from moeash.core.solutions.recipe import entries_text
 from moeash.files import refuse_existing
 
 if TYPE_CHECKING:  # verify and inspect load it when they are called, the help never
@@ -92,7 +93,7 @@ def inspect(
     total = summary["size_bytes"]
     say(
         f"{file}: {bytes_text(total)}, ratio {summary['ratio']:.2f}; {summary['n_shared']:,} "
-        f"weights on {summary['entries']} entries at {summary['bits_per_weight']:.3f} bits, "
+        f"weights on {entries_text(summary['entries'])} at {summary['bits_per_weight']:.3f} bits, "
         f"{summary['n_kept']:,} kept; {summary['coder']}, version {summary['version']}"
     )
     for key, value in summary["notes"].items():

@@ -26,6 +26,7 @@ from moeash.cli.show import (
     table,
 )
 from moeash.cli.status import status_lines
+from moeash.core.solutions.recipe import entries_text
 from moeash.files import refuse_existing
 
 if TYPE_CHECKING:
@@ -355,7 +356,7 @@ def show_export(report: "ExportReport") -> None:
     say(
         f"exported solution {solution['id']} to {report.path}: {bytes_text(report.size_bytes)}, "
         f"ratio {report.ratio:.2f}, {solution['bits_per_weight']:.3f} bits/weight, "
-        f"{solution['entries']} entries; decoded and compared bit for bit"
+        f"{entries_text(solution['entries'])}; decoded and compared bit for bit"
     )
     for file in report.files[1:]:
         say(f"with it, as {file.format}: {file.name}, {bytes_text(file.size_bytes)}")

@@ -1,6 +1,7 @@
 """The lines a study is reported with: one vocabulary for the live bar and the plain log."""
 
 from moeash.console.durations import duration_text
+from moeash.core.solutions.recipe import entries_text
 from moeash.study.course.budget import ENDINGS
 from moeash.study.events import (
     PHASES,
@@ -98,7 +99,7 @@ def merged(event: SolutionMerged) -> str:
     """Return what merging a solution has come to."""
     return (
         f"merged solution {event.number} ({event.recipe}): {event.entries_before} -> "
-        f"{event.entries} entries in {event.trials} trial{'s'[: event.trials != 1]}"
+        f"{entries_text(event.entries)} in {event.trials} trial{'s'[: event.trials != 1]}"
     )
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from moeash.core.solutions.pareto import non_dominated
+from moeash.core.solutions.recipe import entries_text
 from moeash.errors import InputError
 from moeash.exports.canvas import (
     INK,
@@ -288,9 +289,9 @@ def _point_out(axes: Axes, what: str, solution: Solution, marker: str) -> Line2D
         zorder=5,
         clip_on=False,
         label=(
-            f"{what}{' (below)' if below else ''}: id {solution.id}, {solution.entries:,} entries, "
-            f"{solution.size_bytes / 1e3:,.4g} kB ({solution.ratio:.3g}{TIMES}), "
-            f"drop {solution.drop:.4f}"
+            f"{what}{' (below)' if below else ''}: id {solution.id}, "
+            f"{entries_text(solution.entries)}, {solution.size_bytes / 1e3:,.4g} kB "
+            f"({solution.ratio:.3g}{TIMES}), drop {solution.drop:.4f}"
         ),
     )
     return ring

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from moeash.core.solutions.recipe import entries_text
 from moeash.options.tables import read
 from moeash.study.course.budget import ENDINGS
 from moeash.study.course.options import BudgetOptions
@@ -160,8 +161,8 @@ def in_words(event: EventRecord) -> str:
         case "solution_merged":
             return (
                 f"merged solution {values['number']} ({values['recipe']}): "
-                f"{values['entries_before']} -> {values['entries']} entries "
-                f"in {values['trials']} trials"
+                f"{values['entries_before']} -> {entries_text(values['entries'])} "
+                f"in {values['trials']} trial{'s'[: values['trials'] != 1]}"
             )
         case "workers":
             return f"{values['workers']} worker{'s'[: values['workers'] != 1]}"

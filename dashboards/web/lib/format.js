@@ -103,6 +103,11 @@ export function duration(seconds) {
   return `${Math.round(seconds / 86400)} days`;
 }
 
+const TIMES = [[86400, 'days'], [3600, 'hours'], [60, 'minutes'], [1, 'seconds']];
+
+/** Return the unit an axis of so many seconds is drawn in, in seconds, and its name. */
+export const unitOfTime = (seconds) => TIMES.find(([unit]) => seconds >= 2 * unit) ?? TIMES.at(-1);
+
 export function ago(iso, now = Date.now()) {
   if (!iso) return NONE;
   const seconds = (now - Date.parse(iso)) / 1000;

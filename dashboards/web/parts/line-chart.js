@@ -2,12 +2,13 @@
 // same data as a table below.
 
 import {fill, h, s, uid} from '../lib/dom.js';
+import * as say from '../lib/format.js';
 import {decimalsOf, linear, linearTicks} from '../lib/scale.js';
 import {lookOf} from './front-chart.js';
 
 /**
- * @param {object} options `x` and `y` are {title, say}, `x` may be {whole: true}; a series is {name, points: [[x, y]], step,
- *     dots, colour}
+ * @param {object} options `x` and `y` are {title, say}, `x` may be {whole: true} or {seconds: true}, which are drawn in the
+ *     unit of time that suits them; a series is {name, points: [[x, y]], step, dots, colour}
  */
 export function lineChart({label, x: xAxis, y: yAxis, test}) {
   const svg = s('svg', {'aria-hidden': 'true', focusable: 'false'});
@@ -44,14 +45,15 @@ export function lineChart({label, x: xAxis, y: yAxis, test}) {
     const x = linear([x0, x1], [m.left, width - m.right]);
     const y = linear([y0, y1], [height - m.bottom, m.top]);
     geometry = {x, y, width, height, m};
-    const xticks = linearTicks([x0, x1], width / 100).filter((t) => !xAxis.whole || Number.isInteger(t));
+    const [unit, unitWords] = xAxis.seconds ? say.unitOfTime(x1 - x0) : [1, ''];
+    const xticks = linearTicks([x0 / unit, x1 / unit], width / 100).filter((t) => !xAxis.whole || Number.isInteger(t));
     const yticks = linearTicks([y0, y1], (height - m.top - m.bottom) / 44);
     const [xp, yp] = [decimalsOf(xticks), decimalsOf(yticks)];
     fill(svg,
-      yticks.map((t) => [s('line', {class: 'grid', x1: m.left, x2: width - m.right, y1: y(t), y2: y(t)}), s('text', {class: 'tick', x: m.left - 6, y: y(t) + 4, 'text-anchor': 'end'}, yAxis.tick?.(t) ?? t.toFixed(yp))]),
-      xticks.map((t) => s('text', {class: 'tick', x: x(t), y: height - m.bottom + 16, 'text-anchor': 'middle'}, xAxis.tick?.(t) ?? t.toFixed(xp))),
+      yticks.map((t) => [s('line', {class: 'grid', x1: m.left, x2: width - m.right, y1: y(t), y2: y(t)}), s('text', {class: 'tick', x: m.left - 6, y: y(t) + 4, 'text-anchor': 'end'}, t.toFixed(yp))]),
+      xticks.map((t) => s('text', {class: 'tick', x: x(t * unit), y: height - m.bottom + 16, 'text-anchor': 'middle'}, t.toFixed(xp))),
       s('line', {class: 'axis', x1: m.left, x2: width - m.right, y1: height - m.bottom, y2: height - m.bottom}),
-      s('text', {class: 'axis-title', x: width - m.right, y: height - 6, 'text-anchor': 'end'}, xAxis.title),
+      s('text', {class: 'axis-title', x: width - m.right, y: height - 6, 'text-anchor': 'end'}, `${unitWords} ${xAxis.title}`.trim()),
       s('text', {class: 'axis-title', x: m.left, y: 12}, yAxis.title),
       series.map((each, i) => {
         const style = each.mark ?? `series-${i}`;

@@ -6,7 +6,6 @@ import * as say from '../lib/format.js';
 import {linear, linearTicks} from '../lib/scale.js';
 import {table} from './table.js';
 
-const UNITS = [[2 * 86400, 86400, 'days'], [2 * 3600, 3600, 'hours'], [120, 60, 'minutes'], [0, 1, 'seconds']];
 const NARROW = 560;
 const TOP = 8;
 const BAR = 16;
@@ -50,7 +49,7 @@ export function timeline({label}) {
     const [step, bar] = narrow ? [BAR + 22, 18] : [BAR + 8, 0];
     const bottom = TOP + names.length * step;
     const x = linear([0, got.length_s || 1], [left, width - 56]);
-    const [, unit, unitWords] = UNITS.find(([least]) => got.length_s >= least);
+    const [unit, unitWords] = say.unitOfTime(got.length_s);
     const ticks = linearTicks([0, (got.length_s || 1) / unit], (width - left) / 90);
     geometry = {x, step, bar, width};
     svg.setAttribute('viewBox', `0 0 ${width} ${bottom + 40}`);

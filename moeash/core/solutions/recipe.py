@@ -17,6 +17,11 @@ from moeash.errors import InputError
 from moeash.names import nearest
 
 
+def entries_text(n: int) -> str:
+    """Return how many entries a codebook has: ``1 entry``, ``7 entries``."""
+    return f"{n:,} entr{'y' if n == 1 else 'ies'}"
+
+
 @dataclass(frozen=True)
 class Refine:
     """The method's slower way from the same candidate to better weights."""
@@ -40,7 +45,7 @@ class Merge:
     name: ClassVar[str] = "merge"
 
     def __str__(self) -> str:
-        return f"merged to {len(self.runs)} entries"
+        return f"merged to {entries_text(len(self.runs))}"
 
 
 Augment = Literal["none", "flips", "flips_and_crops", "mixed"]

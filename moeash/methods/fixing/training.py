@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moeash.core.codebook import SharedWeights, keep_all
+from moeash.core.solutions.recipe import entries_text
 from moeash.data.inputs import Batch
 from moeash.errors import TrainingError
 from moeash.methods.fixing.options import StagedOptions
@@ -219,7 +220,7 @@ class StagedFixing(ABC):
             return "nothing fixed"
         shares = counts[counts > 0] / n_fixed
         bits = -float(np.sum(shares * np.log2(shares)))
-        return f"{n_fixed / n_weights:.4g} fixed, {len(counts)} entries, {bits:.2f} bits"
+        return f"{n_fixed / n_weights:.4g} fixed, {entries_text(len(counts))}, {abs(bits):.2f} bits"
 
     # ------------------------------------------------------------------ results
 

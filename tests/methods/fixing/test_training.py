@@ -330,3 +330,15 @@ def test_deviations_of_free_weights_are_trained_and_those_of_fixed_ones_are_of_t
     first = {name: sigma.detach().clone() for name, sigma in trainee.sigmas.items()}
     session.train(Watched(trainee))
     assert any(not torch.equal(first[n], s.detach()) for n, s in trainee.sigmas.items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_entry_is_told_as_one_of_no_entropy(method):
+    network, session = network_of("linear"), session_of("linear")
+    trainee = training(method, network, session)
+    session.train(trainee)
+    tensors = trainee.tensors()
+    tensors["fixed/entries"] = torch.zeros(1)
+    tensors["fixed/indices"] = torch.zeros_like(tensors["fixed/indices"])
+    trainee.load(tensors)
+    assert trainee.words() == "1 fixed, 1 entry, 0.00 bits"

@@ -66,6 +66,13 @@ def test_a_tab_of_a_study(served, page, finished, exported, inspect, tab, shown)
     inspect(page, f"study-{tab}", within=".tab-panel")
 
 
+def test_times_are_drawn_in_the_unit_that_suits_them(served, page, finished):
+    page.goto(f"{served.url}/studies/{finished}?tab=history")
+    assert part(page, "duration-chart").locator(".axis-title").first.text_content() == (
+        "seconds since the first shown"
+    )
+
+
 def test_a_solution(served, page, finished, exported, inspect):
     page.goto(f"{served.url}/studies/{finished}/solutions/{exported}")
     part(page, "bytes-by-tensor").wait_for()
