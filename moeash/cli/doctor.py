@@ -33,7 +33,7 @@ KERNELS = (
     "moeash.core._bins",
     "moeash.core._levels",
     "moeash.core._taking",
-    "moeash.methods.feedback._survivors",
+    "moeash.methods.feedback.assignment._survivors",
 )
 """What is compiled."""
 

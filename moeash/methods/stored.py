@@ -27,7 +27,7 @@ from moeash.core.statistics import BinStatistics
 from moeash.data.inputs import Inputs
 from moeash.errors import PreparedFileError
 from moeash.files import replacing
-from moeash.methods.feedback.columns import Factor, RowFactor
+from moeash.methods.feedback.assignment.columns import Factor, RowFactor
 from moeash.methods.feedback.method import FeedbackPrepared
 from moeash.methods.feedback.preparing import PreparedLayers
 from moeash.methods.fixing.method import FixingPrepared

@@ -16,10 +16,10 @@ from moeash.compression.folding import IMAGES, fold_norms
 from moeash.core.codebook import SharedWeights
 from moeash.core.kept import Keeping, KeptPrecision
 from moeash.data.splits import load_splits
+from moeash.methods.feedback.assignment.sequential import Rehearsal
 from moeash.methods.feedback.compressing import Compressed
 from moeash.methods.feedback.method import shared_weights
 from moeash.methods.feedback.preparing import PreparedLayers, Settings, prepare
-from moeash.methods.feedback.sequential import Rehearsal
 from moeash.networks.loading.sources import read_network
 from moeash.networks.norms import find_norms
 from moeash.networks.writing.inplace import load_into

@@ -13,15 +13,15 @@ from torch import Tensor
 from moeash.compression.remeasuring import Remeasuring
 from moeash.core.codebook import SharedWeights
 from moeash.core.merge import MergePass, merge_runs
-from moeash.methods.feedback.balancing import Balancing
-from moeash.methods.feedback.columns import (
+from moeash.methods.feedback.assignment.columns import (
     PASSES,
     Factor,
     cheapest,
     code_lengths,
     zero_aligned_entries,
 )
-from moeash.methods.feedback.columns import nearest as nearest_entries
+from moeash.methods.feedback.assignment.columns import nearest as nearest_entries
+from moeash.methods.feedback.balancing.scales import Balancing
 from moeash.methods.feedback.compressing import Compressed, compress, only_used
 from moeash.methods.feedback.method import SEQUENTIAL
 from moeash.methods.feedback.preparing import nearest_only

@@ -47,9 +47,9 @@ from torch import Tensor
 from moeash.codec.size import size
 from moeash.core.kept import Keeping
 from moeash.data.splits import load_splits
-from moeash.methods.feedback.balancing import Balancing, balanced_values
+from moeash.methods.feedback.balancing.scales import Balancing, balanced_values
 from moeash.methods.feedback.compressing import compress
-from moeash.methods.feedback.curvature import LayerCurvature, measure_curvature
+from moeash.methods.feedback.curvature.measuring import LayerCurvature, measure_curvature
 from moeash.methods.feedback.method import shared_weights
 from moeash.methods.feedback.preparing import Settings, prepare
 from moeash.networks.loading.sources import read_network

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import moeash
 from moeash.compression.folding import fold_norms
 from moeash.errors import RescalingError
-from moeash.methods.feedback.balancing import Balancing, balanced_values
+from moeash.methods.feedback.balancing.scales import Balancing, balanced_values
 from moeash.methods.feedback.preparing import Settings, prepare
 from moeash.networks.network import Network
 from moeash.networks.norms import find_norms

@@ -11,7 +11,7 @@ from moeash.core.solutions.candidate import Candidate
 from moeash.core.solutions.recipe import Distill, Tune
 from moeash.data.unlabelled import Unlabelled
 from moeash.methods.base import Preparation
-from moeash.methods.feedback.columns import assign_feedback
+from moeash.methods.feedback.assignment.columns import assign_feedback
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, prepare
 from moeash.methods.gpfq.layers import quantise_gpfq, symmetric_alphabet

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from moeash.errors import PreparedFileError
 from moeash.methods import stored
-from moeash.methods.feedback.columns import RowFactor
+from moeash.methods.feedback.assignment.columns import RowFactor
 from moeash.methods.gpfq.method import GpfqPrepared
 from moeash.methods.stored import load, save
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from moeash.methods.feedback.curvature import measure_curvature
+from moeash.methods.feedback.curvature.measuring import measure_curvature
 
 
 @pytest.fixture

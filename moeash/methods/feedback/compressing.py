@@ -14,8 +14,7 @@ from torch import Tensor
 from moeash.core.progress import Progress, silent
 from moeash.core.trellis import States
 from moeash.errors import InputError
-from moeash.methods.feedback.balancing import balanced_values
-from moeash.methods.feedback.columns import (
+from moeash.methods.feedback.assignment.columns import (
     PASSES,
     Factor,
     assign_feedback,
@@ -24,10 +23,11 @@ from moeash.methods.feedback.columns import (
     rate_weight,
     zero_aligned_entries,
 )
-from moeash.methods.feedback.grids import strides
-from moeash.methods.feedback.paths import assign_freely, assign_trellis, nearest_path
+from moeash.methods.feedback.assignment.paths import assign_freely, assign_trellis, nearest_path
+from moeash.methods.feedback.assignment.sequential import Lockstep, Rehearsal
+from moeash.methods.feedback.balancing.grids import strides
+from moeash.methods.feedback.balancing.scales import balanced_values
 from moeash.methods.feedback.preparing import PreparedLayers
-from moeash.methods.feedback.sequential import Lockstep, Rehearsal
 
 Assign = Callable[[Factor, Tensor, float], Tensor]
 """(layer, entries ``(n_entries,)``, nats per bit) -> indices in the shape of the weight, int64."""
@@ -71,15 +71,17 @@ def compress(
     Args:
         prepared: from :func:`moeash.methods.feedback.preparing.prepare`.
         k: bins over the range of the shared weights; the grid is moved so that 0 is an entry.
-        rate: what a bit is worth, see :func:`moeash.methods.feedback.columns.rate_weight`.
+        rate: what a bit is worth, see
+            :func:`moeash.methods.feedback.assignment.columns.rate_weight`.
         entries: another codebook than that grid, ``(n_entries,)`` float32, strictly increasing; a
             bit is still priced by k, and every entry is open to every weight.
-        passes: see :func:`moeash.methods.feedback.columns.assign_feedback`.
+        passes: see :func:`moeash.methods.feedback.assignment.columns.assign_feedback`.
         trellis: states of the trellis every column follows, see
-            :mod:`moeash.methods.feedback.paths`; groups then need a common order. 0: every entry
-            is open to every weight.
-        rehearsal: compress layer after layer, see :mod:`moeash.methods.feedback.sequential`. None:
-            all for the inputs they have in the float network.
+            :mod:`moeash.methods.feedback.assignment.paths`; groups then need a common order. 0:
+            every entry is open to every weight.
+        rehearsal: compress layer after layer, see
+            :mod:`moeash.methods.feedback.assignment.sequential`. None: all for the inputs they have
+            in the float network.
         assign: another rule for the layers with a curvature than these options name.
         progress: told after every layer.
 
@@ -149,8 +151,9 @@ def _rule(zero: int, passes: int, trellis: States) -> Assign:
 def _coarsely(assign: Assign, zero: int, step: float) -> Assign:
     """Return a rule under which layers, or words, that matter little use every m-th entry only.
 
-    See :func:`moeash.methods.feedback.grids.strides`. The rows of an embedding are divided by their
-    m, and each part has code lengths of its own; the rows of other layers have one m together.
+    See :func:`moeash.methods.feedback.balancing.grids.strides`. The rows of an embedding are
+    divided by their m, and each part has code lengths of its own; the rows of other layers have one
+    m together.
     """
 
     def assigned(factor: Factor, entries: Tensor, price: float) -> Tensor:

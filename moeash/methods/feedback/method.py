@@ -5,7 +5,8 @@ who goes where: rounding one weight moves the weights not yet rounded so that th
 move least, as calibration images see it. No labels, no training.
 
 Source: methods.md section 6; GPTQ (arXiv 2210.17323) for the recursion. Differences are listed in
-:mod:`moeash.methods.feedback.columns` and :mod:`moeash.methods.feedback.curvature`.
+:mod:`moeash.methods.feedback.assignment.columns` and
+:mod:`moeash.methods.feedback.curvature.measuring`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,13 +35,13 @@ from moeash.data.inputs import Batch, joined
 from moeash.data.splits import sample
 from moeash.errors import InputError, RescalingError
 from moeash.methods.base import Images, Method, Preparation
-from moeash.methods.feedback.balancing import Balancing
-from moeash.methods.feedback.columns import zero_aligned_entries
+from moeash.methods.feedback.assignment.columns import zero_aligned_entries
+from moeash.methods.feedback.assignment.sequential import BATCH, Rehearsal
+from moeash.methods.feedback.balancing.grids import spread_bins
+from moeash.methods.feedback.balancing.scales import Balancing
 from moeash.methods.feedback.compressing import Compressed, compress
-from moeash.methods.feedback.grids import spread_bins
 from moeash.methods.feedback.options import FeedbackOptions
 from moeash.methods.feedback.preparing import PreparedLayers, Settings, nearest_only, prepare
-from moeash.methods.feedback.sequential import BATCH, Rehearsal
 from moeash.networks.network import Network
 from moeash.networks.pickling import PickledAsArrays
 

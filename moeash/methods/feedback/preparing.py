@@ -14,29 +14,30 @@ from torch import Tensor, nn
 from moeash.core.progress import Progress, silent
 from moeash.data.inputs import Batch
 from moeash.errors import InputError
-from moeash.methods.feedback.balancing import Balancing, balanced, balanced_values
-from moeash.methods.feedback.columns import (
+from moeash.methods.feedback.assignment.columns import (
     LEAST_SENSITIVITY,
     Factor,
     prepare_feedback,
     span_of,
 )
-from moeash.methods.feedback.curvature import LayerCurvature, measure_curvature
-from moeash.methods.feedback.grids import GridLoss
-from moeash.methods.feedback.rows import ROWS, Rows, Sample, coupled, measure_between
-from moeash.methods.feedback.sums import CurvatureKind, share_of_prior
+from moeash.methods.feedback.assignment.rows import ROWS, Rows, Sample, coupled, measure_between
+from moeash.methods.feedback.balancing.grids import GridLoss
+from moeash.methods.feedback.balancing.scales import Balancing, balanced, balanced_values
+from moeash.methods.feedback.curvature.measuring import LayerCurvature, measure_curvature
+from moeash.methods.feedback.curvature.sums import CurvatureKind, share_of_prior
 from moeash.networks.pickling import PickledAsArrays
 from moeash.networks.writing.borrowing import Borrowed
 from moeash.tracing.outputs import OutputOf
 
 TEMPERATURE = 4.0
 """Temperature of the softmax whose Hessian weighs the outputs; best or nearly so on three
-networks, see :func:`moeash.methods.feedback.curvature.measure_curvature`."""
+networks, see :func:`moeash.methods.feedback.curvature.measuring.measure_curvature`."""
 
 
 PRIOR = 0.4
 """Images more in which rows are like the average one. From 4,000 images on what that gives to rows
-of layers of one group is less than :data:`moeash.methods.feedback.columns.LEAST_SENSITIVITY`."""
+of layers of one group is less than
+:data:`moeash.methods.feedback.assignment.columns.LEAST_SENSITIVITY`."""
 
 NOT_FINITE = "its gradients on the calibration images are not finite"
 
@@ -47,23 +48,23 @@ class Settings:
 
     Attributes:
         kind: which curvature; ``gradients`` of the output see more than ``inputs`` of each layer,
-            see :mod:`moeash.methods.feedback.curvature`.
-        sketches: see :func:`moeash.methods.feedback.curvature.measure_curvature`.
+            see :mod:`moeash.methods.feedback.curvature.measuring`.
+        sketches: see :func:`moeash.methods.feedback.curvature.measuring.measure_curvature`.
         temperature: likewise.
-        damping: see :func:`moeash.methods.feedback.columns.prepare_feedback`.
+        damping: see :func:`moeash.methods.feedback.assignment.columns.prepare_feedback`.
         scarce: least damping of a layer that was seen at one position for every column; it grows
             with the square root of columns for a position.
         act_order: as damping.
         common_order: likewise; coupled rows then keep their own order, as trellises need it, too.
         rows: whether later rows take up errors of earlier ones, see
-            :mod:`moeash.methods.feedback.rows`. If so, some images are kept in memory and passed
-            once more.
+            :mod:`moeash.methods.feedback.assignment.rows`. If so, some images are kept in memory
+            and passed once more.
         absorb: let biases and running means take up constant changes of their layer's outputs.
             Without, no row in front of a BatchNorm is balanced either.
         balancing: of rows.
         seed: of the sketches.
-        prior: see :mod:`moeash.methods.feedback.sums`. Its share of all images is also the least
-            sensitivity of rows, relative to their layer's mean.
+        prior: see :mod:`moeash.methods.feedback.curvature.sums`. Its share of all images is also
+            the least sensitivity of rows, relative to their layer's mean.
     """
 
     kind: CurvatureKind = "gradients"

@@ -9,16 +9,16 @@ from torchvision.models import VisionTransformer
 from moeash.core.trellis import levels_of
 from moeash.errors import InputError
 from moeash.methods.feedback import compressing
-from moeash.methods.feedback.columns import (
+from moeash.methods.feedback.assignment.columns import (
     entropy_bits,
     nearest,
     prepare_feedback,
     rate_weight,
     zero_aligned_entries,
 )
+from moeash.methods.feedback.balancing.grids import BEST, strides
 from moeash.methods.feedback.compressing import compress
-from moeash.methods.feedback.curvature import LayerCurvature
-from moeash.methods.feedback.grids import BEST, strides
+from moeash.methods.feedback.curvature.measuring import LayerCurvature
 from moeash.methods.feedback.preparing import PreparedLayers, Settings, nearest_only, prepare
 from tests.marks import slow
 from tests.methods.feedback.networks import Net, images, outputs

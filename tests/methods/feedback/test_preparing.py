@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from moeash.errors import InputError
-from moeash.methods.feedback.balancing import Balancing
+from moeash.methods.feedback.balancing.scales import Balancing
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, prepare
 from tests.methods.feedback.networks import Net, images

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from moeash.data.inputs import Batch, call
-from moeash.methods.feedback.columns import (
+from moeash.methods.feedback.assignment.columns import (
     Factor,
     assign_feedback,
     entropy_bits,

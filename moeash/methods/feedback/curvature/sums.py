@@ -24,7 +24,7 @@ EfficientNet-Lite0 five times what the whole model promised, by one channel of 4
 
 Both are for groups and embeddings. The rows of a layer of one group share its Gram matrix and what
 is absorbed, so none of them hangs on a few positions of its own; they are only held to a least
-sensitivity (:func:`moeash.methods.feedback.columns.prepare_feedback`).
+sensitivity (:func:`moeash.methods.feedback.assignment.columns.prepare_feedback`).
 
 Source: ours.
 """

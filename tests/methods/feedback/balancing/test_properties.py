@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from moeash.methods.feedback.balancing import Balancing
-from moeash.methods.feedback.columns import entropy_bits
+from moeash.methods.feedback.assignment.columns import entropy_bits
+from moeash.methods.feedback.balancing.scales import Balancing
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, prepare
 from tests.methods.feedback.networks import outputs

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from moeash.errors import InputError
-from moeash.methods.feedback.balancing import Balancing
+from moeash.methods.feedback.balancing.scales import Balancing
 from moeash.methods.feedback.compressing import compress
-from moeash.methods.feedback.curvature import LayerCurvature, measure_curvature
+from moeash.methods.feedback.curvature.measuring import LayerCurvature, measure_curvature
 from moeash.methods.feedback.preparing import PRIOR, Settings, prepare
 from moeash.networks.writing.borrowing import Borrowed
 

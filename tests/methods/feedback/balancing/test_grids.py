@@ -11,9 +11,7 @@ from torch import nn
 
 import moeash
 from moeash.core.solutions.variables import Integer
-from moeash.methods.feedback.balancing import Balancing
-from moeash.methods.feedback.compressing import compress
-from moeash.methods.feedback.grids import (
+from moeash.methods.feedback.balancing.grids import (
     CLOSE,
     COARSEST,
     FINEST,
@@ -24,14 +22,16 @@ from moeash.methods.feedback.grids import (
     bins_losing,
     spread_bins,
 )
+from moeash.methods.feedback.balancing.scales import Balancing
+from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.method import TRELLIS_BINS, Feedback
 from moeash.methods.feedback.options import FeedbackOptions
 from moeash.methods.feedback.preparing import Settings, prepare
 from tests.contracts.method import prepare as prepare_method
 from tests.entropy import index_bits
 from tests.marks import slow
+from tests.methods.feedback.balancing.test_scales import Branches
 from tests.methods.feedback.networks import outputs
-from tests.methods.feedback.test_balancing import Branches
 
 
 @given(

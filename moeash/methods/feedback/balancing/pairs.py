@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from moeash.data.inputs import Batch
-from moeash.methods.feedback.columns import Factor
+from moeash.methods.feedback.assignment.columns import Factor
 from moeash.networks.norms import key
 from moeash.tracing.trace import Operation, Trace, trace
 

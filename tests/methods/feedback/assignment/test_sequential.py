@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from moeash.methods.feedback.balancing import Balancing
+from moeash.methods.feedback.assignment.sequential import DAMPING, NOISE, Lockstep, Rehearsal
+from moeash.methods.feedback.balancing.scales import Balancing
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, prepare
-from moeash.methods.feedback.sequential import DAMPING, NOISE, Lockstep, Rehearsal
 from tests.marks import slow
 
 

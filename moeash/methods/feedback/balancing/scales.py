@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from moeash.data.inputs import Batch, call
 from moeash.errors import RescalingError
-from moeash.methods.feedback.columns import (
+from moeash.methods.feedback.assignment.columns import (
     Factor,
     balancing_scales,
     rescaled,
     rescaled_statistics,
     safe_scales,
 )
-from moeash.methods.feedback.grids import GridLoss, Grids
-from moeash.methods.feedback.pairs import Pair, find_pairs, pair_scales, recolumned
+from moeash.methods.feedback.balancing.grids import GridLoss, Grids
+from moeash.methods.feedback.balancing.pairs import Pair, find_pairs, pair_scales, recolumned
 from moeash.networks.norms import NORM_TYPES
 from moeash.networks.sameness import SAME_FUNCTION
 from moeash.networks.writing.borrowing import Borrowed
@@ -69,14 +69,15 @@ class Balancing:
     """Which rows are balanced, and for which grids.
 
     Attributes:
-        exponent: of :func:`moeash.methods.feedback.columns.balancing_scales` and
-            :func:`moeash.methods.feedback.pairs.pair_scales`; 0 leaves the rows as they are.
+        exponent: of :func:`moeash.methods.feedback.assignment.columns.balancing_scales` and
+            :func:`moeash.methods.feedback.balancing.pairs.pair_scales`; 0 leaves the rows as they
+            are.
         through_norms: let BatchNorms behind a layer undo its rescaling and take up constant
             changes. Right when nothing else reads the layer, which is checked.
         through_pairs: let the next layer's columns undo it where a layer has no BatchNorm behind
-            it, see :mod:`moeash.methods.feedback.pairs`. Checked likewise.
+            it, see :mod:`moeash.methods.feedback.balancing.pairs`. Checked likewise.
         finest: bins of the finest grid that candidates may ask for; None where that follows from
-            what the balanced network loses (:mod:`moeash.methods.feedback.grids`).
+            what the balanced network loses (:mod:`moeash.methods.feedback.balancing.grids`).
     """
 
     exponent: float = 0.25

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from moeash.errors import RescalingError
-from moeash.methods.feedback import balancing
-from moeash.methods.feedback.balancing import Balancing
+from moeash.methods.feedback.balancing import scales
+from moeash.methods.feedback.balancing.scales import Balancing
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, prepare
 from tests.entropy import index_bits
@@ -113,7 +113,7 @@ def test_layers_beside_a_limited_branch_are_balanced_as_asked():
 
 
 def test_rows_that_no_limit_helps_are_left_as_they_are(monkeypatch):
-    monkeypatch.setattr(balancing, "HALVINGS", 0)
+    monkeypatch.setattr(scales, "HALVINGS", 0)
     network = Branches(0.01).eval()
     prepared = prepare(network, [inputs()], Settings())
     for factor in prepared.factors:

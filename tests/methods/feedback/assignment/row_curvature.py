@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from moeash.methods.feedback.columns import RowFactor
+from moeash.methods.feedback.assignment.columns import RowFactor
 
 
 def between_rows(groups, rows, seed=0, correlation=1.0):

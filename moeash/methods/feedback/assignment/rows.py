@@ -42,8 +42,8 @@ import torch
 from torch import Tensor, nn
 
 from moeash.data.inputs import Batch, joined
-from moeash.methods.feedback.columns import LEAST_SENSITIVITY, Factor, RowFactor
-from moeash.methods.feedback.sums import pieces
+from moeash.methods.feedback.assignment.columns import LEAST_SENSITIVITY, Factor, RowFactor
+from moeash.methods.feedback.curvature.sums import pieces
 from moeash.tracing.outputs import OutputOf
 from moeash.tracing.passes import Passes, RecordedUse
 
@@ -120,7 +120,7 @@ def measure_between(
         network: holds the factors' weights (the balanced ones); left as it is.
         batches: images ``(batch, ...)``.
         factors: of the network's layers.
-        sketches: as :func:`moeash.methods.feedback.curvature.measure_curvature`.
+        sketches: as :func:`moeash.methods.feedback.curvature.measuring.measure_curvature`.
         temperature: likewise.
         seed: likewise; another than that of the factors.
         output: likewise.
@@ -190,7 +190,7 @@ def coupled(factor: Factor, between: Tensor, *, natural_order: bool = False) -> 
     are shrunk.
 
     Args:
-        factor: from :func:`moeash.methods.feedback.columns.prepare_feedback`, balanced.
+        factor: from :func:`moeash.methods.feedback.assignment.columns.prepare_feedback`, balanced.
         between: ``(2, groups, rows, rows)`` from :func:`measure_between`.
         natural_order: fix rows in their own order, as trellises need it, rather than by decreasing
             sensitivity.

@@ -10,21 +10,21 @@ from numpy.testing import assert_array_equal
 
 from moeash.core.trellis import levels_of, values_of
 from moeash.errors import InputError
-from moeash.methods.feedback import paths as module
-from moeash.methods.feedback.columns import (
+from moeash.methods.feedback.assignment import paths as module
+from moeash.methods.feedback.assignment.columns import (
     RowFactor,
     assign_feedback,
     prepare_feedback,
     rate_weight,
     zero_aligned_entries,
 )
-from moeash.methods.feedback.paths import assign_trellis, nearest_path
+from moeash.methods.feedback.assignment.paths import assign_trellis, nearest_path
 from tests.codec.adaptive.twin import TRELLISES
 from tests.entropy import index_bits
 from tests.marks import slow
-from tests.methods.feedback.row_curvature import between_rows, coupled_by
-from tests.methods.feedback.test_columns import layer, loss, problem
-from tests.methods.feedback.trellis_twin import cheapest_path, fix_columns
+from tests.methods.feedback.assignment.row_curvature import between_rows, coupled_by
+from tests.methods.feedback.assignment.test_columns import layer, loss, problem
+from tests.methods.feedback.assignment.trellis_twin import cheapest_path, fix_columns
 
 SIZES = [4, 8, 16]
 FINE = zero_aligned_entries(-4.0, 4.0, 32)

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from moeash.errors import InputError
-from moeash.methods.feedback.curvature import LayerCurvature
-from moeash.methods.feedback.scaling import out_of_range, scaled
+from moeash.methods.feedback.assignment.scaling import out_of_range, scaled
+from moeash.methods.feedback.curvature.measuring import LayerCurvature
 from moeash.methods.recursion import BLOCK, recurse
 from moeash.networks.pickling import PickledAsArrays
 
@@ -45,7 +45,9 @@ MOST_SENSITIVE = 2.0**100
 
 @dataclass(frozen=True, eq=False)
 class RowFactor(PickledAsArrays):
-    """How the rows of a layer take up each other's errors, see :mod:`moeash.methods.feedback.rows`.
+    """How the rows of a layer take up each other's errors.
+
+    See :mod:`moeash.methods.feedback.assignment.rows`.
 
     Attributes:
         order: ``(groups, rows)`` int64, the order in which the rows of a column are fixed.
@@ -74,7 +76,7 @@ class Factor(PickledAsArrays):
             that remains once later columns have absorbed what they can.
         damped: ``(groups, columns)`` float32, which share of that curvature is damping, in order.
         sensitivity: ``(groups, rows)`` float32, positive.
-        absorber: see :class:`moeash.methods.feedback.curvature.LayerCurvature`.
+        absorber: see :class:`moeash.methods.feedback.curvature.measuring.LayerCurvature`.
         absorbed: ``(groups, columns)`` float32, natural order.
         norm: likewise.
         rows: how rows take up each other's errors; None: not at all.
@@ -113,7 +115,7 @@ def prepare_feedback(
     """Order and factorise one layer's curvature in float64; keep the result in float32.
 
     Args:
-        layer: from :func:`moeash.methods.feedback.curvature.measure_curvature`.
+        layer: from :func:`moeash.methods.feedback.curvature.measuring.measure_curvature`.
         damping: added to the diagonal, relative to its mean; positive. A layer without any
             curvature (never active) gets the identity: nearest entries, or the cheapest.
         act_order: fix columns by decreasing curvature rather than in their natural order.

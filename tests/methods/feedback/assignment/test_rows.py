@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from moeash.errors import InputError
-from moeash.methods.feedback.columns import (
+from moeash.methods.feedback.assignment.columns import (
     RowFactor,
     assign_feedback,
     code_lengths,
@@ -16,12 +16,12 @@ from moeash.methods.feedback.columns import (
     rate_weight,
     zero_aligned_entries,
 )
-from moeash.methods.feedback.paths import assign_freely, assign_trellis
-from moeash.methods.feedback.rows import coupled
+from moeash.methods.feedback.assignment.paths import assign_freely, assign_trellis
+from moeash.methods.feedback.assignment.rows import coupled
 from tests.entropy import index_bits
-from tests.methods.feedback.row_curvature import between_rows, coupled_by
-from tests.methods.feedback.test_columns import GRID, layer, problem
-from tests.methods.feedback.test_paths import follows
+from tests.methods.feedback.assignment.row_curvature import between_rows, coupled_by
+from tests.methods.feedback.assignment.test_columns import GRID, layer, problem
+from tests.methods.feedback.assignment.test_paths import follows
 
 FINE = zero_aligned_entries(-4.0, 4.0, 32)
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from moeash.core.codebook import State
 from moeash.data.inputs import Batch, call
-from moeash.methods.feedback.columns import Factor
+from moeash.methods.feedback.assignment.columns import Factor
 from moeash.networks.writing.borrowing import Borrowed, TwoVersions
 from moeash.tracing.patches import images_per_piece, patches
 from moeash.tracing.uses import Use, inputs_of, watch_uses

@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from moeash.errors import InputError
-from moeash.methods.feedback.balancing import Balancing
-from moeash.methods.feedback.columns import Factor, rescaled
+from moeash.methods.feedback.assignment.columns import Factor, rescaled
+from moeash.methods.feedback.balancing.pairs import Pair, find_pairs, pair_scales, recolumned
+from moeash.methods.feedback.balancing.scales import Balancing
 from moeash.methods.feedback.compressing import compress
-from moeash.methods.feedback.pairs import Pair, find_pairs, pair_scales, recolumned
 from moeash.methods.feedback.preparing import Settings, prepare
 from moeash.networks.loading.builtin import CifarResNet, LeNet5, LeNet300
 from tests.entropy import index_bits

@@ -9,14 +9,14 @@ from torch import nn
 
 from moeash.data.arrays import torchvision_source
 from moeash.errors import InputError
-from moeash.methods.feedback import rows as module
-from moeash.methods.feedback.columns import (
+from moeash.methods.feedback.assignment import rows as module
+from moeash.methods.feedback.assignment.columns import (
     prepare_feedback,
 )
+from moeash.methods.feedback.assignment.rows import Sample, measure_between
 from moeash.methods.feedback.compressing import compress
-from moeash.methods.feedback.curvature import measure_curvature
+from moeash.methods.feedback.curvature.measuring import measure_curvature
 from moeash.methods.feedback.preparing import Settings, prepare
-from moeash.methods.feedback.rows import Sample, measure_between
 from moeash.networks.loading.sources import load_network
 from tests.entropy import index_bits
 

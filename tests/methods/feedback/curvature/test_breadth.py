@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 from moeash.errors import InputError
-from moeash.methods.feedback.curvature import measure_curvature
+from moeash.methods.feedback.curvature.measuring import measure_curvature
 
 SKETCHES = 2
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from moeash.errors import DataError, InputError
-from moeash.methods.feedback.curvature import measure_curvature
+from moeash.methods.feedback.curvature.measuring import measure_curvature
 
 
 def images(n=12, shape=(2, 6, 6), seed=0):

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from moeash.core.trellis import levels_of
 from moeash.errors import InputError
-from moeash.methods.feedback import _survivors
-from moeash.methods.feedback.columns import (
+from moeash.methods.feedback.assignment import _survivors
+from moeash.methods.feedback.assignment.columns import (
     assign_feedback,
     nearest,
     prepare_feedback,
     zero_aligned_entries,
 )
-from moeash.methods.feedback.paths import assign_freely, assign_trellis
-from moeash.methods.feedback.rows import coupled
-from tests.methods.feedback.row_curvature import between_rows, coupled_by
-from tests.methods.feedback.test_columns import layer, problem
+from moeash.methods.feedback.assignment.paths import assign_freely, assign_trellis
+from moeash.methods.feedback.assignment.rows import coupled
+from tests.methods.feedback.assignment.row_curvature import between_rows, coupled_by
+from tests.methods.feedback.assignment.test_columns import layer, problem
 
 ENTRIES = zero_aligned_entries(-4.0, 4.0, 32)
 ZERO = int(ENTRIES.abs().argmin())
@@ -122,7 +122,7 @@ def test_the_kernel_gives_entries_whatever_numbers_it_is_handed(target, price, c
 
 
 def kernel_arguments(factor, coupled_rows):
-    from moeash.methods.feedback.paths import _Alphabet
+    from moeash.methods.feedback.assignment.paths import _Alphabet
 
     alphabet = _Alphabet.of(ENTRIES, ZERO, 8)
     moving = factor.weight.transpose(1, 2).contiguous().numpy().copy()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from moeash.errors import InputError
-from moeash.methods.feedback.columns import (
+from moeash.methods.feedback.assignment.columns import (
     assign_feedback,
     balancing_scales,
     nearest,
@@ -17,7 +17,7 @@ from moeash.methods.feedback.columns import (
     safe_scales,
     zero_aligned_entries,
 )
-from moeash.methods.feedback.curvature import LayerCurvature, measure_curvature
+from moeash.methods.feedback.curvature.measuring import LayerCurvature, measure_curvature
 from tests.entropy import index_bits
 
 GRID = zero_aligned_entries(-4.0, 4.0, 16)

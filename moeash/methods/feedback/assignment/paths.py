@@ -1,8 +1,8 @@
 """Second-order error feedback along trellises, and for rows that take up each other's errors.
 
-The recursion is that of :mod:`moeash.methods.feedback.columns`. But a weight may take only the
-entries its trellis state allows (:mod:`moeash.core.trellis`), so the rows of a column are chosen
-together::
+The recursion is that of :mod:`moeash.methods.feedback.assignment.columns`. But a weight may take
+only the entries its trellis state allows (:mod:`moeash.core.trellis`), so the rows of a column are
+chosen together::
 
     q_t = argmin over paths of  sum over rows r of  (w_rt - c_r)^2 + U_tt^2 penalty_r L(c_r | half)
 
@@ -10,7 +10,8 @@ Paths run down the rows. Given the columns before, the rows of one column do not
 another but through the path, so the Viterbi search finds the best column there is. Columns are
 fixed in any order, since each has a path of its own.
 
-Rows that take up each other's errors (:mod:`moeash.methods.feedback.rows`) do influence one
+Rows that take up each other's errors (:mod:`moeash.methods.feedback.assignment.rows`) do influence
+one
 another: a path that chose ``c_r`` moves the targets of later rows. Every state then keeps the
 targets its own survivor left (per-survivor processing), which is a search no longer exact. It is
 the same search when every entry is open to every weight: a trellis of one state, see
@@ -32,9 +33,9 @@ from torch import Tensor
 
 from moeash.core.trellis import Trellis, matrix, subsets, trellis
 from moeash.errors import InputError
-from moeash.methods.feedback import _survivors
-from moeash.methods.feedback.columns import PASSES, Factor
-from moeash.methods.feedback.scaling import scaled
+from moeash.methods.feedback.assignment import _survivors
+from moeash.methods.feedback.assignment.columns import PASSES, Factor
+from moeash.methods.feedback.assignment.scaling import scaled
 from moeash.methods.recursion import BLOCK
 
 _NEVER = 1e-3
@@ -139,13 +140,13 @@ def assign_trellis(
     """Assign every weight of a layer to an entry, every column along a path of the trellis.
 
     Args:
-        factor: from :func:`moeash.methods.feedback.columns.prepare_feedback`; of several groups all
-            must have one order (``common_order``), as paths run through all of them.
+        factor: from :func:`moeash.methods.feedback.assignment.columns.prepare_feedback`; of several
+            groups all must have one order (``common_order``), as paths run through all of them.
         entries: ``(n_entries,)`` float32, multiples of one step.
         zero: which of them is 0.
         n_states: 4, 8 or 16.
-        price: nats per bit, from :func:`moeash.methods.feedback.columns.rate_weight` with *twice*
-            the step; 0 ignores the code length.
+        price: nats per bit, from :func:`moeash.methods.feedback.assignment.columns.rate_weight`
+            with *twice* the step; 0 ignores the code length.
         passes: how often code lengths are re-estimated; without a price one pass is all.
         block: columns per block, see :func:`moeash.methods.recursion.recurse`.
 
@@ -177,9 +178,9 @@ def assign_freely(
     """Assign every weight of a layer to an entry, any of them.
 
     The trellis is one of a single state. Where rows are independent the indices are those of
-    :func:`moeash.methods.feedback.columns.assign_feedback`, which weighs every entry for every
-    weight; here entries are tried outwards from the weight until none further can be better, so
-    that a weight costs as much with 4,000 entries as with 100. On the 3.1 million weights of
+    :func:`moeash.methods.feedback.assignment.columns.assign_feedback`, which weighs every entry for
+    every weight; here entries are tried outwards from the weight until none further can be better,
+    so that a weight costs as much with 4,000 entries as with 100. On the 3.1 million weights of
     EfficientNet-Lite0 with independent rows and 439 entries that is 47 times as fast. Independent
     rows that are on a device are left there.
 

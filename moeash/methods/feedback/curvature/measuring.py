@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from moeash.data.inputs import Batch
 from moeash.errors import DataError, InputError
-from moeash.methods.feedback.sums import CurvatureKind, Sums
+from moeash.methods.feedback.curvature.sums import CurvatureKind, Sums
 from moeash.tracing.outputs import OutputOf
 from moeash.tracing.passes import Part, Passes
 from moeash.tracing.patches import rows_of
@@ -135,7 +135,7 @@ def measure_curvature(
         seed: of the sign vectors.
         output: names the tensor that counts of what the network returns.
         prior: images more in which rows are like the average one of their layer, see
-            :mod:`moeash.methods.feedback.sums`. 0: only what the images say.
+            :mod:`moeash.methods.feedback.curvature.sums`. 0: only what the images say.
 
     Raises:
         InputError: an argument is out of range, or the network returns no scores.

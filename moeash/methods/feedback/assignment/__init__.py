@@ -1,0 +1,1 @@
+"""Which weight goes to which entry, so that rounding errors cancel in the outputs."""

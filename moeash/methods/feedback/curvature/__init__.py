@@ -1,0 +1,1 @@
+"""What calibration inputs know about a network: a quadratic model of its loss."""
