@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -104,9 +105,53 @@ def patches(map_: LinearMap, values: Tensor) -> Tensor:
         ``(batch, positions, groups, columns)``. A matrix product has one position per element of
         its middle dimensions.
     """
-    n_dims = len(map_.stride)
-    if not n_dims:
+    if not map_.stride:
         return values.reshape(values.shape[0], -1, 1, map_.n_columns)
+    windows = _windows(map_, values)
+    n_dims = len(map_.stride)
+    # (batch, channels, *kernel, *positions) -> (batch, *positions, channels, *kernel)
+    places = range(2 + n_dims, 2 + 2 * n_dims)
+    values = windows.permute(0, *places, 1, *range(2, 2 + n_dims))
+    return values.reshape(values.shape[0], -1, map_.groups, map_.n_columns)
+
+
+def patch_columns(map_: LinearMap, values: Tensor, *, constant: float | None = None) -> Tensor:
+    """Return patches as columns of a matrix: the way they lie in memory at the least cost.
+
+    A convolution's patches are copied along a row of positions, not a kernel's few elements at a
+    time, and behind them there is room for a constant input.
+
+    Args:
+        map_: the map.
+        values: as :func:`patches` takes them.
+        constant: of an input to append, as a bias has one of 1; None: none.
+
+    Returns:
+        ``(batch, groups, columns, positions)`` float32, with one column more for the constant.
+    """
+    n_batch, n_columns = len(values), map_.n_columns
+    if not map_.stride:
+        values = values.reshape(n_batch, 1, -1, n_columns).float()
+        if constant is not None:
+            values = F.pad(values, (0, 1), value=constant)
+        return values.transpose(2, 3)
+    windows = torch.unflatten(_windows(map_, values), 1, (map_.groups, -1))
+    positions = windows.shape[3 + len(map_.stride) :]
+    made = torch.empty(
+        (n_batch, map_.groups, n_columns + (constant is not None), math.prod(positions)),
+        dtype=torch.float32,
+        device=values.device,
+    )
+    own = torch.unflatten(made[:, :, :n_columns], 3, positions)
+    torch.unflatten(own, 2, windows.shape[2 : -len(positions)]).copy_(windows)
+    if constant is not None:
+        made[:, :, n_columns] = constant
+    return made
+
+
+def _windows(map_: LinearMap, values: Tensor) -> Tensor:
+    """Return a convolution's patches ``(batch, channels, *kernel, *positions)``, a view."""
+    n_dims = len(map_.stride)
     if any(any(side) for side in map_.padding):
         values = F.pad(values, [width for side in reversed(map_.padding) for width in side])
     kernel = map_.weight.shape[2:]
@@ -115,10 +160,8 @@ def patches(map_: LinearMap, values: Tensor) -> Tensor:
     ):
         reach = dilation * (size - 1) + 1
         values = values.unfold(axis + 2, reach, stride)[..., ::dilation]
-    # (batch, channels, *positions, *kernel) -> (batch, *positions, channels, *kernel)
-    places = range(2, 2 + n_dims)
-    values = values.permute(0, *places, 1, *range(2 + n_dims, 2 + 2 * n_dims))
-    return values.reshape(values.shape[0], -1, map_.groups, map_.n_columns)
+    # (batch, channels, *positions, *kernel)
+    return values.permute(0, 1, *range(2 + n_dims, 2 + 2 * n_dims), *range(2, 2 + n_dims))
 
 
 def per_row(map_: LinearMap, values: Tensor) -> Tensor:
@@ -132,6 +175,23 @@ def per_row(map_: LinearMap, values: Tensor) -> Tensor:
         return values.reshape(values.shape[0], -1, 1, map_.n_rows)
     values = values.flatten(2).transpose(1, 2)
     return values.reshape(values.shape[0], -1, map_.groups, map_.n_rows)
+
+
+def row_values(map_: LinearMap, several: Sequence[Tensor]) -> Tensor:
+    """Return several outputs, or their gradients, as rows of one matrix, one behind the other.
+
+    Args:
+        map_: the map.
+        several: as :func:`per_row` takes each.
+
+    Returns:
+        ``(batch, groups, len(several) * rows, positions)`` float32.
+    """
+    if not map_.stride or map_.lookup:
+        rows = [per_row(map_, values).float().transpose(1, 2) for values in several]
+        return torch.cat(rows, 3).transpose(2, 3)
+    rows = [torch.unflatten(v.float().flatten(2), 1, (map_.groups, map_.n_rows)) for v in several]
+    return torch.cat(rows, 2)
 
 
 def images_per_piece(map_: LinearMap, positions: int) -> int:

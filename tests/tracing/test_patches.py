@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from moeash.tracing.patches import patches, per_row, rows_of
+from moeash.tracing.patches import patch_columns, patches, per_row, row_values, rows_of
 from moeash.tracing.uses import watch_uses
 
 LAYERS = {
@@ -65,6 +65,24 @@ def test_rows_times_patches_are_the_weights_gradient(layers):
         values, others = (gradient, inputs) if use.map.rows_are_inputs else (inputs, gradient)
         product = torch.einsum("blgr,blgd->grd", per_row(use.map, others), patches(use.map, values))
         torch.testing.assert_close(product.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("layers", [LAYERS, TRANSPOSED], ids=["rows out", "rows in"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_columns_are_the_patches_and_rows_the_outputs_the_other_way_round(layers, dtype):
+    for layer, shape in layers.values():
+        use, inputs, outputs = used(layer, shape)
+        values, others = (outputs, inputs) if use.map.rows_are_inputs else (inputs, outputs)
+        values = values.detach().to(dtype)
+        columns = patch_columns(use.map, values, constant=3.0)
+        assert columns.dtype == torch.float32
+        expected = patches(use.map, values).permute(0, 2, 3, 1).float()
+        assert torch.equal(columns[:, :, :-1], expected)
+        assert (columns[:, :, -1] == 3.0).all()
+        assert torch.equal(patch_columns(use.map, values), expected)
+        both = [others, others.flip(0)]
+        rows = [per_row(use.map, each).permute(0, 2, 3, 1).float() for each in both]
+        assert torch.equal(row_values(use.map, both), torch.cat(rows, 2))
 
 
 def _bias(layer):

@@ -155,31 +155,31 @@ def _add(
     here = slice(first, first + map_.groups)
     absorbed, order, coupling = factor.absorbed[here], factor.order[here], factor.coupling[here]
     for x, g in pieces(call, gradients, images):
-        taken = (x - absorbed).transpose(1, 2)  # (batch, groups, positions, columns)
-        taken = taken.gather(3, order[:, None].expand_as(taken))
-        sketches, _, positions, _, rows = g.shape
-        columns = taken.shape[3]
-        g = g.transpose(2, 3)  # (sketches, batch, groups, positions, rows)
-        through_rows = sketches * rows * columns * (positions + columns + rows)
+        taken = x - absorbed[:, :, None]  # (batch, groups, columns, positions)
+        taken = taken.gather(2, order[:, :, None].expand_as(taken))
+        n, (columns, positions), rows = g.shape[2], taken.shape[2:], factor.weight.shape[1]
+        through_rows = n * columns * (positions + columns + rows)
         through_positions = positions * columns * (columns + positions)
-        if through_rows <= through_positions + sketches * rows * positions * (positions + rows):
-            for sketch in g:
-                left = sketch.transpose(2, 3) @ taken @ coupling.transpose(1, 2)
-                _add_halves(total[:, here], left, left)
-            continue
-        # The same sums without forming the gradients: g'(XC'CX')g.
-        through = taken @ coupling.transpose(1, 2)
-        between = through @ through.transpose(2, 3)
-        for sketch in g:
-            left = sketch.transpose(2, 3)
-            _add_halves(total[:, here], left, left @ between)
+        if through_rows <= through_positions + n * positions * (positions + rows):
+            left = g @ taken.transpose(2, 3) @ coupling.transpose(1, 2)
+            _add_halves(total[:, here], left, left)
+        else:  # the same sums without forming the gradients: g(X'C'CX)g'
+            through = coupling @ taken
+            _add_halves(total[:, here], g, g @ (through.transpose(2, 3) @ through))
 
 
 def _add_halves(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add ``left right'`` of ``(batch, groups, rows, any)``, images of even and odd place apart."""
+    """Add ``left right'``, images of even and odd place apart.
+
+    Args:
+        total: ``(2, groups, rows, rows)``.
+        left: ``(batch, groups, sketches * rows, any)``.
+        right: likewise.
+    """
+    rows = total.shape[2]
     for half in (0, 1):
-        a, b = (side[half::2].transpose(0, 1) for side in (left, right))
-        a, b = (side.transpose(1, 2).flatten(2) for side in (a, b))
+        a, b = (torch.unflatten(side[half::2], 2, (-1, rows)) for side in (left, right))
+        a, b = (side.permute(1, 3, 0, 2, 4).flatten(2) for side in (a, b))
         total[half] += (a @ b.transpose(1, 2)).double()
 
 

@@ -37,7 +37,13 @@ import torch
 from torch import Tensor
 
 from moeash.tracing.passes import RecordedUse
-from moeash.tracing.patches import LinearMap, images_per_piece, patches, per_row
+from moeash.tracing.patches import (
+    PATCH_ELEMENTS,
+    LinearMap,
+    images_per_piece,
+    patch_columns,
+    row_values,
+)
 
 CurvatureKind = Literal["gradients", "inputs"]
 
@@ -48,7 +54,7 @@ channels woken up that 0.01 does not; 0.1 made LeNet-300-100 lose a sixth more."
 
 @torch.no_grad()
 def pieces(
-    call: RecordedUse, gradients: list[Tensor], images: int
+    call: RecordedUse, gradients: list[Tensor], images: int, *, constant: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield a few images at a time what a weight's gradients are made of.
 
@@ -56,23 +62,26 @@ def pieces(
         call: one use of the weight by one batch.
         gradients: per sketch the gradient of its scalar in the outputs of the use.
         images: in the batch.
+        constant: append a column that stands for what a bias is multiplied with: 1, or 0 where no
+            bias belongs to a row.
 
     Yields:
-        Patches ``(images, positions, groups, columns)`` and what they are multiplied with,
-        ``(sketches, images, positions, groups, rows)``: ``g'x`` summed over positions is the
-        gradient in the weight. Float32. Of an embedding only the rows that the batch looks up,
-        see :func:`rows_met`: no other has a gradient, and they may be a thousandth of all.
+        Patches ``(images, groups, columns, positions)`` and what they are multiplied with,
+        ``(images, groups, sketches * rows, positions)``: ``g x'`` is the gradient in the weight by
+        image and sketch. Float32. Of an embedding only the rows that the batch looks up, see
+        :func:`rows_met`: no other has a gradient, and they may be a thousandth of all.
     """
     map_ = call.use.map
     if not map_.rows_are_inputs:
-        yield from _cut(map_, call.inputs, gradients, images)
+        ones = 1.0 if constant else None
+        yield from _cut(map_, call.inputs, gradients, images, ones)
         return
     inputs = call.inputs
     if map_.lookup:
         met, places = torch.unique(inputs, return_inverse=True)
         map_, inputs = replace(map_, weight=map_.weight[met]), places.reshape(inputs.shape)
     for gradient in gradients:  # its rows are multiplied with gradients, which differ by sketch
-        yield from _cut(map_, gradient, [inputs], images)
+        yield from _cut(map_, gradient, [inputs], images, 0.0 if constant else None)
 
 
 def rows_met(call: RecordedUse) -> Tensor | None:
@@ -81,19 +90,29 @@ def rows_met(call: RecordedUse) -> Tensor | None:
 
 
 def _cut(
-    map_: LinearMap, inputs: Tensor, others: list[Tensor], images: int
+    map_: LinearMap,
+    inputs: Tensor,
+    others: list[Tensor],
+    images: int,
+    constant: float | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     batch = inputs.shape[0]
     folded = 1 if batch % images else batch // images
-    positions = patches(map_, inputs[:1]).shape[1]
+    positions = patch_columns(map_, inputs[:1]).shape[3]
     size = folded * images_per_piece(map_, folded * positions)
     for start in range(0, batch, size):
         piece = slice(start, start + size)
-        x = patches(map_, inputs[piece]).float()
-        g = torch.stack([per_row(map_, other[piece]).float() for other in others])
-        n_images = x.shape[0] // folded
-        x = x.reshape(n_images, -1, *x.shape[2:])
-        yield x, g.reshape(len(others), n_images, -1, *g.shape[3:])
+        x = patch_columns(map_, inputs[piece], constant=constant)
+        g = row_values(map_, [other[piece] for other in others])
+        yield _of_images(x, folded), _of_images(g, folded)
+
+
+def _of_images(values: Tensor, folded: int) -> Tensor:
+    """Return the positions of an image's windows beside each other, where it has several."""
+    if folded == 1:
+        return values
+    by_image = values.view(-1, folded, *values.shape[1:])
+    return by_image.movedim(1, 3).flatten(3)
 
 
 DECIDED = 0.05
@@ -110,6 +129,10 @@ However many texts are seen, a word that is in none of them may be what another 
 image more among thousands weighs nothing: with 2,000 sentences and that alone, MiniLM's table by
 itself turned the embedding of the worst of 400 others to a cosine of 0.85, with a least energy of
 1.5 to 0.98."""
+
+BLOCKS, LEAST_BLOCK = 8, 128
+"""A symmetric matrix is summed in so many bands, none narrower: a band begins at the diagonal, so
+that two eighths to four of the products are saved, and small matrices take one product."""
 
 TINY = 1e-9
 """Less than one active position of the largest layer: where there is none, the constant is 0."""
@@ -134,8 +157,8 @@ class Sums:
         lookup: whether it is an embedding.
         inputs: ``(groups, columns)`` sum of the patches; this and the next two where it is varied.
         met: images in which a row was met, summed over rows and sketches.
-        awake: ``(groups, rows)`` positions with a gradient, summed over sketches.
-        active: ``(groups,)`` patches with a gradient behind them, averaged over rows and sketches.
+        awake: ``(groups, rows)`` positions with a gradient.
+        active: ``(groups,)`` patches with a gradient behind them, averaged over rows.
     """
 
     def __init__(self, map_: LinearMap, kind: CurvatureKind) -> None:
@@ -175,55 +198,62 @@ class Sums:
         self.rows_are_inputs |= map_.rows_are_inputs
         met = rows_met(call)
         rows = slice(None) if met is None else met
-        for x, g in pieces(call, gradients, images):
+        for x, g in pieces(call, gradients, images, constant=True):
             self._add_piece(x, g, rows)
 
     def _add_piece(self, x: Tensor, g: Tensor, met: slice | Tensor) -> None:
-        """Add patches ``(batch, positions, groups, columns)`` and their output gradients.
+        """Add patches ``(batch, groups, columns, positions)`` and their output gradients.
 
-        ``g`` is ``(sketches, batch, positions, groups, rows)``; its rows are those that were met.
+        ``g`` is ``(batch, groups, sketches * rows, positions)``; its rows are those that were met.
         """
-        self.positions += x.shape[0] * x.shape[1]
-        if not self.lookup:
-            self.awake += (g != 0).sum((0, 1, 2))
-        if self.varied:
-            self.inputs += _sum_of(x)
-            n_rows = self.energy.shape[1]
-            self.active += _sum_of((g != 0).float().flatten(0, 1)).sum(1) / (len(g) * n_rows)
-        x = torch.cat([x, x.new_full((*x.shape[:3], 1), 0.0 if self.rows_are_inputs else 1.0)], 3)
+        batch, groups, columns, positions = x.shape
+        n_rows = self.energy[:, met].shape[1]
+        self.positions += batch * positions
+        self._add_activity(x, g[:, :, :n_rows])
         if self.kind == "inputs":
-            flat = x.flatten(0, 1).transpose(0, 1)
-            self.gram += (flat.transpose(1, 2) @ flat).double()
-            self.energy[:, met] += g.square().sum((0, 1, 2), dtype=torch.float64)
-            if self.varied:
-                self.met += float((g != 0).any(2).sum())
+            self._add_gram(_joined(x), _joined(x))
+            self._add_energy(g.square().sum(3), met, n_rows)
             return
-        taken = x.transpose(1, 2)  # (batch, groups, positions, columns)
-        g = g.transpose(2, 3)  # (sketches, batch, groups, positions, rows)
-        sketches, _, _, positions, rows = g.shape
-        columns = taken.shape[3]
-        through_rows = sketches * rows * (positions + columns) * columns
+        through_rows = g.shape[2] * (positions + columns) * columns
         through_positions = positions * (2 * positions + columns) * columns
-        if through_rows <= through_positions + sketches * rows * positions**2:
-            for sketch in g:
-                gradient = sketch.transpose(2, 3) @ taken  # (batch, groups, rows, columns)
-                self.energy[:, met] += gradient.square().sum((0, 3), dtype=torch.float64)
-                if self.varied:
-                    self.met += float((gradient != 0).any(3).sum())
-                flat = gradient.transpose(0, 1).flatten(1, 2)
-                self.gram += (flat.transpose(1, 2) @ flat).double()
+        if through_rows > through_positions + g.shape[2] * positions**2:
+            # Without forming the gradients: X(g'g)X', all sketches at once.
+            self._add_energy(((g @ (x.transpose(2, 3) @ x)) * g).sum(3), met, n_rows)
+            self._add_gram(_joined(x), _joined(x @ (g.transpose(2, 3) @ g)))
             return
-        # The same sums without forming the gradients: X'(gg')X, all sketches at once.
-        between = taken @ taken.transpose(2, 3)
-        squares = (between @ g) * g
-        self.energy[:, met] += squares.sum((0, 1, 3), dtype=torch.float64)
+        sketches = max(1, PATCH_ELEMENTS // max(1, batch * groups * n_rows * columns))
+        for some in torch.split(g, sketches * n_rows, 2):
+            gradient = some @ x.transpose(2, 3)  # (batch, groups, sketches * rows, columns)
+            self._add_energy(gradient.square().sum(3), met, n_rows)
+            flat = gradient.transpose(0, 1).flatten(1, 2).transpose(1, 2)
+            self._add_gram(flat, flat)
+
+    def _add_activity(self, x: Tensor, g: Tensor) -> None:
+        """Add what positions without a gradient are known by, in one sketch: all have the same."""
+        if self.lookup and not self.varied:
+            return
+        active = (g != 0).sum(3)  # (batch, groups, rows)
+        if not self.lookup:
+            self.awake += active.sum(0)
         if self.varied:
-            self.met += float((squares.sum(3) > 0).sum())
-        stacked = g.permute(1, 2, 3, 0, 4).flatten(3)  # (batch, groups, positions, sketches * rows)
-        weighted = stacked @ stacked.transpose(2, 3) @ taken
-        left = taken.transpose(0, 1).flatten(1, 2)
-        right = weighted.transpose(0, 1).flatten(1, 2)
-        self.gram += (left.transpose(1, 2) @ right).double()
+            self.inputs += x[:, :, :-1].sum(3).sum(0, dtype=torch.float64)
+            self.active += active.sum((0, 2)) / self.energy.shape[1]
+
+    def _add_energy(self, energy: Tensor, met: slice | Tensor, n_rows: int) -> None:
+        """Add squares ``(batch, groups, sketches * rows)``; a row was met where there are any."""
+        by_sketch = energy.view(*energy.shape[:2], -1, n_rows)
+        self.energy[:, met] += by_sketch.sum((0, 2), dtype=torch.float64)
+        if self.varied:
+            self.met += float((energy > 0).sum())
+
+    def _add_gram(self, left: Tensor, right: Tensor) -> None:
+        """Add ``left right'`` of ``(groups, columns, any)``, symmetric: all above its diagonal."""
+        columns = left.shape[1]
+        size = max(LEAST_BLOCK, -(-columns // BLOCKS))
+        for start in range(0, columns, size):
+            block = slice(start, start + size)
+            product = left[:, block] @ right[:, start:].transpose(1, 2)
+            self.gram[:, block, start:] += product.double()
 
     def finish(
         self, images: int, sketches: int, *, absorbing: bool, prior: float
@@ -242,10 +272,9 @@ class Sums:
         """
         seen = images * sketches
         energy = self.energy / seen
-        gram = self.gram / self.positions
-        if self.kind == "gradients":
-            gram = self.gram / (seen * energy.shape[1])  # the mean over rows
-            gram = (gram + gram.transpose(1, 2)) / 2  # X'(KX) is symmetric up to rounding only
+        n = self.positions if self.kind == "inputs" else seen * energy.shape[1]  # mean over rows
+        # What lies below the diagonal was added in part only.
+        gram = (self.gram.triu() + self.gram.triu(1).transpose(1, 2)) / n
         trace = gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)  # the mean of the energies
         if prior and not self.varied:
             everywhere = self.awake / self.awake.amax().clamp(min=1)
@@ -298,10 +327,6 @@ class Sums:
                 group += (of_average * level + level_awake) * torch.outer(mean, mean)
 
 
-def _sum_of(values: Tensor) -> Tensor:
-    """Return ``(groups, any)`` float64: sums of ``(any, positions, groups, any)`` float32.
-
-    As a product: a sum over the first dimensions takes ten times as long, and in float64 forty.
-    """
-    flat = values.reshape(-1, values.shape[2] * values.shape[3])
-    return (flat.new_ones(1, len(flat)) @ flat).double().reshape(values.shape[2:])
+def _joined(values: Tensor) -> Tensor:
+    """Return ``(groups, columns, batch * positions)`` of a piece's patches."""
+    return values.movedim(0, 2).flatten(2)
