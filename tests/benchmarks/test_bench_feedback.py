@@ -61,3 +61,55 @@ def test_time_and_memory_of_a_large_network(name, n_images, size):
     )
     assert n_weights > 11_000_000
     assert after - before < 3 * GIB
+
+
+PASSES = textwrap.dedent("""
+    import statistics, sys, time
+    import torch
+    from torchvision import models
+    from moeash.methods.feedback.curvature.measuring import measure_curvature
+    from moeash.networks.loading.builtin import BUILTIN
+
+    name, n_images, size, channels = sys.argv[1], *map(int, sys.argv[2:])
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network = (BUILTIN.get(name) or getattr(models, name))().eval()
+    images = torch.randn(n_images, channels, size, size)
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    def bare():
+        scores = network(images)
+        for _ in range(4):
+            towards = (scores * torch.randn_like(scores)).sum()
+            torch.autograd.grad(towards, weights, retain_graph=True)
+    def taken(work):
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+    bare()
+    pairs = [(taken(bare), taken(lambda: measure_curvature(network, [images]))) for _ in range(5)]
+    print(statistics.median(b for b, _ in pairs), *sorted(c / b for b, c in pairs)[1:4])
+""")
+
+
+@pytest.mark.parametrize(
+    ("name", "n_images", "size", "channels"),
+    [
+        ("resnet20", 100, 32, 3),
+        ("mobilenet_v2", 8, 224, 3),
+        ("resnet18", 8, 224, 3),
+        ("lenet300", 1000, 28, 1),
+    ],
+)
+def test_curvature_takes_little_more_than_the_passes_it_needs(name, n_images, size, channels):
+    out = subprocess.run(
+        [sys.executable, "-c", PASSES, name, str(n_images), str(size), str(channels)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    bare, low, middle, high = map(float, out.split())
+    print(
+        f"\n{name}: a forward pass and 4 backward passes of {n_images} images {bare:.2f} s of one "
+        f"core, curvature {middle:.2f} times that ({low:.2f}-{high:.2f})"
+    )
+    assert middle > 0.5  # it cannot do without them
