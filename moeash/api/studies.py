@@ -189,7 +189,7 @@ def search(
             identity, as ``evaluate`` is none.
         name: of the study; give one together with ``storage`` to make it resumable. The function
             is not part of a study's identity: use another name when it changes. A study whose
-            float module measures something else than it did is refused.
+            float module, or one of its candidates, measures something else than it did is refused.
         storage: database URL or SQLite path; default: a temporary one that lives as long as the
             returned study.
         method: its name, or a mapping as ``[method]`` in a spec.
