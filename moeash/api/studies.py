@@ -71,6 +71,7 @@ def run(
         StudyExistsError: the name is taken by another spec, network or evaluation set, or the same
             weights are another function now.
         StudyLockedError: another process works on it.
+        EvaluationError: every candidate failed; says why the first did.
 
     Example:
         >>> import moeash
@@ -111,6 +112,7 @@ def run_with_output(
 
     Raises:
         ExportError: the output folder cannot be written, which is found out before the search.
+        EvaluationError: every candidate failed; says why the first did.
     """
     return _run(spec, storage, progress, retry_failed, accept_baseline, with_output=True)
 
@@ -148,6 +150,7 @@ def _run(
             accept_baseline=accept_baseline,
             finished=finished,
         )
+    _refuse_nothing(study)
     return study, written[0] if written else None
 
 
