@@ -63,6 +63,8 @@ def test_unknown_names_are_refused_with_the_nearest_one(changes, message):
         ({"network": {"source": None}}, "'network.source' is missing"),
         ({"data": None}, "'data' is missing"),
         ({"name": "a/b"}, "name is 'a/b', needed text of 1 to 200 letters, digits"),
+        ({"name": ".."}, r"name is '\.\.', needed text .* neither \. nor \.\."),
+        ({"name": "."}, r"name is '\.', needed text .* neither \. nor \.\."),
         ({"name": "a\n"}, "name is 'a.n', needed text"),
         ({"name": "a" * 201}, "name is 'aaa.*aaa', needed text"),
         ({"seed": -1}, "seed is -1, needed an integer of at least 0"),
