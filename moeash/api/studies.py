@@ -1,7 +1,5 @@
 """Run a study of a spec, or search how to share the weights of a module."""
 
-import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,6 +20,7 @@ from moeash.api.common import (
 )
 from moeash.data.unlabelled import Given
 from moeash.errors import EvaluationError, InputError
+from moeash.files import TemporaryFolder
 from moeash.methods.registry import build_method
 from moeash.names import contained
 from moeash.options.arguments import checked
@@ -264,21 +263,21 @@ def search(
         n_threads=described.evaluation.threads or torch.get_num_threads(),
     )
     plan = Plan(described, task)
-    folder = None if storage is not None else tempfile.mkdtemp(prefix="moeash-")
+    folder = None if storage is not None else TemporaryFolder("moeash-search-")
     try:
-        store = open_storage(storage if folder is None else str(Path(folder) / DEFAULT_STORAGE))
+        store = open_storage(storage if folder is None else folder.path / DEFAULT_STORAGE)
         with listening(progress) as listen:
             study = run_plan(
                 plan, store, plan.make_backend, listen, accept_baseline=accept_baseline
             )
     except BaseException:
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.close()
         raise
     study.task = task
     _refuse_nothing(study)
     if folder is not None:
-        weakref.finalize(study, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(study, folder.close)
     return study
 
 
