@@ -1,5 +1,8 @@
+import subprocess
+import sys
 import time
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -230,6 +233,17 @@ def test_hostile_overrides_are_refused_quickly(tmp_path, override):
     with pytest.raises(SpecError):
         load_spec(tmp_path / "a.toml", [override])
     assert time.process_time() - started < 5
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no /dev/zero here")
+def test_a_file_without_an_end_is_refused_within_little_memory():
+    code = (
+        "import resource; from moeash.study.spec.reading import load_spec; import moeash.errors;"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30));"
+        "load_spec('/dev/zero')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "SpecError: /dev/zero has" in done.stderr and "needed at most" in done.stderr
 
 
 def test_a_module_given_in_python_has_the_same_spec_without_a_source_of_data():
