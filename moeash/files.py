@@ -6,8 +6,11 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import stat
+import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +23,9 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 LEFTOVER_AGE_S = 3600
 """Age from which a temporary file that no process holds was left by one that was killed."""
+
+LEFT_FOLDER_AGE_S = 60.0
+"""The same of a folder, which is locked at once."""
 
 # The target's own name is no part of it, which may be as long as the system allows.
 _PATTERN = re.compile(r"\.moeash-[0-9a-f]{16}\.tmp")
@@ -270,3 +276,65 @@ def refuse_existing(to: str | os.PathLike[str], *, force: bool) -> None:
         raise InputError(
             f"{os.fspath(to)!r} exists; choose another name, or replace it with force (--force)"
         )
+
+
+class TemporaryFolder:
+    """A folder of this process's own, which whoever makes the next one removes if it is killed.
+
+    Attributes:
+        path: where it is.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        """Make it, and remove those of its kind whose processes were killed.
+
+        Args:
+            prefix: what its name begins with, and no other kind's.
+        """
+        _remove_left_folders(Path(tempfile.gettempdir()), prefix)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix))
+        # Held as long as this process lives, however it ends.
+        self._held = os.open(self.path, os.O_RDONLY)
+        _lock(self._held, fcntl.LOCK_SH)
+        self._close = weakref.finalize(self, _close_folder, self.path, self._held, os.getpid())
+
+    def close(self) -> None:
+        """Remove it; also done when this object is collected, and when the process ends."""
+        self._close()
+
+
+def _close_folder(path: Path, held: int, owner: int) -> None:
+    if os.getpid() == owner:  # and not a copy of the process, made by a fork
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(held)
+
+
+def _remove_left_folders(parent: Path, prefix: str) -> None:
+    # Tidying: what cannot be listed, opened or removed, being somebody else's, stays.
+    with contextlib.suppress(OSError):
+        for path in parent.glob(f"{prefix}*"):
+            with contextlib.suppress(OSError):
+                _remove_left_folder(path)
+
+
+def _remove_left_folder(path: Path) -> None:
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        return
+    # Between making its folder and locking it a process looks like one that was killed.
+    if time.time() - found.st_mtime < LEFT_FOLDER_AGE_S:
+        return
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if _lock(handle, fcntl.LOCK_EX):
+            shutil.rmtree(path, ignore_errors=True)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, kind: int) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except OSError:  # held, or a system without such locks: then nobody removes anything
+        return False
+    return True

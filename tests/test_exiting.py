@@ -94,6 +94,24 @@ def test_an_evaluation_that_exits_has_failed_and_the_study_goes_on(end):
     assert not failed.outcome.retriable
 
 
+def fails_on_what_is_coarse(outputs, labels):
+    if outputs.std() < 1:
+        sys.exit(0)
+    return (outputs.argmax(1) == labels).double()
+
+
+def test_a_study_whose_candidates_have_all_failed_is_no_success(moeash, bare, tmp_path):
+    command = [
+        *("run", bare, "--storage", tmp_path / "a.db"),
+        *("--set", f"evaluation.metric={__name__}:fails_on_what_is_coarse"),
+        *("--set", "method={name='uniform',k=[2,2]}"),
+    ]
+    for _ in ("when it ends", "asked again"):
+        answer = moeash(*command)
+        assert answer.code == 1
+        assert "candidates failed; the first, k=2" in answer.err and "SystemExit" in answer.err
+
+
 @pytest.mark.parametrize("end", ENDS, ids=repr)
 def test_a_function_that_exits_on_the_float_network_is_an_error_of_search(end):
     def evaluate(network):

@@ -242,3 +242,39 @@ def test_what_is_no_path_is_refused_with_the_reason(path, message):
 def test_a_path_is_taken_as_it_is_given():
     assert as_path("a\udc80") == Path("a\udc80")  # bytes that are no text
     assert as_path("a") == as_path(Path("a")) == Path("a")
+
+
+MAKES_A_FOLDER = """
+import os, signal, sys, torch, moeash
+
+def evaluate(module):
+    if sys.argv[1] == "killed" and (calls.append(1) or len(calls) > 2):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return float(module.weight.detach().std())
+
+calls = []
+study = moeash.search(
+    torch.nn.Linear(8, 8), evaluate=evaluate, population=4, generations=1, progress=False
+)
+print(study.storage.url)
+sys.stdin.readline()
+"""
+
+
+def test_a_search_that_was_killed_leaves_its_folder_to_the_next_one(tmp_path):
+    def search(how, **pipes):
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        command = [sys.executable, "-c", MAKES_A_FOLDER, how]
+        return subprocess.Popen(command, env=environment, text=True, **pipes)
+
+    assert search("killed").wait() == -signal.SIGKILL
+    (left,) = tmp_path.glob("moeash-*")
+    assert list(left.iterdir())
+    with search("living", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
+        used = Path(living.stdout.readline().strip()).parent
+        for folder in (left, used):
+            os.utime(folder, (0, 0))
+        assert search("ending", stdin=subprocess.DEVNULL).wait() == 0
+        assert list(tmp_path.glob("moeash-*")) == [used]
+        living.communicate("\n")
+    assert not list(tmp_path.glob("moeash-*"))

@@ -41,6 +41,17 @@ def test_a_command_whose_output_is_closed_works_without_it(stored, command, clos
     assert (stored / "a.db").read_bytes() == before
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1:strict", slow("cp1252")])
+def test_letters_that_a_terminal_has_not_are_written_out(tmp_path, encoding):
+    from moeash.study.opening import open_storage
+
+    open_storage(str(tmp_path / "文.db")).close()
+    environment = f"PYTHONIOENCODING={encoding} MOEASH_STORAGE=文.db"
+    said = in_shell(tmp_path, f"{environment} {COMMAND} list")
+    assert (said.returncode, said.stderr) == (0, "")
+    assert "\\u6587.db" in said.stdout
+
+
 def test_a_reader_that_leaves_is_no_error_worth_a_word(stored):
     said = in_shell(stored, f"{COMMAND} spec | head -0")
     assert (said.returncode, said.stderr) == (0, "")

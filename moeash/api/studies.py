@@ -1,7 +1,5 @@
 """Run a study of a spec, or search how to share the weights of a module."""
 
-import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,6 +20,7 @@ from moeash.api.common import (
 )
 from moeash.data.unlabelled import Given
 from moeash.errors import EvaluationError, InputError
+from moeash.files import TemporaryFolder
 from moeash.methods.registry import build_method
 from moeash.names import contained
 from moeash.options.arguments import checked
@@ -71,6 +70,7 @@ def run(
         StudyExistsError: the name is taken by another spec, network or evaluation set, or the same
             weights are another function now.
         StudyLockedError: another process works on it.
+        EvaluationError: every candidate failed; says why the first did.
 
     Example:
         >>> import moeash
@@ -111,6 +111,7 @@ def run_with_output(
 
     Raises:
         ExportError: the output folder cannot be written, which is found out before the search.
+        EvaluationError: every candidate failed; says why the first did.
     """
     return _run(spec, storage, progress, retry_failed, accept_baseline, with_output=True)
 
@@ -148,6 +149,7 @@ def _run(
             accept_baseline=accept_baseline,
             finished=finished,
         )
+    _refuse_nothing(study)
     return study, written[0] if written else None
 
 
@@ -189,7 +191,7 @@ def search(
             identity, as ``evaluate`` is none.
         name: of the study; give one together with ``storage`` to make it resumable. The function
             is not part of a study's identity: use another name when it changes. A study whose
-            float module measures something else than it did is refused.
+            float module, or one of its candidates, measures something else than it did is refused.
         storage: database URL or SQLite path; default: a temporary one that lives as long as the
             returned study.
         method: its name, or a mapping as ``[method]`` in a spec.
@@ -261,21 +263,21 @@ def search(
         n_threads=described.evaluation.threads or torch.get_num_threads(),
     )
     plan = Plan(described, task)
-    folder = None if storage is not None else tempfile.mkdtemp(prefix="moeash-")
+    folder = None if storage is not None else TemporaryFolder("moeash-search-")
     try:
-        store = open_storage(storage if folder is None else str(Path(folder) / DEFAULT_STORAGE))
+        store = open_storage(storage if folder is None else folder.path / DEFAULT_STORAGE)
         with listening(progress) as listen:
             study = run_plan(
                 plan, store, plan.make_backend, listen, accept_baseline=accept_baseline
             )
     except BaseException:
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.close()
         raise
     study.task = task
     _refuse_nothing(study)
     if folder is not None:
-        weakref.finalize(study, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(study, folder.close)
     return study
 
 

@@ -4,20 +4,17 @@ Ray reads its environment when it is imported or when a process of it starts, so
 must run before ``import ray``. What a person has set stays as it is: every value here is a default.
 """
 
-import fcntl
 import os
 import secrets
-import shutil
 import signal
 import site
-import tempfile
 import threading
-import time
 from collections.abc import Iterable, Iterator, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from moeash.backends.worker import Folder
+from moeash.files import TemporaryFolder
 
 QUIET: dict[str, str] = {
     # Ray reports usage to its makers unless told otherwise. A tool that runs on other people's
@@ -134,9 +131,6 @@ def search_options(folder: Folder) -> dict[str, object]:
 
 PREFIX = "moeash-ray-"
 
-LEFTOVER_AGE_S = 60.0
-"""Age from which a folder that no process holds was left by one that was killed."""
-
 CLOUD_FILE = "ray_bootstrap_config.yaml"
 
 
@@ -149,12 +143,8 @@ class OwnHome:
     """
 
     def __init__(self) -> None:
-        remove_leftovers(Path(tempfile.gettempdir()))
-        self._directory = tempfile.TemporaryDirectory(prefix=PREFIX)
-        self.folder = self._directory.name
-        # Held as long as this process lives, however it ends.
-        self._held = os.open(self.folder, os.O_RDONLY)
-        _lock(self._held, fcntl.LOCK_SH)
+        self._made = TemporaryFolder(PREFIX)
+        self.folder = str(self._made.path)
         Path(self.folder, CLOUD_FILE).write_text("{}\n", encoding="utf-8")
         self._before = {name: os.environ.get(name) for name in ("HOME", "PYTHONUSERBASE")}
 
@@ -178,39 +168,7 @@ class OwnHome:
 
     def close(self) -> None:
         """Remove the folder."""
-        self._directory.cleanup()
-        os.close(self._held)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the home folders of Rays whose process was killed."""
-    # Tidying: what cannot be listed, opened or removed, being somebody else's, stays.
-    with suppress(OSError):
-        for path in folder.glob(f"{PREFIX}*"):
-            with suppress(OSError):
-                _remove_leftover(path)
-
-
-def _remove_leftover(path: Path) -> None:
-    if path.is_symlink() or path.stat().st_uid != os.getuid():
-        return
-    # Between making its folder and locking it a process looks like one that was killed.
-    if time.time() - path.stat().st_mtime < LEFTOVER_AGE_S:
-        return
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        if _lock(handle, fcntl.LOCK_EX):
-            shutil.rmtree(path, ignore_errors=True)
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, kind: int) -> bool:
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except OSError:  # held, or a system without such locks: then nobody removes anything
-        return False
-    return True
+        self._made.close()
 
 
 @contextmanager

@@ -104,9 +104,11 @@ def check_part(what: str, images: Any, labels: Any, *, n_classes: int | None) ->
     if not images.size:
         raise DataError(f"{what} is empty: its images have shape {images.shape}")
     check_labels(what, labels, n_classes=n_classes)
-    # torch reads neither foreign byte orders nor all unsigned widths.
+    # torch reads neither foreign byte orders nor all unsigned widths, nor floats above 64 bits.
     if images.dtype.kind == "u" and images.dtype.itemsize > 1:
         images = images.astype(np.float32)
+    elif images.dtype.itemsize > 8:
+        images = images.astype(np.float64)
     return images.astype(images.dtype.newbyteorder("="), copy=False), labels.astype(np.int64)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from moeash.backends.base import Baseline
+from moeash.backends.base import Backend, Baseline
 from moeash.errors import StudyExistsError, StudyNotFoundError
 from moeash.evaluation.options import Precision
+from moeash.evaluation.outcome import Archive, Job
 from moeash.evaluation.task import Task
 from moeash.networks.sameness import SAME_FUNCTION, distance
 from moeash.study.course.journal import Journal
@@ -26,7 +27,13 @@ from moeash.study.storage.records import StudyRecord
 ROUNDING: dict[Precision, float] = {"float32": SAME_FUNCTION, "tf32": 0.01, "bf16": 0.05}
 """How far rounding on another device may move outputs, relative to the largest."""
 SAME_VALUE, TINY = 1e-3, 1e-6
-"""Likewise, relative and absolute, what a user's function measures: its outputs are not seen."""
+"""How far rounding may move what is measured, relative and absolute, where outputs are the same or
+are not seen."""
+FLIPPED = 0.02
+"""Likewise, absolute, where outputs are as good as the same: answers that were close decide for
+another class, and a metric may count them."""
+LOOKED_AT = 20
+"""Candidates of which one is measured again, see :func:`_remeasured`."""
 
 
 def stored_study(storage: Storage, plan: Plan) -> StudyRecord | None:
@@ -55,6 +62,7 @@ def admit(
     task: Task,
     stored: StudyRecord | None,
     baseline: Baseline,
+    backend: Backend,
     journal: Journal,
     *,
     accept_baseline: bool = False,
@@ -80,10 +88,12 @@ def admit(
                 f"now {now[:12]}); give this one another name"
             )
     changed = _change(facts, baseline, plan.spec.evaluation.precision)
+    if changed is None and task.evaluate is not None and not plan.spec.method.trains:
+        changed = _remeasured(storage, stored, backend)
     if changed is not None and not accept_baseline:
         raise StudyExistsError(
             f"study {facts.name!r} has values of another function: {changed}, which is more than "
-            "rounding explains. Was the network's code or the function that measures it changed? "
+            "rounding explains. Was the network's code or what measures it changed? "
             "Give this study another name, or mix old and new values with --accept-baseline "
             "(accept_baseline=True)"
         )
@@ -105,17 +115,50 @@ def admit(
 def _change(facts: StudyFacts, baseline: Baseline, precision: Precision) -> str | None:
     """Return how the float network differs from when the study began; None: by rounding at most."""
     was, now = torch.tensor(facts.sample), torch.tensor(baseline.sample)
+    flipped = 0.0
     if len(was) or len(now):
         if len(was) != len(now):
             return f"it has outputs of another shape ({len(now)} sampled, {len(was)} before)"
         moved = distance(was, now)
         if moved > ROUNDING[precision]:
             return f"its outputs have moved by {moved:.2g} of the largest"
-        return None  # a metric that counts may change where outputs are all but equal
-    moved = abs(baseline.metric - facts.baseline)
-    if moved > SAME_VALUE * max(abs(baseline.metric), abs(facts.baseline)) + TINY:
+        # A sample is of a few images, and says nothing of the code that makes a metric of outputs.
+        flipped = FLIPPED if moved else 0.0
+    if not _same_value(baseline.metric, facts.baseline, flipped):
         return f"it measures {baseline.metric}, {facts.baseline} before"
     return None
+
+
+def _same_value(now: float, before: float, flipped: float = 0.0) -> bool:
+    scale = max(abs(now), abs(before))
+    return abs(now - before) <= SAME_VALUE * scale + TINY + flipped
+
+
+def _remeasured(storage: Storage, stored: StudyRecord, backend: Backend) -> str | None:
+    """Measure one stored candidate again, and return how it differs; None: by rounding at most.
+
+    What a user's function says of the float network alone may be the same whatever has changed: a
+    distance from its own outputs is always 0, and an agreement with them always 1. The candidate is
+    the one in the middle of the first few, for the best of them may be as good as the float network
+    and the worst may guess. Weights that come out otherwise than they did say nothing: rounding
+    decides for other entries.
+    """
+    first = storage.evaluations(stored.id, stage="search", status="complete", limit=LOOKED_AT)
+    if not first:
+        return None
+    record = sorted(first, key=lambda record: record.outcome.metric or 0.0)[len(first) // 2]
+    backend.submit(Job(record.recipe), Archive(stored.facts.objectives))
+    _, now = backend.next()
+    before = record.outcome
+    if now.status == "failed" and not now.retriable:
+        found = f"nothing ({now.error})"
+    elif now.metric is None or before.metric is None or now.fingerprint != before.fingerprint:
+        return None
+    else:
+        found = f"{now.metric}"
+        if _same_value(now.metric, before.metric):
+            return None
+    return f"evaluation {record.number} ({record.recipe}) measures {found}, {before.metric} before"
 
 
 def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:

@@ -63,7 +63,14 @@ def run(
         try:
             baseline = backend.open(journal.note, journal.progress)
             record = admit(
-                storage, plan, task, stored, baseline, journal, accept_baseline=accept_baseline
+                storage,
+                plan,
+                task,
+                stored,
+                baseline,
+                backend,
+                journal,
+                accept_baseline=accept_baseline,
             )
             journal.begin(record.id)
             with _ended(storage, record, journal), contained():

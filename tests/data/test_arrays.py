@@ -48,7 +48,7 @@ def test_asking_for_images_never_changes_the_source(tmp_path):
     assert torch.equal(source.images("all", np.arange(4)), first)
 
 
-@pytest.mark.parametrize("dtype", ["bool", "u1", "<u2", ">i4", ">f8", "f2", "u8"])
+@pytest.mark.parametrize("dtype", ["bool", "u1", "<u2", ">i4", ">f8", "f2", "u8", "g"])
 def test_every_real_dtype_and_byte_order_is_read(tmp_path, dtype):
     path = save(tmp_path / "a.npz", x=np.ones((1, 2, 2), dtype=dtype), y=np.zeros(1, dtype=">i2"))
     scale = 255 if np.dtype(dtype).kind in "ui" else 1

@@ -116,6 +116,94 @@ def test_a_users_function_that_measures_something_else_is_refused(tmp_path):
     assert searched(1.01, accept_baseline=True).evaluations() == first.evaluations()
 
 
+def _closeness(y, expected):
+    return -float((y - expected).abs().mean())
+
+
+SAYS_NOTHING_OF_THE_FLOAT_NETWORK = {
+    "another distance": (torch.relu, lambda y, e: -float((y - e).square().mean())),
+    "another activation": (torch.tanh, _closeness),
+    "other images": (torch.relu, lambda y, e: _closeness(y[:100], e[:100])),
+    "a function that no longer works": (torch.relu, lambda y, e: 0.0 if torch.equal(y, e) else {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("activation", "measured"),
+    SAYS_NOTHING_OF_THE_FLOAT_NETWORK.values(),
+    ids=SAYS_NOTHING_OF_THE_FLOAT_NETWORK,
+)
+def test_a_change_is_seen_where_the_float_network_measures_the_same_whatever_it_is(
+    tmp_path, activation, measured
+):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+            self.activation = torch.relu
+
+        def forward(self, x):
+            return self.last(self.activation(self.first(x)))
+
+    torch.manual_seed(0)
+    module, x = Net(), torch.randn(200, 8)
+
+    def searched(measured, **options):
+        with torch.no_grad():
+            expected = module(x)
+
+        def evaluate(m):
+            with torch.no_grad():
+                return measured(m(x), expected)
+
+        return moeash.search(
+            module,
+            evaluate=evaluate,
+            name="mine",
+            storage=str(tmp_path / "a.db"),
+            population=4,
+            generations=1,
+            method={"k": [2, 64]},
+            spec={"merge": {"trials": 0}},
+            progress=False,
+            **options,
+        )
+
+    first = searched(_closeness).evaluations()
+    assert searched(_closeness).evaluations() == first
+    module.activation = activation
+    with pytest.raises(StudyExistsError, match=r"evaluation \d+ \(k=\d+\) measures .* before"):
+        searched(measured)
+    assert searched(measured, accept_baseline=True).evaluations() == first
+
+
+def right(outputs, labels):
+    return (outputs.argmax(1) == labels).double() * CODE.get("worth", 1.0)
+
+
+@pytest.mark.parametrize("metric", ["top1", f"{__name__}:right"])
+def test_a_change_that_a_sample_does_not_see_is_seen_by_the_metric(
+    tmp_path, code, monkeypatch, metric
+):
+    def studied():
+        plan = digits_plan(
+            network={"source": f"{__name__}:network"},
+            evaluation={"metric": metric, "batch_size": 200},
+            budget={"generations": 1},
+            merge={"trials": 0},
+        )
+        return run(plan, SqlStorage(tmp_path / "a.db"), InProcessBackend)
+
+    studied()
+    if metric == "top1":
+        # Images behind the sampled ones, as of a class that comes later in a folder.
+        code(lambda y: torch.cat([y[:40], -y[40:]]) if len(y) > 40 else y)
+    else:
+        monkeypatch.setitem(CODE, "worth", 0.99)
+    with pytest.raises(StudyExistsError, match=r"it measures 0\.\d+, [01]\.\d+ before"):
+        studied()
+
+
 def test_a_sample_is_of_many_images_and_small():
     outputs = torch.arange(40_000.0).reshape(40, 1000)
     sample = sample_of(outputs)

@@ -29,6 +29,9 @@ MOST_GROUPS = 8
 MOST_RATIO = 16
 """Times its own size that a torch file may unpack to: torch itself does not pack."""
 
+MOST_DENSE_BYTES = 1 << 28
+"""Bytes that a sparse tensor may take in full, if that is more."""
+
 
 def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a file, on the CPU, names as they are in it.
@@ -140,7 +143,7 @@ def _flat(loaded: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(value, Tensor):
             if prefix[:-1] in tensors:
                 raise CheckpointError(f"{str(path)!r} holds two tensors called {prefix[:-1]!r}")
-            tensors[prefix[:-1]] = value
+            tensors[prefix[:-1]] = _plain(value, prefix[:-1], path)
         elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
             seen.add(id(value))
             items = list(value.items() if isinstance(value, Mapping) else enumerate(value))
@@ -152,6 +155,30 @@ def _flat(loaded: Any, path: Path) -> dict[str, Tensor]:
             f"needed a state_dict, or one in a dict"
         )
     return tensors
+
+
+def _plain(tensor: Tensor, name: str, path: Path) -> Tensor:
+    """Return a tensor with a value in every place, where it is one.
+
+    Raises:
+        CheckpointError: it has no values or no shape, or is sparse and much larger than its file.
+    """
+    if tensor.is_nested or tensor.is_meta:
+        what = "one of uneven parts" if tensor.is_nested else "one without values (device meta)"
+        raise CheckpointError(
+            f"{name!r} in {str(path)!r} is no plain tensor but {what}; save it as one, or leave it "
+            "out"
+        )
+    if tensor.layout == torch.strided:
+        return tensor
+    takes, limit = tensor.numel() * tensor.element_size(), MOST_RATIO * path.stat().st_size
+    if takes > max(limit, MOST_DENSE_BYTES):
+        raise CheckpointError(
+            f"{name!r} in {str(path)!r} is sparse and takes {takes:,} bytes in full, at most "
+            f"{max(limit, MOST_DENSE_BYTES):,} are taken; save it as a plain tensor, or leave it "
+            "out"
+        )
+    return tensor.to_dense()
 
 
 def fit(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:

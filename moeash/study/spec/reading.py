@@ -54,7 +54,8 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise SpecError(f"{path} has {size:,} bytes, needed at most {MAX_BYTES:,}")
-        text = path.read_text(encoding="utf-8-sig")  # editors of Windows begin with a mark
+        with path.open(encoding="utf-8-sig") as file:  # editors of Windows begin with a mark
+            text = file.read(MAX_BYTES + 1)  # a device may never end, and no text is longer
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise SpecError(f"cannot read {path}: {reason}") from error

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 PYTHON = "python:"
 """What stands in front of the class of a module that was given in Python."""
 
-NAME = Pattern(r"[\w.+-]+", "letters, digits, _ . + -", 200)
+NAME = Pattern(r"(?!\.{1,2}$)[\w.+-]+", "letters, digits, _ . + -, and neither . nor ..", 200)
+"""A URL's path cannot have . or .. for a part of it."""
 
 LONGEST_NAME_BYTES = 200
 """Systems count a file's name in bytes, 255 at most, and something is put after this one."""

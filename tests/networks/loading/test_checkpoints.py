@@ -4,6 +4,7 @@ import os
 import pathlib
 import pickle
 import struct
+import warnings
 import zipfile
 from contextlib import suppress
 
@@ -196,6 +197,46 @@ def test_unreadable_files_are_refused_with_the_reason(tmp_path, write, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize(
+    "sparse", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr], ids=["coo", "csr"]
+)
+def test_a_sparse_tensor_is_the_tensor_it_stands_for(tmp_path, sparse):
+    given, state = network(), network().state_dict()
+    name = next(name for name, tensor in state.items() if tensor.ndim == 2)
+    state[name] = state[name] * (torch.arange(state[name].shape[1]) % 2)
+    torch.save({**state, name: sparse(state[name])}, tmp_path / "a.pt")
+    fit(given, load_checkpoint(tmp_path / "a.pt"), "a.pt")
+    assert torch.equal(given.state_dict()[name], state[name])
+
+
+def uneven():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a prototype, torch says
+        return torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.empty(3, 3, device="meta"), r"'model.a' .* without values \(device meta\)"),
+        (uneven, r"'model.a' .* of uneven parts; save it as one, or leave it out"),
+        (
+            lambda: torch.sparse_coo_tensor(
+                torch.zeros(2, 1).long(), torch.ones(1), (10**6, 10**6)
+            ),
+            r"'model.a' .* is sparse and takes 4,000,000,000,000 bytes in full",
+        ),
+    ],
+    ids=["meta", "nested", "huge"],
+)
+def test_what_is_no_plain_tensor_is_refused_by_name(tmp_path, make, message):
+    torch.save({"model": {**network().state_dict(), "a": make()}}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "a.pt")
 
 
 @pytest.mark.slow

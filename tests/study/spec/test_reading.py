@@ -1,5 +1,8 @@
+import subprocess
+import sys
 import time
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +66,8 @@ def test_unknown_names_are_refused_with_the_nearest_one(changes, message):
         ({"network": {"source": None}}, "'network.source' is missing"),
         ({"data": None}, "'data' is missing"),
         ({"name": "a/b"}, "name is 'a/b', needed text of 1 to 200 letters, digits"),
+        ({"name": ".."}, r"name is '\.\.', needed text .* neither \. nor \.\."),
+        ({"name": "."}, r"name is '\.', needed text .* neither \. nor \.\."),
         ({"name": "a\n"}, "name is 'a.n', needed text"),
         ({"name": "a" * 201}, "name is 'aaa.*aaa', needed text"),
         ({"seed": -1}, "seed is -1, needed an integer of at least 0"),
@@ -228,6 +233,17 @@ def test_hostile_overrides_are_refused_quickly(tmp_path, override):
     with pytest.raises(SpecError):
         load_spec(tmp_path / "a.toml", [override])
     assert time.process_time() - started < 5
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no /dev/zero here")
+def test_a_file_without_an_end_is_refused_within_little_memory():
+    code = (
+        "import resource; from moeash.study.spec.reading import load_spec; import moeash.errors;"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30));"
+        "load_spec('/dev/zero')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "SpecError: /dev/zero has" in done.stderr and "needed at most" in done.stderr
 
 
 def test_a_module_given_in_python_has_the_same_spec_without_a_source_of_data():

@@ -148,11 +148,11 @@ def _take(handle: IO[str], path: Path, kind: int) -> bool:
 
 def _sign(handle: IO[str]) -> None:
     """Say who holds the lock: a courtesy, which a full disk may refuse."""
+    # Not through the handle's buffer: what a full disk refused would be tried again, and fail, when
+    # the file is closed.
     with suppress(OSError):
-        handle.seek(0)
-        handle.truncate()
-        handle.write(this_process())
-        handle.flush()
+        os.ftruncate(handle.fileno(), 0)
+        os.write(handle.fileno(), this_process().encode())
 
 
 def _owner(handle: IO[str]) -> str:

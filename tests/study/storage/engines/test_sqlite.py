@@ -16,6 +16,7 @@ from moeash.errors import StorageError, StudyNotFoundError
 from moeash.study.storage.engines import sqlite
 from moeash.study.storage.sql import SqlStorage
 from tests.contracts.storage import FACTS, add
+from tests.test_bad_input import full_disk
 
 NAMES = ["x?1.db", "x%20y.db", "x y.db", "x#1.db", "schlüssel.db", "a:b.db", "x&mode=ro.db"]
 NAMES += ["x%.db", "x\ny.db", " x .db", "x\\y.db", "x'y\".db", "~x.db", "$HOME.db"]
@@ -107,6 +108,17 @@ READ = """
     except StorageError as error:
         print("refused:", error)
 """
+
+
+def test_a_full_disk_is_told_as_one_by_who_wants_to_hold_a_study(tmp_path):
+    """The note of who holds it does not fit either, and is not worth an error of its own."""
+    storage = SqlStorage(tmp_path / "a.db")
+    storage.create_study(FACTS)
+    with full_disk(0), pytest.raises(StorageError, match="everything stored so far is safe"):
+        storage.lock("digits").__enter__()
+    assert storage.holder("digits") is None
+    with storage.lock("digits"):
+        pass
 
 
 @pytest.fixture
