@@ -27,6 +27,8 @@ LEFTOVER_AGE_S = 3600
 LEFT_FOLDER_AGE_S = 60.0
 """The same of a folder, which is locked at once."""
 
+_MOST_LINKS = 40
+
 # The target's own name is no part of it, which may be as long as the system allows.
 _PATTERN = re.compile(r"\.moeash-[0-9a-f]{16}\.tmp")
 
@@ -185,7 +187,12 @@ def _target(path: str | os.PathLike[str]) -> Path:
         InputError: it is no path.
         ExportError: it is there and no regular file, or cannot be looked at.
     """
-    target = Path(os.path.realpath(as_path(path)))
+    if _is_open_file(as_path(path)):
+        raise ExportError(
+            f"cannot write {os.fspath(path)!r}: it is a file that some process has open, of which "
+            "one of another content would take the name; choose the name of a file"
+        )
+    target = Path(os.path.realpath(path))
     try:
         mode = target.lstat().st_mode
     except FileNotFoundError:
@@ -198,6 +205,23 @@ def _target(path: str | os.PathLike[str]) -> Path:
             f"cannot write {os.fspath(path)!r}: it is {kind}; choose the name of a file"
         )
     return target
+
+
+def _is_open_file(path: Path) -> bool:
+    """Tell whether links lead through a process's table of open files, as /dev/stdout does.
+
+    What is read through them is what was opened, whatever has its name by then.
+    """
+    # What cannot be looked at, or is a ring of links, is told by whoever opens it.
+    with contextlib.suppress(OSError):
+        for _ in range(_MOST_LINKS):
+            if not path.is_symlink():
+                break
+            folder = Path(os.path.realpath(path.parent))
+            if folder.name == "fd" and folder.parts[:2] == ("/", "proc"):
+                return True
+            path = folder / path.readlink()
+    return False
 
 
 @contextmanager

@@ -75,6 +75,18 @@ def test_a_name_as_long_as_the_system_allows_is_written(tmp_path):
     assert names(tmp_path) == [name]
 
 
+@pytest.mark.parametrize("way", ["/proc/self/fd/{}", "/dev/fd/{}", "link"])
+def test_a_file_that_is_open_is_not_replaced_through_its_number(tmp_path, way):
+    with (tmp_path / "out").open("w") as out:
+        link = tmp_path / "link"
+        link.symlink_to(f"/dev/fd/{out.fileno()}")
+        name = str(link) if way == "link" else way.format(out.fileno())
+        with pytest.raises(ExportError, match="that some process has open"):
+            write(name, "new")
+    assert names(tmp_path) == ["link", "out"]
+    assert (tmp_path / "out").read_text() == ""
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
