@@ -230,8 +230,6 @@ class Sums:
 
     def _add_activity(self, x: Tensor, g: Tensor) -> None:
         """Add what positions without a gradient are known by, in one sketch: all have the same."""
-        if self.lookup and not self.varied:
-            return
         active = (g != 0).sum(3)  # (batch, groups, rows)
         if not self.lookup:
             self.awake += active.sum(0)
@@ -273,8 +271,9 @@ class Sums:
         seen = images * sketches
         energy = self.energy / seen
         n = self.positions if self.kind == "inputs" else seen * energy.shape[1]  # mean over rows
-        # What lies below the diagonal was added in part only.
-        gram = (self.gram.triu() + self.gram.triu(1).transpose(1, 2)) / n
+        gram = self.gram.triu()  # what lies below the diagonal was added in part only
+        gram += gram.triu(1).transpose(1, 2)
+        gram /= n
         trace = gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)  # the mean of the energies
         if prior and not self.varied:
             everywhere = self.awake / self.awake.amax().clamp(min=1)
