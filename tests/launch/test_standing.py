@@ -42,6 +42,8 @@ def stored(status, reason=None):
         (stored("crashed"), launch("ended", None, "gone"), ("crashed", "gone")),
         (stored("interrupted", "Ctrl-C"), launch("ended", 130, "x"), ("interrupted", "Ctrl-C")),
         (stored("interrupted", "Ctrl-C"), launch("ended", 1, "no file"), ("failed", "no file")),
+        (stored("interrupted", "Ctrl-C"), launch("ended", 137, "killed"), ("crashed", "killed")),
+        (stored("interrupted", "Ctrl-C"), launch("ended", None, "gone"), ("crashed", "gone")),
         (stored("failed", "why"), launch("ended", 1, "old", EARLY), ("failed", "why")),
     ],
 )

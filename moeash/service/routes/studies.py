@@ -8,13 +8,15 @@ from pydantic import Field
 
 from moeash.errors import StudyExistsError, StudyNotFoundError
 from moeash.launch.base import Launch
+from moeash.launch.deleting import delete_study as erase
 from moeash.service.access.auth import Identity
 from moeash.service.context import Context
 from moeash.service.problems import Problem
 from moeash.service.protection.logs import mention
 from moeash.service.views.documents import Body, StudyDetail, StudyItem, StudyPage
 from moeash.study.spec.spec import StudySpec
-from moeash.study.storage.team.listing import Standing, StudyOrder, Wanted
+from moeash.study.storage.team.listing import StudyOrder, Wanted
+from moeash.study.storage.team.standings import Standing
 
 Tag = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[^\x00-\x1f]+$")]
 
@@ -86,11 +88,10 @@ def router(context: Context) -> APIRouter:
 
     @routes.delete("/{name}", status_code=204, dependencies=[Depends(auth.operator)])
     def delete_study(name: str) -> None:
-        """Delete an archived study and everything it has."""
-        if not studies.item(name).archived:
+        """Delete an archived study and everything it has, or one that was never stored."""
+        if not studies.item(name).archived and studies.stored(name) is not None:
             raise Problem(409, "not-archived", f"study {name!r} is not archived; archive it first")
-        with storage.lock(name):
-            studies.listing.delete_study(studies.study(name).record.id)
+        erase(storage, queue.processes, name, [context.roots.outputs])
 
     @routes.post("/{name}/start", status_code=202)
     def start_study(

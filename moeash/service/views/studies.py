@@ -189,9 +189,16 @@ class Studies:
         """
         study = self.stored(name)
         if study is None:
+            launch = self.launches.newest([name]).get(name)
+            if launch is None or not launch.ended:
+                raise StudyNotFoundError(
+                    f"study {name!r} is not stored yet: its process has still to load network and "
+                    "data; see its log"
+                )
+            _, reason = standing(None, launch)
             raise StudyNotFoundError(
-                f"study {name!r} is not stored yet: its process has still to load network and "
-                "data; see its log"
+                f"study {name!r} was never stored{reason and ': '}{reason}; start it again, or "
+                "delete it"
             )
         return study
 
