@@ -1,6 +1,7 @@
 """Commands about studies: run, list, status, front, plot, export."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -314,11 +315,12 @@ def export(
     for _, path in targets(to, formats or []):
         refuse_existing(path, force=force)
     from moeash.api.files import export as export_file
+    from moeash.console.progress import for_terminal
     from moeash.study.opening import open_study
 
     opened = open_study(study, storage, spec=spec, settings=moved or [], allow_modules=allow or [])
     find_modules_here(opened.spec)
-    with keep_stdout(json_):
+    with keep_stdout(json_), closing(for_terminal()) as display:
         report = export_file(
             opened,
             to,
@@ -328,6 +330,7 @@ def export(
             id=id_,
             format=formats,
             force=force,
+            progress=display,
         )
     if report_to is not None:
         from moeash.cli.files import inspection

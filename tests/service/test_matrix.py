@@ -41,6 +41,7 @@ NEEDED = {
     ("GET", "/api/v1/exports/{id}"): "viewer",
     ("GET", "/api/v1/exports/{id}/files/{file}"): "viewer",
     ("GET", "/api/v1/exports/{id}/log"): "viewer",
+    ("GET", "/api/v1/exports/{id}/log/stream"): "viewer",
     ("GET", "/api/v1/cluster"): "viewer",
     ("POST", "/api/v1/specs/check"): "viewer",
     ("POST", "/api/v1/specs/toml"): "viewer",

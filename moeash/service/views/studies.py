@@ -301,7 +301,7 @@ class Studies:
         if max_bytes is not None:
             words += ["--max-bytes", str(max_bytes)]
         if max_drop is not None:
-            words += ["--max-drop", f"{max_drop:g}"]
+            words += ["--max-drop", repr(max_drop)]
         command = shlex.join([*words, "--to", f"{study.name}.moeash"])
         try:
             front = [shown.solution for shown in self._solutions.of_front(study, numbers)]
