@@ -24,6 +24,7 @@ def standing(summary: StudySummary | None, launch: LaunchRecord | None) -> tuple
     if launch is not None and launch.state == "running":
         return "running", ""
     said = "" if launch is None else (launch.message or "").removeprefix("moeash: ")
+    said = said.removeprefix("interrupted; ")  # the word is said beside it
     if summary is None:
         return _never_stored(launch), said
     if summary.status == "running":

@@ -37,6 +37,7 @@ def stored(status, reason=None):
         (None, launch("ended", 137, "killed"), ("crashed", "killed")),
         (None, launch("ended", None, STOPPED), ("interrupted", STOPPED)),
         (None, launch("ended", 130, "interrupted"), ("interrupted", "interrupted")),
+        (None, launch("ended", 130, "interrupted; run it again"), ("interrupted", "run it again")),
         (stored("finished"), launch("ended", 0), ("finished", "")),
         (stored("finished"), launch("ended", 3, "no pick"), ("finished", "no pick")),
         (stored("crashed"), launch("ended", None, "gone"), ("crashed", "gone")),

@@ -35,6 +35,7 @@ NEEDED = {
     ("GET", f"{STUDY}/history"): "viewer",
     ("GET", f"{STUDY}/log"): "viewer",
     ("GET", f"{STUDY}/log/stream"): "viewer",
+    ("POST", f"{STUDY}/clone"): "operator",
     ("POST", f"{STUDY}/exports"): "operator",
     ("GET", f"{STUDY}/exports"): "viewer",
     ("GET", "/api/v1/events"): "viewer",

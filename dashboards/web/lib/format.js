@@ -122,6 +122,9 @@ export function moment(iso) {
 
 export const clock = (iso) => (iso ? new Date(iso).toLocaleTimeString('en-GB') : NONE);
 
+/** Whether a study has come to an end that nobody wanted. */
+export const isTrouble = (status) => status === 'crashed' || status === 'failed';
+
 /** A line of a log as the beginning of a sentence. */
 export const sentence = (line) => (line ? line[0].toUpperCase() + line.slice(1) : '');
 

@@ -13,7 +13,7 @@ export function drawActions(host, study, {store, go}) {
   const {item, url} = study;
   const active = ACTIVE.has(item.status);
   const {isStored} = study;
-  const key = [item.status, item.archived, item.retriable, isStored, store.mayWrite].join();
+  const key = [item.status, item.reason, item.archived, item.retriable, isStored, store.mayWrite].join();
   if (host.dataset.key === key) return;
   host.dataset.key = key;
   const reload = () => study.loadItem();
@@ -24,7 +24,7 @@ export function drawActions(host, study, {store, go}) {
   const words = item.status === 'finished' ? 'Run again' : item.evaluations ? 'Resume' : 'Start';
   const menu = h('details', {class: 'menu'}, h('summary', {class: 'button', 'data-test': 'more-actions'}, 'More'), h('div', null,
     item.retriable > 0 && !active && button(`Retry ${say.plural(item.retriable, 'failure')}`, () => start({retry_failed: true}, 'The failures are tried again.'), 'retry-failed'),
-    item.remeasured_baseline !== undefined && item.status === 'failed' && button('Start, accept the baseline', () => start({accept_baseline: true}, 'Started.'), 'accept-baseline'),
+    item.status === 'failed' && (item.reason ?? '').includes('accept_baseline') && button('Start, accept the baseline', () => start({accept_baseline: true}, 'Started.'), 'accept-baseline'),
     may && h('a', {class: 'button', href: `/new?from=${encodeURIComponent(study.name)}`, 'data-test': 'clone'}, 'Clone with changes'),
     isStored && ['csv', 'json', 'parquet'].map((kind) => h('a', {class: 'button', href: api.href(`${url}/evaluations.${kind}`), download: `${study.name}.${kind}`, 'data-test': `evaluations-${kind}`}, `Evaluations as ${kind === 'parquet' ? 'Parquet' : kind.toUpperCase()}`)),
     isStored && button(item.archived ? 'Take out of the archive' : 'Archive', () => run(() => api.patch(url, {archived: !item.archived}), item.archived ? 'Back among the studies.' : 'Archived. It can be deleted now.'), 'archive'),
