@@ -14,7 +14,7 @@ export async function mount(host, params, {store}) {
   const link = (name) => h('a', {href: `/studies/${encodeURIComponent(name)}`, class: 'long-name'}, name);
   const running = table({caption: 'Running', test: 'running-table', id: (r) => r.id ?? r.study, none: 'Nothing runs.', columns: [
     {key: 'study', title: 'Study', cell: (r) => link(r.study)}, {key: 'kind', title: 'Kind', cell: (r) => KINDS[r.kind] ?? r.kind}, {key: 'workers', title: 'Workers', num: true, cell: (r) => say.count(r.workers)},
-    {key: 'doing', title: 'Doing', minor: true, cell: (r) => say.doing(r.doing) || (r.kind === 'export' ? 'starting' : 'evaluating')}, {key: 'since', title: 'For', num: true, cell: (r) => say.duration((Date.now() - Date.parse(r.started_at)) / 1000)}]});
+    {key: 'doing', title: 'Doing', minor: true, cell: (r) => say.doing(r.doing) || (r.workers > 0 ? 'evaluating' : 'starting')}, {key: 'since', title: 'For', num: true, cell: (r) => say.duration((Date.now() - Date.parse(r.started_at)) / 1000)}]});
   const queue = table({caption: 'Waiting', test: 'queue-table', id: (r) => r.id, none: 'Nobody waits.', columns: [
     {key: 'position', title: 'Place', cell: (r) => say.count(r.position)}, {key: 'study', title: 'Study', cell: (r) => link(r.study)}, {key: 'kind', title: 'Kind', cell: (r) => KINDS[r.kind] ?? r.kind},
     {key: 'by', title: 'Asked by', minor: true, cell: (r) => r.requested_by ?? '–'}, {key: 'at', title: 'Waits', num: true, cell: (r) => say.duration((Date.now() - Date.parse(r.requested_at)) / 1000)}]});
