@@ -67,6 +67,8 @@ export class StudyKnowledge extends Topics {
   async loadItem() {
     this.item = await api.get(this.url);
     this.tell('item');
+    // Points of before the stream began, of a study that ended at once, are told of by nothing else.
+    if (this.points && this.item.complete + this.item.stopped > this.points.total) this.askPoints();
   }
 
   /** Load what is new; one request at a time, or points would be counted twice. */
@@ -137,7 +139,7 @@ export class StudyKnowledge extends Topics {
   poll() {
     this.askItem();
     if (!this.isStored) return;
-    if (this.points === null || this.item.complete + this.item.stopped > this.points.total) this.askPoints();
+    if (this.points === null) this.askPoints();
   }
 
   async #quietly(promise) {

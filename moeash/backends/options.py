@@ -38,9 +38,9 @@ class BackendOptions(Options):
         if self.kind == "inprocess":
             named = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
             if named:
-                raise InputError(
-                    ", ".join(f"backend.{name}" for name in named) + " need backend.kind = 'ray'"
-                )
+                verb = "needs" if len(named) == 1 else "need"
+                listed = ", ".join(f"backend.{name}" for name in named)
+                raise InputError(f"{listed} {verb} backend.kind = 'ray'")
         if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
             raise InputError(
                 f"backend.workers is {list(self.workers)}, needed [low, high] with low <= high"

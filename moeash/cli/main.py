@@ -25,7 +25,19 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from moeash import __version__
-from moeash.cli import compare, compress, doctor, files, launch, report, serve, spec, studies, token
+from moeash.cli import (
+    compare,
+    compress,
+    doctor,
+    files,
+    launch,
+    report,
+    serve,
+    spec,
+    status,
+    studies,
+    token,
+)
 from moeash.console.escaping import visible
 from moeash.errors import (
     InputError,
@@ -70,8 +82,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "launch": launch.launch,
     "stop": launch.stop,
     "logs": launch.logs,
-    "list": studies.list_studies,
-    "status": studies.status,
+    "list": status.list_studies,
+    "status": status.status,
     "front": studies.front,
     "plot": studies.plot,
     "compare": compare.compare,

@@ -1,6 +1,7 @@
 """Commands about studies: run, list, status, front, plot, export."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,16 +17,13 @@ from moeash.cli.show import (
     SpecOption,
     StorageOption,
     bytes_text,
-    clock,
     find_modules_here,
     front_table,
     keep_stdout,
     percent,
     print_json,
     say,
-    table,
 )
-from moeash.cli.status import status_lines
 from moeash.core.solutions.recipe import entries_text
 from moeash.files import refuse_existing
 
@@ -143,73 +141,6 @@ def backend_overrides(kind: str | None, **values: Any) -> list[str]:
     ]
 
 
-def list_studies(storage: StorageOption = None, json_: JsonOption = False) -> None:
-    """List the stored studies."""
-    from moeash.study.opening import open_storage
-
-    store = open_storage(storage, create=False)
-    rows: list[dict[str, Any]] = [
-        {
-            "name": summary.record.facts.name,
-            "status": summary.status,
-            "ending": summary.record.ending,
-            "reason": summary.record.reason,
-            "evaluations": summary.n(),
-            **{status: summary.n(status=status) for status in ("complete", "stopped", "failed")},
-            "generations": summary.n_generations,
-            "hypervolume": summary.hypervolume,
-            "smallest_bytes": summary.smallest_bytes,
-            "metric_name": summary.record.facts.metric_name,
-            "baseline": summary.record.facts.baseline,
-            "original_bytes": summary.record.facts.original_bytes,
-            "created_at": summary.record.created_at,
-            "updated_at": summary.record.updated_at,
-        }
-        for summary in store.summaries()
-    ]
-    if json_:
-        print_json(rows)
-        return
-    table(
-        f"studies in {store.url}",
-        [
-            ("name", "left"),
-            ("status", "left"),
-            ("evaluations", "right"),
-            ("smallest", "right"),
-            ("metric", "left"),
-            ("float", "right"),
-            ("updated (UTC)", "left"),
-        ],
-        [
-            [
-                row["name"],
-                row["status"],
-                f"{row['evaluations']:,}",
-                "" if row["smallest_bytes"] is None else bytes_text(row["smallest_bytes"]),
-                row["metric_name"],
-                f"{row['baseline']:.4f}",
-                clock(row["updated_at"]),
-            ]
-            for row in rows
-        ],
-    )
-
-
-def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOption = False) -> None:
-    """Show where a study stands."""
-    from moeash.study.opening import open_study
-    from moeash.study.summary import summary_of
-
-    opened = open_study(study, storage)
-    summary = summary_of(opened)
-    if json_:
-        print_json(summary)
-        return
-    for line in status_lines(summary, opened.facts.baseline_text):
-        say(line)
-
-
 def front(study: StudyArgument, storage: StorageOption = None, json_: JsonOption = False) -> None:
     """Print the Pareto front, smallest file first."""
     from moeash.study.opening import open_study
@@ -314,11 +245,12 @@ def export(
     for _, path in targets(to, formats or []):
         refuse_existing(path, force=force)
     from moeash.api.files import export as export_file
+    from moeash.console.progress import for_terminal
     from moeash.study.opening import open_study
 
     opened = open_study(study, storage, spec=spec, settings=moved or [], allow_modules=allow or [])
     find_modules_here(opened.spec)
-    with keep_stdout(json_):
+    with keep_stdout(json_), closing(for_terminal()) as display:
         report = export_file(
             opened,
             to,
@@ -328,6 +260,7 @@ def export(
             id=id_,
             format=formats,
             force=force,
+            progress=display,
         )
     if report_to is not None:
         from moeash.cli.files import inspection

@@ -6,14 +6,11 @@ from typing import Any, Literal, Protocol
 
 from moeash.errors import InputError
 from moeash.exports.formats.names import FORMATS, FormatName
-from moeash.study.storage.team.launch import LaunchRecord
+from moeash.study.storage.team.launch import INTERRUPTED, LaunchRecord
 from moeash.study.storage.team.launches import STOPPED
 
 StateName = Literal["pending", "running", "stopped", "succeeded", "failed"]
 PickName = Literal["smallest", "knee", "best"]
-
-INTERRUPTED = 130
-"""Exit code of a study that was asked to end."""
 
 
 @dataclass(frozen=True)

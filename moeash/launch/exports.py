@@ -16,6 +16,7 @@ from moeash.errors import InputError
 from moeash.files import replacing
 from moeash.launch.commands import LOG, OUT, REPORT
 from moeash.launch.identity import host
+from moeash.launch.logs import last_lines
 from moeash.study.storage.team.launch import LaunchRecord
 
 ExportStatus = Literal["queued", "running", "finished", "failed"]
@@ -45,6 +46,8 @@ class ExportState:
         study: whose solution it is.
         status: in one word.
         request: what was asked for.
+        doing: what its process said last, in one line, while it runs; None before and after, and
+            where its process is on another machine.
         error: why it failed, in one line.
         report: what was exported, and how it measured; None before.
         inspection: bytes of every part and tensor of the file; None before.
@@ -57,6 +60,7 @@ class ExportState:
     study: str
     status: ExportStatus
     request: Mapping[str, Any]
+    doing: str | None
     error: str | None
     report: Mapping[str, Any] | None
     inspection: Mapping[str, Any] | None
@@ -114,6 +118,7 @@ def export_state(record: LaunchRecord) -> ExportState:
         study=record.study,
         status=status,
         request=dict(record.request),
+        doing=_doing(record) if status == "running" else None,
         error=error,
         report=_without_folder(document.get("report"), "path"),
         inspection=_without_folder(document.get("inspection"), "file"),
@@ -145,6 +150,13 @@ def log_of(record: LaunchRecord) -> Path:
     if where not in (None, host()):
         raise InputError(f"the log of launch {record.id} is on {where}: {record.folder}")
     return Path(record.folder or "/nonexistent", LOG)
+
+
+def _doing(record: LaunchRecord) -> str | None:
+    try:
+        return last_lines(log_of(record), 1) or None
+    except (InputError, OSError):
+        return None
 
 
 def _read(record: LaunchRecord) -> Mapping[str, Any] | str:

@@ -62,12 +62,12 @@ def follow(path: Path, ended: Callable[[], bool]) -> Iterator[str]:
         time.sleep(POLL_S)
 
 
-def last_lines(path: Path) -> str:
-    """Return the last lines of a log in one; empty when there are none."""
+def last_lines(path: Path, n: int = LAST_LINES) -> str:
+    """Return the last ``n`` lines of a log in one; empty when there are none."""
     piece = read_piece(path, -LAST_BYTES, limit=LAST_BYTES)
     # A bar that was drawn anew in place of itself is what was seen last.
     lines = [line.rpartition("\r")[2].strip() for line in piece.text.split("\n")]
-    return " / ".join([line for line in lines if line][-LAST_LINES:])
+    return " / ".join([line for line in lines if line][-n:])
 
 
 def _unfinished(content: bytes) -> int:

@@ -20,18 +20,21 @@ from pathlib import Path
 from typing import Any
 
 from moeash.errors import BackendError, InputError, MoeashError, StudyLockedError
-from moeash.launch.base import INTERRUPTED, Launch, State
+from moeash.launch.base import Launch, State
 from moeash.launch.commands import LOG, OUT, SPEC, command_of, stop_command
 from moeash.launch.identity import Identity, host
 from moeash.launch.logs import follow as follow_log
 from moeash.launch.logs import last_lines, read_piece
 from moeash.launch.registered import MOEASH_LAUNCH
 from moeash.study.storage.engines.database import Database
-from moeash.study.storage.team.launch import Kind, LaunchRecord
+from moeash.study.storage.team.launch import INTERRUPTED, Kind, LaunchRecord
 from moeash.study.storage.team.launches import Launches
 
 MOEASH_FOLDER = "MOEASH_FOLDER"
 """Environment variable: where the folders of launches are."""
+
+LAUNCHES = "launches"
+"""In that folder: a folder for each launch."""
 
 STOP_WAIT_S = 30.0
 POLL_S = 0.1
@@ -298,7 +301,7 @@ class Processes:
 
     def _make_folder(self, record: LaunchRecord) -> Path:
         """Make a folder nobody else has, for this user's eyes alone, and put the spec there."""
-        parent = self.folder / "launches"
+        parent = self.folder / LAUNCHES
         _make_private(self.folder, parent)
         n = 1
         while True:

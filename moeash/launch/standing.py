@@ -1,10 +1,13 @@
-"""Where a study stands: what its launch says, and what its storage says."""
+"""Where a study stands: what its launch says, and what its storage says.
+
+Lists choose by the same words in SQL; see :mod:`moeash.study.storage.team.standings`.
+"""
 
 from typing import Literal
 
-from moeash.launch.base import INTERRUPTED, State
+from moeash.launch.base import State
 from moeash.study.storage.records import StudySummary
-from moeash.study.storage.team.launch import LaunchRecord
+from moeash.study.storage.team.launch import INTERRUPTED, LaunchRecord
 
 Standing = Literal["queued", "running", "finished", "interrupted", "crashed", "failed"]
 
@@ -21,6 +24,7 @@ def standing(summary: StudySummary | None, launch: LaunchRecord | None) -> tuple
     if launch is not None and launch.state == "running":
         return "running", ""
     said = "" if launch is None else (launch.message or "").removeprefix("moeash: ")
+    said = said.removeprefix("interrupted; ")  # the word is said beside it
     if summary is None:
         return _never_stored(launch), said
     if summary.status == "running":
@@ -30,8 +34,8 @@ def standing(summary: StudySummary | None, launch: LaunchRecord | None) -> tuple
     is_later = launch is not None and (launch.ended_at or "") >= summary.record.updated_at
     if launch is None or not is_later or State.of(launch).name != "failed":
         return summary.status, reason
-    if summary.status == "interrupted" and launch.exit_code is not None:
-        return "failed", said  # to continue it
+    if summary.status == "interrupted":
+        return _how_it_failed(launch), said  # to continue it
     return summary.status, said or reason
 
 
@@ -43,6 +47,10 @@ def _never_stored(launch: LaunchRecord | None) -> Standing:
         return "finished"
     if state.name == "stopped":
         return "interrupted"
-    return (
-        "failed" if launch.exit_code is not None and launch.exit_code <= INTERRUPTED else "crashed"
-    )
+    return _how_it_failed(launch)
+
+
+def _how_it_failed(launch: LaunchRecord) -> Standing:
+    """Tell a process that said so itself from one that is gone without a word, or by a signal."""
+    said_so = launch.exit_code is not None and launch.exit_code <= INTERRUPTED
+    return "failed" if said_so else "crashed"

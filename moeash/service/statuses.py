@@ -32,6 +32,7 @@ OWN: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("DELETE", f"{API}/session"): (503,),
     ("POST", f"{API}/studies"): (409,),
     ("DELETE", STUDY): (409,),
+    ("POST", f"{STUDY}/clone"): (409,),
     ("POST", f"{STUDY}/start"): (409,),
     ("POST", f"{STUDY}/exports"): (409,),
     ("GET", f"{STUDY}/points"): (304,),

@@ -10,6 +10,7 @@ from moeash.evaluation.outcome import CAUTION
 from moeash.study.events import GenerationStarted, WorkersChanged
 from moeash.study.storage.counts import count_anew
 from moeash.study.storage.sql import SqlStorage
+from moeash.study.storage.team.launches import Launches
 from tests.marks import slow
 
 FRONT_KEYS = {
@@ -138,6 +139,33 @@ def test_list_names_every_study(moeash, stored):
     (row,) = moeash("list", "--json").json
     assert (row["name"], row["status"]) == ("tiny", "finished")
     assert "tiny" in moeash("list").out
+
+
+def test_studies_that_wait_or_never_got_as_far_as_being_stored_are_told_of(
+    moeash, stored, tmp_path
+):
+    copy = tmp_path / "asked.db"
+    shutil.copy(stored.storage, copy)
+    store = SqlStorage(str(copy))
+    launches = Launches(store.database)
+    launches.add("run", "waits", {}, "ann")
+    launches.end(launches.add("run", "vain", {}, "ann").id, 2, "moeash: no images")
+    launches.add("run", "tiny", {}, "ann")
+    where = ("--storage", copy)
+    rows = moeash("list", *where, "--json").json
+    assert [(row["name"], row["status"]) for row in rows] == [
+        ("tiny", "queued"),
+        ("vain", "failed"),
+        ("waits", "queued"),
+    ]
+    assert ["vain", "failed", "0"] in [
+        line.split()[:3] for line in moeash("list", *where).out.splitlines()
+    ]
+    assert moeash("status", "vain", *where).out == "study vain: failed; no images\n"
+    assert moeash("status", "waits", *where, "--json").json["status"] == "queued"
+    assert moeash("status", "tiny", *where).out.startswith("study tiny: queued; it waits for its")
+    assert "no study 'none'" in moeash("status", "none", *where).err
+    store.close()
 
 
 def test_a_study_whose_process_was_killed_has_crashed_and_says_what_it_was_at(

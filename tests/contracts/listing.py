@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from moeash.core.solutions.objectives import Sizes
-from moeash.errors import InputError
+from moeash.errors import InputError, StudyLockedError
 from moeash.evaluation.outcome import Outcome
+from moeash.launch.standing import standing
 from moeash.study.events import Doing, Note, WorkersChanged
 from moeash.study.storage.columns import STAGES, STATUSES
 from moeash.study.storage.records import GenerationRecord
+from moeash.study.storage.team.deleting import delete_study
 from moeash.study.storage.team.labels import Labels, StudyLabels
+from moeash.study.storage.team.launches import STOPPED as NEVER_BEGAN
+from moeash.study.storage.team.launches import Launches
 from moeash.study.storage.team.listing import Listing, Wanted
 from moeash.study.storage.team.stream import Stream
 from tests.contracts.storage import COMPLETE, FAILED, STOPPED, add, facts
@@ -88,6 +92,50 @@ class ListingContract:
             assert of == {"running": ["held"], "crashed": ["alone"]}
             assert names_of(listing, Wanted(status="finished")) == ["done"]
             assert names_of(listing, Wanted(status="interrupted")) == []
+
+    @pytest.mark.parametrize("ends_last", ["study", "launch"])
+    def test_a_list_is_chosen_by_the_word_that_is_said_of_each_study(
+        self, storage, listing, ends_last
+    ):
+        launches = Launches(storage.database)
+        said = ("never stored", "running", "finished", "interrupted", "failed")
+        ends = {
+            "none": None,
+            "queued": None,
+            "running": None,
+            "well": (0, None),
+            "refused": (2, "no file"),
+            "asked": (130, "stopped"),
+            "killed": (137, "by a signal"),
+            "gone": (None, "gone"),
+            "before": (None, NEVER_BEGAN),
+        }
+        names = {f"{a} {b}": (a, b) for a in said for b in ends if (a, b) != (said[0], "none")}
+
+        def launch(name, how):
+            if how == "none":
+                return
+            record = launches.add("run", name, {}, "ann")
+            if how != "queued":
+                launches.claim(record.id, "process", {"host": "here"})
+            if ends[how] is not None:
+                launches.end(record.id, *ends[how])
+
+        for name, (status, how) in names.items():
+            study = None if status == said[0] else storage.create_study(facts(name=name))
+            if ends_last == "study":
+                launch(name, how)
+            if study is not None and status != "running":
+                storage.set_status(study.id, status)
+            if ends_last == "launch":
+                launch(name, how)
+        stored = {s.record.facts.name: s for s in storage.summaries(names)}
+        newest = launches.newest(names)
+        expected = {name: standing(stored.get(name), newest.get(name))[0] for name in names}
+        words = ("queued", "running", "finished", "interrupted", "crashed", "failed")
+        assert set(expected.values()) == set(words)
+        found = {name: s for s in words for name in names_of(listing, Wanted(status=s), limit=7)}
+        assert found == expected
 
     def test_names_are_searched_for_letter_by_letter(self, storage, listing):
         for name in ("Digits", "digits_2", "digits-2", "mnist"):
@@ -217,10 +265,29 @@ class ListingContract:
         storage.add_events(study.id, [Note("x")])
         Labels(storage.database).put(study.id, StudyLabels("n"))
         last = Stream(storage.database).last_id()
+        launches = Launches(storage.database)
+        for kind in ("run", "export"):
+            launches.end(launches.add(kind, "digits", {}, "ann").id, 0, None)
+        other = launches.add("export", "another", {}, "ann")
         with storage.lock("digits"):
-            listing.delete_study(study.id)
-        assert names_of(listing) == []
+            delete_study(storage.database, "digits")
+        assert names_of(listing) == [] and launches.newest() == {}
+        assert launches.of_study("digits", "export") == []
+        assert launches.get(other.id) == other
+        assert launches.add("run", "digits", {}, "ann").id > other.id
         again = storage.create_study(facts())
         assert again.id != study.id or storage.evaluations(again.id) == []
         storage.add_events(again.id, [Note("y")])
         assert Stream(storage.database).last_id() > last
+
+    @pytest.mark.parametrize("kind", ["run", "export"])
+    def test_a_study_of_which_something_waits_or_runs_is_not_deleted(self, storage, listing, kind):
+        storage.create_study(facts())
+        launches = Launches(storage.database)
+        record = launches.add(kind, "digits", {}, "ann")
+        with pytest.raises(StudyLockedError, match=f"{record.id} of study 'digits' is queued"):
+            delete_study(storage.database, "digits")
+        launches.claim(record.id, "process", {"host": "here"})
+        with pytest.raises(StudyLockedError, match="runs; wait for it to end"):
+            delete_study(storage.database, "digits")
+        assert names_of(listing) == ["digits"] and launches.get(record.id).state == "running"

@@ -143,6 +143,9 @@ def test_a_pick_is_the_command_lines_and_says_which(viewer):
     assert pick["command"] == (
         "moeash export digits --pick smallest --max-drop 0.15 --to digits.moeash"
     )
+    # Six digits of a limit would be another limit.
+    exact = get(viewer, "/studies/digits/pick", max_drop=0.15000000000000002)["command"]
+    assert " --max-drop 0.15000000000000002 " in exact
     assert get(viewer, "/studies/digits/pick", how="best")["solution"]["id"] == 1
     none = get(viewer, "/studies/digits/pick", max_bytes=10)
     assert none["solution"] is None and "no solution within 10 bytes" in none["reason"]

@@ -122,7 +122,13 @@ export function moment(iso) {
 
 export const clock = (iso) => (iso ? new Date(iso).toLocaleTimeString('en-GB') : NONE);
 
-/** Say what a study or an export is doing, from the document the server keeps of it. */
+/** Whether a study has come to an end that nobody wanted. */
+export const isTrouble = (status) => status === 'crashed' || status === 'failed';
+
+/** A line of a log as the beginning of a sentence. */
+export const sentence = (line) => (line ? line[0].toUpperCase() + line.slice(1) : '');
+
+/** Say what a study is doing, from the document the server keeps of it. */
 export function doing(activity) {
   if (!activity) return '';
   if (typeof activity === 'string') return activity;

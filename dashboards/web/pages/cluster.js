@@ -11,10 +11,10 @@ const LAUNCHERS = {process: 'this machine', ray: 'a Ray cluster'};
 
 export async function mount(host, params, {store}) {
   const facts = h('dl', {class: 'facts', 'data-test': 'host'});
-  const link = (name) => h('a', {href: `/studies/${encodeURIComponent(name)}`}, name);
+  const link = (name) => h('a', {href: `/studies/${encodeURIComponent(name)}`, class: 'long-name'}, name);
   const running = table({caption: 'Running', test: 'running-table', id: (r) => r.id ?? r.study, none: 'Nothing runs.', columns: [
     {key: 'study', title: 'Study', cell: (r) => link(r.study)}, {key: 'kind', title: 'Kind', cell: (r) => KINDS[r.kind] ?? r.kind}, {key: 'workers', title: 'Workers', num: true, cell: (r) => say.count(r.workers)},
-    {key: 'doing', title: 'Doing', minor: true, cell: (r) => say.doing(r.doing) || 'evaluating'}, {key: 'since', title: 'For', num: true, cell: (r) => say.duration((Date.now() - Date.parse(r.started_at)) / 1000)}]});
+    {key: 'doing', title: 'Doing', minor: true, cell: (r) => say.doing(r.doing) || (r.workers > 0 ? 'evaluating' : 'starting')}, {key: 'since', title: 'For', num: true, cell: (r) => say.duration((Date.now() - Date.parse(r.started_at)) / 1000)}]});
   const queue = table({caption: 'Waiting', test: 'queue-table', id: (r) => r.id, none: 'Nobody waits.', columns: [
     {key: 'position', title: 'Place', cell: (r) => say.count(r.position)}, {key: 'study', title: 'Study', cell: (r) => link(r.study)}, {key: 'kind', title: 'Kind', cell: (r) => KINDS[r.kind] ?? r.kind},
     {key: 'by', title: 'Asked by', minor: true, cell: (r) => r.requested_by ?? '–'}, {key: 'at', title: 'Waits', num: true, cell: (r) => say.duration((Date.now() - Date.parse(r.requested_at)) / 1000)}]});
@@ -26,8 +26,10 @@ export async function mount(host, params, {store}) {
   async function load() {
     const got = await api.get('/cluster');
     const fact = (term, shown, note) => h('div', null, h('dt', null, term), h('dd', null, shown, note && h('small', null, note)));
+    const studies = got.running.filter((r) => r.kind === 'run').length;
+    const exports = got.running.length - studies;
     fill(facts,
-      fact('running', `${got.running.length}${got.max_running ? ` of ${got.max_running}` : ''}`, 'studies and exports'), fact('waiting', say.count(got.queue.length)),
+      fact('running', `${studies}${got.max_running ? ` of ${got.max_running}` : ''}`, exports ? `studies, and ${say.plural(exports, 'export')}` : 'studies'), fact('waiting', say.count(got.queue.length)),
       fact('workers', say.count(got.running.reduce((sum, r) => sum + (r.workers ?? 0), 0))), fact('studies run on', LAUNCHERS[got.launcher] ?? got.launcher),
       Object.entries(got.host ?? {}).filter(([, v]) => v !== null && (typeof v !== 'object' || Array.isArray(v))).map(([key, v]) => fact(words[key] ?? key.replace(/_bytes$/, '').replaceAll('_', ' '), value(key, v))));
     running.set(got.running);

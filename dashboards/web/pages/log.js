@@ -3,6 +3,7 @@
 import * as api from '../api.js';
 import {fill, h, throttle} from '../lib/dom.js';
 import * as say from '../lib/format.js';
+import {reasonOf} from '../parts/badge.js';
 
 const KINDS = ['opened', 'phase_started', 'phase_ended', 'generation_ended', 'solution_merged', 'workers', 'note', 'ended', 'evaluated'];
 const READ = KINDS.filter((kind) => kind !== 'evaluated' && kind !== 'generation_ended');
@@ -12,7 +13,9 @@ const TEXT_KEEP = 400_000;
 
 export async function mount(host, {name}, {store, query, keepQuery}) {
   const url = `/studies/${encodeURIComponent(name)}`;
-  const item = await api.get(url);
+  const trouble = h('div');
+  const loadItem = async () => fill(trouble, reasonOf(await api.get(url)));
+  await loadItem();
   let kind = query.get('kind') ?? '';
   let events = [];
   let next = 0;
@@ -20,7 +23,7 @@ export async function mount(host, {name}, {store, query, keepQuery}) {
   let launch = null;
   let closed = false;
   const rows = h('tbody', {'data-test': 'events'});
-  const log = h('pre', {class: 'code-box log', tabindex: 0, 'aria-label': 'What the process printed', 'data-test': 'log'});
+  const log = h('pre', {class: 'code-box log', tabindex: 0, role: 'region', 'aria-label': 'What the process printed', 'data-test': 'log'});
   const state = h('span', {class: 'small muted'});
   const follow = h('input', {type: 'checkbox', checked: true, 'data-test': 'follow'});
   const choice = h('select', {'aria-label': 'Kind of event', value: kind, 'data-test': 'event-kind', onchange: () => { kind = choice.value; keepQuery({kind}); again(); }}, h('option', {value: ''}, 'main events'), KINDS.map((each) => h('option', {value: each}, each.replace('_', ' '))));
@@ -69,7 +72,7 @@ export async function mount(host, {name}, {store, query, keepQuery}) {
 
   fill(host,
     h('div', {class: 'head'}, h('div', {class: 'head-title'}, h('nav', {class: 'crumbs', 'aria-label': 'Where'}, h('a', {href: '/'}, 'Studies'), ' / ', h('a', {href: `/studies/${encodeURIComponent(name)}`}, name)), h('h1', null, `Log of ${name}`))),
-    item.reason && item.status !== 'finished' && h('p', {class: 'alert'}, item.reason),
+    trouble,
     h('div', {class: 'log-grid'},
       h('div', {class: 'stack'}, h('div', {class: 'row spread'}, h('h2', null, 'Events'), choice), h('div', {class: 'table-scroll tall', tabindex: 0, role: 'region', 'aria-label': 'Events'}, h('table', null, h('thead', null, h('tr', null, h('th', {scope: 'col'}, 'At'), h('th', {scope: 'col', class: 'minor'}, 'Kind'), h('th', {scope: 'col'}, 'What'))), rows))),
       h('div', {class: 'stack'}, h('div', {class: 'row spread'}, h('h2', null, 'Printed'), h('span', {class: 'row'}, state, h('label', {class: 'small'}, follow, 'follow'))), log)));
@@ -78,7 +81,7 @@ export async function mount(host, {name}, {store, query, keepQuery}) {
   requestAnimationFrame(() => { log.scrollTop = log.scrollHeight; });
   const soon = throttle(() => { loadEvents().catch(() => {}); }, 800);
   const stop = store.follow(`${url}/events`, (event) => { if (event.id !== null) soon(); });
-  const poll = setInterval(() => { if (!document.hidden) loadLog().catch(() => {}); }, POLL_MS);
+  const poll = setInterval(() => { if (!document.hidden) Promise.all([loadLog(), loadItem()]).catch(() => {}); }, POLL_MS);
   return () => {
     closed = true;
     stop();

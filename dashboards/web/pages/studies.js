@@ -73,7 +73,7 @@ export async function mount(host, params, {go, keepQuery, store, query}) {
           store.mayWrite ? h('a', {class: 'button primary', href: '/new?template=digits', 'data-test': 'first-study'}, 'Start the digits study') : h('p', {class: 'muted'}, 'An operator can start one.')));
       return;
     }
-    const bad = items.filter((item) => item.status === 'crashed' || item.status === 'failed');
+    const bad = items.filter((item) => say.isTrouble(item.status));
     const good = items.filter((item) => !bad.includes(item));
     fill(list,
       bad.length > 0 && group('Needs attention', bad, 'attention'),
@@ -100,7 +100,7 @@ export async function mount(host, params, {go, keepQuery, store, query}) {
     return h('div', {class: `studies-row row-${item.status}`, role: 'row', 'data-test': 'study-row', 'data-name': item.name, onclick: (event) => { if (!event.target.closest('a, button, input')) go(url); }},
       h('span', {role: 'cell', class: 'cell-select'}, box),
       h('span', {role: 'cell', class: 'cell-name'}, h('a', {href: url, class: 'study-name'}, item.name), h('span', {class: 'muted small'}, about, item.max_drop !== null && item.max_drop !== undefined && item.metric_name ? ` · within ${say.drop(item.max_drop, item.metric_name)}` : ''), tagList(item.tags, (name) => { tag.value = name; change('tag', name); })),
-      h('span', {role: 'cell', class: 'cell-state'}, badge(item.status), activity && h('span', {class: 'small muted'}, activity), item.workers > 0 && h('span', {class: 'small muted'}, say.plural(item.workers, 'worker')), item.reason && h('span', {class: 'small reason'}, item.reason)),
+      h('span', {role: 'cell', class: 'cell-state'}, badge(item.status), activity && h('span', {class: 'small muted'}, activity), item.workers > 0 && h('span', {class: 'small muted'}, say.plural(item.workers, 'worker')), item.reason && item.status !== 'queued' && h('span', {class: `small about ${say.isTrouble(item.status) ? 'reason' : 'muted'}`, title: item.reason}, item.reason)),
       h('span', {role: 'cell', class: 'cell-progress'}, progress(item)),
       h('span', {role: 'cell', class: 'cell-spark'}, sparkline(item.sparkline, {label: item.hypervolume === null || item.hypervolume === undefined ? 'no hypervolume yet' : `hypervolume ${say.digits(item.hypervolume, 4)}`})),
       h('span', {role: 'cell', class: 'cell-bytes'}, h('span', {class: 'num strong'}, say.bytes(item.smallest_bytes)), item.smallest_bytes && item.original_bytes ? h('span', {class: 'small muted'}, say.ratio(item.original_bytes / item.smallest_bytes)) : null),

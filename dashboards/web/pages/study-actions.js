@@ -12,7 +12,8 @@ const ACTIVE = new Set(['running', 'queued']);
 export function drawActions(host, study, {store, go}) {
   const {item, url} = study;
   const active = ACTIVE.has(item.status);
-  const key = [item.status, item.archived, item.retriable, store.mayWrite].join();
+  const {isStored} = study;
+  const key = [item.status, item.reason, item.archived, item.retriable, isStored, store.mayWrite].join();
   if (host.dataset.key === key) return;
   host.dataset.key = key;
   const reload = () => study.loadItem();
@@ -23,18 +24,21 @@ export function drawActions(host, study, {store, go}) {
   const words = item.status === 'finished' ? 'Run again' : item.evaluations ? 'Resume' : 'Start';
   const menu = h('details', {class: 'menu'}, h('summary', {class: 'button', 'data-test': 'more-actions'}, 'More'), h('div', null,
     item.retriable > 0 && !active && button(`Retry ${say.plural(item.retriable, 'failure')}`, () => start({retry_failed: true}, 'The failures are tried again.'), 'retry-failed'),
-    item.remeasured_baseline !== undefined && item.status === 'failed' && button('Start, accept the baseline', () => start({accept_baseline: true}, 'Started.'), 'accept-baseline'),
+    item.status === 'failed' && (item.reason ?? '').includes('accept_baseline') && button('Start, accept the baseline', () => start({accept_baseline: true}, 'Started.'), 'accept-baseline'),
     may && h('a', {class: 'button', href: `/new?from=${encodeURIComponent(study.name)}`, 'data-test': 'clone'}, 'Clone with changes'),
-    ['csv', 'json', 'parquet'].map((kind) => h('a', {class: 'button', href: api.href(`${url}/evaluations.${kind}`), download: `${study.name}.${kind}`, 'data-test': `evaluations-${kind}`}, `Evaluations as ${kind === 'parquet' ? 'Parquet' : kind.toUpperCase()}`)),
-    button(item.archived ? 'Take out of the archive' : 'Archive', () => run(() => api.patch(url, {archived: !item.archived}), item.archived ? 'Back among the studies.' : 'Archived. It can be deleted now.'), 'archive'),
-    item.archived && !active && button('Delete', erase, 'delete', 'danger')));
+    isStored && ['csv', 'json', 'parquet'].map((kind) => h('a', {class: 'button', href: api.href(`${url}/evaluations.${kind}`), download: `${study.name}.${kind}`, 'data-test': `evaluations-${kind}`}, `Evaluations as ${kind === 'parquet' ? 'Parquet' : kind.toUpperCase()}`)),
+    isStored && button(item.archived ? 'Take out of the archive' : 'Archive', () => run(() => api.patch(url, {archived: !item.archived}), item.archived ? 'Back among the studies.' : 'Archived. It can be deleted now.'), 'archive'),
+    (item.archived || !isStored) && !active && button('Delete', erase, 'delete', 'danger')));
 
   function button(text, action, test, look) {
     return h('button', {type: 'button', class: look ?? null, disabled: !may, title: why, onclick: () => { menu.open = false; action(); }, 'data-test': test}, text);
   }
 
   async function erase() {
-    const sure = await confirmThat({title: `Delete ${study.name}?`, text: `${say.plural(item.evaluations, 'evaluation')}, ${say.plural(item.front_size ?? 0, 'solution')} on the front, its exports and its notes will be gone for good.`, yes: 'Delete for good', danger: true});
+    const text = isStored
+      ? `${say.plural(item.evaluations, 'evaluation')}, ${say.plural(item.front_size ?? 0, 'solution')} on the front, its exports and its notes will be gone for good.`
+      : 'It never got as far as being stored: its spec and its log will be gone for good.';
+    const sure = await confirmThat({title: `Delete ${study.name}?`, text, yes: 'Delete for good', danger: true});
     if (sure && await attempt(() => api.remove(url), `${study.name} is deleted.`)) go('/');
   }
 

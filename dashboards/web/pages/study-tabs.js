@@ -155,7 +155,9 @@ export function studyTabs(page) {
       }
       fill(panel, study.exports.map((job) => {
         const id = job.report?.solution?.id ?? job.request?.id;
-        return h('div', {class: 'panel', 'data-test': 'export-row'}, h('div', {class: 'row spread'}, h('h3', null, id ? h('a', {href: `/studies/${encodeURIComponent(study.name)}/solutions/${id}`}, `Solution ${id}`) : `Export ${job.id}`), h('span', {class: 'small muted'}, `${job.status}, ${say.moment(job.ended_at ?? job.requested_at)}`)), job.error && h('p', {class: 'alert'}, job.error), downloads(job));
+        return h('div', {class: 'panel', 'data-test': 'export-row'}, h('div', {class: 'row spread'}, h('h3', null, id ? h('a', {href: `/studies/${encodeURIComponent(study.name)}/solutions/${id}`}, `Solution ${id}`) : `Export ${job.id}`), h('span', {class: 'small muted'}, `${job.status}, ${say.moment(job.ended_at ?? job.requested_at)}`)), job.error && h('p', {class: 'alert'}, say.sentence(job.error)), job.doing && h('p', {class: 'small'}, `${say.sentence(job.doing)}…`),
+          job.status !== 'finished' && h('p', {class: 'small muted'}, `${(job.request?.formats ?? []).join(', ')}; `, h('a', {href: api.href(`/exports/${job.id}/log`), target: '_blank', 'data-external': true, 'data-test': 'export-log'}, 'what its process printed')),
+          downloads(job));
       }));
     };
     draw();

@@ -3,7 +3,7 @@
 import * as api from '../api.js';
 import {debounce, fill, h, reducedMotion} from '../lib/dom.js';
 import * as say from '../lib/format.js';
-import {badge, progress, tagList} from '../parts/badge.js';
+import {badge, progress, reasonOf, tagList} from '../parts/badge.js';
 import {FrontChart} from '../parts/front-chart.js';
 import {exportDialog} from '../parts/export-dialog.js';
 import {legend} from '../parts/front-legend.js';
@@ -173,7 +173,7 @@ export async function mount(host, {name}, shell) {
     const doing = item.status === 'running' ? say.doing(item.doing) || (study.isStored ? '' : `Starting: ${view.printed || 'its process loads Python, network and images, and measures the float network'}…`) : '';
     const position = item.status === 'queued' && item.queue_position ? `Place ${item.queue_position} in the queue.` : null;
     fill(trouble,
-      item.reason && item.status !== 'finished' && h('p', {class: item.status === 'interrupted' ? 'alert info' : 'alert', 'data-test': 'reason'}, item.reason),
+      reasonOf(item),
       (doing || position) && h('p', {class: 'small', 'data-test': 'doing'}, position ?? doing));
     const fact = (term, value, note, test) => h('div', null, h('dt', null, term), h('dd', {'data-test': test}, value, note && h('small', null, note)));
     const limit = wantedDrop() ?? item.max_drop ?? null;

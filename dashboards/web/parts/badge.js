@@ -20,3 +20,12 @@ export function progress(item) {
 }
 
 export const tagList = (tags, onclick) => (tags?.length ? h('span', {class: 'tags'}, tags.map((tag) => (onclick ? h('button', {type: 'button', class: 'tag', onclick: (event) => { event.stopPropagation(); onclick(tag); }}, tag) : h('span', {class: 'tag'}, tag)))) : null);
+
+/** Why a study stands where it does: an alarm only where something went wrong; a queue is none. */
+export function reasonOf({status, reason}) {
+  if (!reason || status === 'queued') return null;
+  // What a process said last comes in one line, which an alert has the room to take apart.
+  const [why, ...said] = reason.split('; it said last: ');
+  const lines = said.join('').split(' / ').filter(Boolean);
+  return h('div', {class: say.isTrouble(status) ? 'alert' : 'alert info', 'data-test': 'reason'}, say.sentence(why), lines.length > 0 && '; it said last:', lines.map((line) => h('code', {class: 'said'}, line)));
+}

@@ -66,7 +66,7 @@ export function exportDialog({study, solution, request, metricName, onDone}) {
 
   function draw(job) {
     if (job.status === 'queued' || job.status === 'running') {
-      const words = job.status === 'queued' ? 'Waiting for a free place' : say.doing(job.doing) || 'Building, verifying, measuring on the holdout split';
+      const words = job.status === 'queued' ? 'Waiting for a free place' : say.sentence(job.doing) || 'Its process loads Python, network and images';
       if (body.dataset.said === words) return;
       body.dataset.said = words;
       fill(body, h('div', {class: 'export-progress', 'data-test': 'export-progress', 'data-status': job.status, role: 'status'}, h('div', {class: 'progress busy', 'aria-hidden': 'true'}, h('span')), h('p', null, words, '…')), h('p', {class: 'muted small'}, 'You may close this; the export goes on and its files stay with the solution.'));

@@ -111,7 +111,8 @@ export class FrontChart {
     }
     if (baseline !== null) top = Math.max(top, baseline);
     // Below the last solution there is nothing to see, however far down solutions are wanted.
-    if (low === Infinity && baseline !== null && dropLimit !== null) low = baseline - dropLimit;
+    // Without any, what was stopped on the way there is all there is.
+    if (low === Infinity && baseline !== null && dropLimit !== null) low = Math.min(baseline - dropLimit, lowest);
     if (!Number.isFinite(top)) top = Number.isFinite(lowest) ? lowest : 1;
     if (!Number.isFinite(low)) low = Number.isFinite(lowest) ? lowest : top - 0.1;
     const span = top - low || Math.abs(top) * 0.02 || 1;

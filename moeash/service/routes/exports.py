@@ -1,16 +1,15 @@
 """Exports: asked for, followed, downloaded."""
 
 import pathlib
-from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
 from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from moeash.errors import LaunchNotFoundError, NothingMeetsError
+from moeash.errors import NothingMeetsError
 from moeash.exports.formats.names import FormatName
 from moeash.launch.base import Export, PickName
 from moeash.launch.exports import ExportState, export_state, exported_file, log_of
@@ -21,15 +20,13 @@ from moeash.service.problems import MEDIA_TYPE, Problem, answer
 from moeash.service.protection.logs import mention
 from moeash.service.views.documents import Body
 from moeash.service.views.etags import unchanged
-from moeash.study.storage.team.launch import LaunchRecord
+from moeash.service.views.exports import Number, export_of
 
 LISTED = 100
 """Exports of a study that a list shows: the last ones."""
 
 LOG_BYTES = 1 << 20
 """Bytes of a log that are shown: the last ones."""
-
-Number = Annotated[int, Path(ge=1, lt=2**31)]
 
 
 class NewExport(Body):
@@ -125,7 +122,7 @@ def router(context: Context) -> APIRouter:
     @routes.get("/exports/{id}", dependencies=[Depends(auth.viewer)])
     def show_export(id: Number) -> ExportState:
         """Show where an export stands, and what it verified."""
-        return export_state(_export(id))
+        return export_state(export_of(launches, id))
 
     @routes.get(
         "/exports/{id}/files/{file}",
@@ -135,7 +132,7 @@ def router(context: Context) -> APIRouter:
     )
     def download_file(id: Number, file: str, request: Request) -> Response:
         """Download a file, or a part of it."""
-        record = _export(id)
+        record = export_of(launches, id)
         names = [known.name for known in export_state(record).files]
         if file not in names:
             others = f"it has {', '.join(names)}" if names else "it has none, see its status"
@@ -156,15 +153,7 @@ def router(context: Context) -> APIRouter:
     )
     def show_export_log(id: Number) -> PlainTextResponse:
         """Show what the process of an export has printed."""
-        piece = read_piece(log_of(_export(id)), -LOG_BYTES, limit=LOG_BYTES)
+        piece = read_piece(log_of(export_of(launches, id)), -LOG_BYTES, limit=LOG_BYTES)
         return PlainTextResponse(piece.text, headers={"Cache-Control": "no-store"})
-
-    def _export(id: int) -> LaunchRecord:
-        with suppress(LaunchNotFoundError):
-            record = launches.get(id)
-            if record.kind == "export":
-                return record
-        where = "/api/v1/studies/NAME/exports lists those of a study"
-        raise LaunchNotFoundError(f"there is no export {id}; {where}")
 
     return routes

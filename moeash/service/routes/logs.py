@@ -1,8 +1,9 @@
-"""What studies print: a part of it at a time, or as a stream."""
+"""What studies and exports print: a part of it at a time, or as a stream."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request
@@ -10,10 +11,12 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from moeash.core.plain import json_text
+from moeash.errors import LaunchNotFoundError
 from moeash.launch.exports import log_of
 from moeash.launch.logs import Piece, read_piece
 from moeash.service.access.streams import described, stream
 from moeash.service.context import Context
+from moeash.service.views.exports import Number, export_of
 from moeash.service.views.tail import KEEPALIVE_S, RETRY_MS
 from moeash.study.storage.team.launch import LaunchRecord
 
@@ -44,14 +47,10 @@ class LogPart(BaseModel):
 
 def router(context: Context) -> APIRouter:
     """Return the routes."""
-    routes = APIRouter(
-        prefix="/studies/{name}/log",
-        tags=["logs"],
-        dependencies=[Depends(context.auth.viewer)],
-    )
+    routes = APIRouter(tags=["logs"], dependencies=[Depends(context.auth.viewer)])
     studies, launches, tail = context.studies, context.queue.launches, context.tail
 
-    @routes.get("")
+    @routes.get("/studies/{name}/log")
     def show_log(name: str, start: Byte = 0) -> LogPart:
         """Show what a study has printed from a byte on, a part at most."""
         studies.item(name)
@@ -62,7 +61,7 @@ def router(context: Context) -> APIRouter:
         is_over = record.ended and not piece.text
         return LogPart(text=piece.text, next=piece.next, ended=is_over, launch=record.id)
 
-    @routes.get("/stream", response_class=StreamingResponse, responses=STREAM)
+    @routes.get("/studies/{name}/log/stream", response_class=StreamingResponse, responses=STREAM)
     def stream_log(
         name: str,
         request: Request,
@@ -72,17 +71,36 @@ def router(context: Context) -> APIRouter:
         """Stream what a study prints until it has ended."""
         studies.item(name)
         position = _position(last_event_id) or (None, start)
-        return stream(context.auth, request, _follow(name, position))
+        return stream(context.auth, request, _follow(lambda: _newest(name), position))
+
+    @routes.get("/exports/{id}/log/stream", response_class=StreamingResponse, responses=STREAM)
+    def stream_export_log(
+        id: Number,
+        request: Request,
+        start: Byte = 0,
+        last_event_id: Annotated[str | None, Header(max_length=40)] = None,
+    ) -> StreamingResponse:
+        """Stream what an export prints until it has ended."""
+        export_of(launches, id)
+        position = _position(last_event_id) or (None, start)
+        return stream(context.auth, request, _follow(lambda: _launch(id), position))
 
     def _newest(name: str) -> LaunchRecord | None:
         return launches.newest([name]).get(name)
 
-    async def _follow(name: str, position: tuple[int | None, int]) -> AsyncIterator[bytes]:
+    def _launch(id: int) -> LaunchRecord | None:
+        with suppress(LaunchNotFoundError):  # deleted with its study
+            return launches.get(id)
+        return None
+
+    async def _follow(
+        find: Callable[[], LaunchRecord | None], position: tuple[int | None, int]
+    ) -> AsyncIterator[bytes]:
         yield f"retry: {RETRY_MS}\n\n".encode()
         launch, start = position
         said = time.monotonic()
         while not tail.is_over:
-            record = await asyncio.to_thread(_newest, name)  # before the log: none is missed
+            record = await asyncio.to_thread(find)  # before the log: none is missed
             if record is not None and launch not in (None, record.id):
                 start = 0
             piece = Piece("", start)

@@ -8,13 +8,17 @@ from pydantic import Field
 
 from moeash.errors import StudyExistsError, StudyNotFoundError
 from moeash.launch.base import Launch
+from moeash.launch.deleting import delete_study as erase
 from moeash.service.access.auth import Identity
 from moeash.service.context import Context
 from moeash.service.problems import Problem
 from moeash.service.protection.logs import mention
 from moeash.service.views.documents import Body, StudyDetail, StudyItem, StudyPage
+from moeash.service.views.toml import toml_of
+from moeash.study.spec.reading import apply_override, plain_of_text
 from moeash.study.spec.spec import StudySpec
-from moeash.study.storage.team.listing import Standing, StudyOrder, Wanted
+from moeash.study.storage.team.listing import StudyOrder, Wanted
+from moeash.study.storage.team.standings import Standing
 
 Tag = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[^\x00-\x1f]+$")]
 
@@ -23,6 +27,15 @@ class NewStudy(Body):
     """A study to create."""
 
     toml: str = Field(max_length=1 << 18, description="The spec, as a file says it.")
+
+
+class Clone(Body):
+    """A study like another one."""
+
+    name: str = Field(min_length=1, max_length=200, description="Of the new study.")
+    changes: list[Annotated[str, Field(max_length=10_000)]] = Field(
+        [], max_length=100, description="KEY=VALUE each, as `moeash run --set` takes them."
+    )
 
 
 class Start(Body):
@@ -64,12 +77,7 @@ def router(context: Context) -> APIRouter:
         new: NewStudy, response: Response, who: Annotated[Identity, Depends(auth.operator)]
     ) -> StudyItem:
         """Check a spec and start its study; it waits where too many run already."""
-        spec = context.roots.admit(new.toml)
-        _refuse_another(spec)
-        queue.enqueue(_launch(new.toml, spec), who.name)
-        mention(made=spec.name)
-        response.headers["Location"] = f"/api/v1/studies/{quote(spec.name)}"
-        return studies.item(spec.name)
+        return _begin(new.toml, response, who)
 
     @routes.get("/{name}", dependencies=[Depends(auth.viewer)])
     def describe_study(name: str) -> StudyDetail:
@@ -86,11 +94,23 @@ def router(context: Context) -> APIRouter:
 
     @routes.delete("/{name}", status_code=204, dependencies=[Depends(auth.operator)])
     def delete_study(name: str) -> None:
-        """Delete an archived study and everything it has."""
-        if not studies.item(name).archived:
+        """Delete an archived study and everything it has, or one that was never stored."""
+        if not studies.item(name).archived and studies.stored(name) is not None:
             raise Problem(409, "not-archived", f"study {name!r} is not archived; archive it first")
-        with storage.lock(name):
-            studies.listing.delete_study(studies.study(name).record.id)
+        erase(storage, queue.processes, name, [context.roots.outputs])
+
+    @routes.post("/{name}/clone", status_code=202)
+    def clone_study(
+        name: str,
+        like: Clone,
+        response: Response,
+        who: Annotated[Identity, Depends(auth.operator)],
+    ) -> StudyItem:
+        """Start a study like another one, under a name of its own and with changes."""
+        plain = plain_of_text(studies.detail(name).toml)
+        for change in like.changes:
+            apply_override(plain, change)
+        return _begin(toml_of(plain | {"name": like.name}), response, who)
 
     @routes.post("/{name}/start", status_code=202)
     def start_study(
@@ -114,6 +134,14 @@ def router(context: Context) -> APIRouter:
         studies.item(name)
         queue.stop(name)
         return studies.item(name)
+
+    def _begin(toml: str, response: Response, who: Identity) -> StudyItem:
+        spec = context.roots.admit(toml)
+        _refuse_another(spec)
+        queue.enqueue(_launch(toml, spec), who.name)
+        mention(made=spec.name)
+        response.headers["Location"] = f"/api/v1/studies/{quote(spec.name)}"
+        return studies.item(spec.name)
 
     def _refuse_another(spec: StudySpec) -> None:
         """Refuse a spec whose name belongs to another study, which running it would find late."""

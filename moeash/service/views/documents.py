@@ -9,7 +9,7 @@ from moeash.core.histogram import Histogram
 from moeash.study.facts import StudyFacts
 from moeash.study.solution import Solution
 from moeash.study.storage.records import EvaluationRecord, GenerationRecord
-from moeash.study.storage.team.listing import Standing
+from moeash.study.storage.team.standings import Standing
 
 
 class Body(BaseModel):

@@ -189,9 +189,16 @@ class Studies:
         """
         study = self.stored(name)
         if study is None:
+            launch = self.launches.newest([name]).get(name)
+            if launch is None or not launch.ended:
+                raise StudyNotFoundError(
+                    f"study {name!r} is not stored yet: its process has still to load network and "
+                    "data; see its log"
+                )
+            _, reason = standing(None, launch)
             raise StudyNotFoundError(
-                f"study {name!r} is not stored yet: its process has still to load network and "
-                "data; see its log"
+                f"study {name!r} was never stored{reason and ': '}{reason}; start it again, or "
+                "delete it"
             )
         return study
 
@@ -294,7 +301,7 @@ class Studies:
         if max_bytes is not None:
             words += ["--max-bytes", str(max_bytes)]
         if max_drop is not None:
-            words += ["--max-drop", f"{max_drop:g}"]
+            words += ["--max-drop", repr(max_drop)]
         command = shlex.join([*words, "--to", f"{study.name}.moeash"])
         try:
             front = [shown.solution for shown in self._solutions.of_front(study, numbers)]

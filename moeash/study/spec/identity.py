@@ -77,7 +77,14 @@ def differences(stored: Any, now: Any, place: str = "") -> list[str]:
     Example:
         >>> differences({"seed": 0, "codec": {"coder": "ans"}}, {"seed": 1, "codec": {}})
         ['seed: stored 0, now 1', "codec.coder: stored 'ans', now None"]
+        >>> differences([["a", {"count": 3}]], [["a", {"count": 4}]], "data.splits")
+        ['data.splits.a.count: stored 3, now 4']
     """
+    if _is_named(stored) and _is_named(now):
+        before, after = ([name for name, _ in each] for each in (stored, now))
+        if before != after and sorted(before) == sorted(after):
+            return [f"{place}: stored in the order {', '.join(before)}, now {', '.join(after)}"]
+        stored, now = dict(stored), dict(now)
     if isinstance(stored, Mapping) and isinstance(now, Mapping):
         if place == "method" and stored["name"] != now["name"]:
             # The options of two methods say nothing beside each other.
@@ -89,3 +96,14 @@ def differences(stored: Any, now: Any, place: str = "") -> list[str]:
             for line in differences(stored.get(key), now.get(key), f"{place}.{key}".lstrip("."))
         ]
     return [] if stored == now else [f"{place}: stored {stored!r}, now {now!r}"]
+
+
+def _is_named(value: Any) -> bool:
+    """Tell whether a value is tables by name, whose order counts: splits."""
+    return isinstance(value, list) and all(
+        isinstance(each, list)
+        and len(each) == 2
+        and isinstance(each[0], str)
+        and isinstance(each[1], Mapping)
+        for each in value
+    )

@@ -100,6 +100,10 @@ def test_exports_of_a_study_are_listed_oldest_first(operator, finished):
     assert finished in items  # others of this file may have come before it
     assert [item["id"] for item in items] == sorted(item["id"] for item in items)
     log = operator.get(f"/exports/{finished['id']}/log")
+    said = log.text.splitlines()
+    number = finished["report"]["solution"]["id"]
+    assert f"building solution {number}" in said  # read by those who wait for it
+    assert "writing and verifying tiny.moeash" in said
     assert log.headers["content-type"].startswith("text/plain") and "exported solution" in log.text
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from moeash.launch.base import Launch
+from moeash.launch.base import Export, Launch
 from moeash.service.access import streams
 from tests.service.whole import whole_service
 
@@ -103,6 +103,28 @@ def test_a_log_is_streamed_to_its_end_and_a_reader_that_comes_back_misses_nothin
         rest = list(events(stream))
     assert [kind for kind, _, _ in rest] == ["log", "ended"]
     assert rest[0][2]["text"] == "ключ done\n"
+
+
+def test_the_log_of_an_export_is_streamed_and_its_last_line_is_what_it_does(service, viewer):
+    queue = service.context.queue
+    record = queue.enqueue(Export("five"), "ann")
+    url = f"/exports/{record.id}"
+    assert viewer.get(url).json()["doing"] is None
+    running = wait_until(lambda: (job := viewer.get(url).json())["doing"] and job)
+    assert (running["status"], running["doing"]) == ("running", f"begun {record.id}")
+    with viewer.stream("GET", f"{url}/log/stream") as stream:
+        kind, id_, data = next(events(stream))
+        assert (kind, data["text"]) == ("log", f"begun {record.id}\n")
+    Path(queue.launches.get(record.id).folder, "end").touch()
+    header = {"Last-Event-ID": id_}
+    with viewer.stream("GET", f"{url}/log/stream", headers=header) as stream:
+        rest = list(events(stream))
+    assert [(kind, data.get("text")) for kind, _, data in rest] == [
+        ("log", "ключ done\n"),
+        ("ended", None),
+    ]
+    assert viewer.get(url).json()["doing"] is None
+    assert viewer.get("/exports/999/log/stream").status_code == 404
 
 
 def test_a_log_ends_when_its_readers_token_is_revoked(service, launch, monkeypatch):

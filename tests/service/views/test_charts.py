@@ -9,6 +9,7 @@ from moeash.evaluation.outcome import Outcome
 from moeash.service.views.charts import FEW, Chart, Charts
 from moeash.study.storage.columns import Columns
 from moeash.study.storage.sql import SqlStorage
+from moeash.study.storage.team.deleting import delete_study
 from moeash.study.storage.team.listing import Listing
 from moeash.study.study import Study
 from tests.contracts.storage import FAILED, STOPPED, add, facts
@@ -74,7 +75,7 @@ def test_a_study_that_was_deleted_leaves_no_points_to_its_successor(storage):
     fill(storage, record, range(1, 5), rng)
     assert len(charts.of(record).columns.number) == 4
     with storage.lock("digits"):
-        Listing(storage.database).delete_study(record.id)
+        delete_study(storage.database, "digits")
     again = storage.create_study(FACTS)
     assert len(charts.of(again).columns.number) == 0
 

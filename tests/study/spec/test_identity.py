@@ -158,3 +158,18 @@ def test_an_option_of_a_later_moeash_leaves_fingerprints_and_reads_what_is_store
     assert later.codec.checksum is False
     assert later.fingerprint() == stored.fingerprint()
     assert replace(later, schedule="cosine").fingerprint() != stored.fingerprint()
+
+
+def test_what_differs_is_named_down_to_its_key():
+    def with_splits(**splits):
+        plain = digits_spec().to_dict()
+        plain["data"]["splits"] = {name: {"part": "all", "count": n} for name, n in splits.items()}
+        return StudySpec.from_dict(plain)
+
+    one = with_splits(search=450, holdout=450)
+    (count,) = one.differences(with_splits(search=450, holdout=400))
+    assert count.startswith("data.splits.holdout.count: stored 450, now 400")
+    (order,) = one.differences(with_splits(holdout=450, search=450))
+    assert order == "data.splits: stored in the order search, holdout, now holdout, search"
+    (more,) = one.differences(with_splits(search=450, holdout=450, train=9))
+    assert more.startswith("data.splits.train: stored None, now {")

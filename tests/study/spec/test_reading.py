@@ -107,7 +107,7 @@ def test_unknown_names_are_refused_with_the_nearest_one(changes, message):
             {"method": {"name": "feedback", "k": None, "trellis": 8}},
             "method 'feedback' with these options needs codec.coder = 'adaptive', not 'ans'",
         ),
-        ({"backend": {"workers": 2}}, "backend.workers need backend.kind = 'ray'"),
+        ({"backend": {"workers": 2}}, "backend.workers needs backend.kind = 'ray'"),
         ({"backend": {"kind": "ray", "workers": 0}}, "backend.workers is 0, needed an integer of"),
         ({"backend": {"kind": "ray", "workers": [4, 2]}}, r"backend.workers .*low <= high"),
         ({"backend": {"kind": "ray", "workers": [1, 2, 3]}}, r"backend.workers is \[1, 2, 3\]"),

@@ -12,6 +12,9 @@ from sqlalchemy import Row
 Kind = Literal["run", "export"]
 LaunchState = Literal["queued", "running", "ended"]
 
+INTERRUPTED = 130
+"""Exit code of a study that was asked to end; what is larger, a signal was."""
+
 
 @dataclass(frozen=True)
 class LaunchRecord:

@@ -18,12 +18,9 @@ from sqlalchemy import (
     and_,
     case,
     cast,
-    delete,
     func,
-    literal,
     or_,
     select,
-    union_all,
 )
 
 from moeash.core.plain import json_text
@@ -39,13 +36,10 @@ from moeash.study.storage.tables import (
     EVENTS,
     GENERATIONS,
     LABELS,
-    LAUNCHES,
     STUDIES,
 )
 from moeash.study.storage.team.cursors import as_cursor, beyond, values_of
-
-Standing = Literal["queued", "running", "finished", "interrupted", "crashed", "failed"]
-"""Where a study stands for whoever lists it: ``queued`` before its process was started."""
+from moeash.study.storage.team.standings import Standing, all_studies
 
 StudyOrder = Literal["updated", "created", "name", "bytes"]
 EvaluationOrder = Literal["number", "size_bytes", "metric"]
@@ -110,7 +104,7 @@ class Listing:
         claimed = self._database.read(lambda c: list(c.execute(said).scalars()))
         # Who says to run is few; whether that is true is asked of the lock.
         held = [name for name, holder in self._database.holders(claimed).items() if holder]
-        rows = _all_names(held, with_bytes=order == "bytes")
+        rows = all_studies(held, with_bytes=order == "bytes")
         chosen = _chosen(rows, wanted)
         key, downwards = _study_key(rows, order)
         query = select(rows.c.name, key.label("key")).where(*chosen)
@@ -201,12 +195,6 @@ class Listing:
         rows = self._database.read(lambda c: c.execute(query).fetchall())
         return {row.name: tuple(row) for row in rows}
 
-    def delete_study(self, study_id: int) -> None:
-        """Delete a study and everything it has; whoever calls holds it for writing."""
-        self._database.write(
-            study_id, lambda c: c.execute(delete(STUDIES).where(STUDIES.c.id == study_id))
-        )
-
     # ------------------------------------------------------------------ evaluations
 
     def evaluations(
@@ -273,57 +261,6 @@ class Listing:
 
 
 # ------------------------------------------------------------------ which studies
-
-
-def _all_names(held: Sequence[str], *, with_bytes: bool) -> Subquery:
-    """Return all studies as rows: id, name, standing, times, and the smallest wanted file."""
-    standing = case(
-        (STUDIES.c.name.in_(list(held)), "running"),
-        (STUDIES.c.status == "running", "crashed"),
-        else_=STUDIES.c.status,
-    )
-    waits = (
-        select(literal(1))
-        .where(
-            LAUNCHES.c.study == STUDIES.c.name,
-            LAUNCHES.c.kind == "run",
-            LAUNCHES.c.state == "queued",
-        )
-        .exists()
-    )
-    smallest: ColumnElement[Any] = literal(None, EVALUATIONS.c.size_bytes.type)
-    if with_bytes:
-        smallest = (
-            select(func.min(COUNTS.c.smallest_bytes))
-            .where(COUNTS.c.study_id == STUDIES.c.id)
-            .scalar_subquery()
-        )
-    stored = select(
-        STUDIES.c.id.label("id"),
-        STUDIES.c.name.label("name"),
-        case((waits, "queued"), else_=standing).label("standing"),
-        STUDIES.c.created_at.label("created"),
-        STUDIES.c.updated_at.label("updated"),
-        smallest.label("bytes"),
-    )
-    newest = (
-        select(func.max(LAUNCHES.c.id))
-        .where(
-            LAUNCHES.c.kind == "run",
-            ~select(literal(1)).where(STUDIES.c.name == LAUNCHES.c.study).exists(),
-        )
-        .group_by(LAUNCHES.c.study)
-    )
-    by_state = {"queued": "queued", "running": "running"}
-    launched = select(
-        literal(None, STUDIES.c.id.type).label("id"),
-        LAUNCHES.c.study.label("name"),
-        case(by_state, value=LAUNCHES.c.state, else_="failed").label("standing"),
-        LAUNCHES.c.requested_at.label("created"),
-        func.coalesce(LAUNCHES.c.ended_at, LAUNCHES.c.requested_at).label("updated"),
-        literal(None, EVALUATIONS.c.size_bytes.type).label("bytes"),
-    ).where(LAUNCHES.c.id.in_(newest))
-    return union_all(stored, launched).subquery("all_studies")
 
 
 def _chosen(rows: Subquery, wanted: Wanted) -> list[ColumnElement[bool]]:
