@@ -1,6 +1,7 @@
 """Commands about where studies stand, stored or only asked for: list, status."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -120,12 +121,14 @@ def status(study: StudyArgument, storage: StorageOption = None, json_: JsonOptio
 
 def _launches(store: "Storage") -> "Launches":
     """Return the launches of a storage, as they stand now."""
+    from moeash.errors import StorageError
     from moeash.launch.process import Processes
     from moeash.study.storage.sql import SqlStorage
 
     assert isinstance(store, SqlStorage)  # opened by its place
     processes = Processes(store.database)
-    processes.look_after()
+    with suppress(StorageError):  # who may only read is told what is stored
+        processes.look_after()
     return processes.launches
 
 

@@ -2,11 +2,17 @@ import json
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine
 
 from moeash.evaluation.outcome import CAUTION
+from moeash.launch.identity import Identity
 from moeash.study.events import GenerationStarted, WorkersChanged
 from moeash.study.storage.counts import count_anew
 from moeash.study.storage.sql import SqlStorage
@@ -166,6 +172,43 @@ def test_studies_that_wait_or_never_got_as_far_as_being_stored_are_told_of(
     assert moeash("status", "tiny", *where).out.startswith("study tiny: queued; it waits for its")
     assert "no study 'none'" in moeash("status", "none", *where).err
     store.close()
+
+
+LIST = """
+import contextlib, os, sys
+from moeash.cli.main import main
+theirs, ours = sys.argv[1:]
+sys.argv = ["moeash", "list", "--json", "--storage", ours]
+with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):
+    main()  # imports what others may not read
+if os.getuid() == 0:
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)  # root may write anything
+sys.argv[-1] = theirs
+main()
+"""
+
+
+@pytest.mark.slow
+def test_who_may_only_read_lists_a_launch_whose_process_has_died(stored, tmp_path):
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:  # pytest's own are closed to others
+        folder = Path(name)
+        shutil.copy(stored.storage, folder / "a.db")
+        store = SqlStorage(folder / "a.db")
+        launches = Launches(store.database)
+        died = {"process": replace(Identity.mine(), started=1).as_dict()}
+        launches.claim(launches.add("run", "tiny", {}, "ann").id, "process", died)
+        store.close()
+        ours = shutil.copy(folder / "a.db", tmp_path)
+        (folder / "a.db").chmod(0o444)
+        folder.chmod(0o555)
+        command = [sys.executable, "-c", LIST, folder / "a.db", ours]
+        done = subprocess.run(command, capture_output=True, text=True)
+        folder.chmod(0o755)
+        assert done.returncode == 0, done.stderr
+        assert [row["name"] for row in json.loads(done.stdout)] == ["tiny"]
+        store = SqlStorage(folder / "a.db")
+        assert Launches(store.database).newest(["tiny"])["tiny"].state == "running"
+        store.close()
 
 
 def test_a_study_whose_process_was_killed_has_crashed_and_says_what_it_was_at(
