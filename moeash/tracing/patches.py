@@ -149,6 +149,11 @@ def patch_columns(map_: LinearMap, values: Tensor, *, constant: float | None = N
     return made
 
 
+def side_by_side(columns: Tensor) -> Tensor:
+    """Return the ``(groups, columns, batch * positions)`` of :func:`patch_columns`."""
+    return columns.movedim(0, 2).flatten(2)
+
+
 def _windows(map_: LinearMap, values: Tensor) -> Tensor:
     """Return a convolution's patches ``(batch, channels, *kernel, *positions)``, a view."""
     n_dims = len(map_.stride)

@@ -32,8 +32,9 @@ from torch import Tensor, nn
 from moeash.core.codebook import State
 from moeash.data.inputs import Batch, call
 from moeash.methods.feedback.assignment.columns import Factor
+from moeash.methods.feedback.curvature.sums import add_upper, mirrored
 from moeash.networks.writing.borrowing import Borrowed, TwoVersions
-from moeash.tracing.patches import images_per_piece, patches
+from moeash.tracing.patches import images_per_piece, patch_columns, side_by_side
 from moeash.tracing.uses import Use, inputs_of, watch_uses
 
 DAMPING = 0.1
@@ -130,7 +131,7 @@ class Lockstep:
         if not sums:
             return factor, still
         parts = [sums[row] for row in sorted(sums)]
-        gram = torch.cat([part.gram for part in parts])
+        gram = torch.cat([mirrored(part.gram) for part in parts])
         cross = torch.cat([part.cross for part in parts])
         columns = factor.weight.shape[2]
         mean = gram.diagonal(dim1=1, dim2=2)[:, :columns].mean(1)
@@ -158,7 +159,7 @@ class Lockstep:
 
 
 class _Sums:
-    """G and C of the head of this module, per group, in float64."""
+    """G, of which its upper half, and C of the head of this module, per group, in float64."""
 
     def __init__(self, use: Use, with_shift: bool) -> None:
         self._with_shift = with_shift
@@ -171,16 +172,13 @@ class _Sums:
 
     def add(self, use: Use, exact: Tensor, given: Tensor) -> None:
         """Add one use by one batch."""
-        size = images_per_piece(use.map, patches(use.map, given[:1]).shape[1])
+        size = images_per_piece(use.map, patch_columns(use.map, given[:1]).shape[3])
+        constant = 1.0 if self._with_shift else None
         for start in range(0, len(given), size):
             piece = slice(start, start + size)
-            x, y = (
-                patches(use.map, inputs[piece]).float().flatten(0, 1).transpose(0, 1)
-                for inputs in (exact, given)
-            )
-            self.patches += y.shape[1]
-            lost = (x - y).transpose(1, 2)
-            if self._with_shift:
-                y = torch.cat([y, y.new_ones(*y.shape[:2], 1)], 2)
-            self.gram += (y.transpose(1, 2) @ y).double()
-            self.cross += (lost @ y).double()
+            x = side_by_side(patch_columns(use.map, exact[piece]))
+            y = side_by_side(patch_columns(use.map, given[piece], constant=constant))
+            self.patches += y.shape[2]
+            lost = x - y[:, : x.shape[1]]
+            add_upper(self.gram, y, y)
+            self.cross += (lost @ y.transpose(1, 2)).double()

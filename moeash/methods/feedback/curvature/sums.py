@@ -43,6 +43,7 @@ from moeash.tracing.patches import (
     images_per_piece,
     patch_columns,
     row_values,
+    side_by_side,
 )
 
 CurvatureKind = Literal["gradients", "inputs"]
@@ -211,7 +212,8 @@ class Sums:
         self.positions += batch * positions
         self._add_activity(x, g[:, :, :n_rows])
         if self.kind == "inputs":
-            self._add_gram(_joined(x), _joined(x))
+            beside = side_by_side(x)
+            add_upper(self.gram, beside, beside)
             self._add_energy(g.square().sum(3), met, n_rows)
             return
         through_rows = g.shape[2] * (positions + columns) * columns
@@ -219,14 +221,15 @@ class Sums:
         if through_rows > through_positions + g.shape[2] * positions**2:
             # Without forming the gradients: X(g'g)X', all sketches at once.
             self._add_energy(((g @ (x.transpose(2, 3) @ x)) * g).sum(3), met, n_rows)
-            self._add_gram(_joined(x), _joined(x @ (g.transpose(2, 3) @ g)))
+            weighted = x @ (g.transpose(2, 3) @ g)
+            add_upper(self.gram, side_by_side(x), side_by_side(weighted))
             return
         sketches = max(1, PATCH_ELEMENTS // max(1, batch * groups * n_rows * columns))
         for some in torch.split(g, sketches * n_rows, 2):
             gradient = some @ x.transpose(2, 3)  # (batch, groups, sketches * rows, columns)
             self._add_energy(gradient.square().sum(3), met, n_rows)
             flat = gradient.transpose(0, 1).flatten(1, 2).transpose(1, 2)
-            self._add_gram(flat, flat)
+            add_upper(self.gram, flat, flat)
 
     def _add_activity(self, x: Tensor, g: Tensor) -> None:
         """Add what positions without a gradient are known by, in one sketch: all have the same."""
@@ -243,15 +246,6 @@ class Sums:
         self.energy[:, met] += by_sketch.sum((0, 2), dtype=torch.float64)
         if self.varied:
             self.met += float((energy > 0).sum())
-
-    def _add_gram(self, left: Tensor, right: Tensor) -> None:
-        """Add ``left right'`` of ``(groups, columns, any)``, symmetric: all above its diagonal."""
-        columns = left.shape[1]
-        size = max(LEAST_BLOCK, -(-columns // BLOCKS))
-        for start in range(0, columns, size):
-            block = slice(start, start + size)
-            product = left[:, block] @ right[:, start:].transpose(1, 2)
-            self.gram[:, block, start:] += product.double()
 
     def finish(
         self, images: int, sketches: int, *, absorbing: bool, prior: float
@@ -271,9 +265,7 @@ class Sums:
         seen = images * sketches
         energy = self.energy / seen
         n = self.positions if self.kind == "inputs" else seen * energy.shape[1]  # mean over rows
-        gram = self.gram.triu()  # what lies below the diagonal was added in part only
-        gram += gram.triu(1).transpose(1, 2)
-        gram /= n
+        gram = mirrored(self.gram) / n
         trace = gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)  # the mean of the energies
         if prior and not self.varied:
             everywhere = self.awake / self.awake.amax().clamp(min=1)
@@ -326,6 +318,24 @@ class Sums:
                 group += (of_average * level + level_awake) * torch.outer(mean, mean)
 
 
-def _joined(values: Tensor) -> Tensor:
-    """Return ``(groups, columns, batch * positions)`` of a piece's patches."""
-    return values.movedim(0, 2).flatten(2)
+def add_upper(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add what lies on and above the diagonal of a symmetric product; below it, some of it.
+
+    Args:
+        total: ``(groups, columns, columns)`` float64.
+        left: ``(groups, columns, any)`` float32.
+        right: likewise; ``left right'`` is symmetric.
+    """
+    columns = left.shape[1]
+    size = max(LEAST_BLOCK, -(-columns // BLOCKS))
+    for start in range(0, columns, size):
+        block = slice(start, start + size)
+        product = left[:, block] @ right[:, start:].transpose(1, 2)
+        total[:, block, start:] += product.double()
+
+
+def mirrored(total: Tensor) -> Tensor:
+    """Return the symmetric matrices that :func:`add_upper` has summed."""
+    whole = total.triu()
+    whole += whole.triu(1).transpose(1, 2)
+    return whole
