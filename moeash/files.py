@@ -290,16 +290,21 @@ def _remove_leftover(path: Path) -> None:
         path.unlink()
 
 
-def refuse_existing(to: str | os.PathLike[str], *, force: bool) -> None:
-    """Refuse a target that is a file already, unless it may be replaced.
+def check_target(to: str | os.PathLike[str], *, force: bool) -> None:
+    """Refuse the name of a new file before anything is worked for it.
 
     Raises:
-        InputError: it is, or it is no path.
+        InputError: it is a file already, and ``force`` is not set; or it is no path.
+        ExportError: it is something else than a file, or no file can be written there.
     """
-    if is_file(as_path(to)) and not force:
+    target = _target(to)
+    if is_file(target) and not force:
         raise InputError(
             f"{os.fspath(to)!r} exists; choose another name, or replace it with force (--force)"
         )
+    temporary = target.with_name(f".moeash-{secrets.token_hex(8)}.tmp")
+    with _translated(to, temporary), _made(temporary):
+        pass
 
 
 class TemporaryFolder:

@@ -30,7 +30,7 @@ from moeash.exports.building import building
 from moeash.exports.export import ExportReport, export_solution
 from moeash.exports.formats.names import targets
 from moeash.exports.reaching import GoalReport, compress_for
-from moeash.files import as_path, refuse_existing
+from moeash.files import as_path, check_target
 from moeash.methods.registry import build_method
 from moeash.names import contained
 from moeash.options.arguments import checked
@@ -159,7 +159,7 @@ def compress(
         raise InputError(f"{given[0]} is measured on inputs; give calibration=")
     if given and refined:
         raise InputError("a goal refines what it finds by itself; leave out refined")
-    refuse_existing(to, force=force)
+    check_target(to, force=force)
     described = spec_of_module(
         overlaid(
             {
@@ -276,7 +276,7 @@ def export(
         raise InputError("id names one solution, so limits have no use beside it; leave one out")
     formats = [format] if isinstance(format, str) else list(format or ())
     for _, path in targets(as_path(to), formats):  # refused before anything is built
-        refuse_existing(path, force=force)
+        check_target(path, force=force)
     task = task_of(study)
     if id is not None:
         solution = study.solution(id)

@@ -10,7 +10,7 @@ from moeash.compression.weights.compressing import WeightsReport
 from moeash.compression.weights.compressing import compress_checkpoint as compress_weights
 from moeash.core.threads import available_cores
 from moeash.exports.reaching import GoalReport, compress_for
-from moeash.files import refuse_existing
+from moeash.files import check_target
 from moeash.names import contained
 from moeash.options.arguments import checked
 from moeash.study.spec.reading import any_spec
@@ -73,7 +73,7 @@ def compress_spec(
         >>> report.search.divergence <= 0.05, report.ratio > 8
         (True, True)
     """
-    refuse_existing(to, force=force)
+    check_target(to, force=force)
     with listening(progress) as listen:
         return compress_for(
             any_spec(spec).task(),

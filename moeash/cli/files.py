@@ -21,7 +21,7 @@ from moeash.cli.show import (
     working,
 )
 from moeash.core.solutions.recipe import entries_text
-from moeash.files import refuse_existing
+from moeash.files import check_target
 
 if TYPE_CHECKING:  # verify and inspect load it when they are called, the help never
     from moeash.codec.inspection import BookUse
@@ -205,7 +205,7 @@ def decompress(
     json_: JsonOption = False,
 ) -> None:
     """Write the decoded network in another format: safetensors, torch, onnx or c."""
-    refuse_existing(to, force=force)
+    check_target(to, force=force)
     from moeash.exports.decompressing import decompress as write_decoded
 
     with keep_stdout(json_), working() as progress:

@@ -25,7 +25,7 @@ from moeash.cli.show import (
     say,
 )
 from moeash.core.solutions.recipe import entries_text
-from moeash.files import refuse_existing
+from moeash.files import check_target
 
 if TYPE_CHECKING:
     from moeash.exports.export import ExportReport
@@ -243,7 +243,7 @@ def export(
     from moeash.exports.formats.names import targets
 
     for _, path in targets(to, formats or []):
-        refuse_existing(path, force=force)
+        check_target(path, force=force)
     from moeash.api.files import export as export_file
     from moeash.console.progress import for_terminal
     from moeash.study.opening import open_study

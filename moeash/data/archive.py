@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from weakref import WeakValueDictionary
 
 from moeash.data.tars import members
 from moeash.errors import DataError
@@ -105,14 +106,19 @@ class Folder:
 
 def is_hidden(path: str | PurePosixPath) -> bool:
     """Tell whether a path is, or lies in, something that systems and editors leave behind."""
-    return any(
-        part.startswith(".") or part.lower() in LEFT_BEHIND for part in PurePosixPath(path).parts
-    )
+    parts = _pure(path).parts
+    return any(part.startswith(".") or part.lower() in LEFT_BEHIND for part in parts)
 
 
-def is_picture(name: str) -> bool:
+def is_picture(path: str | PurePosixPath) -> bool:
     """Tell whether a file is taken for a picture, by its name."""
-    return not is_hidden(name) and PurePosixPath(name).suffix.lower() in SUFFIXES
+    pure = _pure(path)
+    return not is_hidden(pure) and pure.suffix.lower() in SUFFIXES
+
+
+def _pure(path: str | PurePosixPath) -> PurePosixPath:
+    # An archive has tens of thousands of names, and taking one apart costs more than all else.
+    return path if isinstance(path, PurePosixPath) else PurePosixPath(path)
 
 
 def index_directory(location: Path) -> Folder:
@@ -159,6 +165,11 @@ def _below(folder: Path) -> Iterator[Path]:
                 yield Path(where, name)
 
 
+_indexed: WeakValueDictionary[tuple[str, int, int, int], Folder] = WeakValueDictionary()
+"""Archives that somebody in this process reads: whoever searches and whoever measures the holdout
+split open the same."""
+
+
 def index_tar(location: Path) -> Folder:
     """List the pictures of an uncompressed tar of one image folder.
 
@@ -171,10 +182,19 @@ def index_tar(location: Path) -> Folder:
             climbing names, pictures outside a class folder, a class without pictures, or pictures
             that are not read.
     """
+    head_of(location, DataError)
+    found = location.stat()
+    key = (os.path.realpath(location), found.st_ino, found.st_size, found.st_mtime_ns)
+    folder = _indexed.get(key)
+    if folder is None:
+        folder = _indexed[key] = _index_tar(location)
+    return folder
+
+
+def _index_tar(location: Path) -> Folder:
     files: dict[str, tuple[int, int]] = {}
     folders: set[PurePosixPath] = set()
     others: list[str] = []
-    head_of(location, DataError)
     for member in members(location):
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts:
@@ -182,24 +202,25 @@ def index_tar(location: Path) -> Folder:
                 f"{str(location)!r} holds the name {member.name!r}, which leaves the "
                 f"archive; this is not a data set"
             )
+        name = str(path)
         if is_hidden(path):
             continue
         if member.isdir():
             folders.add(path)
-        elif not is_picture(str(path)):
-            others.append(str(path))
+        elif not is_picture(path):
+            others.append(name)
         elif not member.isreg() or member.issparse():
             raise DataError(
                 f"{member.name!r} in {str(location)!r} is a link or special file; "
                 f"store the pictures themselves"
             )
-        elif str(path) in files:
+        elif name in files:
             raise DataError(f"{str(location)!r} holds {member.name!r} twice")
         else:
-            files[str(path)] = (member.size, member.offset_data)
+            files[name] = (member.size, member.offset_data)
     depth = _wrapping(list(files), str(location))
     found = {_without(name, depth): place for name, place in files.items()}
-    others = [_without(name, depth) for name in others if len(PurePosixPath(name).parts) > depth]
+    others = [_without(name, depth) for name in others if name.count("/") >= depth]
     classes = {path.split("/")[0] for path in [*found, *others] if "/" in path}
     classes |= {folder.parts[depth] for folder in folders if len(folder.parts) == depth + 1}
     return _arrange(location, classes, found, others)
@@ -210,12 +231,12 @@ def _raise(error: OSError) -> None:
 
 
 def _without(name: str, depth: int) -> str:
-    return PurePosixPath(*PurePosixPath(name).parts[depth:]).as_posix()
+    return "/".join(name.split("/")[depth:])
 
 
 def _wrapping(names: Sequence[str], location: str) -> int:
     """Return how many leading folders to take off: one, if all pictures share it."""
-    split = [PurePosixPath(name).parts for name in names]
+    split = [name.split("/") for name in names]
     if any(len(parts) < 2 for parts in split):
         loose = next(name for name, parts in zip(names, split, strict=True) if len(parts) < 2)
         raise DataError(f"{loose!r} in {location!r} is in no class folder")

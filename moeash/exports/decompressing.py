@@ -12,7 +12,7 @@ from moeash.core.progress import Progress, silent
 from moeash.errors import InputError
 from moeash.exports.formats.names import WITH_NETWORK, targets
 from moeash.exports.streaming import stream
-from moeash.files import as_path, refuse_existing
+from moeash.files import as_path, check_target
 from moeash.names import contained
 from moeash.options.arguments import checked
 
@@ -106,7 +106,7 @@ def decompress(
             f"format {name} holds the weights alone; leave out network and inputs (on the command "
             "line --spec)"
         )
-    refuse_existing(target, force=force)
+    check_target(target, force=force)
     if name == "safetensors":
         names = stream(path, target, max_bytes=max_bytes, progress=progress)
     else:

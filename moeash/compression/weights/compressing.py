@@ -13,7 +13,7 @@ from moeash.compression.weights.survey import Survey, survey
 from moeash.core.codebook import float32_bytes
 from moeash.core.progress import Progress, silent
 from moeash.errors import InputError
-from moeash.files import refuse_existing
+from moeash.files import check_target
 from moeash.networks.streaming.checkpoint import Checkpoint
 
 MIN_ERROR = 1e-5
@@ -144,7 +144,7 @@ def _check(
         raise InputError(f"got k={k!r}, needed a number of bins in [1, {MAX_K}]")
     if max_error is not None and not MIN_ERROR <= max_error < 1:
         raise InputError(f"got max_error={max_error}, needed a relative error in [{MIN_ERROR}, 1)")
-    refuse_existing(to, force=force)
+    check_target(to, force=force)
 
 
 def _is_whole(value: object) -> bool:

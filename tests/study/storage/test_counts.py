@@ -12,7 +12,7 @@ from moeash.errors import StorageError
 from moeash.evaluation.outcome import Job
 from moeash.study.storage.records import EvaluationRecord, now
 from moeash.study.storage.sql import SqlStorage
-from moeash.study.storage.team.listing import Listing
+from moeash.study.storage.team.deleting import delete_study
 from tests.contracts.counts import assert_counts_are_true
 from tests.contracts.storage import COMPLETE, FAILED, STOPPED, add, facts
 
@@ -52,7 +52,7 @@ def test_counts_are_what_counting_gives_after_any_course(tmp_path_factory, steps
             with pytest.raises(StorageError):
                 storage.add_evaluations(study.id, twice)
         elif step == "delete":
-            Listing(storage.database).delete_study(study.id)
+            delete_study(storage.database, FACTS.name)
             study, last = storage.create_study(FACTS), 0
         else:
             records = [record_of(last + i, *one) for i, one in enumerate(step, start=1)]
