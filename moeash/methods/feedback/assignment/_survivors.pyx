@@ -7,8 +7,8 @@ data is never trusted with an index: a cost that is infinite or no number counts
 float, so that infinity means what cannot be reached, and every choice begins as a member. Tables
 and shapes are checked once a call.
 Reference: tests/methods/feedback/assignment/trellis_twin.py, equal bit for bit in
-tests/methods/feedback/assignment/test_paths.py; products and sums are therefore single float32 operations, and
-paths are summed in float64.
+tests/methods/feedback/assignment/test_paths.py; products and sums are therefore single float32
+operations, and paths are summed in float64.
 """
 
 from libc.float cimport FLT_MAX
