@@ -199,6 +199,19 @@ def row_values(map_: LinearMap, several: Sequence[Tensor]) -> Tensor:
     return torch.cat(rows, 2)
 
 
+def n_positions(map_: LinearMap, values: Tensor) -> int:
+    """Return how many patches an image has; none is made.
+
+    Args:
+        map_: the map.
+        values: as :func:`patches` takes them.
+    """
+    one = values[:1]
+    if not map_.stride:
+        return one.numel() // map_.n_columns
+    return math.prod(_windows(map_, one).shape[2 + len(map_.stride) :])
+
+
 def images_per_piece(map_: LinearMap, positions: int) -> int:
     """Return how many images to take at once so that temporaries stay within PATCH_ELEMENTS.
 

@@ -2,7 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from moeash.tracing.patches import patch_columns, patches, per_row, row_values, rows_of
+from moeash.tracing.patches import (
+    n_positions,
+    patch_columns,
+    patches,
+    per_row,
+    row_values,
+    rows_of,
+)
 from moeash.tracing.uses import watch_uses
 
 LAYERS = {
@@ -78,6 +85,7 @@ def test_columns_are_the_patches_and_rows_the_outputs_the_other_way_round(layers
         assert columns.dtype == torch.float32
         expected = patches(use.map, values).permute(0, 2, 3, 1).float()
         assert torch.equal(columns[:, :, :-1], expected)
+        assert n_positions(use.map, values) == columns.shape[3]
         assert (columns[:, :, -1] == 3.0).all()
         assert torch.equal(patch_columns(use.map, values), expected)
         both = [others, others.flip(0)]

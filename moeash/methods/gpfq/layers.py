@@ -30,7 +30,7 @@ from moeash.errors import DataError, EvaluationError, InputError
 from moeash.methods.gpfq.options import VARIANTS, Variant
 from moeash.methods.recursion import BLOCK, recurse
 from moeash.networks.writing.borrowing import Borrowed, TwoVersions
-from moeash.tracing.patches import LinearMap, images_per_piece, patches, rows_of
+from moeash.tracing.patches import LinearMap, images_per_piece, n_positions, patches, rows_of
 from moeash.tracing.uses import Use, inputs_of, tiles, watch_uses, why_unused
 from moeash.tracing.watching import in_eval_mode
 
@@ -347,8 +347,7 @@ class _PairSums:
 
     @torch.no_grad()
     def add(self, analog: Tensor, quantised: Tensor) -> None:
-        positions = patches(self.map, analog[:1]).shape[1]
-        size = images_per_piece(self.map, positions)
+        size = images_per_piece(self.map, n_positions(self.map, analog))
         for one, other in zip(torch.split(analog, size), torch.split(quantised, size), strict=True):
             x = patches(self.map, one).double().flatten(0, 1).transpose(0, 1)
             xt = patches(self.map, other).double().flatten(0, 1).transpose(0, 1)

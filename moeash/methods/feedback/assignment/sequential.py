@@ -34,7 +34,7 @@ from moeash.data.inputs import Batch, call
 from moeash.methods.feedback.assignment.columns import Factor
 from moeash.methods.feedback.curvature.sums import add_upper, mirrored
 from moeash.networks.writing.borrowing import Borrowed, TwoVersions
-from moeash.tracing.patches import images_per_piece, patch_columns, side_by_side
+from moeash.tracing.patches import images_per_piece, n_positions, patch_columns, side_by_side
 from moeash.tracing.uses import Use, inputs_of, watch_uses
 
 DAMPING = 0.1
@@ -172,7 +172,7 @@ class _Sums:
 
     def add(self, use: Use, exact: Tensor, given: Tensor) -> None:
         """Add one use by one batch."""
-        size = images_per_piece(use.map, patch_columns(use.map, given[:1]).shape[3])
+        size = images_per_piece(use.map, n_positions(use.map, given))
         constant = 1.0 if self._with_shift else None
         for start in range(0, len(given), size):
             piece = slice(start, start + size)

@@ -41,6 +41,7 @@ from moeash.tracing.patches import (
     PATCH_ELEMENTS,
     LinearMap,
     images_per_piece,
+    n_positions,
     patch_columns,
     row_values,
     side_by_side,
@@ -99,8 +100,7 @@ def _cut(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     batch = inputs.shape[0]
     folded = 1 if batch % images else batch // images
-    positions = patch_columns(map_, inputs[:1]).shape[3]
-    size = folded * images_per_piece(map_, folded * positions)
+    size = folded * images_per_piece(map_, folded * n_positions(map_, inputs))
     for start in range(0, batch, size):
         piece = slice(start, start + size)
         x = patch_columns(map_, inputs[piece], constant=constant)
