@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from moeash.errors import ExportError, InputError
 
@@ -144,7 +143,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         '[]'
     """
     target = _target(path)
-    temporary = target.with_name(f".moeash-{secrets.token_hex(8)}.tmp")
+    temporary = _temporary_name(target.parent)
     with _translated(path, temporary):
         with _made(temporary):
             yield temporary
@@ -159,8 +158,13 @@ def temporary_in(folder: Path) -> Iterator[Path]:
 
     Those that killed processes left in the folder are removed, an hour later at the earliest.
     """
-    with _made(folder / f".moeash-{secrets.token_hex(8)}.tmp") as temporary:
+    with _made(_temporary_name(folder)) as temporary:
         yield temporary
+
+
+def _temporary_name(folder: Path) -> Path:
+    """Return a name that nobody has, of the kind whose leftovers are removed."""
+    return folder / f".moeash-{secrets.token_hex(8)}.tmp"
 
 
 @contextmanager
@@ -168,7 +172,7 @@ def _made(temporary: Path) -> Iterator[Path]:
     _remove_leftovers(temporary.parent)
     try:
         with temporary.open("xb") as held:
-            _mark_as_held(held)
+            _lock(held.fileno(), fcntl.LOCK_SH)  # so that nobody takes it for a leftover
             yield temporary
     finally:
         temporary.unlink(missing_ok=True)
@@ -247,13 +251,6 @@ def _cannot_write(path: str | os.PathLike[str], exc: OSError) -> ExportError:
     )
 
 
-def _mark_as_held(file: IO[bytes]) -> None:
-    """Tell other processes that a temporary file is no leftover."""
-    # Where the system has no such locks nobody can take one, which removing a leftover needs.
-    with contextlib.suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_SH)
-
-
 def _flush(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
@@ -286,8 +283,8 @@ def _remove_leftover(path: Path) -> None:
         return
     with path.open("rb") as file:
         # Whoever writes holds a lock until the file is named, however long checking takes.
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+        if _lock(file.fileno(), fcntl.LOCK_EX):
+            path.unlink()
 
 
 def check_target(to: str | os.PathLike[str], *, force: bool) -> None:
@@ -302,7 +299,7 @@ def check_target(to: str | os.PathLike[str], *, force: bool) -> None:
         raise InputError(
             f"{os.fspath(to)!r} exists; choose another name, or replace it with force (--force)"
         )
-    temporary = target.with_name(f".moeash-{secrets.token_hex(8)}.tmp")
+    temporary = _temporary_name(target.parent)
     with _translated(to, temporary), _made(temporary):
         pass
 
