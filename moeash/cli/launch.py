@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moeash.cli.show import AcceptOption, JsonOption, RetryOption, StorageOption, print_json, say
+from moeash.cli.show import (
+    AcceptOption,
+    JsonOption,
+    RetryOption,
+    StorageOption,
+    StudyArgument,
+    print_json,
+    say,
+)
 from moeash.console.escaping import visible
 from moeash.errors import BackendError
 
@@ -21,7 +29,6 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code, as that of the study itself."""
 
-StudyArgument = Annotated[str, typer.Argument(help="Name of the study.", metavar="STUDY")]
 AddressOption = Annotated[
     str | None,
     typer.Option(

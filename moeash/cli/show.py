@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON document.")]
+StudyArgument = Annotated[str, typer.Argument(help="Name of the study.", metavar="STUDY")]
 StorageOption = Annotated[
     str | None,
     typer.Option(

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from moeash.cli.show import (
     JsonOption,
     StorageOption,
+    StudyArgument,
     bytes_text,
     clock,
     percent,
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from moeash.study.storage.base import Storage
     from moeash.study.storage.team.launch import LaunchRecord
     from moeash.study.storage.team.launches import Launches
-
-StudyArgument = Annotated[str, typer.Argument(help="Name of a study.", metavar="STUDY")]
 
 N_LINES = 5
 """Events and failures shown; the document has more."""

@@ -1,4 +1,4 @@
-"""Commands about studies: run, list, status, front, plot, export."""
+"""Commands about studies: run, front, plot, export."""
 
 import json
 from contextlib import closing

@@ -22,6 +22,7 @@ from moeash.study.events import (
     PhaseStarted,
     SolutionMerged,
     SolutionMerging,
+    merged_text,
 )
 
 EXTENDING = {name: stage for name, stage in STAGES.items() if name not in ("search", "merge")}
@@ -77,7 +78,7 @@ class PlainProgress:
             case SolutionMerging():
                 self._solution = event
             case SolutionMerged():
-                return f"{words.merged(event)}, {self._best}"
+                return f"{merged_text(event.payload())}, {self._best}"
             case PhaseEnded():
                 self._phase, self._what = None, ""
                 return words.ended(event)
@@ -210,7 +211,7 @@ class LiveProgress:
             case Evaluated():
                 self._evaluated(event)
             case SolutionMerged():
-                self._print(words.merged(event))
+                self._print(merged_text(event.payload()))
             case PhaseEnded():
                 self._phase, self._step = None, ""
                 self._say(words.ended(event))

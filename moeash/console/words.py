@@ -1,7 +1,6 @@
 """The lines a study is reported with: one vocabulary for the live bar and the plain log."""
 
 from moeash.console.durations import duration_text
-from moeash.core.solutions.recipe import entries_text
 from moeash.study.course.budget import ENDINGS
 from moeash.study.events import (
     PHASES,
@@ -9,7 +8,6 @@ from moeash.study.events import (
     GenerationEnded,
     PhaseEnded,
     PhaseStarted,
-    SolutionMerged,
 )
 from moeash.study.facts import StudyFacts
 from moeash.study.solution import Solution
@@ -92,14 +90,6 @@ def generation(event: GenerationEnded, best: Best) -> str:
     return (
         f"generation {g.index}: {g.n_evaluations} evaluated, front {g.n_front}, "
         f"hypervolume {g.hypervolume:.6f}, {best}"
-    )
-
-
-def merged(event: SolutionMerged) -> str:
-    """Return what merging a solution has come to."""
-    return (
-        f"merged solution {event.number} ({event.recipe}): {event.entries_before} -> "
-        f"{entries_text(event.entries)} in {event.trials} trial{'s'[: event.trials != 1]}"
     )
 
 

@@ -118,7 +118,7 @@ def export_state(record: LaunchRecord) -> ExportState:
         study=record.study,
         status=status,
         request=dict(record.request),
-        doing=_doing(record) if status == "running" else None,
+        doing=doing_of(record) if status == "running" else None,
         error=error,
         report=_without_folder(document.get("report"), "path"),
         inspection=_without_folder(document.get("inspection"), "file"),
@@ -152,7 +152,8 @@ def log_of(record: LaunchRecord) -> Path:
     return Path(record.folder or "/nonexistent", LOG)
 
 
-def _doing(record: LaunchRecord) -> str | None:
+def doing_of(record: LaunchRecord) -> str | None:
+    """Return what a running process said last, in one line; None where it cannot be seen."""
     try:
         return last_lines(log_of(record), 1) or None
     except (InputError, OSError):

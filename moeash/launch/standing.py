@@ -3,13 +3,10 @@
 Lists choose by the same words in SQL; see :mod:`moeash.study.storage.team.standings`.
 """
 
-from typing import Literal
-
 from moeash.launch.base import State
 from moeash.study.storage.records import StudySummary
 from moeash.study.storage.team.launch import INTERRUPTED, LaunchRecord
-
-Standing = Literal["queued", "running", "finished", "interrupted", "crashed", "failed"]
+from moeash.study.storage.team.standings import Standing
 
 
 def standing(summary: StudySummary | None, launch: LaunchRecord | None) -> tuple[Standing, str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from moeash.core.solutions.recipe import entries_text
 from moeash.options.tables import to_plain
 from moeash.study.course.options import BudgetOptions
 from moeash.study.facts import StudyFacts
@@ -229,6 +230,15 @@ class SolutionMerged(Event):
     entries_before: int
     entries: int
     trials: int
+
+
+def merged_text(values: Mapping[str, Any]) -> str:
+    """Return the payload of :class:`SolutionMerged` for people, as one line."""
+    trials = values["trials"]
+    return (
+        f"merged solution {values['number']} ({values['recipe']}): {values['entries_before']} -> "
+        f"{entries_text(values['entries'])} in {trials} trial{'s'[: trials != 1]}"
+    )
 
 
 @dataclass(frozen=True)

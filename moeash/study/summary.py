@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from moeash.core.solutions.recipe import entries_text
 from moeash.options.tables import read
 from moeash.study.course.budget import ENDINGS
 from moeash.study.course.options import BudgetOptions
-from moeash.study.events import STAGES
+from moeash.study.events import STAGES, merged_text
 from moeash.study.storage.base import Storage
 from moeash.study.storage.records import EvaluationRecord, EventRecord, StudySummary
 from moeash.study.study import Study
@@ -159,11 +158,7 @@ def in_words(event: EventRecord) -> str:
         case "solution_merging":
             return f"merging solution {values['position']} of {values['total']}"
         case "solution_merged":
-            return (
-                f"merged solution {values['number']} ({values['recipe']}): "
-                f"{values['entries_before']} -> {entries_text(values['entries'])} "
-                f"in {values['trials']} trial{'s'[: values['trials'] != 1]}"
-            )
+            return merged_text(values)
         case "workers":
             return f"{values['workers']} worker{'s'[: values['workers'] != 1]}"
         case "ended":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 
-from moeash.launch.exports import export_state
+from moeash.launch.exports import doing_of
 from moeash.launch.identity import host
 from moeash.service.context import Context
 from moeash.study.storage.team.launch import Kind, LaunchRecord
@@ -149,7 +149,7 @@ def router(context: Context) -> APIRouter:
                     started_at=record.started_at or record.requested_at,
                     requested_by=record.requested_by,
                     workers=0 if item is None else item.workers,
-                    doing=export_state(record).doing if item is None else item.doing,
+                    doing=doing_of(record) if item is None else item.doing,
                 )
             )
         launched = {record.study for record in records if record.kind == "run"}
