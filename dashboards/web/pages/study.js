@@ -223,7 +223,7 @@ export async function mount(host, {name}, shell) {
 
   function drawPick() {
     const {item} = study;
-    pick.set({name, front: study.front, limits: view.limits, rule: view.rule, manual: view.manual, answers: view.answers, metricName: item.metric_name, dropLimit: item.max_drop ?? null, pins: item.pins ?? [], mayWrite: store.mayWrite});
+    pick.set({name, front: study.front, limits: view.limits, rule: view.rule, manual: view.manual, answers: view.answers, metricName: item.metric_name, dropLimit: item.max_drop ?? null, hasEnded: item.status === 'finished', pins: item.pins ?? [], mayWrite: store.mayWrite});
   }
 
   fill(host,

@@ -89,10 +89,17 @@ export function pickPanel(on) {
     if (focused) choices.querySelector(`[data-test="${focused}"]`)?.focus();
   }
 
+  /** Why there is nothing to pick: not yet, or not any more unless the study is run differently. */
+  function nothing() {
+    if (!data.hasEnded) return 'Nothing on the front yet. The first complete evaluation within the wanted drop will be offered here.';
+    if (data.dropLimit === null) return 'Nothing on the front: no evaluation was complete.';
+    return `Nothing on the front: no evaluation came within ${say.drop(data.dropLimit, data.metricName)} of the float network. A clone of this study with a larger budget, a wider range of k or a larger evaluation.max_drop may reach it.`;
+  }
+
   function drawCard() {
     const {manual, rule, answers, limits, metricName, name, mayWrite} = data;
     if (!data.front.length) {
-      fill(card, h('p', {class: 'muted'}, 'Nothing on the front yet. The first complete evaluation within the wanted drop will be offered here.'));
+      fill(card, h('p', {class: 'muted', 'data-test': 'pick-nothing'}, nothing()));
       return;
     }
     const answer = manual ? {solution: manual, command: `moeash export ${name} --id ${manual.id} --to ${name}.moeash`} : answers[rule];

@@ -94,6 +94,7 @@ def test_where_nothing_was_wanted_the_chart_shows_what_was_stopped(served, page,
     assert item["front_size"] == 0 and item["stopped"] > 0
     page.goto(f"{served.url}/studies/hopeless")
     part(page, "points").get_by_text(f"{item['stopped']} of").wait_for()
+    part(page, "pick-nothing").get_by_text("no evaluation came within").wait_for()  # not "yet"
     inspect(page, "study-hopeless", within="main")
     points = served.api.get("/studies/hopeless/points", params={"columns": 180, "rows": 110})
     lowest = 100 * min(points.json()["metric"])
