@@ -8,7 +8,7 @@ import typer
 from moeash.cli.show import JsonOption, StorageOption, clock, print_json, remark, say, table
 
 if TYPE_CHECKING:
-    from moeash.study.storage.team.tokens import TokenRecord, Tokens
+    from moeash.study.storage.access.tokens import TokenRecord, Tokens
 
 TokenArgument = Annotated[int, typer.Argument(help="Id of the token.", metavar="ID")]
 

@@ -42,8 +42,8 @@ from moeash.service.views.charts import Charts
 from moeash.service.views.studies import Studies
 from moeash.service.views.tail import Tail
 from moeash.study.opening import open_storage
+from moeash.study.storage.access.audit import Audit
 from moeash.study.storage.sql import SqlStorage
-from moeash.study.storage.team.audit import Audit
 from moeash.study.storage.team.counting import Counting
 from moeash.study.storage.team.labels import Labels
 from moeash.study.storage.team.launches import Launches

@@ -10,8 +10,8 @@ from moeash.service.metrics import Metrics
 from moeash.service.views.charts import Charts
 from moeash.service.views.studies import Studies
 from moeash.service.views.tail import Tail
+from moeash.study.storage.access.audit import Audit
 from moeash.study.storage.sql import SqlStorage
-from moeash.study.storage.team.audit import Audit
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from moeash.study.storage.access.secrets import present, written
 from moeash.study.storage.records import StudySummary
 from moeash.study.storage.team.counting import Counting
 from moeash.study.storage.team.listing import Listing, Wanted
-from moeash.study.storage.team.secrets import present, written
 
 MOST_STUDIES = 50
 """Studies that have time series: those that were written to last, of those not archived."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from moeash.files import as_path
 from moeash.options.arguments import checked
+from moeash.study.storage.access.tokens import Tokens
 from moeash.study.storage.base import Storage
 from moeash.study.storage.engines.database import PATIENCE_S
 from moeash.study.storage.sql import SqlStorage
-from moeash.study.storage.team.tokens import Tokens
 
 if TYPE_CHECKING:
     from moeash.study.spec.spec import StudySpec

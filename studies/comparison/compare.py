@@ -24,7 +24,7 @@ from rows import Row, read_rows
 from solutions import put_solutions
 from tables import put_table
 
-from moeash.exports.canvas import COLOURS, INK, MUTED, STYLE, legend_below, nice_ticks, save
+from moeash.exports.plots.canvas import COLOURS, INK, MUTED, STYLE, legend_below, nice_ticks, save
 from moeash.study.spec.reading import parse_spec
 
 HERE = Path(__file__).parent

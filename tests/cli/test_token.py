@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
+from moeash.study.storage.access.tokens import Tokens
 from moeash.study.storage.sql import SqlStorage
-from moeash.study.storage.team.tokens import Tokens
 
 
 def test_a_token_can_be_made_before_there_is_a_study(moeash, tmp_path):

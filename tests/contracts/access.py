@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy import select, text, update
 
 from moeash.errors import InputError
+from moeash.study.storage.access.audit import Audit
+from moeash.study.storage.access.secrets import moment_of, present, written
+from moeash.study.storage.access.sessions import IDLE, LONGEST, MOST, Sessions
+from moeash.study.storage.access.tokens import Tokens
 from moeash.study.storage.tables import AUDIT, SESSIONS, TOKENS
-from moeash.study.storage.team.audit import Audit
-from moeash.study.storage.team.secrets import moment_of, present, written
-from moeash.study.storage.team.sessions import IDLE, LONGEST, MOST, Sessions
-from moeash.study.storage.team.tokens import Tokens
 
 PAST, SOON = written(present() - timedelta(seconds=1)), written(present() + timedelta(days=1))
 

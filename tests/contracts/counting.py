@@ -4,11 +4,11 @@ from datetime import timedelta
 
 import pytest
 
+from moeash.study.storage.access.secrets import present, written
 from moeash.study.storage.records import GenerationRecord
 from moeash.study.storage.tables import EVALUATIONS, LAUNCHES
 from moeash.study.storage.team.counting import Counting
 from moeash.study.storage.team.launches import Launches
-from moeash.study.storage.team.secrets import present, written
 from tests.contracts.access import change
 from tests.contracts.storage import FAILED, add, facts, replace
 

@@ -15,7 +15,7 @@ from moeash.service.protection.bodies import BodyLimits
 from moeash.service.protection.connections import uvicorn_settings
 from moeash.service.protection.origins import allowed_hosts
 from moeash.service.routes import session, tokens
-from moeash.study.storage.team.audit import Audit
+from moeash.study.storage.access.audit import Audit
 from tests.databases import stored_at
 
 API = "/api/v1"

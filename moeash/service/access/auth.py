@@ -17,11 +17,11 @@ from moeash.errors import InputError
 from moeash.service.access.limits import Failures
 from moeash.service.problems import Problem
 from moeash.service.protection.origins import is_own_page
+from moeash.study.storage.access.roles import Role, covers
+from moeash.study.storage.access.secrets import digest_of, new_secret
+from moeash.study.storage.access.sessions import LONGEST, Sessions
+from moeash.study.storage.access.tokens import Tokens
 from moeash.study.storage.engines.database import Database
-from moeash.study.storage.team.roles import Role, covers
-from moeash.study.storage.team.secrets import digest_of, new_secret
-from moeash.study.storage.team.sessions import LONGEST, Sessions
-from moeash.study.storage.team.tokens import Tokens
 
 COOKIE = "moeash_session"
 """Browsers show it to every port of a host: on a machine where others may listen, bind to a name

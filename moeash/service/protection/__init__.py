@@ -9,7 +9,7 @@ from moeash.service.protection.bodies import Bodies, BodyLimits
 from moeash.service.protection.headers import SecurityHeaders
 from moeash.service.protection.origins import Origins
 from moeash.service.protection.requests import Observe, Requests
-from moeash.study.storage.team.audit import Audit
+from moeash.study.storage.access.audit import Audit
 
 
 def protect(

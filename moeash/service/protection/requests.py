@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moeash.errors import StorageError
 from moeash.service.protection.logs import about
-from moeash.study.storage.team.audit import Audit
+from moeash.study.storage.access.audit import Audit
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
 API = "/api/v1"

@@ -17,7 +17,7 @@ from moeash.service.access.auth import (
 from moeash.service.problems import Problem
 from moeash.service.protection.origins import is_own_page
 from moeash.service.views.documents import Body
-from moeash.study.storage.team.roles import Role
+from moeash.study.storage.access.roles import Role
 
 Secret = Annotated[str, Field(min_length=1, max_length=500)]
 

@@ -10,9 +10,9 @@ from moeash.service.access.auth import Auth
 from moeash.service.problems import Problem
 from moeash.service.protection.logs import mention
 from moeash.service.views.documents import Body
-from moeash.study.storage.team.audit import Audit, AuditRecord
-from moeash.study.storage.team.roles import Role
-from moeash.study.storage.team.tokens import LONGEST_NAME, MOST_DAYS, TokenRecord
+from moeash.study.storage.access.audit import Audit, AuditRecord
+from moeash.study.storage.access.roles import Role
+from moeash.study.storage.access.tokens import LONGEST_NAME, MOST_DAYS, TokenRecord
 
 MOST_ROWS = 500
 MOST_ID = 2**31 - 1

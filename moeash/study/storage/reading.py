@@ -28,8 +28,8 @@ from moeash.core.solutions.objectives import SizeName
 from moeash.core.solutions.variables import variable_of
 from moeash.errors import InputError, MoeashError, StorageError
 from moeash.evaluation.outcome import Status
+from moeash.study.storage.access.roles import AuditRole, Role
 from moeash.study.storage.records import Stage, StoredStatus
-from moeash.study.storage.team.roles import AuditRole, Role
 
 T = TypeVar("T")
 

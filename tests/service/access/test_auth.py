@@ -4,9 +4,9 @@ import pytest
 
 from moeash.errors import InputError
 from moeash.service.access.auth import CODE_S, check_bind
+from moeash.study.storage.access.secrets import present, written
+from moeash.study.storage.access.tokens import Tokens
 from moeash.study.storage.tables import SESSIONS, TOKENS
-from moeash.study.storage.team.secrets import present, written
-from moeash.study.storage.team.tokens import Tokens
 from tests.contracts.access import change
 from tests.service.serving import PAGE, Service
 

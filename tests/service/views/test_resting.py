@@ -2,8 +2,8 @@
 
 import pytest
 
+from moeash.study.storage.access.tokens import Tokens
 from moeash.study.storage.team.listing import Wanted
-from moeash.study.storage.team.tokens import Tokens
 from tests.contracts.storage import add, facts
 from tests.databases import stored_at
 from tests.service.whole import whole_service

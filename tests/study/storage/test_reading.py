@@ -11,15 +11,15 @@ from sqlalchemy import JSON
 
 from moeash.errors import MoeashError, StorageError
 from moeash.study.events import Doing, Note
+from moeash.study.storage.access.audit import Audit
+from moeash.study.storage.access.secrets import digest_of
+from moeash.study.storage.access.sessions import Sessions
+from moeash.study.storage.access.tokens import Tokens
 from moeash.study.storage.records import GenerationRecord
 from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.tables import METADATA
-from moeash.study.storage.team.audit import Audit
 from moeash.study.storage.team.labels import Labels, StudyLabels
 from moeash.study.storage.team.launches import Launches
-from moeash.study.storage.team.secrets import digest_of
-from moeash.study.storage.team.sessions import Sessions
-from moeash.study.storage.team.tokens import Tokens
 from moeash.study.study import Study
 from tests.contracts.storage import COMPLETE, FACTS, Job, Recipe, add, replace
 

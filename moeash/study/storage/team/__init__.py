@@ -1,1 +1,1 @@
-"""What people do with studies: labels, launches, tokens, sessions, and who did what."""
+"""What people do with studies: labels, launches, lists, and numbers for monitoring."""

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import case, func, select, tuple_
 
+from moeash.study.storage.access.secrets import moment_of, written
 from moeash.study.storage.engines.database import Database
 from moeash.study.storage.reading import read_rows, understood
 from moeash.study.storage.tables import EVALUATIONS, GENERATIONS, LAUNCHES
 from moeash.study.storage.team.launch import launch_of
-from moeash.study.storage.team.secrets import moment_of, written
 
 
 @dataclass(frozen=True)

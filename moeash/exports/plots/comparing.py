@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moeash.errors import InputError
-from moeash.exports.canvas import COLOURS
+from moeash.exports.plots.canvas import COLOURS
 from moeash.study.study import Study
 
 _LINES = ("-", (0, (4, 1.2)), (0, (1, 1)))

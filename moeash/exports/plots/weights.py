@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from moeash.codec.size import SizeReport
 from moeash.core.codebook import SharedWeights, State
 from moeash.errors import InputError
-from moeash.exports.canvas import COLOURS, INK, MUTED, PAGE_WIDTH, STYLE, legend_below, new_figure
+from moeash.exports.plots.canvas import (
+    COLOURS,
+    INK,
+    MUTED,
+    PAGE_WIDTH,
+    STYLE,
+    legend_below,
+    new_figure,
+)
 
 Row = tuple[str | None, str, float]
 """Tensor, part of the file, bytes. The tensor is None for parts that belong to no tensor."""

@@ -9,13 +9,13 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from moeash.errors import InputError, StorageError
+from moeash.study.storage.access.roles import ROLES, Role, covers
+from moeash.study.storage.access.secrets import digest_of, moment_of, new_secret, present, written
 from moeash.study.storage.engines.database import Database
 from moeash.study.storage.engines.stamping import Recent
 from moeash.study.storage.reading import read_rows
 from moeash.study.storage.records import now
 from moeash.study.storage.tables import SESSIONS, TOKENS
-from moeash.study.storage.team.roles import ROLES, Role, covers
-from moeash.study.storage.team.secrets import digest_of, moment_of, new_secret, present, written
 
 PREFIX = "moeash_"
 USED_EVERY = timedelta(minutes=1)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from moeash.errors import ExportError, InputError
-from moeash.exports.canvas import nice_ticks
 from moeash.exports.plots import plot_bytes, plot_front, save
+from moeash.exports.plots.canvas import nice_ticks
 from tests.exports.pictures import POINTS
 from tests.marks import slow
 
@@ -85,7 +85,7 @@ def test_ticks_are_round_apart_and_inside():
 def test_a_matplotlibrc_of_others_changes_nothing_and_runs_no_latex(tmp_path):
     script = (
         "import sys, matplotlib\n"
-        "from moeash.exports.canvas import STYLE, new_figure, save\n"
+        "from moeash.exports.plots.canvas import STYLE, new_figure, save\n"
         "with matplotlib.rc_context(STYLE):\n"
         "    figure, axes = new_figure(2)\n"
         "    axes.plot([1, 2], label='a')\n"

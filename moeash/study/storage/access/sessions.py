@@ -8,13 +8,13 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from moeash.errors import StorageError
+from moeash.study.storage.access.roles import Role
+from moeash.study.storage.access.secrets import digest_of, moment_of, new_secret, present, written
+from moeash.study.storage.access.tokens import TokenRecord, token_of
 from moeash.study.storage.engines.database import Database
 from moeash.study.storage.reading import read_rows
 from moeash.study.storage.records import now
 from moeash.study.storage.tables import SESSIONS, TOKENS
-from moeash.study.storage.team.roles import Role
-from moeash.study.storage.team.secrets import digest_of, moment_of, new_secret, present, written
-from moeash.study.storage.team.tokens import TokenRecord, token_of
 
 IDLE = timedelta(days=7)
 """How long a session lives that nobody uses."""

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from moeash.errors import InputError
-from moeash.exports.front_plot import staircase
 from moeash.exports.plots import plot_front, save
+from moeash.exports.plots.front import staircase
 from tests.exports.pictures import BASELINE, CORNERS, POINTS, artist, legend, points
 
 

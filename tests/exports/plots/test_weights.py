@@ -5,7 +5,7 @@ from moeash.codec.size import size
 from moeash.core.codebook import Codebook, Parameter, keep_all, share
 from moeash.errors import InputError
 from moeash.exports.plots import plot_bytes, plot_codebook, save
-from moeash.exports.weight_plots import LARGEST, rows_of
+from moeash.exports.plots.weights import LARGEST, rows_of
 from tests.exports.pictures import artist, legend
 
 

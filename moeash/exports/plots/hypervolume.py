@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from moeash.errors import InputError
-from moeash.exports.canvas import PAGE_WIDTH, STYLE, legend_below, new_figure, top_axis
-from moeash.exports.comparing import check_alike, style_of
+from moeash.exports.plots.canvas import PAGE_WIDTH, STYLE, legend_below, new_figure, top_axis
+from moeash.exports.plots.comparing import check_alike, style_of
 from moeash.study.study import Study
 
 

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from moeash.core.solutions.pareto import non_dominated
 from moeash.core.solutions.recipe import entries_text
 from moeash.errors import InputError
-from moeash.exports.canvas import (
+from moeash.exports.plots.canvas import (
     INK,
     MUTED,
     PAGE_WIDTH,
@@ -25,7 +25,7 @@ from moeash.exports.canvas import (
     nice_ticks,
     top_axis,
 )
-from moeash.exports.comparing import check_alike, style_of
+from moeash.exports.plots.comparing import check_alike, style_of
 from moeash.study.solution import Solution, front_of, pick
 from moeash.study.study import Study
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from sqlalchemy import Row, insert, select
 
+from moeash.study.storage.access.roles import AuditRole
+from moeash.study.storage.access.secrets import moment_of
 from moeash.study.storage.engines.database import Database
 from moeash.study.storage.reading import read_rows
 from moeash.study.storage.records import now
 from moeash.study.storage.rows import stored_text
 from moeash.study.storage.tables import AUDIT
-from moeash.study.storage.team.roles import AuditRole
-from moeash.study.storage.team.secrets import moment_of
 
 LONGEST_TARGET = 1000
 """Characters kept of what was acted on."""

@@ -6,9 +6,9 @@ from contextlib import closing
 
 import pytest
 
+from moeash.study.storage.access.sessions import Sessions
+from moeash.study.storage.access.tokens import Tokens
 from moeash.study.storage.sql import SqlStorage
-from moeash.study.storage.team.sessions import Sessions
-from moeash.study.storage.team.tokens import Tokens
 from tests.contracts.access import SESSIONS, SOON, AccessContract, change
 
 
