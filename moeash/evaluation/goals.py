@@ -22,7 +22,7 @@ TOLERANCE = 1.03
 """Ratio of two integers at which a line is not divided further."""
 
 WORTH_IT = 0.995
-"""Share of the bytes, or of the loss, that another rate must promise to be followed."""
+"""Share of the bytes, or of the loss, that another rate or refinement must promise to be tried."""
 
 NEAR = 1.3
 """Ratio to where one line ended within which the next probably does."""
@@ -304,17 +304,18 @@ def _refine(tries: _Tries, axis: Integer) -> None:
     """Refine what was found, and move along the line by what refining gained."""
     start = tries.best()
     slope = _slope(tries, lambda recipe: float(_value(recipe, axis)))
+    price = _slope(tries, tries.cost)
     recipe = start.then(Refine())
     for _ in range(REFINEMENTS):
         tries.outcome(recipe, whole=True)
         limited = tries.limited(recipe)
         if slope is None or limited <= 0:
             return
-        here = _value(recipe, axis)
-        wanted = here * (MARGIN * tries.limit / limited) ** slope
-        value = min(max(round(wanted), axis.low), axis.high)
-        if tries.meets(recipe) and abs(math.log(wanted / here)) < math.log(TOLERANCE) / 2:
+        left = MARGIN * tries.limit / limited
+        if tries.meets(recipe) and (price is None or left**price > WORTH_IT):
             return
+        wanted = _value(recipe, axis) * left**slope
+        value = min(max(round(wanted), axis.low), axis.high)
         values = recipe.candidate.as_dict() | {axis.name: value}
         following = replace(Recipe.of(values), steps=recipe.steps)
         if following in tries.outcomes:

@@ -96,6 +96,22 @@ def test_what_refining_gains_is_spent_on_the_goal(goal):
     assert found.outcome.status == "complete"
 
 
+def test_a_refinement_that_promises_next_to_nothing_is_not_tried():
+    class Growing(Law):
+        def drop(self, recipe):  # refining gains a little more with fewer bins
+            few = recipe.steps and recipe.candidate["k"] < 60
+            return super().drop(recipe) * (0.96 if few else 1)
+
+    law = Growing()
+    found = reached(law, Goal(max_drop=0.01), refines=True)
+    refined = [job.recipe for job in law.jobs if job.recipe.steps]
+    assert [recipe.candidate["k"] for recipe in refined] == [64, 57]
+    assert found.recipe == refined[-1]
+    fewer = Recipe.of({"k": 56}).then(Refine())  # a bin less is a fiftieth of them, in bytes
+    assert law.drop(fewer) <= 0.01
+    assert law.n_bytes(fewer) > 0.995 * law.n_bytes(found.recipe)
+
+
 def test_refining_that_makes_it_worse_is_not_taken():
     found = reached(Law(gain=1.5), Goal(max_drop=0.01), refines=True)
     assert law_meets(found, 0.01)
