@@ -3,7 +3,7 @@
 The goal is the smallest file that loses no more, or the best network in a file no larger. A
 method's candidates lie on lines: along its one integer, bins or levels, files grow and losses
 shrink. A rate, where there is one, trades bits in another way and gives another line. So a line is
-bisected, other rates are tried where it ended, and what was found is refined.
+divided, other rates are tried where it ended, and what was found is refined.
 """
 
 import math
@@ -20,6 +20,10 @@ from moeash.evaluation.outcome import Archive, Job, Outcome
 
 TOLERANCE = 1.03
 """Ratio of two integers at which a line is not divided further."""
+
+FALL = -2.0
+"""Power of the bins that a loss goes with, as long as one value is all that says so: where errors
+are small and add up it is their squares that count."""
 
 WORTH_IT = 0.995
 """Share of the bytes, or of the loss, that another rate or refinement must promise to be tried."""
@@ -182,7 +186,7 @@ def reach(
         return Recipe.of(values)
 
     middle = None if side is None else _between(side.low, side.high, side.log)
-    found = _bisected(tries, lambda value: at(value, middle), axis.low, axis.high)
+    found = _divided(tries, lambda value: at(value, middle), axis.low, axis.high)
     if found is None:
         raise _nothing(tries, at, axis, middle)
     if side is not None and middle is not None and side.low < side.high:
@@ -213,32 +217,57 @@ def _between(low: float, high: float, log: bool) -> float:
     return float(f"{middle:.3g}") if low < high else low
 
 
-def _bisected(tries: _Tries, at: Callable[[int], Recipe], low: int, high: int) -> int | None:
+def _divided(tries: _Tries, at: Callable[[int], Recipe], low: int, high: int) -> int | None:
     """Return the last value of a line that meets the goal, on the side that costs least.
 
     Fewer bins make smaller files, more bins lose less: of a largest drop the least value that
-    meets it is wanted, of a largest size the highest.
+    meets it is wanted, of a largest size the highest. What is left is divided where the line
+    probably meets the limit, and in its middle where nothing says so.
     """
     upwards = tries.goal.max_drop is None
     good, bad = (low, high + 1) if upwards else (high, low - 1)
     if not tries.meets(at(good)):
         return None
+    tried = [good]
     while abs(good - bad) > 1 and max(good, bad) > TOLERANCE * max(1, min(good, bad)):
-        middle = round(math.sqrt(max(good, 1) * max(bad, 1)))
-        middle = min(max(middle, min(good, bad) + 1), max(good, bad) - 1)
-        if tries.meets(at(middle)):
-            good = middle
+        lower, upper = sorted((good, bad))
+        expected = _expected(tries, at, tried)
+        if expected is None or not lower < expected < upper:
+            expected = math.sqrt(max(lower, 1) * upper)
+        value = min(max(round(expected), lower + 1), upper - 1)
+        tried.append(value)
+        if tries.meets(at(value)):
+            good = value
         else:
-            bad = middle
+            bad = value
     return good
 
 
+def _expected(tries: _Tries, at: Callable[[int], Recipe], tried: list[int]) -> float | None:
+    """Return where a line probably meets the limit; None where nothing says so.
+
+    Near it, what is limited is a power of the value.
+    """
+    whole = [value for value in tried if tries.outcome(at(value)).status == "complete"]
+    usable = [value for value in whole if value > 0 and tries.limited(at(value)) > 0]
+    usable.sort(key=lambda value: abs(math.log(tries.limited(at(value)) / tries.limit)))
+    limited = [tries.limited(at(value)) for value in usable]
+    if len(usable) > 1:
+        power = math.log(limited[0] / limited[1]) / math.log(usable[0] / usable[1])
+    else:
+        power = 0.0 if tries.goal.max_drop is None else FALL
+    if not usable or power == 0:
+        return None
+    way = math.log(tries.limit / limited[0]) / power
+    return usable[0] * math.exp(way) if abs(way) < 100 else None
+
+
 def _followed(tries: _Tries, at: Callable[[int], Recipe], near: int, axis: Integer) -> None:
-    """Bisect another line where the first one ended, and all of it where that is not enough."""
+    """Divide another line where the first one ended, and all of it where that is not enough."""
     low, high = max(axis.low, int(near / NEAR)), min(axis.high, int(near * NEAR) + 1)
-    ended = _bisected(tries, at, low, high)
+    ended = _divided(tries, at, low, high)
     if ended is None or not low * TOLERANCE < ended < high / TOLERANCE:
-        _bisected(tries, at, axis.low, axis.high)
+        _divided(tries, at, axis.low, axis.high)
 
 
 def _nothing(
@@ -263,7 +292,7 @@ def _better_rate(
 ) -> float | None:
     """Return the rate that promises the least cost at the limit; None for the one there is.
 
-    What each of the others costs there is read off the line that was bisected: near its end cost
+    What each of the others costs there is read off the line that was divided: near its end cost
     and limit are powers of each other.
     """
     slope = _slope(tries, tries.cost)
