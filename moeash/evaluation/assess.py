@@ -7,7 +7,7 @@ with it every batch, is fixed for the study, so numbers do not depend on where a
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moeash.data.splits import Split
-from moeash.errors import EvaluationError, InputError
+from moeash.errors import EvaluationError
+from moeash.evaluation.forward import Forward
 from moeash.evaluation.metrics import Metric, Scores, check_finite, predicted, worst_of
 from moeash.evaluation.options import Precision
 from moeash.networks.pickling import read_only_tensor
 from moeash.networks.writing.places import Places
 from moeash.tracing.derived import FOLLOWED_INPUTS, Run, followed_run, following
-from moeash.tracing.outputs import chosen
 
 Hopeless = Callable[[float], bool]
 """Tells from the highest metric still possible whether measuring on is pointless."""
@@ -55,6 +55,7 @@ class FloatPass:
         targets: of the metric, one row an image, in the split's own order.
         sample: some of its outputs, see :func:`sample_of`.
         scores: what each image adds to the metric, likewise; None where it is no such mean.
+        channels_last: how images were laid out, see :class:`moeash.evaluation.forward.Forward`.
     """
 
     baseline: float
@@ -62,6 +63,7 @@ class FloatPass:
     targets: NDArray[Any]
     sample: tuple[float, ...]
     scores: Scores | None = None
+    channels_last: bool = False
 
 
 def noise_of(scores: Scores | None, before: Scores | None) -> float | None:
@@ -147,15 +149,14 @@ class SplitAssessment:
             images: its :attr:`images`; may be read-only and shared between processes.
         """
         assert split is not None or (images is not None and float_pass is not None)
-        self._module = module
+        self._forward = Forward(module, device, precision)
         self._places = Places.of(module)
         self._metric = metric
-        self._device = device
-        self._precision = precision
         self._split = split
         self._batch_size = batch_size
         self.runs: list[Run] = []
         known = float_pass or self._measure_float()
+        self._forward = replace(self._forward, channels_last=known.channels_last)
         self.float_pass: FloatPass | None = known
         self.baseline = known.baseline
         self.reference = metric.reference
@@ -182,15 +183,15 @@ class SplitAssessment:
     def _measure_float(self) -> FloatPass:
         split = self._split
         assert split is not None
-        self._follow(split)
+        forward = self._fastest(split)
         found = []
         for x, _ in split.batches(self._batch_size):
-            images = x.to(self._device)
+            images = x.to(self._forward.device)
             version = images._version
-            found.append(_first_forward(self._module, images, self._device, self._precision).cpu())
+            found.append(forward.first(images).cpu())
             if images._version != version and split.in_memory:
                 raise EvaluationError(
-                    f"{type(self._module).__name__} writes to the images it is given, and every "
+                    f"{type(forward.module).__name__} writes to the images it is given, and every "
                     "evaluation reads the same ones; let it copy them first, x = x.clone()"
                 )
         self._check_places()
@@ -213,15 +214,24 @@ class SplitAssessment:
         classes = targets if targets.ndim == 1 else predicted(outputs)
         check_finite(tally.value(), f"metric {self._metric.name} of the float network is")
         order = hardest_first(outputs, classes)
-        return FloatPass(tally.value(), order, targets, sample_of(outputs), tally.scores())
+        return FloatPass(
+            tally.value(),
+            order,
+            targets,
+            sample_of(outputs),
+            tally.scores(),
+            forward.channels_last,
+        )
 
-    def _follow(self, split: Split) -> None:
-        """Follow a run on few images, in front of any other: what is kept of it is made then."""
+    def _fastest(self, split: Split) -> Forward:
+        """Return the passes to measure with.
+
+        A run on few images is followed in front of any other: what is kept of it is made then.
+        """
         few, _ = next(iter(split.batches(FOLLOWED_INPUTS)))
         images = few.clone()
-        self.runs = followed_run(
-            self._module, lambda: _forward(self._module, images, self._device, self._precision)
-        )
+        self.runs = followed_run(self._forward.module, lambda: self._forward(images))
+        return self._forward.fastest(few.clone())
 
     def _in_order(self) -> Tensor:
         # Reordered once, then reused: a pass over the images costs no copy any more.
@@ -239,11 +249,13 @@ class SplitAssessment:
         for position in range(self.n_batches):
             if position == len(self._on_device):
                 start = position * self._batch_size
-                self._on_device.append(images[start : start + self._batch_size].to(self._device))
+                self._on_device.append(
+                    images[start : start + self._batch_size].to(self._forward.device)
+                )
             yield self._on_device[position]
 
     def _check_places(self) -> None:
-        self._places.check(f"forward of {type(self._module).__name__}")
+        self._places.check(f"forward of {type(self._forward.module).__name__}")
 
     def measure(self, hopeless: Hopeless) -> Measurement:
         """Measure, stopping before the first batch that can no longer make a difference."""
@@ -252,7 +264,7 @@ class SplitAssessment:
             return Measurement(None, tally.upper_bound(), 0)
         n_batches = 0
         for x in self._batches():
-            tally.add(_forward(self._module, x, self._device, self._precision))
+            tally.add(self._forward(x))
             n_batches += 1
             if n_batches < self.n_batches and hopeless(tally.upper_bound()):
                 self._check_places()
@@ -325,25 +337,3 @@ def hardest_first(outputs: Tensor, targets: NDArray[np.int64]) -> NDArray[np.int
         margin = own - scores.max(axis=1) if scores.shape[1] > 1 else own
     margin[(targets < 0) | np.isnan(margin)] = -np.inf
     return np.argsort(margin, kind="stable").astype(np.int64)
-
-
-def _first_forward(module: nn.Module, x: Tensor, device: str, precision: Precision) -> Tensor:
-    """Forward the float network, so that images it cannot take are reported as just that."""
-    try:
-        return _forward(module, x, device, precision)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise EvaluationError(
-            f"{type(module).__name__} cannot take images of shape {tuple(x.shape)}: "
-            f"{' '.join(str(error).split())}; the network or the data is the wrong one"
-        ) from error
-
-
-def _forward(module: nn.Module, x: Tensor, device: str, precision: Precision) -> Tensor:
-    x = x.to(device)
-    with torch.inference_mode(), torch.autocast(x.device.type, torch.bfloat16, precision == "bf16"):
-        returned = module(x)
-    try:
-        outputs = chosen(returned)
-    except InputError as error:
-        raise EvaluationError(f"class scores are needed: {error}") from error
-    return outputs.float() if precision == "bf16" else outputs

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from moeash.data.inputs import Batch, Inputs
 from moeash.errors import InputError
 from moeash.methods.training.norms import in_training_mode
 from moeash.methods.training.session import Seen, Session
+from moeash.networks.layouts import channels_last, has_convolutions
 from moeash.networks.network import Network
 from moeash.tracing.outputs import OutputOf, chosen, in_rows
 
@@ -47,7 +47,7 @@ class Outputs:
             (inputs.args, inputs.kwargs) if isinstance(inputs, Inputs) else ((inputs,), {})
         )
         if self.channels_last:
-            args = tuple(map(_channels_last, args))
+            args = tuple(map(channels_last, args))
         kind = torch.device(self.device).type
         autocast = torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bfloat16)
         with autocast, in_training_mode(self.norms):
@@ -63,8 +63,7 @@ def outputs_of(network: Network, session: Session) -> Outputs:
     """
     bfloat16 = session.options.arithmetic == "bf16"
     outputs = Outputs(network.module, session.device, network.output, bfloat16)
-    has_convolutions = any(isinstance(part, nn.Conv2d) for part in network.module.modules())
-    if not (bfloat16 and has_convolutions):
+    if not (bfloat16 and has_convolutions(network.module)):
         return outputs
     fast = replace(outputs, channels_last=True)
     inputs, _ = next(session.images.batches(2))
@@ -74,13 +73,6 @@ def outputs_of(network: Network, session: Session) -> Outputs:
     except RuntimeError:
         return outputs
     return fast
-
-
-def _channels_last(argument: Any) -> Any:
-    """Return an argument laid out anew if it is a batch of images."""
-    if isinstance(argument, Tensor) and argument.dim() == 4:
-        return argument.contiguous(memory_format=torch.channels_last)
-    return argument
 
 
 def float_tensors(network: Network, device: str) -> dict[str, Tensor]:
