@@ -30,17 +30,38 @@ from moeash.study.spec.reading import parse_spec
 HERE = Path(__file__).parent
 FRONTS = HERE.parent / "results"
 
-NETWORKS = {
-    "lenet300": "LeNet-300-100, MNIST",
-    "lenet5": "LeNet-5, MNIST",
-    "resnet20": "ResNet-20, CIFAR-10 (JPEG copy)",
-}
+
+@dataclass(frozen=True)
+class Network:
+    """A network that everybody compresses.
+
+    Attributes:
+        name: of its table.
+        source: in the rows.
+        title: in table and plot.
+        kl: holdout KL at which the table compares bytes, in nats an image.
+    """
+
+    name: str
+    source: str
+    title: str
+    kl: float
+
+
+NETWORKS = (
+    Network("lenet300", "lenet300", "LeNet-300-100, MNIST", 0.01),
+    Network("lenet5", "lenet5", "LeNet-5, MNIST", 0.01),
+    Network("resnet20", "resnet20", "ResNet-20, CIFAR-10 (JPEG copy)", 0.03),
+    Network(
+        "efficientnet-lite0",
+        "efficientnet_lite_pytorch:EfficientNet.from_name",
+        "EfficientNet-Lite0, ImageNet sample",
+        0.05,
+    ),
+)
 
 DROPS = (0.001, 0.005, 0.01)
 """Search drops the table picks files by."""
-
-KL = {"lenet300": 0.01, "lenet5": 0.01, "resnet20": 0.03}
-"""Holdout KL at which the table compares bytes, in nats an image."""
 
 NEAR = 6.0
 """Points whose KL is within this factor of the wanted one say what is needed there."""
@@ -74,12 +95,12 @@ class Series:
         """Whether it is moeash's."""
         return self.peer.startswith("moeash")
 
-    def rows(self, rows: Sequence[Row], network: str) -> list[Row]:
+    def rows(self, rows: Sequence[Row], network: Network) -> list[Row]:
         """Return the rows of a network that belong here, smallest file first."""
         return [
             row
             for row in rows
-            if row["network"] == network
+            if row["network"] == network.source
             and row["peer"] == self.peer
             and all(word in row["setting"] for word in self.has)
             and not any(word in row["setting"] for word in self.lacks)
@@ -123,11 +144,11 @@ def bytes_at(rows: Sequence[Row], kl: float) -> float | None:
     return n_bytes if inside else None
 
 
-def table(rows: Sequence[Row], network: str) -> str:
+def table(rows: Sequence[Row], network: Network) -> str:
     """Return the Markdown table of a network: one line a series."""
     heads = [f"search drop <= {drop:g}" for drop in DROPS]
     lines = [
-        f"| {NETWORKS[network]} | {' | '.join(heads)} | holdout KL = {KL[network]:g} |",
+        f"| {network.title} | {' | '.join(heads)} | holdout KL = {network.kl:g} |",
         "|---|" + "---|" * (len(DROPS) + 1),
     ]
     for series in SERIES:
@@ -135,7 +156,7 @@ def table(rows: Sequence[Row], network: str) -> str:
         if not mine:
             continue
         cells = [_cell(picked(mine, drop)) for drop in DROPS]
-        n_bytes = bytes_at(mine, KL[network])
+        n_bytes = bytes_at(mine, network.kl)
         cells.append("" if n_bytes is None else f"{n_bytes:,.0f}")
         lines.append(f"| {series.label} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -162,14 +183,14 @@ def every_row(rows: Sequence[Row]) -> str:
 def draw(rows: Sequence[Row]) -> Figure:
     """Draw bytes against holdout drop, and against holdout KL, one column a network."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 5.6), dpi=200, layout="constrained")
+        figure = Figure(figsize=(12.4, 5.6), dpi=200, layout="constrained")
         grid = figure.subplots(2, len(NETWORKS), sharex="col")
-        for column, (network, title) in enumerate(NETWORKS.items()):
+        for column, network in enumerate(NETWORKS):
             drops, divergences = grid[0, column], grid[1, column]
             _panel(drops, rows, network, "holdout_drop", DRAWN_DROP)
             _panel(divergences, rows, network, "holdout_kl", DRAWN_KL)
             drops.axhline(0, color=MUTED, linewidth=0.6, linestyle=(0, (5, 2.5)), zorder=1)
-            drops.set_title(title)
+            drops.set_title(network.title)
             drops.tick_params(axis="x", which="both", length=0)
             divergences.set_yscale("log")
             divergences.set_ylim(*DRAWN_KL)
@@ -182,7 +203,7 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 
 def _panel(
-    axes: Axes, rows: Sequence[Row], network: str, what: str, limits: tuple[float, float]
+    axes: Axes, rows: Sequence[Row], network: Network, what: str, limits: tuple[float, float]
 ) -> None:
     axes.set_xscale("log")
     axes.set_ylim(*limits)
@@ -237,15 +258,14 @@ def main() -> None:
         fronts = {path: json.loads(path.read_text()) for path in FRONTS.glob("*/front.json")}
         put_solutions(sorted(p for p in fronts if not parse_spec(fronts[p]["spec"]).trained_by))
     rows = read_rows()
-    tables = {network: table(rows, network) for network in NETWORKS}
-    for network, text in tables.items():
-        put_table(network, text)
+    for network in NETWORKS:
+        put_table(network.name, table(rows, network))
     put_table("rows", every_row(rows))
     summary = {
-        network: {
+        network.name: {
             series.label: {
                 "picked": {str(drop): picked(mine, drop) for drop in DROPS},
-                "bytes_at_kl": {str(KL[network]): bytes_at(mine, KL[network])},
+                "bytes_at_kl": {str(network.kl): bytes_at(mine, network.kl)},
                 "rows": mine,
             }
             for series in SERIES
