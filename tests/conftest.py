@@ -146,9 +146,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no benchmark where none is wanted."""
+    none = config.option.markexpr in ("not benchmark", "quick")
+    return True if none and collection_path == Path(__file__).parent / "benchmarks" else None
+
+
 def pytest_collection_finish() -> None:
     """Spare the collector what was imported: it stays, and is a million objects to walk."""
-    gc.collect()
     gc.freeze()
     gc.enable()
 
