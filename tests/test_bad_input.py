@@ -322,6 +322,7 @@ def test_a_newer_container_is_named_as_such(moeash, tiny, tmp_path):
 # ------------------------------------------------------------------ databases
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_a_clear_refusal(moeash, bare, tmp_path, monkeypatch):
     from moeash.study.storage import sql
 

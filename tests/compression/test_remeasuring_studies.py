@@ -253,7 +253,7 @@ def test_a_study_without_has_one_baseline(tmp_path):
 
 
 @pytest.mark.realdata
-@pytest.mark.slow
+@pytest.mark.slow(seconds=50)
 def test_resnet20_in_72_bins_loses_less_with_norms_measured_again(real_data):
     spec = {
         "name": "resnet20",

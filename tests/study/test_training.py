@@ -125,7 +125,7 @@ KILLED = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_a_training_killed_in_its_middle_goes_on_and_ends_with_the_same_bits(tmp_path):
     plain = trained() | {
         "tune": {"solutions": 0},

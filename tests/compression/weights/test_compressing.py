@@ -342,7 +342,7 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path):
     assert after - before < 130 << 20
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=25)
 @pytest.mark.parametrize(("dtype", "n_mib", "most_mib"), [("F32", 300, 150), ("BF16", 600, 350)])
 def test_hundreds_of_megabytes_take_a_fraction_of_what_they_may(tmp_path, dtype, n_mib, most_mib):
     largest, _, middle, after, _ = measured(tmp_path, n_mib << 20, dtype, max_error=0.2)
