@@ -155,9 +155,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Import no benchmark where none is wanted."""
-    none = config.option.markexpr in ("not benchmark", "quick")
-    return True if none and collection_path == Path(__file__).parent / "benchmarks" else None
+    """Import no benchmark where none is wanted; whoever names them is told they are deselected."""
+    wanted = config.option.markexpr not in ("not benchmark", "quick") or any(
+        "benchmarks" in argument for argument in config.args
+    )
+    folder = Path(__file__).parent / "benchmarks"
+    return True if collection_path == folder and not wanted else None
 
 
 def pytest_collection_finish() -> None:
