@@ -31,7 +31,7 @@ from moeash.networks.network import Network
 from moeash.networks.norms import find_norms
 from moeash.networks.parameters import read_state
 from tests.contracts.method import prepare
-from tests.marks import slow
+from tests.marks import few_quick, slow
 from tests.methods.training.stopping import Stopped
 
 STATISTICS = {
@@ -246,7 +246,7 @@ def test_batches_of_one_image_have_no_statistics():
         TrainingOptions(batch_size=1, norms="batch")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few_quick(KINDS, "distill", "wfn"))
 def test_statistics_are_gathered_in_bfloat16_too(kind, network, start, session):
     fast = replace(session(), options=replace(session().options, arithmetic="bf16"))
     trainees = [trainee_of(kind, network, start, where) for where in (session(), fast)]
