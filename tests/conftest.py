@@ -120,11 +120,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return len(os.sched_getaffinity(0)) + (config.option.markexpr != "quick")
 
 
+def weight(item: pytest.Item) -> float:
+    """Return how long a test takes, about, in fiftieths of a second."""
+    if item.get_closest_marker("quick"):
+        return 1
+    slow = item.get_closest_marker("slow")
+    return 50 * (slow.kwargs.get("seconds", 1) if slow else 1)
+
+
 def longest_first(items: list[pytest.Item]) -> None:
     """Have what takes long begin early, so that no worker is alone with it at the end."""
     weights: collections.Counter[str] = collections.Counter()
     for item in items:
-        weights[together(item.nodeid)] += 1 if item.get_closest_marker("quick") else 50
+        weights[together(item.nodeid)] += weight(item)
     weights[RAY] += 1_000_000
     items.sort(key=lambda item: -weights[together(item.nodeid)])
 
@@ -146,9 +154,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no benchmark where none is wanted; whoever names them is told they are deselected."""
+    wanted = config.option.markexpr not in ("not benchmark", "quick") or any(
+        "benchmarks" in argument for argument in config.args
+    )
+    folder = Path(__file__).parent / "benchmarks"
+    return True if collection_path == folder and not wanted else None
+
+
 def pytest_collection_finish() -> None:
     """Spare the collector what was imported: it stays, and is a million objects to walk."""
-    gc.collect()
     gc.freeze()
     gc.enable()
 

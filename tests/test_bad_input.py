@@ -31,6 +31,7 @@ from moeash.exports.export import export_solution
 from moeash.networks.loading.sources import load_network
 from moeash.study.plan import task_of
 from tests.databases import stored_at
+from tests.marks import slow
 
 
 def network(values: float | None = None) -> nn.Sequential:
@@ -212,7 +213,7 @@ def full_disk(limit: int):
     [
         (["export", "tiny", "--pick", "smallest"], ""),
         (["decompress", "FILE"], ""),
-        (["plot", "tiny"], ".png"),
+        slow(["plot", "tiny"], ".png"),
     ],
 )
 def test_a_target_that_cannot_be_written_is_named(moeash, tiny, tmp_path, command, suffix, target):
@@ -321,6 +322,7 @@ def test_a_newer_container_is_named_as_such(moeash, tiny, tmp_path):
 # ------------------------------------------------------------------ databases
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_a_clear_refusal(moeash, bare, tmp_path, monkeypatch):
     from moeash.study.storage import sql
 

@@ -11,6 +11,7 @@ import moeash as package
 import moeash.nn as package_nn
 from moeash.errors import DataError, SpecError, UserCodeError
 from moeash.names import call_factory, contained, find_function
+from tests.marks import slow
 
 
 class OwnEnd(BaseException):
@@ -75,7 +76,7 @@ def test_a_factory_that_exits_has_failed_and_its_call_is_shown(module):
         call_factory(f"{name}:make", {"a": 1}, error=DataError)
 
 
-@pytest.mark.parametrize("end", ENDS, ids=repr)
+@pytest.mark.parametrize("end", [ENDS[0], *map(slow, ENDS[1:3]), ENDS[3]], ids=repr)
 def test_an_evaluation_that_exits_has_failed_and_the_study_goes_on(end):
     calls = []
 

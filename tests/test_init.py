@@ -36,7 +36,7 @@ def test_reading_a_study_loads_no_torch(tiny):
     assert not modules & (set(HEAVY) - {"sqlalchemy"})
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=12)
 def test_a_study_without_output_does_not_wait_for_matplotlib(bare, tmp_path):
     run = f"moeash.run({str(bare)!r}, storage={str(tmp_path / 'a.db')!r}, progress=False)"
     modules = loaded_after(f"import moeash; assert {run}.front()")

@@ -196,7 +196,7 @@ class Acting:
         return value
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=16)
 @settings(max_examples=15, deadline=None)
 @example({2: ([], [replaced_data])})  # while it is checked that norms may be two vectors
 @example({1: ([], [replaced_data, scaled])})  # before anything else is made

@@ -1,5 +1,7 @@
 """What no file can be called is refused in one line, wherever a path is taken."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -65,14 +67,22 @@ TAKERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of files that are good."""
+    folder = tmp_path_factory.mktemp("made")
+    compressed(folder / "ok.moeash")
+    (folder / "in").mkdir()
+    save_file({"w": torch.ones(4, 4)}, folder / "in" / "ok.safetensors")
+    (folder / "loop").symlink_to("loop")
+    return folder
+
+
 @pytest.mark.parametrize("taker", TAKERS.values(), ids=TAKERS)
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_what_no_file_is_called_is_refused_with_our_error(taker, name, tmp_path, monkeypatch):
+def test_what_no_file_is_called_is_refused_with_our_error(taker, name, made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    compressed("ok.moeash")
-    (tmp_path / "in").mkdir()
-    save_file({"w": torch.ones(4, 4)}, "in/ok.safetensors")
-    (tmp_path / "loop").symlink_to("loop")
+    shutil.copytree(made, tmp_path, symlinks=True, dirs_exist_ok=True)
     with pytest.raises(MoeashError) as caught:
         taker(name)
     assert "\n" not in str(caught.value)

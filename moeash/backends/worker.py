@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from moeash.core.collecting import uncollected
 from moeash.errors import BackendError
 from moeash.names import contained
 
@@ -131,7 +132,8 @@ class EvaluationWorker:
         """
         if folder is not None:
             folder.rearrange()
-        import torch
+        with uncollected():
+            import torch
 
         torch.set_num_threads(n_threads)
         torch.set_num_interop_threads(1)
@@ -163,8 +165,9 @@ class EvaluationWorker:
                 f"worker on {socket.gethostname()} needs {', '.join(differing)}; "
                 "install the same versions on every node"
             )
-        from moeash.backends.inprocess import describe
-        from moeash.evaluation.evaluate import Evaluator
+        with uncollected():
+            from moeash.backends.inprocess import describe
+            from moeash.evaluation.evaluate import Evaluator
 
         self.evaluator = Evaluator(task, common=common, progress=self._progress)
         place = Place(socket.gethostname(), os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"))

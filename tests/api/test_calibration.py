@@ -82,8 +82,8 @@ def test_a_method_that_looks_at_no_inputs_refuses_some():
         search(module, lambda module: 1.0, calibration=torch.randn(8, 4), spec=codec("float32"))
 
 
-@pytest.mark.parametrize("norms", ["two_vectors", "as_they_are"])
-@pytest.mark.parametrize("kept", ["float16", "float32"])
+@pytest.mark.parametrize("norms", ["two_vectors", slow("as_they_are")])
+@pytest.mark.parametrize("kept", ["float16", slow("float32")])
 def test_without_inputs_to_check_on_every_kept_tensor_is_exact(tmp_path, kept, norms):
     module, told = load_network("digits-cnn"), Listener()
     options = {"candidate": {"k": 16}, "spec": codec(kept, norms)}
@@ -324,7 +324,7 @@ def test_without_images_nothing_can_be_measured(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("method", ["wfn", "pwfn"])
+@pytest.mark.parametrize("method", ["wfn", slow("pwfn")])
 def test_a_method_that_trains_sees_every_input_it_is_given(tmp_path, method):
     n_inputs, batch_size, epochs = 640, 64, 2
     told = Listener()

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import moeash
 from moeash.errors import InputError
 from tests.backends.studies import Listener
+from tests.marks import few_quick
 
 FEEDBACK = {"name": "feedback", "k": [8, 40], "images": 60, "sketches": 1}
 GPFQ = {"name": "gpfq", "levels": [2, 6], "images": 60}
@@ -97,7 +98,7 @@ def reference(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("given", INPUTS)
+@pytest.mark.parametrize("given", few_quick(INPUTS, "tuples"))
 @pytest.mark.parametrize("method", [FEEDBACK, GPFQ], ids=["feedback", "gpfq"])
 def test_however_arguments_are_given_the_same_file_results(tmp_path, reference, given, method):
     network = Net(lambda y: y)
@@ -106,7 +107,9 @@ def test_however_arguments_are_given_the_same_file_results(tmp_path, reference, 
     assert any("60" in note for note in notes)
 
 
-@pytest.mark.parametrize("kind", RETURNS)
+@pytest.mark.parametrize(
+    "kind", few_quick(RETURNS, "single values", "of an own class", "logits of several")
+)
 def test_feedback_moves_the_outputs_less_than_nearest_entries_whatever_is_returned(tmp_path, kind):
     returns, output = RETURNS[kind]
     network = Net(returns)

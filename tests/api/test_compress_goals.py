@@ -75,6 +75,7 @@ class Tokens(nn.Module):
         return {"logits": self.head(self.embedding(ids)), "ids": ids}
 
 
+@pytest.mark.slow
 def test_every_token_counts_and_output_names_what_does(tmp_path):
     network, ids = Tokens().eval(), torch.randint(0, 50, (20, 7))
     report = moeash.compress(

@@ -8,6 +8,7 @@ from torch import nn
 
 import moeash
 from moeash.errors import InputError
+from tests.marks import slow
 
 X = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -71,7 +72,7 @@ def test_feedback_names_a_tensor_without_derivatives_and_the_copy_it_advises_wor
     assert path.exists()
 
 
-@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+@pytest.mark.parametrize("mode", [torch.inference_mode, slow(torch.no_grad)])
 @pytest.mark.parametrize("method", ["feedback", "wfn"])
 def test_what_needs_derivatives_takes_them_whatever_mode_the_caller_is_in(method, mode):
     here, there = searched(Net(), method), Net()

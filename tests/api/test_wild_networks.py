@@ -12,7 +12,7 @@ def mobilenet():
     return torchvision.models.mobilenet_v3_small(weights=None, width_mult=0.5, num_classes=10)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=70)
 def test_an_untrained_mobilenet_with_statistics_of_noise_compresses(tmp_path):
     torch.manual_seed(0)
     network = mobilenet().train()

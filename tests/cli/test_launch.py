@@ -18,7 +18,7 @@ from moeash.launch.standing import standing
 from moeash.study.storage.sql import SqlStorage
 from tests.forks import MOEASH, Fork
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=13)
 
 SPLITS = 'data.splits={search={part="all",range=[0,600]}}'
 LONG = ("--set", "method.k=[6,250]", "--set", "merge.trials=0", "--set", "name=long")

@@ -23,7 +23,7 @@ def answer(folder, *arguments):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=25)
 def test_a_study_runs_and_its_files_are_exported_shown_and_checked_without_assertions(
     bare, tmp_path
 ):

@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from tests.marks import slow
+
 WITHOUT = """
 import sys
 sys.modules[sys.argv[1]] = None  # as if it were not installed
@@ -13,7 +15,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("package", ["fastapi", "tomli_w"])
+@pytest.mark.parametrize("package", ["fastapi", slow("tomli_w")])
 def test_without_its_packages_serve_says_what_to_install(tmp_path, package):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT, package],

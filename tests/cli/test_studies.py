@@ -279,7 +279,7 @@ def test_status_counts_add_up(moeash, stored):
     [
         (["--pick", "smallest"], lambda front: front[0]),
         (["--pick", "smallest", "--max-drop", "0.05"], None),
-        (["--pick", "best"], lambda front: front[-1]),
+        slow(["--pick", "best"], lambda front: front[-1]),
         (["--id", "last"], lambda front: front[-1]),
     ],
 )

@@ -31,6 +31,7 @@ from moeash.errors import (
     InputError,
 )
 from tests.codec.paths import draw_path, network_of_wide_alphabets, network_on_trellises
+from tests.marks import slow
 
 ASSETS = Path(__file__).parent / "assets"
 V1 = ASSETS / "v1"
@@ -65,7 +66,7 @@ def test_a_network_with_everything_comes_back(zoo, coder):
 
 @pytest.mark.parametrize("coder", CODERS)
 @pytest.mark.parametrize("n", [0, 1, 2, 100_000])
-@pytest.mark.parametrize("n_entries", [1, 2, 3, 41, 300, 5000, 70_000])
+@pytest.mark.parametrize("n_entries", [1, 2, 3, 41, 300, 5000, slow(70_000)])
 def test_one_tensor_comes_back_at_its_size(one_tensor, coder, n, n_entries):
     indices = np.random.default_rng(n).integers(0, n_entries, n)
     shared = one_tensor(indices, n_entries)

@@ -26,6 +26,7 @@ from tests.codec.adaptive.twin import TRELLISES
 from tests.codec.conftest import build_shared
 from tests.codec.forging import V1, cuts, damage, flips, forged, sealed, sections
 from tests.codec.paths import draw_path, network_on_trellises
+from tests.marks import slow
 
 SOURCE = Path(reference.__file__)
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -57,7 +58,15 @@ def assert_read_alike(data):
     assert_same(reference.decode(data), container.decode(data).shared.decoded())
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+LONG = ("units-trellis", "units-adaptive", "steps-adaptive", "structured")
+"""Files that take half a second to read, where others take a hundredth."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [slow(path) if path.name.startswith(LONG) else path for path in FILES],
+    ids=[path.name for path in FILES],
+)
 def test_every_file_of_the_assets_is_read_as_moeash_reads_it(path):
     assert_same(reference.decode(path.read_bytes()), container.read_arrays(path))
 
@@ -98,7 +107,7 @@ def test_everything_the_format_can_hold_is_read(coder, zoo):
 
 
 @pytest.mark.parametrize("n_entries", [1, 2, 300, 5000])
-@pytest.mark.parametrize("shift", [0, 3])
+@pytest.mark.parametrize("shift", [slow(0), 3])
 def test_adaptive_streams_of_narrow_and_wide_alphabets_are_read(n_entries, shift):
     rng, zero = np.random.default_rng(0), n_entries // 3
     shapes = [(20, 6, 3, 3), (12, 20), (50,)]

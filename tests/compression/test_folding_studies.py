@@ -18,7 +18,7 @@ from moeash.study.plan import task_of
 from moeash.study.run import run
 from moeash.study.storage.sql import SqlStorage
 from tests.digits import digits_plan, digits_spec, merged
-from tests.marks import slow
+from tests.marks import few_quick
 
 FOLD = {"codec": {"norms": "folded"}}
 CALIBRATED = {
@@ -54,7 +54,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", few_quick(METHODS, "uniform", "feedback"))
 def test_every_method_leaves_norms_that_only_add(method):
     made = evaluator(method)
     assert (
@@ -116,7 +116,7 @@ def test_a_method_that_refuses_leaves_the_given_weights():
     assert same(state_of(module), before)
 
 
-@pytest.mark.parametrize("method", [slow(name) if name == "gpfq" else name for name in METHODS])
+@pytest.mark.parametrize("method", few_quick(METHODS, "uniform"))
 def test_an_evaluator_that_adopts_what_another_made_measures_the_same(method):
     first = evaluator(method)
     expected = first.evaluate(job(method), NOTHING)

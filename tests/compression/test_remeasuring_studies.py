@@ -21,7 +21,7 @@ from moeash.study.run import run
 from moeash.study.spec.reading import parse_spec
 from moeash.study.storage.sql import SqlStorage
 from tests.digits import digits_plan, digits_spec, merged
-from tests.marks import slow
+from tests.marks import few_quick, slow
 
 AGAIN = {
     "codec": {"norms": "remeasured"},
@@ -120,7 +120,7 @@ def test_merged_entries_are_measured_as_merged():
         np.testing.assert_allclose(arrays[f"{name}.running_mean"], mean, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kept", ["float16", "float32", "auto"])
+@pytest.mark.parametrize("kept", [slow("float16"), slow("float32"), "auto"])
 def test_what_is_measured_is_what_the_file_decodes_to(kept):
     made = Evaluator(task(codec={"kept": kept}))
     first = made.evaluate(job(), NOTHING)
@@ -158,7 +158,7 @@ def test_closing_brings_the_given_weights_back():
     assert same(state_of(module), before)
 
 
-@pytest.mark.parametrize("method", [slow(name) if name == "gpfq" else name for name in METHODS])
+@pytest.mark.parametrize("method", few_quick(METHODS, "uniform"))
 def test_an_evaluator_that_adopts_what_another_made_measures_the_same(method):
     first = Evaluator(task(method))
     expected = first.evaluate(job(method), NOTHING)
@@ -253,7 +253,7 @@ def test_a_study_without_has_one_baseline(tmp_path):
 
 
 @pytest.mark.realdata
-@pytest.mark.slow
+@pytest.mark.slow(seconds=50)
 def test_resnet20_in_72_bins_loses_less_with_norms_measured_again(real_data):
     spec = {
         "name": "resnet20",

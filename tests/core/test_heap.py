@@ -35,6 +35,7 @@ print(resident() >> 20)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GLIBC, reason="needs glibc")
 def test_freed_blocks_are_asked_for_again_without_new_pages_and_handed_back_at_the_end():
     found = {}

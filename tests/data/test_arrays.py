@@ -159,6 +159,7 @@ def test_digits_are_those_of_scikit_learn(monkeypatch, package_found):
     assert np.array_equal(images, digits.images) and np.array_equal(labels, digits.target)
 
 
+@pytest.mark.slow
 def test_digits_are_read_without_importing_scikit_learn():
     probe = (
         "import sys; from moeash.data.arrays import load_digits; load_digits(); "

@@ -79,7 +79,7 @@ def forwarded():
     hook.remove()
 
 
-@pytest.mark.parametrize("norms", ["two_vectors", slow("remeasured"), slow("folded")])
+@pytest.mark.parametrize("norms", [*map(slow, ("two_vectors", "remeasured", "folded"))])
 def test_exports_and_pictures_do_without_the_search_split(tmp_path, parts, forwarded, norms):
     splits = {part: {"part": part, "rest": True} for part in PARTS}
     study = api.run(

@@ -128,6 +128,7 @@ def test_a_study_that_measured_nothing_leaves_its_record(make_study, study, buil
     assert front_json(folder)["front"] == []
 
 
+@pytest.mark.slow
 def test_pictures_of_a_method_that_rescales_rows_leave_the_float_weights_out():
     calibration = {"splits": {"calibration": {"part": "all", "count": 60, "seed": 0}}}
     left_out = {}

@@ -15,6 +15,7 @@ from moeash.errors import BackendError, InputError
 from moeash.launch.identity import Identity
 from moeash.launch.queue import Queue
 from tests.launch.launching import LAUNCH, shell, wait_until
+from tests.marks import slow
 
 # A launch as moeash itself behaves: it registers, says what it does, and signs off.
 REGISTERED = textwrap.dedent(
@@ -151,7 +152,7 @@ def test_what_was_never_launched_is_refused_and_what_a_person_runs_is_named(proc
         Queue(own).stop("digits")
 
 
-@pytest.mark.parametrize("when", ["claimed", "prepared"])
+@pytest.mark.parametrize("when", [slow("claimed"), "prepared"])
 def test_a_starter_killed_before_it_started_anything_loses_nothing(
     processes, database, tmp_path, when
 ):
@@ -163,7 +164,7 @@ def test_a_starter_killed_before_it_started_anything_loses_nothing(
     assert [record.id for record in own.launches.of_study("digits", "run")] == [1]
 
 
-@pytest.mark.parametrize("when", ["spawned", "later"])
+@pytest.mark.parametrize("when", ["spawned", slow("later")])
 def test_a_study_outlives_its_starter_and_another_one_stops_it(processes, database, tmp_path, when):
     ran = tmp_path / "ran"
     start_and_die(database, tmp_path, when, registered(ran)(None, None))

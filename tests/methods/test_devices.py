@@ -30,6 +30,7 @@ from moeash.networks.loading.builtin import DigitsCNN
 from moeash.networks.network import Network
 from moeash.networks.norms import find_norms
 from moeash.networks.parameters import read_state
+from tests.marks import slow
 from tests.methods.training.stopping import Stopped
 
 DEVICES = [
@@ -110,8 +111,8 @@ TRAINEES = {
 }
 
 
-@pytest.mark.parametrize("arithmetic", ["float32", "bf16"])
-@pytest.mark.parametrize("norms", ["frozen", "batch"])
+@pytest.mark.parametrize("arithmetic", [slow("float32"), "bf16"])
+@pytest.mark.parametrize("norms", [slow("frozen"), "batch"])
 @pytest.mark.parametrize("kind", TRAINEES)
 @pytest.mark.parametrize("device", DEVICES)
 def test_trainings_stay_on_the_networks_device_and_go_on_there(

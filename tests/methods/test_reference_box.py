@@ -19,7 +19,7 @@ METHODS = {
     "gpfq": {"name": "gpfq", "k": None, "levels": [1, 8], "images": 60},
 }
 
-QUICK = ("uniform", "zero aligned")
+QUICK = ("uniform",)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from moeash.errors import CheckpointError, ContainerError, InputError
 from moeash.networks.loading.sources import load_network
 from moeash.nn import compress_, memory
 from moeash.nn.packing import Packing
-from tests.marks import slow
+from tests.marks import few_quick, slow
 from tests.nn.networks import TOKENS, Language, drawn, language, written
 
 
@@ -40,7 +40,7 @@ def small(files):
 MODES = (torch.enable_grad, torch.no_grad, torch.inference_mode)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", few_quick(MODES, torch.no_grad))
 @pytest.mark.parametrize("resident_bytes", [0, 10_000, 10**9])
 @pytest.mark.parametrize(
     ("k", "bits", "stored"), [(8, None, 4), (8, 6, 6), (40, 6, 6), (40, None, 8), (1000, None, 16)]

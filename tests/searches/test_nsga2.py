@@ -11,6 +11,7 @@ from moeash.searches.hypervolume import hypervolume
 from moeash.searches.nsga2 import Nsga2Search, initial_population
 from moeash.searches.options import SearchOptions
 from moeash.searches.space import Space
+from tests.marks import slow
 
 K = Space((Integer("k", 2, 256),))
 
@@ -86,7 +87,7 @@ def test_no_generation_proposes_a_candidate_twice():
         assert len(set(generation)) == len(generation)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, slow(1), slow(2)])
 def test_the_front_found_is_part_of_the_exhaustive_one_and_nearly_all_of_it(seed):
     everything = np.array([objectives(k) for k in range(2, 257)])
     found = np.array([objectives(c["k"]) for g in search(seed=seed) for c in g])

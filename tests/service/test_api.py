@@ -19,6 +19,7 @@ from moeash.study.spec.reading import spec_of_text
 from moeash.study.storage.records import GenerationRecord
 from moeash.study.study import Study
 from tests.contracts.storage import FAILED, STOPPED, add, facts
+from tests.marks import slow
 from tests.service.whole import whole_service
 
 TOML = """
@@ -223,7 +224,7 @@ def test_specs_are_checked_by_the_command_lines_code(viewer):
     assert "properties" in get(viewer, "/schema")
 
 
-@pytest.mark.parametrize("name", ["café", "名前", "исследование", "x+y"])
+@pytest.mark.parametrize("name", [slow("café"), "名前", slow("исследование"), "x+y"])
 def test_a_study_of_any_name_is_where_the_answer_says(tmp_path, name):
     with whole_service(tmp_path, max_running=0) as running, running.client("admin") as client:
         created = client.post("/studies", json={"toml": TOML.replace("digits", name, 1)})

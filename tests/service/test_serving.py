@@ -20,7 +20,7 @@ from moeash.study.storage.team.launches import Launches
 from tests.conftest import TINY
 from tests.forks import MOEASH, Fork
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=13)
 
 SERVE = (sys.executable, "-m", "moeash.cli.main", "serve")
 SPEC = TINY[: TINY.index("[output]")]

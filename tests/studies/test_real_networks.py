@@ -7,7 +7,7 @@ from moeash.data.splits import draw_splits
 from moeash.networks.loading.sources import load_network
 from studies.digits_cnn import accuracy
 
-pytestmark = [pytest.mark.realdata, pytest.mark.slow]
+pytestmark = [pytest.mark.realdata, pytest.mark.slow(seconds=10)]
 
 MNIST = {
     "search": {"part": "train", "range": [55_000, 60_000]},

@@ -22,7 +22,7 @@ from moeash.study.run import run
 from moeash.study.solution import Solution, front_of, minimised
 from moeash.study.storage.sql import SqlStorage
 from tests.digits import digits_plan
-from tests.marks import slow
+from tests.marks import few_quick, slow
 
 
 def front_rows(solutions):
@@ -180,7 +180,7 @@ class TableBackend(OneAtATime):
         pass
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 3, *map(slow, range(4, 12))])
+@pytest.mark.parametrize("seed", few_quick(range(12), 0, 3))
 def test_a_study_of_tables_has_the_front_of_full_evaluations(tmp_path, seed):
     objectives, max_drop = OBJECTIVES[seed % 4], (None, 0.3)[seed % 2]
     plan = digits_plan(

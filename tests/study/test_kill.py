@@ -78,7 +78,7 @@ def stored(path):
     return {r.number: r for s in storage.studies() for r in storage.evaluations(s.id)}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=30)
 def test_twenty_kills_change_nothing(tmp_path, uninterrupted):
     path = tmp_path / "a.db"
     rng = np.random.default_rng(20)
@@ -124,7 +124,7 @@ CALIBRATED = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=10)
 def test_a_study_with_feedback_is_continued_after_kills(tmp_path):
     whole = run(digits_plan(**CALIBRATED), SqlStorage(str(tmp_path / "w.db")), InProcessBackend)
     path = tmp_path / "a.db"

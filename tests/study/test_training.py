@@ -21,6 +21,7 @@ from moeash.study.storage.sql import SqlStorage
 from tests.backends.studies import Listener, front, run_study, sequence, spec
 from tests.digits import digits_spec
 from tests.forks import Fork
+from tests.marks import slow
 
 
 def trained(name="trained", epochs=2, **changes):
@@ -124,7 +125,7 @@ KILLED = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_a_training_killed_in_its_middle_goes_on_and_ends_with_the_same_bits(tmp_path):
     plain = trained() | {
         "tune": {"solutions": 0},
@@ -234,7 +235,7 @@ class Half(torch.nn.Module):
         ({"name": "uniform"}, {"distill": {"solutions": 1, "rates": [0.1], "epochs": 1}}),
         ({"name": "uniform"}, {"tune": {"solutions": 1, "epochs": 1}}),
         ({"name": "wfn", "fractions": [0.5, 1.0], "epochs": 1}, {}),
-        ({"name": "pwfn", "fractions": [0.5, 1.0], "epochs": 1}, {}),
+        slow({"name": "pwfn", "fractions": [0.5, 1.0], "epochs": 1}, {}),
         ({"name": "uniform"}, {}),
     ],
     ids=["distill", "tune", "wfn", "pwfn", "nothing"],

@@ -29,7 +29,7 @@ from tests.codec.adaptive.drawing import (
     shapes_of,
 )
 from tests.codec.paths import draw_path
-from tests.marks import slow
+from tests.marks import few_quick, slow
 
 # --- hostile bytes --------------------------------------------------------------------------
 
@@ -56,7 +56,7 @@ def test_a_stream_cut_short_is_refused(cut):
 
 
 @pytest.mark.parametrize("shift", [0, slow(1), slow(5)])
-@pytest.mark.parametrize("n_entries", ALPHABETS[1:])
+@pytest.mark.parametrize("n_entries", few_quick(ALPHABETS[1:], 2, 5000))
 def test_hostile_streams_are_refused_or_decode_inside_the_alphabet(n_entries, shift):
     rng = np.random.default_rng(n_entries)
     zero = int(rng.integers(n_entries))

@@ -19,6 +19,7 @@ from moeash.core.bins import Grid, assign_bins
 from moeash.core.codebook import Parameter, keep_all, share
 from moeash.core.statistics import BinStatistics, uniform_codebook
 from moeash.errors import CheckpointError, ExportError, InputError, NonFiniteWeightError
+from tests.marks import slow
 
 
 def tensors(dtype=torch.float32):
@@ -90,7 +91,7 @@ SHARED = {"embed.weight", "conv.weight", "fc.weight", "double"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("k", [1, 7, 300])
+@pytest.mark.parametrize("k", [slow(1), 7, slow(300)])
 @pytest.mark.parametrize("chunk", [100, 1 << 20])
 def test_the_file_is_to_the_byte_what_the_container_writes_of_the_network_in_memory(
     saved, tmp_path, dtype, k, chunk, monkeypatch
@@ -342,7 +343,7 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path):
     assert after - before < 130 << 20
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=25)
 @pytest.mark.parametrize(("dtype", "n_mib", "most_mib"), [("F32", 300, 150), ("BF16", 600, 350)])
 def test_hundreds_of_megabytes_take_a_fraction_of_what_they_may(tmp_path, dtype, n_mib, most_mib):
     largest, _, middle, after, _ = measured(tmp_path, n_mib << 20, dtype, max_error=0.2)

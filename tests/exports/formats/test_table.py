@@ -11,6 +11,7 @@ from moeash.exports.formats.base import Source, metadata_of
 from moeash.exports.formats.names import FORMATS, WITH_NETWORK
 from moeash.exports.formats.table import TABLE
 from moeash.exports.runnable import runnable
+from tests.marks import slow
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def source(tmp_path_factory):
     return Source(weights, metadata_of(weights), runnable(network, weights, inputs))
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [slow(name) if name == "onnx" else name for name in FORMATS])
 def test_a_file_gets_its_name_when_all_has_gone_well_and_not_before(tmp_path, source, name):
     if name == "onnx":
         pytest.importorskip("onnxruntime", reason="pip install 'moeash[onnx]'")

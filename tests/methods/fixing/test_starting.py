@@ -72,6 +72,7 @@ def test_what_the_solution_shares_and_the_network_keeps_is_kept_as_it_is_decoded
         np.testing.assert_array_equal(tensor.decoded(), start.decoded()[name], name)
 
 
+@pytest.mark.slow
 def test_a_training_begins_with_it_wherever_the_file_is(splits, start, path, tmp_path):
     def trained(**changes):
         options = WfnOptions(fractions=(0.5, 1.0), epochs=1, **changes)

@@ -22,6 +22,7 @@ from moeash.methods.wfn.options import WfnOptions
 from moeash.methods.wfn.training import WfnTraining
 from moeash.networks.network import Network
 from moeash.networks.parameters import read_state
+from tests.marks import slow
 
 STAGES = {"fractions": (0.5, 0.9, 1.0), "epochs": 1, "learning_rate": 0.01}
 
@@ -239,7 +240,7 @@ def test_training_lowers_the_loss_of_what_it_is_shown(method):
 
 
 @pytest.mark.parametrize("saved", ["every step", "every stage"])
-@pytest.mark.parametrize("stop_at", [0, 2, 3, 5])
+@pytest.mark.parametrize("stop_at", [slow(0), 2, 3, slow(5)])
 @pytest.mark.parametrize("method", METHODS)
 def test_what_was_killed_ends_with_the_same_bits(method, stop_at, saved, tmp_path):
     kind = "conv, norm"

@@ -81,6 +81,7 @@ def test_cluster_equals_the_brute_force_twin(network, fraction, delta, b):
     assert np.count_nonzero(got.fixing.fixed) == math.ceil(fraction * len(means))
 
 
+@pytest.mark.slow
 @given(network=networks(), fraction=st.sampled_from([0.2, 0.4]))
 def test_weights_of_the_first_level_move_within_delta_deviations(network, fraction):
     means, sigmas = network

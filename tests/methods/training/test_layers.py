@@ -17,6 +17,7 @@ from moeash.methods.uniform.options import UniformOptions
 from moeash.networks.network import Network
 from moeash.networks.parameters import read_state
 from tests.contracts.method import prepare
+from tests.marks import slow
 
 
 class Convolutions(nn.Module):
@@ -106,7 +107,7 @@ class Viewing(nn.Module):
         return self.output(self.convolution(x).relu().view(len(x), -1))
 
 
-@pytest.mark.parametrize("kind", [Convolutions, Viewing, Language])
+@pytest.mark.parametrize("kind", [slow(Convolutions), Viewing, slow(Language)])
 def test_every_kind_of_network_is_trained_in_bfloat16(kind):
     torch.manual_seed(1)
     module = kind().eval()

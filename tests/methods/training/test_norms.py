@@ -31,6 +31,7 @@ from moeash.networks.network import Network
 from moeash.networks.norms import find_norms
 from moeash.networks.parameters import read_state
 from tests.contracts.method import prepare
+from tests.marks import few_quick, slow
 from tests.methods.training.stopping import Stopped
 
 STATISTICS = {
@@ -206,7 +207,7 @@ def test_folded_norms_and_those_without_statistics_are_left_alone(network):
     assert live_norms(Network(module, read_state(module), "")) == ()
 
 
-@pytest.mark.parametrize("saved", ["every step", "every stage"])
+@pytest.mark.parametrize("saved", ["every step", slow("every stage")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_killed_ends_with_the_same_statistics(
     kind, saved, network, start, session, tmp_path
@@ -245,7 +246,7 @@ def test_batches_of_one_image_have_no_statistics():
         TrainingOptions(batch_size=1, norms="batch")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few_quick(KINDS, "distill", "wfn"))
 def test_statistics_are_gathered_in_bfloat16_too(kind, network, start, session):
     fast = replace(session(), options=replace(session().options, arithmetic="bf16"))
     trainees = [trainee_of(kind, network, start, where) for where in (session(), fast)]

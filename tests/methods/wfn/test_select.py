@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from moeash.errors import InputError
 from moeash.methods.fixing.outcome import FREE
 from moeash.methods.wfn.select import Unassigned, select, stage_deltas
+from tests.marks import few_quick
 from tests.methods.wfn.select_twin import distances_to, running_means, select_twin
 
 ZERO = 2.0**-7
@@ -87,7 +88,7 @@ def test_select_equals_the_brute_force_twin(weights, fraction, delta, zero_below
     assert set(fixing.indices.tolist()) - {FREE} == set(range(len(fixing.entries)))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", few_quick(range(4), 0))
 def test_thousands_of_weights_equal_the_twin_where_runs_are_looked_at_in_parts(seed):
     rng = np.random.default_rng(seed)
     weights = rng.standard_t(4, 3000).astype(np.float32) * np.float32(0.05)

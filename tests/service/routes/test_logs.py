@@ -127,6 +127,7 @@ def test_the_log_of_an_export_is_streamed_and_its_last_line_is_what_it_does(serv
     assert viewer.get("/exports/999/log/stream").status_code == 404
 
 
+@pytest.mark.slow
 def test_a_log_ends_when_its_readers_token_is_revoked(service, launch, monkeypatch):
     monkeypatch.setattr(streams, "LOOK_S", 0)
     token, secret = service.context.auth.tokens.create("viewer")

@@ -52,7 +52,7 @@ def half_entropies(indices, n_states, zero=ZERO):
 
 @pytest.mark.parametrize("n_states", SIZES)
 @pytest.mark.parametrize("price", [0.0, 0.02])
-@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("groups", [1, slow(3)])
 @pytest.mark.parametrize("rows", ["coupled", "independent"])
 def test_kernel_and_twin_choose_the_same_entries(n_states, price, groups, rows, monkeypatch):
     rng = np.random.default_rng(n_states)

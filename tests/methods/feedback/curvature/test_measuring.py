@@ -104,6 +104,7 @@ class Softmax(nn.Module):
         return self.linear(x)
 
 
+@pytest.mark.slow
 def test_sketched_curvature_approaches_the_fisher_matrix_of_softmax_regression():
     network, x = Softmax(bias=False), images(40, (3,))
     (layer,) = measure_curvature(network, [x], sketches=4000, temperature=1.0).layers

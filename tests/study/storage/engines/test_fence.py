@@ -18,6 +18,7 @@ from moeash.study.study import Study
 from tests.contracts.storage import COMPLETE, FACTS, add, facts
 from tests.databases import stored_at
 from tests.forks import Fork
+from tests.marks import slow
 from tests.study.storage.server import new_database, postgres_server, with_tables
 
 FACTS_OF_ONE_SIZE = facts()
@@ -48,7 +49,7 @@ def replaced(path):
 LOSSES = {"deleted": lambda path: path.unlink(), "replaced": replaced}
 
 
-@pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("lose", [LOSSES["deleted"], slow(replaced)], ids=LOSSES)
 def test_a_lock_file_that_is_gone_is_locked_again_by_the_next_write(two, tmp_path, lose):
     one, other, study = two
     with one.lock("digits"):
@@ -73,9 +74,14 @@ WRITES = {
     "what was held": lambda storage, study: storage.drop_held(study.id),
     "failures": lambda storage, study: storage.forget_retriable(study.id),
 }
+QUICK = ("evaluation", "status", "held outcome")
 
 
-@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize(
+    "write",
+    [write if name in QUICK else slow(write) for name, write in WRITES.items()],
+    ids=WRITES,
+)
 def test_no_write_passes_once_somebody_else_has_had_the_study(two, tmp_path, write):
     one, other, study = two
     with one.lock("digits"):
