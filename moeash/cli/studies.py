@@ -188,14 +188,16 @@ def plot(
     elif kind == "hypervolume":
         figure = plots.plot_hypervolume(opened)
     else:
-        from moeash.exports.building import building
+        from moeash.exports.building import building, check_rebuilt
         from moeash.exports.output import solution_figure
         from moeash.study.plan import task_of
 
         find_modules_here(opened[0].spec)
         solution = opened[0].pick("knee") if id_ is None else opened[0].solution(id_)
         with building(opened[0]) as build:
-            figure = solution_figure(task_of(opened[0]), build(solution.record.recipe), kind)
+            shared = build(solution.record.recipe)
+        check_rebuilt(solution, shared)  # else it would be a picture of another one
+        figure = solution_figure(task_of(opened[0]), shared, kind)
     plots.save(figure, to)
     print_json({"wrote": str(to)}) if json_ else say(f"wrote {to}")
 
