@@ -17,6 +17,7 @@ from moeash.study.storage.tables import METADATA
 from moeash.study.storage.team.audit import Audit
 from moeash.study.storage.team.labels import Labels, StudyLabels
 from moeash.study.storage.team.launches import Launches
+from moeash.study.storage.team.listing import Listing, Wanted
 from moeash.study.storage.team.secrets import digest_of
 from moeash.study.storage.team.sessions import Sessions
 from moeash.study.storage.team.tokens import Tokens
@@ -84,6 +85,10 @@ def read_everything(storage):
     launches = Launches(storage.database)
     launches.get(1)
     launches.active(), launches.newest(), launches.of_study("digits", "run"), launches.positions()
+    listing = Listing(storage.database)
+    listing.studies(Wanted(), order="bytes")
+    found, _ = listing.columns(1)
+    found.tally(), found.size_bytes.astype(int)
     Tokens(storage.database).list()
     Sessions(storage.database).find("cookie")
     Audit(storage.database).page()
@@ -172,6 +177,26 @@ def test_what_moeash_does_not_write_is_refused_with_its_place(copy, table, colum
     change(copy, table, column, value)
     with pytest.raises(StorageError, match=message):
         read_everything(SqlStorage(copy, create=False))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("stage", "napping", "stage is unknown"),
+        ("status", "asleep", "status is unknown"),
+        ("generation", -1, "generation is -1"),
+        ("generation", math.inf, "generation is inf"),
+        ("size_bytes", math.inf, "size_bytes is infinite"),
+        ("duration_s", -math.inf, "duration_s is infinite"),
+    ],
+)
+def test_what_charts_are_drawn_from_is_what_moeash_writes(copy, column, value, message):
+    change(copy, "evaluations", column, value)
+    with (
+        closing(SqlStorage(copy, create=False)) as storage,
+        pytest.raises(StorageError, match=f"an evaluation of study 1 .* {message}"),
+    ):
+        Listing(storage.database).columns(1)
 
 
 @pytest.mark.parametrize("column", ["bound", "size_bytes", "entries", "bits_per_weight"])
