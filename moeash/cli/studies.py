@@ -1,6 +1,7 @@
 """Commands about studies: run, front, plot, export."""
 
 import json
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +26,7 @@ from moeash.cli.show import (
     say,
 )
 from moeash.core.solutions.recipe import entries_text
+from moeash.errors import InputError
 from moeash.files import check_target
 
 if TYPE_CHECKING:
@@ -242,10 +244,7 @@ def export(
     limits = (pick, max_drop, max_bytes)
     if id_ is not None and any(limit is not None for limit in limits):
         raise typer.BadParameter("--id names one solution; leave out --pick and its limits")
-    from moeash.exports.formats.names import targets
-
-    for _, path in targets(to, formats or []):
-        check_target(path, force=force)
+    _check_targets(to, formats or [], report_to, card=card, force=force)
     from moeash.api.files import export as export_file
     from moeash.console.progress import for_terminal
     from moeash.study.opening import open_study
@@ -283,6 +282,25 @@ def export(
         print_json(report.as_dict())
     else:
         show_export(report)
+
+
+def _check_targets(
+    to: Path, formats: list[str], report_to: Path | None, *, card: bool, force: bool
+) -> None:
+    """Refuse what cannot be written, or would replace another of these files, before any work."""
+    from moeash.exports.formats.names import CARD, targets
+
+    named = [(path, "the exported file") for _, path in targets(to, formats)]
+    if report_to is not None:
+        named.append((report_to, "--report"))
+    if card:
+        named.append((named[0][0].with_suffix(CARD), "--card"))
+    taken: dict[str, str] = {}
+    for path, what in named:
+        other = taken.setdefault(os.path.realpath(path), what)
+        if other != what:
+            raise InputError(f"{what} and {other} are both {str(path)!r}; give another name")
+        check_target(path, force=force)
 
 
 def show_export(report: "ExportReport") -> None:
