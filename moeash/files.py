@@ -79,6 +79,22 @@ def head_of(path: Path, error: type[InputError], what: str = "") -> bytes:
     return head
 
 
+def content_of(path: Path, mark: bytes) -> bytes:
+    """Return the bytes of a file; of a device without its mark, which may have no end, the first.
+
+    Raises:
+        OSError: it cannot be read, or is larger than memory.
+    """
+    try:
+        with path.open("rb") as file:
+            is_device = stat.S_ISCHR(os.fstat(file.fileno()).st_mode)
+            if is_device and not (head := file.peek(len(mark))).startswith(mark):
+                return head
+            return file.read()
+    except MemoryError as exc:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from exc
+
+
 def as_path(value: object) -> Path:
     """Return a path of what a person gave for one.
 

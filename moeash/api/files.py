@@ -282,7 +282,10 @@ def export(
         solution = study.solution(id)
     else:
         solution = study.pick(pick, max_drop=max_drop, max_bytes=max_bytes)
-    with listening(progress) as listen, building(study, doing(listen)) as build:
+    with (
+        listening(progress) as listen,
+        building(study, doing(listen), measures=True) as build,
+    ):
         return export_solution(
             task, solution, build, to, doing(listen), formats=formats, inputs=inputs
         )

@@ -1,6 +1,7 @@
 """Commands about studies: run, front, plot, export."""
 
 import json
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +26,7 @@ from moeash.cli.show import (
     say,
 )
 from moeash.core.solutions.recipe import entries_text
+from moeash.errors import InputError
 from moeash.files import check_target
 
 if TYPE_CHECKING:
@@ -188,14 +190,16 @@ def plot(
     elif kind == "hypervolume":
         figure = plots.plot_hypervolume(opened)
     else:
-        from moeash.exports.building import building
+        from moeash.exports.building import building, check_rebuilt
         from moeash.exports.output import solution_figure
         from moeash.study.plan import task_of
 
         find_modules_here(opened[0].spec)
         solution = opened[0].pick("knee") if id_ is None else opened[0].solution(id_)
         with building(opened[0]) as build:
-            figure = solution_figure(task_of(opened[0]), build(solution.record.recipe), kind)
+            shared = build(solution.record.recipe)
+        check_rebuilt(solution, shared)  # else it would be a picture of another one
+        figure = solution_figure(task_of(opened[0]), shared, kind)
     plots.save(figure, to)
     print_json({"wrote": str(to)}) if json_ else say(f"wrote {to}")
 
@@ -240,10 +244,7 @@ def export(
     limits = (pick, max_drop, max_bytes)
     if id_ is not None and any(limit is not None for limit in limits):
         raise typer.BadParameter("--id names one solution; leave out --pick and its limits")
-    from moeash.exports.formats.names import targets
-
-    for _, path in targets(to, formats or []):
-        check_target(path, force=force)
+    _check_targets(to, formats or [], report_to, card=card, force=force)
     from moeash.api.files import export as export_file
     from moeash.console.progress import for_terminal
     from moeash.study.opening import open_study
@@ -281,6 +282,25 @@ def export(
         print_json(report.as_dict())
     else:
         show_export(report)
+
+
+def _check_targets(
+    to: Path, formats: list[str], report_to: Path | None, *, card: bool, force: bool
+) -> None:
+    """Refuse what cannot be written, or would replace another of these files, before any work."""
+    from moeash.exports.formats.names import CARD, targets
+
+    named = [(path, "the exported file") for _, path in targets(to, formats)]
+    if report_to is not None:
+        named.append((report_to, "--report"))
+    if card:
+        named.append((named[0][0].with_suffix(CARD), "--card"))
+    taken: dict[str, str] = {}
+    for path, what in named:
+        other = taken.setdefault(os.path.realpath(path), what)
+        if other != what:
+            raise InputError(f"{what} and {other} are both {str(path)!r}; give another name")
+        check_target(path, force=force)
 
 
 def show_export(report: "ExportReport") -> None:

@@ -118,7 +118,7 @@ from moeash.errors import (
     CorruptContainerError,
     ExportError,
 )
-from moeash.files import as_path, is_lfs_pointer, lfs_text, replacing, write_flushed
+from moeash.files import as_path, content_of, is_lfs_pointer, lfs_text, replacing, write_flushed
 from moeash.options.arguments import checked
 
 MAGIC = b"\x8dMSH"
@@ -315,7 +315,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         ContainerError: the file cannot be read.
     """
     try:
-        return as_path(path).read_bytes()
+        return content_of(as_path(path), MAGIC)
     except OSError as exc:
         raise ContainerError(
             f"cannot read {os.fspath(path)!r}: {exc.strerror or exc}; give the path of a "

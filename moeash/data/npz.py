@@ -10,7 +10,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from moeash.errors import DataError
-from moeash.files import head_of
+from moeash.files import head_of, is_file
 
 LEAST_LIMIT_BYTES = 1 << 30
 """Bytes that the arrays of any file may take."""
@@ -41,6 +41,8 @@ def read_npz(path: Path, *, max_bytes: int | None = None) -> dict[str, NDArray[A
             objects or no numbers, or they take more than ``max_bytes``.
     """
     head_of(path, DataError)
+    if not is_file(path):  # an archive is read from its end, and a device may have none
+        raise DataError(f"cannot read {str(path)!r}: it is no regular file")
     try:
         size = path.stat().st_size
         _check_count(path)

@@ -8,30 +8,35 @@ from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
 from moeash.core.solutions.recipe import Recipe
 from moeash.data.splits import load_splits
-from moeash.errors import InputError
+from moeash.errors import InputError, RebuildMismatchError
 from moeash.evaluation.loading import compressor_of, load_network
 from moeash.evaluation.task import Task
 from moeash.networks.parameters import network_fingerprint
 from moeash.study.artifacts import Build, start_of
 from moeash.study.plan import task_of
+from moeash.study.solution import Solution
 from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.records import EvaluationRecord
 from moeash.study.study import Study
 
 
 @contextmanager
-def building(study: Study, progress: Progress = silent) -> Iterator[Build]:
+def building(
+    study: Study, progress: Progress = silent, *, measures: bool = False
+) -> Iterator[Build]:
     """Hold what builds a study's recipes.
 
     Args:
         study: with a spec from which its network can be loaded, or searched in this process.
         progress: hears how far preparing is, unless it was prepared before and kept.
+        measures: what is built will be measured on the holdout split, so the images must be those
+            of the study even where their path is the one it always was.
 
     Raises:
-        InputError: files that have moved are not those of the study.
+        InputError: files are not those of the study, moved or not.
     """
     task = task_of(study)
-    _check_moved(study, task)
+    _check_files(study, task, measures=measures)
     keeps = task.method.keeps_artifacts
 
     @cache
@@ -50,14 +55,35 @@ def building(study: Study, progress: Progress = silent) -> Iterator[Build]:
         yield build
 
 
-def _check_moved(study: Study, task: Task) -> None:
-    """Refuse files that somebody says are the study's and are not."""
+def check_rebuilt(solution: Solution, shared: SharedWeights) -> None:
+    """Refuse shared weights that are not the ones a solution was measured with.
+
+    Raises:
+        RebuildMismatchError: they are others.
+    """
+    fingerprint, measured = shared.fingerprint(), str(solution.record.outcome.fingerprint)
+    if fingerprint != measured:
+        raise RebuildMismatchError(
+            f"solution {solution.id} rebuilds to other weights than were measured "
+            f"({fingerprint[:12]}, measured {measured[:12]}); the network, its calibration images, "
+            "the method's version or its library changed since the study ran"
+        )
+
+
+def _check_files(study: Study, task: Task, *, measures: bool) -> None:
+    """Refuse files that somebody says are the study's and are not.
+
+    A checkpoint that changed where it lies builds other weights, which are compared; images that
+    changed where they lie would only be measured on.
+    """
     facts, now = study.facts, study.spec
     stored = StudySpec.from_dict(facts.spec)
     if now.network.checkpoint != stored.network.checkpoint:
         found = network_fingerprint(load_network(task).state)
         _check_same("network.checkpoint", now.network.checkpoint, found, facts.network_fingerprint)
-    if now.data is not None and stored.data is not None and now.data.root != stored.data.root:
+    if now.data is None or stored.data is None or now.data.root is None:
+        return
+    if now.data.root != stored.data.root or (measures and "holdout" in now.data.splits):
         found = load_splits(now.data)["search"].fingerprint()
         _check_same("data.root", now.data.root, found, facts.data_fingerprint)
 

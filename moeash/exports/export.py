@@ -23,6 +23,7 @@ from moeash.evaluation.caches import check_caches
 from moeash.evaluation.holdout import HoldoutResult, measure_holdout
 from moeash.evaluation.loading import arithmetic, load_network
 from moeash.evaluation.task import Task
+from moeash.exports.building import check_rebuilt
 from moeash.exports.formats.base import Source, metadata_of
 from moeash.exports.formats.names import WITH_NETWORK, FormatName, targets
 from moeash.exports.formats.table import TABLE
@@ -166,13 +167,7 @@ def export_solution(
 
 
 def _check_same(task: Task, solution: Solution, shared: SharedWeights) -> None:
-    fingerprint, measured = shared.fingerprint(), str(solution.record.outcome.fingerprint)
-    if fingerprint != measured:
-        raise RebuildMismatchError(
-            f"solution {solution.id} rebuilds to other weights than were measured "
-            f"({fingerprint[:12]}, measured {measured[:12]}); "
-            "the network, the method's version or its library changed since the study ran"
-        )
+    check_rebuilt(solution, shared)
     size_bytes = size(shared, coder=task.codec.coder, notes=task.notes).total
     if size_bytes != solution.size_bytes:
         raise ExportError(

@@ -25,6 +25,11 @@ def test_a_report_of_no_study_is_refused_and_writes_nothing(moeash, tiny, tmp_pa
     assert not to.exists()
 
 
+def test_a_report_of_no_database_makes_none(moeash, tmp_path):
+    assert moeash("report", "tiny", "--to", "none.html", "--storage", "none.db").code == 2
+    assert [*tmp_path.iterdir()] == []
+
+
 @pytest.mark.slow
 def test_evaluations_and_optuna_get_what_is_stored(moeash, tiny, tmp_path):
     import optuna

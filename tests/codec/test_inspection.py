@@ -1,14 +1,19 @@
 import dataclasses
 import hashlib
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from moeash.codec import container
+from moeash.codec.container import read, read_arrays
 from moeash.codec.inspection import inspect, verify
 from moeash.codec.size import size
 from moeash.core.codebook import KeptTensor, SharedWeights
 from moeash.errors import ContainerError, CorruptContainerError
+from moeash.exports.files import load
 
 
 @pytest.fixture
@@ -46,6 +51,33 @@ def test_a_damaged_or_missing_file_is_refused(file, tmp_path, question):
         question(file)
     with pytest.raises(ContainerError, match=r"cannot read .*gone.*; give the path of a \.moeash"):
         question(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("ask", [read, load, read_arrays])
+def test_a_device_without_an_end_is_refused_by_its_first_bytes(ask):
+    with pytest.raises(ContainerError, match="does not begin with its mark"):
+        ask("/dev/zero")
+
+
+VAST = """
+import resource, sys
+from moeash.codec.container import read
+from moeash.errors import ContainerError
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+try:
+    read(sys.argv[1])
+except ContainerError as error:
+    print(error)
+"""
+
+
+def test_a_file_larger_than_memory_is_refused_in_words(tmp_path):
+    vast = tmp_path / "vast.moeash"
+    vast.write_bytes(container.MAGIC)
+    os.truncate(vast, 1 << 40)
+    run = [sys.executable, "-c", VAST, vast]
+    said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert "Cannot allocate memory; give the path of a .moeash file" in said
 
 
 def padded(data):

@@ -151,3 +151,10 @@ def test_every_layout_and_version_is_read(tmp_path, order, version):
     npy.write_array(file, values, version=version)
     arrays = read_npz(pack(tmp_path / "a.npz", x=file.getvalue()))
     np.testing.assert_array_equal(arrays["x"], values)
+
+
+def test_a_device_is_no_data_set(tmp_path):
+    """Its end, where an archive's table is, would be looked for until memory ends."""
+    (link := tmp_path / "x.npz").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="it is no regular file"):
+        read_npz(link)

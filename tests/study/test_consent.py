@@ -285,6 +285,29 @@ def test_other_files_are_refused_and_stored_paths_stay(files, moeash, tmp_path, 
     assert str(other) not in str(package.open_study("x", "x.db").facts.spec)
 
 
+def test_images_that_changed_where_they_lie_are_not_measured_on(files, moeash, tmp_path):
+    _, folder = files
+    held = dict(np.load(folder / "d.npz"))
+    held["x_all"][0] += 0.5
+    np.savez(folder / "d.npz", **held)
+    answer = moeash(*EXPORT)
+    assert answer.code == 2 and not (tmp_path / "x.moeash").exists()
+    assert f"data.root = '{folder}/d.npz' is not what the study was run with" in answer.err
+
+
+@pytest.mark.parametrize("kind", ["codebook", slow("bytes")])
+def test_a_picture_is_of_the_weights_that_were_measured(files, moeash, tmp_path, kind):
+    from safetensors.torch import load_file, save_file
+
+    _, folder = files
+    state = load_file(folder / "w.safetensors")
+    state["conv1.weight"] *= 1.5
+    save_file(state, folder / "w.safetensors")
+    answer = moeash("plot", "x", "--kind", kind, "--to", "x.png", "--storage", "x.db")
+    assert answer.code == 1 and "rebuilds to other weights than were measured" in answer.err
+    assert not (tmp_path / "x.png").exists()
+
+
 @pytest.mark.parametrize(
     "setting", ["seed=1", "data.source=digits", "network={source='a'}", "budget.generations=3"]
 )

@@ -22,6 +22,9 @@ SUFFIXES: dict[FormatName, tuple[str, ...]] = {
 }
 """How names of files end by format; the first is the one a file gets that is not named."""
 
+CARD = ".md"
+"""How the name of a model card ends, which lies beside its file."""
+
 
 def format_name(name: str) -> FormatName:
     """Return the format of a name.

@@ -10,6 +10,7 @@ from typing import Any
 from moeash import __version__
 from moeash.evaluation.holdout import HoldoutResult
 from moeash.exports.export import ExportReport
+from moeash.exports.formats.names import CARD
 from moeash.files import replacing, write_flushed
 from moeash.study.study import Study
 
@@ -30,7 +31,7 @@ def write_card(study: Study, report: ExportReport) -> Path:
     Raises:
         ExportError: it cannot be written.
     """
-    path = Path(report.path).with_suffix(".md")
+    path = Path(report.path).with_suffix(CARD)
     content = card_text(study, report, str(report.solution["fingerprint"]))
     with replacing(path) as temporary:
         write_flushed(temporary, content.encode())

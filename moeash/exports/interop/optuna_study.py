@@ -39,8 +39,8 @@ def export_optuna(study: Study, url: str, *, name: str | None = None) -> int:
         Number of trials.
 
     Raises:
-        ExportError: Optuna is not installed, its storage cannot be written, or there is a study of
-            that name.
+        ExportError: Optuna is not installed, its storage cannot be written or forgets what is, or
+            there is a study of that name.
     """
     try:
         import optuna
@@ -70,7 +70,21 @@ def export_optuna(study: Study, url: str, *, name: str | None = None) -> int:
         except BaseException:
             optuna.delete_study(study_name=name, storage=url)
             raise
+        _check_stored(optuna, url, name, len(trials))
     return len(trials)
+
+
+def _check_stored(optuna: Any, url: str, name: str, n_trials: int) -> None:
+    """Read a study back over another connection: a storage in memory has forgotten it by then."""
+    try:
+        n_found = len(optuna.load_study(study_name=name, storage=url).trials)
+    except KeyError:
+        n_found = 0
+    if n_found != n_trials:
+        raise ExportError(
+            f"{without_password(url)!r} holds {n_found} of the {n_trials} trials that were "
+            "written; a storage in memory forgets them, name a file or a server"
+        )
 
 
 def _attributes_of_study(study: Study) -> dict[str, Any]:
@@ -188,6 +202,8 @@ def _border(optuna: Any, url: str, name: str) -> Iterator[None]:
     shown = without_password(url)
     try:
         yield
+    except ExportError:
+        raise
     except optuna.exceptions.DuplicatedStudyError as exc:
         raise ExportError(
             f"{shown!r} has an Optuna study {name!r} already; give another name, or delete that one"

@@ -68,7 +68,7 @@ def _load_moeash(path: Path) -> dict[str, Tensor]:
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as exc:
+    except (SafetensorError, OSError, ValueError, KeyError, MemoryError) as exc:
         raise CheckpointError(f"{str(path)!r} is not a readable safetensors file: {exc}") from exc
     if not tensors:
         raise CheckpointError(f"{str(path)!r} holds no tensors")

@@ -31,7 +31,7 @@ def write_report(name: str, to: Path, *, storage: str | None = None) -> None:
         StudyNotFoundError: there is no such study.
         ExportError: the file cannot be written; an existing one is kept.
     """
-    store = open_storage(storage)
+    store = open_storage(storage, create=False)
     assert isinstance(store, SqlStorage)
     try:
         database = store.database

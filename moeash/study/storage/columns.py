@@ -21,6 +21,10 @@ MILLISECONDS = len("2026-01-01T00:00:00.000")
 """Characters of a stored time before its zone, which is always UTC."""
 
 
+WHOLE = ("number", "stage", "status", "generation")
+FINITE = ("size_bytes", "entries", "bits_per_weight", "duration_s")
+"""Of columns, in their order."""
+
 Tally = Mapping[tuple[Stage, Status], int]
 """How many evaluations of a study have which stage and status."""
 
@@ -87,11 +91,14 @@ def columns(connection: Connection, study_id: int, after: int) -> Columns:
     with understood(f"an evaluation of study {study_id}"):
         found: list[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * 11
         number, stage, status, generation = (
-            np.array(column, dtype=np.float64).astype(np.int64) for column in found[:4]
+            _whole(what, column) for what, column in zip(WHOLE, found[:4], strict=True)
         )
         metric, size_bytes, entries, bits, duration_s = (
             np.array(column, dtype=np.float64) for column in found[4:9]
         )
+        for what, column in zip(FINITE, (size_bytes, entries, bits, duration_s), strict=True):
+            if np.isinf(column).any():
+                raise ValueError(f"its {what} is infinite")
         names: dict[str | None, str | None] = {}  # a name once, however many evaluations have it
         worker = [names.setdefault(name, name) for name in found[10]]
         return Columns(
@@ -114,6 +121,16 @@ def tally(connection: Connection, study_id: int) -> Tally:
     query = select(COUNTS).where(COUNTS.c.study_id == study_id)
     found = read_rows(connection, query, lambda row: ((row.stage, row.status), row.n))
     return {key: n for key, n in found if n}
+
+
+def _whole(what: str, values: Sequence[Any]) -> NDArray[np.int64]:
+    """Return whole numbers from 0 on; what SQL found no number for, as of a stage, is none."""
+    found = np.array(values, dtype=np.float64)
+    fits = (found >= 0) & (found < 2**53)
+    if not fits.all():
+        bad = values[int(np.flatnonzero(~fits)[0])]
+        raise ValueError(f"its {what} is {'unknown' if bad is None else repr(bad)}")
+    return found.astype(np.int64)
 
 
 def _seconds(times: Sequence[str]) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """Solutions of a study through every format: what leaves is the network that was measured."""
 
 import json
+import os
 import subprocess
 
 import numpy as np
@@ -17,6 +18,7 @@ from moeash.networks.loading.sources import load_network
 from moeash.study.opening import open_study
 from moeash.study.plan import task_of
 from tests.exports.formats.test_c import FLAGS, needs_gcc
+from tests.marks import slow
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'moeash[onnx]'")
 
@@ -204,3 +206,36 @@ def test_a_report_lists_all_files_and_inspects_the_moeash_file(moeash, tiny, tmp
             f"x{SUFFIXES[name][0]}" for name in formats
         ]
         assert (document["inspection"] is not None) == ("moeash" in formats)
+
+
+@pytest.mark.parametrize("flag", ["--report", "--card"])
+@pytest.mark.parametrize("there", ["a pipe", "a file", slow("a folder"), slow("a loop")])
+def test_what_lies_beside_an_export_is_tried_before_it_is_worked_for(
+    tiny, moeash, tmp_path, flag, there
+):
+    """Else the file is there and the command has failed; or somebody's own notes are gone."""
+    beside = tmp_path / "a.md"
+    match there:
+        case "a pipe":
+            os.mkfifo(beside)
+        case "a folder":
+            beside.mkdir()
+        case "a file":
+            beside.write_text("notes")
+        case "a loop":
+            beside.symlink_to(beside.name)
+    to = tmp_path / "a.moeash"
+    flags = [flag, beside] if flag == "--report" else [flag]
+    answer = moeash("export", "tiny", "--to", to, *flags, "--storage", tiny.storage)
+    assert answer.code in (1, 2)
+    assert "exists; choose" in answer.err or "cannot write" in answer.err
+    assert not os.path.lexists(to)
+    assert there != "a file" or beside.read_text() == "notes"
+
+
+def test_a_report_does_not_take_the_place_of_what_it_reports(tiny, moeash, tmp_path):
+    call = ("export", "tiny", "--to", "a.moeash", "--storage", tiny.storage, "--force")
+    for flags in (["--report", tmp_path / "a.moeash"], ["--report", "./a.md", "--card"]):
+        answer = moeash(*call, *flags)
+        assert answer.code == 2 and "are both" in answer.err
+    assert [*tmp_path.iterdir()] == []

@@ -79,6 +79,12 @@ def test_a_storage_that_is_none_is_refused(make_study, bad):
         export_optuna(make_study([(0.9, 1000)]), bad)
 
 
+@pytest.mark.parametrize("forgetful", ["sqlite://", "sqlite:///:memory:"])
+def test_what_is_written_to_memory_is_not_called_written(make_study, forgetful):
+    with pytest.raises(ExportError, match=r"holds 0 of the 1 trials .* name a file or a server"):
+        export_optuna(make_study([(0.9, 1000)]), forgetful)
+
+
 def test_optuna_is_left_as_talkative_as_it_was(make_study, url, capfd):
     before = optuna.logging.get_verbosity()
     export_optuna(make_study([(0.9, 1000)]), url)

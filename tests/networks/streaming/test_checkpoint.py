@@ -92,6 +92,13 @@ def test_an_index_that_is_no_json_is_refused(tmp_path):
         Checkpoint(path)
 
 
+def test_an_index_without_an_end_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors.index.json"
+    path.symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match="no index of a checkpoint: it is too large"):
+        Checkpoint(path)
+
+
 def test_a_file_cut_while_it_is_read_is_told(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"w": torch.zeros(1000)}, path)

@@ -21,6 +21,7 @@ from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.tables import METADATA
 from moeash.study.storage.team.labels import Labels, StudyLabels
 from moeash.study.storage.team.launches import Launches
+from moeash.study.storage.team.listing import Listing, Wanted
 from moeash.study.study import Study
 from tests.contracts.storage import COMPLETE, FACTS, Job, Recipe, add, replace
 
@@ -83,6 +84,13 @@ def read_launches(storage):
     launches.active(), launches.newest(), launches.of_study("digits", "run"), launches.positions()
 
 
+def read_charts(storage):
+    listing = Listing(storage.database)
+    listing.studies(Wanted(), order="bytes")
+    found, _ = listing.columns(1)
+    found.tally(), found.size_bytes.astype(int)
+
+
 READERS = (
     lambda storage: list(storage.studies()),
     lambda storage: storage.summaries(),
@@ -93,6 +101,7 @@ READERS = (
     lambda storage: storage.artifact(1, "cd" * 16),
     lambda storage: storage.artifacts(1),
     read_launches,
+    read_charts,
     lambda storage: Tokens(storage.database).list(),
     lambda storage: Sessions(storage.database).find("cookie"),
     lambda storage: Audit(storage.database).page(),
@@ -210,6 +219,26 @@ def test_what_moeash_does_not_write_is_refused_with_its_place(copy, table, colum
     change(copy, table, column, value)
     with pytest.raises(StorageError, match=message):
         read_everything(SqlStorage(copy, create=False))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("stage", "napping", "stage is unknown"),
+        ("status", "asleep", "status is unknown"),
+        ("generation", -1, "generation is -1"),
+        ("generation", math.inf, "generation is inf"),
+        ("size_bytes", math.inf, "size_bytes is infinite"),
+        ("duration_s", -math.inf, "duration_s is infinite"),
+    ],
+)
+def test_what_charts_are_drawn_from_is_what_moeash_writes(copy, column, value, message):
+    change(copy, "evaluations", column, value)
+    with (
+        closing(SqlStorage(copy, create=False)) as storage,
+        pytest.raises(StorageError, match=f"an evaluation of study 1 .* {message}"),
+    ):
+        Listing(storage.database).columns(1)
 
 
 @pytest.mark.parametrize("column", ["bound", "size_bytes", "entries", "bits_per_weight"])

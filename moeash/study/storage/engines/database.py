@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import URL, Connection, select
+from sqlalchemy import URL, Connection, event, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
@@ -83,6 +83,7 @@ class Database:
                 parsed = self._parsed()
                 if parsed.get_backend_name() == "postgresql":
                     self.engine = postgres_engine(parsed)
+                    event.listen(self.engine, "connect", self._reached)
                 else:
                     self.path = path_of(parsed, self.place)
             else:
@@ -291,6 +292,9 @@ class Database:
                     raise
             return result
 
+    def _reached(self, *_: object) -> None:
+        self._is_reached = True
+
     def _patiently(self, attempt: Callable[[], T], lost: Callable[[], None] | None = None) -> T:
         """Try until the server answers, or patience ends.
 
@@ -314,7 +318,7 @@ class Database:
                     if not self._is_reached or time.monotonic() > deadline:
                         raise
                 else:
-                    self._is_reached = True
+                    self._reached()
                     return result
                 time.sleep(delay)
                 delay = min(2 * delay, 1.0)

@@ -32,6 +32,14 @@ _SERVER_STOPS = {
     "53300",  # too_many_connections
 }
 
+_TAKEN_LATER = {
+    "40001",  # serialization_failure
+    "40P01",  # deadlock_detected
+    "55P03",  # lock_not_available: of a lock_timeout
+    "57014",  # query_canceled: of a statement_timeout, or by somebody who tidies up
+    "25006",  # read_only_sql_transaction: a standby that is becoming the server
+}
+
 _TRY_LOCK = text("SELECT pg_try_advisory_lock(:key)")
 _OUR_PROCESS = text("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")
 _LOCKS = (
@@ -110,8 +118,8 @@ def lost_connection(error: DBAPIError) -> bool:
 
 
 def rolled_back(error: DBAPIError) -> bool:
-    """Tell whether the server undid a transaction for the sake of another one."""
-    return getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
+    """Tell whether the server undid a transaction that it may well take a little later."""
+    return getattr(error.orig, "sqlstate", None) in _TAKEN_LATER
 
 
 class SessionLock:

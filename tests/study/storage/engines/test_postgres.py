@@ -5,10 +5,11 @@ import subprocess
 import sys
 import textwrap
 import threading
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 
 import pytest
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, make_url, text
 
 from moeash.errors import StorageError, StudyLockedError, StudyNotFoundError
 from moeash.study.storage.sql import SqlStorage
@@ -115,6 +116,66 @@ def test_the_lock_of_another_process_is_respected_and_dies_with_it(database):
         else:
             raise AssertionError("the lock outlived its process")
     storage.close()
+
+
+@pytest.fixture
+def admin(migrated):
+    """A connection of somebody who works on the same database."""
+    engine = create_engine(migrated, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
+
+
+def waiting(admin):
+    """The processes of the server that wait for a lock, once there is one."""
+    query = text("SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    for _ in range(200):
+        if pids := admin.execute(query).scalars().all():
+            return pids
+        threading.Event().wait(0.05)
+    raise AssertionError("nobody waits")
+
+
+@contextmanager
+def blocked(admin, table):
+    """Let everybody wait who wants to read or write a table."""
+    admin.execute(text("BEGIN"))
+    admin.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+    try:
+        yield
+    finally:
+        admin.execute(text("ROLLBACK"))
+
+
+@pytest.mark.parametrize("end", ["pg_terminate_backend", "pg_cancel_backend"])
+def test_a_connection_ended_while_the_database_is_being_opened_is_made_again(migrated, admin, end):
+    """The server was there: its address cannot be wrong."""
+    with ThreadPoolExecutor(1) as pool:
+        with blocked(admin, "alembic_version"):
+            opened = pool.submit(SqlStorage, migrated)
+            for pid in waiting(admin):
+                admin.execute(text(f"SELECT {end}({pid})"))
+        with closing(opened.result(60)) as storage:
+            assert storage.studies() == []
+
+
+@pytest.mark.parametrize("end", ["pg_cancel_backend", "lock_timeout", "statement_timeout"])
+def test_a_statement_that_the_server_gave_up_is_tried_again(migrated, admin, end):
+    if end.endswith("timeout"):
+        database = make_url(migrated).database
+        admin.execute(text(f"ALTER DATABASE {database} SET {end} = '300ms'"))
+    with closing(SqlStorage(migrated)) as storage, storage.lock("digits"):
+        study = storage.create_study(FACTS)
+        with ThreadPoolExecutor(1) as pool:
+            with blocked(admin, "evaluations"):
+                added = pool.submit(add, storage, study, 1)
+                for pid in waiting(admin):
+                    if end == "pg_cancel_backend":
+                        admin.execute(text(f"SELECT {end}({pid})"))
+                threading.Event().wait(0.5)
+            added.result(60)
+        assert [r.number for r in storage.evaluations(study.id)] == [1]
 
 
 def test_several_processes_may_open_an_empty_database_at_once(database):

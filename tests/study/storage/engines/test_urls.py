@@ -16,6 +16,7 @@ SECRETS = {
         "postgresql://h/db?sslpassword=***&x=1&PASSWORD=***"
     ),
     "mysql://me@h/db?passwd=s3cret": "mysql://me@h/db?passwd=***",
+    "postgresql://h/db?pass%77ord=s3cret&x=1": "postgresql://h/db?pass%77ord=***&x=1",
     "odbc://h/db?odbc_connect=x;PWD=s3cret": "odbc://h/db?odbc_connect=x;PWD=***",
 }
 
