@@ -52,7 +52,7 @@ def chosen(front: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
 def builds(spec: StudySpec, storage: str | None) -> Iterator[Build]:
     """Hold what builds the solutions of a study."""
     if storage is not None:
-        with building(open_study(spec.name, storage=storage)) as build:
+        with building(open_study(spec.name, storage=storage, spec=spec)) as build:
             yield build
         return
     if spec.trained_by is not None:
