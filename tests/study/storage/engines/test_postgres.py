@@ -131,6 +131,7 @@ def waiting(admin):
     """The processes of the server that wait for a lock, once there is one."""
     query = text("SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
     for _ in range(200):
+        admin.execute(text("SELECT pg_stat_clear_snapshot()"))  # else a transaction sees one state
         if pids := admin.execute(query).scalars().all():
             return pids
         threading.Event().wait(0.05)
