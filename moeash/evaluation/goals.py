@@ -7,7 +7,7 @@ divided, other rates are tried where it ended, and what was found is refined.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -24,6 +24,10 @@ TOLERANCE = 1.03
 FALL = -2.0
 """Power of the bins that a loss goes with, as long as one value is all that says so: where errors
 are small and add up it is their squares that count."""
+
+NOISE = 0.2
+"""Logarithm of the ratio of two losses that says more than chance: between neighbouring numbers of
+bins they rise as often as they fall."""
 
 WORTH_IT = 0.995
 """Share of the bytes, or of the loss, that another rate or refinement must promise to be tried."""
@@ -222,16 +226,16 @@ def _divided(tries: _Tries, at: Callable[[int], Recipe], low: int, high: int) ->
 
     Fewer bins make smaller files, more bins lose less: of a largest drop the least value that
     meets it is wanted, of a largest size the highest. What is left is divided where the line
-    probably meets the limit, and in its middle where nothing says so.
+    probably meets the limit, and in its middle where nothing says so or it was wrong twice.
     """
     upwards = tries.goal.max_drop is None
     good, bad = (low, high + 1) if upwards else (high, low - 1)
     if not tries.meets(at(good)):
         return None
-    tried = [good]
+    tried, n_wrong = [good], 0
     while abs(good - bad) > 1 and max(good, bad) > TOLERANCE * max(1, min(good, bad)):
         lower, upper = sorted((good, bad))
-        expected = _expected(tries, at, tried)
+        expected = _expected(tries, at, tried) if n_wrong < 2 else None
         if expected is None or not lower < expected < upper:
             expected = math.sqrt(max(lower, 1) * upper)
         value = min(max(round(expected), lower + 1), upper - 1)
@@ -240,26 +244,22 @@ def _divided(tries: _Tries, at: Callable[[int], Recipe], low: int, high: int) ->
             good = value
         else:
             bad = value
+        is_halved = max(good, bad) / max(1, min(good, bad)) <= math.sqrt(upper / max(1, lower))
+        n_wrong = 0 if is_halved or n_wrong == 2 else n_wrong + 1
     return good
 
 
 def _expected(tries: _Tries, at: Callable[[int], Recipe], tried: list[int]) -> float | None:
-    """Return where a line probably meets the limit; None where nothing says so.
-
-    Near it, what is limited is a power of the value.
-    """
-    whole = [value for value in tried if tries.outcome(at(value)).status == "complete"]
-    usable = [value for value in whole if value > 0 and tries.limited(at(value)) > 0]
-    usable.sort(key=lambda value: abs(math.log(tries.limited(at(value)) / tries.limit)))
-    limited = [tries.limited(at(value)) for value in usable]
-    if len(usable) > 1:
-        power = math.log(limited[0] / limited[1]) / math.log(usable[0] / usable[1])
-    else:
-        power = 0.0 if tries.goal.max_drop is None else FALL
-    if not usable or power == 0:
+    """Return where a line probably meets the limit; None where nothing says so."""
+    values = {at(value): float(value) for value in tried}
+    power = _slope(tries, values, lambda recipe: values[recipe])
+    usable = _nearest(tries, values)
+    if power is None and tries.goal.max_drop is not None:
+        power = 1 / FALL
+    if power is None or not usable:
         return None
-    way = math.log(tries.limit / limited[0]) / power
-    return usable[0] * math.exp(way) if abs(way) < 100 else None
+    way = power * math.log(tries.limit / tries.limited(usable[0]))
+    return values[usable[0]] * math.exp(way) if abs(way) < 100 else None
 
 
 def _followed(tries: _Tries, at: Callable[[int], Recipe], near: int, axis: Integer) -> None:
@@ -295,7 +295,7 @@ def _better_rate(
     What each of the others costs there is read off the line that was divided: near its end cost
     and limit are powers of each other.
     """
-    slope = _slope(tries, tries.cost)
+    slope = _slope(tries, list(tries.outcomes), tries.cost)
     if slope is None:
         return None
     best, promised = None, WORTH_IT * _at_limit(tries, at(rate), slope)
@@ -315,25 +315,31 @@ def _at_limit(tries: _Tries, recipe: Recipe, slope: float) -> float:
     return float(tries.cost(recipe) * (tries.limit / limited) ** slope)
 
 
-def _slope(tries: _Tries, of: Callable[[Recipe], float]) -> float | None:
-    """Return the power of what is limited that something goes with, near the limit."""
-    complete = [r for r, o in tries.outcomes.items() if o.status == "complete" and not r.steps]
-    usable = [r for r in complete if tries.limited(r) > 0 and of(r) > 0]
-    usable.sort(key=lambda r: abs(math.log(tries.limited(r) / tries.limit)))
-    for one in usable[:1]:
-        for other in usable[1:]:
-            apart = math.log(tries.limited(one) / tries.limited(other))
-            power = math.log(of(one) / of(other)) / apart if abs(apart) > 0.02 else 0.0
-            if power:
-                return power
+def _nearest(tries: _Tries, recipes: Iterable[Recipe]) -> list[Recipe]:
+    """Return those that were measured whole and have a loss, those near the limit first."""
+    whole = [recipe for recipe in recipes if tries.outcomes[recipe].status == "complete"]
+    usable = [recipe for recipe in whole if tries.limited(recipe) > 0]
+    return sorted(usable, key=lambda r: abs(math.log(tries.limited(r) / tries.limit)))
+
+
+def _slope(tries: _Tries, recipes: Iterable[Recipe], of: Callable[[Recipe], float]) -> float | None:
+    """Return the power of what is limited that something goes with on a line, near the limit."""
+    apart = NOISE if tries.goal.max_bytes is None else 0.0
+    usable = [recipe for recipe in _nearest(tries, recipes) if of(recipe) > 0]
+    for one, other in zip(usable[:1] * len(usable), usable[1:], strict=False):
+        ratio = math.log(tries.limited(one) / tries.limited(other))
+        power = math.log(of(one) / of(other)) / ratio if abs(ratio) > apart else 0.0
+        if power:
+            return power
     return None
 
 
 def _refine(tries: _Tries, axis: Integer) -> None:
     """Refine what was found, and move along the line by what refining gained."""
     start = tries.best()
-    slope = _slope(tries, lambda recipe: float(_value(recipe, axis)))
-    price = _slope(tries, tries.cost)
+    line = [r for r in tries.outcomes if _elsewhere(r, axis) == _elsewhere(start, axis)]
+    slope = _slope(tries, line, lambda recipe: float(_value(recipe, axis)))
+    price = _slope(tries, line, tries.cost)
     recipe = start.then(Refine())
     for _ in range(REFINEMENTS):
         tries.outcome(recipe, whole=True)
@@ -354,3 +360,9 @@ def _refine(tries: _Tries, axis: Integer) -> None:
 
 def _value(recipe: Recipe, axis: Integer) -> int:
     return int(recipe.candidate[axis.name])
+
+
+def _elsewhere(recipe: Recipe, axis: Integer) -> dict[str, Value]:
+    """Return what a recipe's line has in common."""
+    values = recipe.candidate.as_dict()
+    return {name: value for name, value in values.items() if name != axis.name}
