@@ -238,6 +238,8 @@ def _divided(tries: _Tries, at: Callable[[int], Recipe], low: int, high: int) ->
         expected = _expected(tries, at, tried) if n_wrong < 2 else None
         if expected is None or not lower < expected < upper:
             expected = math.sqrt(max(lower, 1) * upper)
+        # As far from a known end as two may lie apart: both together are then the answer.
+        expected = min(max(expected, TOLERANCE * lower), upper / TOLERANCE)
         value = min(max(round(expected), lower + 1), upper - 1)
         tried.append(value)
         if tries.meets(at(value)):
