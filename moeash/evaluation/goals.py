@@ -328,9 +328,9 @@ def _slope(tries: _Tries, recipes: Iterable[Recipe], of: Callable[[Recipe], floa
     """Return the power of what is limited that something goes with on a line, near the limit."""
     apart = NOISE if tries.goal.max_bytes is None else 0.0
     usable = [recipe for recipe in _nearest(tries, recipes) if of(recipe) > 0]
-    for one, other in zip(usable[:1] * len(usable), usable[1:], strict=False):
-        ratio = math.log(tries.limited(one) / tries.limited(other))
-        power = math.log(of(one) / of(other)) / ratio if abs(ratio) > apart else 0.0
+    for other in usable[1:]:
+        ratio = math.log(tries.limited(usable[0]) / tries.limited(other))
+        power = math.log(of(usable[0]) / of(other)) / ratio if abs(ratio) > apart else 0.0
         if power:
             return power
     return None
