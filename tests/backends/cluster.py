@@ -36,7 +36,6 @@ class Node:
         self.folder = Path(tempfile.mkdtemp(prefix="ray"))
         self.log = (self.folder / "log").open("w")
         command = [*ray_command(), "start", "--block", "--temp-dir", str(self.folder), *arguments]
-        command.append("--include-log-monitor=false")  # drivers here show no worker's output
         # The agent's own default is taken where another Ray runs, and jobs start through it.
         command.append(f"--dashboard-agent-listen-port={free_port()}")
         self.process = subprocess.Popen(

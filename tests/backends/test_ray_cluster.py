@@ -29,7 +29,6 @@ def environment(loopback_only, tmp_path_factory):
         **os.environ,
         **ray_settings.QUIET,
         **ray_settings.FAST_DETECTION,
-        **ray_settings.NO_SPARES,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "PYTHONPATH": str(ROOT),
