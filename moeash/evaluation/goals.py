@@ -297,7 +297,7 @@ def _better_rate(
     What each of the others costs there is read off the line that was divided: near its end cost
     and limit are powers of each other.
     """
-    slope = _slope(tries, list(tries.outcomes), tries.cost)
+    slope = _slope(tries, tries.outcomes, tries.cost)
     if slope is None:
         return None
     best, promised = None, WORTH_IT * _at_limit(tries, at(rate), slope)

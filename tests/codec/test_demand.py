@@ -1,10 +1,8 @@
 """What a file says it takes is checked before anything is allocated, and is what it takes."""
 
 import re
-import subprocess
 import sys
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +15,7 @@ from moeash.core.trellis import values_of
 from moeash.errors import CorruptContainerError
 from tests.codec.forging import with_entries
 from tests.marks import slow
-
-ROOT = Path(__file__).parents[2]
+from tests.memory import refusal
 
 
 def constant(n, dtype="float32"):
@@ -128,25 +125,13 @@ def test_names_that_grow_out_of_nothing_are_refused_while_they_are_read():
     assert int(claimed) - (4 << 20) < demand(shared).total - int(claimed)  # the last were not read
 
 
-NO_MEMORY = """
-import resource, sys
-from moeash.codec import container
-from moeash.core.trellis import values_of
-from moeash.errors import ContainerError
-resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
-try:
-    container.read(sys.argv[1], max_bytes=1 << 60)
-except ContainerError as exc:
-    print("refused:", exc)
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="resource limits are POSIX")
 def test_a_machine_without_the_memory_says_so(tmp_path):
     path = tmp_path / "huge.moeash"
     small = container.encode(constant(1000))
     huge = with_entries(small, lambda entries: [entries[0]._replace(shape=(1 << 36,))])
     path.write_bytes(huge)
-    command = [sys.executable, "-c", NO_MEMORY, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.stdout.startswith("refused: there is not enough memory"), done.stderr
+    imports = "from moeash.codec import container; from moeash.core.trellis import values_of"
+    question = "container.read(sys.argv[1], max_bytes=1 << 60)"
+    said = refusal(path, imports, question, "ContainerError", gib=2)
+    assert said.startswith("refused: there is not enough memory")

@@ -1,8 +1,6 @@
 import dataclasses
 import hashlib
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from moeash.codec.size import size
 from moeash.core.codebook import KeptTensor, SharedWeights
 from moeash.errors import ContainerError, CorruptContainerError
 from moeash.exports.files import load
+from tests.memory import refusal
 
 
 @pytest.fixture
@@ -59,24 +58,12 @@ def test_a_device_without_an_end_is_refused_by_its_first_bytes(ask):
         ask("/dev/zero")
 
 
-VAST = """
-import resource, sys
-from moeash.codec.container import read
-from moeash.errors import ContainerError
-resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-try:
-    read(sys.argv[1])
-except ContainerError as error:
-    print(error)
-"""
-
-
 def test_a_file_larger_than_memory_is_refused_in_words(tmp_path):
     vast = tmp_path / "vast.moeash"
     vast.write_bytes(container.MAGIC)
     os.truncate(vast, 1 << 40)
-    run = [sys.executable, "-c", VAST, vast]
-    said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    imports = "from moeash.codec.container import read"
+    said = refusal(vast, imports, "read(sys.argv[1])", "ContainerError", gib=4)
     assert "Cannot allocate memory; give the path of a .moeash file" in said
 
 

@@ -4,8 +4,6 @@ import os
 import pathlib
 import pickle
 import struct
-import subprocess
-import sys
 import warnings
 import zipfile
 from contextlib import suppress
@@ -22,6 +20,7 @@ import moeash
 from moeash.errors import CheckpointError
 from moeash.networks.loading.checkpoints import fit, load_checkpoint
 from tests.marks import slow
+from tests.memory import refusal
 
 
 def network(seed=0):
@@ -488,22 +487,10 @@ def test_two_values_for_one_tied_parameter_are_refused():
     assert equal(snapshot(target), before)
 
 
-VAST = """
-import resource, sys
-from moeash.errors import CheckpointError
-from moeash.networks.loading.checkpoints import load_checkpoint
-resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-try:
-    load_checkpoint(sys.argv[1])
-except CheckpointError as error:
-    print(error)
-"""
-
-
 @pytest.mark.slow
 def test_a_file_larger_than_memory_is_refused_in_words(tmp_path):
     save_file({"a": torch.zeros(3)}, path := tmp_path / "vast.safetensors")
     os.truncate(path, 1 << 40)
-    run = [sys.executable, "-c", VAST, path]
-    said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    imports = "from moeash.networks.loading.checkpoints import load_checkpoint"
+    said = refusal(path, imports, "load_checkpoint(sys.argv[1])", "CheckpointError", gib=8)
     assert "vast.safetensors' is not a readable safetensors file: " in said
