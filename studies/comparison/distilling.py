@@ -21,7 +21,7 @@ import torch
 from ablation_bench import Bench, Row
 from ablation_rows import feedback, nearest
 from distilling_rows import (
-    AnnealedThroughout,
+    AnnealedInTheFirstHalf,
     Averaged,
     ByRows,
     Constant,
@@ -126,7 +126,7 @@ ROWS = (
     Training("half the loss from labels", labels=0.5),
     Training("kept parameters as they are", KeptAsTheyAre),
     Training("positions averaged over the last steps", Averaged),
-    Training("rounding annealed to the last step", AnnealedThroughout),
+    Training("rounding annealed in the first half", AnnealedInTheFirstHalf),
     Training("weights frozen one after the other", Freezing),
     Training("statistics of every row", ByRows),
     Training("from nearest entries", begin=nearest_start),

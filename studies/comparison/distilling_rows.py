@@ -61,12 +61,12 @@ class Averaged(RoundedThroughout):
         return self.with_weights({place.tensor.name: place.shared() for place in averaged})
 
 
-class AnnealedThroughout(Distilling):
-    """The network computes with entries alone in the last step only."""
+class AnnealedInTheFirstHalf(Distilling):
+    """The network computes with entries alone from the middle of the training on."""
 
     def softness(self, seen: Seen) -> float:
-        """Return what is left of the training."""
-        return 1 - seen.step / seen.steps
+        """Return what is left of the first half."""
+        return max(0.0, 1 - 2 * seen.step / seen.steps)
 
 
 class Freezing(RoundedThroughout):

@@ -1,7 +1,7 @@
 """Distill a solution: move its weights among its own entries, towards fewer bits at equal outputs.
 
-The network computes with what lies between two entries at first and, from the middle of the
-training on, with entries alone, so what is trained at last is what the file will hold. The loss is
+The network computes with what lies between two entries at first, with less of it in every step, and
+with entries alone at last, so that what is trained in the end is what the file will hold. The loss is
 the divergence from the float network's outputs on training images (or the labels, or both), plus
 ``rate`` times the bits a shared weight costs (:mod:`.code_lengths`): training with a penalty on the
 entropy in the manner of Oktay et al. (ICLR 2020, arXiv:1906.06624), here on the solution's own
@@ -69,8 +69,8 @@ class Distilling(SolutionTraining):
         return {place.tensor.name: place.values(softness) for place in self._places}
 
     def softness(self, seen: Seen) -> float:
-        """Return how far a step's weights may lie between entries: from 1, and 0 after half."""
-        return max(0.0, 1 - 2 * seen.step / seen.steps)
+        """Return how far a step's weights may lie between entries: 1 at first, 0 in the last."""
+        return 1 - seen.step / max(1, seen.steps - 1)
 
     def push(self) -> None:
         """Push weights towards cheaper entries."""
