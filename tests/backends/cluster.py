@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,10 +18,17 @@ PATIENCE_S = 300.0
 """Nothing here takes a tenth of it on a free machine; tests share machines with others."""
 
 
+NOBODY_S = range(20_000, 32_768)
+"""Ports that no connection takes for its own end, unasked, and Ray gives to none of its workers."""
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port nobody listens at, which will be free still when Ray, seconds later, asks for it."""
+    while True:
+        port = random.choice(NOBODY_S)
+        with contextlib.suppress(OSError), socket.socket() as s:
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 def ray_command():
@@ -60,6 +68,10 @@ class Node:
             todo += parents.get(pid, [])
         return found
 
+    def check(self):
+        """Say what it said when it has ended by itself, which nobody wants."""
+        assert self.process.poll() is None, (self.folder / "log").read_text()
+
     def kill(self):
         """Pull the plug: every process at once."""
         for pid in self.pids():
@@ -78,15 +90,18 @@ class Cluster:
         self.address = f"127.0.0.1:{self.port}"
         self.dashboard = f"http://127.0.0.1:{self.dashboard_port}"
         arguments = ["--head", f"--port={self.port}", f"--num-cpus={head_cpus}", "--num-gpus=0"]
-        arguments += ["--object-store-memory=134217728"]
+        arguments += ["--object-store-memory=134217728", f"--ray-client-server-port={free_port()}"]
         arguments += (
             ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard_port}"]
             if dashboard
             else ["--include-dashboard=false"]
         )
         self.nodes = [Node([*arguments, *more(self.port)], environment)]
-        wait_until(lambda: _accepts(self.port))
-        wait_until(lambda: not dashboard or _accepts(self.dashboard_port))
+        wait_until(lambda: self._is_up(dashboard))
+
+    def _is_up(self, dashboard):
+        self.nodes[0].check()
+        return _accepts(self.port) and (not dashboard or _accepts(self.dashboard_port))
 
     def add_node(self):
         node = Node(

@@ -159,7 +159,7 @@ class Faulty(Uniform):
                 held = []
                 for _ in range(110):
                     held.append(bytearray(100 << 20))
-                time.sleep(5)  # the monitor looks ten times a second, and may be kept from it
+                time.sleep(60)  # the monitor looks ten times a second, and may be kept from it
                 raise AssertionError("eleven gigabytes, and the memory monitor did not act")
         return super().compress(prepared, candidate, **way)
 

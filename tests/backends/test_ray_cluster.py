@@ -231,7 +231,7 @@ def test_a_partition_costs_nothing_but_time(
     )
     nodes = [head]
     try:
-        wait_until(lambda: "started" in (head.folder / "log").read_text())
+        wait_until(lambda: head.check() or "started" in (head.folder / "log").read_text())
         nodes.append(
             Node(
                 [f"--address={HEAD_IP}:6399", f"--node-ip-address={FAR_IP}", *small],
