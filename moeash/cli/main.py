@@ -14,7 +14,6 @@ never does.
 import errno
 import io
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -38,6 +37,7 @@ from moeash.cli import (
     studies,
     token,
 )
+from moeash.console.ending import obeying
 from moeash.console.escaping import visible
 from moeash.errors import (
     InputError,
@@ -127,10 +127,9 @@ def main() -> NoReturn:
     debug = "--debug" in sys.argv
     registration: Registration | None = None
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    # Schedulers and `moeash stop` end a process this way: like Ctrl-C, so that the study says so.
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with _plain_warnings():
+        # Schedulers and `moeash stop` end a process by SIGTERM.
+        with obeying(), _plain_warnings():
             registration = _register()
             code = _run(arguments)
         sys.stdout.flush()
@@ -164,10 +163,6 @@ def _sign_off(registration: "Registration", code: int) -> None:
         registration.end(code, _said[-1] if code != OK and _said else None)
     except MoeashError as error:
         _complain(f"how this ended could not be stored: {error}")
-
-
-def _interrupt(number: int, _: object) -> NoReturn:
-    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 @contextmanager

@@ -172,7 +172,7 @@ class LaunchesContract:
         assert (again.state, again.place, again.launcher) == ("queued", None, None)
         assert launches.positions() == {1: 1}
 
-    def test_a_stop_ends_what_waits_and_is_passed_on_once_to_what_runs(self, launches):
+    def test_a_stop_ends_what_waits_and_is_passed_on_once_to_what_runs(self, launches, monkeypatch):
         queue(launches, "waits"), queue(launches, "runs")
         stopped = launches.ask_stop(1)
         assert (stopped.state, stopped.exit_code, stopped.message) == ("ended", None, STOPPED)
@@ -187,6 +187,8 @@ class LaunchesContract:
         assert not launches.take_stop(moved)
         launches.ask_stop(2)  # at once again: the same stop
         assert not launches.take_stop(launches.get(2))
+        monkeypatch.setattr("moeash.study.storage.team.launches.SENT_AGAIN_S", -1.0)
+        assert launches.take_stop(launches.get(2)), "whoever took it may have been killed since"
 
     def test_what_never_began_and_is_to_end_is_not_put_back(self, launches):
         queue(launches, "digits")

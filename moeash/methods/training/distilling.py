@@ -1,8 +1,8 @@
 """Distill a solution: move its weights among its own entries, towards fewer bits at equal outputs.
 
 The network computes with what lies between two entries at first, with less of it in every step, and
-with entries alone at last, so that what is trained in the end is what the file will hold. The loss is
-the divergence from the float network's outputs on training images (or the labels, or both), plus
+with entries alone at last, so that what is trained in the end is what the file will hold. The loss
+is the divergence from the float network's outputs on training images (or the labels, or both), plus
 ``rate`` times the bits a shared weight costs (:mod:`.code_lengths`): training with a penalty on the
 entropy in the manner of Oktay et al. (ICLR 2020, arXiv:1906.06624), here on the solution's own
 entries and from the solution, with straight-through gradients and annealed rounding in the place of

@@ -60,7 +60,7 @@ class LaunchRecord:
     @property
     def stop_asked_s(self) -> float | None:
         """Seconds since its end was asked for; None when it was not."""
-        age = age_s((self.place or {}).get("stop"))
+        age = age_s((self.place or {}).get("stop"), "asked")
         return None if math.isinf(age) else age
 
 
@@ -103,10 +103,10 @@ def host(place: Mapping[str, Any] | None) -> Any:
     return (place or {}).get("host")
 
 
-def age_s(stop: Any) -> float:
-    """Return for how long an end has been asked for; infinity when it has not."""
+def age_s(stop: Any, what: Literal["asked", "sent"]) -> float:
+    """Return how long ago an end was asked for, or a signal sent; infinity when it was not."""
     try:
-        return (datetime.now(UTC) - datetime.fromisoformat(stop["asked"])).total_seconds()
+        return (datetime.now(UTC) - datetime.fromisoformat(stop[what])).total_seconds()
     except (KeyError, TypeError, ValueError):
         return math.inf
 

@@ -38,6 +38,9 @@ STOPPED = "stopped before it began"
 AGAIN_S = 10.0
 """A launch that was asked to end is left so long to do it before it may be asked again."""
 
+SENT_AGAIN_S = 30.0
+"""A process that was told to end, and runs still after so long, may never have heard it."""
+
 ACTIVE = LAUNCHES.c.state.in_(("queued", "running"))
 
 
@@ -215,23 +218,26 @@ class Launches:
             if found.state == "queued":
                 return _ending(None, STOPPED)
             place = dict(found.place or {})
-            if age_s(place.get("stop")) < AGAIN_S:
+            if age_s(place.get("stop"), "asked") < AGAIN_S:
                 return {"place": place}
-            return {"place": {**place, "stop": {"asked": now(), "sent": False}}}
+            return {"place": {**place, "stop": {"asked": now(), "sent": None}}}
 
         self._change(id, values)
         return self.get(id)
 
     def take_stop(self, record: LaunchRecord) -> bool:
-        """Take it upon oneself to end the process of a launch; False when somebody else did."""
+        """Take it upon oneself to end the process of a launch; False when somebody else did.
+
+        Whoever did may be gone before anything was sent: after a while it may be taken again.
+        """
         taken: list[bool] = []
 
         def values(found: LaunchRecord) -> dict[str, Any]:
             stop = (found.place or {}).get("stop")
-            taken[:] = [isinstance(stop, Mapping) and not stop.get("sent")]
+            taken[:] = [isinstance(stop, Mapping) and age_s(stop, "sent") > SENT_AGAIN_S]
             if not taken[0]:
                 return {"place": found.place}
-            return {"place": {**(found.place or {}), "stop": {**(stop or {}), "sent": True}}}
+            return {"place": {**(found.place or {}), "stop": {**(stop or {}), "sent": now()}}}
 
         return self._change(record.id, values, expected=record) and taken[0]
 

@@ -1,0 +1,69 @@
+"""Signals that end a process, and where they must not get lost."""
+
+import signal
+
+import pytest
+
+from tests.forks import Fork
+
+DROPPED = """
+import os, sys, time
+from moeash.console.ending import obeying
+
+class Dropping:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(0.01)  # its handler has run, and what it raised goes nowhere
+        print("never printed")
+
+with obeying():
+    try:
+        for _ in range(2):
+            Dropping()
+        time.sleep(60)
+    except KeyboardInterrupt as error:
+        print(f"ended by {error}")
+"""
+
+TWICE = """
+import os, signal, time
+from moeash.console.ending import obeying
+
+with obeying():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except KeyboardInterrupt as error:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        print(f"stored after {error}")
+"""
+
+OTHERS = """
+from moeash.console.ending import obeying
+
+class Faulty:
+    def __del__(self):
+        raise ValueError("of a finaliser")
+
+with obeying():
+    Faulty()
+"""
+
+
+def said(code, *arguments):
+    out, err = Fork(code, *arguments).communicate()
+    return out + err
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "")])
+def test_a_signal_that_a_finaliser_drops_is_sent_again(number, name):
+    assert said(DROPPED, int(number)) == f"ended by {name}\n"
+
+
+def test_a_second_sigterm_does_not_disturb_what_is_stored():
+    assert said(TWICE) == "stored after SIGTERM\n"
+
+
+def test_other_faults_of_finalisers_are_reported_as_ever():
+    assert "ValueError: of a finaliser" in said(OTHERS)
