@@ -18,8 +18,7 @@ class Dropping:
 
 with obeying():
     try:
-        for _ in range(2):
-            Dropping()
+        Dropping()
         time.sleep(60)
     except KeyboardInterrupt as error:
         print(f"ended by {error}")
