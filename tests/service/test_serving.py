@@ -77,7 +77,7 @@ class Served:
             ready += line
             if line == "}\n":
                 break
-        assert line, (self.folder / "serve.log").read_text()
+        assert line, self.serve_log()
         self.port = int(re.search(r":(\d+)/$", json.loads(ready)["url"])[1])
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}/api/v1", headers=self.headers, timeout=60
@@ -108,7 +108,15 @@ class Served:
         return self.get(f"/studies/{name}")
 
     def until(self, name, *statuses):
-        return wait_until(lambda: (s := self.study(name))["status"] in statuses and s)
+        try:
+            return wait_until(lambda: (s := self.study(name))["status"] in statuses and s)
+        except AssertionError as error:
+            log = self.get(f"/studies/{name}/log")
+            error.add_note(f"{self.study(name)}\n{log}\n{self.serve_log()}")
+            raise
+
+    def serve_log(self):
+        return (self.folder / "serve.log").read_text()
 
     def identity(self, study):
         """The process of a study's last launch."""
