@@ -13,7 +13,7 @@ from moeash.data.inputs import Batch, Inputs
 from moeash.errors import InputError
 from moeash.methods.training.norms import in_training_mode
 from moeash.methods.training.session import Seen, Session
-from moeash.networks.layouts import channels_last, has_convolutions
+from moeash.networks.layouts import channels_last, takes_channels_last
 from moeash.networks.network import Network
 from moeash.tracing.outputs import OutputOf, chosen, in_rows
 
@@ -63,16 +63,14 @@ def outputs_of(network: Network, session: Session) -> Outputs:
     """
     bfloat16 = session.options.arithmetic == "bf16"
     outputs = Outputs(network.module, session.device, network.output, bfloat16)
-    if not (bfloat16 and has_convolutions(network.module)):
+    if not bfloat16:
         return outputs
-    fast = replace(outputs, channels_last=True)
+    ways = {last: replace(outputs, channels_last=last) for last in (False, True)}
     inputs, _ = next(session.images.batches(2))
-    try:
-        with torch.no_grad():
-            fast({}, inputs.to(session.device))
-    except RuntimeError:
-        return outputs
-    return fast
+    few = inputs.to(session.device)
+    with torch.no_grad():
+        last = takes_channels_last(network.module, lambda last: ways[last]({}, few), bfloat16=True)
+    return ways[last]
 
 
 def float_tensors(network: Network, device: str) -> dict[str, Tensor]:
