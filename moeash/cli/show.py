@@ -49,7 +49,11 @@ SpecOption = Annotated[
 ]
 MovedOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Where files are now, e.g. data.root=/data."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Where files are now, e.g. data.root=/data, or evaluation.device=cpu.",
+    ),
 ]
 AllowOption = Annotated[
     list[str] | None,

@@ -1,9 +1,11 @@
 """Build solutions of a study that ran elsewhere; its search split is not needed again."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 
+from moeash.codec.container import decode
+from moeash.compression.compressor import Compressor
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
 from moeash.core.solutions.recipe import Recipe
@@ -24,7 +26,9 @@ from moeash.study.study import Study
 def building(
     study: Study, progress: Progress = silent, *, measures: bool = False
 ) -> Iterator[Build]:
-    """Hold what builds a study's recipes.
+    """Hold what builds a study's recipes, and prepares it once something is to be built.
+
+    What was trained or refined lies in storage as a file, and is only read.
 
     Args:
         study: with a spec from which its network can be loaded, or searched in this process.
@@ -46,11 +50,17 @@ def building(
     def find(key: str) -> EvaluationRecord | None:
         return known().get(key)
 
-    with compressor_of(task, progress) as compressor:
+    with ExitStack() as held:
+
+        @cache
+        def compressor() -> Compressor:
+            return held.enter_context(compressor_of(task, progress))
 
         def build(recipe: Recipe) -> SharedWeights:
             start = start_of(recipe, find, study.artifact, keeps_artifacts=keeps)
-            return compressor.build(recipe, start=start, progress=progress)
+            if start is not None and start.n_steps == len(recipe.steps):
+                return decode(start.file).shared
+            return compressor().build(recipe, start=start, progress=progress)
 
         yield build
 
@@ -66,7 +76,7 @@ def check_rebuilt(solution: Solution, shared: SharedWeights) -> None:
         raise RebuildMismatchError(
             f"solution {solution.id} rebuilds to other weights than were measured "
             f"({fingerprint[:12]}, measured {measured[:12]}); the network, its calibration images, "
-            "the method's version or its library changed since the study ran"
+            "the method's version, its library or the device changed since the study ran"
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from moeash.errors import InputError, StudyExistsError
 from moeash.methods.fixing.options import StagedOptions
 from moeash.names import defines, is_allowed
-from moeash.study.spec.identity import PATHS, with_paths
+from moeash.study.spec.identity import PLACES, with_places
 from moeash.study.spec.reading import apply_override
 from moeash.study.spec.spec import StudySpec
 from moeash.study.spec.starting import with_start
@@ -43,14 +43,14 @@ def give_spec(study: Study, spec: StudySpec) -> None:
     study.allowed |= set(spec.user_code.values())
 
 
-def move_files(study: Study, settings: Sequence[str]) -> None:
-    """Let a study's files be where settings such as ``data.root=/data`` say.
+def move(study: Study, settings: Sequence[str]) -> None:
+    """Let a study's files and device be where settings such as ``data.root=/data`` say.
 
     Raises:
         SpecError: a setting is none.
         InputError: a setting says anything else, which would be another study.
     """
-    places = [".".join(path) for path in PATHS]
+    places = [".".join(path) for path in PLACES]
     named = f"{', '.join(places[:-1])} and {places[-1]}"
     now = study.spec.to_dict()
     for setting in settings:
@@ -61,7 +61,7 @@ def move_files(study: Study, settings: Sequence[str]) -> None:
                 "anew, anything else would be another study"
             )
         apply_override(now, setting)
-    study.spec = StudySpec.from_dict(with_paths(study.spec.to_dict(), now))
+    study.spec = StudySpec.from_dict(with_places(study.spec.to_dict(), now))
 
 
 def check_allowed(study: Study) -> None:

@@ -84,13 +84,14 @@ def open_study(
         storage: as for :func:`open_storage`.
         spec: the study's own spec given again, as for :func:`moeash.run`: the code it names may
             run, and its paths hold.
-        settings: where files are now, ``data.root=/data`` or ``network.checkpoint=/w.pt``.
+        settings: where files are now, ``data.root=/data`` or ``network.checkpoint=/w.pt``, and
+            where its networks run, ``evaluation.device=cpu``.
         allow_modules: modules, or packages of them, whose functions may run.
 
     Raises:
         StudyNotFoundError: there is none of that name, or no database.
         StudyExistsError: ``spec`` is that of another study.
-        InputError: a setting is about anything but files.
+        InputError: a setting is about anything else.
 
     Example:
         >>> import tempfile
@@ -112,11 +113,11 @@ def open_study(
 
     study = Study(open_storage(storage, create=False), name)
     if spec is not None or settings or allow_modules:
-        from moeash.study.consent import give_spec, move_files
+        from moeash.study.consent import give_spec, move
         from moeash.study.spec.reading import any_spec
 
         if spec is not None:
             give_spec(study, any_spec(spec))
-        move_files(study, settings)
+        move(study, settings)
         study.allowed |= set(allow_modules)
     return study

@@ -1,5 +1,7 @@
 """A database is a file that people pass on: what it names runs only where somebody allows it."""
 
+import contextlib
+import json
 import shutil
 import sqlite3
 import sys
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import moeash as package
 from moeash.errors import InputError, SpecError, StudyExistsError
@@ -311,12 +314,28 @@ def test_a_picture_is_of_the_weights_that_were_measured(files, moeash, tmp_path,
 @pytest.mark.parametrize(
     "setting", ["seed=1", "data.source=digits", "network={source='a'}", "budget.generations=3"]
 )
-def test_nothing_but_paths_can_be_said_anew_of_a_stored_study(moeash, tiny, setting):
+def test_nothing_but_places_can_be_said_anew_of_a_stored_study(moeash, tiny, setting):
     answer = moeash(
         "export", "tiny", "--to", "x.moeash", "--storage", tiny.storage, "--set", setting
     )
     assert answer.code == 2
-    assert "only network.checkpoint, data.root and method.start can be given anew" in answer.err
+    places = "network.checkpoint, data.root, method.start and evaluation.device"
+    assert f"only {places} can be given anew" in answer.err
+
+
+def test_a_study_of_a_gpu_is_exported_where_there_is_none(moeash, tiny, tmp_path):
+    shutil.copy(tiny.storage, tmp_path / "gpu.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "gpu.db")) as database, database:
+        (spec,) = database.execute("SELECT spec FROM studies").fetchone()
+        spec = json.loads(spec)
+        spec["evaluation"]["device"] = "cuda"
+        database.execute("UPDATE studies SET spec = ?", [json.dumps(spec)])
+    export = ("export", "tiny", "--to", "x.moeash", "--storage", "gpu.db")
+    if not torch.cuda.is_available():
+        refused = moeash(*export)
+        assert refused.code == 2 and "--set evaluation.device=cpu" in refused.err
+    answer = moeash(*export, "--set", "evaluation.device=cpu")
+    assert answer.code == 0 and "holdout" in answer.out, answer.err
 
 
 def test_a_setting_that_is_none_is_refused(tiny):

@@ -11,6 +11,10 @@ from moeash.methods.options import OPTIONS
 PATHS = (("network", "checkpoint"), ("data", "root"), ("method", "start"))
 """Where files are. They may move: what is in them has fingerprints of its own."""
 
+PLACES = (*PATHS, ("evaluation", "device"))
+"""What somebody who looks at a stored study may have elsewhere: its files, and the GPU it ran on.
+Running it on another device would mix values that were rounded differently."""
+
 NOT_IDENTIFYING = (
     ("version",),
     ("budget",),
@@ -48,18 +52,18 @@ def identifying(plain: Mapping[str, Any]) -> dict[str, Any]:
     return identity
 
 
-def with_paths(plain: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a spec's plain values with the paths of another spec of the same study.
+def with_places(plain: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a spec's plain values with files and device where another spec has them.
 
     Example:
-        >>> with_paths({"data": {"source": "npz", "root": "a"}}, {"data": {"root": "b"}})
+        >>> with_places({"data": {"source": "npz", "root": "a"}}, {"data": {"root": "b"}})
         {'data': {'source': 'npz', 'root': 'b'}}
     """
     moved: dict[str, Any] = copy.deepcopy(dict(plain))
-    for table, key in PATHS:
-        here, path = moved.get(table), (now.get(table) or {}).get(key)
-        if here and path is not None:
-            here[key] = path
+    for table, key in PLACES:
+        here, place = moved.get(table), (now.get(table) or {}).get(key)
+        if here and place is not None:
+            here[key] = place
         elif here:
             here.pop(key, None)
     return moved
