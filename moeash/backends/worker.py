@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from moeash import __version__
 from moeash.core.collecting import uncollected
 from moeash.errors import BackendError
 from moeash.names import contained
@@ -26,14 +27,16 @@ if TYPE_CHECKING:
     from moeash.evaluation.outcome import Archive, Job
     from moeash.evaluation.task import Task
 
-VERSIONED = ("moeash", "torch", "numpy")
-"""Packages whose versions must agree between the driver and its workers."""
+VERSIONED = ("torch", "numpy")
+"""Packages whose versions must agree between the driver and its workers, beside moeash's own."""
 
 
 def versions() -> dict[str, str]:
     """Return the versions that numbers depend on; build tags as +cpu are left out."""
     found = {name: importlib.metadata.version(name).partition("+")[0] for name in VERSIONED}
-    return found | {"python": ".".join(platform.python_version_tuple()[:2])}
+    return (
+        {"moeash": __version__} | found | {"python": ".".join(platform.python_version_tuple()[:2])}
+    )
 
 
 @dataclass(frozen=True)

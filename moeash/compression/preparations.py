@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from moeash import __version__
 from moeash.errors import ExportError, PreparedFileError
 from moeash.methods.base import Method, Preparation
 from moeash.methods.stored import load, save
@@ -114,7 +115,7 @@ def digest_of_plain(depends: Mapping[str, Any]) -> str:
 def depends_on(network: Network, device: str, seed: int, n_threads: int) -> dict[str, Any]:
     """Return what everything made of a network that takes long depends on, as plain values."""
     return {
-        "versions": {name: version(name) for name in ("moeash", "torch", "numpy")},
+        "versions": {"moeash": __version__} | {name: version(name) for name in ("torch", "numpy")},
         "code": digest_of_code(),
         "network": network_fingerprint(network.state),
         "folded": sorted(network.folded),

@@ -19,7 +19,7 @@ from moeash.errors import InputError
 from moeash.evaluation.caches import check_caches, run_on
 from moeash.evaluation.task import Task
 from moeash.methods.base import Images
-from moeash.networks.devices import obstacle
+from moeash.networks.devices import obstacle, wake
 from moeash.networks.loading.sources import read_network
 from moeash.networks.network import Network
 from moeash.tracing.derived import FOLLOWED_INPUTS
@@ -66,6 +66,7 @@ def load_network(task: Task) -> Network:
     refuse_missing(task.evaluation.device)
     network = replace(read_network(task.network, task.module), output=task.output)
     network.module.to(task.evaluation.device)
+    wake(task.evaluation.device)
     return network
 
 

@@ -1,6 +1,9 @@
 """Devices by their names."""
 
+import warnings
+
 import torch
+from torch import nn
 
 from moeash.errors import InputError
 
@@ -25,3 +28,23 @@ def usable_device(device: torch.device | str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {str(device)!r} cannot be used here: {reason}") from error
     return torch.device(device)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return where a module's parameters are; the CPU where it has none."""
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def wake(device: torch.device | str) -> None:
+    """Have derivatives taken once on a device, after which torch has nothing to remark on it.
+
+    The first product of matrices in the thread of a GPU's derivatives finds no context there, makes
+    one, and warns of it, whoever asked for it.
+    """
+    there = torch.device(device)
+    if there.type != "cuda":
+        return
+    with warnings.catch_warnings(), torch.enable_grad(), torch.inference_mode(False):
+        warnings.simplefilter("ignore")
+        one = torch.ones(1, 1, device=there, requires_grad=True)
+        (one @ one).sum().backward()

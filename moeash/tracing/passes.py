@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from moeash.data.inputs import Batch
 from moeash.data.inputs import call as call_network
+from moeash.networks.devices import device_of
 from moeash.networks.norms import NORM_TYPES
 from moeash.tracing.outputs import OutputOf, scores
 from moeash.tracing.trace import NORM
@@ -175,7 +176,7 @@ def _differentiable(network: nn.Module) -> Iterator[None]:
 
 def _pieces(network: nn.Module, batches: Iterable[Batch]) -> Iterator[Batch]:
     """Yield batches, cut so that the layers' outputs of one pass stay within PASS_ELEMENTS."""
-    size, device = 0, next((p.device for p in network.parameters()), torch.device("cpu"))
+    size, device = 0, device_of(network)
     for batch in batches:
         if not size and len(batch):
             size = _images_per_pass(network, batch[:1].to(device))

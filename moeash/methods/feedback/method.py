@@ -173,12 +173,11 @@ class Feedback(Method):
         balancing: Balancing,
     ) -> PreparedLayers:
         options, network = self.options, preparation.network
-        device = next(network.module.parameters()).device
 
         def batches() -> Iterator[Batch]:
             done = 0
             for x, _ in split.batches(BATCH, order=order):
-                yield x.to(device)
+                yield x
                 done += len(x)
                 preparation.progress("measuring curvature", done, len(order))
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor, nn
 
 from moeash.core.progress import Progress, silent
@@ -25,6 +26,7 @@ from moeash.methods.feedback.balancing.grids import GridLoss
 from moeash.methods.feedback.balancing.scales import Balancing, balanced, balanced_values
 from moeash.methods.feedback.curvature.measuring import LayerCurvature, measure_curvature
 from moeash.methods.feedback.curvature.sums import CurvatureKind, share_of_prior
+from moeash.networks.devices import device_of
 from moeash.networks.pickling import PickledAsArrays
 from moeash.networks.writing.borrowing import Borrowed
 from moeash.tracing.outputs import OutputOf
@@ -164,7 +166,7 @@ def prepare(
         fixed |= set(state)
     elif not settings.balancing.through_norms:
         fixed |= {name for name in state if name.endswith("running_mean")}
-    first = _First(batches)
+    first = _First(batches, device_of(network))
     again = Sample()
     curvature = measure_curvature(
         network,
@@ -214,17 +216,18 @@ def prepare(
 
 
 class _First:
-    """Batches, the first of which is held."""
+    """Batches on a device, the first of which is held."""
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
+    def __init__(self, batches: Iterable[Batch], device: torch.device) -> None:
         self.batch: Batch | None = None
-        self._batches = batches
+        self._batches, self._device = batches, device
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._batches:
+            there = batch.to(self._device)
             if self.batch is None:
-                self.batch = batch
-            yield batch
+                self.batch = there
+            yield there
 
 
 def _reported(images: Iterable[Batch], n_images: int, progress: Progress) -> Iterator[Batch]:

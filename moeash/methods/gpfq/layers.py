@@ -29,6 +29,7 @@ from moeash.data.inputs import Batch, call
 from moeash.errors import DataError, EvaluationError, InputError
 from moeash.methods.gpfq.options import VARIANTS, Variant
 from moeash.methods.recursion import BLOCK, recurse
+from moeash.networks.devices import device_of
 from moeash.networks.writing.borrowing import Borrowed, TwoVersions
 from moeash.tracing.patches import LinearMap, images_per_piece, n_positions, patches, rows_of
 from moeash.tracing.uses import Use, inputs_of, tiles, watch_uses, why_unused
@@ -253,7 +254,7 @@ def _gram_sums(
     parts: dict[int, _PairSums] = {}
     for batch in batches:
         analog = versions.be_first()
-        batch = batch.to(_device(analog))
+        batch = batch.to(device_of(analog))
         exact = inputs_of(analog, name, n_uses, batch)
         given = inputs_of(versions.be_second(), name, n_uses, batch)
         for (use, x), (_, xt) in zip(exact, given, strict=True):
@@ -302,7 +303,7 @@ def quantisable(
     uses: dict[str, list[Use]] = {}
     watcher = watch_uses(network, lambda use, x, y: uses.setdefault(use.name, []).append(use))
     with in_eval_mode(network), watcher:
-        call(network, batches[0].to(_device(network)))
+        call(network, batches[0].to(device_of(network)))
     parameters = {
         name: parameter
         for name, parameter in network.named_parameters()
@@ -356,7 +357,3 @@ class _PairSums:
             self._analog_sum += x.sum(1)
             self._quantised_sum += xt.sum(1)
             self._positions += x.shape[1]
-
-
-def _device(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device

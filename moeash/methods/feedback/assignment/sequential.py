@@ -33,6 +33,7 @@ from moeash.core.codebook import State
 from moeash.data.inputs import Batch, call
 from moeash.methods.feedback.assignment.columns import Factor
 from moeash.methods.feedback.curvature.sums import add_upper, mirrored
+from moeash.networks.devices import device_of
 from moeash.networks.writing.borrowing import Borrowed, TwoVersions
 from moeash.tracing.patches import images_per_piece, n_positions, patch_columns, side_by_side
 from moeash.tracing.uses import Use, inputs_of, watch_uses
@@ -81,7 +82,7 @@ class Lockstep:
         self._values = values
         self._borrowed = Borrowed(rehearsal.network, rehearsal.state)
         self._versions = TwoVersions(self._borrowed)
-        self._device = next(rehearsal.network.parameters()).device
+        self._device = device_of(rehearsal.network)
         self._uses: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
