@@ -47,4 +47,4 @@ def wake(device: torch.device | str) -> None:
     with warnings.catch_warnings(), torch.enable_grad(), torch.inference_mode(False):
         warnings.simplefilter("ignore")
         one = torch.ones(1, 1, device=there, requires_grad=True)
-        (one @ one).sum().backward()
+        torch.autograd.grad((one @ one).sum(), one)
