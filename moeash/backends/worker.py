@@ -34,9 +34,8 @@ VERSIONED = ("torch", "numpy")
 def versions() -> dict[str, str]:
     """Return the versions that numbers depend on; build tags as +cpu are left out."""
     found = {name: importlib.metadata.version(name).partition("+")[0] for name in VERSIONED}
-    return (
-        {"moeash": __version__} | found | {"python": ".".join(platform.python_version_tuple()[:2])}
-    )
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"moeash": __version__, **found, "python": python}
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,12 @@ def device_of(module: nn.Module) -> torch.device:
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
+def name_of(device: torch.device | str) -> str:
+    """Return a device's name, of a GPU with its model: ``cuda (NVIDIA H200)``."""
+    there = torch.device(device)
+    return f"{there} ({torch.cuda.get_device_name(there)})" if there.type == "cuda" else str(there)
+
+
 def wake(device: torch.device | str) -> None:
     """Have derivatives taken once on a device, after which torch has nothing to remark on it.
 

@@ -16,6 +16,7 @@ from moeash.errors import StudyExistsError, StudyNotFoundError
 from moeash.evaluation.options import Precision
 from moeash.evaluation.outcome import Archive, Job
 from moeash.evaluation.task import Task
+from moeash.networks.devices import name_of
 from moeash.networks.sameness import SAME_FUNCTION, distance
 from moeash.study.course.journal import Journal
 from moeash.study.facts import StudyFacts, floor_of
@@ -201,6 +202,6 @@ def environment(task: Task) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "numpy", "pymoo")},
         "machine": platform.machine(),
-        "device": task.evaluation.device,
+        "device": name_of(task.evaluation.device),
         "threads": task.n_threads,
     }

@@ -7,7 +7,8 @@ Some solutions of every front are rebuilt from their candidates, written to a fi
 measured: bytes are the file's, weights are what it decodes to. A solution that no longer rebuilds
 to the weights the study measured ends the run: the study has to be run again first. Solutions that
 were trained are not trained again: they are read from the storage their study ran in. Of a study
-that distills, what it has distilled is measured.
+that distills, what it has distilled is measured. Whatever a study ran on, peers and solutions are
+measured on the CPU.
 """
 
 import argparse
@@ -52,7 +53,9 @@ def chosen(front: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
 def builds(spec: StudySpec, storage: str | None) -> Iterator[Build]:
     """Hold what builds the solutions of a study."""
     if storage is not None:
-        with building(open_study(spec.name, storage=storage, spec=spec)) as build:
+        here = ["evaluation.device=cpu"]
+        study = open_study(spec.name, storage=storage, spec=spec, settings=here)
+        with building(study) as build:
             yield build
         return
     if spec.trained_by is not None:
