@@ -35,7 +35,7 @@ def score(outputs, labels):
 """A metric that keeps a study going until a test has seen enough, however fast the machine."""
 
 
-def wait_until(condition, patience_s=60):
+def wait_until(condition, patience_s=120):
     deadline = time.monotonic() + patience_s
     while not (found := condition()):
         assert time.monotonic() < deadline, "it took too long"

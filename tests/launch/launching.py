@@ -14,7 +14,7 @@ from moeash.launch.queue import Queue
 LAUNCH = Launch("digits", 'name = "digits"\n')
 
 
-def wait_until(condition, patience_s=30):
+def wait_until(condition, patience_s=120):
     deadline = time.monotonic() + patience_s
     while not (found := condition()):
         assert time.monotonic() < deadline, "it took too long"

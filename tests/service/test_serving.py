@@ -34,7 +34,7 @@ def longer(name, n):
     return spec.replace("trials = 2", "trials = 0") + f"[budget]\nevaluations = {n}\n"
 
 
-def wait_until(condition, patience_s=90):
+def wait_until(condition, patience_s=120):
     deadline = time.monotonic() + patience_s
     while not (found := condition()):
         assert time.monotonic() < deadline, "it took too long"

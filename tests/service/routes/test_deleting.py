@@ -30,7 +30,7 @@ def launched(service, asked):
     """A launch that has ended."""
     queue = service.context.queue
     record = queue.enqueue(asked, "ann")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (record := queue.launches.get(record.id)).ended:
         assert time.monotonic() < deadline, record
         time.sleep(0.05)
@@ -104,7 +104,7 @@ def test_a_study_of_which_something_runs_is_not_deleted(service, operator, asked
         refused = operator.delete("/studies/busy")
         assert refused.status_code == 409 and f" {record.id} of study" in refused.json()["detail"]
     finally:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not processes.children:
             assert time.monotonic() < deadline
             time.sleep(0.05)

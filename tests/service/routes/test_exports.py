@@ -37,7 +37,7 @@ def finished(operator):
     return ended(operator, answer.headers["location"].removeprefix("/api/v1"))
 
 
-def ended(client, path, patience_s=90):
+def ended(client, path, patience_s=120):
     deadline = time.monotonic() + patience_s
     while True:
         job = client.get(path).json()

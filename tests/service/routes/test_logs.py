@@ -32,7 +32,7 @@ def viewer(service):
         yield client
 
 
-def wait_until(condition, patience_s=30):
+def wait_until(condition, patience_s=120):
     deadline = time.monotonic() + patience_s
     while not (found := condition()):
         assert time.monotonic() < deadline, "it took too long"
