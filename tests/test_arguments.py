@@ -66,6 +66,11 @@ def test_arguments_are_refused_by_what_came_and_what_was_needed(tmp_path, call, 
     assert len(str(caught.value)) < 300
 
 
+def test_an_argument_that_there_is_not_is_refused_in_the_words_of_python():
+    with pytest.raises(TypeError, match=r"open_study\(\) got an unexpected keyword argument 'as'"):
+        moeash.open_study("x", **{"as": "y"})
+
+
 def test_numpys_numbers_are_numbers(tmp_path):
     moeash.compress(nn.Linear(8, 8), tmp_path / "a", candidate={"k": 4}, progress=False)
     assert moeash.read(tmp_path / "a", max_bytes=np.int64(1 << 20))
