@@ -273,6 +273,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_leaves_its_folder_to_the_next_one(tmp_path):
     def search(how, **pipes):
         environment = {**os.environ, "TMPDIR": str(tmp_path)}

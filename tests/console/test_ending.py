@@ -55,11 +55,13 @@ def said(code, *arguments):
     return out + err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "")])
 def test_a_signal_that_a_finaliser_drops_is_sent_again(number, name):
     assert said(DROPPED, int(number)) == f"ended by {name}\n"
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_does_not_disturb_what_is_stored():
     assert said(TWICE) == "stored after SIGTERM\n"
 

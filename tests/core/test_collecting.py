@@ -20,6 +20,7 @@ def test_it_goes_on_afterwards_whatever_happened_and_only_if_it_had_been_on():
     assert gc.isenabled()
 
 
+@pytest.mark.slow
 def test_the_python_interface_is_imported_without_it():
     """Torch and what a study takes: hundreds of rounds otherwise, of which those before are few."""
     code = "import gc, moeash.core.collecting as c; n = gc.get_stats()[0]['collections']\n"

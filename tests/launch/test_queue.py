@@ -25,6 +25,7 @@ def test_what_waits_is_cancelled_by_a_stop(processes):
     assert queue.processes.state("one").name == "stopped"
 
 
+@pytest.mark.slow
 def test_a_queue_runs_as_many_as_it_may_in_fair_order(processes, tmp_path):
     order = tmp_path / "order"
     line = f"echo $MOEASH_LAUNCH >> {shlex.quote(str(order))}; sleep 0.05"

@@ -217,6 +217,7 @@ def test_a_head_that_cannot_start_jobs_yet_is_waited_for_and_not_for_ever(head, 
     assert len(Head.submitted) == 1
 
 
+@pytest.mark.slow
 def test_a_job_that_waits_is_not_started_twice_and_no_name_is_used_twice(head):
     jobs = RayJobs(head)
     other = "digits.2", "digits-2", "digit"

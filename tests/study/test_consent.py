@@ -155,6 +155,7 @@ def test_a_study_that_was_run_in_this_process_is_exported_as_it_is(code, tmp_pat
     assert package.export(study, tmp_path / "x.moeash", progress=False).size_bytes > 0
 
 
+@pytest.mark.slow
 def test_a_database_that_was_changed_to_name_something_else_runs_nothing(
     moeash, tiny, tmp_path, code
 ):

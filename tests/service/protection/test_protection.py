@@ -217,6 +217,7 @@ def test_a_body_that_drips_is_given_up(tmp_path):
     service.close()
 
 
+@pytest.mark.slow
 def test_a_stream_that_waits_for_its_reader_is_not_given_up(tmp_path):
     from fastapi.responses import StreamingResponse
 

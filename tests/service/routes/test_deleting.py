@@ -41,6 +41,7 @@ def listed(operator, **wanted):
     return [item["name"] for item in operator.get("/studies", params=wanted).json()["items"]]
 
 
+@pytest.mark.slow
 def test_a_study_that_never_got_as_far_as_being_stored_is_deleted(service, operator):
     record = launched(service, Launch("vain", 'name = "vain"\n'))
     assert listed(operator, status="failed") == ["vain"]
@@ -54,6 +55,7 @@ def test_a_study_that_never_got_as_far_as_being_stored_is_deleted(service, opera
     assert not Path(record.folder).exists()
 
 
+@pytest.mark.slow
 def test_a_deleted_study_does_not_come_back_and_leaves_no_exports_to_the_next(service, operator):
     service.storage.create_study(facts(name="old"))
     records = [launched(service, asked) for asked in (Launch("old", ""), Export("old"))]
@@ -72,6 +74,7 @@ def test_a_deleted_study_does_not_come_back_and_leaves_no_exports_to_the_next(se
     assert operator.get("/studies/old/exports").json() == {"items": []}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["precious", "launches/..", "launches/keep", "."])
 def test_only_folders_that_were_made_for_launches_go_whatever_a_database_says(
     service, operator, place

@@ -53,6 +53,7 @@ def launch(service):
     return start
 
 
+@pytest.mark.slow
 def test_a_log_is_read_in_parts_until_it_has_ended(viewer, launch):
     end = launch("one")
     first = wait_until(lambda: (p := viewer.get("/studies/one/log").json())["text"] and p)
@@ -105,6 +106,7 @@ def test_a_log_is_streamed_to_its_end_and_a_reader_that_comes_back_misses_nothin
     assert rest[0][2]["text"] == "ключ done\n"
 
 
+@pytest.mark.slow
 def test_the_log_of_an_export_is_streamed_and_its_last_line_is_what_it_does(service, viewer):
     queue = service.context.queue
     record = queue.enqueue(Export("five"), "ann")
@@ -166,6 +168,7 @@ def test_a_study_that_nobody_launched_has_no_log_and_an_unknown_one_is_404(viewe
     assert part == {"text": "", "next": 0, "ended": True, "launch": None}
 
 
+@pytest.mark.slow
 def test_the_cluster_shows_what_runs_what_waits_and_its_machine(viewer, service, launch):
     end = launch("three")
     queue = service.context.queue
