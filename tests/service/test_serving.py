@@ -230,7 +230,7 @@ def test_the_way_from_a_token_to_a_verified_file(served):
 
 def test_a_study_outlives_its_server_and_the_next_one_stops_and_continues_it(served):
     # So long that it cannot end while a busy machine starts the server again.
-    served.post("/studies", {"toml": longer("outliving", 5000)})
+    served.post("/studies", {"toml": longer("outliving", 40_000)})
     n = served.under_way("outliving")
     process = served.identity("outliving")
     served.kill()
@@ -240,7 +240,7 @@ def test_a_study_outlives_its_server_and_the_next_one_stops_and_continues_it(ser
     served.under_way("outliving", n)
     served.post("/studies/outliving/stop")
     stopped = served.until("outliving", "interrupted")
-    assert n < stopped["evaluations"] < 5000
+    assert n < stopped["evaluations"] < 40_000
     wait_until(lambda: not process.is_alive)
     served.post("/studies/outliving/start", {})
     served.under_way("outliving", stopped["evaluations"])
