@@ -80,9 +80,8 @@ def refuse_missing(device: str) -> None:
     if error is not None:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"evaluation.device is {device!r}, which torch cannot use here: {reason}; choose cpu "
-            "(of a study that ran elsewhere: --set evaluation.device=cpu), or see what "
-            "`moeash doctor` says of the device"
+            f"evaluation.device is {device!r}, which torch cannot use here: {reason}; choose cpu, "
+            "or see what `moeash doctor` says of the device"
         ) from error
 
 

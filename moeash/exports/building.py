@@ -40,6 +40,9 @@ def building(
         InputError: files are not those of the study, moved or not.
     """
     task = task_of(study)
+    ran_on = study.spec.evaluation.device
+    if study.task is None and task.evaluation.device != ran_on:
+        progress(f"on the CPU, as {ran_on}, where the study ran, is not here", 0, None)
     _check_files(study, task, measures=measures)
     keeps = task.method.keeps_artifacts
 

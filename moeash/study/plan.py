@@ -8,6 +8,7 @@ from moeash.backends.ray import RayBackend
 from moeash.core.kept import Keeping
 from moeash.core.threads import available_cores
 from moeash.evaluation.task import Task
+from moeash.networks.devices import obstacle
 from moeash.study.consent import check_allowed
 from moeash.study.facts import StudyFacts
 from moeash.study.spec.spec import StudySpec
@@ -66,6 +67,9 @@ class Plan:
 def task_of(study: Study) -> Task:
     """Return the task of a study, from the module it was searched with or from its stored spec.
 
+    A study that ran on a GPU is read on the CPU where there is none: weights that come out
+    otherwise are refused as such, and what was trained is a file.
+
     Raises:
         InputError: the study was made by :func:`moeash.search` in another process, so that only
             its caller has the module; or its spec names code that nobody has allowed to run.
@@ -73,8 +77,16 @@ def task_of(study: Study) -> Task:
     task = study.task
     if task is None:
         check_allowed(study)
-        task = study.spec.task()
+        task = _on_what_is_here(study.spec.task())
     return as_begun(task, study.facts, study.storage)
+
+
+def _on_what_is_here(task: Task) -> Task:
+    evaluation = task.evaluation
+    if obstacle(evaluation.device) is None:
+        return task
+    precision = "float32" if evaluation.precision == "tf32" else evaluation.precision
+    return replace(task, evaluation=replace(evaluation, device="cpu", precision=precision))
 
 
 def as_begun(task: Task, facts: StudyFacts, storage: Storage) -> Task:

@@ -332,11 +332,12 @@ def test_a_study_of_a_gpu_is_exported_where_there_is_none(moeash, tiny, tmp_path
         spec["evaluation"]["device"] = "cuda"
         database.execute("UPDATE studies SET spec = ?", [json.dumps(spec)])
     export = ("export", "tiny", "--to", "x.moeash", "--storage", "gpu.db")
-    if not torch.cuda.is_available():
-        refused = moeash(*export)
-        assert refused.code == 2 and "--set evaluation.device=cpu" in refused.err
-    answer = moeash(*export, "--set", "evaluation.device=cpu")
+    answer = moeash(*export)
     assert answer.code == 0 and "holdout" in answer.out, answer.err
+    here = torch.cuda.is_available()
+    assert ("on the CPU, as cuda, where the study ran, is not here" in answer.err) != here
+    again = moeash(*export, "--set", "evaluation.device=cpu", "--force")
+    assert again.code == 0 and "where the study ran" not in again.err
 
 
 def test_a_setting_that_is_none_is_refused(tiny):
