@@ -221,6 +221,70 @@ def test_one_network_is_the_same_in_every_life(script, tmp_path, tiny, monkeypat
     assert lives.table(rows).count("\n") == 1 + len(rows)
 
 
+def shape(value):
+    """Return the keys and types of a document; a list is like its first element."""
+    if isinstance(value, dict):
+        return {key: shape(each) for key, each in value.items()}
+    return [shape(value[0])] if isinstance(value, list) else type(value)
+
+
+def test_the_table_of_devices_is_that_of_its_file(script):
+    devices = script("devices")
+    table = devices.table(json.loads(devices.RESULT.read_text()))
+    assert f"<!-- devices -->\n{table}\n<!-- end devices -->" in (SCRIPTS / "README.md").read_text()
+
+
+@pytest.fixture
+def arithmetic_as_before():
+    """Undo what a script asked of torch."""
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    n_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n_threads)
+    for backend, allowed in zip(backends, before, strict=True):
+        backend.allow_tf32 = allowed
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("arithmetic_as_before")
+def test_a_device_is_measured_beside_the_cpu(script, tmp_path, monkeypatch):
+    """The CPU as its own device: everything is the same there."""
+    devices = script("devices")
+    kept = ('codec.kept="float16"',)
+    tiny = {
+        "STUDIES": spec_of(tmp_path).parent,
+        "CASES": (devices.Case("digits", "uniform", [{"k": 6}, {"k": 40}], kept),),
+        "NETWORKS": {"digits": ((1, 8, 8), (16, 64))},
+        "LOADED": ("digits", 16),
+        "PASSES": 2,
+        "LOADS": 1,
+        "THREADS": 1,
+    }
+    for name, value in tiny.items():
+        monkeypatch.setattr(devices, name, value)
+    to = tmp_path / "devices.json"
+    monkeypatch.setattr(sys, "argv", ["devices.py", "cpu", "--to", str(to)])
+    devices.main()
+    result = json.loads(to.read_text())
+    assert shape(result) == shape(json.loads(devices.RESULT.read_text()))
+    assert result["device"] == "cpu"
+    (row,) = result["candidates"]
+    assert row["cpu_metric"] == row["device_metric"] and all(row["same_weights"])
+    assert row["cpu_metric"][0] < 0.9 < row["cpu_metric"][1]
+    coarse, fine = result["passes"]
+    assert coarse["small_bytes"] < fine["small_bytes"] < fine["dense_bytes"] / 2
+    assert [row["coder"] for row in result["loads"]] == ["ans", "huffman"]
+    assert all(row["plain_bytes"] > 5 * row["file_bytes"] for row in result["loads"])
+    assert all(row["equal"] for row in result["passes"] + result["loads"])
+    lines = devices.table(result).splitlines()
+    assert [line.partition("|")[2].split(" | ")[0] for line in lines if "yes" in line] == [
+        *[" digits"] * 3,
+        *[" digits, k = 16"] * 2,
+    ]
+    assert len(lines) == 3 * 2 + 5 + 2
+
+
 def test_entquants_rule_is_compared_with_uniform_bins_at_its_bytes(
     script, tmp_path, capsys, monkeypatch
 ):
