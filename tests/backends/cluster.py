@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -11,24 +10,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 
 PATIENCE_S = 300.0
 """Nothing here takes a tenth of it on a free machine; tests share machines with others."""
-
-
-NOBODY_S = range(20_000, 32_768)
-"""Ports that no connection takes for its own end, unasked, and Ray gives to none of its workers."""
-
-
-def free_port():
-    """A port nobody listens at, which will be free still when Ray, seconds later, asks for it."""
-    while True:
-        port = random.choice(NOBODY_S)
-        with contextlib.suppress(OSError), socket.socket() as s:
-            s.bind(("127.0.0.1", port))
-            return port
 
 
 def ray_command():

@@ -19,6 +19,7 @@ from moeash.study.storage.sql import SqlStorage
 from moeash.study.storage.team.launches import Launches
 from tests.conftest import TINY
 from tests.forks import MOEASH, Fork
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow(seconds=13)
 
@@ -51,7 +52,7 @@ class Served:
         made = self.moeash("token", "create", "--role", "operator", "--json")
         token = json.loads(made)["token"]
         self.headers = {"Authorization": f"Bearer {token}"}
-        self.port = 0
+        self.port = free_port()  # which it keeps when it is started again
         self.process = None
         self.start()
 

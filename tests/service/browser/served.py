@@ -14,6 +14,7 @@ import httpx
 from moeash.service.access.auth import Auth
 from moeash.study.storage.sql import SqlStorage
 from tests.conftest import TINY
+from tests.ports import free_port
 
 PATIENCE_S = 120
 """How long anything may take: these machines are busy."""
@@ -67,7 +68,7 @@ class Served:
     def __init__(self, folder):
         self.folder = folder
         self.storage = str(folder / "moeash.db")
-        self.port = 0
+        self.port = free_port()
         self.process = None
         self.start()
         with closing(SqlStorage(self.storage)) as storage:
