@@ -75,8 +75,8 @@ def test_a_network_whose_outputs_are_chance_is_left_alone():
     assert not Forward(network, "cpu").fastest(images()).channels_last
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_either_arithmetic_gives_float32_scores(precision):
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_any_arithmetic_gives_float32_scores(precision):
     forward = Forward(Network().eval(), "cpu", precision).fastest(images())
     assert forward.channels_last
     assert forward(images()).dtype == torch.float32
