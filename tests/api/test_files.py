@@ -50,6 +50,7 @@ def test_an_exported_file_has_the_size_of_the_front_and_decodes_to_the_measured_
         assert report.as_dict()["holdout_drop"] == report.holdout_float.top1 - report.holdout.top1
 
 
+@pytest.mark.slow
 def test_two_exports_of_one_solution_are_equal_bytes(study, tmp_path):
     for name in ("a", "b"):
         moeash.export(study, tmp_path / name, pick="knee")

@@ -63,6 +63,7 @@ def test_a_module_made_in_inference_mode_is_searched_exported_and_loaded(method,
         assert closeness(moeash.load(path, into=module)) == pytest.approx(study.pick("best").metric)
 
 
+@pytest.mark.slow
 def test_feedback_names_a_tensor_without_derivatives_and_the_copy_it_advises_works(tmp_path):
     module, path = made_in_inference_mode(), tmp_path / "a.moeash"
     how = {"candidate": {"k": 9, "rate": 0.01}, "method": "feedback", "calibration": X}

@@ -82,6 +82,7 @@ def test_every_number_of_the_service_is_on_the_dashboard(measured):
     assert {family(name) for name in measured} <= shown
 
 
+@pytest.mark.slow
 def test_numbers_are_asked_for_by_labels_that_they_have(measured):
     known = measured | OF_PROMETHEUS
     for expression in expressions():

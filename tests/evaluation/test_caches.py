@@ -481,6 +481,7 @@ def test_what_follows_its_weights_by_their_version_is_searched_and_exported(tmp_
     assert report.size_bytes == study.pick("smallest").size_bytes
 
 
+@pytest.mark.slow
 def test_a_doubt_is_a_note_of_the_study():
     module = network("numpy", alone=False)
     events = []
@@ -498,6 +499,7 @@ def test_a_doubt_is_a_note_of_a_compression(tmp_path):
     assert any("may keep what it made of '1.weight'" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_an_export_is_not_led_by_what_the_search_was_led_by(tmp_path):
     module = network("version", alone=False)
     study = search(module, closeness(module), method={"k": [1, 8]})

@@ -16,6 +16,7 @@ def test_every_options_class_has_a_method():
     assert [build_method(options()).name for options in OPTIONS.values()] == list(OPTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [FeedbackOptions(images=45), GpfqOptions(images=45)])
 def test_fewer_images_than_the_split_holds_are_drawn_from_all_classes(options):
     class Sorted:

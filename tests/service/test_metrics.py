@@ -98,6 +98,7 @@ def test_requests_are_timed_by_route_and_status(service):
     assert any(key[:2] == ("request_seconds_count", "other") for key in found)
 
 
+@pytest.mark.slow
 def test_time_series_are_bounded_whatever_is_stored_or_asked_for(service):
     for n in range(MOST_STUDIES + 5):
         service.storage.create_study(facts(name=f"s{n}"))

@@ -70,6 +70,7 @@ def test_solutions_of_the_front_are_distilled_at_every_rate_and_tuned(study):
     assert any("merged" in str(r.recipe) for r in distilled), "what was merged can be distilled"
 
 
+@pytest.mark.slow
 def test_what_was_trained_stands_on_the_front_and_in_its_picture(study):
     on_front = {s.record.stage for s in study.front()}
     assert "distilled" in on_front

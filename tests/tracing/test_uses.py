@@ -41,6 +41,7 @@ def test_a_vision_transformer_is_seen_to_its_last_projection_in_execution_order(
     assert all(x.shape[0] == 3 for _, x, _ in seen)
 
 
+@pytest.mark.slow
 def test_a_transformer_that_calls_linear_with_its_modules_weights_is_seen():
     torch.manual_seed(0)
     network = swin_t(num_classes=5).eval()

@@ -254,6 +254,7 @@ def test_a_connection_that_does_not_say_what_it_wants_is_closed(service, pieces)
         assert received == b"" and seconds < 3
 
 
+@pytest.mark.slow
 def test_a_second_request_that_drips_is_closed_and_a_prompt_one_is_answered(service):
     request = b"GET /api/v1/session HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with real_server(service.app, http=Hasty) as port:
@@ -261,6 +262,7 @@ def test_a_second_request_that_drips_is_closed_and_a_prompt_one_is_answered(serv
         assert received.count(b"HTTP/1.1 401") == 2
 
 
+@pytest.mark.slow
 def test_an_answer_may_take_longer_than_headers(tmp_path):
     service = Service(tmp_path)
 
