@@ -15,6 +15,7 @@ from moeash.data.inputs import call, described
 from moeash.data.unlabelled import Given, Unlabelled
 from moeash.errors import InputError
 from moeash.methods.base import Method
+from moeash.networks.devices import device_of
 from moeash.networks.norms import NORM_TYPES
 from moeash.study.events import Doing, Listen, ignore
 from moeash.tracing.outputs import OutputOf, chosen
@@ -153,9 +154,3 @@ def _refuse_misfits(module: nn.Module, inputs: Unlabelled, output: OutputOf | No
             ) from error
     if output is not None:
         chosen(returned, output)
-
-
-def device_of(module: nn.Module) -> str:
-    """Return the device a module is on."""
-    parameter = next(module.parameters(), None)
-    return "cpu" if parameter is None else str(parameter.device)

@@ -9,7 +9,6 @@ from torch import nn
 
 from moeash.api.common import (
     Shown,
-    device_of,
     doing,
     inputs_for,
     listening,
@@ -33,6 +32,7 @@ from moeash.exports.reaching import GoalReport, compress_for
 from moeash.files import as_path, check_target
 from moeash.methods.registry import build_method
 from moeash.names import contained
+from moeash.networks.devices import device_of
 from moeash.options.arguments import checked
 from moeash.study.events import Doing, Note
 from moeash.study.plan import task_of
@@ -165,7 +165,7 @@ def compress(
             {
                 "name": "compress",
                 "seed": seed,
-                "evaluation": {"device": device_of(module)},
+                "evaluation": {"device": str(device_of(module))},
                 "method": method_table(method),
             },
             {} if spec is None else spec,

@@ -11,7 +11,6 @@ from torch import nn
 
 from moeash.api.common import (
     Shown,
-    device_of,
     doing,
     inputs_for,
     listening,
@@ -23,6 +22,7 @@ from moeash.errors import EvaluationError, InputError
 from moeash.files import TemporaryFolder
 from moeash.methods.registry import build_method
 from moeash.names import contained
+from moeash.networks.devices import device_of
 from moeash.options.arguments import checked
 from moeash.study.artifacts import Build
 from moeash.study.opening import DEFAULT_STORAGE, Place, open_storage
@@ -236,7 +236,7 @@ def search(
             {
                 "name": type(module).__name__ if name is None else name,
                 "seed": seed,
-                "evaluation": {"max_drop": max_drop, "device": device_of(module)},
+                "evaluation": {"max_drop": max_drop, "device": str(device_of(module))},
                 "method": method_table(method),
                 "search": {"population": population},
                 "budget": {"generations": generations},

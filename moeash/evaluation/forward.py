@@ -67,7 +67,9 @@ class Forward:
         """
         if torch.device(self.device).type != "cpu" or x.ndim != 4 or x.shape[1] == 1:
             return self
-        ways = {last: replace(self, channels_last=last) for last in (False, True)}
-        bfloat16 = self.precision == "bf16"
-        last = takes_channels_last(self.module, lambda last: ways[last](x), bfloat16=bfloat16)
-        return ways[last]
+
+        def outputs(last: bool) -> Tensor:
+            return replace(self, channels_last=last)(x)
+
+        last = takes_channels_last(self.module, outputs, bfloat16=self.precision == "bf16")
+        return replace(self, channels_last=last)

@@ -1,22 +1,25 @@
 """Real nodes on this machine: `ray start --block` processes that can be killed like machines."""
 
 import contextlib
+import functools
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+from tests import waiting
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 
 PATIENCE_S = 300.0
-"""Nothing here takes a tenth of it on a free machine; tests share machines with others."""
+"""Nodes and workers of Ray start, and are given up, more slowly than what else is waited for."""
+
+wait_until = functools.partial(waiting.wait_until, patience_s=PATIENCE_S)
 
 
 def ray_command():
@@ -108,10 +111,3 @@ def _accepts(port):
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
-
-
-def wait_until(condition, timeout_s=PATIENCE_S):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{condition} did not become true in {timeout_s} s"
-        time.sleep(0.1)

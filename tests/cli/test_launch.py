@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from moeash.launch.queue import Queue
 from moeash.launch.standing import standing
 from moeash.study.storage.sql import SqlStorage
 from tests.forks import MOEASH, Fork
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow(seconds=13)
 
@@ -33,14 +33,6 @@ def score(outputs, labels):
     return (outputs.argmax(1) == labels).float()
 """
 """A metric that keeps a study going until a test has seen enough, however fast the machine."""
-
-
-def wait_until(condition, patience_s=120):
-    deadline = time.monotonic() + patience_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.1)
-    return found
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import shlex
 import subprocess
 import sys
 import textwrap
-import time
 from dataclasses import replace
 
 from moeash.launch.base import Launch
@@ -12,14 +11,6 @@ from moeash.launch.process import Processes
 from moeash.launch.queue import Queue
 
 LAUNCH = Launch("digits", 'name = "digits"\n')
-
-
-def wait_until(condition, patience_s=120):
-    deadline = time.monotonic() + patience_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
-    return found
 
 
 def shell(line):

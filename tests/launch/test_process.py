@@ -14,8 +14,9 @@ import pytest
 from moeash.errors import BackendError, InputError
 from moeash.launch.identity import Identity
 from moeash.launch.queue import Queue
-from tests.launch.launching import LAUNCH, shell, wait_until
+from tests.launch.launching import LAUNCH, shell
 from tests.marks import slow
+from tests.waiting import wait_until
 
 # A launch as moeash itself behaves: it registers, says what it does, and signs off.
 REGISTERED = textwrap.dedent(

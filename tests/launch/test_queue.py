@@ -8,8 +8,9 @@ import pytest
 from moeash.launch.base import Export
 from moeash.launch.queue import Queue
 from moeash.study.storage.sql import SqlStorage
-from tests.launch.launching import LAUNCH, shell, two_servers_start_each_once, wait_until
+from tests.launch.launching import LAUNCH, shell, two_servers_start_each_once
 from tests.study.storage.server import postgres_server
+from tests.waiting import wait_until
 
 
 def test_what_waits_is_cancelled_by_a_stop(processes):

@@ -13,7 +13,8 @@ import pytest
 from moeash.study.events import Note
 from moeash.study.storage.sql import SqlStorage
 from tests.contracts.storage import facts
-from tests.service.test_serving import Served, wait_until
+from tests.service.test_serving import Served
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

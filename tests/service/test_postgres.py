@@ -10,9 +10,10 @@ from moeash.errors import StorageError
 from moeash.study.events import Note
 from moeash.study.storage.sql import SqlStorage
 from tests.contracts.storage import facts
-from tests.service.test_serving import events, longer, wait_until
+from tests.service.test_serving import events, longer
 from tests.service.whole import whole_service
 from tests.study.storage.server import postgres_server
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -20,6 +19,7 @@ from moeash.study.storage.team.launches import Launches
 from tests.conftest import TINY
 from tests.forks import MOEASH, Fork
 from tests.ports import free_port
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow(seconds=13)
 
@@ -33,14 +33,6 @@ def longer(name, n):
     spec = SPEC.replace('"tiny"', f'"{name}"').replace("k = [6, 16]", f"k = [6, {5 + n}]")
     spec = spec.replace("[0, 60]", "[0, 1500]").replace("[60, 160]", "[1500, 1600]")
     return spec.replace("trials = 2", "trials = 0") + f"[budget]\nevaluations = {n}\n"
-
-
-def wait_until(condition, patience_s=120):
-    deadline = time.monotonic() + patience_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.1)
-    return found
 
 
 class Served:
@@ -79,7 +71,7 @@ class Served:
             if line == "}\n":
                 break
         assert line, self.serve_log()
-        self.port = int(re.search(r":(\d+)/$", json.loads(ready)["url"])[1])
+        assert json.loads(ready)["url"] == f"http://127.0.0.1:{self.port}/"
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}/api/v1", headers=self.headers, timeout=60
         )

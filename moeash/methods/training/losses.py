@@ -65,12 +65,15 @@ def outputs_of(network: Network, session: Session) -> Outputs:
     outputs = Outputs(network.module, session.device, network.output, bfloat16)
     if not bfloat16:
         return outputs
-    ways = {last: replace(outputs, channels_last=last) for last in (False, True)}
     inputs, _ = next(session.images.batches(2))
     few = inputs.to(session.device)
+
+    def of_few(last: bool) -> Tensor:
+        return replace(outputs, channels_last=last)({}, few)
+
     with torch.no_grad():
-        last = takes_channels_last(network.module, lambda last: ways[last]({}, few), bfloat16=True)
-    return ways[last]
+        last = takes_channels_last(network.module, of_few, bfloat16=True)
+    return replace(outputs, channels_last=last)
 
 
 def float_tensors(network: Network, device: str) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from contextlib import closing, contextmanager
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -104,7 +103,6 @@ class Served:
         ready = json.loads(text)
         self.url = ready["url"].rstrip("/")
         self.login = ready["login"]
-        self.port = urlsplit(self.url).port
 
     def kill(self):
         self._end(signal.SIGKILL)

@@ -8,6 +8,7 @@ import pytest
 from moeash.launch.base import Export, Launch
 from tests.contracts.storage import facts
 from tests.service.whole import whole_service
+from tests.waiting import wait_until
 
 FAILS = "echo moeash: no images >&2; exit 2"
 
@@ -107,14 +108,9 @@ def test_a_study_of_which_something_runs_is_not_deleted(service, operator, asked
         refused = operator.delete("/studies/busy")
         assert refused.status_code == 409 and f" {record.id} of study" in refused.json()["detail"]
     finally:
-        deadline = time.monotonic() + 120
-        while not processes.children:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: processes.children)
         for child in processes.children.values():
             child.kill()
-        while not service.context.queue.launches.get(record.id).ended:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: service.context.queue.launches.get(record.id).ended)
         processes._command = before
     assert operator.delete("/studies/busy").status_code == 204

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from moeash.launch.base import Export, Launch
 from moeash.service.access import streams
 from tests.service.whole import whole_service
+from tests.waiting import wait_until
 
 LINE = 'echo "begun $MOEASH_LAUNCH"; while [ ! -e end ]; do sleep 0.1; done; echo "ключ done"'
 
@@ -30,14 +30,6 @@ def service(tmp_path_factory):
 def viewer(service):
     with service.client("viewer") as client:
         yield client
-
-
-def wait_until(condition, patience_s=120):
-    deadline = time.monotonic() + patience_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
-    return found
 
 
 @pytest.fixture
