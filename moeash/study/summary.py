@@ -33,7 +33,8 @@ class Phase:
 
     Attributes:
         phase: one of :data:`moeash.study.events.PHASES`.
-        state: ``waiting`` before it begins, ``running``, ``ended``, ``stopped`` before its end.
+        state: ``waiting`` before it begins, ``running``, ``ended``, ``stopped`` before its end;
+            ``skipped`` where the study has finished without it.
         evaluations: stored, of all runs of the study.
         complete: of them.
         stopped: of them.
@@ -208,7 +209,8 @@ class _Counted:
         mine = [e for e in self._course if e.payload.get("phase") == name]
         started = next((e for e in reversed(mine) if e.kind == "phase_started"), None)
         if started is None:
-            return Phase(name, "waiting", n, **counts, done=0, total=None, ending=None,
+            state = "skipped" if self._counted.status == "finished" else "waiting"
+            return Phase(name, state, n, **counts, done=0, total=None, ending=None,
                          per_minute=None, left_s=None)  # fmt: skip
         later = [e for e in self._course if e.id > started.id]
         ended = next((e for e in later if e in mine and e.kind == "phase_ended"), None)

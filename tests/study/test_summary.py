@@ -273,6 +273,7 @@ def test_a_finished_study_says_why_its_search_ended(storage):
     storage.set_status(story.id, "finished", ending="no_gain")
     summary = story.summary(80, held=False)
     assert summary["reason"] is None
+    assert {phase(summary, n)["state"] for n in ("refine", "merge", "distill")} == {"skipped"}
     assert lines(summary).startswith("study digits: finished, hypervolume stopped growing\n")
 
 

@@ -10,7 +10,8 @@ const KINDS = {run: 'study', export: 'export'};
 const LAUNCHERS = {process: 'this machine', ray: 'a Ray cluster'};
 
 export async function mount(host, params, {store}) {
-  const facts = h('dl', {class: 'facts', 'data-test': 'host'});
+  const work = h('dl', {class: 'facts'});
+  const machine = h('dl', {class: 'facts', 'data-test': 'host'});
   const link = (name) => h('a', {href: `/studies/${encodeURIComponent(name)}`, class: 'long-name'}, name);
   const running = table({caption: 'Running', test: 'running-table', id: (r) => r.id ?? r.study, none: 'Nothing runs.', columns: [
     {key: 'study', title: 'Study', cell: (r) => link(r.study)}, {key: 'kind', title: 'Kind', cell: (r) => KINDS[r.kind] ?? r.kind}, {key: 'workers', title: 'Workers', num: true, cell: (r) => say.count(r.workers)},
@@ -28,9 +29,10 @@ export async function mount(host, params, {store}) {
     const fact = (term, shown, note) => h('div', null, h('dt', null, term), h('dd', null, shown, note && h('small', null, note)));
     const studies = got.running.filter((r) => r.kind === 'run').length;
     const exports = got.running.length - studies;
-    fill(facts,
+    fill(work,
       fact('running', `${studies}${got.max_running ? ` of ${got.max_running}` : ''}`, exports ? `studies, and ${say.plural(exports, 'export')}` : 'studies'), fact('waiting', say.count(got.queue.length)),
-      fact('workers', say.count(got.running.reduce((sum, r) => sum + (r.workers ?? 0), 0))), fact('studies run on', LAUNCHERS[got.launcher] ?? got.launcher),
+      fact('workers', say.count(got.running.reduce((sum, r) => sum + (r.workers ?? 0), 0))), fact('studies run on', LAUNCHERS[got.launcher] ?? got.launcher));
+    fill(machine,
       Object.entries(got.host ?? {}).filter(([, v]) => v !== null && (typeof v !== 'object' || Array.isArray(v))).map(([key, v]) => fact(words[key] ?? key.replace(/_bytes$/, '').replaceAll('_', ' '), value(key, v))));
     running.set(got.running);
     queue.set(got.queue);
@@ -44,7 +46,8 @@ export async function mount(host, params, {store}) {
     return rows.element;
   }
 
-  fill(host, h('h1', null, 'Cluster'), facts, h('section', {class: 'stack'}, h('h2', null, 'Running'), running.element), h('section', {class: 'stack'}, h('h2', null, 'Waiting'), queue.element), nodes);
+  fill(host, h('h1', null, 'Cluster'), work, h('section', {class: 'stack'}, h('h2', null, 'Running'), running.element), h('section', {class: 'stack'}, h('h2', null, 'Waiting'), queue.element),
+    h('section', {class: 'stack'}, h('h2', null, 'Machine of the server'), machine), nodes);
   await load();
   const again = throttle(() => { load().catch(() => {}); }, 1500);
   const stop = store.follow('/events', (event) => { if (event.kind !== 'evaluated') again(); });

@@ -24,6 +24,7 @@ def nothing_stays(served):
 
 def test_what_waits_is_no_alarm_and_what_never_was_is_deleted(served, page, inspect):
     served.launch(LONG_NAME, LONG_STUDY)
+    served.wait(LONG_NAME, "running")  # until then it waits, too, and has the first place
     broken = STUDY.replace("[1500, 1700]", "[1500, 1700000]").replace("[60, 260]", "[60, 2600000]")
     served.launch("vain", broken)
     page.goto(f"{served.url}/studies/vain")
