@@ -32,6 +32,7 @@ LAYERS = [  # low to high; names on one line may not import one another
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+RANK["__main__"] = len(LAYERS)  # `python -m moeash`, which only calls the highest
 
 MODULES, LINES = 14, 400  # of a folder, of a module
 ALONE = {"codec/reference.py": 700}  # copied without moeash, so it cannot be divided

@@ -9,7 +9,7 @@ import pytest
 
 from tests.marks import slow
 
-COMMAND = f"{sys.executable} -m moeash.cli.main"
+COMMAND = f"{sys.executable} -m moeash"
 
 
 def in_shell(tmp_path, line):

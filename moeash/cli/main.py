@@ -6,9 +6,7 @@ has ``--json``: then stdout holds one JSON document and nothing else. Heavy impo
 the commands, so that ``--help`` is instant.
 
 The folder where a person stands may hold anything, say a downloaded file beside a ``numpy.py``.
-Modules are looked for there last, and only by commands whose spec names code. Of ``python -m
-moeash.cli.main`` Python itself looks there first until this module has been read; ``python -P -m``
-never does.
+Modules are looked for there last, and only by commands whose spec names code.
 """
 
 import errno
@@ -250,9 +248,3 @@ def _complain(message: str) -> None:
 
 def _line(text: str) -> str:
     return visible(" ".join(text.split()))
-
-
-if __name__ == "__main__":
-    if not sys.flags.safe_path:
-        del sys.path[0]  # python -m would look for numpy in the folder where the person stands
-    main()

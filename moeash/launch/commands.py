@@ -9,7 +9,7 @@ from moeash.launch.base import export_of_request, launch_of_request
 from moeash.study.storage.team.launch import LaunchRecord
 
 # Safe path: whatever lies in the folder where it works is not imported in the place of a module.
-MOEASH = (sys.executable, "-P", "-m", "moeash.cli.main")
+MOEASH = (sys.executable, "-P", "-m", "moeash")
 
 SPEC, LOG, OUT, REPORT = "spec.toml", "log", "out", "report.json"
 """Names in the folder of a launch."""

@@ -251,7 +251,7 @@ def _state(info: Any) -> State:
 
 def entrypoint(launch: Launch) -> str:
     """Return the shell command of a job. It holds no secret."""
-    command = ["python", "-m", "moeash.cli.main", "run", "spec.toml", *launch.flags]
+    command = ["python", "-m", "moeash", "run", "spec.toml", *launch.flags]
     run = f"exec {shlex.join(command)}"
     if _may_be_read(launch.storage):
         return run

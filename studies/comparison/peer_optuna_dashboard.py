@@ -101,7 +101,7 @@ def measure(peer: Path, folder: Path, rounds: int) -> dict[str, object]:
     write_long_study(str(ours), "many")
     port, own_port = free_port(), free_port()
     environment = os.environ | {"MOEASH_STORAGE": str(ours)}
-    moeash = [sys.executable, "-m", "moeash.cli.main"]
+    moeash = [sys.executable, "-m", "moeash"]
     made = subprocess.run(
         [*moeash, "token", "create", "--role", "viewer", "--json"],
         env=environment,

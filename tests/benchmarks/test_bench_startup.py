@@ -15,8 +15,8 @@ CALLS = {
     "python -c pass": ["-c", "pass"],
     "import numpy": ["-c", "import numpy"],
     "import moeash": ["-c", "import moeash"],
-    "moeash --help": ["-m", "moeash.cli.main", "--help"],
-    "moeash --version": ["-m", "moeash.cli.main", "--version"],
+    "moeash --help": ["-m", "moeash", "--help"],
+    "moeash --version": ["-m", "moeash", "--version"],
     "import torch": ["-c", "import torch"],
 }
 ROUNDS = 3

@@ -15,7 +15,7 @@ ROUNDS = 3
 
 
 def test_list_status_and_front_of_a_long_study(database):
-    moeash = ["-m", "moeash.cli.main"]
+    moeash = ["-m", "moeash"]
     calls = {
         "import sqlalchemy, numpy": ["-c", "import sqlalchemy, numpy"],
         "moeash list": [*moeash, "list", "--storage", database],

@@ -15,7 +15,7 @@ ONE_GENERATION = [
 
 def answer(folder, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", "moeash.cli.main", *map(str, arguments)],
+        [sys.executable, "-m", "moeash", *map(str, arguments)],
         env={**os.environ, "PYTHONOPTIMIZE": "2"},
         cwd=folder,
         capture_output=True,

@@ -34,7 +34,7 @@ def test_without_its_packages_serve_says_what_to_install(tmp_path, package):
 def test_a_login_is_shown_only_where_nobody_else_comes_in(moeash, tmp_path, host, shows_login):
     # What a service in a container prints is kept in logs, which others read.
     moeash("token", "create", "--role", "operator")
-    command = [sys.executable, "-m", "moeash.cli.main", "serve", "--json", "--port", "0"]
+    command = [sys.executable, "-m", "moeash", "serve", "--json", "--port", "0"]
     with subprocess.Popen(
         [*command, "--host", host],
         cwd=tmp_path,

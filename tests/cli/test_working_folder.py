@@ -69,7 +69,7 @@ def test_commands_run_nothing_that_lies_beside_what_they_look_at(folder, script,
 def test_python_m_is_as_safe_once_the_command_has_begun(folder, tiny):
     for name in ("csv", "zipfile", "tomllib"):  # Python reads its own before there is a command
         (folder / f"{name}.py").unlink()
-    command = [sys.executable, "-m", "moeash.cli.main", "verify", tiny.file]
+    command = [sys.executable, "-m", "moeash", "verify", tiny.file]
     assert ran(command, folder).returncode == 0
 
 

@@ -26,7 +26,7 @@ def stored(tmp_path):
 def test_a_run_is_what_a_person_would_type(stored):
     launch = Launch("a", "x", ("seed=1", 'data.root="/d"'), "db", True, True)
     command = command_of(stored(launch), Path("/f"))
-    assert command[:4] == [sys.executable, "-P", "-m", "moeash.cli.main"]
+    assert command[:4] == [sys.executable, "-P", "-m", "moeash"]
     line = ["run", "/f/spec.toml", "--set", "seed=1", "--set", 'data.root="/d"']
     assert command[4:] == [*line, "--retry-failed", "--accept-baseline"]
     assert "db" not in json.dumps(launch.request())  # which may have a password

@@ -65,8 +65,8 @@ def test_a_password_of_this_machines_own_environment_is_not_sent(spec, monkeypat
 @pytest.mark.parametrize(
     ("on_head", "code", "said"),
     [
-        (SECRET, 0, "-m moeash.cli.main run spec.toml"),
-        ("postgresql+psycopg://other:name@db/studies", 0, "-m moeash.cli.main run spec.toml"),
+        (SECRET, 0, "-m moeash run spec.toml"),
+        ("postgresql+psycopg://other:name@db/studies", 0, "-m moeash run spec.toml"),
         ("postgresql+psycopg://me:s3cret@elsewhere/studies", 2, "another database than db/studies"),
         ("", 127, "MOEASH_STORAGE: set it in the environment of the head node"),
         (None, 127, "MOEASH_STORAGE: set it in the environment of the head node"),

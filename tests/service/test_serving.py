@@ -23,7 +23,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow(seconds=13)
 
-SERVE = (sys.executable, "-m", "moeash.cli.main", "serve")
+SERVE = (sys.executable, "-m", "moeash", "serve")
 SPEC = TINY[: TINY.index("[output]")]
 HEAVY = ("torch", "pymoo", "ray", "matplotlib", "pandas", "sklearn")
 

@@ -88,7 +88,7 @@ class Served:
     def start(self):
         command = ["serve", "--json", "--port", str(self.port), "--storage", self.storage]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "moeash.cli.main", *command],
+            [sys.executable, "-m", "moeash", *command],
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
