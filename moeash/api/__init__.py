@@ -1,6 +1,6 @@
 """The Python interface: run and search studies, compress a network, export a solution."""
 
-from moeash.core.collecting import uncollected
+from moeash.runtime.collecting import uncollected
 
 with uncollected():
     from moeash.api.files import compress, export

@@ -20,7 +20,6 @@ from moeash.codec.size import SizeReport, size
 from moeash.core.solutions.candidate import Value
 from moeash.core.solutions.recipe import Recipe, Refine
 from moeash.core.solutions.variables import candidate_of
-from moeash.core.threads import available_cores
 from moeash.data.unlabelled import Given
 from moeash.errors import InputError
 from moeash.evaluation.comparing import Comparison
@@ -34,6 +33,7 @@ from moeash.methods.registry import build_method
 from moeash.names import contained
 from moeash.networks.devices import device_of
 from moeash.options.arguments import checked
+from moeash.runtime.threads import available_cores
 from moeash.study.events import Doing, Note
 from moeash.study.plan import task_of
 from moeash.study.spec.output import Pick

@@ -8,11 +8,11 @@ from typing import Any
 from moeash.api.common import Shown, doing, listening
 from moeash.compression.weights.compressing import WeightsReport
 from moeash.compression.weights.compressing import compress_checkpoint as compress_weights
-from moeash.core.threads import available_cores
 from moeash.exports.reaching import GoalReport, compress_for
 from moeash.files import check_target
 from moeash.names import contained
 from moeash.options.arguments import checked
+from moeash.runtime.threads import available_cores
 from moeash.study.spec.reading import any_spec
 from moeash.study.spec.spec import StudySpec
 

@@ -18,10 +18,10 @@ from moeash.backends.worker import Call, Folder
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
 from moeash.core.solutions.recipe import Recipe, Start
-from moeash.core.threads import available_cores
 from moeash.errors import BackendError
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.evaluation.task import Task
+from moeash.runtime.threads import available_cores
 
 if TYPE_CHECKING:
     from moeash.backends.ray_crew import RayCrew

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from moeash import __version__
-from moeash.core.collecting import uncollected
 from moeash.errors import BackendError
 from moeash.names import contained
+from moeash.runtime.collecting import uncollected
 
 if TYPE_CHECKING:
     from moeash.backends.base import Baseline

@@ -109,7 +109,7 @@ def compress(
         return
     _refuse(of_study, "a study's TOML file, and this is a checkpoint", of_checkpoint)
     from moeash.compression.weights.compressing import compress_checkpoint
-    from moeash.core.threads import available_cores
+    from moeash.runtime.threads import available_cores
 
     with working() as progress:
         report = compress_checkpoint(

@@ -81,7 +81,7 @@ def _python() -> str:
 
 
 def _threads() -> str:
-    from moeash.core.threads import available_cores
+    from moeash.runtime.threads import available_cores
 
     return surroundings.threads(os.environ, available_cores(), surroundings.quota_of())
 

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moeash.core.threads import ahead
 from moeash.data.arrays import check_labels
 from moeash.data.options import DataOptions
 from moeash.data.sources import Source, load_source
 from moeash.errors import DataError
 from moeash.names import nearest
+from moeash.runtime.threads import ahead
 
 MEMORY_LIMIT_BYTES = 2 << 30
 """Splits whose float32 images need more than this are streamed."""

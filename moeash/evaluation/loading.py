@@ -11,9 +11,7 @@ import torch
 
 from moeash.compression.compressor import Circumstances, Compressor, Groundwork
 from moeash.compression.keeping import Measure
-from moeash.core.heap import freed_memory_kept
 from moeash.core.progress import Progress, silent
-from moeash.core.threads import available_cores
 from moeash.data.splits import Split, load_splits
 from moeash.errors import InputError
 from moeash.evaluation.caches import check_caches, run_on
@@ -22,6 +20,8 @@ from moeash.methods.base import Images
 from moeash.networks.devices import obstacle, wake
 from moeash.networks.loading.sources import read_network
 from moeash.networks.network import Network
+from moeash.runtime.heap import freed_memory_kept
+from moeash.runtime.threads import available_cores
 from moeash.tracing.derived import FOLLOWED_INPUTS
 from moeash.tracing.watching import in_eval_mode
 

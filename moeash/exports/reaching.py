@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from moeash.codec.container import Container, write
 from moeash.codec.size import size
 from moeash.core.progress import Progress, silent
-from moeash.core.threads import available_cores
 from moeash.errors import InputError
 from moeash.evaluation.comparing import Comparison
 from moeash.evaluation.evaluate import Evaluator
@@ -20,6 +19,7 @@ from moeash.evaluation.loading import arithmetic, load_network
 from moeash.evaluation.task import Task
 from moeash.methods.training.method import TrainedMethod
 from moeash.networks.writing.inplace import load_into, write_float
+from moeash.runtime.threads import available_cores
 from moeash.tracing.watching import in_eval_mode
 
 DIVERGENCE = "neg_divergence"

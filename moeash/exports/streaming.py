@@ -20,11 +20,11 @@ from moeash.codec.streaming.spool import spooled
 from moeash.codec.streaming.writing import CHUNK, CODER
 from moeash.core.codebook import Codebook, KeptTensor, TiedTensor
 from moeash.core.progress import Progress, silent
-from moeash.core.threads import ahead
 from moeash.errors import ExportError
 from moeash.files import replacing
 from moeash.networks.streaming.floats import to_patterns
 from moeash.networks.streaming.header import StoredTensor, plan_file
+from moeash.runtime.threads import ahead
 
 
 def stream(

@@ -6,9 +6,9 @@ from moeash.backends.base import Backend
 from moeash.backends.inprocess import InProcessBackend
 from moeash.backends.ray import RayBackend
 from moeash.core.kept import Keeping
-from moeash.core.threads import available_cores
 from moeash.evaluation.task import Task
 from moeash.networks.devices import obstacle
+from moeash.runtime.threads import available_cores
 from moeash.study.consent import check_allowed
 from moeash.study.facts import StudyFacts
 from moeash.study.spec.spec import StudySpec

@@ -27,7 +27,7 @@ from torch import nn
 import moeash
 import moeash.nn
 from moeash.core.solutions.recipe import Recipe
-from moeash.core.threads import available_cores
+from moeash.runtime.threads import available_cores
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
 from moeash.networks.devices import name_of

@@ -12,7 +12,7 @@ import os, resource, sys
 from contextlib import nullcontext
 import torch
 from torchvision import models
-from moeash.core.heap import freed_memory_kept
+from moeash.runtime.heap import freed_memory_kept
 
 def spent():
     times = os.times()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchvision import models
 
-from moeash.core.heap import freed_memory_kept
 from moeash.evaluation.forward import Forward
+from moeash.runtime.heap import freed_memory_kept
 
 pytestmark = pytest.mark.benchmark
 

@@ -23,8 +23,8 @@ from moeash.codec.static.rates import (
     payload_bytes,
 )
 from moeash.codec.static.tables import FRACTION_BITS, RESOLUTIONS, Rows, Table
-from moeash.core.threads import available_cores
 from moeash.errors import CorruptContainerError, ExportError
+from moeash.runtime.threads import available_cores
 
 NAME = "ans"
 

@@ -14,7 +14,7 @@ from moeash.codec.static import rates
 from moeash.codec.streaming.reading import FileReader
 from moeash.codec.streaming.spool import Spool
 from moeash.codec.streaming.writing import CHUNK, CODER, Counted, write_file
-from moeash.core.threads import ahead
+from moeash.runtime.threads import ahead
 
 KINDS = {"shared": "SharedTensor", "kept": "KeptTensor", "tied": "TiedTensor"}
 

@@ -27,9 +27,9 @@ from moeash.codec.static.tables import Table
 from moeash.codec.streaming.reading import FileReader
 from moeash.core.codebook import Codebook
 from moeash.core.progress import Progress, silent
-from moeash.core.threads import ahead
 from moeash.errors import ContainerError, ExportError
 from moeash.files import replacing
+from moeash.runtime.threads import ahead
 
 CHUNK = 1 << 20
 """Elements in memory at a time."""

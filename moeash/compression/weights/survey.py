@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from moeash.codec.streaming.writing import CHUNK
 from moeash.compression.weights.sketch import Sketch
 from moeash.core.progress import Progress, silent
-from moeash.core.threads import ahead
 from moeash.errors import InputError, NonFiniteWeightError
 from moeash.networks.patterns import listed, matching
 from moeash.networks.streaming.checkpoint import Checkpoint
 from moeash.networks.streaming.floats import PATTERNS, all_values, as_floats
 from moeash.networks.streaming.header import StoredTensor
+from moeash.runtime.threads import ahead
 
 SHARED_DIMENSIONS = 2
 """Fewest dimensions of a tensor that is shared."""

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from moeash.core._taking import take
 from moeash.core.codebook import KeptTensor, SharedTensor, SharedWeights, array_dtype
-from moeash.core.threads import available_cores
 from moeash.networks.loading.weights import Fitted, Stored, stored_tensors
 from moeash.networks.writing.inplace import count_write, widened
+from moeash.runtime.threads import available_cores
 
 CHUNK = 1 << 18
 """Weights that one thread looks up at a time."""

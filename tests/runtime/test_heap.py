@@ -8,15 +8,15 @@ import threading
 
 import pytest
 
-from moeash.core import heap
-from moeash.core.heap import freed_memory_kept
+from moeash.runtime import heap
+from moeash.runtime.heap import freed_memory_kept
 
 GLIBC = platform.libc_ver()[0] == "glibc"
 
 PROBE = """
 import resource, sys
 from contextlib import nullcontext
-from moeash.core.heap import freed_memory_kept
+from moeash.runtime.heap import freed_memory_kept
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

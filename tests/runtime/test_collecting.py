@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from moeash.core.collecting import uncollected
+from moeash.runtime.collecting import uncollected
 
 
 def test_it_goes_on_afterwards_whatever_happened_and_only_if_it_had_been_on():
@@ -23,7 +23,7 @@ def test_it_goes_on_afterwards_whatever_happened_and_only_if_it_had_been_on():
 @pytest.mark.slow
 def test_the_python_interface_is_imported_without_it():
     """Torch and what a study takes: hundreds of rounds otherwise, of which those before are few."""
-    code = "import gc, moeash.core.collecting as c; n = gc.get_stats()[0]['collections']\n"
+    code = "import gc, moeash.runtime.collecting as c; n = gc.get_stats()[0]['collections']\n"
     code += "import moeash.api; assert gc.isenabled(); print(gc.get_stats()[0]['collections'] - n)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 20

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from moeash.core.threads import ahead
+from moeash.runtime.threads import ahead
 
 
 def test_the_next_item_is_made_while_one_is_used_and_no_more():
