@@ -112,6 +112,8 @@ def create_app(context: Context, settings: Settings) -> ASGIApp:
         redoc_url=None,
         lifespan=lifespan,
         responses=problems.PROBLEMS,
+        # Generated clients name their functions after it.
+        generate_unique_id_function=lambda route: route.name,
     )
     problems.install(app, place=context.storage.url)
     app.add_middleware(Compressed, minimum_size=SMALLEST, compresslevel=LEVEL)

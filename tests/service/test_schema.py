@@ -139,6 +139,14 @@ def test_every_operation_names_its_errors_one_by_one(schema):
             assert {"401", "403"} <= told or not operation.get("security")
 
 
+def test_a_generated_client_has_a_plain_name_for_every_operation(schema):
+    found = [o for item in schema.raw_schema["paths"].values() for o in item.values()]
+    names = [operation["operationId"] for operation in found]
+    assert len(set(names)) == len(names)
+    assert {"list_studies", "create_study", "show_export"} <= set(names)
+    assert [name for name in names if "api" in name or not name.isidentifier()] == []
+
+
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.value)
 def test_every_operation_answers_as_it_says(service, schema, mode):
     told = {(m, p) for m, p in operations(schema.raw_schema)}
