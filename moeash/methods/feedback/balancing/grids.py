@@ -222,6 +222,15 @@ class Grids:
         first = spread_bins(self._weights)[1]
         return bins_losing(lambda bins: self.on(bins).lost, FINEST, first)
 
+    def finest_bits(self) -> float:
+        """Return how many bits a weight takes on the grid that loses FINEST; inf if all lose more.
+
+        Where a few rows take the whole range, even MOST_BINS leave nothing of the others: that
+        takes few bits and loses everything.
+        """
+        on_grid = self.on(self.finest())
+        return on_grid.bits if _ratio(on_grid.lost, FINEST) <= CLOSE else inf
+
     def useful(self) -> tuple[int, int]:
         """Return the bins of the coarsest and the finest grid worth trying."""
         finest = self.finest()

@@ -20,7 +20,7 @@ from moeash.methods.feedback.assignment.columns import (
     rescaled_statistics,
     safe_scales,
 )
-from moeash.methods.feedback.balancing.grids import GridLoss, Grids
+from moeash.methods.feedback.balancing.grids import MOST_BINS, GridLoss, Grids
 from moeash.methods.feedback.balancing.pairs import Pair, find_pairs, pair_scales, recolumned
 from moeash.networks.norms import NORM_TYPES
 from moeash.networks.sameness import SAME_FUNCTION
@@ -127,7 +127,7 @@ def balanced(
 
     Where the finest grid is not given, there is one for every way of balancing that loses as little
     as any. What counts is then bits alone: rows are balanced as asked unless rows as they are, or
-    balanced within a limit, take fewer by SPARED.
+    balanced within a limit, take fewer by SPARED, or no grid loses as little.
 
     Measured for a straight layer beside three of gain 0.3, 0.1 and 0.01: the least divergence on
     128 bins came from 4e-4, 3e-3 and 0.15 to 1e-5, as rows as they are reach it. Predictions do
@@ -230,25 +230,26 @@ class _Ways:
 
     def with_fewest_bits(self) -> tuple[float, str]:
         """Choose, of limits on grids that lose FINEST, the widest with about the fewest bits."""
-        as_asked, unbalanced = _finest_bits(self.asked), _finest_bits(self._grids(0.0))
-        if as_asked <= unbalanced + SPARED:
+        as_asked, unbalanced = self.asked.finest_bits(), self._grids(0.0).finest_bits()
+        if as_asked < inf and as_asked <= unbalanced + SPARED:
             return inf, ""
         bits = {0.0: unbalanced} | {
-            limit: _finest_bits(self._grids(limit)) for limit in self.limits
+            limit: self._grids(limit).finest_bits() for limit in self.limits
         }
         least = min(bits.values())
-        limit = max(limit for limit, n_bits in bits.items() if n_bits <= least + SPARED)
-        why = f"they take {as_asked:.2f} bits a weight where {bits[limit]:.2f} lose as little"
-        return limit, why
+        # Where no grid of any loses as little, rows stay as they are.
+        limit = max(at for at, n in bits.items() if n <= least + SPARED) if least < inf else 0.0
+        if as_asked == inf:
+            lost = self.asked.on(MOST_BINS).lost
+            return limit, f"{MOST_BINS:,} bins lose {lost:.2g} of what the outputs say"
+        return (
+            limit,
+            f"they take {as_asked:.2f} bits a weight where {bits[limit]:.2f} lose as little",
+        )
 
     def _grids(self, limit: float) -> Grids:
         network = self.limited(limit)
         return self.loss.of(network.factors, network.kept)
-
-
-def _finest_bits(grids: Grids) -> float:
-    """Return how many bits a weight takes on the grid that loses FINEST."""
-    return grids.on(grids.finest()).bits
 
 
 def _note(names: Sequence[str], furthest: Mapping[str, float], limit: float) -> str:

@@ -127,7 +127,9 @@ def bytes_at(network, exponent, wanted):
     return float(np.interp(-np.log(wanted), -np.log(losses), sizes))
 
 
-@pytest.mark.parametrize("gain", [100.0, slow(30.0), slow(1.0), slow(0.1), 0.01, slow(0.001)])
+@pytest.mark.parametrize(
+    "gain", [100.0, slow(30.0), slow(1.0), slow(0.1), 0.01, slow(0.001), 1e-5, slow(1e-9)]
+)
 def test_branches_of_any_gain_cost_balanced_what_they_cost_as_they_are(gain):
     network = Branches(gain).eval()
     assert bytes_at(network, 0.25, 1e-3) < 1.15 * bytes_at(network, 0.0, 1e-3)
