@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -167,6 +168,31 @@ def pytest_collection_finish() -> None:
     """Spare the collector what was imported: it stays, and is a million objects to walk."""
     gc.freeze()
     gc.enable()
+
+
+def seed() -> None:
+    """Have every draw from a global state be the same in every run, whatever ran before.
+
+    Nothing is imported for it: what has not been imported has no state that anybody drew from.
+    """
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Seed what a test and its own fixtures draw."""
+    seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """Seed what fixtures of many tests draw, which are made in front of those of one."""
+    if fixturedef.scope != "function":
+        seed()
 
 
 @pytest.fixture(scope="session")
