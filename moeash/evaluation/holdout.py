@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from moeash.compression.remeasuring import IMAGES, Remeasuring, calibration_images
 from moeash.core.progress import Progress, silent
 from moeash.data.splits import Split, load_splits
-from moeash.errors import InputError
+from moeash.errors import DataError, InputError
 from moeash.evaluation.loading import arithmetic, load_network
 from moeash.evaluation.metrics import Metric, load_metric, predicted
 from moeash.evaluation.task import Task
@@ -128,11 +128,16 @@ def outputs_of(
         arrays: the decoded tensors by ``state_dict`` key.
         names: of the splits; those that the task does not have are left out.
         progress: hears what is measured.
+
+    Raises:
+        DataError: the holdout images are not those that the study was begun with.
     """
     splits = {} if task.data is None else load_splits(task.data)
     wanted = {name: splits[name] for name in names if name in splits}
     if not wanted:
         return {}
+    if "holdout" in wanted:
+        _check_holdout(task, wanted["holdout"])
     where = " and ".join(wanted) + (" split" if len(wanted) == 1 else " splits")
     device, batch_size = task.evaluation.device, task.evaluation.batch_size
 
@@ -165,6 +170,18 @@ def outputs_of(
         name: Outputs(split.labels, exact[name], decoded[name], again.get(name))
         for name, split in wanted.items()
     }
+
+
+def _check_holdout(task: Task, split: Split) -> None:
+    """Refuse to report on other images than those that were set aside."""
+    expected = task.holdout_fingerprint
+    if expected is not None and (found := split.fingerprint()) != expected:
+        assert task.data is not None
+        raise DataError(
+            f"the holdout split is not the one the study was begun with (fingerprint {found[:12]}, "
+            f"was {expected[:12]}): images of {task.data.source!r} in {task.data.root!r} have "
+            "changed; give the folder that holds what was there (--set data.root=...)"
+        )
 
 
 def measure_holdout(

@@ -49,6 +49,7 @@ class Task:
         preparations: folder in which preparations that took long are kept; None: they are not.
         training: how candidates are trained, of methods that train.
         trains: whether recipes may train, by the method or by steps.
+        holdout_fingerprint: of the holdout split the study was begun with; None: not known.
     """
 
     network: NetworkOptions
@@ -69,6 +70,7 @@ class Task:
     preparations: str | None = None
     training: TrainingOptions = field(default_factory=TrainingOptions)
     trains: bool = False
+    holdout_fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         if self.data is not None and self.evaluate is not None:

@@ -90,10 +90,14 @@ def _on_what_is_here(task: Task) -> Task:
 
 
 def as_begun(task: Task, facts: StudyFacts, storage: Storage) -> Task:
-    """Return a task as it was when its study began: as many threads, kept tensors stored alike."""
+    """Return a task as it was when its study began.
+
+    As many threads, kept tensors stored alike, reported on the same images.
+    """
     return replace(
         task,
         n_threads=facts.environment["threads"],
         keeping=Keeping.from_dict(facts.keeping),
         preparations=storage.beside("prepared"),
+        holdout_fingerprint=facts.holdout_fingerprint,
     )

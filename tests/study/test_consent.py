@@ -299,6 +299,34 @@ def test_images_that_changed_where_they_lie_are_not_measured_on(files, moeash, t
     assert f"data.root = '{folder}/d.npz' is not what the study was run with" in answer.err
 
 
+def change_last_image(folder):
+    """Change an image that the holdout split alone has."""
+    held = dict(np.load(folder / "d.npz"))
+    held["x_all"][-1] += 0.5
+    np.savez(folder / "d.npz", **held)
+
+
+def test_holdout_images_that_changed_are_reported_on_by_nobody(files, moeash, tmp_path):
+    spec, folder = files
+    change_last_image(folder)
+    answer = moeash(*EXPORT)
+    assert answer.code == 2 and not (tmp_path / "x.moeash").exists()
+    assert "the holdout split is not the one the study was begun with" in answer.err
+    paths = [f"data.root={folder}/d.npz", f"network.checkpoint={folder}/w.safetensors"]
+    answer = moeash("run", spec, *settings(paths), "--storage", "x.db")
+    assert answer.code == 2 and "was started on another holdout split" in answer.err
+    # Whoever does not look at them needs none.
+    assert moeash(*DRAW).code == 0
+
+
+def test_a_study_without_a_known_holdout_is_reported_on_as_it_was(files, moeash):
+    _, folder = files
+    with sqlite3.connect("x.db") as connection:
+        connection.execute("UPDATE studies SET holdout_fingerprint = NULL")
+    change_last_image(folder)
+    assert moeash(*EXPORT).code == 0
+
+
 @pytest.mark.parametrize("kind", ["codebook", slow("bytes")])
 def test_a_picture_is_of_the_weights_that_were_measured(files, moeash, tmp_path, kind):
     from safetensors.torch import load_file, save_file
