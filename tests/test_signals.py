@@ -9,7 +9,8 @@ from tests.forks import MOEASH, Fork
 
 @pytest.mark.slow(seconds=12)
 @pytest.mark.parametrize(
-    ("number", "said"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")]
+    ("number", "said"),
+    [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP")],
 )
 def test_a_signal_keeps_what_was_evaluated_and_the_next_run_continues(
     moeash, bare, tmp_path, number, said

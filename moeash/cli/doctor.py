@@ -27,6 +27,9 @@ IMPORTED = (
 """What a file in the working folder had better not be called."""
 
 
+HASTE_S = 2.0
+"""How long a server is waited for by somebody who asks whether it is there."""
+
 KERNELS = (
     "moeash.codec.adaptive._rows",
     "moeash.codec.static._stack",
@@ -154,7 +157,7 @@ def _storage(storage: str | None) -> str:
     with tempfile.TemporaryDirectory() as folder:
         open_storage(str(Path(folder) / "moeash.db")).close()
     try:
-        store = open_storage(storage, create=False)
+        store = open_storage(storage, create=False, patience_s=HASTE_S)
     except StudyNotFoundError:
         return "SQLite works; no study was run here yet"
     n = len(store.studies())

@@ -1,9 +1,9 @@
 """The ``moeash`` command: parse, call, explain.
 
 Exit codes: 0 ok, 1 failed, 2 bad usage or spec, 3 no solution meets the pick, 130 interrupted (by
-Ctrl-C or SIGTERM). Errors are one line on stderr; ``--debug`` shows the traceback. Every command
-has ``--json``: then stdout holds one JSON document and nothing else. Heavy imports happen inside
-the commands, so that ``--help`` is instant.
+Ctrl-C, SIGTERM, or SIGHUP of a terminal that is closed). Errors are one line on stderr;
+``--debug`` shows the traceback. Every command has ``--json``: then stdout holds one JSON document
+and nothing else. Heavy imports happen inside the commands, so that ``--help`` is instant.
 
 The folder where a person stands may hold anything, say a downloaded file beside a ``numpy.py``.
 Modules are looked for there last, and only by commands whose spec names code.
@@ -126,7 +126,7 @@ def main() -> NoReturn:
     registration: Registration | None = None
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        # Schedulers and `moeash stop` end a process by SIGTERM.
+        # Schedulers and `moeash stop` end a process by SIGTERM, a closed terminal by SIGHUP.
         with obeying(), _plain_warnings():
             registration = _register()
             code = _run(arguments)
@@ -243,7 +243,8 @@ _said: list[str] = []
 
 def _complain(message: str) -> None:
     _said.append(_line(message))
-    print(f"moeash: {_line(message)}", file=sys.stderr)
+    with suppress(OSError):  # of a terminal that was closed: the exit code says it too
+        print(f"moeash: {_line(message)}", file=sys.stderr)
 
 
 def _line(text: str) -> str:

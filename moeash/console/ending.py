@@ -1,4 +1,4 @@
-"""How a process is told to end: SIGTERM counts as Ctrl-C, is obeyed once, and is not lost.
+"""How a process is told to end: SIGTERM and SIGHUP count as Ctrl-C, are obeyed once, and not lost.
 
 An exception that a signal's handler raises goes to whatever runs at that moment. Where that is a
 finaliser or a callback of the interpreter, Python reports the exception and drops it, and a study
@@ -19,15 +19,18 @@ AGAIN_AFTER_S = 0.05
 
 @contextmanager
 def obeying() -> Iterator[None]:
-    """Have SIGTERM, and Ctrl-C, end what runs meanwhile, by a KeyboardInterrupt.
+    """Have SIGTERM, SIGHUP and Ctrl-C end what runs meanwhile, by a KeyboardInterrupt.
 
-    SIGTERM raises one that names it, and only one: whoever sends it again would disturb a study
-    that stores its end. For the main thread. The answer to SIGTERM stays, for the moments between a
-    command and the end of its process.
+    SIGTERM, and SIGHUP of a terminal that is closed, raise one that names them, and only one:
+    whoever sends it again would disturb a study that stores its end. For the main thread. The
+    answers stay, for the moments between a command and the end of its process. What was started
+    with ``nohup`` goes on without its terminal.
     """
     ending = _Ending()
     before = sys.unraisablehook
     signal.signal(signal.SIGTERM, ending.obey)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, ending.obey)
     sys.unraisablehook = lambda dropped: ending.send_again(dropped) or before(dropped)
     try:
         yield
@@ -50,7 +53,7 @@ class _Ending:
         if not isinstance(dropped.exc_value, KeyboardInterrupt):
             return False
         self._obeyed = False
-        number = signal.SIGTERM if str(dropped.exc_value) else signal.SIGINT
+        number = signal.Signals[str(dropped.exc_value) or "SIGINT"]
         again = threading.Timer(AGAIN_AFTER_S, os.kill, (os.getpid(), number))
         again.daemon = True
         again.start()

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TextIO
 
 from moeash.console import words
@@ -255,7 +256,8 @@ class LiveProgress:
 
     def close(self) -> None:
         """Take the bar away."""
-        self._live.stop()
+        with suppress(OSError):  # of a terminal that was closed
+            self._live.stop()
 
 
 def for_terminal(*, tolerable_drop: float = TOLERABLE_DROP) -> PlainProgress | LiveProgress:

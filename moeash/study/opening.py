@@ -9,7 +9,7 @@ from moeash.files import as_path
 from moeash.options.arguments import checked
 from moeash.study.storage.access.tokens import Tokens
 from moeash.study.storage.base import Storage
-from moeash.study.storage.engines.database import PATIENCE_S
+from moeash.study.storage.engines.patience import PATIENCE_S
 from moeash.study.storage.sql import SqlStorage
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def open_storage(
     Args:
         storage: SQLite path, database URL, or storage that is open already.
         create: make a database that does not exist; who only reads has nothing to find in it.
-        patience_s: how long a server that was there is waited for when it is gone.
+        patience_s: how long a server that was there is waited for when it is gone; half a minute
+            at most where it was not there yet.
 
     Raises:
         InputError: it is neither storage nor the place of some.

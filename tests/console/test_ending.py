@@ -38,6 +38,16 @@ with obeying():
         print(f"stored after {error}")
 """
 
+NOHUP = """
+import os, signal
+from moeash.console.ending import obeying
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+with obeying():
+    os.kill(os.getpid(), signal.SIGHUP)
+print("went on")
+"""
+
 OTHERS = """
 from moeash.console.ending import obeying
 
@@ -56,7 +66,10 @@ def said(code, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "")])
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP"), (signal.SIGINT, "")],
+)
 def test_a_signal_that_a_finaliser_drops_is_sent_again(number, name):
     assert said(DROPPED, int(number)) == f"ended by {name}\n"
 
@@ -64,6 +77,10 @@ def test_a_signal_that_a_finaliser_drops_is_sent_again(number, name):
 @pytest.mark.slow
 def test_a_second_sigterm_does_not_disturb_what_is_stored():
     assert said(TWICE) == "stored after SIGTERM\n"
+
+
+def test_what_was_told_to_outlive_its_terminal_does():
+    assert said(NOHUP) == "went on\n"
 
 
 def test_other_faults_of_finalisers_are_reported_as_ever():

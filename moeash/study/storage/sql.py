@@ -18,8 +18,9 @@ from moeash.study.events import Evaluated, Event, GenerationEnded
 from moeash.study.facts import StudyFacts
 from moeash.study.storage import counts
 from moeash.study.storage.artifacts import MOEASH_ARTIFACTS, Artifacts
-from moeash.study.storage.engines.database import PATIENCE_S, Database
+from moeash.study.storage.engines.database import Database
 from moeash.study.storage.engines.lock import this_process
+from moeash.study.storage.engines.patience import PATIENCE_S
 from moeash.study.storage.reading import read_rows
 from moeash.study.storage.records import (
     EvaluationRecord,
@@ -79,7 +80,7 @@ class SqlStorage:
             place: a path of an SQLite file, or an SQLAlchemy URL.
             create: make a database that does not exist.
             busy_timeout_s: how long a write waits for another process's write.
-            patience_s: how long a server that was there is waited for when it is gone.
+            patience_s: how long a server that is gone is waited for; see :func:`open_storage`.
 
         Raises:
             StorageError: it cannot be opened.
@@ -140,8 +141,7 @@ class SqlStorage:
     def summaries(self, names: Collection[str] | None = None) -> Sequence[StudySummary]:
         """Return studies with counts of all they hold, oldest first."""
         if names is None:
-            query = select(STUDIES.c.name)
-            names = self.database.read(lambda c: c.execute(query).scalars().all())
+            names = self.database.read(lambda c: c.scalars(select(STUDIES.c.name)).all())
         # Asked before anything is read: whoever ends says how first, and lets go then.
         holders = self.database.holders(list(names))
         return self.database.read(lambda connection: summaries(connection, holders))

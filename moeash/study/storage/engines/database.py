@@ -3,7 +3,6 @@
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +16,13 @@ from moeash.errors import SchemaError, StorageError, StudyNotFoundError
 from moeash.files import LFS_POINTER, is_lfs_pointer, lfs_text
 from moeash.study.storage.engines.fence import FencedWrite, Hold, Work
 from moeash.study.storage.engines.lock import FileLock, file_lock_holder
+from moeash.study.storage.engines.patience import PATIENCE_S, Patience
 from moeash.study.storage.engines.postgres import (
     SessionLock,
     advisory_lock_holders,
     lock_schema,
     lost_connection,
     postgres_engine,
-    rolled_back,
 )
 from moeash.study.storage.engines.sqlite import (
     database_at,
@@ -39,9 +38,6 @@ from moeash.study.storage.schema import is_current, is_empty, upgrade
 from moeash.study.storage.tables import STUDIES
 
 T = TypeVar("T")
-
-PATIENCE_S = 120.0
-"""How long a server that was there may be gone, for a restart or a failover, before it is lost."""
 
 _RUN_FIRST = "run a study first, or say where it is with --storage or MOEASH_STORAGE"
 
@@ -73,8 +69,7 @@ class Database:
             self.url = without_password(self.place)
         self.path: Path | None = None
         self._busy_timeout_s = busy_timeout_s
-        self._patience_s = patience_s
-        self._is_reached = False  # a server that is not there at first was named wrongly
+        self._patiently = Patience(self.url, patience_s)
         self._holds: dict[str, Hold] = {}
         self._names: dict[int, str] = {}
         self._kept = threading.local()
@@ -83,7 +78,7 @@ class Database:
                 parsed = self._parsed()
                 if parsed.get_backend_name() == "postgresql":
                     self.engine = postgres_engine(parsed)
-                    event.listen(self.engine, "connect", self._reached)
+                    event.listen(self.engine, "connect", self._patiently.reached)
                 else:
                     self.path = path_of(parsed, self.place)
             else:
@@ -151,6 +146,8 @@ class Database:
                     hint = f"; {lfs_text('it')}"
             elif "full" in cause:
                 hint = "; free some space, everything stored so far is safe, then run again"
+            elif "no such table" in cause or re.search(r"relation .* does not exist", cause):
+                hint = "; it was emptied or replaced while it was in use, put it back and run again"
             elif "connection" in cause and self.path is None:
                 hint = "; is the server running, and may this user connect?"
             elif "disk I/O" in cause:
@@ -217,7 +214,7 @@ class Database:
             hold = self._hold_of(study)
             if hold is None:
                 return self._patiently(lambda: self._write_once(work, durable))
-            return self._patiently(FencedWrite(hold, work, durable=durable), hold.drop)
+            return self._patiently(FencedWrite(hold, work, durable=durable), hold.drop, holds=True)
 
     @contextmanager
     def lock(self, study: str) -> Iterator[None]:
@@ -254,7 +251,7 @@ class Database:
     @contextmanager
     def _held(self, study: str, take: Callable[[], FileLock | SessionLock]) -> Iterator[None]:
         with self.border():
-            hold = self._patiently(take)
+            hold = self._patiently(take, holds=True)
         self._holds[study] = hold
         try:
             yield
@@ -291,41 +288,6 @@ class Database:
                         ) from error
                     raise
             return result
-
-    def _reached(self, *_: object) -> None:
-        self._is_reached = True
-
-    def _patiently(self, attempt: Callable[[], T], lost: Callable[[], None] | None = None) -> T:
-        """Try until the server answers, or patience ends.
-
-        Args:
-            attempt: tried again only where that is safe.
-            lost: called whenever the connection is lost.
-        """
-        delay, deadline = 0.05, time.monotonic() + self._patience_s
-        try:
-            while True:
-                try:
-                    result = attempt()
-                except DBAPIError as error:
-                    if self.path is not None:
-                        raise
-                    if lost_connection(error):
-                        if lost is not None:
-                            lost()
-                    elif not rolled_back(error):
-                        raise
-                    if not self._is_reached or time.monotonic() > deadline:
-                        raise
-                else:
-                    self._reached()
-                    return result
-                time.sleep(delay)
-                delay = min(2 * delay, 1.0)
-        except (DBAPIError, KeyboardInterrupt, SystemExit):
-            # Whoever reports this failure does not wait as long once more.
-            self._is_reached = False
-            raise
 
 
 def _head(path: Path) -> bytes:

@@ -32,6 +32,8 @@ _SERVER_STOPS = {
     "53300",  # too_many_connections
 }
 
+_LETS_IN_LATER = ("starting up", "shutting down", "recovery", "too many", "connection slots")
+
 _TAKEN_LATER = {
     "40001",  # serialization_failure
     "40P01",  # deadlock_detected
@@ -115,6 +117,13 @@ def lost_connection(error: DBAPIError) -> bool:
     # psycopg reports what it notices itself, and every failure to connect, without a code.
     code = getattr(error.orig, "sqlstate", None)
     return code is None or code.startswith("08") or code in _SERVER_STOPS
+
+
+def refused(error: DBAPIError) -> bool:
+    """Tell whether a server that is there does not let this user in, and will not."""
+    # Of a failure to connect psycopg has no code, only what the server said.
+    said = str(error.orig)
+    return "FATAL" in said and not any(words in said for words in _LETS_IN_LATER)
 
 
 def rolled_back(error: DBAPIError) -> bool:

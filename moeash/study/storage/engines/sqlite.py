@@ -90,9 +90,18 @@ def sqlite_engine(database: Path, busy_timeout_s: float) -> Engine:
     Where the file or its folder may not be written, it is opened for reading: then SQLite cannot
     make the log and its index that every reader of a WAL database needs.
     """
+    was_there = False
 
     def connect() -> sqlite3.Connection:
-        if not database.exists() or may_be_written(database):
+        nonlocal was_there
+        is_there = database.exists()
+        if was_there and not is_there:  # else SQLite would make another, which is empty
+            raise StorageError(
+                f"database {database} is gone: it was deleted or moved while it was in use; put it "
+                f"back, with {database.name}-wal if there is one, and run again"
+            )
+        was_there = True
+        if not is_there or may_be_written(database):
             connection = sqlite3.connect(database, timeout=busy_timeout_s, isolation_level=None)
             _configure(connection, busy_timeout_s)
             return connection
