@@ -131,7 +131,7 @@ def _run(
         # With it comes matplotlib, half a second that a study without output need not wait for.
         from moeash.exports.output import make_folder, write_output
 
-        make_folder(Path(options.folder))
+        make_folder(Path(options.folder), plan.spec.name)
     written: list[Output] = []
     with listening(progress) as listen:
 

@@ -176,6 +176,7 @@ def plot(
     from moeash.exports import plots
     from moeash.study.opening import open_study
 
+    check_target(to, force=True)
     one_only = kind in ("codebook", "bytes")
     if one_only and len(studies) != 1:
         raise typer.BadParameter(f"--kind {kind} draws one study, got {len(studies)}")

@@ -22,13 +22,15 @@ from moeash.evaluation.loading import load_network
 from moeash.evaluation.task import Task
 from moeash.exports import plots
 from moeash.exports.export import ExportReport, export_solution
-from moeash.files import replacing
+from moeash.files import check_target, replacing
 from moeash.study.artifacts import Build
 from moeash.study.solution import Solution
 from moeash.study.spec.output import OutputOptions
 from moeash.study.study import Study
 
 FRONT = "front.json"
+COURSE = ("front.png", "hypervolume.png")
+PICTURES: "tuple[Picture, ...]" = ("codebook", "bytes")
 
 Picture = Literal["codebook", "bytes"]
 """A picture of one solution."""
@@ -65,7 +67,7 @@ def write_output(
         ExportError: the folder or a file cannot be written, or the export fails.
     """
     folder = Path(options.folder)
-    make_folder(folder)
+    make_folder(folder, study.name)
     chosen: Solution | None = None
     refusal: NothingMeetsError | None = None
     try:
@@ -79,9 +81,8 @@ def write_output(
     report: ExportReport | None = None
     if chosen is not None:
         shared = build(chosen.record.recipe)
-        kinds: tuple[Picture, ...] = ("codebook", "bytes")
-        names += _draw({f"{k}.png": solution_figure(task, shared, k) for k in kinds}, folder)
-        target = folder / f"{study.name}.moeash"
+        names += _draw({f"{k}.png": solution_figure(task, shared, k) for k in PICTURES}, folder)
+        target = folder / _exported(study.name)
         report = export_solution(task, chosen, build, target, progress)
         _write_front(front | {"exported": report.as_dict()}, folder)
     paths = tuple(str(folder / name) for name in (*names, FRONT))
@@ -104,17 +105,21 @@ def _study_figures(study: Study, chosen: int | None) -> dict[str, Figure]:
     """Return the pictures of a study; a study that measured nothing has none of its front."""
     figures: dict[str, Figure] = {}
     if study.solutions():
-        figures["front.png"] = plots.plot_front([study], chosen=chosen)
+        figures[COURSE[0]] = plots.plot_front([study], chosen=chosen)
     if study.generations():
-        figures["hypervolume.png"] = plots.plot_hypervolume([study])
+        figures[COURSE[1]] = plots.plot_hypervolume([study])
     return figures
 
 
-def make_folder(folder: Path) -> None:
-    """Make an output folder and make sure that files can be written there.
+def make_folder(folder: Path, name: str) -> None:
+    """Make an output folder and make sure that a study's files can be written there.
+
+    Args:
+        folder: to be made.
+        name: of the study.
 
     Raises:
-        ExportError: they cannot.
+        ExportError: they cannot; where one is a folder or a device, say.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,6 +130,12 @@ def make_folder(folder: Path) -> None:
             f"cannot write to the output folder {folder}: {error.strerror}; "
             "choose another with --set output.folder=..."
         ) from error
+    for file in (FRONT, *COURSE, *(f"{kind}.png" for kind in PICTURES), _exported(name)):
+        check_target(folder / file, force=True)
+
+
+def _exported(name: str) -> str:
+    return f"{name}.moeash"
 
 
 def summarise(study: Study) -> dict[str, Any]:

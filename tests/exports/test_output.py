@@ -119,6 +119,16 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_search(tiny, tmp_pa
     storage.close()
 
 
+@pytest.mark.parametrize("file", ["front.json", "front.png", "bytes.png", "tiny.moeash"])
+def test_what_is_in_the_place_of_a_file_is_found_before_the_search(tiny, tmp_path, file):
+    (tmp_path / "results" / file).mkdir(parents=True)
+    spec = load_spec(tiny.spec, [f'output.folder="{tmp_path / "results"}"'])
+    with pytest.raises(ExportError, match=f"{file}': it is a folder"):
+        api.run_with_output(spec, storage=tmp_path / "a.db", progress=False)
+    assert not (tmp_path / "a.db").exists()
+    assert [path.name for path in (tmp_path / "results").iterdir()] == [file]
+
+
 def test_a_study_that_measured_nothing_leaves_its_record(make_study, study, build, tmp_path):
     empty = make_study([(None, 50_000)], name="empty", volumes=(0.0,))
     folder = tmp_path / "out"
