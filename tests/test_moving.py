@@ -119,6 +119,17 @@ def test_an_export_measures_the_decoded_network_with_the_users_own_function(tmp_
     assert not (tmp_path / "b.moeash").exists()
 
 
+def test_a_module_whose_layers_were_fused_after_the_search_is_not_what_was_searched(tmp_path):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 4))
+    with torch.no_grad():
+        measure = closeness(module.eval()(X))
+    study = search(module, measure, generations=1, population=2)
+    module[0] = nn.utils.fuse_conv_bn_eval(module[0], module[1])
+    module[1] = nn.Identity()
+    with pytest.raises(RebuildMismatchError, match="the tensors its state holds, are not those"):
+        moeash.export(study, tmp_path / "a.moeash", pick="best", progress=False)
+
+
 class Unreadable:
     def __float__(self):
         raise RuntimeError("no value yet")

@@ -95,11 +95,11 @@ class Evaluator:
             progress: hears how far loading is.
         """
         self.task = task
-        on_host = torch.device(task.evaluation.device).type == "cpu"
-        self._on_device = not on_host if on_device is None else on_device
         self._common = common
         progress("loading the network", 0, None)
         network = load_network(task)
+        on_host = torch.device(task.evaluation.device).type == "cpu"
+        self._on_device = not on_host if on_device is None else on_device
         with ExitStack() as held:
             held.enter_context(arithmetic(task))
             held.enter_context(in_eval_mode(network.module))

@@ -57,7 +57,9 @@ def building(
 
         @cache
         def compressor() -> Compressor:
-            return held.enter_context(compressor_of(task, progress))
+            found = held.enter_context(compressor_of(task, progress))
+            _check_network(study, found)
+            return found
 
         def build(recipe: Recipe) -> SharedWeights:
             start = start_of(recipe, find, study.artifact, keeps_artifacts=keeps)
@@ -66,6 +68,17 @@ def building(
             return compressor().build(recipe, start=start, progress=progress)
 
         yield build
+
+
+def _check_network(study: Study, compressor: Compressor) -> None:
+    """Refuse a module whose state is not what was searched: pieces of it may not even fit."""
+    expected = study.facts.network_fingerprint
+    if study.task is not None and network_fingerprint(compressor.network.state) != expected:
+        raise RebuildMismatchError(
+            f"{type(compressor.network.module).__name__} rebuilds to other weights than were "
+            f"measured: its own weights, or the tensors its state holds, are not those study "
+            f"{study.name!r} was run with; did evaluate(module), or a training, change it?"
+        )
 
 
 def check_rebuilt(solution: Solution, shared: SharedWeights) -> None:

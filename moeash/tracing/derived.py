@@ -199,7 +199,7 @@ class Conditions:
     def now(cls, device: str) -> "Conditions":
         """Return those of this moment, on a type of device."""
         autocast = None
-        if torch.is_autocast_enabled(device):
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             autocast = device, torch.get_autocast_dtype(device)
         return cls(torch.is_inference_mode_enabled(), torch.is_grad_enabled(), autocast)
 
@@ -298,7 +298,9 @@ def following(network: nn.Module) -> Iterator[list[Run]]:
 
     def followed(part: nn.Module, *args: Any, **kwargs: Any) -> Any:
         nonlocal busy
-        if torch.compiler.is_compiling() or busy or (name := wanted(part)) is None:
+        traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        recorded = traced or torch.compiler.is_compiling()
+        if recorded or busy or (name := wanted(part)) is None:
             return call(part, *args, **kwargs)
         is_copy = id(part) not in names
         weights = state_of(part if is_copy else network)

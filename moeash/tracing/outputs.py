@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from moeash.errors import InputError
@@ -111,13 +112,15 @@ def _floats(returned: Any) -> list[Tensor]:
 
 
 def _counts(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
+    dense = isinstance(value, Tensor) and value.layout is torch.strided
+    return dense and value.is_floating_point()
 
 
 def _outline(value: Any) -> str:
     """Describe a value for a message."""
     if isinstance(value, Tensor):
-        return f"a {str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
+        kind = "" if value.layout is torch.strided else "sparse "
+        return f"a {kind}{str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
     name = type(value).__name__
     if isinstance(value, Mapping):
         return f"{name} with {', '.join(map(repr, list(value)[:8])) or 'nothing'}"

@@ -297,6 +297,16 @@ def test_a_device_that_is_not_here_is_refused_before_anything_is_loaded(tmp_path
     assert not any("images" in str(event) for event in told)
 
 
+@pytest.mark.parametrize("device", ["gpu", "CPU", "cuda:x", ""])
+def test_what_is_no_device_is_refused_by_name(device, tmp_path):
+    options = {"spec": {"evaluation": {"device": device}}}
+    message = rf"evaluation\.device is '{device}', which torch cannot use here"
+    with pytest.raises(InputError, match=message):
+        search(torch.nn.Linear(8, 4), lambda m: 1.0, **options)
+    with pytest.raises(InputError, match=message):
+        moeash.compress(torch.nn.Linear(8, 4), tmp_path / "a.moeash", candidate={"k": 4}, **options)
+
+
 def test_all_candidates_failing_later_is_an_error_and_no_empty_front():
     calls = []
 

@@ -396,6 +396,19 @@ def test_scripted_and_traced_networks_are_followed():
     assert checked(torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.ReLU()).eval())) == ()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit", "ignore::torch.jit.TracerWarning")
+def test_networks_may_be_traced_meanwhile():
+    plain = nn.Sequential(nn.Linear(8, 8), nn.ReLU()).eval()
+    assert checked(plain, lambda module: torch.jit.trace(module, X)(X)) == ()
+
+
+def test_a_device_without_autocast_is_followed_as_any():
+    def on_meta(module):
+        assert copy.deepcopy(module).to("meta")(X.to("meta")).is_meta
+
+    assert checked(nn.Sequential(nn.Linear(8, 8), nn.ReLU()).eval(), on_meta) == ()
+
+
 def test_copies_and_parts_and_nothing_at_all_may_be_run():
     def on_a_copy(module):
         copy.deepcopy(module)(X)

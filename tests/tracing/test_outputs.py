@@ -53,6 +53,7 @@ def test_the_tensor_that_can_only_be_meant_is_found(returned):
         (Plain(a=Y), "returned Plain, in which 0 floating.*output="),
         (IDS, r"int64 tensor \(3,\), in which 0"),
         (None, "returned NoneType.*output="),
+        (Y.to_sparse(), "returned a sparse float32 tensor.*in which 0"),
     ],
 )
 def test_where_none_or_several_can_be_meant_the_way_out_is_named(returned, message):
