@@ -70,6 +70,16 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
+def as_text(name: str) -> str:
+    r"""Return a name of somebody else as matplotlib draws it: what is between two $ is no formula.
+
+    Example:
+        >>> print(as_text("$x$"))
+        \$x\$
+    """
+    return name.replace("$", r"\$")
+
+
 def new_figure(height: float) -> tuple[Figure, Axes]:
     """Return a figure of a page's width and ``height`` inches, and its axes, within STYLE."""
     figure = Figure(figsize=(PAGE_WIDTH, height), dpi=200, layout="constrained")

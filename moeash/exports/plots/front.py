@@ -20,6 +20,7 @@ from moeash.exports.plots.canvas import (
     PAGE_WIDTH,
     STYLE,
     TIMES,
+    as_text,
     legend_below,
     new_figure,
     nice_ticks,
@@ -102,7 +103,7 @@ def plot_front(
         if picked is not None:
             handles.append(_point_out(axes, "chosen", picked, "o"))
         axes.set_xlabel("size of the file (kB)")
-        axes.set_ylabel(f"{studies[0].facts.metric_name} on the search split")
+        axes.set_ylabel(as_text(f"{studies[0].facts.metric_name} on the search split"))
         _ratio_axis(axes, {view.study.facts.original_bytes for view in views})
         legend_below(figure, handles)
     return figure

@@ -20,6 +20,7 @@ from moeash.exports.plots.canvas import (
     MUTED,
     PAGE_WIDTH,
     STYLE,
+    as_text,
     legend_below,
     new_figure,
 )
@@ -178,7 +179,7 @@ def plot_bytes(content: SizeReport | Iterable[Row]) -> Figure:
         widest = max(sum(values.values()) for _, values in bars) / 1e3
         axes.set_xlim(0, widest / 0.78)  # with room for the numbers beside the bars
         axes.set_ylim(len(bars) - 0.4, -0.6)
-        axes.set_yticks(range(len(bars)), [_short(name, LETTERS) for name, _ in bars])
+        axes.set_yticks(range(len(bars)), [as_text(_short(name, LETTERS)) for name, _ in bars])
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("kB")
         axes.set_title(f"{total:,.0f} bytes", loc="left")

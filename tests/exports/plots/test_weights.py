@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib import cbook
 
 from moeash.codec.size import size
 from moeash.core.codebook import Codebook, Parameter, keep_all, share
@@ -123,3 +124,16 @@ def test_rows_that_cannot_be_drawn_are_refused():
         plot_bytes([])
     with pytest.raises(InputError, match="-1 bytes of indices"):
         plot_bytes([("a", "indices", -1)])
+
+
+@pytest.mark.parametrize("name", [r"$\frac{$", "$x$", "a$", r"\$y$", "$_{"])
+def test_a_tensor_is_called_what_it_is_called_and_no_formula(name, tmp_path):
+    weights = np.asarray([0, 1], np.float32)
+    state = (Parameter(name, (2,), "float32", "shared", weights),)
+    indices, counts = np.asarray([0, 1], np.uint8), np.ones(2, np.int64)
+    shared = share(state, [Codebook(weights)], {name: (0, indices, counts)}, keep_all(state))
+    figure = plot_bytes(size(shared))
+    save(figure, tmp_path / "bytes.png")  # where a formula is read
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert name in [label.replace(r"\$", "$") for label in labels]
+    assert all(not cbook.is_math_text(label) for label in labels)
