@@ -57,9 +57,8 @@ def building(
 
         @cache
         def compressor() -> Compressor:
-            found = held.enter_context(compressor_of(task, progress))
-            _check_network(study, found)
-            return found
+            _check_network(study, task)
+            return held.enter_context(compressor_of(task, progress))
 
         def build(recipe: Recipe) -> SharedWeights:
             start = start_of(recipe, find, study.artifact, keeps_artifacts=keeps)
@@ -70,14 +69,16 @@ def building(
         yield build
 
 
-def _check_network(study: Study, compressor: Compressor) -> None:
+def _check_network(study: Study, task: Task) -> None:
     """Refuse a module whose state is not what was searched: pieces of it may not even fit."""
-    expected = study.facts.network_fingerprint
-    if study.task is not None and network_fingerprint(compressor.network.state) != expected:
+    if study.task is None:
+        return
+    network = load_network(task)
+    if network_fingerprint(network.state) != study.facts.network_fingerprint:
         raise RebuildMismatchError(
-            f"{type(compressor.network.module).__name__} rebuilds to other weights than were "
-            f"measured: its own weights, or the tensors its state holds, are not those study "
-            f"{study.name!r} was run with; did evaluate(module), or a training, change it?"
+            f"{type(network.module).__name__} rebuilds to other weights than were measured: its "
+            f"own weights, or the tensors its state holds, are not those study {study.name!r} was "
+            "run with; did evaluate(module), or a training, change it?"
         )
 
 
