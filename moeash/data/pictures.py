@@ -208,7 +208,8 @@ def find_parts(name: str, root: str | Path | None) -> dict[str, Path]:
     """Return where each part of a picture set is.
 
     Raises:
-        DataError: ``root`` is missing or holds neither parts nor class folders.
+        DataError: ``root`` is missing, or holds neither parts nor class folders, or what may be
+            either.
     """
     if root is None:
         raise DataError(f"{name} needs root, the folder or .tar with the pictures")
@@ -219,7 +220,13 @@ def find_parts(name: str, root: str | Path | None) -> dict[str, Path]:
         raise DataError(f"{name} was not found: {str(path)!r} does not exist")
     entries = sorted(entry for entry in path.iterdir() if not is_hidden(entry.name))
     folders = [entry for entry in entries if entry.is_dir()]
-    if any(_holds_pictures(folder) for folder in folders):
+    with_pictures = [folder for folder in folders if _holds_pictures(folder)]
+    if with_pictures:
+        if all(any(map(_holds_pictures, _folders_in(folder))) for folder in with_pictures):
+            raise DataError(
+                f"{str(with_pictures[0])!r} holds pictures beside folders of pictures, so it may "
+                "be a class or a part; move the pictures into the folders of their classes"
+            )
         return {"all": path}
     parts = {entry.name: entry for entry in folders}
     for entry in entries:
@@ -232,6 +239,11 @@ def find_parts(name: str, root: str | Path | None) -> dict[str, Path]:
             f"{str(path)!r} holds neither <part>.tar nor <part>/<class>/ nor <class>/ with pictures"
         )
     return parts
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    entries = (entry for entry in folder.iterdir() if not is_hidden(entry.name))
+    return [entry for entry in entries if entry.is_dir()]
 
 
 def _holds_pictures(folder: Path) -> bool:

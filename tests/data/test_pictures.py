@@ -91,6 +91,19 @@ def test_hidden_folders_are_neither_parts_nor_classes(tmp_path, layout):
     assert len(source.labels(source.parts[0])) == 9
 
 
+def test_a_picture_beside_the_classes_of_a_part_makes_no_class_of_it(tmp_path):
+    classes = {"cat/a.png": png(1), "dog/b.png": png(2)}
+    for part in ("train", "val"):
+        write_folder(tmp_path / part, classes)
+    (tmp_path / "val" / "overview.png").write_bytes(png(3))
+    with pytest.raises(DataError, match=r"/val' holds pictures beside folders of pictures"):
+        imagefolder_source(root=tmp_path, preset="imagenet")
+    # Folders within a class are its own, where one class shows what the folders are.
+    write_folder(tmp_path / "one", {**classes, "dog/more/c.png": png(4)})
+    source = imagefolder_source(root=tmp_path / "one", preset="imagenet", resize=4, crop=4)
+    assert source.labels("all").tolist() == [0, 1, 1]
+
+
 def test_the_fingerprint_stays_when_the_folder_moves(tmp_path):
     def fingerprints(root):
         prints = []
