@@ -134,6 +134,7 @@ class Processes:
         where = (record.place or {}).get("host")
         raise BackendError(
             f"study {study!r} was asked to end and has not within {wait_s:g} s; look at its log"
+            f"{_way_out(process)}"
             if where == host()
             else f"study {study!r} runs on {where}, which has not answered within {wait_s:g} s; "
             "stop it there, or here again later: it is given up when nobody holds the study"
@@ -363,6 +364,13 @@ class Processes:
     def _has_ended(self, id: int) -> bool:
         self.look_after()
         return self.launches.get(id).ended
+
+
+def _way_out(process: Identity | None) -> str:
+    """Say how to end a process that hears nothing, as one in a long call of a library may."""
+    if process is None or not process.is_alive:
+        return ""
+    return f", or end process {process.pid} with kill -9: everything evaluated is stored"
 
 
 def unlaunched(study: str, holder: str) -> str:

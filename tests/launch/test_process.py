@@ -131,6 +131,18 @@ def test_what_was_killed_is_told_with_its_signal_and_last_words(processes):
     assert own.record("digits").folder != record.folder
 
 
+def test_who_hears_no_stop_is_named_with_the_way_to_end_it(processes):
+    own = processes(shell("echo begun; exec sleep 60"))
+    own.start(LAUNCH)
+    wait_until(lambda: "".join(own.log("digits")))
+    process = the_process(own.record("digits"))
+    os.kill(process.pid, signal.SIGSTOP)  # as deaf as in a long call of a library
+    with pytest.raises(BackendError, match=f"end process {process.pid} with kill -9"):
+        own.stop("digits", wait_s=0.3)
+    os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: own.state("digits").ended)
+
+
 def test_what_cannot_be_started_says_so_and_is_not_tried_for_ever(processes):
     own = processes(lambda record, folder: ["/nowhere/python"])
     with pytest.raises(BackendError, match=r"one'.*could not be started.*/nowhere/python"):
