@@ -1,12 +1,12 @@
-"""Last words of a process that native code may end, as Ray ends a driver whose raylet has died."""
+"""Last words of a process that native code may end, as Ray does whose raylet or GCS has died."""
 
 import os
 import subprocess
 from contextlib import suppress
 
 LAST_WORDS = (
-    "moeash: this process was ended by Ray, whose raylet on this machine died, or was killed; "
-    "everything evaluated is stored, run the same command to continue"
+    "moeash: this process was ended by Ray, whose raylet or control store (GCS) has died, or was "
+    "killed; everything evaluated is stored, run the same command to continue"
 )
 
 

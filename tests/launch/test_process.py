@@ -187,7 +187,7 @@ def test_a_study_outlives_its_starter_and_another_one_stops_it(processes, databa
     queue = Queue(own)
     for _ in range(3):
         queue.tick()
-    wait_until(ran.exists)
+    wait_until(lambda: ran.exists() and ran.read_text().endswith("\n"))
     record = own.record("digits")
     assert record.state == "running" and the_process(record).pid == int(ran.read_text())
     assert own.stop("digits").name == "stopped"
@@ -198,7 +198,7 @@ def test_a_study_outlives_its_starter_and_another_one_stops_it(processes, databa
 def test_starter_and_study_killed_is_told_and_can_be_continued(processes, database, tmp_path):
     ran = tmp_path / "ran"
     start_and_die(database, tmp_path, "later", registered(ran)(None, None))
-    wait_until(ran.exists)
+    wait_until(lambda: ran.exists() and ran.read_text().endswith("\n"))
     os.kill(int(ran.read_text()), signal.SIGKILL)
     own = processes(registered(ran, 0))
     wait_until(lambda: own.state("digits").ended)
