@@ -275,11 +275,15 @@ def test_the_kubernetes_cluster_grows_closed_and_unprivileged():
     cluster, job = yaml.safe_load_all((DOCKER / "kuberay.yaml").read_text())
     spec = cluster["spec"]
     assert spec["enableInTreeAutoscaling"] is True
+    beside = spec["autoscalerOptions"]["securityContext"]
+    assert beside == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
     for group in groups:
         is_head = group is spec["headGroupSpec"]
         pod = group["template"]["spec"]
         check_closed(pod)
+        # The autoscaler, beside the head, is the only one that Kubernetes answers.
+        assert is_head or pod["automountServiceAccountToken"] is False
         for container in pod["containers"]:
             places = {m["mountPath"]: m for m in container["volumeMounts"]}
             assert {"/data", "/tmp", "/dev/shm"} <= set(places), "Ray writes to the last two"
