@@ -4,6 +4,7 @@ What nobody measured, such as a licence or what the network is meant for, is not
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from moeash.exports.export import ExportReport
 from moeash.exports.formats.names import CARD
 from moeash.files import replacing, write_flushed
 from moeash.study.study import Study
+
+_MARKUP = re.compile(r"[\\`*\[\]<>|&$#!~]")
+"""What means something in Markdown, or in HTML within it; a ``_`` within a word does not."""
 
 METRIC_TYPES = {"top1": "accuracy", "macro_f1": "f1"}
 """What Hugging Face calls a metric; others keep their names."""
@@ -52,7 +56,7 @@ def card_text(study: Study, report: ExportReport, fingerprint: str) -> str:
         f"## Weights\n\nOf the architecture named above; their fingerprint is `{fingerprint}`.\n"
     )
     weights += _loading(report)
-    return "\n".join([_front_matter(study, report), f"# {name}\n", *sections, weights])
+    return "\n".join([_front_matter(study, report), f"# {_text(name)}\n", *sections, weights])
 
 
 def _loading(report: ExportReport) -> str:
@@ -116,7 +120,7 @@ def _holdout(report: ExportReport) -> str:
     if holdout.metric_name != "top1":
         rows.append((holdout.metric_name, exact.metric, holdout.metric))
     table = "\n".join(
-        f"| {name} | {before:.4f} | {after:.4f} | {before - after:+.4f} |"
+        f"| {_text(name)} | {before:.4f} | {after:.4f} | {before - after:+.4f} |"
         for name, before, after in rows
     )
     return (
@@ -132,8 +136,8 @@ def _search(study: Study, report: ExportReport) -> str:
         "## Search\n\n"
         f"Solution {solution['id']} of study {_code(study.name)}, method "
         f"{_code(study.spec.method.name)}, recipe {_code(json.dumps(solution['recipe']))}. On the "
-        f"search split {facts.metric_name} is {solution['metric']:.4f}, that of the float network "
-        f"{facts.baseline:.4f}.\n"
+        f"search split {_text(facts.metric_name)} is {solution['metric']:.4f}, that of the float "
+        f"network {facts.baseline:.4f}.\n"
     )
 
 
@@ -147,10 +151,20 @@ def _made(study: Study, report: ExportReport) -> str:
         "moeash": __version__,
         **{str(key): value for key, value in facts.environment.items()},
     }
-    lines = "\n".join(f"* {key}: {_code(str(value))}" for key, value in known.items())
+    lines = "\n".join(f"* {_text(key)}: {_code(str(value))}" for key, value in known.items())
     return f"## Made from\n\n{lines}\n"
 
 
 def _code(text: str) -> str:
     """Return a text as code: what somebody named may hold no Markdown that is one."""
-    return f"`{text.replace('`', chr(39))}`"
+    return f"`{_seen(text).replace('`', chr(39))}`"
+
+
+def _text(name: str) -> str:
+    """Return a name as text that is read as itself, whatever letters it has."""
+    return _MARKUP.sub(r"\\\g<0>", _seen(name))
+
+
+def _seen(text: str) -> str:
+    """Return a text of one line, in which what is not seen is written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

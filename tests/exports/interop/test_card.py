@@ -1,3 +1,4 @@
+import copy
 import json
 from dataclasses import replace
 
@@ -59,6 +60,28 @@ def test_names_do_not_become_markup(exported):
     study, report = exported
     odd = replace(report, solution=report.solution | {"recipe": {"a": "`](x) <b>"}})
     assert "`](x)" not in card_text(study, odd, "f").replace("'](x)", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("<img src=x>", r"\<img src=x\>"),
+        ("a|b", r"a\|b"),
+        ("[a](b)", r"\[a\](b)"),
+        ("a\n\n# b", r"a\\n\\n\# b"),
+        ("\x1b[31m", r"\\x1b\[31m"),
+        ("neg_divergence", "neg_divergence"),
+    ],
+)
+def test_a_metric_is_called_what_it_is_called_and_no_markup(exported, name, shown):
+    study, report = exported
+    holdout = replace(report.holdout, metric_name=name)
+    exact = replace(report.holdout_float, metric_name=name)
+    named = copy.copy(study)
+    named.record = replace(study.record, facts=replace(study.facts, metric_name=name))
+    card = card_text(named, replace(report, holdout=holdout, holdout_float=exact), "f")
+    assert f"| {shown} |" in card
+    assert f"search split {shown} is" in card
 
 
 def test_the_terminal_writes_a_card_on_request(moeash, tiny, tmp_path):
