@@ -213,7 +213,7 @@ def test_who_only_reads_leaves_an_empty_database_as_it_is(database):
 def test_a_server_that_is_not_there_is_one_line_that_keeps_the_password():
     url = "postgresql+psycopg://app:secret@127.0.0.1:9/postgres"
     with pytest.raises(StorageError, match="is the server running") as caught:
-        SqlStorage(url)
+        SqlStorage(url, patience_s=0.1)
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
