@@ -57,6 +57,17 @@ def lfs_text(what: str) -> str:
     )
 
 
+def looked_for(path: Path) -> str:
+    """Return what to call a path that leads nowhere: a relative one may not from another folder."""
+    if path.is_absolute():
+        return repr(str(path))
+    try:
+        here = repr(str(Path.cwd()))
+    except OSError:
+        here = "a folder that is gone"
+    return f"{str(path)!r} (from {here})"
+
+
 def head_of(path: Path, error: type[InputError], what: str = "") -> bytes:
     """Return the first bytes of a file that is here, and not just its Git LFS pointer.
 
@@ -73,7 +84,7 @@ def head_of(path: Path, error: type[InputError], what: str = "") -> bytes:
             head = file.read(len(LFS_POINTER))
     except (OSError, ValueError) as exc:  # ValueError: no system has files of such a name
         reason = getattr(exc, "strerror", None) or exc
-        raise error(f"cannot read {what}{str(path)!r}: {reason}") from exc
+        raise error(f"cannot read {what}{looked_for(path)}: {reason}") from exc
     if is_lfs_pointer(head):
         raise error(lfs_text(repr(str(path))))
     return head

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from moeash.errors import ExportError, InputError
-from moeash.files import LEFTOVER_AGE_S, as_path, replacing, write_flushed
+from moeash.files import LEFTOVER_AGE_S, as_path, looked_for, replacing, write_flushed
 
 LEFTOVER = ".moeash-0123456789abcdef.tmp"
 
@@ -249,6 +249,16 @@ def test_what_is_no_path_is_refused_with_the_reason(path, message):
     for take in (as_path, lambda path: write(path, "new")):
         with pytest.raises(InputError, match=message):
             take(path)
+
+
+def test_a_relative_path_that_leads_nowhere_is_told_with_where_it_began(tmp_path, monkeypatch):
+    place = tmp_path / "deep"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert looked_for(Path("data/d.npz")) == f"'data/d.npz' (from '{place}')"
+    assert looked_for(place / "d.npz") == f"'{place}/d.npz'"
+    place.rmdir()
+    assert looked_for(Path("d.npz")) == "'d.npz' (from a folder that is gone)"
 
 
 def test_a_path_is_taken_as_it_is_given():

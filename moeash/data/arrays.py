@@ -13,7 +13,7 @@ from torch import Tensor
 from moeash.data.normalise import Normalisation, normalisation
 from moeash.data.npz import read_npz
 from moeash.errors import DataError
-from moeash.files import head_of
+from moeash.files import head_of, looked_for
 
 Part = tuple[NDArray[Any], NDArray[Any]]
 """Images ``(n, h, w)`` or ``(n, c, h, w)`` in any real dtype, and labels ``(n,)``, integers."""
@@ -156,7 +156,7 @@ def torchvision_source(
                 if file.is_file():
                     head_of(file, DataError)
             raise DataError(
-                f"{dataset} was not found in {str(root)!r}, or is damaged ({exc}); "
+                f"{dataset} was not found in {looked_for(Path(root))}, or is damaged ({exc}); "
                 f"nothing is downloaded, put torchvision's files there"
             ) from exc
         images = np.asarray(found.data)

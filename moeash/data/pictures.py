@@ -21,6 +21,7 @@ from moeash.data.archive import (
 from moeash.data.decoding import decode
 from moeash.data.normalise import Normalisation, normalisation
 from moeash.errors import DataError
+from moeash.files import looked_for
 
 N_IMAGENET = 1000
 
@@ -217,7 +218,7 @@ def find_parts(name: str, root: str | Path | None) -> dict[str, Path]:
     if path.is_file():
         return {"all": path}
     if not path.is_dir():
-        raise DataError(f"{name} was not found: {str(path)!r} does not exist")
+        raise DataError(f"{name} was not found: {looked_for(path)} does not exist")
     entries = sorted(entry for entry in path.iterdir() if not is_hidden(entry.name))
     folders = [entry for entry in entries if entry.is_dir()]
     with_pictures = [folder for folder in folders if _holds_pictures(folder)]
