@@ -175,7 +175,12 @@ class contained(ContextDecorator):
         if error is None or isinstance(error, Exception | KeyboardInterrupt):
             return
         if not _is_of_a_signal(error):
-            *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+            # exit() raises within Python itself; who called it is meant.
+            *_, (frame, line) = (
+                place
+                for place in traceback.walk_tb(error.__traceback__)
+                if not place[0].f_code.co_filename.startswith("<frozen ")
+            )
             where = f"{frame.f_code.co_filename}, line {line}"
             raise UserCodeError(
                 f"the user's code raised {_one_line(error)} ({where}), which would end the whole "

@@ -44,6 +44,11 @@ def test_what_ends_a_process_becomes_an_error_that_says_what_and_where(end):
     assert raised.value.__cause__ is end
 
 
+def test_the_place_is_where_exit_was_called():
+    with pytest.raises(UserCodeError, match=rf"SystemExit: 0 \({__file__}, line "), contained():
+        exit(0)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("x")], ids=repr)
 def test_interrupts_and_exceptions_go_on_as_they_are(error):
     with pytest.raises(type(error)) as raised, contained():
