@@ -169,18 +169,20 @@ def _confirmed(
     kept = Keeping("float32", norms).stored(plain).values()
     writer.restore()
     if probe is not None:
-        moved, of = probe.moved(plain.values(), kept), "the outputs"
+        moved = probe.moved(plain.values(), kept)
+        why = f"the outputs by {moved:.2g} of the largest, so something else reads their statistics"
     else:
         assert measure is not None, "what cannot be measured is stored as it is"
         writer.write_kept(kept)
-        change = abs(measure.again() - measure.baseline)
-        moved, of = change / max(abs(measure.baseline), 1e-12), "the metric"
+        found = measure.again()
+        moved = abs(found - measure.baseline) / max(abs(measure.baseline), 1e-12)
+        why = (
+            f"the metric from {measure.baseline:.6g} to {found:.6g}; if that is rounding alone, "
+            "pass calibration=, by which outputs are compared"
+        )
     if moved <= SAME_FUNCTION:
         return norms, ()
-    return (), (
-        f"BatchNorms are stored as they are: as two vectors they move {of} by {moved:.2g} of the "
-        "largest, so something else reads their statistics",
-    )
+    return (), (f"BatchNorms are stored as they are: as two vectors they move {why}",)
 
 
 def float_buffers(module: nn.Module) -> tuple[str, ...]:

@@ -144,6 +144,26 @@ def test_norms_whose_statistics_somebody_else_reads_are_stored_as_they_are(tmp_p
     assert moeash.read(path)["norm.running_mean"].any()
 
 
+def test_a_function_that_counts_rounding_is_told_apart_by_outputs():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8))
+    x = 100 * torch.randn(64, 8)
+    module(x)
+    module.eval()
+    expected = module(x).detach()
+
+    def far(given):
+        return -1e6 * float((given(x).detach() - expected).abs().sum())
+
+    told = Listener()
+    search(module, far, progress=told)
+    (note,) = [note for note in told.notes if "BatchNorms are stored as they are" in note]
+    assert "move the metric from -0 to -" in note and "rounding alone, pass calibration=" in note
+    told = Listener()
+    search(module, far, calibration=x, progress=told)
+    assert not any("BatchNorms are stored as they are" in note for note in told.notes)
+
+
 def test_float_buffers_that_are_no_statistics_keep_their_precision(tmp_path):
     class Rotary(torch.nn.Module):
         def __init__(self):
