@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from moeash.errors import ExportError, InputError
+from moeash.errors import ExportError, InputError, MoeashError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """What a Git LFS pointer begins with."""
@@ -57,6 +57,12 @@ def lfs_text(what: str) -> str:
     )
 
 
+def unreadable(path: Path, error: OSError | ValueError, what: str = "") -> str:
+    """Return what to say of a path that cannot be read."""
+    reason = getattr(error, "strerror", None) or error
+    return f"cannot read {what}{looked_for(path)}: {reason}"
+
+
 def looked_for(path: Path) -> str:
     """Return what to call a path that leads nowhere: a relative one may not from another folder."""
     if path.is_absolute():
@@ -83,18 +89,17 @@ def head_of(path: Path, error: type[InputError], what: str = "") -> bytes:
         with path.open("rb") as file:
             head = file.read(len(LFS_POINTER))
     except (OSError, ValueError) as exc:  # ValueError: no system has files of such a name
-        reason = getattr(exc, "strerror", None) or exc
-        raise error(f"cannot read {what}{looked_for(path)}: {reason}") from exc
+        raise error(unreadable(path, exc, what)) from exc
     if is_lfs_pointer(head):
         raise error(lfs_text(repr(str(path))))
     return head
 
 
-def content_of(path: Path, mark: bytes) -> bytes:
+def content_of(path: Path, mark: bytes, error: type[MoeashError], needed: str) -> bytes:
     """Return the bytes of a file; of a device without its mark, which may have no end, the first.
 
     Raises:
-        OSError: it cannot be read, or is larger than memory.
+        MoeashError: it cannot be read, or is larger than memory; says what is needed.
     """
     try:
         with path.open("rb") as file:
@@ -102,8 +107,10 @@ def content_of(path: Path, mark: bytes) -> bytes:
             if is_device and not (head := file.peek(len(mark))).startswith(mark):
                 return head
             return file.read()
-    except MemoryError as exc:
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from exc
+    except (OSError, MemoryError) as exc:
+        full = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        why = exc if isinstance(exc, OSError) else full
+        raise error(f"{unreadable(path, why)}; {needed}") from exc
 
 
 def as_path(value: object) -> Path:

@@ -124,6 +124,7 @@ from moeash.options.arguments import checked
 MAGIC = b"\x8dMSH"
 VERSION = 1
 SUFFIX = ".moeash"
+NEEDED = f"give the path of a {SUFFIX} file"
 
 IN_UNITS = CODERS.index("adaptive") + 1
 """The adaptive coder where some stream counts magnitudes in other units than one."""
@@ -314,13 +315,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     Raises:
         ContainerError: the file cannot be read.
     """
-    try:
-        return content_of(as_path(path), MAGIC)
-    except OSError as exc:
-        raise ContainerError(
-            f"cannot read {os.fspath(path)!r}: {exc.strerror or exc}; give the path of a "
-            f"{SUFFIX} file"
-        ) from exc
+    return content_of(as_path(path), MAGIC, ContainerError, NEEDED)
 
 
 def read_arrays(

@@ -210,5 +210,5 @@ def test_an_id_beside_a_drop_is_refused_because_one_would_be_ignored(study, targ
 
 
 def test_a_missing_container_is_no_input_error():
-    with pytest.raises(ContainerError, match="cannot read 'nowhere' "):
+    with pytest.raises(ContainerError, match=r"cannot read 'nowhere' \(from"):
         container.read("nowhere")

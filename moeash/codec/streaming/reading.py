@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from moeash.codec import codebooks, directory, streams
 from moeash.codec.bits import BitReader, Cursor
-from moeash.codec.container import SUFFIX, check_head, coding_in, wrong_checksum
+from moeash.codec.container import NEEDED, check_head, coding_in, wrong_checksum
 from moeash.codec.demand import default_limit, demand_of
 from moeash.codec.entries import MAX_CODEBOOKS, Entries, Notes
 from moeash.codec.layout import CHECKSUM_BYTES, PREFIX_BYTES
@@ -20,7 +21,7 @@ from moeash.codec.sources import Coded
 from moeash.codec.static import ans
 from moeash.core.codebook import Codebook, index_dtype
 from moeash.errors import ContainerError, CorruptContainerError
-from moeash.files import as_path
+from moeash.files import as_path, unreadable
 
 BLOCK = 1 << 22
 """Bytes read at a time."""
@@ -118,10 +119,7 @@ class FileReader:
             self._file = as_path(path).open("rb", buffering=0)
             self.size_bytes = os.fstat(self._file.fileno()).st_size
         except OSError as exc:
-            raise ContainerError(
-                f"cannot read {os.fspath(path)!r}: {exc.strerror or exc}; give the path of a "
-                f"{SUFFIX} file"
-            ) from exc
+            raise ContainerError(f"{unreadable(Path(path), exc)}; {NEEDED}") from exc
         try:
             self._open(default_limit(self.size_bytes) if max_bytes is None else max_bytes)
         except BaseException:

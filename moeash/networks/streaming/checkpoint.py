@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeash.errors import CheckpointError
-from moeash.files import as_path, head_of, is_folder
+from moeash.files import as_path, head_of, is_folder, unreadable
 from moeash.names import nearest
 from moeash.networks.streaming.header import StoredTensor, read_header
 
@@ -50,7 +50,7 @@ class Checkpoint:
                 self._descriptors[file] = opened.fileno()
         except OSError as exc:
             self._open.close()
-            raise CheckpointError(f"cannot read checkpoint {str(file)!r}: {exc.strerror}") from exc
+            raise CheckpointError(unreadable(file, exc, "checkpoint ")) from exc
 
     @property
     def size_bytes(self) -> int:

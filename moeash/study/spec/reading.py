@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moeash.errors import InputError, SpecError
-from moeash.files import as_path, is_lfs_pointer, lfs_text
+from moeash.files import as_path, is_lfs_pointer, lfs_text, looked_for
 from moeash.options.kinds import shown
 from moeash.options.tables import problems_of, refuse
 from moeash.study.spec.spec import PYTHON, StudySpec
@@ -58,7 +58,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
             text = file.read(MAX_BYTES + 1)  # a device may never end, and no text is longer
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise SpecError(f"cannot read {path}: {reason}") from error
+        raise SpecError(f"cannot read {looked_for(path)}: {reason}") from error
     if is_lfs_pointer(text.encode()):
         raise SpecError(lfs_text(str(path)))
     return spec_of_text(text, overrides, where=str(path))
