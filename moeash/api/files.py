@@ -286,6 +286,8 @@ def export(
         listening(progress) as listen,
         building(study, doing(listen), measures=True) as build,
     ):
-        return export_solution(
+        report = export_solution(
             task, solution, build, to, doing(listen), formats=formats, inputs=inputs
         )
+    study.note_holdout_opened(solution.id, report.holdout_fingerprint)
+    return report

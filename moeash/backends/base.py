@@ -38,7 +38,6 @@ class Baseline:
         notes: what the preparation wants people to know.
         histogram: of the float weights, in the units that entries have; None of a worker that was
             given what another has prepared.
-        holdout_fingerprint: of the holdout split; None where there is none, and likewise.
     """
 
     metric: float
@@ -56,7 +55,6 @@ class Baseline:
     remeasured: float | None = None
     notes: tuple[str, ...] = ()
     histogram: Histogram | None = None
-    holdout_fingerprint: str | None = None
 
 
 Notify = Callable[[str], None]

@@ -32,7 +32,6 @@ def describe(evaluator: Evaluator) -> Baseline:
         most_entries=compressor.most_entries,
         notes=evaluator.notes,
         histogram=evaluator.histogram,
-        holdout_fingerprint=evaluator.holdout_fingerprint,
     )
 
 

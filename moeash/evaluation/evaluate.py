@@ -212,15 +212,6 @@ class Evaluator:
         return "function" if self._common is None else self._common.data_fingerprint
 
     @property
-    def holdout_fingerprint(self) -> str | None:
-        """Fingerprint of the holdout split; its images are read for that and not kept.
-
-        None where there is none, or where another evaluator has read images for this one.
-        """
-        split = self.splits.get("holdout")
-        return None if split is None else replace(split).fingerprint()
-
-    @property
     def histogram(self) -> Histogram | None:
         """How the float weights lie; None where another evaluator has made what this one uses."""
         return None if self._common is not None else self.compressor.histogram()

@@ -48,12 +48,14 @@ class Holdout:
     """A solution on the holdout split, beside what it was made from.
 
     Attributes:
+        fingerprint: of the split.
         decoded: the decoded network.
         exact: the float network.
         remeasured: the float network with BatchNorms measured again, where the study's solutions
             have theirs so.
     """
 
+    fingerprint: str | None
     decoded: HoldoutResult
     exact: HoldoutResult
     remeasured: HoldoutResult | None = None
@@ -103,12 +105,14 @@ class Outputs:
         decoded: of the decoded network.
         remeasured: of the float network with BatchNorms measured again, where the study's
             solutions have theirs so.
+        fingerprint: of the split.
     """
 
     labels: NDArray[np.int64]
     exact: Tensor
     decoded: Tensor
     remeasured: Tensor | None = None
+    fingerprint: str | None = None
 
     def measured(self, outputs: Tensor, metric: str) -> HoldoutResult:
         """Return what some of them are by a metric."""
@@ -130,14 +134,14 @@ def outputs_of(
         progress: hears what is measured.
 
     Raises:
-        DataError: the holdout images are not those that the study was begun with.
+        DataError: the holdout images are not those that solutions were reported on before.
     """
     splits = {} if task.data is None else load_splits(task.data)
     wanted = {name: splits[name] for name in names if name in splits}
     if not wanted:
         return {}
-    if "holdout" in wanted:
-        _check_holdout(task, wanted["holdout"])
+    found = {name: split.fingerprint() for name, split in wanted.items()}
+    _check_holdout(task, found.get("holdout"))
     where = " and ".join(wanted) + (" split" if len(wanted) == 1 else " splits")
     device, batch_size = task.evaluation.device, task.evaluation.batch_size
 
@@ -167,20 +171,21 @@ def outputs_of(
             again = outputs(module, "the float network with its BatchNorms measured again")
             write_float(module, network.state)
     return {
-        name: Outputs(split.labels, exact[name], decoded[name], again.get(name))
+        name: Outputs(split.labels, exact[name], decoded[name], again.get(name), found[name])
         for name, split in wanted.items()
     }
 
 
-def _check_holdout(task: Task, split: Split) -> None:
-    """Refuse to report on other images than those that were set aside."""
-    expected = task.holdout_fingerprint
-    if expected is not None and (found := split.fingerprint()) != expected:
+def _check_holdout(task: Task, found: str | None) -> None:
+    """Refuse to report on other images than before: numbers of both would stand side by side."""
+    before = task.holdout_fingerprint
+    if found is not None and before is not None and found != before:
         assert task.data is not None
         raise DataError(
-            f"the holdout split is not the one the study was begun with (fingerprint {found[:12]}, "
-            f"was {expected[:12]}): images of {task.data.source!r} in {task.data.root!r} have "
-            "changed; give the folder that holds what was there (--set data.root=...)"
+            f"solutions of this study were reported on another holdout split (fingerprint "
+            f"{before[:12]}, now {found[:12]}): images of {task.data.source!r} in "
+            f"{task.data.root!r} have changed; give the folder that holds what was there "
+            "(--set data.root=...)"
         )
 
 
@@ -202,6 +207,7 @@ def measure_holdout(
         return None
     metric = task.evaluation.metric
     return Holdout(
+        found.fingerprint,
         found.measured(found.decoded, metric),
         found.measured(found.exact, metric),
         None if found.remeasured is None else found.measured(found.remeasured, metric),

@@ -49,7 +49,7 @@ class Task:
         preparations: folder in which preparations that took long are kept; None: they are not.
         training: how candidates are trained, of methods that train.
         trains: whether recipes may train, by the method or by steps.
-        holdout_fingerprint: of the holdout split the study was begun with; None: not known.
+        holdout_fingerprint: of the holdout split solutions were reported on; None: none was yet.
     """
 
     network: NetworkOptions

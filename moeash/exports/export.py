@@ -70,6 +70,7 @@ class ExportReport:
         holdout_remeasured: the float network with BatchNorms measured again, where the study's
             solutions have theirs so.
         files: all files, those of each format together, in one folder.
+        holdout_fingerprint: of the images of the holdout split.
     """
 
     path: str
@@ -82,6 +83,7 @@ class ExportReport:
     holdout_float: HoldoutResult | None
     holdout_remeasured: HoldoutResult | None = None
     files: tuple[WrittenFile, ...] = ()
+    holdout_fingerprint: str | None = None
 
     @property
     def holdout_drop(self) -> float | None:
@@ -163,6 +165,7 @@ def export_solution(
         holdout_float=None if holdout is None else holdout.exact,
         holdout_remeasured=None if holdout is None else holdout.remeasured,
         files=tuple(sizes),
+        holdout_fingerprint=None if holdout is None else holdout.fingerprint,
     )
 
 

@@ -84,6 +84,7 @@ def write_output(
         names += _draw({f"{k}.png": solution_figure(task, shared, k) for k in PICTURES}, folder)
         target = folder / _exported(study.name)
         report = export_solution(task, chosen, build, target, progress)
+        study.note_holdout_opened(chosen.id, report.holdout_fingerprint)
         _write_front(front | {"exported": report.as_dict()}, folder)
     paths = tuple(str(folder / name) for name in (*names, FRONT))
     return Output(report, paths, refusal)

@@ -82,12 +82,11 @@ def admit(
     for what, was, now in (
         ("network's weights", facts.network_fingerprint, baseline.network_fingerprint),
         ("search split", facts.data_fingerprint, baseline.data_fingerprint),
-        ("holdout split", facts.holdout_fingerprint, baseline.holdout_fingerprint),
     ):
-        if was is not None and was != now:
+        if was != now:
             raise StudyExistsError(
                 f"study {facts.name!r} was started on another {what} (fingerprint {was[:12]}, "
-                f"now {str(now)[:12]}); give this one another name"
+                f"now {now[:12]}); give this one another name"
             )
     changed = _change(facts, baseline, plan.spec.evaluation.precision)
     if changed is None and task.evaluate is not None and not plan.spec.method.trains:
@@ -180,7 +179,6 @@ def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:
         fingerprint=spec.fingerprint(),
         network_fingerprint=baseline.network_fingerprint,
         data_fingerprint=baseline.data_fingerprint,
-        holdout_fingerprint=baseline.holdout_fingerprint,
         environment=environment(task),
         keeping=baseline.keeping.as_dict(),
         sample=baseline.sample,

@@ -268,6 +268,21 @@ class Note(Event):
 
 
 @dataclass(frozen=True)
+class HoldoutOpened(Event):
+    """A finished solution was measured on the holdout split, to be reported.
+
+    Attributes:
+        number: of the solution.
+        fingerprint: of the images.
+    """
+
+    kind = "holdout_opened"
+
+    number: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Ended(Event):
     """The process that ran the study has ended.
 

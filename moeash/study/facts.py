@@ -41,8 +41,6 @@ class StudyFacts:
             kept.
         histogram: of the float weights, in the units that codebook entries have: ``low``, ``high``
             and ``counts``; None of studies that were begun before it was kept.
-        holdout_fingerprint: of the holdout split, which nothing that is searched looks at; None
-            where there is none, and of studies that were begun before it was kept.
     """
 
     name: str
@@ -64,7 +62,6 @@ class StudyFacts:
     remeasured_baseline: float | None = None
     space: Sequence[Mapping[str, Any]] | None = None
     histogram: Mapping[str, Any] | None = None
-    holdout_fingerprint: str | None = None
 
     @property
     def variables(self) -> tuple[Variable, ...]:

@@ -78,7 +78,8 @@ def task_of(study: Study) -> Task:
     if task is None:
         check_allowed(study)
         task = _on_what_is_here(study.spec.task())
-    return as_begun(task, study.facts, study.storage)
+    task = as_begun(task, study.facts, study.storage)
+    return replace(task, holdout_fingerprint=study.holdout_fingerprint)
 
 
 def _on_what_is_here(task: Task) -> Task:
@@ -90,14 +91,10 @@ def _on_what_is_here(task: Task) -> Task:
 
 
 def as_begun(task: Task, facts: StudyFacts, storage: Storage) -> Task:
-    """Return a task as it was when its study began.
-
-    As many threads, kept tensors stored alike, reported on the same images.
-    """
+    """Return a task as it was when its study began: as many threads, kept tensors stored alike."""
     return replace(
         task,
         n_threads=facts.environment["threads"],
         keeping=Keeping.from_dict(facts.keeping),
         preparations=storage.beside("prepared"),
-        holdout_fingerprint=facts.holdout_fingerprint,
     )

@@ -1,11 +1,13 @@
 """A study as people read it: facts, evaluations, front."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from moeash.core.solutions.objectives import as_minimised
-from moeash.errors import InputError
+from moeash.errors import InputError, StorageError
+from moeash.study.events import HoldoutOpened
 from moeash.study.facts import StudyFacts
 from moeash.study.solution import Solution, front_rows, pick
 from moeash.study.spec.output import Pick
@@ -76,6 +78,26 @@ class Study:
         """Where the study stands now; ``crashed`` when its process died without a word."""
         holder = self.storage.holder(self.name)  # asked first, see standing()
         return standing(self.storage.study(self.name).status, holder)
+
+    @property
+    def holdout_fingerprint(self) -> str | None:
+        """Of the images that solutions were reported on; None before the first."""
+        last = self.storage.events(
+            self.record.id, kinds=(HoldoutOpened.kind,), limit=1, newest=True
+        )
+        return str(last[0].payload["fingerprint"]) if last else None
+
+    def note_holdout_opened(self, number: int, fingerprint: str | None) -> None:
+        """Remember that a solution was reported on the holdout split.
+
+        Args:
+            number: of the solution.
+            fingerprint: of the images; None: there are none.
+        """
+        if fingerprint is None:
+            return
+        with suppress(StorageError):  # whoever may not write there may report all the same
+            self.storage.add_events(self.record.id, [HoldoutOpened(number, fingerprint)])
 
     def evaluations(self) -> Sequence[EvaluationRecord]:
         """Return every evaluation: complete, stopped and failed, by number."""

@@ -23,7 +23,16 @@ RECENT_SOLUTIONS = 5
 N_FAILURES = 100
 N_EVENTS = 20
 
-TELLING = ("opened", "phase_started", "phase_ended", "solution_merged", "workers", "note", "ended")
+TELLING = (
+    "opened",
+    "phase_started",
+    "phase_ended",
+    "solution_merged",
+    "workers",
+    "holdout_opened",
+    "note",
+    "ended",
+)
 """The kinds of event that a person is shown: the others are counts."""
 
 
@@ -160,6 +169,8 @@ def in_words(event: EventRecord) -> str:
             return f"merging solution {values['position']} of {values['total']}"
         case "solution_merged":
             return merged_text(values)
+        case "holdout_opened":
+            return f"solution {values['number']} was measured on the holdout split"
         case "workers":
             return f"{values['workers']} worker{'s'[: values['workers'] != 1]}"
         case "ended":

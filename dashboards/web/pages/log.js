@@ -5,7 +5,7 @@ import {fill, h, throttle} from '../lib/dom.js';
 import * as say from '../lib/format.js';
 import {reasonOf} from '../parts/badge.js';
 
-const KINDS = ['opened', 'phase_started', 'phase_ended', 'generation_ended', 'solution_merged', 'workers', 'note', 'ended', 'evaluated'];
+const KINDS = ['opened', 'phase_started', 'phase_ended', 'generation_ended', 'solution_merged', 'workers', 'holdout_opened', 'note', 'ended', 'evaluated'];
 const READ = KINDS.filter((kind) => kind !== 'evaluated' && kind !== 'generation_ended');
 const KEEP = 2000;
 const POLL_MS = 2500;

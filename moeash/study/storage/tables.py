@@ -74,7 +74,6 @@ STUDIES = Table(
     Column("fingerprint", String(64), nullable=False),
     Column("network_fingerprint", String(64), nullable=False),
     Column("data_fingerprint", String(64), nullable=False),
-    Column("holdout_fingerprint", String(64)),
     Column("environment", JSON, nullable=False),
     Column("keeping", JSON, nullable=False),
     Column("metric_name", String(200), nullable=False),
