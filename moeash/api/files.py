@@ -219,7 +219,7 @@ def compress(
 
 
 @contained()
-@checked("study", "max_drop", "max_bytes", "id", "format", "force", "progress")
+@checked("study", "max_drop", "max_bytes", "id", "format", "accept_baseline", "force", "progress")
 def export(
     study: Study,
     to: str | Path,
@@ -230,6 +230,7 @@ def export(
     id: int | None = None,
     format: str | Sequence[str] | None = None,
     inputs: Given | None = None,
+    accept_baseline: bool = False,
     force: bool = False,
     progress: Shown = True,
 ) -> ExportReport:
@@ -246,6 +247,8 @@ def export(
             default: the one that ``to`` is named like, or else moeash.
         inputs: for onnx: what to run the network on, where the study has no images and no
             calibration inputs.
+        accept_baseline: export although the network's code makes another function of its weights
+            than when they were measured.
         force: replace existing files, once everything has been verified.
         progress: who hears of it.
 
@@ -284,7 +287,7 @@ def export(
         solution = study.pick(pick, max_drop=max_drop, max_bytes=max_bytes)
     with (
         listening(progress) as listen,
-        building(study, doing(listen), measures=True) as build,
+        building(study, doing(listen), measures=True, accept_baseline=accept_baseline) as build,
     ):
         report = export_solution(
             task, solution, build, to, doing(listen), formats=formats, inputs=inputs

@@ -38,7 +38,7 @@ RetryOption = Annotated[
 AcceptOption = Annotated[
     bool,
     typer.Option(
-        "--accept-baseline", help="Continue although the float network is another function now."
+        "--accept-baseline", help="Go on although the float network is another function now."
     ),
 ]
 

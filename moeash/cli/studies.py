@@ -232,6 +232,7 @@ def export(
     card: Annotated[
         bool, typer.Option("--card", help="Also write a model card of what was measured, FILE.md.")
     ] = False,
+    accept_baseline: AcceptOption = False,
     spec: SpecOption = None,
     moved: MovedOption = None,
     allow: AllowOption = None,
@@ -261,6 +262,7 @@ def export(
             max_bytes=max_bytes,
             id=id_,
             format=formats,
+            accept_baseline=accept_baseline,
             force=force,
             progress=display,
         )

@@ -11,20 +11,28 @@ from moeash.core.progress import Progress, silent
 from moeash.core.solutions.recipe import Recipe
 from moeash.data.splits import load_splits
 from moeash.errors import InputError, RebuildMismatchError
-from moeash.evaluation.loading import compressor_of, load_network
+from moeash.evaluation.assess import SAMPLED_IMAGES, sample_of
+from moeash.evaluation.forward import Forward
+from moeash.evaluation.loading import arithmetic, compressor_of, load_network
 from moeash.evaluation.task import Task
 from moeash.networks.parameters import network_fingerprint
+from moeash.study.admission import changed_outputs
 from moeash.study.artifacts import Build, start_of
 from moeash.study.plan import task_of
 from moeash.study.solution import Solution
 from moeash.study.spec.spec import StudySpec
 from moeash.study.storage.records import EvaluationRecord
 from moeash.study.study import Study
+from moeash.tracing.watching import in_eval_mode
 
 
 @contextmanager
 def building(
-    study: Study, progress: Progress = silent, *, measures: bool = False
+    study: Study,
+    progress: Progress = silent,
+    *,
+    measures: bool = False,
+    accept_baseline: bool = False,
 ) -> Iterator[Build]:
     """Hold what builds a study's recipes, and prepares it once something is to be built.
 
@@ -34,16 +42,21 @@ def building(
         study: with a spec from which its network can be loaded, or searched in this process.
         progress: hears how far preparing is, unless it was prepared before and kept.
         measures: what is built will be measured on the holdout split, so the images must be those
-            of the study even where their path is the one it always was.
+            of the study even where their path is the one it always was, and the network the same
+            function.
+        accept_baseline: measure although it is another one.
 
     Raises:
         InputError: files are not those of the study, moved or not.
+        RebuildMismatchError: the network's code, or the module, changed since the study ran.
     """
     task = task_of(study)
     ran_on = study.spec.evaluation.device
     if study.task is None and task.evaluation.device != ran_on:
         progress(f"on the CPU, as {ran_on}, where the study ran, is not here", 0, None)
     _check_files(study, task, measures=measures)
+    if measures and not accept_baseline:
+        _check_code(study, task)
     keeps = task.method.keeps_artifacts
 
     @cache
@@ -67,6 +80,24 @@ def building(
             return compressor().build(recipe, start=start, progress=progress)
 
         yield build
+
+
+def _check_code(study: Study, task: Task) -> None:
+    """Refuse code that makes another function of the same weights: no value of old is of it."""
+    if task.data is None or not study.facts.sample:
+        return
+    few, _ = next(iter(load_splits(task.data)["search"].batches(SAMPLED_IMAGES)))
+    module, options = load_network(task).module, task.evaluation
+    with arithmetic(task), in_eval_mode(module):
+        outputs = Forward(module, options.device, options.precision).first(few)
+    changed = changed_outputs(study.facts, sample_of(outputs.cpu()), options.precision)
+    if changed is not None:
+        raise RebuildMismatchError(
+            f"the network of study {study.name!r} is another function than when its solutions were "
+            f"measured: {changed}, which is more than rounding explains. Was its code changed? "
+            "Give it back, or measure the new one on the holdout split with --accept-baseline "
+            "(accept_baseline=True)"
+        )
 
 
 def _check_network(study: Study, task: Task) -> None:

@@ -113,18 +113,35 @@ def admit(
     return replace(stored, facts=replace(facts, spec=spec))
 
 
+def changed_outputs(
+    facts: StudyFacts, sample: tuple[float, ...], precision: Precision
+) -> str | None:
+    """Return how outputs of the float network differ from when a study began.
+
+    Args:
+        facts: of the study.
+        sample: as :func:`moeash.evaluation.assess.sample_of`.
+        precision: of the passes.
+
+    Returns:
+        None: by rounding at most.
+    """
+    was, now = torch.tensor(facts.sample), torch.tensor(sample)
+    if len(was) != len(now):
+        return f"it has outputs of another shape ({len(now)} sampled, {len(was)} before)"
+    moved = distance(was, now) if len(now) else 0.0
+    if moved > ROUNDING[precision]:
+        return f"its outputs have moved by {moved:.2g} of the largest"
+    return None
+
+
 def _change(facts: StudyFacts, baseline: Baseline, precision: Precision) -> str | None:
     """Return how the float network differs from when the study began; None: by rounding at most."""
-    was, now = torch.tensor(facts.sample), torch.tensor(baseline.sample)
-    flipped = 0.0
-    if len(was) or len(now):
-        if len(was) != len(now):
-            return f"it has outputs of another shape ({len(now)} sampled, {len(was)} before)"
-        moved = distance(was, now)
-        if moved > ROUNDING[precision]:
-            return f"its outputs have moved by {moved:.2g} of the largest"
-        # A sample is of a few images, and says nothing of the code that makes a metric of outputs.
-        flipped = FLIPPED if moved else 0.0
+    changed = changed_outputs(facts, baseline.sample, precision)
+    if changed is not None:
+        return changed
+    # A sample is of a few images, and says nothing of the code that makes a metric of outputs.
+    flipped = FLIPPED if baseline.sample != facts.sample else 0.0
     if not _same_value(baseline.metric, facts.baseline, flipped):
         return f"it measures {baseline.metric}, {facts.baseline} before"
     return None

@@ -6,7 +6,7 @@ from torch import nn
 
 import moeash
 from moeash.backends.inprocess import InProcessBackend
-from moeash.errors import StudyExistsError
+from moeash.errors import RebuildMismatchError, StudyExistsError
 from moeash.evaluation.assess import SAMPLED, sample_of
 from moeash.networks.loading.sources import load_network
 from moeash.study.events import Note
@@ -85,6 +85,20 @@ def test_what_rounding_explains_continues(tmp_path, code):
     continued(storage)
     code(lambda y: y + 1e-5 * y.roll(1, 0))
     continued(storage)
+
+
+def test_a_solution_is_not_reported_on_what_other_code_makes_of_it(tmp_path, code):
+    continued(SqlStorage(tmp_path / "a.db"))
+    allowed = [f"{__name__}:network"]
+    study = moeash.open_study("digits", tmp_path / "a.db", allow_modules=allowed)
+    target = tmp_path / "a.moeash"
+    code(lambda y: 1.5 * y)
+    with pytest.raises(RebuildMismatchError, match=r"moved by 0\.5 of the .*--accept-baseline"):
+        moeash.export(study, target, progress=False)
+    assert not target.exists()
+    moeash.export(study, target, accept_baseline=True, progress=False)
+    code(lambda y: y + 1e-5 * y.roll(1, 0))
+    moeash.export(study, target, force=True, progress=False)
 
 
 def test_a_users_function_that_measures_something_else_is_refused(tmp_path):
