@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache
 
 from moeash.codec.container import decode
@@ -84,12 +85,15 @@ def building(
 
 def _check_code(study: Study, task: Task) -> None:
     """Refuse code that makes another function of the same weights: no value of old is of it."""
-    if task.data is None or not study.facts.sample:
-        return
-    few, _ = next(iter(load_splits(task.data)["search"].batches(SAMPLED_IMAGES)))
-    module, options = load_network(task).module, task.evaluation
-    with arithmetic(task), in_eval_mode(module):
-        outputs = Forward(module, options.device, options.precision).first(few)
+    network = load_network(task)
+    weights_differ = network_fingerprint(network.state) != study.facts.network_fingerprint
+    if task.data is None or not study.facts.sample or weights_differ:
+        return  # other weights show when a solution is built
+    split = load_splits(task.data)["search"]
+    few, _ = next(iter(replace(split, indices=split.indices[:SAMPLED_IMAGES]).batches(len(split))))
+    options = task.evaluation
+    with arithmetic(task), in_eval_mode(network.module):
+        outputs = Forward(network.module, options.device, options.precision).first(few)
     changed = changed_outputs(study.facts, sample_of(outputs.cpu()), options.precision)
     if changed is not None:
         raise RebuildMismatchError(
