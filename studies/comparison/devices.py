@@ -27,11 +27,11 @@ from torch import nn
 import moeash
 import moeash.nn
 from moeash.core.solutions.recipe import Recipe
-from moeash.runtime.threads import available_cores
 from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job
 from moeash.networks.devices import name_of
 from moeash.networks.loading.sources import load_network, read_network
+from moeash.runtime.threads import available_cores
 from moeash.study.spec.reading import load_spec
 
 RESULT = Path(__file__).with_name("devices.json")
