@@ -79,6 +79,7 @@ def test_a_second_sigterm_does_not_disturb_what_is_stored():
     assert said(TWICE) == "stored after SIGTERM\n"
 
 
+@pytest.mark.slow
 def test_what_was_told_to_outlive_its_terminal_does():
     assert said(NOHUP) == "went on\n"
 

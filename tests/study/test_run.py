@@ -385,6 +385,7 @@ def test_every_solution_of_the_front_is_offered_to_the_merge_pass(storage):
     assert max(map(len, chains(done).values())) == 2
 
 
+@pytest.mark.slow
 def test_a_merged_solution_rebuilds_from_its_candidate_and_runs(uninterrupted):
     evaluator = Evaluator(task_of(uninterrupted))
     merged = [s for s in uninterrupted.solutions() if s.record.stage == "merged"]

@@ -78,6 +78,7 @@ def test_what_was_trained_stands_on_the_front_and_in_its_picture(study):
     assert {"distilled (4)", "tuned (2)"} <= set(labels)
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_built_from_its_file_and_exported(study, tmp_path):
     complete = [
         r

@@ -181,6 +181,7 @@ def test_a_study_of_a_function_needs_inputs_to_be_run_on(tmp_path):
     assert onnxruntime.InferenceSession(to).get_inputs()[0].shape == ["batch", 8]
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_format_or_the_suffix_of_the_file(moeash, tiny, tmp_path):
     stored = ["--storage", tiny.storage]
     answer = moeash("export", "tiny", "--to", "a.pt", *stored)

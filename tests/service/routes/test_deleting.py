@@ -97,6 +97,7 @@ def test_only_folders_that_were_made_for_launches_go_whatever_a_database_says(
 
 
 @pytest.mark.parametrize("asked", [Launch("busy", ""), Export("busy")], ids=["run", "export"])
+@pytest.mark.slow
 def test_a_study_of_which_something_runs_is_not_deleted(service, operator, asked):
     service.storage.create_study(facts(name="busy"))
     operator.patch("/studies/busy", json={"archived": True})

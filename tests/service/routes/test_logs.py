@@ -84,6 +84,7 @@ def events(stream):
             yield kind, id_, json.loads(value)
 
 
+@pytest.mark.slow
 def test_a_log_is_streamed_to_its_end_and_a_reader_that_comes_back_misses_nothing(viewer, launch):
     end = launch("two")
     with viewer.stream("GET", "/studies/two/log/stream") as stream:

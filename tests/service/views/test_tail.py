@@ -179,6 +179,7 @@ class Committed:
         return []
 
 
+@pytest.mark.slow
 def test_an_id_that_is_committed_late_is_not_missed_and_one_that_never_comes_is_given_up(
     monkeypatch,
 ):
