@@ -53,7 +53,8 @@ class _Ending:
         if not isinstance(dropped.exc_value, KeyboardInterrupt):
             return False
         self._obeyed = False
-        number = signal.Signals[str(dropped.exc_value) or "SIGINT"]
+        # What else is raised as one, with a text of its own, is no signal's.
+        number = signal.Signals.__members__.get(str(dropped.exc_value), signal.SIGINT)
         again = threading.Timer(AGAIN_AFTER_S, os.kill, (os.getpid(), number))
         again.daemon = True
         again.start()

@@ -48,6 +48,22 @@ with obeying():
 print("went on")
 """
 
+OWN = """
+import time
+from moeash.console.ending import obeying
+
+class Dropping:
+    def __del__(self):
+        raise KeyboardInterrupt("of mine")
+
+with obeying():
+    try:
+        Dropping()
+        time.sleep(60)
+    except KeyboardInterrupt as error:
+        print(f"ended by {error}")
+"""
+
 OTHERS = """
 from moeash.console.ending import obeying
 
@@ -82,6 +98,11 @@ def test_a_second_sigterm_does_not_disturb_what_is_stored():
 @pytest.mark.slow
 def test_what_was_told_to_outlive_its_terminal_does():
     assert said(NOHUP) == "went on\n"
+
+
+@pytest.mark.slow
+def test_an_interrupt_with_a_text_of_its_own_counts_as_ctrl_c():
+    assert said(OWN) == "ended by \n"
 
 
 def test_other_faults_of_finalisers_are_reported_as_ever():
