@@ -105,7 +105,7 @@ class Outputs:
         decoded: of the decoded network.
         remeasured: of the float network with BatchNorms measured again, where the study's
             solutions have theirs so.
-        fingerprint: of the split.
+        fingerprint: of the holdout split; None of others.
     """
 
     labels: NDArray[np.int64]
@@ -140,8 +140,8 @@ def outputs_of(
     wanted = {name: splits[name] for name in names if name in splits}
     if not wanted:
         return {}
-    found = {name: split.fingerprint() for name, split in wanted.items()}
-    _check_holdout(task, found.get("holdout"))
+    holdout = wanted["holdout"].fingerprint() if "holdout" in wanted else None
+    _check_holdout(task, holdout)
     where = " and ".join(wanted) + (" split" if len(wanted) == 1 else " splits")
     device, batch_size = task.evaluation.device, task.evaluation.batch_size
 
@@ -171,7 +171,13 @@ def outputs_of(
             again = outputs(module, "the float network with its BatchNorms measured again")
             write_float(module, network.state)
     return {
-        name: Outputs(split.labels, exact[name], decoded[name], again.get(name), found[name])
+        name: Outputs(
+            split.labels,
+            exact[name],
+            decoded[name],
+            again.get(name),
+            holdout if name == "holdout" else None,
+        )
         for name, split in wanted.items()
     }
 

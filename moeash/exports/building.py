@@ -1,21 +1,22 @@
-"""Build solutions of a study that ran elsewhere; its search split is not needed again."""
+"""Build solutions of a study that ran elsewhere; of its search split few images are needed."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 
 from moeash.codec.container import decode
 from moeash.compression.compressor import Compressor
 from moeash.core.codebook import SharedWeights
 from moeash.core.progress import Progress, silent
 from moeash.core.solutions.recipe import Recipe
-from moeash.data.splits import load_splits
+from moeash.data.splits import Split, load_splits
 from moeash.errors import InputError, RebuildMismatchError
 from moeash.evaluation.assess import SAMPLED_IMAGES, sample_of
 from moeash.evaluation.forward import Forward
 from moeash.evaluation.loading import arithmetic, compressor_of, load_network
 from moeash.evaluation.task import Task
+from moeash.networks.network import Network
 from moeash.networks.parameters import network_fingerprint
 from moeash.study.admission import changed_outputs
 from moeash.study.artifacts import Build, start_of
@@ -55,9 +56,11 @@ def building(
     ran_on = study.spec.evaluation.device
     if study.task is None and task.evaluation.device != ran_on:
         progress(f"on the CPU, as {ran_on}, where the study ran, is not here", 0, None)
-    _check_files(study, task, measures=measures)
+    here = _Here(task)
+    _check_files(study, here, measures=measures)
     if measures and not accept_baseline:
-        _check_code(study, task)
+        _check_code(study, here)
+    del here  # its weights need not stay
     keeps = task.method.keeps_artifacts
 
     @cache
@@ -71,7 +74,7 @@ def building(
 
         @cache
         def compressor() -> Compressor:
-            _check_network(study, task)
+            _check_module(study, task)
             return held.enter_context(compressor_of(task, progress))
 
         def build(recipe: Recipe) -> SharedWeights:
@@ -83,17 +86,37 @@ def building(
         yield build
 
 
-def _check_code(study: Study, task: Task) -> None:
+class _Here:
+    """What there is here of a study, each loaded once and only where it is looked at."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    @cached_property
+    def network(self) -> Network:
+        return load_network(self.task)
+
+    @cached_property
+    def network_fingerprint(self) -> str:
+        return network_fingerprint(self.network.state)
+
+    @cached_property
+    def search(self) -> Split:
+        assert self.task.data is not None
+        return load_splits(self.task.data)["search"]
+
+
+def _check_code(study: Study, here: _Here) -> None:
     """Refuse code that makes another function of the same weights: no value of old is of it."""
-    network = load_network(task)
-    weights_differ = network_fingerprint(network.state) != study.facts.network_fingerprint
-    if task.data is None or not study.facts.sample or weights_differ:
+    if here.task.data is None or not study.facts.sample:
+        return
+    if here.network_fingerprint != study.facts.network_fingerprint:
         return  # other weights show when a solution is built
-    split = load_splits(task.data)["search"]
-    few, _ = next(iter(replace(split, indices=split.indices[:SAMPLED_IMAGES]).batches(len(split))))
-    options = task.evaluation
-    with arithmetic(task), in_eval_mode(network.module):
-        outputs = Forward(network.module, options.device, options.precision).first(few)
+    few = replace(here.search, indices=here.search.indices[:SAMPLED_IMAGES])
+    images, _ = next(iter(few.batches(SAMPLED_IMAGES)))
+    options, module = here.task.evaluation, here.network.module
+    with arithmetic(here.task), in_eval_mode(module):
+        outputs = Forward(module, options.device, options.precision).first(images)
     changed = changed_outputs(study.facts, sample_of(outputs.cpu()), options.precision)
     if changed is not None:
         raise RebuildMismatchError(
@@ -104,7 +127,7 @@ def _check_code(study: Study, task: Task) -> None:
         )
 
 
-def _check_network(study: Study, task: Task) -> None:
+def _check_module(study: Study, task: Task) -> None:
     """Refuse a module whose state is not what was searched: pieces of it may not even fit."""
     if study.task is None:
         return
@@ -132,7 +155,7 @@ def check_rebuilt(solution: Solution, shared: SharedWeights) -> None:
         )
 
 
-def _check_files(study: Study, task: Task, *, measures: bool) -> None:
+def _check_files(study: Study, here: _Here, *, measures: bool) -> None:
     """Refuse files that somebody says are the study's and are not.
 
     A checkpoint that changed where it lies builds other weights, which are compared; images that
@@ -141,12 +164,16 @@ def _check_files(study: Study, task: Task, *, measures: bool) -> None:
     facts, now = study.facts, study.spec
     stored = StudySpec.from_dict(facts.spec)
     if now.network.checkpoint != stored.network.checkpoint:
-        found = network_fingerprint(load_network(task).state)
-        _check_same("network.checkpoint", now.network.checkpoint, found, facts.network_fingerprint)
+        _check_same(
+            "network.checkpoint",
+            now.network.checkpoint,
+            here.network_fingerprint,
+            facts.network_fingerprint,
+        )
     if now.data is None or stored.data is None or now.data.root is None:
         return
     if now.data.root != stored.data.root or (measures and "holdout" in now.data.splits):
-        found = load_splits(now.data)["search"].fingerprint()
+        found = replace(here.search).fingerprint()  # whose images need not stay
         _check_same("data.root", now.data.root, found, facts.data_fingerprint)
 
 

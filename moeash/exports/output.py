@@ -29,11 +29,12 @@ from moeash.study.spec.output import OutputOptions
 from moeash.study.study import Study
 
 FRONT = "front.json"
-COURSE = ("front.png", "hypervolume.png")
-PICTURES: "tuple[Picture, ...]" = ("codebook", "bytes")
+FRONT_PICTURE, HYPERVOLUME_PICTURE = "front.png", "hypervolume.png"
 
 Picture = Literal["codebook", "bytes"]
 """A picture of one solution."""
+PICTURES: dict[Picture, str] = {"codebook": "codebook.png", "bytes": "bytes.png"}
+"""Files of the pictures of the exported one."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def write_output(
     report: ExportReport | None = None
     if chosen is not None:
         shared = build(chosen.record.recipe)
-        names += _draw({f"{k}.png": solution_figure(task, shared, k) for k in PICTURES}, folder)
+        names += _draw({f: solution_figure(task, shared, k) for k, f in PICTURES.items()}, folder)
         target = folder / _exported(study.name)
         report = export_solution(task, chosen, build, target, progress)
         study.note_holdout_opened(chosen.id, report.holdout_fingerprint)
@@ -106,9 +107,9 @@ def _study_figures(study: Study, chosen: int | None) -> dict[str, Figure]:
     """Return the pictures of a study; a study that measured nothing has none of its front."""
     figures: dict[str, Figure] = {}
     if study.solutions():
-        figures[COURSE[0]] = plots.plot_front([study], chosen=chosen)
+        figures[FRONT_PICTURE] = plots.plot_front([study], chosen=chosen)
     if study.generations():
-        figures[COURSE[1]] = plots.plot_hypervolume([study])
+        figures[HYPERVOLUME_PICTURE] = plots.plot_hypervolume([study])
     return figures
 
 
@@ -131,7 +132,8 @@ def make_folder(folder: Path, name: str) -> None:
             f"cannot write to the output folder {folder}: {error.strerror}; "
             "choose another with --set output.folder=..."
         ) from error
-    for file in (FRONT, *COURSE, *(f"{kind}.png" for kind in PICTURES), _exported(name)):
+    pictures = (FRONT_PICTURE, HYPERVOLUME_PICTURE, *PICTURES.values())
+    for file in (FRONT, *pictures, _exported(name)):
         check_target(folder / file, force=True)
 
 

@@ -95,13 +95,16 @@ def test_who_holds_a_study_does_not_wait_for_ever(tmp_path):
         add(storage, study, 1)
 
 
+def database_files(folder):
+    return [path for path in folder.glob("a.db*") if not path.name.endswith(".lock")]
+
+
 def test_a_database_that_is_deleted_under_its_study_is_not_made_anew(tmp_path):
     storage = stored_at(tmp_path / "a.db")
     study = storage.create_study(FACTS)
     with storage.lock("digits"):
-        for path in tmp_path.glob("a.db*"):
-            if not path.name.endswith(".lock"):
-                path.rename(tmp_path / f"moved-{path.name}")
+        for path in database_files(tmp_path):
+            path.rename(tmp_path / f"moved-{path.name}")
         with pytest.raises(StorageError, match="is gone: it was deleted or moved"):
             add(storage, study, 1)
         assert not (tmp_path / "a.db").exists()
@@ -115,9 +118,8 @@ def test_a_database_that_is_replaced_by_an_empty_one_says_so(tmp_path):
     storage = stored_at(tmp_path / "a.db")
     study = storage.create_study(FACTS)
     with storage.lock("digits"):
-        for path in tmp_path.glob("a.db*"):
-            if not path.name.endswith(".lock"):
-                path.unlink()
+        for path in database_files(tmp_path):
+            path.unlink()
         (tmp_path / "a.db").touch()
         with pytest.raises(StorageError, match="emptied or replaced while it was in use"):
             add(storage, study, 1)
