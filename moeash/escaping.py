@@ -1,7 +1,8 @@
-"""Text of others on a terminal: names, notes and messages come from files, databases and code.
+"""Text of others: names, notes and messages come from files, databases and code.
 
 A terminal obeys what it is sent: it moves the cursor, hides and reorders text. So whatever is
-printed goes through :func:`visible`, which shows such characters instead.
+printed goes through :func:`visible`, which shows such characters instead, and so does what is
+written for people to read.
 """
 
 

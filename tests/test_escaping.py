@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from moeash.codec.container import write
-from moeash.console.escaping import visible
 from moeash.console.progress import LiveProgress, PlainProgress
 from moeash.core.codebook import Codebook, SharedTensor, SharedWeights
+from moeash.escaping import visible
 from moeash.study.events import Doing, Note, PhaseStarted
 
 EVIL = "a\n\x1b[2K\x1b]0;t\x07\r\u202eb\u2066\u200b\x9b31m\x85\u2028c"

@@ -12,6 +12,7 @@ LAYERS = [  # low to high; names on one line may not import one another
     {"errors"},
     {"files"},
     {"names"},
+    {"escaping"},
     {"runtime"},
     {"options"},
     {"core"},

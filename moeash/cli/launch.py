@@ -19,8 +19,8 @@ from moeash.cli.show import (
     print_json,
     say,
 )
-from moeash.console.escaping import visible
 from moeash.errors import BackendError
+from moeash.escaping import visible
 
 if TYPE_CHECKING:
     from moeash.launch.base import Launch, Launcher

@@ -36,7 +36,6 @@ from moeash.cli import (
     token,
 )
 from moeash.console.ending import obeying
-from moeash.console.escaping import visible
 from moeash.errors import (
     InputError,
     LaunchNotFoundError,
@@ -45,6 +44,7 @@ from moeash.errors import (
     StudyExistsError,
     StudyNotFoundError,
 )
+from moeash.escaping import visible
 from moeash.names import contained
 from moeash.options.docs import docstring
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moeash.console.escaping import visible
 from moeash.core.plain import json_text
 from moeash.core.progress import Progress, silent
+from moeash.escaping import visible
 
 if TYPE_CHECKING:
     from moeash.study.facts import StudyFacts

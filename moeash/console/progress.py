@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from moeash.console import words
-from moeash.console.escaping import visible
 from moeash.console.words import TOLERABLE_DROP, Best
+from moeash.escaping import visible
 from moeash.study.events import (
     STAGES,
     Doing,

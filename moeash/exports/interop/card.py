@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moeash import __version__
+from moeash.escaping import visible
 from moeash.evaluation.holdout import HoldoutResult
 from moeash.exports.export import ExportReport
 from moeash.exports.formats.names import CARD
@@ -157,14 +158,9 @@ def _made(study: Study, report: ExportReport) -> str:
 
 def _code(text: str) -> str:
     """Return a text as code: what somebody named may hold no Markdown that is one."""
-    return f"`{_seen(text).replace('`', chr(39))}`"
+    return f"`{visible(text).replace('`', chr(39))}`"
 
 
 def _text(name: str) -> str:
     """Return a name as text that is read as itself, whatever letters it has."""
-    return _MARKUP.sub(r"\\\g<0>", _seen(name))
-
-
-def _seen(text: str) -> str:
-    """Return a text of one line, in which what is not seen is written out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return _MARKUP.sub(r"\\\g<0>", visible(name))
