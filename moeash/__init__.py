@@ -32,14 +32,15 @@ from moeash.errors import (
     TrainingError,
     UserCodeError,
 )
+from moeash.runtime.collecting import uncollected
 
 if TYPE_CHECKING:
+    from moeash.api.decoding import decompress
     from moeash.api.files import compress, export
     from moeash.api.one_file import compress_checkpoint, compress_spec
     from moeash.api.studies import run, search
     from moeash.codec.container import read_arrays as read
     from moeash.codec.inspection import inspect, verify
-    from moeash.exports.decompressing import decompress
     from moeash.exports.files import load
     from moeash.study.comparing import compare
     from moeash.study.opening import open_storage, open_study
@@ -55,7 +56,7 @@ HOMES = {
     "compress": "moeash.api.files",
     "compress_checkpoint": "moeash.api.one_file",
     "compress_spec": "moeash.api.one_file",
-    "decompress": "moeash.exports.decompressing",
+    "decompress": "moeash.api.decoding",
     "export": "moeash.api.files",
     "inspect": "moeash.codec.inspection",
     "load": "moeash.exports.files",
@@ -121,7 +122,8 @@ def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"module 'moeash' has no attribute {name!r}")
     module, _, own_name = HOMES[name].partition(":")
-    value = getattr(importlib.import_module(module), own_name or name)
+    with uncollected():
+        value = getattr(importlib.import_module(module), own_name or name)
     globals()[name] = value
     return value
 

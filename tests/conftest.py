@@ -267,13 +267,13 @@ class TinyStudy:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> TinyStudy:
     """A finished study with its output, to be read and never changed."""
-    from moeash import api
+    from moeash.api.studies import run_with_output
     from moeash.study.spec.reading import load_spec
 
     study = TinyStudy(tmp_path_factory.mktemp("tiny"))
     study.spec.write_text(TINY)
     spec = load_spec(study.spec, [f'output.folder="{study.folder / "results"}"'])
-    api.run_with_output(spec, storage=study.storage)
+    run_with_output(spec, storage=study.storage)
     return study
 
 

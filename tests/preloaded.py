@@ -4,7 +4,7 @@ import importlib
 
 for name in (
     "alembic.command",
-    "moeash.api",
+    "moeash.api.studies",
     "moeash.cli.main",
     "moeash.methods.feedback.method",
     "moeash.study.run",

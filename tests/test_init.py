@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 
@@ -5,6 +6,7 @@ import pytest
 
 import moeash
 from moeash import errors as tree
+from moeash.api.showing import Shown
 
 HEAVY = ("torch", "torchvision", "pymoo", "pandas", "matplotlib", "scipy", "sqlalchemy", "rich")
 
@@ -26,6 +28,12 @@ def test_reading_a_file_needs_numpy_only(tiny):
     modules = loaded_after(f"import moeash; moeash.read({str(tiny.file)!r})")
     assert {"numpy"} <= modules
     assert not modules & {*HEAVY, "bitarray", "safetensors", "pydantic"}
+
+
+def test_decompressing_loads_no_torch(tiny, tmp_path):
+    written = f"moeash.decompress({str(tiny.file)!r}, {str(tmp_path / 'a.safetensors')!r})"
+    modules = loaded_after(f"import moeash; assert {written}.names")
+    assert not modules & {*HEAVY}
 
 
 def test_reading_a_study_loads_no_torch(tiny):
@@ -88,3 +96,11 @@ def test_every_error_of_the_package_is_drawn_and_caught_by_one_name(tiny):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'moeash' has no attribute 'serach'"):
         moeash.serach  # noqa: B018
+
+
+def test_who_hears_of_progress_is_said_alike_everywhere():
+    functions = [getattr(moeash, name) for name in moeash.__all__]
+    taken = [inspect.signature(f).parameters for f in functions if inspect.isfunction(f)]
+    progress = {p["progress"].default for p in taken if "progress" in p}
+    kinds = {p["progress"].annotation for p in taken if "progress" in p}
+    assert progress == {True} and kinds == {Shown}

@@ -2,8 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,35 +16,8 @@ from moeash.errors import InputError
 from moeash.methods.base import Method
 from moeash.networks.devices import device_of
 from moeash.networks.norms import NORM_TYPES
-from moeash.study.events import Doing, Listen, ignore
 from moeash.tracing.outputs import OutputOf, chosen
 from moeash.tracing.watching import in_eval_mode
-
-Shown = bool | Listen
-"""Who hears of progress: True, a bar on a terminal and nobody elsewhere; False, nobody; or a
-function that receives every :class:`moeash.study.events.Event`."""
-
-
-@contextmanager
-def listening(progress: Shown) -> Iterator[Listen]:
-    """Hold who hears of progress, and take a bar away afterwards."""
-    if callable(progress):
-        yield progress
-    elif progress and sys.stderr.isatty():
-        from moeash.console.progress import LiveProgress
-
-        display = LiveProgress()
-        try:
-            yield display
-        finally:
-            display.close()
-    else:
-        yield ignore
-
-
-def doing(listen: Listen) -> Callable[[str, int, int | None], None]:
-    """Return what turns progress into events."""
-    return lambda what, done, total: listen(Doing(what, done, total))
 
 
 def method_table(method: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -7,14 +7,8 @@ from typing import Any, overload
 
 from torch import nn
 
-from moeash.api.common import (
-    Shown,
-    doing,
-    inputs_for,
-    listening,
-    method_table,
-    overlaid,
-)
+from moeash.api.common import inputs_for, method_table, overlaid
+from moeash.api.showing import Shown, doing, listening
 from moeash.codec.container import write
 from moeash.codec.size import SizeReport, size
 from moeash.core.solutions.candidate import Value

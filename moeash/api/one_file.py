@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moeash.api.common import Shown, doing, listening
+from moeash.api.showing import Shown, doing, listening
 from moeash.compression.weights.compressing import WeightsReport
 from moeash.compression.weights.compressing import compress_checkpoint as compress_weights
 from moeash.exports.reaching import GoalReport, compress_for

@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from moeash.api.common import (
-    Shown,
-    doing,
-    inputs_for,
-    listening,
-    method_table,
-    overlaid,
-)
+from moeash.api.common import inputs_for, method_table, overlaid
+from moeash.api.showing import Shown, doing, listening
 from moeash.data.unlabelled import Given
 from moeash.errors import EvaluationError, InputError
 from moeash.files import TemporaryFolder

@@ -19,6 +19,7 @@ from moeash.cli.show import (
     working,
 )
 from moeash.core.solutions.recipe import entries_text
+from moeash.runtime.collecting import uncollected
 
 if TYPE_CHECKING:
     from moeash.compression.weights.compressing import WeightsReport
@@ -153,7 +154,8 @@ def _of_study(
     find_modules_here(spec)
     display = for_terminal()  # before torch is imported, so that nobody looks at nothing
     try:
-        from moeash.api.one_file import compress_spec
+        with uncollected():
+            from moeash.api.one_file import compress_spec
 
         with keep_stdout(json_):
             report = compress_spec(

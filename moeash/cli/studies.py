@@ -28,6 +28,7 @@ from moeash.cli.show import (
 from moeash.core.solutions.recipe import entries_text
 from moeash.errors import InputError
 from moeash.files import check_target
+from moeash.runtime.collecting import uncollected
 
 if TYPE_CHECKING:
     from moeash.exports.export import ExportReport
@@ -93,7 +94,8 @@ def run(
     drop = checked.output.max_drop if checked.output is not None else None
     display = for_terminal(tolerable_drop=TOLERABLE_DROP if drop is None else drop)
     try:
-        from moeash.api.studies import run_with_output
+        with uncollected():
+            from moeash.api.studies import run_with_output
 
         with keep_stdout(json_):
             study, output = run_with_output(
@@ -247,7 +249,8 @@ def export(
     if id_ is not None and any(limit is not None for limit in limits):
         raise typer.BadParameter("--id names one solution; leave out --pick and its limits")
     _check_targets(to, formats or [], report_to, card=card, force=force)
-    from moeash.api.files import export as export_file
+    with uncollected():
+        from moeash.api.files import export as export_file
     from moeash.console.progress import for_terminal
     from moeash.study.opening import open_study
 

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from moeash import api
+import moeash
+from moeash.api.studies import run_with_output
 from moeash.console.progress import LiveProgress, PlainProgress, for_terminal
 from moeash.core.solutions.objectives import Sizes
 from moeash.core.solutions.recipe import Recipe
@@ -44,7 +45,7 @@ def text_of(terminal):
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
 
 
-def shown(tiny, tmp_path, display, run=api.run):
+def shown(tiny, tmp_path, display, run=moeash.run):
     spec = load_spec(tiny.spec, [f'output.folder="{tmp_path / "out"}"'])
     try:
         run(spec, storage=str(tmp_path / "moeash.db"), progress=display)
@@ -129,7 +130,7 @@ def evaluated(number, *, stage="search", stored_before=False):
 @pytest.mark.slow
 def test_elsewhere_every_step_and_generation_is_one_plain_line(tiny, tmp_path):
     stream = io.StringIO()
-    shown(tiny, tmp_path, PlainProgress(stream), api.run_with_output)
+    shown(tiny, tmp_path, PlainProgress(stream), run_with_output)
     lines = stream.getvalue().splitlines()
     steps = [
         "loading the network",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from moeash import api
+import moeash
 from moeash.backends.inprocess import InProcessBackend
 from moeash.codec.container import read
 from moeash.core.solutions.recipe import Merge
@@ -84,7 +84,7 @@ def forwarded():
 @pytest.mark.parametrize("norms", [*map(slow, ("two_vectors", "remeasured", "folded"))])
 def test_exports_do_with_few_images_of_the_search_split(tmp_path, parts, forwarded, norms):
     splits = {part: {"part": part, "rest": True} for part in PARTS}
-    study = api.run(
+    study = moeash.run(
         {
             "name": "parts",
             "network": {"source": "digits-cnn"},
@@ -111,7 +111,7 @@ def test_exports_do_with_few_images_of_the_search_split(tmp_path, parts, forward
     merged = next(s for s in read_again.solutions() if s.record.stage == "merged")
     for solution in (read_again.pick("best"), merged):
         to = tmp_path / f"{solution.id}.moeash"
-        report = api.export(read_again, to, id=solution.id, progress=False)
+        report = moeash.export(read_again, to, id=solution.id, progress=False)
         assert report.size_bytes == solution.size_bytes
         with building(read_again) as build:
             shared = build(solution.recipe)

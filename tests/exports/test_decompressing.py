@@ -77,3 +77,11 @@ def test_a_spec_says_which_network_an_onnx_file_is_of(moeash, tiny, tmp_path):
     assert answer.json["size_bytes"] == (tmp_path / "x.onnx").stat().st_size
     session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
     assert session.run(None, {"images": np.zeros((7, 1, 8, 8), np.float32)})[0].shape == (7, 10)
+
+
+def test_who_hears_of_it_is_told_in_events(linear, tmp_path):
+    heard = []
+    moeash.decompress(linear, tmp_path / "a.safetensors", progress=heard.append)
+    assert {event.kind for event in heard} == {"doing"}
+    moeash.decompress(linear, tmp_path / "b.safetensors", progress=False)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()

@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from moeash import api
+import moeash
 from moeash.codec import container
 from moeash.data.arrays import digits_source
 from moeash.data.splits import load_splits
@@ -79,7 +79,7 @@ def test_the_holdout_is_measured_on_the_decoded_file(study, task, build, target)
 def test_an_export_leaves_the_module_as_it_was(tmp_path):
     module = load_network("digits-cnn").train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    study = api.search(
+    study = moeash.search(
         module,
         evaluate=lambda module: float(module.fc1.weight.detach().mean()),
         method={"k": [8, 9]},
@@ -87,7 +87,7 @@ def test_an_export_leaves_the_module_as_it_was(tmp_path):
         generations=1,
         progress=False,
     )
-    api.export(study, tmp_path / "x.moeash", progress=False)
+    moeash.export(study, tmp_path / "x.moeash", progress=False)
     assert all(part.training for part in module.modules())
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -171,7 +171,7 @@ def test_the_holdout_is_not_touched_before_the_export(tmp_path, monkeypatch):
     module = ModuleType("recorded_source")
     module.make = Recorded
     monkeypatch.setitem(sys.modules, "recorded_source", module)
-    study = api.run(
+    study = moeash.run(
         {
             "name": "recorded",
             "network": {"source": "digits-cnn"},
@@ -190,15 +190,15 @@ def test_the_holdout_is_not_touched_before_the_export(tmp_path, monkeypatch):
         storage=str(tmp_path / "moeash.db"),
     )
     assert {part for part, _ in read} == {"search"}
-    api.export(study, tmp_path / "x.moeash")
+    moeash.export(study, tmp_path / "x.moeash")
     assert {part for part, _ in read} == {"search", "holdout"}
 
 
 def test_an_id_beside_a_drop_is_refused_because_one_would_be_ignored(study, target):
     with pytest.raises(InputError, match="leave one out"):
-        api.export(study, target, id=1, max_drop=0.1)
+        moeash.export(study, target, id=1, max_drop=0.1)
     with pytest.raises(InputError, match="no pick 'nee'; nearest: 'knee'"):
-        api.export(study, target, pick="nee", force=True)
+        moeash.export(study, target, pick="nee", force=True)
     assert kept(target)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from moeash import api
+from moeash.api.studies import run_with_output
 from moeash.core.kept import Keeping
 from moeash.core.solutions.recipe import Recipe
 from moeash.core.solutions.variables import Integer
@@ -97,7 +97,7 @@ def test_a_rerun_with_another_pick_is_recorded_as_such(tiny, tmp_path, pick, max
     if max_drop is not None:
         wanted["max_drop"] = max_drop
     spec = load_spec(tiny.spec, [f"output.{k}={json.dumps(v)}" for k, v in wanted.items()])
-    study, output = api.run_with_output(spec, storage=tiny.storage, progress=False)
+    study, output = run_with_output(spec, storage=tiny.storage, progress=False)
     summary = front_json(tmp_path)
     assert {"pick": "smallest"} | summary["spec"]["output"] == wanted
     chosen = study.pick(pick, max_drop=max_drop).id
@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_search(tiny, tmp_pa
     spec = load_spec(tiny.spec, [f'output.folder="{folder}"'])
     storage = open_storage(str(tmp_path / "moeash.db"))
     with pytest.raises(ExportError, match=r"cannot write to the output folder .*output\.folder="):
-        api.run_with_output(spec, storage=storage, progress=False)
+        run_with_output(spec, storage=storage, progress=False)
     with pytest.raises(StudyNotFoundError):
         storage.study("tiny")
     assert (tmp_path / "file").read_text() == "mine"
@@ -124,7 +124,7 @@ def test_what_is_in_the_place_of_a_file_is_found_before_the_search(tiny, tmp_pat
     (tmp_path / "results" / file).mkdir(parents=True)
     spec = load_spec(tiny.spec, [f'output.folder="{tmp_path / "results"}"'])
     with pytest.raises(ExportError, match=f"{file}': it is a folder"):
-        api.run_with_output(spec, storage=tmp_path / "a.db", progress=False)
+        run_with_output(spec, storage=tmp_path / "a.db", progress=False)
     assert not (tmp_path / "a.db").exists()
     assert [path.name for path in (tmp_path / "results").iterdir()] == [file]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import moeash.api
+from moeash.api.studies import run_with_output
 from moeash.core.codebook import SharedWeights
 from moeash.data.splits import load_splits
 from moeash.study.spec.reading import load_spec
@@ -106,7 +106,7 @@ def finished(script, folder, storage, **changes):
         output={"folder": str(folder / "out")},
         **changes,
     )
-    study, output = moeash.api.run_with_output(path, storage=storage)
+    study, output = run_with_output(path, storage=storage)
     summary = json.loads((folder / "out" / "front.json").read_text())
     return study, output, summary, script("measure").Bench(study.spec.task())
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moeash import api
+from moeash.api.studies import run_with_output
 from moeash.backends.inprocess import InProcessBackend
 from moeash.methods.options import MethodOptions
 from moeash.methods.registry import METHODS
@@ -109,14 +109,14 @@ def preparations(tmp_path, monkeypatch):
 def test_a_run_with_output_prepares_once_and_again_only_writes(tmp_path, preparations):
     out = tmp_path / "out"
     plain = merged(BASE, {"budget": {"generations": 1}, "output": {"folder": str(out)}})
-    _, first = api.run_with_output(plain, storage=str(tmp_path / "a.db"))
+    _, first = run_with_output(plain, storage=str(tmp_path / "a.db"))
     assert preparations() == 1
     written = {path.name: path.read_bytes() for path in out.iterdir()}
     assert {"front.json", "front.png", "digits.moeash"} <= written.keys()
     for path in out.iterdir():
         path.unlink()
     told = Listener()
-    api.run_with_output(plain, storage=str(tmp_path / "a.db"), progress=told)
+    run_with_output(plain, storage=str(tmp_path / "a.db"), progress=told)
     assert told.new == [] and preparations() == 2
     again = {path.name: path.read_bytes() for path in out.iterdir()}
     assert again.keys() == written.keys() and first.report is not None

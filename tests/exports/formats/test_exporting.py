@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import moeash
 import moeash as package
-from moeash import api
 from moeash.data.splits import load_splits
 from moeash.errors import InputError
 from moeash.exports.formats.names import FORMATS, SUFFIXES
@@ -38,7 +38,7 @@ def holdout(study):
 def exported(study, tmp_path_factory):
     """One solution in every format."""
     folder = tmp_path_factory.mktemp("exported")
-    return folder, api.export(study, folder / "net", pick="knee", format=FORMATS, progress=False)
+    return folder, moeash.export(study, folder / "net", pick="knee", format=FORMATS, progress=False)
 
 
 def loaded(state):
@@ -150,7 +150,7 @@ def test_no_file_gets_its_name_when_one_of_them_fails(study, tmp_path):
     (tmp_path / "net.pt").write_bytes(b"before")
     (tmp_path / "net.h").mkdir()
     with pytest.raises(package.ExportError, match=r"net.h"):
-        api.export(
+        moeash.export(
             study,
             tmp_path / "net",
             format=["torch", "safetensors", "c"],
