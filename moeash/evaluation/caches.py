@@ -7,7 +7,7 @@ That is no comparison of outputs: weights that do not matter are no fault.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,6 +78,37 @@ def check_caches(network: Network, runs: Sequence[Run]) -> tuple[str, ...]:
         f"{type(network.module).__name__} may keep what it made of {_named(unsure_of)} when other "
         "weights are written: it no longer looks at them, and looks at something kept instead; if "
         "so, candidates are measured with the weights of the float network",
+    )
+
+
+def check_measured(network: Network, measure: Callable[[], float], baseline: float) -> str | None:
+    """See whether a function follows a network's weights that it never ran, but maybe a copy of it.
+
+    Afterwards the network holds its float weights.
+
+    Args:
+        network: in eval mode.
+        measure: what the function says of the network as it is.
+        baseline: what it said of the float weights.
+
+    Returns:
+        That it gave the same number for weights of which each is another; None where it did not.
+    """
+    writer = WeightWriter(network.module, network.state)
+    try:
+        with _same_numbers(network), _no_trace(network.module):
+            writer.write(_others(network.state))
+            alike = measure() == baseline
+    except Exception:  # what fails with other weights looks at them
+        return None
+    finally:
+        writer.restore()
+    if not alike:
+        return None
+    return (
+        f"evaluate(module) did not run the {type(network.module).__name__} it was given, and "
+        f"returned {baseline:g} for the float weights and for others as well; if it measures "
+        "another network, no number of this study says anything of a candidate"
     )
 
 

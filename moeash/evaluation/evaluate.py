@@ -26,7 +26,7 @@ from moeash.core.solutions.recipe import Recipe
 from moeash.data.splits import Split, load_splits
 from moeash.errors import EvaluationError, SpecError
 from moeash.evaluation.assess import Assessment, FloatPass, FunctionAssessment, SplitAssessment
-from moeash.evaluation.caches import check_caches
+from moeash.evaluation.caches import check_caches, check_measured
 from moeash.evaluation.loading import arithmetic, load_compressor, load_inputs, load_network
 from moeash.evaluation.metrics import load_metric
 from moeash.evaluation.outcome import Archive, Job, Outcome
@@ -127,6 +127,9 @@ class Evaluator:
         if common is None:
             progress("looking at whether the network follows its weights", 0, None)
             self._of_caches = check_caches(network, self.assessment.runs)
+            if task.evaluate is not None and all(run.is_copy for run in self.assessment.runs):
+                ignored = check_measured(network, self._measure, self.assessment.baseline)
+                self._of_caches = (*self._of_caches, *([ignored] if ignored else ()))
         self.assessment.runs.clear()  # they hold inputs
         groundwork = None if common is None else common.groundwork
         self.compressor = load_compressor(

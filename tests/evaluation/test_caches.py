@@ -503,6 +503,30 @@ def test_a_doubt_is_a_note_of_the_study():
     assert any("may keep what it made of '1.weight'" in note for note in notes)
 
 
+def distance(module):
+    return -module(X).abs().mean().item()
+
+
+MEASURED = {
+    "a copy made before": lambda before, given: distance(before),
+    "another network": lambda before, given: -1.0,
+    "a copy": lambda before, given: distance(copy.deepcopy(given)),
+    "a weight": lambda before, given: -given[0].weight.square().mean().item(),
+}
+
+
+@pytest.mark.parametrize("measured", MEASURED)
+def test_a_function_that_measures_another_network_is_told(measured):
+    module = nn.Sequential(nn.Linear(8, 8), nn.ReLU()).eval()
+    before = copy.deepcopy(module)
+    events = []
+    search(module, lambda given: MEASURED[measured](before, given), progress=events.append)
+    notes = [event.text for event in events if isinstance(event, Note)]
+    told = any("if it measures another network" in note for note in notes)
+    assert told is (measured in ("a copy made before", "another network"))
+    assert torch.equal(module[0].weight, before[0].weight)
+
+
 def test_a_doubt_is_a_note_of_a_compression(tmp_path):
     events = []
     module = network("numpy", alone=False)
