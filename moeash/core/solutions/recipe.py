@@ -48,9 +48,9 @@ class Merge:
         return f"merged to {entries_text(len(self.runs))}"
 
 
-Augment = Literal["none", "flips", "flips_and_crops", "mixed"]
-"""How a training image is varied: mirrored half the time; moved by up to an eighth as well; half of
-the images mixed with another as well."""
+Augmentation = Literal["flips", "crops", "mixing"]
+"""A way to vary training images: half of them mirrored; each moved by up to an eighth of its side;
+half of them mixed with another. Whatever is chosen happens in this order."""
 
 Arithmetic = Literal["float32", "bf16"]
 """What forward passes of a training compute in; bf16 where torch deems it safe."""
@@ -68,7 +68,7 @@ class Tune:
         labels: weight of the labels in the loss, 0 to 1; the rest is the float network's.
         temperature: divides scores before the softmax of the float network's part.
         batch_size: images of a step.
-        augment: how images are varied: ``none``, ``flips``, ``flips_and_crops`` or ``mixed``.
+        augment: how images are varied: any of ``flips``, ``crops`` and ``mixing``.
         arithmetic: of forward passes: ``float32`` or ``bf16``.
         norms: statistics BatchNorms compute with: ``frozen`` ones, or those of each ``batch``.
     """
@@ -77,7 +77,7 @@ class Tune:
     labels: float = 0.0
     temperature: float = 1.0
     batch_size: int = 128
-    augment: Augment = "none"
+    augment: tuple[Augmentation, ...] = ()
     arithmetic: Arithmetic = "float32"
     norms: NormStatistics = "frozen"
 

@@ -1,10 +1,12 @@
 """Training images varied: mirrored, moved by some pixels, mixed with another."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moeash.core.solutions.recipe import Augment
+from moeash.core.solutions.recipe import Augmentation
 from moeash.data.inputs import Batch
 from moeash.errors import InputError
 
@@ -17,7 +19,7 @@ MIXED = 0.5
 and images as they are remain what it is used for."""
 
 
-def varied(inputs: Batch, augment: Augment, noise: torch.Generator) -> Batch:
+def varied(inputs: Batch, augment: Collection[Augmentation], noise: torch.Generator) -> Batch:
     """Return images varied at random, each on its own.
 
     What comes in at the edge is 0, which in normalised images is the mean.
@@ -30,20 +32,22 @@ def varied(inputs: Batch, augment: Augment, noise: torch.Generator) -> Batch:
     Raises:
         InputError: what is to be varied are no images.
     """
-    if augment == "none":
+    if not augment:
         return inputs
     if not isinstance(inputs, Tensor) or inputs.ndim != 4:
         shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
         raise InputError(
-            f"training.augment = {augment!r} varies images (n, c, h, w), and the inputs are "
+            f"training.augment = {list(augment)} varies images (n, c, h, w), and the inputs are "
             f"{shape}; leave augment out"
         )
-    mirrored = torch.rand(len(inputs), generator=noise) < 0.5
-    images = torch.where(mirrored[:, None, None, None], inputs.flip(3), inputs)
-    if augment == "flips":
-        return images
-    moved = _moved(images, noise)
-    return _mixed(moved, noise) if augment == "mixed" else moved
+    images = _mirrored(inputs, noise) if "flips" in augment else inputs
+    images = _moved(images, noise) if "crops" in augment else images
+    return _mixed(images, noise) if "mixing" in augment else images
+
+
+def _mirrored(images: Tensor, noise: torch.Generator) -> Tensor:
+    mirrored = torch.rand(len(images), generator=noise) < 0.5
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
 def _moved(images: Tensor, noise: torch.Generator) -> Tensor:

@@ -77,6 +77,6 @@ def test_options_at_their_defaults_are_not_stored_so_that_later_ones_change_no_r
         {"step": "distill", "epochs": 2, "rate": 3.0},
         {"step": "tune", "epochs": 1, "labels": 0.5},
     ]
-    spelt_out = {"step": "tune", "epochs": 1, "labels": 0.5, "batch_size": 128, "augment": "none"}
+    spelt_out = {"step": "tune", "epochs": 1, "labels": 0.5, "batch_size": 128, "augment": []}
     same = {"candidate": {"k": 4}, "steps": [recipe.as_dict()["steps"][0], spelt_out]}
     assert Recipe.from_dict(same).key == recipe.key

@@ -15,11 +15,11 @@ IMAGES = torch.arange(64 * 2 * 16 * 16, dtype=torch.float32).reshape(64, 2, 16, 
 
 
 def test_none_leaves_the_very_images():
-    assert varied(IMAGES, "none", draws()) is IMAGES
+    assert varied(IMAGES, (), draws()) is IMAGES
 
 
 def test_flips_mirror_about_half_of_the_images_and_nothing_else():
-    flipped = varied(IMAGES, "flips", draws())
+    flipped = varied(IMAGES, ["flips"], draws())
     mirrored = [torch.equal(f, i.flip(2)) for f, i in zip(flipped, IMAGES, strict=True)]
     same = [torch.equal(f, i) for f, i in zip(flipped, IMAGES, strict=True)]
     assert all(m != s for m, s in zip(mirrored, same, strict=True))
@@ -27,7 +27,7 @@ def test_flips_mirror_about_half_of_the_images_and_nothing_else():
 
 
 def test_crops_move_each_image_by_at_most_an_eighth_and_fill_with_zeros():
-    moved = varied(IMAGES, "flips_and_crops", draws())
+    moved = varied(IMAGES, ["flips", "crops"], draws())
     assert moved.shape == IMAGES.shape
     shifts = set()
     for image, source in zip(moved, IMAGES, strict=True):
@@ -53,10 +53,11 @@ def shifted(image, dy, dx):
     return out
 
 
-def test_half_of_the_images_are_mixed_with_one_other_each():
+@pytest.mark.parametrize("kinds", [["mixing"], ["flips", "crops", "mixing"]])
+def test_half_of_the_images_are_mixed_with_one_other_each(kinds):
     # A channel an image: the middle, which no crop empties, tells what a mixture is made of.
     inputs = torch.eye(64)[:, :, None, None].expand(64, 64, 8, 8)
-    parts = varied(inputs, "mixed", draws())[:, :, 4, 4]
+    parts = varied(inputs, kinds, draws())[:, :, 4, 4]
     torch.testing.assert_close(parts.sum(1), torch.ones(64))
     made_of = (parts > 0).sum(1)
     assert set(made_of.tolist()) == {1, 2}
@@ -67,7 +68,7 @@ def test_half_of_the_images_are_mixed_with_one_other_each():
     assert own.max() > 0.75
 
 
-@pytest.mark.parametrize("augment", ["flips_and_crops", "mixed"])
+@pytest.mark.parametrize("augment", [["crops"], ["mixing"], ["flips", "crops", "mixing"]])
 def test_the_seed_alone_decides(augment):
     one, two, other = (varied(IMAGES, augment, draws(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two)
@@ -77,10 +78,17 @@ def test_the_seed_alone_decides(augment):
 @pytest.mark.parametrize("inputs", [torch.zeros(4, 7), Inputs((torch.zeros(4, 7),))])
 def test_what_is_no_image_is_refused(inputs):
     with pytest.raises(InputError, match=r"varies images \(n, c, h, w\).*leave augment out"):
-        varied(inputs, "flips", draws())
+        varied(inputs, ["flips"], draws())
 
 
 def test_mixed_images_have_no_label():
-    with pytest.raises(InputError, match=r"'mixed' shows images that belong to two classes"):
-        TrainingOptions(augment="mixed", labels=0.5)
-    TrainingOptions(augment="mixed")
+    with pytest.raises(InputError, match=r"\['mixing'\] shows images that belong to two classes"):
+        TrainingOptions(augment=("crops", "mixing"), labels=0.5)
+    TrainingOptions(augment=("crops", "mixing"))
+
+
+def test_the_order_in_which_kinds_are_named_means_nothing_and_none_is_named_twice():
+    named = TrainingOptions(augment=["mixing", "flips"])
+    assert named == TrainingOptions(augment=("flips", "mixing"))
+    with pytest.raises(InputError, match=r"\['crops', 'crops'\], needed none of them twice"):
+        TrainingOptions(augment=["crops", "crops"])

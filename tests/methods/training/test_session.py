@@ -84,11 +84,11 @@ def test_stages_begin_and_end_in_turn_and_steps_are_counted_through(session):
 @pytest.mark.parametrize("step_s", [0.0, SAVE_EVERY_S])
 def test_what_was_stopped_anywhere_ends_with_the_same_bits(session, tmp_path, stop_at, step_s):
     whole = Sum()
-    session(TrainingOptions(batch_size=64, augment="flips_and_crops")).train(whole)
+    session(TrainingOptions(batch_size=64, augment=("flips", "crops"))).train(whole)
     checkpoint = Checkpoint(tmp_path / "kept", "d" * 32)
 
     def go(trainee):
-        options = TrainingOptions(batch_size=64, augment="flips_and_crops")
+        options = TrainingOptions(batch_size=64, augment=("flips", "crops"))
         session(options, checkpoint=checkpoint, clock=Clock(step_s)).train(trainee)
 
     with pytest.raises(KeyboardInterrupt):

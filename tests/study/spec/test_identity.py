@@ -79,7 +79,7 @@ def test_everything_else_identifies_a_study_and_is_named_as_a_difference(changes
 TRAINING = [
     {"labels": 0.5},
     {"batch_size": 64},
-    {"augment": "flips"},
+    {"augment": ["flips"]},
     {"arithmetic": "bf16"},
     {"norms": "batch"},
 ]
