@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from moeash.api import run_with_output
+from moeash.api.studies import run_with_output
 from moeash.backends.options import BackendOptions
 from moeash.backends.ray import RayBackend
 from moeash.backends.worker import EvaluationWorker

@@ -102,6 +102,7 @@ def test_a_raising_candidate_is_a_failed_outcome():
     def evaluate(module):
         nonlocal calls
         calls += 1
+        module(torch.zeros(1, 1, 8, 8))
         # The float network, and its BatchNorms as two vectors, come first.
         if calls == 4:
             raise ValueError("first line\nsecond line")
