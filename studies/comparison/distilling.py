@@ -33,7 +33,7 @@ from equal_cost import size_at
 from tables import put_table
 
 from moeash.core.codebook import SharedWeights
-from moeash.core.solutions.recipe import Distill, Tune
+from moeash.core.solutions.recipe import Augmentation, Distill, Tune
 from moeash.data.splits import Split, load_splits
 from moeash.methods.training.distilling import Distilling
 from moeash.methods.training.options import TrainingOptions
@@ -81,6 +81,7 @@ class Training:
         kind: of training.
         step: how, but for epochs and rate.
         labels: weight of the labels.
+        augment: how images are varied.
         begin: makes the solution that is trained.
         rates: what a bit is worth.
         tuned: whether entries are tuned afterwards.
@@ -90,6 +91,7 @@ class Training:
     kind: type[Distilling] = RoundedThroughout
     step: Distill = PLAIN
     labels: float = 0.0
+    augment: tuple[Augmentation, ...] = ()
     begin: Begin = lambda bench: start(bench, K)
     rates: tuple[float, ...] = RATES
     tuned: bool = False
@@ -110,6 +112,9 @@ def nearest_start(bench: Bench) -> SharedWeights:
 ROWS = (
     Training(BASE),
     Training("rounding annealed, as moeash does it", Distilling),
+    Training("the same, half of the images mixed", Distilling, augment=("mixing",)),
+    Training("the same, images moved", Distilling, augment=("crops",)),
+    Training("the same, both", Distilling, augment=("crops", "mixing")),
     *(
         Training(
             f"temperature {temperature:g}",
@@ -139,7 +144,7 @@ ROWS = (
 
 def trained(bench: Bench, images: Split, row: Training, rate: float) -> SharedWeights:
     """Return the solution of a row at a rate."""
-    options = TrainingOptions(labels=row.labels)
+    options = TrainingOptions(labels=row.labels, augment=row.augment)
     session = Session(images, options, seed=0)
     trainee = row.kind(replace(row.step, rate=rate), row.begin(bench), bench.network, session)
     session.train(trainee)

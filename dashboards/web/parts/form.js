@@ -28,7 +28,11 @@ export function schemaForm({schema, onChange, suggest = {}}) {
     main.setAttribute('aria-describedby', `${help.id} ${error.id}`);
     main.dataset.test = `field-${path}`;
     if (required) main.setAttribute('aria-required', 'true');
-    const element = h('div', {class: 'field'}, h('label', {for: main.id, class: 'field-label'}, label, required && h('span', {class: 'muted small'}, ' needed')), control.element, error, schemaOf.description && help);
+    const name = [label, required && h('span', {class: 'muted small'}, ' needed')];
+    const isGroup = main.getAttribute('role') === 'group';
+    const title = isGroup ? h('span', {class: 'field-label', id: uid('label')}, name) : h('label', {for: main.id, class: 'field-label'}, name);
+    if (isGroup) main.setAttribute('aria-labelledby', title.id);
+    const element = h('div', {class: 'field'}, title, control.element, error, schemaOf.description && help);
     fields.set(path, {error, input: main, element});
     return {...control, element};
   }
@@ -59,6 +63,36 @@ export function schemaForm({schema, onChange, suggest = {}}) {
   function checkbox(schemaOf) {
     const input = h('input', {type: 'checkbox', checked: schemaOf.default === true, onchange: () => onChange()});
     return {element: input, input, get: () => (input.checked === (schemaOf.default ?? false) ? undefined : input.checked), set: (value) => { input.checked = value ?? schemaOf.default ?? false; }};
+  }
+
+  /** Any of several words, in the order they were chosen in. */
+  function choices(path, schemaOf) {
+    let chosen = [...(schemaOf.default ?? [])];
+    const boxes = schemaOf.items.enum.map((word) => h('input', {
+      type: 'checkbox',
+      value: word,
+      checked: chosen.includes(word),
+      'data-test': `field-${path}.${word}`,
+      onchange(event) {
+        chosen = chosen.filter((each) => each !== word);
+        if (event.target.checked) chosen.push(word);
+        onChange();
+      },
+    }));
+    return {
+      element: h('div', {class: 'row', role: 'group'}, boxes.map((box) => h('label', null, box, box.value))),
+      get: () => (same(chosen, schemaOf.default) ? undefined : [...chosen]),
+      set(value) {
+        chosen = [...(value ?? schemaOf.default ?? [])];
+        for (const box of boxes) box.checked = chosen.includes(box.value);
+      },
+    };
+  }
+
+  function list(path, schemaOf) {
+    const each = ['integer', 'number'].includes(schemaOf.items?.type) ? number : String;
+    const show = (v) => v.join(', ');
+    return text(path, schemaOf, {parse: (v) => v.split(',').map((one) => one.trim()).filter(Boolean).map(each), show, placeholder: schemaOf.default?.length ? show(schemaOf.default) : 'a, b'});
   }
 
   function pair(schemaOf) {
@@ -160,7 +194,8 @@ export function schemaForm({schema, onChange, suggest = {}}) {
     if (schemaOf.enum) return schemaOf.enum.length === 1 ? null : wrap(path, name, schemaOf, select(schemaOf), required);
     if (schemaOf.type === 'boolean') return wrap(path, name, schemaOf, checkbox(schemaOf), required);
     if (schemaOf.prefixItems) return wrap(path, name, schemaOf, pair(schemaOf), required);
-    if (schemaOf.type === 'array') return wrap(path, name, schemaOf, text(path, schemaOf, {parse: (v) => v.split(',').map((each) => each.trim()).filter(Boolean), show: (v) => v.join(', '), placeholder: 'a, b'}), required);
+    if (schemaOf.type === 'array' && schemaOf.items?.enum) return wrap(path, name, schemaOf, choices(path, schemaOf), required);
+    if (schemaOf.type === 'array') return wrap(path, name, schemaOf, list(path, schemaOf), required);
     if (schemaOf.type === 'integer' || schemaOf.type === 'number') return wrap(path, name, schemaOf, text(path, schemaOf, {parse: number, show: String}), required);
     if (schemaOf.anyOf) return wrap(path, name, schemaOf, text(path, schemaOf, {parse: parseLoose, show: (v) => (Array.isArray(v) ? JSON.stringify(v) : String(v))}), required);
     return wrap(path, name, schemaOf, text(path, schemaOf, {parse: String, show: String}), required);
