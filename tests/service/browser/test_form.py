@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def leaves(schema, path=""):
-    """Yield path and schema of every field, the names of methods and what has one value left out."""
+    """Yield path and schema of fields, but of methods' names and where there is one value."""
     for name, inner in schema["properties"].items():
         at = f"{path}.{name}" if path else name
         if inner.get("properties"):
