@@ -80,9 +80,15 @@ def watch_uses(network: nn.Module, on_use: OnUse) -> Watcher:
     def after(call: Call) -> None:
         use = uses.of(call)
         if use is not None:
-            on_use(use, call.arguments(FUNCTIONS[call.function][1])["input"], call.result)
+            on_use(use, input_of(call), call.result)
 
     return Watcher(after=after)
+
+
+def input_of(call: Call) -> Tensor:
+    """Return the inputs of a call that applies a weight, as it was given them."""
+    given: Tensor = call.arguments(FUNCTIONS[call.function][1])["input"]
+    return given
 
 
 def inputs_of(network: nn.Module, name: str, n_uses: int, batch: Batch) -> list[tuple[Use, Tensor]]:

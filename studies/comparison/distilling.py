@@ -13,7 +13,7 @@ Writes ``distilling.json`` and a table of README.md.
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -112,9 +112,7 @@ def nearest_start(bench: Bench) -> SharedWeights:
 ROWS = (
     Training(BASE),
     Training("rounding annealed, as moeash does it", Distilling),
-    Training("the same, half of the images mixed", Distilling, augment=("mixing",)),
-    Training("the same, images moved", Distilling, augment=("crops",)),
-    Training("the same, both", Distilling, augment=("crops", "mixing")),
+    Training("rounding annealed, half of the images mixed", Distilling, augment=("mixing",)),
     *(
         Training(
             f"temperature {temperature:g}",
@@ -142,10 +140,12 @@ ROWS = (
 )
 
 
-def trained(bench: Bench, images: Split, row: Training, rate: float) -> SharedWeights:
+def trained(
+    bench: Bench, images: Split, row: Training, rate: float, seed: int = 0
+) -> SharedWeights:
     """Return the solution of a row at a rate."""
     options = TrainingOptions(labels=row.labels, augment=row.augment)
-    session = Session(images, options, seed=0)
+    session = Session(images, options, seed=seed)
     trainee = row.kind(replace(row.step, rate=rate), row.begin(bench), bench.network, session)
     session.train(trainee)
     shared = trainee.shared()
@@ -155,14 +155,18 @@ def trained(bench: Bench, images: Split, row: Training, rate: float) -> SharedWe
     return shared
 
 
-def run(bench: Bench, images: Split, row: Training) -> list[dict[str, float]]:
-    """Return a row's points, lowest rate first."""
+def run(
+    bench: Bench, images: Split, row: Training, seeds: Sequence[int] = (0,)
+) -> list[dict[str, float]]:
+    """Return a row's points, lowest rate first, those of a rate by seed."""
     packed = Row(row.name, feedback)
-    return [
-        {"rate": rate}
-        | bench.measure(bench.stored(trained(bench, images, row, rate), packed), packed.coder)
-        for rate in row.rates
-    ]
+    points = []
+    for rate in row.rates:
+        for seed in seeds:
+            shared = trained(bench, images, row, rate, seed)
+            measured = bench.measure(bench.stored(shared, packed), packed.coder)
+            points.append({"rate": rate, "seed": seed} | measured)
+    return points
 
 
 def untrained(bench: Bench) -> list[dict[str, float]]:
@@ -176,17 +180,19 @@ def untrained(bench: Bench) -> list[dict[str, float]]:
 def table(name: str, rows: dict[str, list[dict[str, float]]]) -> str:
     """Return the table of a network as Markdown."""
     lines = [
-        f"| {name}, {EPOCHS} epochs | points: bytes @ KL | bytes at KL {KL} | against the base |",
-        "|---|---|---|---|",
+        f"| {name}, {EPOCHS} epochs | seeds | points: bytes @ KL | bytes at KL {KL} "
+        "| against the base |",
+        "|---|---|---|---|---|",
     ]
     sizes = {r: size_at([(p["size_bytes"], p["kl"]) for p in ps], KL) for r, ps in rows.items()}
     for row, points in rows.items():
         shown = ", ".join(f"{p['size_bytes']:,} @ {p['kl']:.4f}" for p in points)
+        seeds = len({p["seed"] for p in points if "seed" in p}) or ""
         n_bytes, inside = sizes[row]
         change = "" if row == BASE else f"{n_bytes / sizes[BASE][0] - 1:+.1%}"
         # A line through two points says nothing beyond them.
         cells = f"{n_bytes:,.0f} | {change}" if inside else " | "
-        lines.append(f"| {row} | {shown} | {cells} |")
+        lines.append(f"| {row} | {seeds} | {shown} | {cells} |")
     return "\n".join(lines)
 
 
@@ -195,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("spec", type=Path, help="of a study with calibration and train splits")
     parser.add_argument("--only", nargs="*", help="rows to run anew; the others stay as they are")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0], help="of each row's trainings")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(arguments.spec)
@@ -208,7 +215,7 @@ def main() -> None:
         if arguments.only is not None and row.name not in arguments.only:
             continue
         started = time.perf_counter()
-        known[row.name] = run(bench, images, row)
+        known[row.name] = run(bench, images, row, arguments.seeds)
         shown = ", ".join(f"{p['size_bytes']:,} {p['kl']:.4f}" for p in known[row.name])
         print(f"{row.name}: {shown} ({time.perf_counter() - started:.0f} s)", flush=True)
         names = ["feedback", *(row.name for row in ROWS)]

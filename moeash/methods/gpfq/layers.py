@@ -17,6 +17,7 @@ convolution is used, at its real stride, instead of a random quarter of disjoint
 """
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,8 @@ from moeash.methods.recursion import BLOCK, recurse
 from moeash.networks.devices import device_of
 from moeash.networks.writing.borrowing import Borrowed, TwoVersions
 from moeash.tracing.patches import LinearMap, images_per_piece, n_positions, patches, rows_of
-from moeash.tracing.uses import Use, inputs_of, tiles, watch_uses, why_unused
+from moeash.tracing.stepwise import Stepwise
+from moeash.tracing.uses import Use, tiles, watch_uses, why_unused
 from moeash.tracing.watching import in_eval_mode
 
 THRESHOLD = 0.1
@@ -211,15 +213,15 @@ def quantise_gpfq(
 ) -> tuple[GpfqLayer, ...]:
     """Quantise the weight of every layer, in the order the network executes them.
 
-    Each weight takes one pass of the float and one of the partly quantised network over the
-    calibration batches, up to its last use. The network's own memory holds both by turns, and in
-    the end what it held before. A weight used several times sums the Gram matrices of its uses; one
-    used in parts, as attention's projections of queries, keys and values are, has a matrix per
+    The float and the partly quantised network run side by side over the calibration batches, in
+    the memory of one, which holds in the end what it held before; see
+    :mod:`moeash.tracing.stepwise`. A weight used several times sums the Gram matrices of its uses;
+    one used in parts, as attention's projections of queries, keys and values are, has a matrix per
     part.
 
     Args:
         network: the network.
-        batches: unlabelled images, iterated once per layer.
+        batches: unlabelled images.
         alphabet: makes a layer's alphabet from its ``(groups, rows, columns)`` float64 weight, e.g.
             a partial of :func:`symmetric_alphabet`.
         shared: ``state_dict`` keys to quantise; default: all that can be.
@@ -233,13 +235,14 @@ def quantise_gpfq(
         DataError: there are no batches.
         EvaluationError: a layer's inputs are not finite.
     """
-    with torch.no_grad(), Borrowed(network, state) as borrowed:
+    with torch.no_grad(), Borrowed(network, state) as borrowed, ExitStack() as held:
         found, _ = quantisable(network, batches)
         names = {name: n for name, n in found.items() if shared is None or name in shared}
         versions = TwoVersions(borrowed)
+        steps = held.enter_context(Stepwise(versions, batches, names))
         results = []
-        for name, n_uses in names.items():
-            parts = _gram_sums(versions, name, n_uses, batches)
+        for name in names:
+            parts = _gram_sums(steps, name)
             layer = _quantised(name, borrowed.get(name), parts, alphabet)
             versions.replace({name: layer.entries[layer.indices]})
             results.append(layer)
@@ -247,20 +250,13 @@ def quantise_gpfq(
         return tuple(results)
 
 
-def _gram_sums(
-    versions: TwoVersions, name: str, n_uses: int, batches: Sequence[Batch]
-) -> "list[_PairSums]":
+def _gram_sums(steps: Stepwise, name: str) -> "list[_PairSums]":
     """Return the sums of a weight's parts, by their first rows."""
     parts: dict[int, _PairSums] = {}
-    for batch in batches:
-        analog = versions.be_first()
-        batch = batch.to(device_of(analog))
-        exact = inputs_of(analog, name, n_uses, batch)
-        given = inputs_of(versions.be_second(), name, n_uses, batch)
-        for (use, x), (_, xt) in zip(exact, given, strict=True):
-            if use.first_row not in parts:
-                parts[use.first_row] = _PairSums(use.map)
-            parts[use.first_row].add(x, xt)
+    for use, x, xt in steps.inputs(name):
+        if use.first_row not in parts:
+            parts[use.first_row] = _PairSums(use.map)
+        parts[use.first_row].add(x, xt)
     return [parts[first] for first in sorted(parts)]
 
 

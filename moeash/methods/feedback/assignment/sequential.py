@@ -11,9 +11,9 @@ it comes closest to what W gave for the float inputs x, over patches of calibrat
 The shift d goes into the layer's bias, or the running mean of the BatchNorm behind it; without
 either there is none. Assignment itself stays what it is, with the curvature of the float network.
 
-It takes two forward passes up to every layer, so about as many images as the network has layers
-times the calibration images: too dear for every candidate of a search, and worth it for the
-solutions a search has ended with.
+Both networks run once, and stand still in front of every layer until it has been assigned
+(:mod:`moeash.tracing.stepwise`). With the least squares of every layer that is too dear for every
+candidate of a search, and worth it for the solutions a search has ended with.
 
 Source: GPTAQ (arXiv 2504.02692), asymmetric calibration. Differs: the shift of the inputs moves the
 weights before feedback begins, by least squares, instead of entering each step of the recursion, as
@@ -22,7 +22,7 @@ the Gram matrix of the compressed inputs (where the shift is) and the curvature 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -36,7 +36,8 @@ from moeash.methods.feedback.curvature.sums import add_upper, mirrored
 from moeash.networks.devices import device_of
 from moeash.networks.writing.borrowing import Borrowed, TwoVersions
 from moeash.tracing.patches import images_per_piece, n_positions, patch_columns, side_by_side
-from moeash.tracing.uses import Use, inputs_of, watch_uses
+from moeash.tracing.stepwise import Stepwise
+from moeash.tracing.uses import Use, watch_uses
 
 DAMPING = 0.1
 """Of the least squares, relative to the mean diagonal of G, with patches without end: of .03, .1
@@ -77,13 +78,14 @@ class Lockstep:
     """
 
     def __init__(self, rehearsal: Rehearsal, values: Mapping[str, Tensor]) -> None:
-        self._images = rehearsal.images
-        self._batch_size = rehearsal.batch_size
+        images, size = rehearsal.images, rehearsal.batch_size
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        self._first = images[:1]
         self._values = values
         self._borrowed = Borrowed(rehearsal.network, rehearsal.state)
         self._versions = TwoVersions(self._borrowed)
-        self._device = device_of(rehearsal.network)
         self._uses: Counter[str] = Counter()
+        self._steps = Stepwise(self._versions, batches, self._uses)
 
     def __enter__(self) -> Self:
         self._borrowed.__enter__()
@@ -95,13 +97,14 @@ class Lockstep:
                 self._uses[use.name] += 1
 
             with torch.no_grad(), watch_uses(network, count):
-                call(network, self._images[:1].to(self._device))
+                call(network, self._first.to(device_of(network)))
         except BaseException:
             self._borrowed.__exit__()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._steps.__exit__(*error)
         self._borrowed.__exit__(*error)
 
     def put(self, values: Mapping[str, Tensor]) -> None:
@@ -123,7 +126,7 @@ class Lockstep:
         """
         still = factor.weight.new_zeros(factor.weight.shape[:2]).flatten()
         sums: dict[int, _Sums] = {}
-        for use, exact, given in self._inputs(factor.name):
+        for use, exact, given in self._steps.inputs(factor.name):
             if use.map.rows_are_inputs:
                 return factor, still
             if use.first_row not in sums:
@@ -148,15 +151,6 @@ class Lockstep:
         if factor.absorber is not None:
             still = moved[:, :, columns].flatten()
         return replace(factor, weight=factor.weight + moved[:, :, :columns]), still
-
-    def _inputs(self, name: str) -> Iterator[tuple[Use, Tensor, Tensor]]:
-        """Yield the uses of a weight, batch after batch, with float and compressed inputs."""
-        for start in range(0, len(self._images), self._batch_size):
-            batch = self._images[start : start + self._batch_size].to(self._device)
-            exact = inputs_of(self._versions.be_first(), name, self._uses[name], batch)
-            given = inputs_of(self._versions.be_second(), name, self._uses[name], batch)
-            for (use, x), (_, y) in zip(exact, given, strict=True):
-                yield use, x, y
 
 
 class _Sums:
