@@ -14,6 +14,7 @@ would be too many, or would hold too much memory while they stand: at the first 
 of large images, where such passes are short.
 """
 
+import contextvars
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -57,7 +58,10 @@ class _Run:
         self._network, self._batch = network, batch
         self._uses = Uses(network)
         self._watcher = Watcher(before=self._stand)
-        self._thread = threading.Thread(target=self._go, name="moeash-run", daemon=True)
+        caller = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=caller.run, args=(self._go,), name="moeash-run", daemon=True
+        )
         self._wanted: str | None = None
         self._met: tuple[Use, Tensor] | None = None
         self._error: BaseException | None = None

@@ -1,3 +1,4 @@
+import contextvars
 import threading
 from collections import Counter
 
@@ -229,6 +230,21 @@ def test_a_run_computes_with_as_many_threads_as_its_caller():
         torch.set_num_threads(n_threads)
     assert len(counted) == 1 + 4 + 2 * 3
     assert set(counted) == {3}
+
+
+def test_a_run_has_the_context_of_its_caller():
+    scale = contextvars.ContextVar("scale", default=1.0)
+
+    class Scaled(Plain):
+        def forward(self, x):
+            return super().forward(x * scale.get())
+
+    network, batches = made(Scaled), images().split(15)
+    scale.set(2.0)
+    expected = seen(network, batches, lambda *of: Anew(*of, batches))
+    got = seen(network, batches, stepwise_of(batches))
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(got, expected, strict=True))
+    assert torch.equal(got[0][1], 2 * batches[0])
 
 
 def test_autocast_of_the_caller_is_not_lost():
