@@ -108,11 +108,12 @@ class Series:
 
 
 SERIES = (
-    Series("moeash feedback, distilled", "moeash distilled", colour="#7A1FA2", marker="*"),
+    Series("moeash feedback, distilled", "moeash feedback distilled", colour="#7A1FA2", marker="*"),
     Series("moeash feedback", "moeash feedback", colour=COLOURS[0], marker="o"),
     Series("moeash uniform", "moeash uniform", colour=COLOURS[5], marker="D"),
     Series("moeash gpfq", "moeash gpfq", colour=COLOURS[2], marker="s"),
     Series("moeash wfn", "moeash wfn", colour="#8C564B", marker="p"),
+    Series("moeash wfn, distilled", "moeash wfn distilled", colour="#8C564B", marker="*"),
     Series("moeash pwfn", "moeash pwfn", colour="#7F7F7F", marker="h"),
     Series("NNCodec", "NNCodec", colour=COLOURS[1], marker="^"),
     Series("coremltools k-means", "coremltools", ("kmeans",), ("norms",), COLOURS[3], "v"),

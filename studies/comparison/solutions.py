@@ -96,7 +96,7 @@ def measured(
             }
             rows.append(
                 {
-                    "peer": "moeash " + ("distilled" if any(distilled) else task.method.name),
+                    "peer": f"moeash {task.method.name}" + " distilled" * any(distilled),
                     "setting": str(recipe),
                     "size_bytes": path.stat().st_size,
                     "study": spec.name,

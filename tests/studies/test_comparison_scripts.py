@@ -140,7 +140,7 @@ def test_what_was_distilled_is_measured_from_its_storage(script, tmp_path):
         solutions.measured(summary, study.spec, bench, None)
     (row,) = solutions.measured(summary, study.spec, bench, storage)
     (distilled,) = (s for s in study.front() if "distilled" in str(s.recipe))
-    assert row["peer"] == "moeash distilled" and row["solution"] == distilled.id
+    assert row["peer"] == "moeash uniform distilled" and row["solution"] == distilled.id
     assert row["size_bytes"] == distilled.size_bytes
 
 
