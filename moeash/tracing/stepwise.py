@@ -66,7 +66,7 @@ class _Run:
         self._met: tuple[Use, Tensor] | None = None
         self._error: BaseException | None = None
         self._may_go, self._stands = threading.Semaphore(0), threading.Semaphore(0)
-        self._over = False
+        self._over = self._ended = False
 
     def until(self, name: str | None, patience: float | None = None) -> tuple[Use, Tensor] | None:
         """Go on to the next use of a weight, or to the end; None at the end.
@@ -77,6 +77,8 @@ class _Run:
             _StuckError: it has not come there in so many seconds.
         """
         self._wanted, self._met = name, None
+        if self._ended:
+            return None
         if self._thread.ident is None:
             self._thread.start()
         else:
@@ -104,6 +106,7 @@ class _Run:
         except BaseException as error:
             self._error = error
         finally:
+            self._ended = True
             self._stands.release()
 
     def _stand(self, called: Call) -> None:

@@ -192,6 +192,22 @@ def test_what_would_take_too_much_begins_anew(name, most, monkeypatch):
         assert torch.equal(x, a) and torch.equal(y, b)
 
 
+def test_weights_may_be_asked_for_again_and_in_any_order():
+    network, batches = made(Plain), images().split(15)
+    names = ["stem.weight", "head.weight", "head.weight", "convs.1.weight", "head.weight"]
+    with torch.no_grad(), Borrowed(network) as borrowed:
+        versions = TwoVersions(borrowed)
+        n_uses = uses_of(network, batches[0])
+        anew = Anew(versions, n_uses, batches)
+        versions.replace({"stem.weight": coarser(borrowed.get("stem.weight"))})
+        with Stepwise(versions, batches, n_uses) as steps:
+            for name in names:
+                expected = [(x.clone(), y.clone()) for _, x, y in anew.inputs(name)]
+                got = [(x.clone(), y.clone()) for _, x, y in steps.inputs(name)]
+                for (x, y), (a, b) in zip(got, expected, strict=True):
+                    assert torch.equal(x, a) and torch.equal(y, b), name
+
+
 def test_an_error_of_the_network_comes_out_where_the_inputs_are_asked_for():
     class Failing(Plain):
         def forward(self, x):

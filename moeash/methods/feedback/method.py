@@ -63,9 +63,9 @@ TRELLIS_BINS = 1.6
 """With a trellis k counts so many times the bins of a grid that is as fine without."""
 
 SEQUENTIAL = 500
-"""Calibration images with which refined candidates are compressed layer after layer: ten seconds for
-ResNet-20 on one core. Files of equal outputs were 6 % smaller there; shallow networks gain nothing.
-"""
+"""Calibration images with which refined candidates are compressed layer after layer: ten seconds
+for ResNet-20 on one core. Files of equal outputs were 6 % smaller there; shallow networks gain
+nothing."""
 
 
 @dataclass(frozen=True, eq=False)
