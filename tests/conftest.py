@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +34,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Ray's workers are niced by 15 unless told otherwise: beside whatever else runs, they get next to
 # nothing, every Ray test takes several times as long, and benchmarks seem to idle.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+# Who starts the tests under nohup has a hang-up ignored, and so has every process they start, in
+# which some look at what it does.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Until the tests are collected, next to nothing of what is made is let go.
 gc.disable()
