@@ -81,7 +81,9 @@ def check_caches(network: Network, runs: Sequence[Run]) -> tuple[str, ...]:
     )
 
 
-def check_measured(network: Network, measure: Callable[[], float], baseline: float) -> str | None:
+def check_measured(
+    network: Network, measure: Callable[[], float], baseline: float
+) -> tuple[str, ...]:
     """See whether a function follows a network's weights that it never ran, but maybe a copy of it.
 
     Afterwards the network holds its float weights.
@@ -92,7 +94,7 @@ def check_measured(network: Network, measure: Callable[[], float], baseline: flo
         baseline: what it said of the float weights.
 
     Returns:
-        That it gave the same number for weights of which each is another; None where it did not.
+        That it gave the same number for weights of which each is another, if it did, in one line.
     """
     writer = WeightWriter(network.module, network.state)
     try:
@@ -100,15 +102,15 @@ def check_measured(network: Network, measure: Callable[[], float], baseline: flo
             writer.write(_others(network.state))
             alike = measure() == baseline
     except Exception:  # what fails with other weights looks at them
-        return None
+        return ()
     finally:
         writer.restore()
     if not alike:
-        return None
+        return ()
     return (
         f"evaluate(module) did not run the {type(network.module).__name__} it was given, and "
         f"returned {baseline:g} for the float weights and for others as well; if it measures "
-        "another network, no number of this study says anything of a candidate"
+        "another network, no number of this study says anything of a candidate",
     )
 
 

@@ -129,7 +129,7 @@ class Evaluator:
             self._of_caches = check_caches(network, self.assessment.runs)
             if task.evaluate is not None and all(run.is_copy for run in self.assessment.runs):
                 ignored = check_measured(network, self._measure, self.assessment.baseline)
-                self._of_caches = (*self._of_caches, *([ignored] if ignored else ()))
+                self._of_caches = (*self._of_caches, *ignored)
         self.assessment.runs.clear()  # they hold inputs
         groundwork = None if common is None else common.groundwork
         self.compressor = load_compressor(
