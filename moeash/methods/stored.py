@@ -4,7 +4,8 @@ A prepared value is a tree of moeash's own dataclasses, tuples, lists, dicts, te
 plain values. The file is a safetensors file: the tensors and arrays, and in its metadata the tree
 as JSON, the version of moeash and a digest of everything. Nothing is pickled: reading a file runs
 none of its content. Values come back bit for bit, tensors in the order of axes they had in memory,
-since that order decides how sums are rounded. Memory that two names share is stored once, and
+since that order decides how sums are rounded, and on the host at addresses that are multiples of 64
+bytes, as torch's own, since those do, too. Memory that two names share is stored once, and
 shared again.
 """
 
@@ -33,6 +34,7 @@ from moeash.methods.feedback.preparing import PreparedLayers
 from moeash.methods.fixing.method import FixingPrepared
 from moeash.methods.gpfq.method import GpfqPrepared
 from moeash.methods.uniform.method import UniformPrepared
+from moeash.networks.pickling import aligned
 
 CLASSES: dict[str, type[Any]] = {
     kind.__name__: kind
@@ -206,6 +208,7 @@ class _Reading:
         known = (key, tuple(axes), host)
         if known not in self._made:
             places = [axes.index(axis) for axis in range(len(axes))]
-            tensor = self._tensors[key].permute(places)
-            self._made[known] = tensor if host else tensor.to(self._device)
+            tensor = self._tensors[key]
+            there = aligned(tensor) if host else tensor.to(self._device)
+            self._made[known] = there.permute(places)
         return self._made[known]

@@ -47,6 +47,15 @@ def test_tensors_come_back_bit_for_bit(dtype, path):
     assert back.dtype == getattr(torch, dtype) and torch.equal(back, tensor)
 
 
+def test_tensors_begin_where_torch_begins_them(path):
+    tensors = [torch.randn(n, 5)[:, :4] for n in (1, 3, 7, 2)] + [torch.randn(3, 5).T]
+    back = there_and_back([*tensors, *(t.numpy() for t in tensors)], path)
+    for got, want in zip(back, [*tensors, *tensors], strict=True):
+        assert torch.equal(torch.as_tensor(got), want)
+        assert torch.as_tensor(got).data_ptr() % 64 == 0
+    assert back[4].stride() == tensors[4].stride()
+
+
 def test_a_nan_keeps_its_bits(path):
     odd = np.array([0x7FC00001, 0xFFC12345], dtype=np.uint32).view(np.float32)
     assert there_and_back(odd, path).tobytes() == odd.tobytes()
