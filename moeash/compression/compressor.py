@@ -41,7 +41,6 @@ from moeash.methods.base import Images, Method, Preparation
 from moeash.methods.training.distilling import distill
 from moeash.methods.training.method import TrainedMethod
 from moeash.methods.training.options import TrainingOptions
-from moeash.methods.training.trainable import notes_on
 from moeash.methods.training.tuning import tune
 from moeash.networks.network import Network
 from moeash.networks.pickling import read_only_tensor
@@ -342,16 +341,19 @@ class Compressor:
         return trained
 
     @derivatives()
-    def check_training(self) -> Sequence[str]:
+    def check_training(self, steps: Sequence[Tune] = ()) -> Sequence[str]:
         """Return what people should know before anything is trained, one line each.
 
+        Args:
+            steps: that solutions will be trained in.
+
         Raises:
-            InputError: nothing can be trained, or the solution to begin with does not fit.
+            InputError: nothing can be trained, the solution to begin with does not fit, or a step
+                would change nothing.
         """
         if isinstance(self._method, TrainedMethod):
             self._method.start(self.network)
-        here = self._circumstances
-        return notes_on(self.network, self._trainings.some(), here.device, here.training)
+        return self._trainings.check(self.network, self._circumstances.training, steps)
 
     def _compressed(
         self, recipe: Recipe, progress: Progress, *, train: bool = True

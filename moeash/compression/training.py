@@ -5,20 +5,21 @@ this process or another, goes on where it stood. Of the trainings a process has 
 one's file stays: what came of it may not be stored yet. It may be deleted at any time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from moeash.compression.preparations import depends_on, digest_of_plain
 from moeash.core.progress import Progress
-from moeash.data.inputs import Batch
+from moeash.core.solutions.recipe import Distill, Tune
 from moeash.errors import InputError
 from moeash.methods.base import Images
 from moeash.methods.training.checkpoints import Checkpoint
+from moeash.methods.training.distilling import refuse_standstill
 from moeash.methods.training.options import TrainingOptions
 from moeash.methods.training.session import Session
-from moeash.methods.training.trainable import some_of
+from moeash.methods.training.trainable import notes_on, some_of
 from moeash.networks.network import Network
 
 TRAINED_ON = ("train", "calibration")
@@ -98,9 +99,25 @@ class Trainings:
             self._finished.delete()
         self._finished = session.checkpoint
 
-    def some(self) -> Batch:
-        """Return some images to train on, on the device."""
-        return some_of(self._images, self._device)
+    def check(
+        self, network: Network, options: TrainingOptions, steps: Sequence[Tune]
+    ) -> Sequence[str]:
+        """Return what people should know before anything is trained, one line each.
+
+        Args:
+            network: in eval mode.
+            options: how it will be trained.
+            steps: that its solutions will be trained in.
+
+        Raises:
+            InputError: there is nothing to train or to train on, or a step would change nothing.
+        """
+        some = some_of(self._images, self._device)
+        notes = notes_on(network, some, self._device, options)
+        for step in steps:
+            if isinstance(step, Distill):
+                refuse_standstill(step, len(self._images), options.batch_size)
+        return notes
 
     @cached_property
     def _fingerprint(self) -> str:

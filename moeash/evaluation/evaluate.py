@@ -143,7 +143,7 @@ class Evaluator:
         self._of_training: Sequence[str] = ()
         if task.trains and common is None:
             progress("looking at what can be trained", 0, None)
-            self._of_training = self.compressor.check_training()
+            self._of_training = self.compressor.check_training(task.trainings)
         self.remeasured_baseline = self._measure_remeasured() if common is None else None
         self._place()
 

@@ -12,6 +12,7 @@ from torch import nn
 from moeash.compression.options import CodecOptions
 from moeash.core.kept import Keeping
 from moeash.core.solutions.objectives import SizeName
+from moeash.core.solutions.recipe import Tune
 from moeash.data.options import DataOptions
 from moeash.data.unlabelled import Unlabelled
 from moeash.errors import InputError
@@ -49,6 +50,7 @@ class Task:
         preparations: folder in which preparations that took long are kept; None: they are not.
         training: how candidates are trained, of methods that train.
         trains: whether recipes may train, by the method or by steps.
+        trainings: the steps that solutions will be trained in, if any.
         holdout_fingerprint: of the holdout split solutions were reported on; None: none was yet.
     """
 
@@ -70,6 +72,7 @@ class Task:
     preparations: str | None = None
     training: TrainingOptions = field(default_factory=TrainingOptions)
     trains: bool = False
+    trainings: tuple[Tune, ...] = ()
     holdout_fingerprint: str | None = None
 
     def __post_init__(self) -> None:

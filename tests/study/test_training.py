@@ -24,7 +24,7 @@ from tests.forks import Fork
 from tests.marks import slow
 
 
-def trained(name="trained", epochs=2, **changes):
+def trained(name="trained", epochs=20, **changes):
     return spec(
         name,
         data__splits__train={"part": "all", "count": 300, "seed": 0},
@@ -37,7 +37,7 @@ def trained(name="trained", epochs=2, **changes):
             "solutions": 2,
             "rates": [0.3, 3.0],
             "epochs": epochs,
-            "learning_rate": 0.03,
+            "learning_rate": 0.02,
             "temperature": 1.0,
         },
         tune={"solutions": 2, "epochs": 1},
@@ -60,7 +60,7 @@ def test_solutions_of_the_front_are_distilled_at_every_rate_and_tuned(study):
     records = {r.number: r for r in study.evaluations()}
     distilled, tuned = staged(study, "distilled"), staged(study, "tuned")
     assert [r.recipe.steps[-1] for r in distilled] == [
-        Distill(epochs=2, batch_size=64, rate=rate, learning_rate=0.03) for rate in (0.3, 3.0)
+        Distill(epochs=20, batch_size=64, rate=rate) for rate in (0.3, 3.0)
     ] * 2
     assert [r.recipe.steps[-1] for r in tuned] == [Tune(epochs=1, batch_size=64)] * 2
     for record in (*distilled, *tuned):
@@ -191,7 +191,7 @@ def test_a_study_from_python_trains_on_its_calibration_inputs(tmp_path):
         return moeash.search(
             module,
             evaluate=evaluate,
-            method="uniform",
+            method={"name": "uniform", "k": [4, 6]},
             name="python",
             storage=str(tmp_path / "a.db"),
             progress=False,
@@ -199,7 +199,7 @@ def test_a_study_from_python_trains_on_its_calibration_inputs(tmp_path):
                 "search": {"population": 4},
                 "budget": {"generations": 2},
                 "merge": {"trials": 0},
-                "distill": {"solutions": 1, "rates": [0.1], "epochs": 5},
+                "distill": {"solutions": 1, "rates": [0.001], "epochs": 40},
                 "training": {"batch_size": 32, **changes.pop("training", {})},
             },
             **changes,
@@ -234,7 +234,10 @@ class Half(torch.nn.Module):
 @pytest.mark.parametrize(
     ("method", "phases"),
     [
-        ({"name": "uniform"}, {"distill": {"solutions": 1, "rates": [0.1], "epochs": 1}}),
+        (
+            {"name": "uniform"},
+            {"distill": {"solutions": 1, "rates": [0.1], "epochs": 1, "learning_rate": 0.5}},
+        ),
         ({"name": "uniform"}, {"tune": {"solutions": 1, "epochs": 1}}),
         ({"name": "wfn", "fractions": [0.5, 1.0], "epochs": 1}, {}),
         slow({"name": "pwfn", "fractions": [0.5, 1.0], "epochs": 1}, {}),
@@ -295,11 +298,37 @@ def test_a_network_that_detaches_its_outputs_is_refused_before_the_search():
     assert len(measured) == 1, "the float network"
 
 
+def test_a_distilling_of_too_few_steps_is_refused_before_the_search():
+    listen = Listener()
+
+    def search(**distill):
+        return moeash.search(
+            torch.nn.Linear(20, 4),
+            evaluate=lambda module: 0.0,
+            calibration=torch.randn(64, 20),
+            population=2,
+            generations=1,
+            spec={"distill": {"solutions": 1, "rates": [0.1]} | distill},
+            progress=listen,
+        )
+
+    with pytest.raises(InputError) as refused:
+        search(epochs=48)
+    assert str(refused.value) == (
+        "distilling would change nothing: 64 images make 1 step an epoch, and 48 in all move a "
+        "weight by 0.49 of the way to the next entry at most, where half of it is needed; raise "
+        "distill.epochs or distill.learning_rate, or lower training.batch_size"
+    )
+    assert "evaluated" not in {event.kind for event in listen.events}
+    (distilled,) = staged(search(epochs=60), "distilled")
+    assert distilled.outcome.status == "complete"
+
+
 @pytest.mark.slow
 def test_a_stop_request_ends_a_training_and_the_study_goes_on_from_there(tmp_path, monkeypatch):
     plain = trained() | {
         "tune": {"solutions": 0},
-        "distill": {"solutions": 1, "rates": [1.0], "epochs": 10},
+        "distill": {"solutions": 1, "rates": [1.0], "epochs": 10, "learning_rate": 0.03},
     }
     whole = run_study(tmp_path, plain | {"name": "whole"})
     monkeypatch.setattr(session, "SAVE_EVERY_S", 0.0)

@@ -15,14 +15,18 @@ from torch import Tensor
 
 from moeash.core.codebook import SharedWeights
 from moeash.core.solutions.recipe import Distill
+from moeash.errors import InputError
 from moeash.methods.training.code_lengths import bits, code_lengths, slopes
 from moeash.methods.training.positions import places_of, tensors_of
-from moeash.methods.training.session import Seen, Session
+from moeash.methods.training.session import Seen, Session, steps_an_epoch
 from moeash.methods.training.solution import SolutionTraining
 from moeash.networks.network import Network
 
 COUNT_EVERY = 50
 """Steps between counts of the entries' statistics."""
+
+HALFWAY = 0.5
+"""Entries a weight has to move by at least until another one is the nearest."""
 
 
 def distill(
@@ -35,6 +39,10 @@ def distill(
         start: the solution.
         network: the float network it is of.
         session: where to train.
+
+    Raises:
+        InputError: there are too few steps for any weight to reach another entry.
+        TrainingError: the training diverges.
     """
     trainee = Distilling(step, start, network, session)
     session.train(trainee)
@@ -49,6 +57,7 @@ class Distilling(SolutionTraining):
     ) -> None:
         super().__init__(step, start, network, session)
         self._moved_a_step = step.learning_rate
+        refuse_standstill(step, len(session.images), session.options.batch_size)
         self._places = places_of(start, session.device)
         self._n_shared = sum(place.tensor.size for place in self._places)
         self._a_bit_is_worth = step.rate / max(1, self._n_shared)
@@ -119,3 +128,29 @@ class Distilling(SolutionTraining):
 
     def _count(self) -> None:
         self._lengths = [code_lengths(place) for place in self._places]
+
+
+def refuse_standstill(step: Distill, n_images: int, batch_size: int) -> None:
+    """Refuse a training that ends before a weight gets halfway to another entry.
+
+    Adam moves no weight much further than its learning rate in a step, and that falls along a
+    cosine from one end of the training to the other: half of it on average.
+
+    Args:
+        step: how to train.
+        n_images: to train on.
+        batch_size: images a step.
+
+    Raises:
+        InputError: no index would change.
+    """
+    an_epoch = steps_an_epoch(n_images, batch_size)
+    n_steps = step.epochs * an_epoch
+    reach = step.learning_rate * (n_steps + 1) / 2
+    if reach < HALFWAY:
+        raise InputError(
+            f"distilling would change nothing: {n_images:,} images make {an_epoch:,} "
+            f"step{'s'[: an_epoch != 1]} an epoch, and {n_steps:,} in all move a weight by "
+            f"{reach:.2g} of the way to the next entry at most, where half of it is needed; raise "
+            "distill.epochs or distill.learning_rate, or lower training.batch_size"
+        )

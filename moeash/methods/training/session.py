@@ -115,8 +115,8 @@ class Session:
 
     @property
     def steps_an_epoch(self) -> int:
-        """Full batches of one pass over the images; a rest is seen in other passes."""
-        return max(1, len(self.images) // self.options.batch_size)
+        """Steps of one pass over the images."""
+        return steps_an_epoch(len(self.images), self.options.batch_size)
 
     def train(self, trainee: Trainee) -> None:
         """Train to the end, from where the same training was saved if it was.
@@ -190,6 +190,11 @@ class Session:
                 there = varied(inputs, self.options.augment, noise).to(self.device)
                 yield Seen(there, labels.to(self.device), epoch, first, steps, noise)
                 first += 1
+
+
+def steps_an_epoch(n_images: int, batch_size: int) -> int:
+    """Return the full batches of one pass over images; a rest is seen in other passes."""
+    return max(1, n_images // batch_size)
 
 
 def order_of(n: int, seed: int, epoch: int) -> NDArray[np.int64]:

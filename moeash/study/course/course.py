@@ -5,7 +5,7 @@ from functools import partial
 
 from moeash.backends.base import Backend
 from moeash.core.codebook import SharedWeights
-from moeash.core.solutions.recipe import Distill, Recipe, Refine, Step, Tune
+from moeash.core.solutions.recipe import Recipe, Refine, Step
 from moeash.evaluation.outcome import Archive
 from moeash.searches.base import Search
 from moeash.searches.enumerate import ExhaustiveSearch, RandomSearch
@@ -140,24 +140,13 @@ class Course:
 
     def _distill(self) -> None:
         """Train solutions of the front on their own entries."""
-        options = self._plan.spec.distill
-        steps = [
-            Distill(
-                epochs=options.epochs,
-                temperature=options.temperature,
-                rate=rate,
-                learning_rate=options.learning_rate,
-                **vars(self._plan.spec.training),
-            )
-            for rate in options.rates
-        ]
-        self._extend("distill", "distilled", options.solutions, steps)
+        spec = self._plan.spec
+        self._extend("distill", "distilled", spec.distill.solutions, spec.distillings)
 
     def _tune(self) -> None:
         """Train the entries of solutions of the front."""
-        options = self._plan.spec.tune
-        step = Tune(epochs=options.epochs, **vars(self._plan.spec.training))
-        self._extend("tune", "tuned", options.solutions, [step])
+        spec = self._plan.spec
+        self._extend("tune", "tuned", spec.tune.solutions, spec.tunings)
 
     def _extend(self, name: str, stage: Stage, at_most: int, steps: Sequence[Step]) -> None:
         """Take each of some steps on each of at most so many solutions of the front."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from moeash.backends.options import BackendOptions
 from moeash.compression.options import CodecOptions
+from moeash.core.solutions.recipe import Distill, Tune
 from moeash.data.options import DataOptions
 from moeash.errors import InputError
 from moeash.evaluation.options import METRIC_NAMES, EvaluationOptions
@@ -132,6 +133,30 @@ class StudySpec(Options):
         if self.distill.solutions:
             return "distill"
         return "tune" if self.tune.solutions else None
+
+    @property
+    def distillings(self) -> tuple[Distill, ...]:
+        """The steps of ``[distill]``, each taken on every solution that is chosen."""
+        options = self.distill
+        if not options.solutions:
+            return ()
+        return tuple(
+            Distill(
+                epochs=options.epochs,
+                temperature=options.temperature,
+                rate=rate,
+                learning_rate=options.learning_rate,
+                **vars(self.training),
+            )
+            for rate in options.rates
+        )
+
+    @property
+    def tunings(self) -> tuple[Tune, ...]:
+        """The step of ``[tune]``, likewise."""
+        if not self.tune.solutions:
+            return ()
+        return (Tune(epochs=self.tune.epochs, **vars(self.training)),)
 
     @property
     def start(self) -> str | None:
@@ -265,4 +290,5 @@ class StudySpec(Options):
             refines=self.refine.solutions > 0,
             training=self.training,
             trains=self.trained_by is not None,
+            trainings=(*self.distillings, *self.tunings),
         )

@@ -121,7 +121,7 @@ def test_every_kind_of_network_is_trained_in_bfloat16(kind):
 
     def trained(arithmetic):
         session = Session(images, TrainingOptions(batch_size=16, arithmetic=arithmetic), 3)
-        return distill(Distill(epochs=10, rate=0.1), start, network, session)
+        return distill(Distill(epochs=10, rate=0.1, learning_rate=0.03), start, network, session)
 
     exact = trained("float32")
     first = module.norm if kind is Language else next(iter(module.children()))
@@ -145,7 +145,7 @@ def test_half_precision_weights_stay_what_they_are():
     inputs = torch.randn(64, 20, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     session = Session(Unlabelled(inputs, at_most=64), TrainingOptions(batch_size=16), 3)
     for trained in (
-        distill(Distill(epochs=2, rate=0.1, batch_size=16), start, network, session),
+        distill(Distill(epochs=2, rate=0.1, learning_rate=0.2), start, network, session),
         tune(Tune(epochs=2, batch_size=16), start, network, session),
     ):
         assert {t.dtype for t in trained.tensors} == {"bfloat16"}

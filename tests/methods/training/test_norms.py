@@ -102,7 +102,8 @@ def trainee_of(kind, network, start, session):
             options = PwfnOptions(**STAGES, learning_rate=0.01)
             return PwfnTraining(options, Candidate.of({"delta": 1.0}), network, start, session)
         case "distill":
-            return Distilling(Distill(epochs=4, rate=0.1, batch_size=16), start, network, session)
+            step = Distill(epochs=4, rate=0.1, learning_rate=0.1)
+            return Distilling(step, start, network, session)
         case "tune":
             return Tuning(Tune(epochs=4, batch_size=16), start, network, session)
 
