@@ -19,11 +19,14 @@ from moeash.errors import InputError
 from moeash.methods.training.code_lengths import bits, code_lengths, slopes
 from moeash.methods.training.positions import places_of, tensors_of
 from moeash.methods.training.session import Seen, Session, steps_an_epoch
-from moeash.methods.training.solution import SolutionTraining
+from moeash.methods.training.solution import EPSILON, SolutionTraining
 from moeash.networks.network import Network
 
 COUNT_EVERY = 50
 """Steps between counts of the entries' statistics."""
+
+LEAST_EPSILON = 1e-20
+"""Where a bit is worth nothing: smaller gradients have no square in float32."""
 
 HALFWAY = 0.5
 """Entries a weight has to move by at least until another one is the nearest."""
@@ -67,6 +70,15 @@ class Distilling(SolutionTraining):
     def moved_a_step(self) -> float:
         """How far a weight moves in a step at first, in entries."""
         return self._moved_a_step
+
+    @property
+    def epsilon(self) -> float:
+        """A hundredth of what a bit is worth to a weight, where that is less than Adam's own.
+
+        In a network of millions of weights, or one of single values near 0, every gradient may be
+        below 1e-8, and nothing would move.
+        """
+        return min(EPSILON, max(LEAST_EPSILON, self._a_bit_is_worth / 100))
 
     def moving(self) -> Mapping[str, Tensor]:
         """Return the positions."""

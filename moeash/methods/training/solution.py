@@ -23,6 +23,9 @@ from moeash.networks.network import Network
 KEPT_A_STEP = 1e-4
 """How far a kept parameter moves in a step at first."""
 
+EPSILON = 1e-8
+"""Adam's, as its authors have it: gradients no larger than this move less than others."""
+
 
 class SolutionTraining(ABC):
     """The training of one solution, in one stage, but for what of it moves.
@@ -64,6 +67,11 @@ class SolutionTraining(ABC):
     def moved_a_step(self) -> float:
         """How far what moves does so in a step at first."""
 
+    @property
+    def epsilon(self) -> float:
+        """Adam's epsilon: gradients no larger than this move less than others."""
+        return EPSILON
+
     @abstractmethod
     def moving(self) -> Mapping[str, Tensor]:
         """Return the leaves that move, by names of their own in a checkpoint."""
@@ -97,7 +105,8 @@ class SolutionTraining(ABC):
             [
                 {"params": list(self.moving().values()), "base": self.moved_a_step},
                 {"params": self._kept.leaves, "base": KEPT_A_STEP},
-            ]
+            ],
+            eps=self.epsilon,
         )
 
     def step(self, seen: Seen) -> Tensor:

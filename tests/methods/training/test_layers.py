@@ -150,3 +150,32 @@ def test_half_precision_weights_stay_what_they_are():
     ):
         assert {t.dtype for t in trained.tensors} == {"bfloat16"}
         assert trained.fingerprint() != start.fingerprint()
+
+
+class Scaled(nn.Module):
+    """A network of single values, all multiplied with one number."""
+
+    def __init__(self, scale):
+        super().__init__()
+        torch.manual_seed(1)
+        self.layers = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 1))
+        self.scale = scale
+
+    def forward(self, x):
+        return self.layers(x) * self.scale
+
+
+def test_how_large_outputs_are_is_no_matter_where_a_bit_is_worth_as_much():
+    inputs = torch.randn(64, 20, generator=torch.Generator().manual_seed(0))
+    found = []
+    for scale in (2.0**-5, 2.0**-15):
+        network, start = compressed(Scaled(scale).eval())
+        session = Session(Unlabelled(inputs, at_most=64), TrainingOptions(batch_size=16), 3)
+        trained = distill(Distill(epochs=30, rate=0.1 * scale**2), start, network, session)
+        moved = sum(
+            np.count_nonzero(a.indices != b.indices)
+            for a, b in zip(start.shared, trained.shared, strict=True)
+        )
+        assert moved > 100
+        found.append(trained.fingerprint())
+    assert found[0] == found[1]
