@@ -3,9 +3,9 @@
 A prepared value is a tree of moeash's own dataclasses, tuples, lists, dicts, tensors, arrays and
 plain values. The file is a safetensors file: the tensors and arrays, and in its metadata the tree
 as JSON, the version of moeash and a digest of everything. Nothing is pickled: reading a file runs
-none of its content. Values come back bit for bit. Tensors keep the order of axes they had in memory, and on
-the host begin at multiples of 64 bytes, as torch's own do: both decide how sums are rounded. Memory
-that two names share is stored once, and shared again.
+none of its content. Values come back bit for bit. Tensors keep the order of axes they had in
+memory, and on the host begin at multiples of 64 bytes, as torch's own do: both decide how sums are
+rounded. Memory that two names share is stored once, and shared again.
 """
 
 import dataclasses
