@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -114,6 +115,26 @@ def inputs_of(network: nn.Module, name: str, n_uses: int, batch: Batch) -> list[
     with watcher:
         call_network(network, batch)
     return met
+
+
+def looked_up(network: nn.Module, batch: Batch) -> frozenset[str]:
+    """Return the weights that a network looks rows up in, and uses in no other way.
+
+    Args:
+        network: in the mode it is to run in.
+        batch: on the network's device.
+
+    Returns:
+        Their ``state_dict`` keys.
+    """
+    ways: dict[str, set[bool]] = {}
+
+    def meet(use: Use, inputs: Tensor, outputs: Tensor) -> None:
+        ways.setdefault(use.name, set()).add(use.map.lookup)
+
+    with watch_uses(network, meet), torch.no_grad():
+        call_network(network, batch)
+    return frozenset(name for name, lookups in ways.items() if lookups == {True})
 
 
 class Uses:

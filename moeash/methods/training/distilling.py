@@ -6,7 +6,8 @@ is the divergence from the float network's outputs on training images (or the la
 ``rate`` times the bits a shared weight costs (:mod:`.code_lengths`): training with a penalty on the
 entropy in the manner of Oktay et al. (ICLR 2020, arXiv:1906.06624), here on the solution's own
 entries and from the solution, with straight-through gradients and annealed rounding in the place of
-noise. Number and values of the entries stay.
+noise. Number and values of the entries stay, and so do rows of an embedding that hardly any step
+meets (:class:`moeash.methods.training.trainable.Meetings`).
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from moeash.methods.training.code_lengths import bits, code_lengths, slopes
 from moeash.methods.training.positions import places_of, tensors_of
 from moeash.methods.training.session import Seen, Session, steps_an_epoch
 from moeash.methods.training.solution import EPSILON, SolutionTraining
+from moeash.methods.training.trainable import Meetings, some_of
 from moeash.networks.network import Network
 
 COUNT_EVERY = 50
@@ -65,6 +67,8 @@ class Distilling(SolutionTraining):
         self._n_shared = sum(place.tensor.size for place in self._places)
         self._a_bit_is_worth = step.rate / max(1, self._n_shared)
         self._lengths: list[Tensor] = []
+        some = some_of(session.images, session.device)
+        self._meetings = Meetings(network, some, session.device)
 
     @property
     def moved_a_step(self) -> float:
@@ -96,9 +100,13 @@ class Distilling(SolutionTraining):
     def push(self) -> None:
         """Push weights towards cheaper entries."""
         for place, lengths in zip(self._places, self._lengths, strict=True):
-            # Where no gradient comes, outputs may still depend on a weight: it stays.
-            if place.position.grad is not None:
-                place.position.grad.add_(slopes(place, lengths), alpha=self._a_bit_is_worth)
+            gradient = place.position.grad
+            if gradient is None:
+                continue  # outputs may still depend on it: it stays
+            rare = self._meetings.meet(place.tensor.name, gradient)
+            gradient.add_(slopes(place, lengths), alpha=self._a_bit_is_worth)
+            if rare is not None:
+                gradient[rare] = 0
 
     def confine(self) -> None:
         """Keep positions among the entries."""
@@ -119,11 +127,12 @@ class Distilling(SolutionTraining):
     def tensors(self) -> dict[str, Tensor]:
         """Return all that changes."""
         lengths = {f"lengths/{i}": t for i, t in enumerate(self._lengths)}
-        return {**super().tensors(), **lengths}
+        return {**super().tensors(), **lengths, **self._meetings.tensors()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take what :meth:`tensors` returned."""
         super().load(tensors)
+        self._meetings.load(tensors)
         self._lengths = [tensors[f"lengths/{i}"] for i in range(len(self._places))]
 
     def words(self) -> str:

@@ -2,13 +2,15 @@
 
 A layer that nobody calls has none, and one that is used under ``no_grad``, detached, or turned into
 integers has none either, though the outputs depend on it. The network runs once with gradients to
-see which, and once more for every weight that got none, with other values in it.
+see which, and once more for every weight that got none, with other values in it. Rows of an
+embedding that hardly any text has are a kind of their own, see :class:`Meetings`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from moeash.data.inputs import Batch
 from moeash.errors import InputError
@@ -17,6 +19,7 @@ from moeash.methods.training.losses import Outputs, float_tensors
 from moeash.methods.training.norms import live_norms
 from moeash.methods.training.options import TrainingOptions
 from moeash.networks.network import Network
+from moeash.tracing.uses import looked_up
 
 IMAGES = 16
 """Inputs of the runs."""
@@ -48,6 +51,53 @@ class Reach:
                 for name in self.hidden
             ),
         )
+
+
+LEARNT_FROM = 10
+"""Steps that meet a row of an embedding before it is trained. Fewer say little of what the row is
+for in other texts, and the penalty on bits, which comes in every step, would outweigh them."""
+
+
+class Meetings:
+    """How many steps of a training have met each row of the embeddings.
+
+    A row that no step has met has no gradient, though other texts may need it.
+
+    Args:
+        network: that is trained.
+        inputs: some, on the device.
+        device: of the training.
+    """
+
+    def __init__(self, network: Network, inputs: Batch, device: str) -> None:
+        embeddings = looked_up(network.module, inputs)
+        self._counts = {
+            parameter.name: torch.zeros(parameter.shape[0], dtype=torch.int32, device=device)
+            for parameter in network.state
+            if parameter.name in embeddings
+        }
+
+    def meet(self, name: str, gradient: Tensor) -> Tensor | None:
+        """Count one step; return which rows of a weight have hardly been met; None: they may move.
+
+        Args:
+            name: of the weight.
+            gradient: of the loss in it, or in what it is made of, its rows first.
+        """
+        counts = self._counts.get(name)
+        if counts is None:
+            return None
+        counts += (gradient != 0).flatten(1).any(1)
+        return counts < LEARNT_FROM
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the counts, under names of their own in a checkpoint."""
+        return {f"met/{name}": counts for name, counts in self._counts.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what :meth:`tensors` returned."""
+        for name, counts in self.tensors().items():
+            counts.copy_(tensors[name])
 
 
 def notes_on(

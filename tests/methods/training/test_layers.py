@@ -9,15 +9,18 @@ from moeash.core.solutions.candidate import Candidate
 from moeash.core.solutions.recipe import Distill, Tune
 from moeash.data.unlabelled import Unlabelled
 from moeash.methods.registry import build_method
+from moeash.methods.training.checkpoints import Checkpoint
 from moeash.methods.training.distilling import distill
 from moeash.methods.training.options import TrainingOptions
 from moeash.methods.training.session import Session
+from moeash.methods.training.trainable import LEARNT_FROM
 from moeash.methods.training.tuning import tune
 from moeash.methods.uniform.options import UniformOptions
 from moeash.networks.network import Network
 from moeash.networks.parameters import read_state
 from tests.contracts.method import prepare
 from tests.marks import slow
+from tests.methods.training.test_session import Clock
 
 
 class Convolutions(nn.Module):
@@ -179,3 +182,59 @@ def test_how_large_outputs_are_is_no_matter_where_a_bit_is_worth_as_much():
         assert moved > 100
         found.append(trained.fingerprint())
     assert found[0] == found[1]
+
+
+class Words(nn.Module):
+    """An embedding of 40 words, averaged."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.words, self.last = nn.Embedding(40, 16), nn.Linear(16, 4)
+
+    def forward(self, tokens):
+        return self.last(self.words(tokens).mean(1))
+
+
+COMMON, RARE, NEVER = range(18), 18, range(19, 40)
+
+
+def texts():
+    """64 texts of common words, the rare one in one of them."""
+    draws = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, len(COMMON), (64, 6), generator=draws)
+    tokens[5, 2] = RARE
+    return tokens
+
+
+def words_moved(epochs, **where):
+    """Distill for so many epochs; return which words have moved, and the solution."""
+    network, start = compressed(Words().eval())
+    images = Unlabelled(texts(), at_most=64, network=network.module)
+    session = Session(images, TrainingOptions(batch_size=16), 3, **where)
+    step = Distill(epochs=epochs, rate=1.0, learning_rate=0.1)
+    trained = distill(step, start, network, session)
+    before, after = (
+        next(t.indices for t in shared.shared if t.name == "words.weight").reshape(40, 16)
+        for shared in (start, trained)
+    )
+    return set(np.flatnonzero((before != after).any(1)).tolist()), trained.fingerprint()
+
+
+def test_words_that_hardly_any_text_has_stay_and_others_move():
+    few, _ = words_moved(LEARNT_FROM - 1)
+    assert few == set(COMMON)
+    more, _ = words_moved(2 * LEARNT_FROM)
+    assert more == {*COMMON, RARE}
+
+
+def test_words_are_counted_on_after_a_kill(tmp_path):
+    def stop(what, done, total):
+        if done >= 20:
+            raise KeyboardInterrupt
+
+    whole = words_moved(2 * LEARNT_FROM)
+    kept = {"checkpoint": Checkpoint(tmp_path, "d" * 32), "clock": Clock(60.0)}
+    with pytest.raises(KeyboardInterrupt):
+        words_moved(2 * LEARNT_FROM, progress=stop, **kept)
+    assert words_moved(2 * LEARNT_FROM, **kept) == whole
