@@ -17,6 +17,7 @@ from moeash.core.codebook import SharedWeights
 from moeash.data.splits import load_splits
 from moeash.study.spec.reading import load_spec
 from tests.backends.studies import toml
+from tests.contracts.method import digits_network
 from tests.digits import BASE, merged
 from tests.studies.conftest import SCRIPTS
 
@@ -300,3 +301,15 @@ def test_entquants_rule_is_compared_with_uniform_bins_at_its_bytes(
     assert [n for _, n, *_ in found] == sorted(n for _, n, *_ in found)
     errors = [whole for _, _, whole, _ in found]
     assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.slow
+def test_what_large_networks_take_is_measured_of_any(script):
+    large = script("large")
+    network, pictures = digits_network().module, torch.rand(20, 1, 8, 8)
+    row = large.measured(network, pictures)
+    known = {*large.MEASURING, *large.PREPARING, "writing and verifying the file"}
+    assert known - set(row["seconds"]) <= {large.MEASURING[0]}
+    assert row["bare_s"] > 0 and row["load_s"] > 0 and row["pictures"] == 20
+    name = next(iter(large.CASES))
+    assert large.table({name: row}).count("\n") == 2

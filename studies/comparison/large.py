@@ -1,0 +1,214 @@
+"""What compressing networks of ImageNet's size takes: seconds of one core, and memory.
+
+    pip install --no-deps efficientnet-lite-pytorch
+    python studies/comparison/large.py
+
+Each network is compressed once by ``feedback`` with the method's defaults, in a process of its
+own, and the file is read back. Time goes to what the progress of ``moeash.compress`` named last.
+The bare passes are what measuring curvature cannot do without: one forward pass and a backward pass
+a sketch, of the same pictures, in the same process, before. Memory is what the process had at most
+beyond what it had with the network, its pictures and torch. ViT-B/16 and ResNet-50 have random
+weights, so the bytes of their files mean nothing and are not shown.
+
+Writes ``large.json`` and a table of README.md.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tables import put_table
+from torch import Tensor, nn
+
+import moeash
+from moeash.data.splits import load_splits
+from moeash.methods.feedback.options import FeedbackOptions
+from moeash.networks.loading.sources import read_network
+from moeash.networks.options import NetworkOptions
+from moeash.study.events import Event
+from moeash.study.spec.reading import load_spec
+
+RESULT = Path(__file__).with_name("large.json")
+PICTURES = Path(__file__).parents[1] / "imagenet-efficientnet-lite0.toml"
+BATCH = 10
+CANDIDATE = {"k": 1000, "rate": 0.03}
+MEASURING = ("looking at whether the network follows its weights", "measuring curvature")
+PREPARING = ("factorising layers", "looking for useful grids", "measuring rows")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, and how many pictures it is calibrated with.
+
+    Attributes:
+        title: in the table.
+        source: of the network; None: that of the study whose pictures all take.
+        pictures: of the study's calibration split.
+    """
+
+    title: str
+    source: str | None
+    pictures: int
+
+
+CASES = {
+    "efficientnet-lite0": Case("EfficientNet-Lite0", None, 200),
+    "resnet50": Case("ResNet-50", "torchvision:resnet50", 50),
+    "vit_b_16": Case("ViT-B/16", "torchvision:vit_b_16", 50),
+}
+
+
+def network_of(case: Case) -> nn.Module:
+    """Return a case's network; that of the study has its trained weights."""
+    torch.manual_seed(0)
+    task = load_spec(PICTURES).task()
+    options = task.network if case.source is None else NetworkOptions(source=case.source)
+    return read_network(options).module.eval()
+
+
+def pictures_of(case: Case) -> Tensor:
+    """Return a case's calibration pictures."""
+    data = load_spec(PICTURES).task().data
+    assert data is not None
+    split = load_splits(data)["calibration"]
+    return torch.cat([images for images, _ in split.batches(BATCH)])[: case.pictures]
+
+
+def bare_passes(network: nn.Module, pictures: Tensor) -> float:
+    """Return the seconds of one forward pass and a backward pass a sketch."""
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    started = time.process_time()
+    for batch in pictures.split(BATCH):
+        scores = network(batch)
+        for _ in range(FeedbackOptions().sketches):
+            towards = (scores * torch.randn_like(scores)).sum()
+            torch.autograd.grad(towards, weights, retain_graph=True)
+    return time.process_time() - started
+
+
+class Phases:
+    """Seconds of the processor by what progress named last."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._what, self._since = "beginning", time.process_time()
+
+    def __call__(self, event: Event) -> None:
+        """Hear of progress."""
+        now = time.process_time()
+        self.seconds[self._what] += now - self._since
+        self._since = now
+        self._what = getattr(event, "what", self._what)
+
+
+@contextmanager
+def peak_memory() -> Iterator[dict[str, float]]:
+    """Yield what holds, ten times a second, the most GB in memory beyond those at first."""
+    found = {"gb": 0.0}
+    began, ended = resident_gb(), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            found["gb"] = max(found["gb"], resident_gb() - began)
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        looking.join()
+
+
+def resident_gb() -> float:
+    """Return what the process has in memory, in GB; Linux."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e9
+
+
+def measured(network: nn.Module, pictures: Tensor) -> dict[str, Any]:
+    """Return what compressing a network takes."""
+    bare_passes(network, pictures[:BATCH])
+    bare = bare_passes(network, pictures)
+    phases = Phases()
+    with tempfile.TemporaryDirectory() as folder, peak_memory() as memory:
+        path = Path(folder) / "network.moeash"
+        moeash.compress(
+            network,
+            path,
+            candidate=CANDIDATE,
+            method="feedback",
+            calibration=pictures,
+            progress=phases,
+            spec={"codec": {"coder": "adaptive"}},
+        )
+        phases(Event())
+        started = time.process_time()
+        moeash.load(path, into=network)
+        loading = time.process_time() - started
+    return {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "pictures": len(pictures),
+        "bare_s": bare,
+        "seconds": dict(phases.seconds),
+        "load_s": loading,
+        "memory_gb": memory["gb"],
+        "torch": torch.__version__,
+    }
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the table as Markdown."""
+    lines = [
+        "| network | parameters | pictures | bare passes, s | curvature | rest of preparing "
+        "| a candidate, s | file, s | load, s | memory, GB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in rows.items():
+        seconds, bare = row["seconds"], row["bare_s"]
+        curvature = sum(seconds.get(what, 0.0) for what in MEASURING)
+        rest = sum(seconds.get(what, 0.0) for what in PREPARING)
+        writing = seconds.get("writing and verifying the file", 0.0)
+        candidate = sum(seconds.values()) - curvature - rest - writing
+        lines.append(
+            f"| {CASES[name].title} | {row['parameters']:,} | {row['pictures']} | {bare:.0f} "
+            f"| {curvature / bare:.2f} x | {rest / bare:.2f} x | {candidate:.1f} | {writing:.1f} "
+            f"| {row['load_s']:.1f} | {row['memory_gb']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure all networks, or one."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", choices=CASES, help="networks to measure anew")
+    parser.add_argument("--one", choices=CASES, help="print what one network takes, as JSON")
+    arguments = parser.parse_args()
+    if arguments.one is not None:
+        torch.set_num_threads(1)
+        case = CASES[arguments.one]
+        print(json.dumps(measured(network_of(case), pictures_of(case))))
+        return
+    rows = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    for name in arguments.only or CASES:
+        command = [sys.executable, __file__, "--one", name]
+        out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        rows[name] = json.loads(out)
+        RESULT.write_text(json.dumps(rows, indent=1) + "\n")
+        print(out, flush=True)
+    put_table("large", table({name: rows[name] for name in CASES if name in rows}))
+
+
+if __name__ == "__main__":
+    main()
