@@ -54,7 +54,7 @@ SPEC: dict[str, Any] = {
     "codec": {"coder": "adaptive"},
     "merge": {"trials": 0},
     "refine": {"solutions": 0},
-    "distill": {"solutions": 1, "rates": [8e-5], "epochs": 3},
+    "distill": {"solutions": 1, "rates": [0.03], "epochs": 3},
     "training": {"batch_size": 32, "arithmetic": "bf16"},
 }
 METHOD = {

@@ -32,7 +32,7 @@ from moeash.methods.fixing.outcome import Fixing, free_all, shared_weights
 from moeash.methods.fixing.starting import kept_of
 from moeash.methods.training.checkpoints import load_optimiser, optimiser_tensors
 from moeash.methods.training.kept import KeptTensors
-from moeash.methods.training.losses import DTYPES, Lesson, float_tensors, outputs_of
+from moeash.methods.training.losses import DTYPES, lesson_of, outputs_of
 from moeash.methods.training.norms import averaging, live_norms, unfold
 from moeash.methods.training.session import Seen, Session
 from moeash.networks.network import Network
@@ -72,9 +72,7 @@ class StagedFixing(ABC):
         self._device = session.device
         self._steps_an_epoch = session.steps_an_epoch
         self._outputs = outputs_of(network, session)
-        self._lesson = Lesson(
-            self._outputs, float_tensors(network, session.device), session.options.labels
-        )
+        self._lesson = lesson_of(self._outputs, network, session)
         norms = live_norms(network) if session.options.norms == "batch" else ()
         gathered = [name for norm in norms for name in norm.statistics]
         kept = keep_all(network.state) if start is None else kept_of(start, network.state)

@@ -17,6 +17,9 @@ from moeash.networks.layouts import channels_last, takes_channels_last
 from moeash.networks.network import Network
 from moeash.tracing.outputs import OutputOf, chosen, in_rows
 
+UNIT_FROM = 64
+"""Inputs on which the variance of single values is measured."""
+
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -107,15 +110,17 @@ class Lesson:
         temperature: divides scores before the softmax of the float network's part, whose loss is
             multiplied by its square, so that gradients stay of one size (Hinton et al., 2015,
             section 2).
+        unit: squared distances of single values are counted in it.
     """
 
     outputs: Outputs
     teacher: Mapping[str, Tensor]
     labels: float = 0.0
     temperature: float = 1.0
+    unit: float = 1.0
 
     def loss(self, scores: Tensor, seen: Seen) -> Tensor:
-        """Return the loss of scores, in nats; of single values half their squared distance.
+        """Return the loss of scores, in nats; of single values half their distance, see `unit`.
 
         Raises:
             InputError: labels are wanted where there is not one a row of scores.
@@ -124,7 +129,8 @@ class Lesson:
         if self.labels < 1:
             with torch.no_grad():
                 wanted = self.outputs(self.teacher, seen.inputs)
-            loss = (1 - self.labels) * divergence(scores, wanted, self.temperature)
+            apart = divergence(scores, wanted, self.temperature) / self.unit
+            loss = (1 - self.labels) * apart
         if self.labels > 0:
             n, n_classes = scores.shape
             known = len(seen.labels) == n and bool((seen.labels >= 0).all())
@@ -136,6 +142,28 @@ class Lesson:
                 )
             loss = loss + self.labels * F.cross_entropy(scores, seen.labels)
         return loss
+
+
+def lesson_of(
+    outputs: Outputs, network: Network, session: Session, temperature: float = 1.0
+) -> Lesson:
+    """Return what a network is trained towards.
+
+    The unit of single values is the variance of the float network's on some inputs: then the loss
+    is the part of it that is lost, and one rate means the same trade whatever the values measure.
+
+    Args:
+        outputs: runs the network.
+        network: the float network.
+        session: where to train.
+        temperature: see :class:`Lesson`.
+    """
+    teacher = float_tensors(network, session.device)
+    inputs, _ = next(iter(session.images.batches(UNIT_FROM)))
+    with torch.no_grad():
+        values = outputs(teacher, inputs.to(session.device))
+    unit = float(values.double().var(correction=0)) if values.shape[1] == 1 else 1.0
+    return Lesson(outputs, teacher, session.options.labels, temperature, unit or 1.0)
 
 
 def divergence(scores: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:

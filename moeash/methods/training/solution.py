@@ -15,7 +15,7 @@ from moeash.core.codebook import KeptTensor, SharedTensor, SharedWeights
 from moeash.core.solutions.recipe import Tune
 from moeash.methods.training.checkpoints import load_optimiser, optimiser_tensors
 from moeash.methods.training.kept import KeptTensors
-from moeash.methods.training.losses import Lesson, decoded_tensors, float_tensors, outputs_of
+from moeash.methods.training.losses import decoded_tensors, lesson_of, outputs_of
 from moeash.methods.training.norms import live_norms, unfold
 from moeash.methods.training.session import Seen, Session
 from moeash.networks.network import Network
@@ -44,12 +44,7 @@ class SolutionTraining(ABC):
         self._n_steps = step.epochs * session.steps_an_epoch
         device = session.device
         self._outputs = outputs_of(network, session)
-        self._lesson = Lesson(
-            self._outputs,
-            float_tensors(network, device),
-            session.options.labels,
-            step.temperature,
-        )
+        self._lesson = lesson_of(self._outputs, network, session, step.temperature)
         norms = live_norms(network) if session.options.norms == "batch" else ()
         gathered = [name for norm in norms for name in norm.statistics]
         self._kept = KeptTensors(start.kept, network, device, gathered)

@@ -72,8 +72,8 @@ class DistillOptions(Options):
 
     Attributes:
         solutions: of the front, evenly spread; 0: none.
-        rates: what a bit a weight is worth, in nats of the loss; each solution is distilled at
-            each.
+        rates: what a bit a weight is worth, in nats of the loss; of single values, in their
+            variance. Each solution is distilled at each.
         epochs: passes over the training images: the train split, or else the calibration split.
         learning_rate: how far a weight moves in a step at first, in entries of the codebook. A
             small network, whose every weight counts, wants less than the default.

@@ -156,32 +156,36 @@ def test_half_precision_weights_stay_what_they_are():
 
 
 class Scaled(nn.Module):
-    """A network of single values, all multiplied with one number."""
+    """A network whose outputs are all multiplied with one number."""
 
-    def __init__(self, scale):
+    def __init__(self, n_outputs, scale):
         super().__init__()
         torch.manual_seed(1)
-        self.layers = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 1))
+        self.layers = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, n_outputs))
         self.scale = scale
 
     def forward(self, x):
         return self.layers(x) * self.scale
 
 
-def test_how_large_outputs_are_is_no_matter_where_a_bit_is_worth_as_much():
+def scaled(n_outputs, scale, rate):
+    """Distill; return how many weights have moved, and the solution."""
     inputs = torch.randn(64, 20, generator=torch.Generator().manual_seed(0))
-    found = []
-    for scale in (2.0**-5, 2.0**-15):
-        network, start = compressed(Scaled(scale).eval())
-        session = Session(Unlabelled(inputs, at_most=64), TrainingOptions(batch_size=16), 3)
-        trained = distill(Distill(epochs=30, rate=0.1 * scale**2), start, network, session)
-        moved = sum(
-            np.count_nonzero(a.indices != b.indices)
-            for a, b in zip(start.shared, trained.shared, strict=True)
-        )
-        assert moved > 100
-        found.append(trained.fingerprint())
-    assert found[0] == found[1]
+    network, start = compressed(Scaled(n_outputs, scale).eval())
+    session = Session(Unlabelled(inputs, at_most=64), TrainingOptions(batch_size=16), 3)
+    trained = distill(Distill(epochs=30, rate=rate), start, network, session)
+    pairs = zip(start.shared, trained.shared, strict=True)
+    moved = sum(np.count_nonzero(before.indices != after.indices) for before, after in pairs)
+    return moved, trained.fingerprint()
+
+
+def test_a_rate_means_the_same_however_large_single_values_are():
+    assert scaled(1, 2.0**-15, 0.1) == scaled(1, 2.0**10, 0.1)
+
+
+def test_weights_move_however_small_the_loss_is():
+    moved, _ = scaled(4, 2.0**-12, 0.1 * 2.0**-24)
+    assert moved > 100
 
 
 class Words(nn.Module):
