@@ -57,7 +57,8 @@ def targets(
         default: the format of a file that is named like none.
 
     Raises:
-        InputError: a format is unknown or given twice, or the only file is named like another's.
+        InputError: a format is unknown or given twice, or the only file is named like another's,
+            or like a source file of C, where only a header is written.
 
     Example:
         >>> targets(Path("net.onnx"), [])
@@ -73,6 +74,11 @@ def targets(
         base = to if by_suffix is None else to.with_suffix("")
         return [(name, base.with_name(base.name + SUFFIXES[name][0])) for name in chosen]
     (name,) = chosen
+    if to.suffix == ".c":
+        raise InputError(
+            f"{to.name!r} is named like a source file of C, and C gets a header; call it "
+            f"{to.with_suffix('.h').name!r}"
+        )
     if by_suffix not in (None, name):
         raise InputError(
             f"{to.name!r} is named like a file of format {by_suffix}, but {name} was asked for; "

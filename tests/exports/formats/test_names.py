@@ -36,6 +36,8 @@ def test_several_formats_share_a_name_and_have_their_own_suffixes():
     [
         ("a", ["onxx"], "no format is called 'onxx'; nearest: 'onnx'"),
         ("a", ["c", "c"], "name one twice"),
+        ("a.c", [], "'a.c' is named like a source file of C, .* call it 'a.h'"),
+        ("a.c", ["c"], "'a.c' is named like a source file of C, .* call it 'a.h'"),
         ("a.onnx", ["torch"], "'a.onnx' is named like a file of format onnx.*call it 'a.pt'"),
     ],
 )
