@@ -110,7 +110,7 @@ class Lesson:
         temperature: divides scores before the softmax of the float network's part, whose loss is
             multiplied by its square, so that gradients stay of one size (Hinton et al., 2015,
             section 2).
-        unit: squared distances of single values are counted in it.
+        unit: in which squared distances of single values are counted.
     """
 
     outputs: Outputs
@@ -120,7 +120,7 @@ class Lesson:
     unit: float = 1.0
 
     def loss(self, scores: Tensor, seen: Seen) -> Tensor:
-        """Return the loss of scores, in nats; of single values half their distance, see `unit`.
+        """Return the loss of scores, in nats; of single values half their distance in :attr:`unit`.
 
         Raises:
             InputError: labels are wanted where there is not one a row of scores.
