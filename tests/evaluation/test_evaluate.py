@@ -272,10 +272,11 @@ def test_the_file_of_a_solution_too_dear_to_make_again_comes_with_its_outcome(on
 
 
 def as_shared(common):
-    """A copy as it comes out of a store that all processes of a node map: read-only buffers."""
+    """A copy as it comes out of a store that all processes of a node map: read-only, aligned."""
     buffers = []
     plain = pickle.dumps(common, protocol=5, buffer_callback=buffers.append)
-    return pickle.loads(plain, buffers=[bytes(buffer.raw()) for buffer in buffers])
+    copies = [torch.frombuffer(bytearray(b.raw()), dtype=torch.uint8).clone() for b in buffers]
+    return pickle.loads(plain, buffers=[memoryview(copy.numpy()).toreadonly() for copy in copies])
 
 
 def test_what_one_evaluator_has_made_the_others_neither_make_nor_read():

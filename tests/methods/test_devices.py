@@ -103,7 +103,7 @@ TRAINEES = {
         PwfnOptions(fractions=(0.5, 1.0), epochs=2), Candidate.of({"delta": 1.0}), *where
     ),
     "distill": lambda network, start, session: Distilling(
-        Distill(epochs=4, rate=0.1, batch_size=15), start, network, session
+        Distill(epochs=4, rate=0.1, batch_size=15, learning_rate=0.3), start, network, session
     ),
     "tune": lambda network, start, session: Tuning(
         Tune(epochs=4, batch_size=15), start, network, session

@@ -134,7 +134,7 @@ def test_what_was_distilled_is_measured_from_its_storage(script, tmp_path):
         tmp_path,
         storage,
         evaluation={"metric": "neg_divergence", "max_drop": 3.0},
-        distill={"solutions": 1, "epochs": 20, "rates": [1.0]},
+        distill={"solutions": 1, "epochs": 60, "rates": [0.3]},
     )
     solutions = script("solutions")
     with pytest.raises(SystemExit, match="give the --storage it ran in"):
