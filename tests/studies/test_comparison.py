@@ -53,3 +53,24 @@ def test_a_table_is_replaced_between_its_comments_only(tmp_path):
     assert path.read_text() == "x\n<!-- t -->\n| newer |\n<!-- end t -->\ny\n"
     with pytest.raises(SystemExit, match="no place for the table 'u'"):
         put_table("u", "", path)
+
+
+def test_methods_of_few_values_stand_beside_bins_at_their_own_divergence(script):
+    fixing = script("fixing")
+    shared = {"network": "lenet5", "setting": "delta=1", "study": "a", "solution": 3}
+    rows = [shared | {"peer": "moeash wfn", "size_bytes": 900, "holdout_kl": 0.1}]
+    rows[0]["holdout_drop"] = 0.002
+    for peer, factor in (("moeash uniform", 1), ("moeash feedback", 0.5)):
+        points = ((400, 0.2), (1600, 0.05))
+        rows += [
+            shared | {"peer": peer, "size_bytes": factor * size, "holdout_kl": kl}
+            for size, kl in points
+        ]
+    solution = {"id": 3, "entries": 40, "bits_per_weight": 2.345}
+    front = {"front": [solution], "evaluation_seconds": 600, "evaluations": 2, "spec": {}}
+    fixing.TITLES = {"lenet5": "LeNet-5"}
+    assert fixing.table(rows, {"a": front}).splitlines()[2] == (
+        "| LeNet-5 | wfn, delta=1 | 40 | 2.35 | 900 | 0.0020 | 0.1 | 800 | 400 | 5 |"
+    )
+    front["spec"] = {"distill": {"solutions": 1}}
+    assert fixing.table(rows, {"a": front}).endswith("| 10 |"), "one solution, trained twice"
