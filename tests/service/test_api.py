@@ -262,7 +262,7 @@ def test_a_study_that_waits_is_shown_and_has_nothing_yet(service, viewer):
     service.context.studies.launches.add("run", "later", {"spec": TOML}, "somebody")
     try:
         (item,) = get(viewer, "/studies", search="later")["items"]
-        # The queue may have started it by now, and it may have ended, as its file names another study.
+        # The queue may have started it, and it may have ended: its file names another study.
         assert item["status"] in ("queued", "running", "failed", "crashed")
         assert item["network"] == "digits-cnn"
         assert get(viewer, "/studies/later")["toml"] == TOML
