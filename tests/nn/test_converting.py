@@ -217,9 +217,10 @@ def test_wrapped_networks_are_found(files, dense, wrap):
     small = wrap(language(), **({"backend": "eager"} if wrap is torch.compile else {}))
     compress_(small, files[40])
     given = small(TOKENS)  # DataParallel gives them on the first GPU where there is one
-    expected = dense.to(given.device)(TOKENS.to(given.device))
-    # Compiled, sums may be rounded otherwise: on an AMD EPYC they are.
-    torch.testing.assert_close(given, expected, rtol=0, atol=1e-5 * (wrap is torch.compile))
+    if wrap is torch.compile:  # what a compiled program decodes asks for no gradients
+        for parameter in dense.parameters():
+            parameter.requires_grad_(parameter.ndim < 2)
+    assert torch.equal(given, dense.to(given.device)(TOKENS.to(given.device)))
 
 
 def test_replicas_for_several_devices_decode(small, dense):
