@@ -11,21 +11,15 @@ Writes a table of README.md.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from compare import FRONTS, NETWORKS
 from equal_cost import size_at
 from rows import Row, read_rows
 from tables import put_table
 
-FRONTS = Path(__file__).parents[1] / "results"
 METHODS = ("moeash wfn", "moeash wfn distilled", "moeash pwfn")
 BESIDE = ("moeash uniform", "moeash feedback")
-TITLES = {
-    "lenet300": "LeNet-300-100",
-    "lenet5": "LeNet-5",
-    "resnet20": "ResNet-20",
-}
 
 
 def solution_of(front: Mapping[str, Any], row: Row) -> Mapping[str, Any]:
@@ -53,8 +47,9 @@ def table(rows: Iterable[Row], fronts: Mapping[str, Mapping[str, Any]]) -> str:
         "| uniform bins | feedback | training, min |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for network, title in TITLES.items():
-        of_network = [row for row in rows if row["network"] == network]
+    for network in NETWORKS:
+        title = network.title.partition(",")[0]
+        of_network = [row for row in rows if row["network"] == network.source]
         beside = [points_of(of_network, peer) for peer in BESIDE]
         for row in of_network:
             if row["peer"] not in METHODS:

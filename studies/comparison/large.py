@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from runtimes import resident_bytes
 from tables import put_table
 from torch import Tensor, nn
 
@@ -119,11 +120,11 @@ class Phases:
 def peak_memory() -> Iterator[dict[str, float]]:
     """Yield what holds, ten times a second, the most GB in memory beyond those at first."""
     found = {"gb": 0.0}
-    began, ended = resident_gb(), threading.Event()
+    began, ended = resident_bytes(), threading.Event()
 
     def look() -> None:
         while not ended.wait(0.1):
-            found["gb"] = max(found["gb"], resident_gb() - began)
+            found["gb"] = max(found["gb"], (resident_bytes() - began) / 1e9)
 
     looking = threading.Thread(target=look, daemon=True)
     looking.start()
@@ -132,12 +133,6 @@ def peak_memory() -> Iterator[dict[str, float]]:
     finally:
         ended.set()
         looking.join()
-
-
-def resident_gb() -> float:
-    """Return what the process has in memory, in GB; Linux."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 1e9
 
 
 def measured(network: nn.Module, pictures: Tensor) -> dict[str, Any]:
@@ -189,8 +184,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         lines.append(
             f"| {CASES[name].title} | {row['parameters']:,} | {row['pictures']} | {bare:.0f} "
             f"| {row['curvature_s'] / bare:.2f} x | {preparing / bare:.2f} x | {assigning:.1f} "
-            f"| {writing:.1f} "
-            f"| {row['load_s']:.1f} | {row['memory_gb']:.1f} |"
+            f"| {writing:.1f} | {row['load_s']:.1f} | {row['memory_gb']:.1f} |"
         )
     return "\n".join(lines)
 

@@ -16,6 +16,7 @@ from moeash.evaluation.evaluate import Evaluator
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.methods.uniform.options import UniformOptions
 from moeash.networks.loading.sources import load_network
+from tests.buffers import placed
 from tests.counting import Stored
 from tests.digits import digits_spec
 
@@ -275,8 +276,7 @@ def as_shared(common):
     """A copy as it comes out of a store that all processes of a node map: read-only, aligned."""
     buffers = []
     plain = pickle.dumps(common, protocol=5, buffer_callback=buffers.append)
-    copies = [torch.frombuffer(bytearray(b.raw()), dtype=torch.uint8).clone() for b in buffers]
-    return pickle.loads(plain, buffers=[memoryview(copy.numpy()).toreadonly() for copy in copies])
+    return pickle.loads(plain, buffers=[placed(buffer.raw()) for buffer in buffers])
 
 
 def test_what_one_evaluator_has_made_the_others_neither_make_nor_read():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from moeash.networks.pickling import PickledAsArrays
+from tests.buffers import placed
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ def test_tensors_leave_beside_the_pickle_and_arrive_without_a_copy():
     one, buffers = bag(), []
     small = pickle.dumps(one, protocol=5, buffer_callback=buffers.append)
     assert len(buffers) >= 4 and len(small) < 1200
-    memory = [at(bytes(buffer.raw()), 0) for buffer in buffers]
+    memory = [placed(buffer.raw()) for buffer in buffers]
     there = pickle.loads(small, buffers=memory)
     assert torch.equal(there.whole, one.whole)
     places = {np.frombuffer(view, dtype=np.uint8).ctypes.data for view in memory}
@@ -46,19 +47,11 @@ def test_tensors_leave_beside_the_pickle_and_arrive_without_a_copy():
 def test_what_arrives_elsewhere_computes_as_it_did(offset):
     one, buffers = bag(), []
     small = pickle.dumps(one, protocol=5, buffer_callback=buffers.append)
-    memory = [at(bytes(buffer.raw()), offset) for buffer in buffers]
+    memory = [placed(buffer.raw(), offset) for buffer in buffers]
     there = pickle.loads(small, buffers=memory)
     for got, want in ((there.whole, one.whole), (there.strided, one.strided.contiguous())):
         assert got.data_ptr() % 64 == 0
         assert torch.equal(got, want) and got.stride() == want.stride()
-
-
-def at(content, offset):
-    """Return bytes in memory that begins so many bytes behind a multiple of 64."""
-    memory = np.zeros(len(content) + 128, dtype=np.uint8)
-    start = -memory.ctypes.data % 64 + offset
-    memory[start : start + len(content)] = np.frombuffer(content, dtype=np.uint8)
-    return memoryview(memory[start : start + len(content)])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

@@ -68,7 +68,6 @@ def test_methods_of_few_values_stand_beside_bins_at_their_own_divergence(script)
         ]
     solution = {"id": 3, "entries": 40, "bits_per_weight": 2.345}
     front = {"front": [solution], "evaluation_seconds": 600, "evaluations": 2, "spec": {}}
-    fixing.TITLES = {"lenet5": "LeNet-5"}
     assert fixing.table(rows, {"a": front}).splitlines()[2] == (
         "| LeNet-5 | wfn, delta=1 | 40 | 2.35 | 900 | 0.0020 | 0.1 | 800 | 400 | 5 |"
     )

@@ -37,7 +37,6 @@ def trained(name="trained", epochs=20, **changes):
             "solutions": 2,
             "rates": [0.3, 3.0],
             "epochs": epochs,
-            "learning_rate": 0.02,
             "temperature": 1.0,
         },
         tune={"solutions": 2, "epochs": 1},

@@ -60,9 +60,9 @@ class Distilling(SolutionTraining):
     def __init__(
         self, step: Distill, start: SharedWeights, network: Network, session: Session
     ) -> None:
+        refuse_standstill(step, len(session.images), session.options.batch_size)
         super().__init__(step, start, network, session)
         self._moved_a_step = step.learning_rate
-        refuse_standstill(step, len(session.images), session.options.batch_size)
         self._places = places_of(start, session.device)
         self._n_shared = sum(place.tensor.size for place in self._places)
         self._a_bit_is_worth = step.rate / max(1, self._n_shared)

@@ -159,10 +159,14 @@ def lesson_of(
         temperature: see :class:`Lesson`.
     """
     teacher = float_tensors(network, session.device)
-    inputs, _ = next(iter(session.images.batches(UNIT_FROM)))
-    with torch.no_grad():
-        values = outputs(teacher, inputs.to(session.device))
-    unit = float(values.double().var(correction=0)) if values.shape[1] == 1 else 1.0
+
+    def values_of(n_inputs: int) -> Tensor:
+        inputs, _ = next(iter(session.images.batches(n_inputs)))
+        with torch.no_grad():
+            return outputs(teacher, inputs.to(session.device))
+
+    is_single = values_of(2).shape[1] == 1
+    unit = float(values_of(UNIT_FROM).double().var(correction=0)) if is_single else 1.0
     return Lesson(outputs, teacher, session.options.labels, temperature, unit or 1.0)
 
 

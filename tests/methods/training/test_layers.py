@@ -200,7 +200,8 @@ class Words(nn.Module):
         return self.last(self.words(tokens).mean(1))
 
 
-COMMON, RARE, NEVER = range(18), 18, range(19, 40)
+COMMON, RARE = range(18), 18
+"""Words that texts have; the others none has."""
 
 
 def texts():
