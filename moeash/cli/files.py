@@ -93,8 +93,9 @@ def inspect(
     total = summary["size_bytes"]
     say(
         f"{file}: {bytes_text(total)}, ratio {summary['ratio']:.2f}; {summary['n_shared']:,} "
-        f"weights on {entries_text(summary['entries'])} at {summary['bits_per_weight']:.3f} bits, "
-        f"{summary['n_kept']:,} kept; {summary['coder']}, version {summary['version']}"
+        f"weights on {entries_text(summary['entries'])} at {summary['bits_per_weight']:.3f} bits "
+        f"(entropy {summary['entropy']:.3f}), {summary['n_kept']:,} kept; {summary['coder']}, "
+        f"version {summary['version']}"
     )
     for key, value in summary["notes"].items():
         say(f"note {key}: {value}")
@@ -144,6 +145,7 @@ def inspection(file: Path, *, max_bytes: int | None = None) -> dict[str, Any]:
         "n_kept": report.n_kept,
         "entries": report.n_entries,
         "bits_per_weight": report.bits_per_weight,
+        "entropy": report.entropy,
         "parts": {name: getattr(report, name) for name in PARTS},
         "codebooks": _codebooks(uses),
         "tensors": [

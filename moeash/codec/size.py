@@ -67,6 +67,8 @@ class SizeReport:
         n_shared: number of shared weights.
         n_kept: number of kept elements.
         n_entries: codebook entries that some weight uses.
+        entropy: of order 0, in bits per shared weight, see :func:`moeash.core.codebook.entropy`;
+            ``bits_per_weight`` is what the coder made of it.
         original_bytes: bytes of the same state with floats as float32.
         coder: the entropy coder.
         notes: short texts stored along.
@@ -83,6 +85,7 @@ class SizeReport:
     n_shared: int
     n_kept: int
     n_entries: int
+    entropy: float
     original_bytes: int
     coder: str
     notes: Mapping[str, str]
@@ -116,7 +119,12 @@ def size(
     """
     layout = lay_out(shared, coder=coder, notes=notes)
     contents = Totals(
-        shared.n_shared, shared.n_kept, shared.n_used_entries, shared.original_bytes, notes or {}
+        shared.n_shared,
+        shared.n_kept,
+        shared.n_used_entries,
+        shared.entropy,
+        shared.original_bytes,
+        notes or {},
     )
     return report_of(layout, contents)
 
@@ -128,6 +136,7 @@ class Totals:
     n_shared: int
     n_kept: int
     n_entries: int
+    entropy: float
     original_bytes: int
     notes: Mapping[str, str]
 
@@ -151,6 +160,7 @@ def report_of(layout: Layout, totals: Totals) -> SizeReport:
         n_shared=n_shared,
         n_kept=totals.n_kept,
         n_entries=totals.n_entries,
+        entropy=totals.entropy,
         original_bytes=totals.original_bytes,
         coder=layout.coder,
         notes=dict(totals.notes),

@@ -42,6 +42,21 @@ def index_dtype(n_entries: int) -> np.dtype[Any]:
     return np.dtype(np.uint32)
 
 
+def entropy(usage: Sequence[NDArray[np.int64]]) -> float:
+    """Return the order-0 entropy of shared weights, in bits per weight; 0 without weights.
+
+    An entry near zero is a symbol as any other. Tables of Weight Fixing Networks and of
+    Probabilistic Weight Fixing leave it out and show less.
+
+    Args:
+        usage: per codebook how many weights use each entry, ``(n_entries,)``.
+    """
+    counts = np.concatenate([np.zeros(0, dtype=np.int64), *usage])
+    used = counts[counts > 0]
+    total = int(used.sum())
+    return float((used * (np.log2(total) - np.log2(used))).sum() / total) if total else 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class Codebook:
     """The sorted values shared weights may take.
@@ -249,10 +264,12 @@ class SharedWeights:
     @property
     def n_used_entries(self) -> int:
         """Codebook entries that some weight uses: the paper's second objective."""
-        used = [np.zeros(len(codebook), dtype=np.bool_) for codebook in self.codebooks]
-        for tensor in self.shared:
-            used[tensor.codebook] |= tensor.counts > 0
-        return sum(int(entries.sum()) for entries in used)
+        return sum(int(np.count_nonzero(counts)) for counts in self.usage())
+
+    @property
+    def entropy(self) -> float:
+        """Bits per shared weight, of order 0 over all layers, see the function of this name."""
+        return entropy(self.usage())
 
     @property
     def original_bytes(self) -> int:

@@ -91,14 +91,14 @@ def measured(
                     "study measured; run the study again"
                 )
             write(path, shared, coder=task.codec.coder, notes=task.notes)
-            state = {
-                name: torch.tensor(values) for name, values in read(path).shared.decoded().items()
-            }
+            decoded = read(path).shared
+            state = {name: torch.tensor(values) for name, values in decoded.decoded().items()}
             rows.append(
                 {
                     "peer": f"moeash {task.method.name}" + " distilled" * any(distilled),
                     "setting": str(recipe),
                     "size_bytes": path.stat().st_size,
+                    "entropy": decoded.entropy,
                     "study": spec.name,
                     "solution": solution["id"],
                     "versions": {package: version(package) for package in ("moeash", "torch")},

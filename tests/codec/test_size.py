@@ -5,7 +5,7 @@ import pytest
 
 from moeash.codec import container
 from moeash.codec.size import size
-from moeash.core.codebook import KeptTensor, SharedWeights, TiedTensor
+from moeash.core.codebook import Codebook, KeptTensor, SharedTensor, SharedWeights, TiedTensor
 from tests.entropy import entropy_bits
 
 
@@ -34,8 +34,6 @@ def test_no_index_is_read():
 
         def __getitem__(self, _):
             raise AssertionError("an index was read")
-
-    from moeash.core.codebook import Codebook, SharedTensor
 
     indices = np.zeros(3, dtype=np.uint8).view(Unreadable)
     indices.flags.writeable = False
@@ -124,3 +122,29 @@ def test_rows_show_full_names_and_of_many_the_first_few():
 def test_entries_that_no_weight_uses_take_bytes_and_are_not_counted(one_tensor):
     assert size(one_tensor([0, 2, 2, 4], 5)).n_entries == 3
     assert size(one_tensor([0, 2, 2, 4], 9)).codebooks > size(one_tensor([0, 2, 2, 4], 5)).codebooks
+
+
+def test_the_entropy_is_of_all_weights_together_zeros_among_them(layers, one_tensor):
+    # Four of eight weights are 0: 4/8 at 1 bit, 2/8 at 2, 2/8 at 2.
+    report = size(one_tensor([2, 2, 2, 2, 0, 0, 4, 4], 5))
+    assert report.entropy == pytest.approx(1.5, abs=1e-15)
+    shared = layers([40_000] * 5, 41)
+    together = entropy_bits(np.sum([t.counts for t in shared.shared], axis=0))
+    assert size(shared).entropy == pytest.approx(together / shared.n_shared, rel=1e-12)
+    assert size(shared).bits_per_weight < size(shared).entropy, "tables follow the layers"
+
+
+def test_equal_indices_of_two_codebooks_are_two_symbols():
+    books = [Codebook([0.0, 1.0]), Codebook([0.0, 2.0])]
+    indices = np.array([0, 0, 1, 1], dtype=np.uint8)
+    tensors = [
+        SharedTensor(name, (4,), "float32", book, indices, np.bincount(indices))
+        for book, name in enumerate(("first", "second"))
+    ]
+    assert size(SharedWeights(tuple(books), tuple(tensors))).entropy == 2
+    assert size(SharedWeights(tuple(books[:1]), (tensors[0],))).entropy == 1
+
+
+def test_one_entry_and_no_weight_at_all_have_no_entropy(one_tensor):
+    assert size(one_tensor([3, 3, 3], 5)).entropy == 0
+    assert size(SharedWeights((), ())).entropy == 0

@@ -59,17 +59,22 @@ def test_methods_of_few_values_stand_beside_bins_at_their_own_divergence(script)
     fixing = script("fixing")
     shared = {"network": "lenet5", "setting": "delta=1", "study": "a", "solution": 3}
     rows = [shared | {"peer": "moeash wfn", "size_bytes": 900, "holdout_kl": 0.1}]
-    rows[0]["holdout_drop"] = 0.002
+    rows[0] |= {"holdout_drop": 0.002, "search_drop": 0.001, "entropy": 2.567}
     for peer, factor in (("moeash uniform", 1), ("moeash feedback", 0.5)):
-        points = ((400, 0.2), (1600, 0.05))
+        points = ((400, 0.2, 0.002), (1600, 0.05, 0.001), (6400, 0.0125, 0.0))
         rows += [
-            shared | {"peer": peer, "size_bytes": factor * size, "holdout_kl": kl}
-            for size, kl in points
+            shared
+            | {"peer": peer, "size_bytes": int(factor * size), "holdout_kl": kl}
+            | {"search_drop": drop}
+            for size, kl, drop in points
         ]
     solution = {"id": 3, "entries": 40, "bits_per_weight": 2.345}
     front = {"front": [solution], "evaluation_seconds": 600, "evaluations": 2, "spec": {}}
     assert fixing.table(rows, {"a": front}).splitlines()[2] == (
-        "| LeNet-5 | wfn, delta=1 | 40 | 2.35 | 900 | 0.0020 | 0.1 | 800 | 400 | 5 |"
+        "| LeNet-5 | wfn, delta=1 | 40 | 2.57 | 2.35 | 900 | 0.0020 | 0.1 "
+        "| 800 | 1,600 | 400 | 800 | 5 |"
     )
+    rows[0] |= {"search_drop": -0.001, "holdout_kl": 0.01}
+    assert "| 0.01 | (8,000) | none | (4,000) | none | 5 |" in fixing.table(rows, {"a": front})
     front["spec"] = {"distill": {"solutions": 1}}
     assert fixing.table(rows, {"a": front}).endswith("| 10 |"), "one solution, trained twice"

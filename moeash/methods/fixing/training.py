@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moeash.core.codebook import SharedWeights, keep_all
+from moeash.core.codebook import SharedWeights, entropy, keep_all
 from moeash.core.solutions.recipe import entries_text
 from moeash.data.inputs import Batch
 from moeash.errors import TrainingError
@@ -216,9 +216,8 @@ class StagedFixing(ABC):
         n_fixed, n_weights = int(counts.sum()), self.fixing.indices.size
         if not n_fixed:
             return "nothing fixed"
-        shares = counts[counts > 0] / n_fixed
-        bits = -float(np.sum(shares * np.log2(shares)))
-        return f"{n_fixed / n_weights:.4g} fixed, {entries_text(len(counts))}, {abs(bits):.2f} bits"
+        bits = entropy([counts])
+        return f"{n_fixed / n_weights:.4g} fixed, {entries_text(len(counts))}, {bits:.2f} bits"
 
     # ------------------------------------------------------------------ results
 
