@@ -14,6 +14,7 @@ from moeash.methods.base import Images
 from moeash.networks.network import Network
 from moeash.networks.writing.inplace import WeightWriter
 from moeash.tracing.outputs import chosen, compared, furthest
+from moeash.tracing.pieces import FORWARD_ELEMENTS, pieces
 
 IMAGES = 250
 """Images of the search split a decision looks at, evenly spread."""
@@ -45,7 +46,7 @@ class OutputProbe:
             network: in eval mode.
             writer: writes into it.
             inputs: of these, evenly spread ones.
-            batch_size: inputs a forward pass.
+            batch_size: inputs a forward pass, at most.
             device: the network's.
         """
         n = len(inputs)
@@ -53,7 +54,8 @@ class OutputProbe:
         self._network = network
         self._writer = writer
         self._device = device
-        self._batches = [x for x, _ in inputs.batches(batch_size, order=order)]
+        batches = (x for x, _ in inputs.batches(batch_size, order=order))
+        self._batches = list(pieces(network.module, batches, FORWARD_ELEMENTS))
         self.n_passes = 0
 
     def write(self, shared: SharedWeights | None) -> None:

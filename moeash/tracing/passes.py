@@ -15,17 +15,13 @@ from moeash.data.inputs import call as call_network
 from moeash.networks.devices import device_of
 from moeash.networks.norms import NORM_TYPES
 from moeash.tracing.outputs import OutputOf, scores
+from moeash.tracing.pieces import BACKWARD_ELEMENTS, pieces
 from moeash.tracing.trace import NORM
-from moeash.tracing.uses import FUNCTIONS, Use, Uses, watch_uses
+from moeash.tracing.uses import FUNCTIONS, Use, Uses
 from moeash.tracing.watching import Call, Watcher, in_eval_mode
 
 Part = tuple[str, int, int, int]
 """What sums belong to: the weight's name, its first row, its number of rows, its groups."""
-
-
-PASS_ELEMENTS = 1 << 25
-"""Outputs of all layers that one pass may hold, 128 MiB in float32; autograd holds a few times
-that. A batch of large images is passed in pieces."""
 
 
 @dataclass(eq=False)
@@ -99,8 +95,10 @@ class Passes:
             InputError: the network returns no differentiable tensor that could be meant.
         """
         watcher = Watcher(after=self._record)
+        device = device_of(self.network)
         with _differentiable(self.network):
-            for batch in _pieces(self.network, batches):
+            for piece in pieces(self.network, batches, BACKWARD_ELEMENTS):
+                batch = piece.to(device)
                 with watcher, torch.enable_grad():
                     returned = call_network(self.network, batch)
                 with torch.enable_grad():
@@ -172,29 +170,6 @@ def _differentiable(network: nn.Module) -> Iterator[None]:
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(False)
-
-
-def _pieces(network: nn.Module, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield batches, cut so that the layers' outputs of one pass stay within PASS_ELEMENTS."""
-    size, device = 0, device_of(network)
-    for batch in batches:
-        if not size and len(batch):
-            size = _images_per_pass(network, batch[:1].to(device))
-        for start in range(0, len(batch), size or 1):
-            yield batch[start : start + size].to(device)
-
-
-@torch.no_grad()
-def _images_per_pass(network: nn.Module, image: Batch) -> int:
-    elements = 0
-
-    def count(use: Use, inputs: Tensor, outputs: Tensor) -> None:
-        nonlocal elements
-        elements += outputs.numel()
-
-    with watch_uses(network, count):
-        call_network(network, image)
-    return max(1, PASS_ELEMENTS // max(elements, 1))
 
 
 class _NormReads:

@@ -4,12 +4,12 @@
     python studies/comparison/large.py
 
 Each network is compressed once by ``feedback`` with the method's defaults, in a process of its
-own, and the file is read back. The bare passes are what measuring curvature cannot do without: one
-forward pass and a backward pass a sketch, of the same pictures, in the same process, before.
-Preparing is all that ``moeash.compress`` does until it assigns the first layer, curvature measured
-once more among it. Memory is what the process had at most beyond what it had with the network, its
-pictures and torch. ViT-B/16 and ResNet-50 have random weights, so the bytes of their files mean
-nothing and are not shown.
+own, and the file is read back. Preparing is all that ``moeash.compress`` does until it assigns the
+first layer. Its passes are counted, and so many bare ones, of the same pictures in one process,
+are what it cannot do without: forward passes, and backward passes to all weights. Curvature alone
+takes one forward pass and a backward pass a sketch. Memory is what the process had at most beyond
+what it had with the network, its pictures and torch; factors are a part of it that stays. ViT-B/16
+and ResNet-50 have random weights, so the bytes of their files mean nothing and are not shown.
 
 Writes ``large.json`` and a table of README.md.
 """
@@ -88,16 +88,75 @@ def pictures_of(case: Case) -> Tensor:
     return torch.cat([images for images, _ in split.batches(BATCH)])[: case.pictures]
 
 
-def bare_passes(network: nn.Module, pictures: Tensor) -> float:
-    """Return the seconds of one forward pass and a backward pass a sketch."""
+@dataclass(frozen=True)
+class Bare:
+    """Seconds of the processor that a picture takes.
+
+    Attributes:
+        forward: without gradients.
+        backward: gradients of all weights, the forward pass not counted.
+        recorded: a forward pass that autograd records.
+    """
+
+    forward: float
+    backward: float
+    recorded: float
+
+    def seconds(self, forward: int, backward: int, recorded: int) -> float:
+        """Return what so many pictures' passes of each kind take."""
+        return self.forward * forward + self.backward * backward + self.recorded * recorded
+
+
+def bare_passes(network: nn.Module, pictures: Tensor) -> Bare:
+    """Measure bare passes of pictures, BATCH at a time."""
     weights = [p for p in network.parameters() if p.ndim > 1]
-    started = time.process_time()
+    seconds = dict.fromkeys(("forward", "backward", "recorded"), 0.0)
+
+    @contextmanager
+    def timed(what: str) -> Iterator[None]:
+        started = time.process_time()
+        yield
+        seconds[what] += time.process_time() - started
+
+    n_sketches = FeedbackOptions().sketches
     for batch in pictures.split(BATCH):
-        scores = network(batch)
-        for _ in range(FeedbackOptions().sketches):
-            towards = (scores * torch.randn_like(scores)).sum()
-            torch.autograd.grad(towards, weights, retain_graph=True)
-    return time.process_time() - started
+        with timed("forward"), torch.inference_mode():
+            network(batch)
+        with timed("recorded"):
+            scores = network(batch)
+        for _ in range(n_sketches):
+            with timed("backward"):
+                towards = (scores * torch.randn_like(scores)).sum()
+                torch.autograd.grad(towards, weights, retain_graph=True)
+    seconds["backward"] /= n_sketches
+    return Bare(**{what: taken / len(pictures) for what, taken in seconds.items()})
+
+
+@contextmanager
+def counted_passes(network: nn.Module) -> Iterator[dict[str, int]]:
+    """Yield how many pictures a network has passed forward, without gradients and recorded."""
+    found = {"forward": 0, "recorded": 0}
+
+    def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        found["recorded" if torch.is_grad_enabled() else "forward"] += len(args[0])
+
+    handle = network.register_forward_pre_hook(count)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def factor_bytes(network: nn.Module) -> int:
+    """Return the bytes of the factors: of each layer's columns, and of its rows, in float32."""
+    n_elements = 0
+    for module in network.modules():
+        for weight in module._parameters.values():
+            if weight is not None and weight.ndim > 1:
+                groups = getattr(module, "groups", 1)
+                rows, columns = len(weight) // groups, weight[0].numel()
+                n_elements += groups * (columns**2 + rows**2)
+    return 4 * n_elements
 
 
 class Phases:
@@ -142,8 +201,13 @@ def measured(network: nn.Module, pictures: Tensor) -> dict[str, Any]:
     started = time.process_time()
     measure_curvature(network, pictures.split(BATCH))
     curvature = time.process_time() - started
+    n_sketches = FeedbackOptions().sketches
     phases = Phases()
-    with tempfile.TemporaryDirectory() as folder, peak_memory() as memory:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        peak_memory() as memory,
+        counted_passes(network) as passes,
+    ):
         path = Path(folder) / "network.moeash"
         moeash.compress(
             network,
@@ -161,11 +225,16 @@ def measured(network: nn.Module, pictures: Tensor) -> dict[str, Any]:
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "pictures": len(pictures),
-        "bare_s": bare,
+        "of_curvature_s": bare.seconds(0, n_sketches * len(pictures), len(pictures)),
         "curvature_s": curvature,
+        "passes": passes,
+        "of_passes_s": bare.seconds(
+            passes["forward"], n_sketches * passes["recorded"], passes["recorded"]
+        ),
         "seconds": dict(phases.seconds),
         "load_s": loading,
         "memory_gb": memory["gb"],
+        "factors_gb": factor_bytes(network) / 1e9,
         "torch": torch.__version__,
     }
 
@@ -173,18 +242,20 @@ def measured(network: nn.Module, pictures: Tensor) -> dict[str, Any]:
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the table as Markdown."""
     lines = [
-        "| network | parameters | pictures | bare passes, s | curvature | preparing in all "
-        "| assigning, s | file, s | load, s | memory, GB |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| network | parameters | pictures | curvature, s | of its bare passes "
+        "| preparing in all, s | of its bare passes | assigning, s | file, s | load, s "
+        "| memory, GB | of it factors |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, row in rows.items():
-        seconds, bare = row["seconds"], row["bare_s"]
+        seconds, curvature = row["seconds"], row["curvature_s"]
         assigning, writing = seconds[ASSIGNING], seconds[WRITING]
         preparing = sum(seconds.values()) - assigning - writing
         lines.append(
-            f"| {CASES[name].title} | {row['parameters']:,} | {row['pictures']} | {bare:.0f} "
-            f"| {row['curvature_s'] / bare:.2f} x | {preparing / bare:.2f} x | {assigning:.1f} "
-            f"| {writing:.1f} | {row['load_s']:.1f} | {row['memory_gb']:.1f} |"
+            f"| {CASES[name].title} | {row['parameters']:,} | {row['pictures']} | {curvature:.0f} "
+            f"| {curvature / row['of_curvature_s']:.2f} x | {preparing:.0f} "
+            f"| {preparing / row['of_passes_s']:.2f} x | {assigning:.1f} | {writing:.1f} "
+            f"| {row['load_s']:.1f} | {row['memory_gb']:.1f} | {row['factors_gb']:.1f} |"
         )
     return "\n".join(lines)
 

@@ -310,6 +310,10 @@ def test_what_large_networks_take_is_measured_of_any(script):
     row = large.measured(network, pictures)
     assert {"measuring curvature", large.ASSIGNING, large.WRITING} <= set(row["seconds"])
     assert 0 < row["curvature_s"] < sum(row["seconds"].values())
-    assert row["bare_s"] > 0 and row["load_s"] > 0 and row["pictures"] == 20
+    assert row["of_curvature_s"] > 0 and row["load_s"] > 0 and row["pictures"] == 20
+    assert row["passes"]["recorded"] == 40, "curvature, and how rows err together"
+    assert row["passes"]["forward"] > 20 and row["of_passes_s"] > row["of_curvature_s"]
+    columns, rows = (9, 16 * 9, 32 * 16, 96), (16, 32, 96, 10)
+    assert row["factors_gb"] == pytest.approx(4e-9 * sum(n * n for n in (*columns, *rows)))
     name = next(iter(large.CASES))
     assert large.table({name: row}).count("\n") == 2

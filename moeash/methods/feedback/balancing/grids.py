@@ -26,6 +26,7 @@ from moeash.methods.feedback.assignment.columns import (
 )
 from moeash.networks.writing.borrowing import Borrowed
 from moeash.tracing.outputs import OutputOf, chosen, in_rows
+from moeash.tracing.pieces import FORWARD_ELEMENTS, pieces
 from moeash.tracing.watching import in_eval_mode
 
 COARSEST = 0.05
@@ -100,7 +101,8 @@ class GridLoss:
         plain: Mapping[str, Tensor],
         output: OutputOf | None = None,
     ) -> None:
-        self._network, self._batch, self._plain, self._output = network, batch, plain, output
+        self._network, self._plain, self._output = network, plain, output
+        self._pieces = tuple(pieces(network, [batch], FORWARD_ELEMENTS))
         with torch.no_grad(), in_eval_mode(network):
             self._expected = self._outputs()
         if self._has_classes:
@@ -115,7 +117,8 @@ class GridLoss:
 
     def _outputs(self) -> Tensor:
         """Return logarithms of shares ``(any, classes)``, or single values ``(any, 1)``."""
-        tensor = in_rows(chosen(call(self._network, self._batch), self._output)).double()
+        returned = (chosen(call(self._network, piece), self._output) for piece in self._pieces)
+        tensor = torch.cat([in_rows(values) for values in returned]).double()
         return tensor.log_softmax(1) if tensor.shape[1] > 1 else tensor
 
     def of(self, factors: Sequence[Factor], kept: Mapping[str, Tensor]) -> "Grids":

@@ -26,6 +26,7 @@ from moeash.networks.norms import NORM_TYPES
 from moeash.networks.sameness import SAME_FUNCTION
 from moeash.networks.writing.borrowing import Borrowed
 from moeash.tracing.outputs import OutputOf, compared, furthest
+from moeash.tracing.pieces import FORWARD_ELEMENTS, pieces
 from moeash.tracing.watching import in_eval_mode
 
 PROBE = 0.25
@@ -157,7 +158,8 @@ def balanced(
         return as_it_is
     pairs: tuple[Pair, ...] = ()
     if balancing.through_pairs:
-        pairs = _usable(find_pairs(network, batch), factors, shared)
+        piece = next(pieces(network, [batch], FORWARD_ELEMENTS))
+        pairs = _usable(find_pairs(network, piece), factors, shared)
     found, furthest = _within(network, as_it_is, balancing, pairs, inf)
     if not furthest:
         return found
@@ -374,11 +376,13 @@ def _check_same_function(
     output: OutputOf | None,
 ) -> None:
     """Refuse a network where something else reads a rescaled layer than what undoes it."""
+    some = tuple(pieces(network, [batch], FORWARD_ELEMENTS))
     with in_eval_mode(network):
-        expected = compared(call(network, batch), output)
+        expected = [compared(call(network, piece), output) for piece in some]
     with Borrowed(network) as borrowed:
         borrowed.put(balanced_values(rewritten.factors, rewritten.kept))
-        moved = furthest(expected, compared(call(network, batch), output))
+        got = (compared(call(network, piece), output) for piece in some)
+        moved = max(map(furthest, expected, got))
     if moved > SAME_FUNCTION:
         raise RescalingError(
             f"rescaling rows moved the outputs by {moved:.2g} of the largest, so something that "

@@ -252,7 +252,7 @@ def test_a_network_without_gradients_is_refused():
 def test_passes_of_any_size_give_the_same_curvature(monkeypatch):
     network, x = vit(), random(6, 3, 32, 32)
     whole = measure_curvature(network, [x], sketches=1)
-    monkeypatch.setattr("moeash.tracing.passes.PASS_ELEMENTS", 1)
+    monkeypatch.setattr("moeash.tracing.passes.BACKWARD_ELEMENTS", 1)
     sizes = []
     network.conv_proj.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     pieces = measure_curvature(network, [x], sketches=1)
