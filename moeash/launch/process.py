@@ -27,7 +27,7 @@ from moeash.launch.logs import follow as follow_log
 from moeash.launch.logs import last_lines, read_piece
 from moeash.launch.registered import MOEASH_LAUNCH
 from moeash.study.storage.engines.database import Database
-from moeash.study.storage.team.launch import INTERRUPTED, Kind, LaunchRecord
+from moeash.study.storage.team.launch import INTERRUPTED, NOT_STARTED, Kind, LaunchRecord
 from moeash.study.storage.team.launches import Launches
 
 MOEASH_FOLDER = "MOEASH_FOLDER"
@@ -288,7 +288,7 @@ class Processes:
             child = self._popen(command, folder, launch=record.id, working=Path(working))
         except (MoeashError, OSError) as error:
             message = f"it could not be started: {' '.join(str(error).split())}"
-            self.launches.end(record.id, None, message, expected=record)
+            self.launches.end(record.id, NOT_STARTED, message, expected=record)
             return message
         # The process says so itself, but later: until then others would not know it.
         started = replace(record, folder=str(folder))

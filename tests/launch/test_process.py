@@ -14,6 +14,7 @@ import pytest
 from moeash.errors import BackendError, InputError
 from moeash.launch.identity import Identity
 from moeash.launch.queue import Queue
+from moeash.launch.standing import standing
 from tests.launch.launching import LAUNCH, shell
 from tests.marks import slow
 from tests.waiting import wait_until
@@ -147,6 +148,8 @@ def test_what_cannot_be_started_says_so_and_is_not_tried_for_ever(processes):
     own = processes(lambda record, folder: ["/nowhere/python"])
     with pytest.raises(BackendError, match=r"one'.*could not be started.*/nowhere/python"):
         own.start(replace(LAUNCH, study="one"))
+    word, why = standing(None, own.record("one"))
+    assert word == "failed" and "could not be started" in why, "it says why, so it did not crash"
     queue = Queue(own)
     queue.enqueue(LAUNCH, "ann")
     queue.tick()

@@ -15,6 +15,9 @@ LaunchState = Literal["queued", "running", "ended"]
 INTERRUPTED = 130
 """Exit code of a study that was asked to end; what is larger, a signal was."""
 
+NOT_STARTED = 126
+"""Exit code of a launch that could not be started, as shells have it."""
+
 
 @dataclass(frozen=True)
 class LaunchRecord:
