@@ -84,11 +84,6 @@ class Checkpoint:
         self._open.close()
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Tell whether a path names what :class:`Checkpoint` opens, by its name alone."""
-    return is_folder(path) or path.name.endswith((FILE_SUFFIX, INDEX_SUFFIX))
-
-
 def _files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
     """Return the files of a checkpoint, and the index' file name of every tensor if it has one."""
     if is_folder(path):
