@@ -126,6 +126,21 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return len(os.sched_getaffinity(0)) + (config.option.markexpr != "quick")
 
 
+POLITE = 10
+"""Niceness of workers that run anything but the tests of Ray."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    """Let the tests of Ray go first: one after the other they take as long as all others together.
+
+    They mostly wait, and what they wait for are processes that are to get a core when they need it.
+    """
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    if is_worker and together(item.nodeid) != RAY and os.nice(0) < POLITE:
+        os.nice(POLITE - os.nice(0))
+
+
 def weight(item: pytest.Item) -> float:
     """Return how long a test takes, about, in fiftieths of a second."""
     if item.get_closest_marker("quick"):
