@@ -78,3 +78,18 @@ def test_methods_of_few_values_stand_beside_bins_at_their_own_divergence(script)
     assert "| 0.01 | (8,000) | none | (4,000) | none | 5 |" in fixing.table(rows, {"a": front})
     front["spec"] = {"distill": {"solutions": 1}}
     assert fixing.table(rows, {"a": front}).endswith("| 10 |"), "one solution, trained twice"
+
+
+def test_yesterdays_files_are_held_against_todays_at_equal_divergence(script):
+    older = script("older")
+    own = {"network": "lenet5", "peer": "moeash gpfq"}
+
+    def rows(factor, kls):
+        return [own | {"size_bytes": factor / kl, "holdout_kl": kl} for kl in kls]
+
+    before, today = rows(1000, (0.01, 0.04, 0.16)), rows(900, (0.02, 0.08, 0.32))
+    new = own | {"peer": "moeash feedback", "size_bytes": 7, "holdout_kl": 1}
+    assert older.table(before, [*today, new]).splitlines()[2:] == [
+        "| LeNet-5 | gpfq | 29,730 → 26,757 (0.034), 17,678 → 15,910 (0.057), "
+        "10,511 → 9,460 (0.095) | 0.900 |"
+    ], "between .02 and .16, which both reach; a method that is new has no line"
