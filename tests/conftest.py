@@ -30,6 +30,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # As many workers as cores: more threads in each would only wait for one another. Before NumPy
     # and torch are imported, which read it once.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # What asks for as many threads as cores by itself has them wait without a core: spinning, as they
+    # do by default, three workers on two cores spent half of their time waiting for one another.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Ray's workers are niced by 15 unless told otherwise: beside whatever else runs, they get next to
 # nothing, every Ray test takes several times as long, and benchmarks seem to idle.
