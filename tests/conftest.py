@@ -30,8 +30,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # As many workers as cores: more threads in each would only wait for one another. Before NumPy
     # and torch are imported, which read it once.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # What asks for as many threads as cores by itself has them wait without a core: spinning, as they
-    # do by default, three workers on two cores spent half of their time waiting for one another.
+    # What asks for as many threads as cores by itself has them wait without a core. Spinning, as is
+    # the default, some tests of three workers on two cores took ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Ray's workers are niced by 15 unless told otherwise: beside whatever else runs, they get next to
