@@ -27,7 +27,7 @@ from moeash.methods.registry import build_method
 from moeash.names import contained
 from moeash.networks.devices import device_of
 from moeash.options.arguments import checked
-from moeash.runtime.threads import available_cores
+from moeash.runtime.threads import default_threads
 from moeash.study.events import Doing, Note
 from moeash.study.plan import task_of
 from moeash.study.spec.output import Pick
@@ -201,7 +201,7 @@ def compress(
                 comparison=comparison,
                 progress=doing(listen),
             )
-        task = replace(task, n_threads=available_cores(), refines=refined)
+        task = replace(task, n_threads=default_threads(), refines=refined)
         with compressor_of(task, doing(listen)) as compressor:
             of_training = compressor.check_training() if chosen.options.trains else ()
             for note in (*compressor.notes, *of_training):

@@ -12,7 +12,7 @@ from moeash.exports.reaching import GoalReport, compress_for
 from moeash.files import check_target
 from moeash.names import contained
 from moeash.options.arguments import checked
-from moeash.runtime.threads import available_cores
+from moeash.runtime.threads import default_threads
 from moeash.study.spec.reading import any_spec
 from moeash.study.spec.spec import StudySpec
 
@@ -101,7 +101,7 @@ def compress_checkpoint(
     """Write a compressed checkpoint by its weights alone; no network and no data are needed.
 
     See :func:`moeash.compression.weights.compressing.compress_checkpoint`, which this calls with
-    all cores.
+    the threads there are.
 
     Args:
         path: a safetensors file, the ``*.safetensors.index.json`` of a sharded checkpoint, or a
@@ -144,6 +144,6 @@ def compress_checkpoint(
             include=include,
             exclude=exclude,
             force=force,
-            n_threads=available_cores(),
+            n_threads=default_threads(),
             progress=doing(listen),
         )

@@ -110,7 +110,7 @@ def compress(
         return
     _refuse(of_study, "a study's TOML file, and this is a checkpoint", of_checkpoint)
     from moeash.compression.weights.compressing import compress_checkpoint
-    from moeash.runtime.threads import available_cores
+    from moeash.runtime.threads import default_threads
 
     with working() as progress:
         report = compress_checkpoint(
@@ -122,7 +122,7 @@ def compress(
             include=include,
             exclude=exclude,
             force=force,
-            n_threads=available_cores(),
+            n_threads=default_threads(),
             progress=progress,
         )
     if json_:

@@ -21,7 +21,7 @@ from moeash.networks.devices import obstacle, wake
 from moeash.networks.loading.sources import read_network
 from moeash.networks.network import Network
 from moeash.runtime.heap import freed_memory_kept
-from moeash.runtime.threads import available_cores
+from moeash.runtime.threads import default_threads
 from moeash.tracing.derived import FOLLOWED_INPUTS
 from moeash.tracing.watching import in_eval_mode
 
@@ -120,7 +120,7 @@ def load_compressor(
             Circumstances(
                 codec=task.codec,
                 seed=task.seed,
-                n_threads=task.n_threads or available_cores(),
+                n_threads=task.n_threads or default_threads(),
                 device=task.evaluation.device,
                 batch_size=task.evaluation.batch_size,
                 refines=task.refines,

@@ -33,7 +33,8 @@ class EvaluationOptions(Options):
             package.module:function; higher is better.
         batch_size: images a forward pass.
         max_drop: solutions further below the float network are not wanted; in units of the metric.
-        threads: torch threads; default: all cores, on Ray the CPUs of a worker.
+        threads: torch threads; default: all cores, or OMP_NUM_THREADS of them, on Ray the CPUs of
+            a worker.
         device: torch device; cuda is the GPU a worker is assigned.
         precision: arithmetic of forward passes: float32, or on GPUs tf32 or bf16.
     """

@@ -19,7 +19,7 @@ from moeash.evaluation.loading import arithmetic, load_network
 from moeash.evaluation.task import Task
 from moeash.methods.training.method import TrainedMethod
 from moeash.networks.writing.inplace import load_into, write_float
-from moeash.runtime.threads import available_cores
+from moeash.runtime.threads import default_threads
 from moeash.tracing.watching import in_eval_mode
 
 DIVERGENCE = "neg_divergence"
@@ -128,7 +128,7 @@ def compress_for(
     task = replace(
         task,
         evaluation=replace(task.evaluation, metric=metric),
-        n_threads=available_cores(),
+        n_threads=default_threads(),
         refines=task.method.refines,
         trains=False,
         evaluate=None if comparison is None else comparison.by(metric),

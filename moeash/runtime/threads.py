@@ -13,6 +13,17 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_threads() -> int:
+    """Return how many threads to compute with where nobody says.
+
+    As many as ``OMP_NUM_THREADS`` allows, which people set who share a machine and which torch
+    obeys; without it one for each core this process may use.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    cores = available_cores()
+    return min(int(said), cores) if said.isdecimal() and int(said) else cores
+
+
 def ahead(items: Iterator[_Item]) -> Iterator[_Item]:
     """Yield the items of an iterator, the next of which is made while one is used.
 

@@ -8,7 +8,7 @@ from moeash.backends.ray import RayBackend
 from moeash.core.kept import Keeping
 from moeash.evaluation.task import Task
 from moeash.networks.devices import obstacle
-from moeash.runtime.threads import available_cores
+from moeash.runtime.threads import default_threads
 from moeash.study.consent import check_allowed
 from moeash.study.facts import StudyFacts
 from moeash.study.spec.spec import StudySpec
@@ -42,9 +42,9 @@ class Plan:
 
     @property
     def default_threads(self) -> int:
-        """Threads of a study that does not say: all cores in process, a worker's CPUs on Ray."""
+        """Threads of a study that does not say: those there are, and on Ray a worker's CPUs."""
         if self.spec.backend.kind == "inprocess":
-            return available_cores()
+            return default_threads()
         return max(1, int(self.spec.backend.cpus_per_worker or 1))
 
     def task_for(self, stored: StudyRecord | None, storage: Storage) -> Task:

@@ -68,7 +68,7 @@ class Case:
 CASES = {
     "efficientnet-lite0": Case("EfficientNet-Lite0", None, 200),
     "resnet50": Case("ResNet-50", "torchvision:resnet50", 50),
-    "vit_b_16": Case("ViT-B/16", "torchvision:vit_b_16", 50),
+    "vit_b_16": Case("ViT-B/16", "torchvision:vit_b_16", 20),
 }
 
 

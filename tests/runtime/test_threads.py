@@ -2,7 +2,8 @@ import threading
 
 import pytest
 
-from moeash.runtime.threads import ahead
+from moeash.runtime import threads
+from moeash.runtime.threads import ahead, default_threads
 
 
 def test_the_next_item_is_made_while_one_is_used_and_no_more():
@@ -39,3 +40,15 @@ def test_whoever_stops_early_leaves_no_thread():
     next(taken)
     taken.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("moeash-ahead")]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [(None, 8), ("1", 1), (" 4 ", 4), ("3,2", 3), ("64", 8), ("0", 8), ("", 8), ("many", 8)],
+)
+def test_threads_are_as_many_as_openmp_is_told_and_no_more_than_cores(said, expected, monkeypatch):
+    monkeypatch.setattr(threads, "available_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert default_threads() == expected

@@ -214,10 +214,10 @@ def test_another_evaluation_set_is_refused(storage, tmp_path):
 
 @pytest.mark.slow
 def test_the_thread_count_of_the_first_run_stays(storage, monkeypatch):
-    monkeypatch.setattr("moeash.study.plan.available_cores", lambda: 1)
+    monkeypatch.setattr("moeash.study.plan.default_threads", lambda: 1)
     first = study(storage, evaluation={"threads": None}, budget={"generations": 1})
     assert first.facts.environment["threads"] == 1
-    monkeypatch.setattr("moeash.study.plan.available_cores", lambda: 64)
+    monkeypatch.setattr("moeash.study.plan.default_threads", lambda: 64)
     tasks = []
 
     def make_backend(task):
