@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 import moeash
 from moeash.data.splits import load_splits
+from moeash.methods.feedback.assignment.rows import MOST_ROWS
 from moeash.methods.feedback.curvature.measuring import measure_curvature
 from moeash.methods.feedback.options import FeedbackOptions
 from moeash.networks.loading.sources import read_network
@@ -77,7 +78,11 @@ def network_of(case: Case) -> nn.Module:
     torch.manual_seed(0)
     task = load_spec(PICTURES).task()
     options = task.network if case.source is None else NetworkOptions(case.source, weights="random")
-    return read_network(options).module.eval()
+    network = read_network(options).module.eval()
+    for module in network.modules():
+        if isinstance(module, nn.Linear) and not bool(module.weight.any()):
+            nn.init.trunc_normal_(module.weight, std=0.02)  # or no weight would matter
+    return network
 
 
 def pictures_of(case: Case) -> Tensor:
@@ -151,11 +156,13 @@ def factor_bytes(network: nn.Module) -> int:
     """Return the bytes of the factors: of each layer's columns, and of its rows, in float32."""
     n_elements = 0
     for module in network.modules():
-        for weight in module._parameters.values():
-            if weight is not None and weight.ndim > 1:
-                groups = getattr(module, "groups", 1)
-                rows, columns = len(weight) // groups, weight[0].numel()
-                n_elements += groups * (columns**2 + rows**2)
+        for name, weight in module._parameters.items():
+            if weight is None or weight.ndim < 2 or not name.endswith("weight"):
+                continue
+            # Attention's queries, keys and values are one matrix, and coupled one by one.
+            groups = 3 if name == "in_proj_weight" else getattr(module, "groups", 1)
+            rows, columns = len(weight) // groups, weight[0].numel()
+            n_elements += groups * (columns**2 + (rows**2 if rows <= MOST_ROWS else 0))
     return 4 * n_elements
 
 

@@ -61,7 +61,7 @@ def test_methods_of_few_values_stand_beside_bins_at_their_own_divergence(script)
     rows = [shared | {"peer": "moeash wfn", "size_bytes": 900, "holdout_kl": 0.1}]
     rows[0] |= {"holdout_drop": 0.002, "search_drop": 0.001, "entropy": 2.567}
     for peer, factor in (("moeash uniform", 1), ("moeash feedback", 0.5)):
-        points = ((400, 0.2, 0.002), (1600, 0.05, 0.001), (6400, 0.0125, 0.0))
+        points = ((400, 0.2, 0.001), (1600, 0.05, 0.003), (6400, 0.0125, 0.0))
         rows += [
             shared
             | {"peer": peer, "size_bytes": int(factor * size), "holdout_kl": kl}
@@ -72,7 +72,7 @@ def test_methods_of_few_values_stand_beside_bins_at_their_own_divergence(script)
     front = {"front": [solution], "evaluation_seconds": 600, "evaluations": 2, "spec": {}}
     assert fixing.table(rows, {"a": front}).splitlines()[2] == (
         "| LeNet-5 | wfn, delta=1 | 40 | 2.57 | 2.35 | 900 | 0.0020 | 0.1 "
-        "| 800 | 1,600 | 400 | 800 | 5 |"
+        "| 800 | 400 | 400 | 200 | 5 |"
     )
     rows[0] |= {"search_drop": -0.001, "holdout_kl": 0.01}
     assert "| 0.01 | (8,000) | none | (4,000) | none | 5 |" in fixing.table(rows, {"a": front})
