@@ -9,7 +9,7 @@ first layer. Its passes are counted, and so many bare ones, of the same pictures
 are what it cannot do without: forward passes, and backward passes to all weights. Curvature alone
 takes one forward pass and a backward pass a sketch. Memory is what the process had at most beyond
 what it had with the network, its pictures and torch; factors are a part of it that stays. ViT-B/16
-and ResNet-50 have random weights, so the bytes of their files mean nothing and are not shown.
+and ResNet-50 have random weights, so their files mean nothing: neither bytes nor times are shown.
 
 Writes ``large.json`` and a table of README.md.
 """
@@ -258,11 +258,13 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         seconds, curvature = row["seconds"], row["curvature_s"]
         assigning, writing = seconds[ASSIGNING], seconds[WRITING]
         preparing = sum(seconds.values()) - assigning - writing
+        is_trained = CASES[name].source is None
+        file = f"{writing:.1f} | {row['load_s']:.1f}" if is_trained else "| "
         lines.append(
             f"| {CASES[name].title} | {row['parameters']:,} | {row['pictures']} | {curvature:.0f} "
             f"| {curvature / row['of_curvature_s']:.2f} x | {preparing:.0f} "
-            f"| {preparing / row['of_passes_s']:.2f} x | {assigning:.1f} | {writing:.1f} "
-            f"| {row['load_s']:.1f} | {row['memory_gb']:.1f} | {row['factors_gb']:.1f} |"
+            f"| {preparing / row['of_passes_s']:.2f} x | {assigning:.1f} | {file} "
+            f"| {row['memory_gb']:.1f} | {row['factors_gb']:.1f} |"
         )
     return "\n".join(lines)
 
