@@ -28,7 +28,8 @@ def pieces(network: nn.Module, batches: Iterable[Batch], elements: int) -> Itera
     """Yield batches, cut so that the layers' outputs of one pass stay within ``elements``.
 
     A batch is cut into pieces of one length, the last of which may be shorter. They are on the
-    device of the batch.
+    device of the batch. A network that takes no single input, as it was made for batches of one
+    length, say, gets its batches whole.
 
     Args:
         network: in any mode; left as it is.
@@ -39,7 +40,7 @@ def pieces(network: nn.Module, batches: Iterable[Batch], elements: int) -> Itera
     for batch in batches:
         if not len(batch):
             continue
-        most = most or _inputs_within(network, batch[:1], elements)
+        most = most or _inputs_within(network, batch[:1], elements) or len(batch)
         n_pieces = -(-len(batch) // most)
         length = -(-len(batch) // n_pieces)
         for start in range(0, len(batch), length):
@@ -48,13 +49,19 @@ def pieces(network: nn.Module, batches: Iterable[Batch], elements: int) -> Itera
 
 @torch.no_grad()
 def _inputs_within(network: nn.Module, one: Batch, elements: int) -> int:
-    """Return for how many inputs the layers' outputs are within ``elements``, at least one."""
+    """Return for how many inputs the layers' outputs are within ``elements``, at least one.
+
+    0 where the network does not take one. What is wrong with it, if anything, the pass itself says.
+    """
     made = 0
 
     def count(use: Use, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         nonlocal made
         made += outputs.numel()
 
-    with in_eval_mode(network), watch_uses(network, count):
-        call_network(network, one.to(device_of(network)))
+    try:
+        with in_eval_mode(network), watch_uses(network, count):
+            call_network(network, one.to(device_of(network)))
+    except Exception:
+        return 0
     return max(1, elements // max(made, 1))

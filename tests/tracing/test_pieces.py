@@ -61,6 +61,15 @@ def test_the_network_is_left_in_its_mode_and_its_statistics_as_they_were():
     assert torch.equal(network.norm.running_mean, before)
 
 
+def test_a_network_made_for_batches_of_one_length_gets_them_whole():
+    class Fixed(Net):
+        def forward(self, x):
+            return super().forward(x).view(8, 5)
+
+    network, x = Fixed().eval(), torch.randn(16, 1, 6, 6)
+    assert [len(piece) for piece in pieces(network, x.split(8), A_PASS)] == [8, 8]
+
+
 def test_an_empty_batch_is_no_piece():
     assert list(pieces(Net(), [torch.randn(0, 1, 6, 6)], A_PASS)) == []
 
