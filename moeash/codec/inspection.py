@@ -17,7 +17,7 @@ from moeash.codec.streaming import checking
 from moeash.codec.streaming.reading import FileReader
 from moeash.codec.streaming.spool import spooled
 from moeash.codec.streaming.writing import CODER, Counted
-from moeash.core.codebook import Codebook, entropy, float32_bytes
+from moeash.core.codebook import Codebook, float32_bytes
 from moeash.errors import CorruptContainerError
 from moeash.options.arguments import checked
 
@@ -165,8 +165,7 @@ def _counted(counted: Counted) -> tuple[tuple[BookUse, ...], SizeReport]:
     totals = Totals(
         sum(entry.size for entry in of_kind["shared"]),
         sum(entry.size for entry in of_kind["kept"]),
-        sum(int((counts > 0).sum()) for counts in usage),
-        entropy(usage),
+        usage,
         sum(float32_bytes(e.dtype, e.size) for some in of_kind.values() for e in some),
         counted.notes,
     )

@@ -1,13 +1,16 @@
 """The exact size of a file, from counts, with what each part and tensor costs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from moeash.codec.layout import CHECKSUM_BYTES, Layout, lay_out
 from moeash.codec.pools import KIND_NAMES, PoolPlan
 from moeash.codec.static.tables import FRACTION_BITS
-from moeash.core.codebook import SharedWeights
+from moeash.core.codebook import SharedWeights, entropy, n_used
 
 NAMES_SHOWN = 3
 """Names of a group that a line shows."""
@@ -119,24 +122,22 @@ def size(
     """
     layout = lay_out(shared, coder=coder, notes=notes)
     contents = Totals(
-        shared.n_shared,
-        shared.n_kept,
-        shared.n_used_entries,
-        shared.entropy,
-        shared.original_bytes,
-        notes or {},
+        shared.n_shared, shared.n_kept, shared.usage(), shared.original_bytes, notes or {}
     )
     return report_of(layout, contents)
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What a network holds in all; the attributes are those of :class:`SizeReport`."""
+    """What a network holds in all; the other attributes are those of :class:`SizeReport`.
+
+    Attributes:
+        usage: per codebook how many weights use each entry.
+    """
 
     n_shared: int
     n_kept: int
-    n_entries: int
-    entropy: float
+    usage: Sequence[NDArray[np.int64]]
     original_bytes: int
     notes: Mapping[str, str]
 
@@ -159,8 +160,8 @@ def report_of(layout: Layout, totals: Totals) -> SizeReport:
         tensors=(*_shared_sizes(layout), *_kept_sizes(layout)),
         n_shared=n_shared,
         n_kept=totals.n_kept,
-        n_entries=totals.n_entries,
-        entropy=totals.entropy,
+        n_entries=n_used(totals.usage),
+        entropy=entropy(totals.usage),
         original_bytes=totals.original_bytes,
         coder=layout.coder,
         notes=dict(totals.notes),

@@ -42,6 +42,11 @@ def index_dtype(n_entries: int) -> np.dtype[Any]:
     return np.dtype(np.uint32)
 
 
+def n_used(usage: Sequence[NDArray[np.int64]]) -> int:
+    """Return how many entries some weight uses; ``usage`` as for :func:`entropy`."""
+    return sum(int(np.count_nonzero(counts)) for counts in usage)
+
+
 def entropy(usage: Sequence[NDArray[np.int64]]) -> float:
     """Return the order-0 entropy of shared weights, in bits per weight; 0 without weights.
 
@@ -264,7 +269,7 @@ class SharedWeights:
     @property
     def n_used_entries(self) -> int:
         """Codebook entries that some weight uses: the paper's second objective."""
-        return sum(int(np.count_nonzero(counts)) for counts in self.usage())
+        return n_used(self.usage())
 
     @property
     def entropy(self) -> float:

@@ -330,7 +330,7 @@ class Evaluator:
     def sizes(self, shared: SharedWeights) -> Sizes:
         """Return the exact sizes of shared weights without writing them."""
         report = size(shared, coder=self.task.codec.coder, notes=self.task.notes)
-        return Sizes(report.total, shared.n_used_entries, report.bits_per_weight)
+        return Sizes(report.total, report.n_entries, report.bits_per_weight)
 
     def restore(self) -> None:
         """Put the float weights back into the module, as they were given, wherever they are now."""

@@ -163,13 +163,14 @@ def compress_for(
 
     progress("writing and verifying the file", 0, None)
     size_bytes = write(to, shared, coder=task.codec.coder, notes=task.notes, check=measure)
+    report = size(shared, coder=task.codec.coder, notes=task.notes)
     return GoalReport(
         path=str(to),
         recipe=str(reached.recipe),
         size_bytes=size_bytes,
         ratio=shared.original_bytes / size_bytes,
-        entries=shared.n_used_entries,
-        bits_per_weight=size(shared, coder=task.codec.coder, notes=task.notes).bits_per_weight,
+        entries=report.n_entries,
+        bits_per_weight=report.bits_per_weight,
         n_shared=shared.n_shared,
         n_kept=shared.n_kept,
         n_evaluated=reached.n_evaluated,

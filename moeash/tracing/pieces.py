@@ -4,6 +4,7 @@ How much a pass holds follows from the layers' outputs for one input, which are 
 pictures of 224 x 224 a batch of 200 would hold gigabytes, and smaller pieces are no slower.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -40,7 +41,7 @@ def pieces(network: nn.Module, batches: Iterable[Batch], elements: int) -> Itera
     for batch in batches:
         if not len(batch):
             continue
-        most = most or _inputs_within(network, batch[:1], elements) or len(batch)
+        most = most or _inputs_within(network, batch[:1], elements)
         n_pieces = -(-len(batch) // most)
         length = -(-len(batch) // n_pieces)
         for start in range(0, len(batch), length):
@@ -51,7 +52,7 @@ def pieces(network: nn.Module, batches: Iterable[Batch], elements: int) -> Itera
 def _inputs_within(network: nn.Module, one: Batch, elements: int) -> int:
     """Return for how many inputs the layers' outputs are within ``elements``, at least one.
 
-    0 where the network does not take one. What is wrong with it, if anything, the pass itself says.
+    Any number where the network does not take one: if something is wrong with it, the pass says so.
     """
     made = 0
 
@@ -63,5 +64,5 @@ def _inputs_within(network: nn.Module, one: Batch, elements: int) -> int:
         with in_eval_mode(network), watch_uses(network, count):
             call_network(network, one.to(device_of(network)))
     except Exception:
-        return 0
+        return sys.maxsize
     return max(1, elements // max(made, 1))

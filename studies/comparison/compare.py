@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
-from rows import Row, read_rows
+from rows import Row, kl_points, read_rows
 from solutions import put_solutions
 from tables import put_table
 
@@ -134,11 +134,7 @@ def picked(rows: Sequence[Row], drop: float) -> Row | None:
 
 def bytes_at(rows: Sequence[Row], kl: float) -> float | None:
     """Return the bytes at which rows reach a holdout KL; None where no two lie around it."""
-    near = [
-        (row["size_bytes"], row["holdout_kl"])
-        for row in rows
-        if kl / NEAR <= row["holdout_kl"] <= kl * NEAR
-    ]
+    near = kl_points(row for row in rows if kl / NEAR <= row["holdout_kl"] <= kl * NEAR)
     if len({cost for _, cost in near}) < 2:
         return None
     n_bytes, inside = size_at(near, kl)

@@ -15,9 +15,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from compare import FRONTS, NETWORKS
+from compare import FRONTS, NETWORKS, picked
 from equal_cost import size_at
-from rows import Row, read_rows
+from rows import Row, kl_points, read_rows
 from tables import put_table
 
 METHODS = ("moeash wfn", "moeash wfn distilled", "moeash pwfn")
@@ -71,11 +71,10 @@ def table(rows: Iterable[Row], fronts: Mapping[str, Mapping[str, Any]]) -> str:
 def equal_to(row: Row, rows: Sequence[Row], peer: str) -> str:
     """Return two cells: what another method takes at a row's KL divergence, and at its drop."""
     files = [other for other in rows if other["peer"] == peer]
-    points = [(other["size_bytes"], other["holdout_kl"]) for other in files]
-    size, inside = size_at(points, row["holdout_kl"])
+    size, inside = size_at(kl_points(files), row["holdout_kl"])
     at_kl = f"{size:,.0f}" if inside else f"({size:,.0f})"
-    small = [o["size_bytes"] for o in files if o["search_drop"] <= row["search_drop"]]
-    return f"{at_kl} | {min(small):,}" if small else f"{at_kl} | none"
+    small = picked(files, row["search_drop"])
+    return f"{at_kl} | {small['size_bytes']:,}" if small else f"{at_kl} | none"
 
 
 def main() -> None:

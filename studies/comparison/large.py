@@ -98,43 +98,30 @@ class Bare:
     """Seconds of the processor that a picture takes.
 
     Attributes:
-        forward: without gradients.
-        backward: gradients of all weights, the forward pass not counted.
-        recorded: a forward pass that autograd records.
+        forward: a forward pass without gradients.
+        recorded: one that autograd records, and a backward pass to all weights a sketch.
     """
 
     forward: float
-    backward: float
     recorded: float
-
-    def seconds(self, forward: int, backward: int, recorded: int) -> float:
-        """Return what so many pictures' passes of each kind take."""
-        return self.forward * forward + self.backward * backward + self.recorded * recorded
 
 
 def bare_passes(network: nn.Module, pictures: Tensor) -> Bare:
     """Measure bare passes of pictures, BATCH at a time."""
     weights = [p for p in network.parameters() if p.ndim > 1]
-    seconds = dict.fromkeys(("forward", "backward", "recorded"), 0.0)
-
-    @contextmanager
-    def timed(what: str) -> Iterator[None]:
-        started = time.process_time()
-        yield
-        seconds[what] += time.process_time() - started
-
-    n_sketches = FeedbackOptions().sketches
+    forward = recorded = 0.0
     for batch in pictures.split(BATCH):
-        with timed("forward"), torch.inference_mode():
+        started = time.process_time()
+        with torch.inference_mode():
             network(batch)
-        with timed("recorded"):
-            scores = network(batch)
-        for _ in range(n_sketches):
-            with timed("backward"):
-                towards = (scores * torch.randn_like(scores)).sum()
-                torch.autograd.grad(towards, weights, retain_graph=True)
-    seconds["backward"] /= n_sketches
-    return Bare(**{what: taken / len(pictures) for what, taken in seconds.items()})
+        between = time.process_time()
+        scores = network(batch)
+        for _ in range(FeedbackOptions().sketches):
+            towards = (scores * torch.randn_like(scores)).sum()
+            torch.autograd.grad(towards, weights, retain_graph=True)
+        forward += between - started
+        recorded += time.process_time() - between
+    return Bare(forward / len(pictures), recorded / len(pictures))
 
 
 @contextmanager
@@ -208,7 +195,6 @@ def measured(network: nn.Module, pictures: Tensor) -> dict[str, Any]:
     started = time.process_time()
     measure_curvature(network, pictures.split(BATCH))
     curvature = time.process_time() - started
-    n_sketches = FeedbackOptions().sketches
     phases = Phases()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -232,12 +218,10 @@ def measured(network: nn.Module, pictures: Tensor) -> dict[str, Any]:
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "pictures": len(pictures),
-        "of_curvature_s": bare.seconds(0, n_sketches * len(pictures), len(pictures)),
+        "of_curvature_s": bare.recorded * len(pictures),
         "curvature_s": curvature,
         "passes": passes,
-        "of_passes_s": bare.seconds(
-            passes["forward"], n_sketches * passes["recorded"], passes["recorded"]
-        ),
+        "of_passes_s": bare.forward * passes["forward"] + bare.recorded * passes["recorded"],
         "seconds": dict(phases.seconds),
         "load_s": loading,
         "memory_gb": memory["gb"],

@@ -18,7 +18,7 @@ from math import exp, log
 
 from compare import NETWORKS
 from equal_cost import between
-from rows import ROWS, Row, read_rows
+from rows import ROWS, Row, kl_points, read_rows
 from tables import put_table
 
 PEERS = ("moeash uniform", "moeash gpfq", "moeash feedback")
@@ -40,8 +40,7 @@ def rows_at(commit: str) -> list[Row]:
 
 def points_of(rows: Iterable[Row], network: str, peer: str) -> Points:
     """Return the bytes and the KL divergence of a method's files."""
-    own = [row for row in rows if (row["network"], row["peer"]) == (network, peer)]
-    return [(row["size_bytes"], row["holdout_kl"]) for row in own]
+    return kl_points(row for row in rows if (row["network"], row["peer"]) == (network, peer))
 
 
 def common_range(first: Points, second: Points) -> tuple[float, float]:

@@ -28,5 +28,10 @@ def write_rows(rows: Iterable[Row], path: Path = ROWS) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in ordered))
 
 
+def kl_points(rows: Iterable[Row]) -> list[tuple[float, float]]:
+    """Return the bytes and the holdout KL divergence of every row."""
+    return [(row["size_bytes"], row["holdout_kl"]) for row in rows]
+
+
 def _key(row: Row) -> tuple[str, str, str]:
     return row["network"], row["peer"], row["setting"]

@@ -68,6 +68,7 @@ def test_a_network_made_for_batches_of_one_length_gets_them_whole():
 
     network, x = Fixed().eval(), torch.randn(16, 1, 6, 6)
     assert [len(piece) for piece in pieces(network, x.split(8), A_PASS)] == [8, 8]
+    assert [len(piece) for piece in pieces(network, [x[:8], x], A_PASS)] == [8, 16]
 
 
 def test_an_empty_batch_is_no_piece():

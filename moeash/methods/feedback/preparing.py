@@ -30,6 +30,7 @@ from moeash.networks.devices import device_of
 from moeash.networks.pickling import PickledAsArrays
 from moeash.networks.writing.borrowing import Borrowed
 from moeash.tracing.outputs import OutputOf
+from moeash.tracing.pieces import FORWARD_ELEMENTS, pieces
 
 TEMPERATURE = 4.0
 """Temperature of the softmax whose Hessian weighs the outputs; best or nearly so on three
@@ -196,14 +197,15 @@ def prepare(
         reasons[name] = left_out.get(name, "it is not the weight of a layer")
     batch = first.batch
     assert batch is not None
+    looked_at = tuple(pieces(network, [batch], FORWARD_ELEMENTS))
     rescaled = balanced(
-        network, factors, batch, settings.balancing, set(shared or ()), plain, output
+        network, factors, looked_at, settings.balancing, set(shared or ()), plain, output
     )
     factors, kept, notes = rescaled.factors, rescaled.kept, list(rescaled.notes)
     bins = None
     if settings.balancing.finest is None:
         progress("looking for useful grids", 0, None)
-        grids = rescaled.grids or GridLoss(network, batch, plain, output).of(factors, kept)
+        grids = rescaled.grids or GridLoss(network, looked_at, plain, output).of(factors, kept)
         bins = grids.useful()
         del grids
     del rescaled

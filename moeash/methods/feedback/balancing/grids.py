@@ -26,7 +26,6 @@ from moeash.methods.feedback.assignment.columns import (
 )
 from moeash.networks.writing.borrowing import Borrowed
 from moeash.tracing.outputs import OutputOf, chosen, in_rows
-from moeash.tracing.pieces import FORWARD_ELEMENTS, pieces
 from moeash.tracing.watching import in_eval_mode
 
 COARSEST = 0.05
@@ -89,7 +88,7 @@ class GridLoss:
 
     Args:
         network: the float network.
-        batch: images.
+        batches: images, as many as a pass may hold in each.
         plain: shared weights without a factor, by key.
         output: names the tensor that counts of what the network returns.
     """
@@ -97,12 +96,11 @@ class GridLoss:
     def __init__(
         self,
         network: nn.Module,
-        batch: Batch,
+        batches: Sequence[Batch],
         plain: Mapping[str, Tensor],
         output: OutputOf | None = None,
     ) -> None:
-        self._network, self._plain, self._output = network, plain, output
-        self._pieces = tuple(pieces(network, [batch], FORWARD_ELEMENTS))
+        self._network, self._batches, self._plain, self._output = network, batches, plain, output
         with torch.no_grad(), in_eval_mode(network):
             self._expected = self._outputs()
         if self._has_classes:
@@ -117,7 +115,7 @@ class GridLoss:
 
     def _outputs(self) -> Tensor:
         """Return logarithms of shares ``(any, classes)``, or single values ``(any, 1)``."""
-        returned = (chosen(call(self._network, piece), self._output) for piece in self._pieces)
+        returned = (chosen(call(self._network, batch), self._output) for batch in self._batches)
         tensor = torch.cat([in_rows(values) for values in returned]).double()
         return tensor.log_softmax(1) if tensor.shape[1] > 1 else tensor
 

@@ -26,7 +26,6 @@ from moeash.networks.norms import NORM_TYPES
 from moeash.networks.sameness import SAME_FUNCTION
 from moeash.networks.writing.borrowing import Borrowed
 from moeash.tracing.outputs import OutputOf, compared, furthest
-from moeash.tracing.pieces import FORWARD_ELEMENTS, pieces
 from moeash.tracing.watching import in_eval_mode
 
 PROBE = 0.25
@@ -107,7 +106,7 @@ class Balanced:
 def balanced(
     network: nn.Module,
     factors: list[Factor],
-    batch: Batch,
+    batches: Sequence[Batch],
     balancing: Balancing,
     shared: Collection[str],
     plain: Mapping[str, Tensor],
@@ -118,7 +117,7 @@ def balanced(
     All rows share one grid over their range. The scales asked for suit a grid whose bins are not
     limited: the rows of a branch of gain 0.01 are multiplied by 300, so that they alone span the
     range, and on 128 bins all other weights are 0. So the weights are assigned on the finest grid,
-    with feedback and bits for free, and the outputs on ``batch`` compared with the network's: their
+    with feedback and bits for free, and outputs on ``batches`` compared with the network's: their
     divergence in nats, as a share of what the outputs say, ``log(classes) - entropy``; of single
     values the squared change, as a share of their variance. Scales are taken as asked where that
     loss is at most AS_ASKED. Otherwise they are held within a limit, which is halved, in
@@ -138,7 +137,7 @@ def balanced(
     Args:
         network: the float network.
         factors: its layers.
-        batch: images on which outputs are compared.
+        batches: images on which outputs are compared, as many as a pass may hold in each.
         balancing: what is wanted.
         shared: ``state_dict`` keys that are shared: a shared bias cannot be scaled.
         plain: the shared weights that have no factor, by key: they are on the same grid.
@@ -153,20 +152,19 @@ def balanced(
     if balancing.through_norms:
         scales = balancing_scales(factors, exponent or PROBE)
         probed = _before_norms(network, as_it_is, scales)
-        _check_same_function(network, probed, batch, "norms", output)
+        _check_same_function(network, probed, batches, "norms", output)
     if not exponent:
         return as_it_is
     pairs: tuple[Pair, ...] = ()
     if balancing.through_pairs:
-        piece = next(pieces(network, [batch], FORWARD_ELEMENTS))
-        pairs = _usable(find_pairs(network, piece), factors, shared)
+        pairs = _usable(find_pairs(network, batches[0]), factors, shared)
     found, furthest = _within(network, as_it_is, balancing, pairs, inf)
     if not furthest:
         return found
     if pairs:
-        _check_same_function(network, found, batch, "pairs", output)
+        _check_same_function(network, found, batches, "pairs", output)
     furthest_of_all = max(furthest.values())
-    loss = GridLoss(network, batch, plain, output)
+    loss = GridLoss(network, batches, plain, output)
     asked = loss.of(found.factors, found.kept)
     ways = _Ways(
         loss,
@@ -371,17 +369,16 @@ def _between_layers(
 def _check_same_function(
     network: nn.Module,
     rewritten: Balanced,
-    batch: Batch,
+    batches: Sequence[Batch],
     undone_by: str,
     output: OutputOf | None,
 ) -> None:
     """Refuse a network where something else reads a rescaled layer than what undoes it."""
-    some = tuple(pieces(network, [batch], FORWARD_ELEMENTS))
     with in_eval_mode(network):
-        expected = [compared(call(network, piece), output) for piece in some]
+        expected = [compared(call(network, batch), output) for batch in batches]
     with Borrowed(network) as borrowed:
         borrowed.put(balanced_values(rewritten.factors, rewritten.kept))
-        got = (compared(call(network, piece), output) for piece in some)
+        got = (compared(call(network, batch), output) for batch in batches)
         moved = max(map(furthest, expected, got))
     if moved > SAME_FUNCTION:
         raise RescalingError(

@@ -138,7 +138,7 @@ def test_branches_of_any_gain_cost_balanced_what_they_cost_as_they_are(gain):
 def test_a_network_on_a_grid_is_measured_once():
     network = Plain().eval()
     prepared = prepare(network, [inputs()], Settings(balancing=Balancing(0.0)))
-    grids = GridLoss(network, inputs(), {}).of(prepared.factors, prepared.kept)
+    grids = GridLoss(network, [inputs()], {}).of(prepared.factors, prepared.kept)
     assert grids.on(40) is grids.on(40)
     assert grids.on(80).lost < grids.on(40).lost and grids.on(80).bits > grids.on(40).bits
     low, high = grids.useful()
