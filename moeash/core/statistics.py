@@ -19,6 +19,8 @@ from moeash.errors import InputError, NonFiniteWeightError
 Centre = Literal["mean", "midpoint"]
 """The value a bin stands for: the mean of its members (least squared error), or its middle."""
 
+_PIECE = 1 << 20  # weights squared at a time: 8 MB
+
 _BLOCK = 64  # weights per prefix sum: a quarter of a byte per weight, at most 126 additions per bin
 
 
@@ -66,6 +68,11 @@ class BinStatistics:
     def n_weights(self) -> int:
         """Number of weights of all tensors."""
         return sum(weights.size for weights in self.ordered)
+
+    @property
+    def spreads(self) -> list[tuple[float, int]]:
+        """The root mean square of the weights of each tensor, and how many there are."""
+        return [(_root_mean_square(weights), weights.size) for weights in self.ordered]
 
     def counts(self, grid: Grid) -> NDArray[np.int64]:
         """Return how many weights of each tensor ``bins.assign_bins`` puts in each bin.
@@ -238,6 +245,12 @@ def _sorted(tensor: NDArray[np.floating[Any]], name: str) -> NDArray[np.floating
         count = int((~np.isfinite(weights)).sum())
         raise NonFiniteWeightError(name, count=count, size=weights.size)
     return weights
+
+
+def _root_mean_square(weights: NDArray[np.floating[Any]]) -> float:
+    pieces = (weights[i : i + _PIECE] for i in range(0, weights.size, _PIECE))
+    total = sum(float(np.square(piece, dtype=POSITION_DTYPE).sum()) for piece in pieces)
+    return float(np.sqrt(total / max(1, weights.size)))
 
 
 def _block_prefix(weights: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

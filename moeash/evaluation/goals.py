@@ -212,7 +212,8 @@ def _line(variables: tuple[Variable, ...]) -> tuple[Integer, Real | None]:
             f"a goal is reached along one number of bins or levels, but the method searches "
             f"{names}; run a study instead (moeash run)"
         )
-    return integers[0], reals[0] if reals else None
+    # A study would go on to what is highest; here one evaluation tells whether it is needed.
+    return replace(integers[0], high=integers[0].highest), reals[0] if reals else None
 
 
 def _between(low: float, high: float, log: bool) -> float:

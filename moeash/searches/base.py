@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from moeash.core.solutions.candidate import Candidate
+from moeash.searches.space import Space
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,15 @@ class Fitness:
     violation: float = 0.0
 
 
-class Search(Protocol):
+class Widens(Protocol):
+    """Has a space that may turn out too narrow."""
+
+    def widen(self, space: Space) -> None:
+        """Go on in a space that reaches further; between generations."""
+        ...
+
+
+class Search(Widens, Protocol):
     """Proposes generations of candidates; deterministic for a seed and what it is told."""
 
     def ask(self) -> list[Candidate]:

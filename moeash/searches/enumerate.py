@@ -24,6 +24,7 @@ class ExhaustiveSearch:
             )
         self._population = population
         self._points = self._enumerate(space)
+        self._proposed: set[Candidate] = set()
 
     @staticmethod
     def _enumerate(space: Space) -> Iterator[Candidate]:
@@ -37,10 +38,17 @@ class ExhaustiveSearch:
 
     def ask(self) -> list[Candidate]:
         """Return the next points; empty when all were proposed."""
-        return list(itertools.islice(self._points, self._population))
+        new = (point for point in self._points if point not in self._proposed)
+        points = list(itertools.islice(new, self._population))
+        self._proposed.update(points)
+        return points
 
     def tell(self, told: Sequence[Fitness]) -> None:
         """Ignore the outcomes: the order is fixed."""
+
+    def widen(self, space: Space) -> None:
+        """Go on with every point of a wider space that was not proposed."""
+        self._points = self._enumerate(space)
 
 
 class RandomSearch:
@@ -81,3 +89,7 @@ class RandomSearch:
 
     def tell(self, told: Sequence[Fitness]) -> None:
         """Ignore the outcomes: draws are independent."""
+
+    def widen(self, space: Space) -> None:
+        """Draw from a wider space."""
+        self._space = space

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.evaluator import Evaluator
+from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 from pymoo.core.repair import Repair
 from pymoo.operators.crossover.sbx import SBX
@@ -34,15 +35,19 @@ FAILED_VIOLATION = 1e9
 """Constraint violation of a failed candidate: worse than any measured one, and finite."""
 
 
-class _RoundIntegers(Repair):  # type: ignore[misc]
-    """Round the integers of a coded population."""
+class RoundIntegers(Repair):  # type: ignore[misc]
+    """Round the integers of a coded population.
+
+    Attributes:
+        space: whose integers and bounds.
+    """
 
     def __init__(self, space: Space) -> None:
         super().__init__()
-        self._space = space
+        self.space = space
 
     def _do(self, problem: Any, X: NDArray[Any], **kwargs: Any) -> NDArray[Any]:
-        return self._space.rounded(X.astype(np.float64))
+        return self.space.rounded(X.astype(np.float64))
 
 
 class Nsga2Search:
@@ -50,21 +55,25 @@ class Nsga2Search:
 
     def __init__(self, space: Space, options: SearchOptions, *, seed: int) -> None:
         self._space = space
-        self._problem = problem_of(space, 1 + len(options.objectives))
+        self._options, self._seed = options, seed
+        self._repair = RoundIntegers(space)
         self._algorithm = NSGA2(
             pop_size=options.population,
             sampling=initial_population(space, options.population, seed, options.initial),
             eliminate_duplicates=True,
             evaluator=Evaluator(),
-            **operators(space),
+            **operators(self._repair),
         )
         # The study decides when to stop; the algorithm itself never does.
-        self._algorithm.setup(self._problem, termination=("n_gen", 10**9), seed=seed)
+        problem = problem_of(space, 1 + len(options.objectives))
+        self._algorithm.setup(problem, termination=("n_gen", 10**9), seed=seed)
         self._asked: Any = None
+        self._next: Any = None
 
     def ask(self) -> list[Candidate]:
         """Return the next offspring; empty when every mating repeated known points."""
-        self._asked = self._algorithm.ask()
+        self._asked = self._algorithm.ask() if self._next is None else self._next
+        self._next = None
         if self._asked is None or len(self._asked) == 0:
             return []
         return [self._space.decode(x) for x in self._asked.get("X")]
@@ -72,10 +81,19 @@ class Nsga2Search:
     def tell(self, told: Sequence[Fitness]) -> None:
         """Report the last generation, in the order it was proposed."""
         assert self._asked is not None
-        f, g = as_values(told, self._problem.n_obj)
-        problem = StaticProblem(self._problem, F=f, G=g)
+        f, g = as_values(told, self._algorithm.problem.n_obj)
+        problem = StaticProblem(self._algorithm.problem, F=f, G=g)
         self._algorithm.evaluator.eval(problem, self._asked)
         self._algorithm.tell(infills=self._asked)
+
+    def widen(self, space: Space) -> None:
+        """Breed in a wider space from now on; the next generation is spread over what is new."""
+        new = space.beyond(self._space)
+        options = self._options
+        x = initial_population(new, options.population, self._seed, options.initial)
+        self._next = Population.new(X=x)
+        self._space = self._repair.space = space
+        self._algorithm.problem = problem_of(space, 1 + len(options.objectives))
 
 
 def problem_of(space: Space, n_objectives: int) -> Problem:
@@ -89,9 +107,8 @@ def problem_of(space: Space, n_objectives: int) -> Problem:
     )
 
 
-def operators(space: Space) -> dict[str, Any]:
+def operators(repair: RoundIntegers) -> dict[str, Any]:
     """Return the operators of variation, as arguments of pymoo's NSGA2."""
-    repair = _RoundIntegers(space)
     return {
         "crossover": SBX(prob=0.9, eta=15, vtype=float, repair=repair),
         "mutation": PM(eta=20, vtype=float, repair=repair),

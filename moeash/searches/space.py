@@ -1,7 +1,7 @@
 """The search space: named variables with bounds, and their real-valued coding for the optimiser."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, log
 
 import numpy as np
@@ -51,6 +51,17 @@ class Space:
         return x
 
     @property
+    def wider(self) -> "Space | None":
+        """The space with twice the bounds that may go on; None: none may."""
+        variables = tuple(_wider(variable) for variable in self.variables)
+        return None if variables == self.variables else Space(variables)
+
+    def beyond(self, narrower: "Space") -> "Space":
+        """Return the part of this space that lies beyond the bounds of a narrower one."""
+        pairs = zip(self.variables, narrower.variables, strict=True)
+        return Space(tuple(_beyond(now, before) for now, before in pairs))
+
+    @property
     def size(self) -> int | None:
         """Number of points, or None when a real variable makes it a continuum."""
         total = 1
@@ -79,6 +90,18 @@ class Space:
         """Return the coded row of a candidate."""
         values = [_code(v, float(candidate[v.name])) for v in self.variables]
         return np.array(values, dtype=np.float64)
+
+
+def _wider(variable: Variable) -> Variable:
+    if isinstance(variable, Real):
+        return variable
+    return replace(variable, high=min(2 * variable.high, variable.highest))
+
+
+def _beyond(variable: Variable, narrower: Variable) -> Variable:
+    if isinstance(variable, Integer) and isinstance(narrower, Integer):
+        return replace(variable, low=narrower.high + 1) if variable != narrower else variable
+    return variable
 
 
 def _code(variable: Variable, value: float) -> float:

@@ -20,7 +20,13 @@ from pymoo.problems.static import StaticProblem
 
 from moeash.core.solutions.candidate import Candidate
 from moeash.searches.base import Fitness
-from moeash.searches.nsga2 import as_values, initial_population, operators, problem_of
+from moeash.searches.nsga2 import (
+    RoundIntegers,
+    as_values,
+    initial_population,
+    operators,
+    problem_of,
+)
 from moeash.searches.options import SearchOptions
 from moeash.searches.space import Space
 
@@ -35,13 +41,15 @@ class SteadyNsga2:
 
     def __init__(self, space: Space, options: SearchOptions, *, seed: int) -> None:
         self._space = space
+        self._options, self._seed = options, seed
         self._size = options.population
         self._problem = problem_of(space, 1 + len(options.objectives))
-        self._algorithm = NSGA2(pop_size=self._size, eliminate_duplicates=True, **operators(space))
+        self._repair = RoundIntegers(space)
+        operations = operators(self._repair)
+        self._algorithm = NSGA2(pop_size=self._size, eliminate_duplicates=True, **operations)
         self._algorithm.setup(self._problem, termination=("n_gen", 10**9), seed=seed)
         self._rng = np.random.default_rng([seed, 0x57EA])
-        first = initial_population(space, self._size, seed, options.initial)
-        self._initial = [space.decode(x) for x in first][::-1]
+        self._initial = self._spread_over(space)
         self._population: Any = Population.empty()
         self._known: set[Candidate] = set()
 
@@ -86,6 +94,17 @@ class SteadyNsga2:
             algorithm=self._algorithm,
             random_state=self._rng,
         )
+
+    def widen(self, space: Space) -> None:
+        """Breed in a wider space from now on; first come candidates spread over what is new."""
+        self._initial = self._spread_over(space.beyond(self._space)) + self._initial
+        self._space = self._repair.space = space
+        self._problem = self._algorithm.problem = problem_of(space, self._problem.n_obj)
+
+    def _spread_over(self, space: Space) -> list[Candidate]:
+        """Return candidates spread over a space, the first one last."""
+        x = initial_population(space, self._size, self._seed, self._options.initial)
+        return [space.decode(row) for row in x][::-1]
 
     @property
     def _exhausted(self) -> bool:

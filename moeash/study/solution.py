@@ -232,7 +232,7 @@ def at_bound(solution: Solution, variables: Sequence[Variable]) -> str | None:
         value = values.get(variable.name)
         sides = [
             side
-            for side, bound in (("lowest", variable.low), ("highest", variable.high))
+            for side, bound in (("lowest", variable.low), ("highest", variable.highest))
             if value == bound
         ]
         if sides and variable.low < variable.high:

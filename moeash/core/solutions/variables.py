@@ -13,18 +13,34 @@ from moeash.errors import InputError
 
 @dataclass(frozen=True)
 class Integer:
-    """An integer in ``[low, high]``, both included; ``log`` searches its logarithm, ``low`` > 0."""
+    """An integer in ``[low, high]``, both included.
+
+    Attributes:
+        name: of the variable.
+        low: lowest value, above 0 with ``log``.
+        high: highest value a search begins with.
+        log: search its logarithm.
+        widest: how far a search may go beyond ``high`` where that cuts its front off; None: not.
+    """
 
     name: str
     low: int
     high: int
     log: bool = False
+    widest: int | None = None
 
     def __post_init__(self) -> None:
         if self.low > self.high:
             raise InputError(f"{self.name} has bounds [{self.low}, {self.high}]; low exceeds high")
+        if self.widest is not None and self.widest < self.high:
+            raise InputError(f"{self.name} goes to {self.high}, and at most to {self.widest}")
         if self.log and not self.low > 0:
             raise InputError(f"{self.name} is searched on a log scale, so low must exceed 0")
+
+    @property
+    def highest(self) -> int:
+        """The highest value that any search may try."""
+        return self.high if self.widest is None else self.widest
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -39,6 +55,11 @@ class Real:
     low: float
     high: float
     log: bool = False
+
+    @property
+    def highest(self) -> float:
+        """The highest value that any search may try."""
+        return self.high
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:
@@ -59,7 +80,7 @@ def variable_of(plain: Mapping[str, Any]) -> Variable:
 
     Example:
         >>> variable_of(Integer("k", 2, 256).as_dict())
-        Integer(name='k', low=2, high=256, log=False)
+        Integer(name='k', low=2, high=256, log=False, widest=None)
     """
     values = {name: value for name, value in plain.items() if name != "kind"}
     return Integer(**values) if plain["kind"] == "integer" else Real(**values)

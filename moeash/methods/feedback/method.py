@@ -37,7 +37,7 @@ from moeash.errors import InputError, RescalingError
 from moeash.methods.base import Images, Method, Preparation
 from moeash.methods.feedback.assignment.columns import zero_aligned_entries
 from moeash.methods.feedback.assignment.sequential import BATCH, Rehearsal
-from moeash.methods.feedback.balancing.grids import spread_bins
+from moeash.methods.feedback.balancing.grids import bins_of
 from moeash.methods.feedback.balancing.scales import Balancing
 from moeash.methods.feedback.compressing import Compressed, compress
 from moeash.methods.feedback.options import FeedbackOptions
@@ -159,7 +159,7 @@ class Feedback(Method):
         """Return the lowest and the highest k of the search."""
         if self.options.k is not None:
             return self.options.k
-        found = layers.bins or spread_bins(list(layers.plain.values()))
+        found = layers.bins or bins_of(list(layers.plain.values()))
         if not self.options.trellis:
             return found
         coarsest, finest = (round(TRELLIS_BINS * n_bins) for n_bins in found)

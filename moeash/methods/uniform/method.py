@@ -15,10 +15,18 @@ from moeash.core.bins import Grid, assign_bins
 from moeash.core.codebook import SharedWeights, keep_all, share
 from moeash.core.progress import Progress, silent
 from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.variables import Integer, Variable
 from moeash.core.statistics import BinStatistics, uniform_codebook
 from moeash.methods.base import GridAssignment, Method, Preparation
+from moeash.methods.bounds import MOST_BINS, spread_bins
 from moeash.methods.uniform.options import UniformOptions
 from moeash.networks.network import Network
+
+FINEST = 256
+"""Bins of the finest grid a search begins with, at least: indices of one byte."""
+
+WIDEST = 4
+"""How many times as many bins a search may go on to: steps of a 32nd of a standard deviation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +36,12 @@ class UniformPrepared:
     Attributes:
         statistics: the shared weights, sorted once per tensor, in state order.
         n_threads: threads of the assignment kernel.
+        bins: lowest and highest k that a search begins with, and the highest it may go on to.
     """
 
     statistics: BinStatistics
     n_threads: int
+    bins: tuple[int, int, int]
 
 
 class Uniform(Method):
@@ -43,7 +53,28 @@ class Uniform(Method):
         """Sort the shared weights once."""
         state = preparation.network.state
         shared = [np.ravel(p.values) for p in state if p.role == "shared" and p.values is not None]
-        return UniformPrepared(BinStatistics.from_tensors(shared), preparation.n_threads)
+        statistics = BinStatistics.from_tensors(shared)
+        return UniformPrepared(statistics, preparation.n_threads, self._bins(statistics))
+
+    def _bins(self, statistics: BinStatistics) -> tuple[int, int, int]:
+        """Return the bounds of k: as given, or as the weights are spread."""
+        if self.options.k is not None:
+            low, high = self.options.k
+            return low, high, high
+        _, finest = spread_bins(*self._range(statistics), statistics.spreads)
+        high = max(FINEST, finest)
+        return 2, high, max(high, min(WIDEST * high, MOST_BINS))
+
+    def _range(self, statistics: BinStatistics) -> tuple[float, float]:
+        """Return what the bins span: the clipping range or all weights."""
+        return self.options.clip or (statistics.low, statistics.high)
+
+    def space(self, prepared: UniformPrepared | None = None) -> Sequence[Variable]:
+        """Return k, within the bounds that were given or found."""
+        if prepared is None or self.options.k is not None:
+            return self.options.space()
+        low, high, widest = prepared.bins
+        return (Integer("k", low, high, widest=widest),)
 
     def notes(self, prepared: UniformPrepared) -> Sequence[str]:
         """Return nothing: every weight goes to its bin."""
@@ -51,13 +82,12 @@ class Uniform(Method):
 
     def most_entries(self, prepared: UniformPrepared) -> int:
         """Return the most bins a grid of the highest k can have."""
-        low, high = self.options.k
+        low, _, high = prepared.bins
         # Bins shifted to zero are up to 2 more than k, not always for the highest k.
         return max(self._grid(prepared, k).n_bins for k in range(max(low, high - 2), high + 1))
 
     def _grid(self, prepared: UniformPrepared, k: int) -> Grid:
-        """Return the bins of k over the clipping range or all weights."""
-        low, high = self.options.clip or (prepared.statistics.low, prepared.statistics.high)
+        low, high = self._range(prepared.statistics)
         return Grid.spanning(low, high, k, zero_aligned=self.options.zero_aligned)
 
     def assignment(self, prepared: UniformPrepared, candidate: Candidate) -> GridAssignment:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from moeash.core.bins import MAX_BINS
 from moeash.core.solutions.variables import Integer, Variable
 from moeash.core.statistics import Centre
 from moeash.errors import InputError
@@ -16,13 +17,15 @@ class UniformOptions(Options):
     """k uniform bins, every weight to the bin it falls in.
 
     Attributes:
-        k: lowest and highest number of bins the search may try.
+        k: lowest and highest number of bins the search may try. Default: from 2 to 256, or as many
+            as make steps of an eighth of a typical weight's standard deviation; where that cuts
+            the front off, the search goes on, up to four times as far.
         centre: the value of an entry: the mean of its members, or the middle of its bin.
         zero_aligned: shift the bins so that one is centred on zero, with the entry exactly 0.
         clip: range the bins span; weights outside join the end bins. Default: all weights.
     """
 
-    k: tuple[Bins, Bins] = (2, 256)
+    k: tuple[Bins, Bins] | None = None
     centre: Centre = "mean"
     zero_aligned: bool = False
     clip: tuple[float, float] | None = None
@@ -37,7 +40,7 @@ class UniformOptions(Options):
 
     def check(self) -> None:
         """Refuse ranges that are none."""
-        if self.k[0] > self.k[1]:
+        if self.k is not None and self.k[0] > self.k[1]:
             raise InputError(
                 f"method.k is {list(self.k)}, needed [low, high] with 1 <= low <= high"
             )
@@ -48,4 +51,4 @@ class UniformOptions(Options):
 
     def space(self) -> Sequence[Variable]:
         """Return the one variable, k."""
-        return (Integer("k", *self.k),)
+        return (Integer("k", *(self.k or (2, MAX_BINS))),)

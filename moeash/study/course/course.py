@@ -15,15 +15,17 @@ from moeash.searches.space import Space
 from moeash.searches.steady_nsga2 import SteadyNsga2
 from moeash.study.artifacts import start_of
 from moeash.study.course.budget import Budget, Ending
-from moeash.study.course.extending import Extending, spread
+from moeash.study.course.extending import Extending, chosen
 from moeash.study.course.generations import Generations
 from moeash.study.course.journal import Journal
 from moeash.study.course.ledger import Ledger
 from moeash.study.course.merging import Merging
+from moeash.study.course.options import Solutions
 from moeash.study.course.phase import Phase
 from moeash.study.course.pump import Pump
 from moeash.study.course.standing import Standing
 from moeash.study.course.steady_state import SteadyState
+from moeash.study.course.widening import Widening
 from moeash.study.events import PhaseEnded, PhaseStarted
 from moeash.study.facts import StudyFacts, floor_of
 from moeash.study.plan import Plan
@@ -95,6 +97,7 @@ class Course:
     def _search(self) -> Ending:
         options, budget, seed = self._plan.spec.search, self._budget, self._plan.spec.seed
         space = Space(self._facts.variables or tuple(self._plan.task.method.space()))
+        widening = Widening(space, self.standing, self._journal)
         stored = [r for r in self._ledger.known.values() if r.stage == "search"]
         phase: Phase
         if options.algorithm == "steady_nsga2":
@@ -103,6 +106,7 @@ class Course:
                 self.standing,
                 budget,
                 self._journal,
+                widening=widening,
                 population=options.population,
                 stored=stored,
             )
@@ -112,17 +116,19 @@ class Course:
                 self.standing,
                 budget,
                 self._journal,
-                space_size=space.size,
+                widening=widening,
                 known=self._ledger.known,
             )
         generations = budget.options.generations
         total = None if generations is None else generations * options.population
-        return self._run(phase, total, len(stored))
+        ending = self._run(phase, total, len(stored))
+        widening.say_where_it_ends()
+        return ending
 
     def _say_where_the_front_is_cut(self) -> None:
-        """Note where bounds of the first variable, the fineness of a grid, cut the front off.
+        """Note where given bounds of the first variable, the fineness of a grid, cut the front off.
 
-        Bounds that the preparation has found cut nothing off: there is nothing better beyond them.
+        Bounds that the preparation has found are widened, or there is nothing better beyond them.
         """
         chosen = self._plan.task.method.space()[:1]
         variables = [variable for variable in self._facts.variables[:1] if variable in chosen]
@@ -133,10 +139,10 @@ class Course:
 
     def _refine(self) -> None:
         """Make solutions of the search's front again, where the method has a slower way."""
-        at_most = self._plan.spec.refine.solutions
+        which = self._plan.spec.refine.solutions
         if not self._plan.task.method.refines:
             return
-        self._extend("refine", "refined", at_most, [Refine()])
+        self._extend("refine", "refined", which, [Refine()])
 
     def _distill(self) -> None:
         """Train solutions of the front on their own entries."""
@@ -148,16 +154,17 @@ class Course:
         spec = self._plan.spec
         self._extend("tune", "tuned", spec.tune.solutions, spec.tunings)
 
-    def _extend(self, name: str, stage: Stage, at_most: int, steps: Sequence[Step]) -> None:
-        """Take each of some steps on each of at most so many solutions of the front."""
-        front = self.standing.front()
-        chosen = [front[i].record for i in spread(len(front), at_most)] if at_most else []
-        if not chosen:
+    def _extend(self, name: str, stage: Stage, which: Solutions, steps: Sequence[Step]) -> None:
+        """Take each of some steps on each of some solutions of the front."""
+        solutions = chosen(
+            self.standing.front(), which, lambda text: self._journal.note(f"{name}: {text}")
+        )
+        if not solutions:
             return
         phase = Extending(
             name,
             stage,
-            [(record, step) for record in chosen for step in steps],
+            [(solution.record, step) for solution in solutions for step in steps],
             self._budget,
             archive=self.standing.archive,
             floor=self.standing.floor,

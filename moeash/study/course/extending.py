@@ -1,9 +1,9 @@
 """Take one step more on solutions of a front: refine, distill or tune them.
 
 Each of these steps is too slow for the hundreds of candidates of a search. Here solutions of the
-front take it: so many of them, spread evenly along the front, both ends included. What comes of it
-is evaluated and stored as any candidate is, in the order of the front, and stands on the study's
-front beside the others or in their place.
+front take it: so many of them, spread evenly along the front, both ends included, or the smallest
+within each of some drops. What comes of it is evaluated and stored as any candidate is, in the
+order of the front, and stands on the study's front beside the others or in their place.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from moeash.core.solutions.recipe import Step
 from moeash.evaluation.outcome import Archive, Job, Outcome
 from moeash.study.course.budget import Budget, Ending
+from moeash.study.course.options import Solutions
 from moeash.study.course.phase import Answer, Proposal
+from moeash.study.solution import Solution
 from moeash.study.storage.records import EvaluationRecord, Stage
 
 
@@ -22,6 +24,28 @@ def spread(n: int, at_most: int) -> list[int]:
     if at_most == 1:
         return [n // 2]
     return [round(i * (n - 1) / (at_most - 1)) for i in range(at_most)]
+
+
+def chosen(
+    front: Sequence[Solution], which: Solutions, note: Callable[[str], None]
+) -> list[Solution]:
+    """Return the solutions that a step is taken on, in the order of the front.
+
+    Args:
+        front: smallest first.
+        which: so many of them, or drops, luck allowed for: the smallest within each.
+        note: told of drops that no solution is within.
+    """
+    if isinstance(which, int):
+        return [front[i] for i in spread(len(front), which)] if which else []
+    found = set()
+    for max_drop in which:
+        within = [i for i, solution in enumerate(front) if solution.is_within(max_drop)]
+        if within:
+            found.add(within[0])
+        else:
+            note(f"no solution of the search is within a drop of {max_drop:g}, so none is taken")
+    return [front[i] for i in sorted(found)]
 
 
 class Extending:

@@ -10,6 +10,7 @@ from moeash.study.course.budget import Budget, Ending
 from moeash.study.course.journal import Journal
 from moeash.study.course.phase import Answer, Proposal
 from moeash.study.course.standing import Standing
+from moeash.study.course.widening import Widening
 from moeash.study.events import GenerationStarted
 from moeash.study.storage.records import EvaluationRecord
 
@@ -32,7 +33,7 @@ class Generations:
         budget: Budget,
         journal: Journal,
         *,
-        space_size: int | None,
+        widening: Widening,
         known: Mapping[str, EvaluationRecord],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -43,7 +44,7 @@ class Generations:
             standing: what was found so far.
             budget: ends the search.
             journal: hears of generations.
-            space_size: points of the space; None for a continuum.
+            widening: the space, which may turn out too narrow.
             known: the stored evaluations by key.
             clock: of the time a generation takes.
         """
@@ -51,7 +52,7 @@ class Generations:
         self._standing = standing
         self._budget = budget
         self._journal = journal
-        self._space_size = space_size
+        self._widening = widening
         self._known = known
         self._clock = clock
         self.ending: Ending | None = None
@@ -113,8 +114,8 @@ class Generations:
         ending = self._budget.end_generation(
             self._index, hypervolume=generation.hypervolume, evaluations=n_evaluations
         )
-        if self._space_size is not None and n_evaluations >= self._space_size:
-            ending = "exhausted"
-        self.ending = ending
         if ending is None:  # the last generation may lack what the budget left out
             self._search.tell([self._standing.fitness(record) for record in records])
+            self._widening.widen(self._search)
+        size = self._widening.space.size
+        self.ending = "exhausted" if size is not None and n_evaluations >= size else ending

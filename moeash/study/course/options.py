@@ -10,6 +10,9 @@ from moeash.options.tables import Count, NotNegative, Options, Positive
 GENERATIONS = 15
 """Generations of a study that gives no rule."""
 
+Solutions = Annotated[int, Bounds(0)] | tuple[NotNegative, ...]
+"""Solutions of a front to work on: so many of them, or the smallest within each of some drops."""
+
 
 @dataclass(frozen=True)
 class BudgetOptions(Options):
@@ -42,12 +45,13 @@ class RefineOptions(Options):
     """``[refine]``: solutions of the search made again with more effort, if the method has a way.
 
     Attributes:
-        solutions: of the front, evenly spread; 0: none.
+        solutions: of the front, evenly spread, 0 for none; or drops: the smallest solution within
+            each of them.
     """
 
     table: ClassVar[str] = "refine"
 
-    solutions: Annotated[int, Bounds(0)] = 20
+    solutions: Solutions = 20
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class DistillOptions(Options):
     """``[distill]``: solutions of the front trained on their own entries, towards fewer bits.
 
     Attributes:
-        solutions: of the front, evenly spread; 0: none.
+        solutions: of the front, evenly spread, 0 for none; or drops: the smallest solution within
+            each of them.
         rates: what a bit a weight is worth, in nats of the loss; of single values, in their
             variance. Each solution is distilled at each.
         epochs: passes over the training images: the train split, or else the calibration split.
@@ -84,7 +89,7 @@ class DistillOptions(Options):
 
     table: ClassVar[str] = "distill"
 
-    solutions: Annotated[int, Bounds(0)] = 0
+    solutions: Solutions = 0
     rates: tuple[NotNegative, ...] = (1.0, 3.0)
     epochs: Count = 20
     learning_rate: Positive = 0.02
@@ -104,11 +109,12 @@ class TuneOptions(Options):
     """``[tune]``: values of codebook entries and kept parameters trained, every index kept.
 
     Attributes:
-        solutions: of the front, evenly spread; 0: none.
+        solutions: of the front, evenly spread, 0 for none; or drops: the smallest solution within
+            each of them.
         epochs: passes over the training images.
     """
 
     table: ClassVar[str] = "tune"
 
-    solutions: Annotated[int, Bounds(0)] = 0
+    solutions: Solutions = 0
     epochs: Count = 5

@@ -16,6 +16,7 @@ from moeash.study.course.budget import Budget, Ending
 from moeash.study.course.journal import Journal
 from moeash.study.course.phase import Answer, Proposal
 from moeash.study.course.standing import Standing
+from moeash.study.course.widening import Widening
 from moeash.study.events import GenerationStarted
 from moeash.study.storage.records import EvaluationRecord
 
@@ -32,6 +33,7 @@ class SteadyState:
         budget: Budget,
         journal: Journal,
         *,
+        widening: Widening,
         population: int,
         stored: Iterable[EvaluationRecord],
         clock: Callable[[], float] = time.monotonic,
@@ -43,6 +45,7 @@ class SteadyState:
             standing: what was found so far.
             budget: ends the search.
             journal: hears of generations.
+            widening: the space, which may turn out too narrow.
             population: evaluations a generation.
             stored: evaluations of this study, of any phase.
             clock: of the time a generation takes.
@@ -51,6 +54,7 @@ class SteadyState:
         self._standing = standing
         self._budget = budget
         self._journal = journal
+        self._widening = widening
         self._population = population
         searched = [record for record in stored if record.stage == "search"]
         self._replayed = sorted(searched, key=lambda record: record.number)
@@ -139,4 +143,5 @@ class SteadyState:
         if self.ending is None:
             self.ending = ending
         if self.ending is None:
+            self._widening.widen(self._search)
             self._begin_block()

@@ -287,7 +287,7 @@ class StudySpec(Options):
             evaluate=evaluate,
             calibration=calibration,
             output=output,
-            refines=self.refine.solutions > 0,
+            refines=bool(self.refine.solutions),
             training=self.training,
             trains=self.trained_by is not None,
             trainings=(*self.distillings, *self.tunings),

@@ -4,12 +4,17 @@ import random
 from collections import Counter
 
 from moeash.core.solutions.objectives import Sizes
+from moeash.core.solutions.variables import Integer
 from moeash.evaluation.outcome import Outcome
+from moeash.searches.space import Space
 from moeash.study.course.journal import Journal
 from moeash.study.course.ledger import Ledger
 from moeash.study.course.pump import Pump
+from moeash.study.course.widening import Widening
 from tests.contracts.storage import facts
 from tests.databases import stored_at
+
+K = Integer("k", 1, 10**6)
 
 
 def complete(metric, size_bytes, entries=2, fingerprint="f"):
@@ -68,6 +73,9 @@ class Desk:
         self.journal = Journal(self.storage, self.heard.append)
         self.journal.begin(self.id)
         self.ledger = Ledger(self.storage, self.id, self.journal)
+
+    def widening(self, standing, *variables):
+        return Widening(Space(variables or (K,)), standing, self.journal)
 
     def run(self, phase, backend):
         Pump(backend, self.ledger, self.journal).run(phase)

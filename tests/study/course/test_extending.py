@@ -1,16 +1,23 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moeash.core.solutions.recipe import Recipe, Refine
-from moeash.evaluation.outcome import Archive, Job
+from moeash.evaluation.outcome import CAUTION, Archive, Job
 from moeash.study.course.budget import Budget
-from moeash.study.course.extending import Extending, spread
+from moeash.study.course.extending import Extending, chosen, spread
 from moeash.study.course.options import BudgetOptions
 from moeash.study.course.phase import Proposal
 from tests.study.course.driving import Desk, Slots, complete
+from tests.study.test_solution import solution
 
 NOTHING = Archive(("size_bytes",))
+
+
+def noisy(record, noise):
+    return replace(record, outcome=replace(record.outcome, noise=noise))
 
 
 def better(job):
@@ -73,6 +80,39 @@ def test_a_continued_phase_repeats_nothing(tmp_path):
 )
 def test_solutions_are_spread_with_both_ends(n, at_most, expected):
     assert spread(n, at_most) == expected
+
+
+FRONT = [
+    replace(made := solution(number, metric, size), record=noisy(made.record, 0.0))
+    for number, metric, size in [(3, 0.80, 100), (1, 0.85, 200), (4, 0.88, 300), (2, 0.8999, 900)]
+]
+"""Of a float network with 0.9."""
+
+
+@pytest.mark.parametrize(
+    ("which", "numbers", "n_notes"),
+    [
+        (0, [], 0),
+        (2, [3, 2], 0),
+        ((), [], 0),
+        ((0.05,), [1], 0),
+        ((0.02, 0.07), [1, 4], 0),
+        ((0.05, 0.06), [1], 0),
+        ((1.0, 0.0), [3], 1),
+        ((0.0,), [], 1),
+    ],
+)
+def test_solutions_are_chosen_by_number_or_by_drop(which, numbers, n_notes):
+    notes = []
+    assert [s.id for s in chosen(FRONT, which, notes.append)] == numbers
+    assert len(notes) == n_notes
+    assert all("is within a drop of 0, so none is taken" in note for note in notes)
+
+
+def test_luck_is_allowed_for():
+    (lucky,) = [replace(FRONT[2], record=noisy(FRONT[2].record, 0.01))]
+    assert not chosen([lucky], (0.021,), [].append)
+    assert chosen([lucky], (0.021 + CAUTION * 0.01,), [].append) == [lucky]
 
 
 @given(st.integers(0, 200), st.integers(0, 30))

@@ -3,6 +3,7 @@ import itertools
 import pytest
 
 from moeash.core.solutions.candidate import Candidate
+from moeash.core.solutions.variables import Integer
 from moeash.study.course.budget import Budget
 from moeash.study.course.generations import STALE_GENERATIONS, Generations
 from moeash.study.course.options import BudgetOptions
@@ -29,14 +30,15 @@ def worth(job):
     return complete(0.9 - 0.5 / k, 100 * k, fingerprint=f"f{k}")
 
 
-def search(folder, options, *, proposer=None, space_size=None, backend=None, evaluate=worth):
+def search(folder, options, *, proposer=None, last=10**6, backend=None, evaluate=worth):
     desk = Desk(folder)
+    standing = Standing(desk.facts, None)
     phase = Generations(
         proposer or Counting(),
-        Standing(desk.facts, None),
+        standing,
         Budget(options),
         desk.journal,
-        space_size=space_size,
+        widening=desk.widening(standing, Integer("k", 1, last)),
         known=desk.ledger.known,
     )
     desk.run(phase, backend or Slots(evaluate))
@@ -48,8 +50,8 @@ def search(folder, options, *, proposer=None, space_size=None, backend=None, eva
     [
         (BudgetOptions(generations=3), {}, "generations", 3),
         (BudgetOptions(evaluations=7), {}, "evaluations", 4),
-        (BudgetOptions(generations=99), {"space_size": 10}, "exhausted", 5),
-        (BudgetOptions(generations=5), {"space_size": 10}, "exhausted", 5),
+        (BudgetOptions(generations=99), {"last": 10}, "exhausted", 5),
+        (BudgetOptions(generations=5), {"last": 10}, "exhausted", 5),
         (BudgetOptions(generations=99), {"proposer": Counting(last=5)}, "exhausted", 3),
         (BudgetOptions(generations=9), {"proposer": Counting(last=0)}, "exhausted", 0),
     ],
@@ -126,12 +128,13 @@ def test_a_metric_below_zero_has_a_hypervolume_that_grows(tmp_path):
         return complete(-5.0 / k, 100 * (k + 1), fingerprint=f"f{k}")
 
     desk = Desk(tmp_path, baseline=-0.1, reference=(None, 40_000.0))
+    standing = Standing(desk.facts, None)
     phase = Generations(
         Counting(),
-        Standing(desk.facts, None),
+        standing,
         Budget(BudgetOptions(generations=9, no_gain=2)),
         desk.journal,
-        space_size=None,
+        widening=desk.widening(standing),
         known={},
     )
     assert desk.run(phase, Slots(loss)) == "generations"

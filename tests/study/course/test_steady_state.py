@@ -48,11 +48,13 @@ class Clock:
 
 def steady(folder, options, backend, *, last=10**6, clock=None):
     desk = Desk(folder)
+    standing = Standing(desk.facts, None)
     phase = SteadyState(
         Numbers(last),
-        Standing(desk.facts, None),
+        standing,
         Budget(options, clock=clock or Clock()),
         desk.journal,
+        widening=desk.widening(standing),
         population=POPULATION,
         stored=list(desk.ledger.known.values()),
     )

@@ -9,12 +9,13 @@ model of the curvature cannot: the loss it predicts is up to 25 times too high a
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, inf, isfinite, log
+from math import inf, isfinite, log
 
 import torch
 from torch import Tensor, nn
 
 from moeash.data.inputs import Batch, call
+from moeash.methods.bounds import LEAST_RANGE, MOST_BINS, spread_bins
 from moeash.methods.feedback.assignment.columns import (
     Factor,
     assign_feedback,
@@ -44,18 +45,6 @@ CLOSE = 1.3
 
 TRIES = 12
 """Grids looked at for one loss, at most."""
-
-MOST_BINS = 1 << 16
-"""Bins of the finest grid looked at: an index of two bytes tells as many apart."""
-
-STEPS = (2.0, 0.125)
-"""Steps of the coarsest and the finest grid worth trying where there are no images, in standard
-deviations of a typical weight: coarser grids make nearly all weights 0, finer ones change them by a
-hundredth of their noise or less."""
-
-LEAST_RANGE = 4
-"""The finest grid worth trying has at least so many times the bins of the coarsest."""
-
 
 BEST = 0.07
 """What a bit is worth in units of ``step^2 curvature`` on the grid that suits a row best, about the
@@ -220,7 +209,7 @@ class Grids:
 
     def finest(self) -> int:
         """Return the bins of the grid that loses FINEST."""
-        first = spread_bins(self._weights)[1]
+        first = bins_of(self._weights)[1]
         return bins_losing(lambda bins: self.on(bins).lost, FINEST, first)
 
     def finest_bits(self) -> float:
@@ -240,24 +229,14 @@ class Grids:
         return coarsest, max(LEAST_RANGE * coarsest, finest)
 
 
-def spread_bins(weights: Sequence[Tensor]) -> tuple[int, int]:
+def bins_of(weights: Sequence[Tensor]) -> tuple[int, int]:
     """Return the bins of the coarsest and the finest grid worth trying without any images.
-
-    Their steps are STEPS standard deviations of a typical weight: of the tensors' the geometric
-    mean, every weight counted.
 
     Args:
         weights: of every shared tensor.
     """
-    low, high = span_of(weights)
     spreads = [(float(w.double().square().mean()) ** 0.5, w.numel()) for w in weights]
-    known = [(log(spread) * n, n) for spread, n in spreads if spread > 0]
-    if not known:
-        return 1, LEAST_RANGE
-    typical = exp(sum(total for total, _ in known) / sum(n for _, n in known))
-    coarse, fine = ((high - low) / (step * typical) for step in STEPS)
-    coarsest = min(max(2, round(coarse)), MOST_BINS // LEAST_RANGE)
-    return coarsest, min(max(LEAST_RANGE * coarsest, round(fine)), MOST_BINS)
+    return spread_bins(*span_of(weights), spreads)
 
 
 def bins_losing(lost: Callable[[int], float], wanted: float, first: int) -> int:

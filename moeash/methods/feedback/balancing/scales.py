@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from moeash.data.inputs import Batch, call
 from moeash.errors import RescalingError
+from moeash.methods.bounds import MOST_BINS
 from moeash.methods.feedback.assignment.columns import (
     Factor,
     balancing_scales,
@@ -20,7 +21,7 @@ from moeash.methods.feedback.assignment.columns import (
     rescaled_statistics,
     safe_scales,
 )
-from moeash.methods.feedback.balancing.grids import MOST_BINS, GridLoss, Grids
+from moeash.methods.feedback.balancing.grids import GridLoss, Grids
 from moeash.methods.feedback.balancing.pairs import Pair, find_pairs, pair_scales, recolumned
 from moeash.networks.norms import NORM_TYPES
 from moeash.networks.sameness import SAME_FUNCTION

@@ -11,16 +11,15 @@ from torch import nn
 
 import moeash
 from moeash.core.solutions.variables import Integer
+from moeash.methods.bounds import LEAST_RANGE, MOST_BINS
 from moeash.methods.feedback.balancing.grids import (
     CLOSE,
     COARSEST,
     FINEST,
-    LEAST_RANGE,
-    MOST_BINS,
     TRIES,
     GridLoss,
     bins_losing,
-    spread_bins,
+    bins_of,
 )
 from moeash.methods.feedback.balancing.scales import Balancing
 from moeash.methods.feedback.compressing import compress
@@ -168,7 +167,7 @@ def test_without_images_bins_follow_the_spread_of_the_weights(network):
     low, high = prepared.bins
     step = float(flat.max() - flat.min()) / high
     assert 0.02 < step / float(flat.std()) < 0.5 and high >= LEAST_RANGE * low
-    assert spread_bins([torch.zeros(3, 4)]) == (1, LEAST_RANGE)
+    assert bins_of([torch.zeros(3, 4)]) == (1, LEAST_RANGE)
 
 
 @pytest.mark.slow

@@ -322,7 +322,9 @@ DRIVER = """
     from moeash.study.course.standing import Standing
     from moeash.study.course.steady_state import SteadyState
     from moeash.study.storage.sql import SqlStorage
-    from tests.study.course.driving import Slots
+    from moeash.searches.space import Space
+    from moeash.study.course.widening import Widening
+    from tests.study.course.driving import K, Slots
     from tests.study.course.test_steady_state import Numbers, worth
 
     place, n, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
@@ -337,11 +339,13 @@ DRIVER = """
             journal = Journal(storage, lambda event: None)
             journal.begin(record.id)
             ledger = Ledger(storage, record.id, journal)
+            standing = Standing(record.facts, None)
             phase = SteadyState(
                 Numbers(),
-                Standing(record.facts, None),
+                standing,
                 Budget(BudgetOptions(evaluations=n), clock=time.monotonic),
                 journal,
+                widening=Widening(Space((K,)), standing, journal),
                 population=8,
                 stored=list(ledger.known.values()),
             )
