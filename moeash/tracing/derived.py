@@ -5,6 +5,7 @@ was given. Memory is told apart by its storage, so a view is what it is a view o
 alive for it but what was there before the run.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -161,6 +162,25 @@ class Derivations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # The reference keeps the address from being another storage's, and no memory.
             reference = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
             self._made[key] = reference, origins
+
+
+def _without_compiler(dispatch: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what a mode does, kept from torch's compiler only where that is there.
+
+    torch has every mode import its compiler at the first operation, to be left alone by it: a
+    second of every process, and most compile nothing.
+    """
+    bare = getattr(dispatch, "__wrapped__", dispatch)
+
+    def dispatched(*args: Any, **kwargs: Any) -> Any:
+        return (dispatch if "torch._dynamo" in sys.modules else bare)(*args, **kwargs)
+
+    return dispatched
+
+
+Derivations.__torch_dispatch__ = _without_compiler(  # type: ignore[method-assign]
+    Derivations.__torch_dispatch__
+)
 
 
 def _key(tensor: Tensor) -> int | None:

@@ -109,6 +109,12 @@ def test_the_bounds_a_solution_lies_at_are_named(values, words):
     assert at_bound(solution(1, recipe=Recipe.of(values)), variables) == words
 
 
+def test_where_a_search_may_go_on_the_last_it_may_reach_is_the_bound():
+    wide = [Integer("k", 4, 9, widest=18)]
+    assert at_bound(solution(9), wide) is None
+    assert at_bound(solution(18), wide) == "k = 18, the highest allowed"
+
+
 def test_a_front_that_a_bound_cuts_says_at_which_end():
     front = [solution(4, 0.6, 100), solution(7, 0.8, 300), solution(9, 0.89, 900)]
     low, high = cut_ends(front, [K])
