@@ -63,7 +63,7 @@ export function bare(text, name) {
 }
 
 /** The range of a searched variable. */
-export const range = ({name, low, high, log}) => `${name} from ${digits(low, 4)} to ${digits(high, 4)}${log ? ' (log scale)' : ''}`;
+export const range = ({name, low, high, log, widest}) => `${name} from ${digits(low, 4)} to ${digits(high, 4)}${widest > high ? `, and on to ${digits(widest, 4)} where the front ends at that bound` : ''}${log ? ' (log scale)' : ''}`;
 
 const tidyZero = (text) => (Number(text) === 0 ? text.replace('-', '') : text);
 

@@ -40,7 +40,7 @@ def store(served, name, metrics, *, noise=None, **known):
 def divergence(served):
     """A study of a divergence, whose own solution is to be within 0.03 nats."""
     spec = SPEC | {"name": "nats", "evaluation": {"max_drop": 0.5}, "output": {"max_drop": 0.03}}
-    space = [Integer("k", 2, 256).as_dict()]
+    space = [Integer("k", 2, 256, widest=1024).as_dict()]
     known = {"spec": spec, "baseline": 0.0, "metric_name": "neg_divergence", "space": space}
     store(served, "nats", [-0.4, -0.02, -0.001, -0.00005], **known)
     return "nats"
@@ -91,7 +91,8 @@ def test_drops_over_decades_are_drawn_over_decades(served, page, divergence):
 def test_the_space_and_what_the_newest_run_noted_are_shown(served, page, divergence):
     page.goto(f"{served.url}/studies/{divergence}?tab=spec")
     part(page, "space").wait_for()
-    assert "k from 2 to 256" in part(page, "space").inner_text()
+    searched = part(page, "space").inner_text()
+    assert "k from 2 to 256, and on to 1,024 where the front ends at that bound." in searched
     noted = part(page, "notices").inner_text()
     assert "The front ends at a bound of the search" in noted and "Splits overlap" in noted
     assert "run before" not in noted
