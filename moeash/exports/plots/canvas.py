@@ -5,7 +5,7 @@ list of open figures, and nothing to close.
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,8 @@ def nice_ticks(
 ) -> list[float]:
     """Return round numbers in ``[low, high]`` that lie at least ``gap`` apart on an axis.
 
-    Rounder numbers are placed first, so that they win.
+    Rounder numbers are placed first, so that they win. Of two digits they are enough, unless the
+    axis is so short that fewer than two of them lie on it.
 
     Args:
         low: positive.
@@ -178,10 +179,19 @@ def nice_ticks(
     steps = ((1.0,), (2.0, 5.0), (3.0, 7.0), (1.5, 4.0, 6.0, 8.0), (1.2, 2.5, 9.0), tenths)
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     ticks: list[float] = []
-    for mantissas in steps:
-        for value in sorted(m * 10.0**decade for decade in decades for m in mantissas):
+
+    def put(values: Iterable[float]) -> None:
+        for value in values:
             if low <= value <= high and all(abs(place(value) - place(t)) >= gap for t in ticks):
                 ticks.append(value)
+
+    for mantissas in steps:
+        put(sorted(m * 10.0**decade for decade in decades for m in mantissas))
+    step = 10.0 ** (decades[0] - 1)
+    while len(ticks) < 2 and step > 1e-6 * low:
+        step /= 10
+        n_steps = (high - low) / step
+        put(i * step for i in range(int(low / step), int(high / step) + 2) if n_steps < 100)
     return sorted(ticks)
 
 

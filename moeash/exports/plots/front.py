@@ -349,5 +349,5 @@ def _ratio_axis(axes: Axes, original_bytes: set[int]) -> None:
         return (kilobytes / ratio - left) / (right - left)
 
     ratios = nice_ticks(kilobytes / right, kilobytes / left, place, gap=0.5 / PAGE_WIDTH)
-    top = top_axis(axes, [kilobytes / r for r in ratios], [f"{r:.4g}{TIMES}" for r in ratios])
+    top = top_axis(axes, [kilobytes / r for r in ratios], [f"{r:.6g}{TIMES}" for r in ratios])
     top.set_xlabel("ratio to float32")

@@ -81,6 +81,17 @@ def test_ticks_are_round_apart_and_inside():
     assert 7.8 <= ticks[0] <= ticks[-1] <= 8.8
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "among"),
+    [(24.41, 24.57, 24.5), (10.812, 10.8155, 10.813), (99.93, 100.04, 100)],
+)
+def test_an_axis_shorter_than_a_step_of_two_digits_has_ticks(low, high, among):
+    ticks = nice_ticks(low, high, lambda value: (value - low) / (high - low), gap=0.1)
+    assert len(ticks) >= 2 and low <= ticks[0] <= ticks[-1] <= high
+    assert min(abs(tick - among) for tick in ticks) < 1e-9
+    assert min(np.diff(ticks)) >= 0.1 * (high - low) - 1e-9
+
+
 @pytest.mark.slow
 def test_a_matplotlibrc_of_others_changes_nothing_and_runs_no_latex(tmp_path):
     script = (
