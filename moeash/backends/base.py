@@ -38,6 +38,7 @@ class Baseline:
         notes: what the preparation wants people to know.
         histogram: of the float weights, in the units that entries have; None of a worker that was
             given what another has prepared.
+        inputs_fingerprint: of the splits that candidates are made from; None where none are.
     """
 
     metric: float
@@ -55,6 +56,7 @@ class Baseline:
     remeasured: float | None = None
     notes: tuple[str, ...] = ()
     histogram: Histogram | None = None
+    inputs_fingerprint: str | None = None
 
 
 Notify = Callable[[str], None]

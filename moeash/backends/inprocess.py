@@ -32,6 +32,7 @@ def describe(evaluator: Evaluator) -> Baseline:
         most_entries=compressor.most_entries,
         notes=evaluator.notes,
         histogram=evaluator.histogram,
+        inputs_fingerprint=evaluator.inputs_fingerprint,
     )
 
 

@@ -120,6 +120,10 @@ class Split:
         and sizes and the way they are decoded enter instead, where the source has files; reading
         it all would cost as much as an evaluation.
         """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((self.part, len(self), self.source.n_classes)).encode())
         digest.update(self.indices.astype("<i8").tobytes())

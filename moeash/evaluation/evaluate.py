@@ -18,6 +18,7 @@ from moeash.codec.container import encode
 from moeash.codec.size import size
 from moeash.compression.compressor import Groundwork
 from moeash.compression.keeping import Measure
+from moeash.compression.preparations import digest_of_plain
 from moeash.core.codebook import SharedWeights
 from moeash.core.histogram import Histogram
 from moeash.core.progress import Progress, silent
@@ -213,6 +214,16 @@ class Evaluator:
         if "search" in self.splits:
             return self.splits["search"].fingerprint()
         return "function" if self._common is None else self._common.data_fingerprint
+
+    @property
+    def inputs_fingerprint(self) -> str | None:
+        """Fingerprint of the splits that candidates are made from; None where none are.
+
+        Inputs given from Python are part of the study's spec.
+        """
+        names = ("calibration", "train") if self.task.trains else ("calibration",)
+        found = {name: self.splits[name].fingerprint() for name in names if name in self.splits}
+        return digest_of_plain(found) if found else None
 
     @property
     def histogram(self) -> Histogram | None:

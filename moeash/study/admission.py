@@ -73,15 +73,17 @@ def admit(
     Files that have moved and are the same are from now on where they were found.
 
     Raises:
-        StudyExistsError: it was started on another network or search split; or the network has
+        StudyExistsError: it was started on another network or on other images; or the network has
             the same weights and is another function, and ``accept_baseline`` does not say so.
     """
     if stored is None:
         return storage.create_study(_facts(plan, task, baseline))
     facts = stored.facts
+    inputs = facts.inputs_fingerprint, baseline.inputs_fingerprint
     for what, was, now in (
         ("network's weights", facts.network_fingerprint, baseline.network_fingerprint),
         ("search split", facts.data_fingerprint, baseline.data_fingerprint),
+        *((("calibration or training split", *inputs),) if None not in inputs else ()),
     ):
         if was != now:
             raise StudyExistsError(
@@ -201,6 +203,7 @@ def _facts(plan: Plan, task: Task, baseline: Baseline) -> StudyFacts:
         sample=baseline.sample,
         remeasured_baseline=baseline.remeasured,
         space=[variable.as_dict() for variable in baseline.space],
+        inputs_fingerprint=baseline.inputs_fingerprint,
         histogram=None if baseline.histogram is None else baseline.histogram.as_dict(),
         metric_name=spec.evaluation.metric,
         baseline=baseline.metric,

@@ -41,6 +41,9 @@ class StudyFacts:
             kept.
         histogram: of the float weights, in the units that codebook entries have: ``low``, ``high``
             and ``counts``; None of studies that were begun before it was kept.
+        inputs_fingerprint: of the calibration and training images that candidates are made from;
+            None where none are, or inputs given from Python are, which the spec names, and of
+            studies that were begun before it was kept.
     """
 
     name: str
@@ -62,6 +65,7 @@ class StudyFacts:
     remeasured_baseline: float | None = None
     space: Sequence[Mapping[str, Any]] | None = None
     histogram: Mapping[str, Any] | None = None
+    inputs_fingerprint: str | None = None
 
     @property
     def variables(self) -> tuple[Variable, ...]:

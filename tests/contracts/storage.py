@@ -38,6 +38,7 @@ FACTS = StudyFacts(
     fingerprint="0" * 32,
     network_fingerprint="1" * 32,
     data_fingerprint="2" * 32,
+    inputs_fingerprint="3" * 32,
     environment={"threads": 1, "torch": "2.0"},
     keeping={"dtype": "float16", "exact": []},
     metric_name="top1",

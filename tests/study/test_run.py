@@ -212,6 +212,55 @@ def test_another_evaluation_set_is_refused(storage, tmp_path):
         study(storage, data={**table, "root": str(tmp_path / "0.5.npz")}, **options)
 
 
+def halves(tmp_path, brightness):
+    """Two files of pictures, of which the second half has another brightness in each."""
+    pictures = np.random.default_rng(0).random((120, 8, 8)) * 255
+    paths = []
+    for second in brightness:
+        scaled = np.concatenate([pictures[:60], pictures[60:] * second]).astype(np.uint8)
+        paths.append(tmp_path / f"{second}.npz")
+        np.savez(paths[-1], x=scaled, y=np.arange(120) % 10)
+    return paths
+
+
+FIRST_HALF = {"part": "all", "range": [0, 60], "count": 60}
+CALIBRATED = {"method": {"name": "feedback", "k": [4, 40], "images": 30, "sketches": 1}}
+TRAINED = {"method": {"name": "wfn", "k": None, "epochs": 1, "fractions": [0.5, 1.0]}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("of", "changes"),
+    [("calibration", CALIBRATED), ("train", TRAINED)],
+    ids=["calibrated", "trained"],
+)
+def test_images_that_candidates_are_made_from_may_not_change(storage, tmp_path, of, changes):
+    splits = {"search": FIRST_HALF, "holdout": None}
+    splits[of] = {"part": "all", "range": [60, 120]}
+    table = {"source": "npz", "splits": splits}
+    options = {
+        "network": {"source": "digits-cnn"},
+        "budget": {"generations": 1},
+        "search": {"population": 2},
+        "merge": {"trials": 0},
+        **changes,
+    }
+    one, other = halves(tmp_path, (1.0, 0.5))
+    first = study(storage, data={**table, "root": str(one)}, **options)
+    assert first.facts.inputs_fingerprint
+    with pytest.raises(StudyExistsError, match="another calibration or training split"):
+        study(storage, data={**table, "root": str(other)}, **options)
+    assert story(study(storage, data={**table, "root": str(one)}, **options)) == story(first)
+
+
+def test_images_that_no_candidate_is_made_from_may_change(storage, tmp_path):
+    splits = {"search": FIRST_HALF, "train": {"part": "all", "rest": True}}
+    table = {"source": "npz", "splits": {**splits, "holdout": None}}
+    options = {"network": {"source": "digits-cnn"}, "budget": {"generations": 1}}
+    for path in halves(tmp_path, (1.0, 0.5)):
+        assert study(storage, data={**table, "root": str(path)}, **options).status == "finished"
+
+
 @pytest.mark.slow
 def test_the_thread_count_of_the_first_run_stays(storage, monkeypatch):
     monkeypatch.setattr("moeash.study.plan.default_threads", lambda: 1)

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, inspect, text
 
 from moeash.errors import SchemaError
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """All revisions, oldest first; a test compares them with the migrations folder."""
 
 HEAD = REVISIONS[-1]

@@ -94,6 +94,7 @@ STUDIES = Table(
     Column("activity", JSON(none_as_null=True)),
     Column("histogram", JSON(none_as_null=True)),
     Column("space", JSON(none_as_null=True)),
+    Column("inputs_fingerprint", String(64)),
     Column("created_at", String(40), nullable=False),
     Column("updated_at", String(40), nullable=False),
 )
