@@ -19,11 +19,8 @@ from moeash.core.solutions.variables import Integer, Variable
 from moeash.core.statistics import BinStatistics, uniform_codebook
 from moeash.methods.base import GridAssignment, Method, Preparation
 from moeash.methods.bounds import MOST_BINS, spread_bins
-from moeash.methods.uniform.options import UniformOptions
+from moeash.methods.uniform.options import FINEST, LEAST, UniformOptions
 from moeash.networks.network import Network
-
-FINEST = 256
-"""Bins of the finest grid a search begins with, at least: indices of one byte."""
 
 WIDEST = 4
 """How many times as many bins a search may go on to: steps of a 32nd of a standard deviation."""
@@ -63,7 +60,7 @@ class Uniform(Method):
             return low, high, high
         _, finest = spread_bins(*self._range(statistics), statistics.spreads)
         high = max(FINEST, finest)
-        return 2, high, max(high, min(WIDEST * high, MOST_BINS))
+        return LEAST, high, max(high, min(WIDEST * high, MOST_BINS))
 
     def _range(self, statistics: BinStatistics) -> tuple[float, float]:
         """Return what the bins span: the clipping range or all weights."""

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from moeash.core.bins import MAX_BINS
 from moeash.core.solutions.variables import Integer, Variable
 from moeash.core.statistics import Centre
 from moeash.errors import InputError
-from moeash.methods.bounds import Bins
+from moeash.methods.bounds import MOST_BINS, Bins
 from moeash.options.tables import Options
+
+LEAST, FINEST = 2, 256
+"""Bins of the coarsest grid a search tries, and of the finest it begins with, at least: indices of
+one byte."""
 
 
 @dataclass(frozen=True)
@@ -50,5 +53,7 @@ class UniformOptions(Options):
             )
 
     def space(self) -> Sequence[Variable]:
-        """Return the one variable, k."""
-        return (Integer("k", *(self.k or (2, MAX_BINS))),)
+        """Return the one variable, k; where none is given, as far as any network may ask for."""
+        if self.k is None:
+            return (Integer("k", LEAST, FINEST, widest=MOST_BINS),)
+        return (Integer("k", *self.k),)

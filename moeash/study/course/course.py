@@ -130,8 +130,8 @@ class Course:
 
         Bounds that the preparation has found are widened, or there is nothing better beyond them.
         """
-        chosen = self._plan.task.method.space()[:1]
-        variables = [variable for variable in self._facts.variables[:1] if variable in chosen]
+        given = self._plan.task.method.space()[:1]
+        variables = [variable for variable in self._facts.variables[:1] if variable in given]
         for text in cut_ends(self.standing.front(), variables):
             self._journal.note(text)
 

@@ -51,7 +51,7 @@ def test_a_method_without_k_goes_as_far_as_the_spread_of_the_weights_asks(worst,
     assert k.widest == min(4 * k.high, 1 << 16)
     made = method.compress(prepared, Candidate.of({"k": k.widest}), network=network)
     assert made.n_entries <= method.most_entries(prepared)
-    assert method.space()[0].high >= k.widest, "without preparing bounds are as wide as any"
+    assert method.space()[0].highest >= k.widest, "without preparing bounds are as wide as any"
 
 
 def test_bounds_that_a_person_gave_hold():
