@@ -48,6 +48,18 @@ def test_solutions_of_the_searchs_front_are_made_again_from_end_to_end(study):
 
 
 @pytest.mark.slow
+def test_the_smallest_solution_within_each_of_some_drops_is_made_again(study, tmp_path):
+    """The searches are one: only what follows is another."""
+    searched = [s for s in study.solutions() if s.record.stage == "search"]
+    drops = sorted({s.cautious_drop for s in searched})
+    wanted = max(0.0, drops[len(drops) // 2])
+    other = run_study(tmp_path, calibrated(solutions=[wanted, 0.9], merge={"trials": 0}))
+    _, made = refined(other)
+    within = [s for s in searched if s.is_within(wanted)]
+    assert made.parent == min(within, key=lambda s: s.size_bytes).id
+
+
+@pytest.mark.slow
 def test_a_refined_solution_is_exported_bit_for_bit(study, tmp_path):
     done = next(r for r in refined(study) if r.outcome.status == "complete")
     report = export(study, tmp_path / "a.moeash", id=done.number)

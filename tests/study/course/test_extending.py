@@ -5,10 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moeash.core.solutions.recipe import Recipe, Refine
+from moeash.errors import InputError
 from moeash.evaluation.outcome import CAUTION, Archive, Job
 from moeash.study.course.budget import Budget
 from moeash.study.course.extending import Extending, chosen, spread
-from moeash.study.course.options import BudgetOptions
+from moeash.study.course.options import (
+    BudgetOptions,
+    DistillOptions,
+    RefineOptions,
+    TuneOptions,
+)
 from moeash.study.course.phase import Proposal
 from tests.study.course.driving import Desk, Slots, complete
 from tests.study.test_solution import solution
@@ -122,3 +128,12 @@ def test_what_is_spread_is_distinct_in_order_and_has_both_ends(n, at_most):
     assert chosen == sorted(set(chosen)) and set(chosen) <= set(range(n))
     if len(chosen) > 1:
         assert (chosen[0], chosen[-1]) == (0, n - 1)
+
+
+@pytest.mark.parametrize("options", [RefineOptions, DistillOptions, TuneOptions])
+def test_solutions_are_a_number_or_drops(options):
+    assert options(solutions=3).solutions == 3
+    assert options(solutions=[0.05, 0]).solutions == (0.05, 0.0)
+    for wrong in (-1, 0.5, [-0.1], "all", True):
+        with pytest.raises(InputError, match=rf"{options.table}\.solutions"):
+            options(solutions=wrong)
