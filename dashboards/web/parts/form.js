@@ -197,7 +197,11 @@ export function schemaForm({schema, onChange, suggest = {}}) {
     if (schemaOf.type === 'array' && schemaOf.items?.enum) return wrap(path, name, schemaOf, choices(path, schemaOf), required);
     if (schemaOf.type === 'array') return wrap(path, name, schemaOf, list(path, schemaOf), required);
     if (schemaOf.type === 'integer' || schemaOf.type === 'number') return wrap(path, name, schemaOf, text(path, schemaOf, {parse: number, show: String}), required);
-    if (schemaOf.anyOf) return wrap(path, name, schemaOf, text(path, schemaOf, {parse: parseLoose, show: (v) => (Array.isArray(v) ? JSON.stringify(v) : String(v))}), required);
+    if (schemaOf.anyOf) {
+      // Where a list may be, values with commas between them are one, as where nothing else may be.
+      const parse = (typed) => parseLoose(schemaOf.anyOf.some((each) => each.type === 'array') && /^[^[{"']*,/.test(typed) ? `[${typed}]` : typed);
+      return wrap(path, name, schemaOf, text(path, schemaOf, {parse, show: (v) => (Array.isArray(v) ? JSON.stringify(v) : String(v))}), required);
+    }
     return wrap(path, name, schemaOf, text(path, schemaOf, {parse: String, show: String}), required);
   }
 

@@ -103,3 +103,21 @@ def test_every_key_of_every_method_goes_from_the_form_to_the_text_and_back(serve
         expected["name"] = f"again-{name}"
         part(page, "field-name").fill(expected["name"])
         until(written, lambda spec: spec == expected, f"the form has not kept {expected}")
+
+
+def test_values_with_commas_are_a_list_where_one_may_be(served, page, inspect):
+    page.goto(f"{served.url}/new")
+    part(page, "verdict").get_by_text("A valid study").wait_for()
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    typed = {
+        ("refine", "solutions"): ("0.05, 0.01", [0.05, 0.01]),
+        ("backend", "workers"): ("[1, 4]", [1, 4]),
+        ("tune", "solutions"): ("3", 3),
+    }
+    for (table, key), (text, value) in typed.items():
+        part(page, f"field-{table}.{key}").fill(text)
+        until(
+            lambda table=table: tomllib.loads(part(page, "toml").input_value()).get(table, {}),
+            lambda written, key=key, value=value: written.get(key) == value,
+            f"{table}.{key} = {text}",
+        )
