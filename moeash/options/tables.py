@@ -9,7 +9,7 @@ Nothing heavy is imported here or by any module of options.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import (
     Annotated,
     Any,
@@ -139,10 +139,17 @@ class Tagged(Kind):
         return {"name": value.name, **to_plain(value, defaults=defaults)}
 
 
-def kinds(options: type[Any]) -> dict[str, Kind]:
+_KINDS: dict[type[Any], Mapping[str, Kind]] = {}
+
+
+def kinds(options: type[Any]) -> Mapping[str, Kind]:
     """Return what each field of a dataclass takes, in order."""
-    hints = get_type_hints(options, include_extras=True)
-    return {field.name: kind_of(hints[field.name]) for field in dataclasses.fields(options)}
+    if options not in _KINDS:
+        hints = get_type_hints(options, include_extras=True)
+        fields = dataclasses.fields(options)
+        found = {field.name: kind_of(hints[field.name]) for field in fields}
+        _KINDS[options] = MappingProxyType(found)
+    return _KINDS[options]
 
 
 def kind_of(annotation: Any) -> Kind:
