@@ -17,7 +17,12 @@ from tests.contracts.counts import assert_counts_are_true
 from tests.digits import BASE, digits_plan, merged
 from tests.forks import Fork
 
-CHANGES = {"merge": {"trials": 12}, "budget": {"generations": 3}}
+# Of so many images that an evaluation takes as long as a kill comes late, on a quick machine, too.
+CHANGES = {
+    "data": {"splits": {"search": {"count": 1200}}},
+    "merge": {"trials": 12},
+    "budget": {"generations": 5},
+}
 
 CHILD = """
     import json, sys
@@ -94,7 +99,7 @@ def test_twenty_kills_change_nothing(tmp_path, uninterrupted):
             read_until(child, "begun", 1)
             time.sleep(float(rng.uniform(0, 0.3)))
         else:
-            lines = read_until(child, "new", int(rng.integers(1, total // 12)))
+            lines = read_until(child, "new", int(rng.integers(1, total // 20)))
             assert "finished" not in lines, "the study ended before it could be killed often enough"
             told += sum(line.startswith("new") for line in lines)
             time.sleep(float(rng.uniform(0, 0.03)))
