@@ -38,7 +38,8 @@ class Baseline:
         notes: what the preparation wants people to know.
         histogram: of the float weights, in the units that entries have; None of a worker that was
             given what another has prepared.
-        inputs_fingerprint: of the splits that candidates are made from; None where none are.
+        inputs_fingerprint: of the splits that candidates are made from; None where none are, and of
+            a worker that was given what another has prepared.
     """
 
     metric: float

@@ -219,8 +219,11 @@ class Evaluator:
     def inputs_fingerprint(self) -> str | None:
         """Fingerprint of the splits that candidates are made from; None where none are.
 
-        Inputs given from Python are part of the study's spec.
+        None, too, where another evaluator has prepared: it has read them. Inputs given from Python
+        are part of the study's spec.
         """
+        if self._common is not None:
+            return None
         names = ("calibration", "train") if self.task.trains else ("calibration",)
         found = {name: self.splits[name].fingerprint() for name in names if name in self.splits}
         return digest_of_plain(found) if found else None

@@ -188,10 +188,9 @@ def nice_ticks(
     for mantissas in steps:
         put(sorted(m * 10.0**decade for decade in decades for m in mantissas))
     step = 10.0 ** (decades[0] - 1)
-    while len(ticks) < 2 and step > 1e-6 * low:
+    while len(ticks) < 2 and step > 1e-6 * low and high - low < 10 * step:
         step /= 10
-        n_steps = (high - low) / step
-        put(i * step for i in range(int(low / step), int(high / step) + 2) if n_steps < 100)
+        put(i * step for i in range(int(low / step), int(high / step) + 2))
     return sorted(ticks)
 
 

@@ -84,6 +84,7 @@ class Uniform(Method):
         return max(self._grid(prepared, k).n_bins for k in range(max(low, high - 2), high + 1))
 
     def _grid(self, prepared: UniformPrepared, k: int) -> Grid:
+        """Return the bins of k."""
         low, high = self._range(prepared.statistics)
         return Grid.spanning(low, high, k, zero_aligned=self.options.zero_aligned)
 

@@ -37,7 +37,7 @@ def chosen(
         note: told of drops that no solution is within.
     """
     if isinstance(which, int):
-        return [front[i] for i in spread(len(front), which)] if which else []
+        return [front[i] for i in spread(len(front), which)]
     found = set()
     for max_drop in which:
         within = [i for i, solution in enumerate(front) if solution.is_within(max_drop)]

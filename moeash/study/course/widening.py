@@ -5,7 +5,6 @@ Those that a method found hold until the best solution lies at one and still los
 until no solution within them is wanted.
 """
 
-from moeash.core.solutions.variables import Integer
 from moeash.evaluation.options import METRIC_NAMES
 from moeash.searches.base import Widens
 from moeash.searches.space import Space
@@ -39,12 +38,10 @@ class Widening:
 
         What is decided follows from what is stored, so a replay decides the same.
         """
-        why = self._why()
-        if why is None:
+        why, wider = self._why(), self.space.wider
+        if why is None or wider is None:
             return
-        before, wider = self.space, self.space.wider
-        assert wider is not None
-        for was, now in zip(before.variables, wider.variables, strict=True):
+        for was, now in zip(self.space.variables, wider.variables, strict=True):
             if now != was:
                 self._journal.note(f"the search goes on to {now.name} = {now.high:,}: {why}")
         self.space = wider
@@ -70,15 +67,10 @@ class Widening:
             return None
         values = best.recipe.candidate.as_dict()
         for variable in self.space.variables:
-            value = values[variable.name]
-            if (
-                isinstance(variable, Integer)
-                and variable.high < variable.highest
-                and not isinstance(value, str)
-                and value >= NEAR * variable.high
-            ):
+            value = float(values[variable.name])
+            if variable.high < variable.highest and value >= NEAR * variable.high:
                 return (
                     f"its best solution, at a drop of {best.drop:.4f}{facts.unit}, has "
-                    f"{variable.name} = {value:,} of {variable.high:,}"
+                    f"{variable.name} = {value:,.0f} of {variable.high:,}"
                 )
         return None
