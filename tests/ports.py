@@ -9,9 +9,13 @@ NOBODYS = range(20_000, 32_768)
 
 
 def free_port():
-    """A port nobody listens at now, nor will by chance."""
+    """A port nobody listens at now, nor will by chance.
+
+    Drawn from the system: the global state is seeded alike in every worker of the tests, which
+    would all be told of the same port and come to listen there one after the other.
+    """
     while True:
-        port = random.choice(NOBODYS)
+        port = random.SystemRandom().choice(NOBODYS)
         with contextlib.suppress(OSError), socket.socket() as s:
             s.bind(("127.0.0.1", port))
             return port

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.ports import free_port
+
 
 def drawn():
     return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
@@ -35,3 +37,11 @@ def test_every_test_and_every_fixture_of_a_module_begins_with_the_same_numbers(b
 
 def test_what_a_test_draws_follows_what_its_fixtures_drew(own):
     assert own != drawn()
+
+
+def test_ports_differ_between_workers_that_are_seeded_alike():
+    told = set()
+    for _ in range(4):
+        random.seed(0)
+        told.add(free_port())
+    assert len(told) > 1

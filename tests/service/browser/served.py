@@ -87,18 +87,19 @@ class Served:
 
     def start(self):
         command = ["serve", "--json", "--port", str(self.port), "--storage", self.storage]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "moeash", *command],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        with (self.folder / "serve.log").open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "moeash", *command],
+                cwd=self.folder,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
         text = ""
         while not text.rstrip().endswith("}"):
             line = self.process.stdout.readline()
-            assert line, f"moeash serve ended before it listened, saying {text!r}"
+            assert line, (self.folder / "serve.log").read_text()
             text += line
         ready = json.loads(text)
         self.url = ready["url"].rstrip("/")
