@@ -65,7 +65,7 @@ class RandomSearch:
     def ask(self) -> list[Candidate]:
         """Return the next draws; fewer, and at last none, when the space is exhausted."""
         drawn: list[Candidate] = []
-        low, high = self._space.widened
+        low, high = self._space.draw_bounds
         redraws = 0
         while len(drawn) < self._population and redraws < self._MAX_REDRAWS:
             if self._space.size is not None and len(self._seen) >= self._space.size:

@@ -32,7 +32,7 @@ class Space:
         return np.array([_code(v, v.high) for v in self.variables], dtype=np.float64)
 
     @property
-    def widened(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def draw_bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Bounds, each ``(n,)`` coded, between which uniform draws give integers equal shares."""
         half = [0.5 if isinstance(v, Integer) else 0.0 for v in self.variables]
         pairs = list(zip(self.variables, half, strict=True))

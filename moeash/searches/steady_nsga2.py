@@ -70,7 +70,7 @@ class SteadyNsga2:
                     random_state=self._rng,
                 )
                 self._take([self._space.decode(x) for x in children.get("X")], found)
-        low, high = self._space.widened
+        low, high = self._space.draw_bounds
         for _ in range(MAX_DRAWS):
             if len(found) == n or self._exhausted:
                 break

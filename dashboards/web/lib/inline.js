@@ -12,7 +12,7 @@ function literal(value) {
 }
 
 /** Split at commas that are inside no quotes and no brackets. */
-function pieces(text) {
+function split(text) {
   const found = [];
   let depth = 0;
   let quote = null;
@@ -31,14 +31,25 @@ function pieces(text) {
     }
   }
   found.push(text.slice(from));
-  return found.map((piece) => piece.trim()).filter(Boolean);
+  return found;
 }
 
+function pieces(text) {
+  return split(text).map((piece) => piece.trim()).filter(Boolean);
+}
+
+/** Read a value as `parseLoose`, and values with commas between them as a list. */
+export function parseValueOrList(text) {
+  return split(text).length > 1 ? pieces(text).map(parseLoose) : parseLoose(text);
+}
+
+/** Read a value as TOML or JSON writes it; text that is neither is itself. */
 export function parseLoose(text) {
   const trimmed = text.trim();
   if (trimmed.startsWith('{') && trimmed.endsWith('}')) return parseInline(trimmed.slice(1, -1));
   if (trimmed.startsWith('[') && trimmed.endsWith(']')) return pieces(trimmed.slice(1, -1)).map(parseLoose);
   if (/^'.*'$/.test(trimmed)) return trimmed.slice(1, -1);
+  if (/^[+-]?\.\d+$/.test(trimmed)) return Number(trimmed); // JSON wants a digit before the point
   try {
     return JSON.parse(trimmed);
   } catch {

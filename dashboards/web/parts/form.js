@@ -2,7 +2,7 @@
 // of the value, so that a spec says what a person decided and no more.
 
 import {fill, h, uid} from '../lib/dom.js';
-import {inlineText, parseInline, parseLoose} from '../lib/inline.js';
+import {inlineText, parseInline, parseLoose, parseValueOrList} from '../lib/inline.js';
 
 const KNOWN_KEYS = {'data.splits': ['search', 'holdout', 'calibration', 'train']};
 const FIRST = ['network', 'data', 'method', 'evaluation', 'budget'];
@@ -199,7 +199,7 @@ export function schemaForm({schema, onChange, suggest = {}}) {
     if (schemaOf.type === 'integer' || schemaOf.type === 'number') return wrap(path, name, schemaOf, text(path, schemaOf, {parse: number, show: String}), required);
     if (schemaOf.anyOf) {
       // Where a list may be, values with commas between them are one, as where nothing else may be.
-      const parse = (typed) => parseLoose(schemaOf.anyOf.some((each) => each.type === 'array') && /^[^[{"']*,/.test(typed) ? `[${typed}]` : typed);
+      const parse = schemaOf.anyOf.some((each) => each.type === 'array') ? parseValueOrList : parseLoose;
       return wrap(path, name, schemaOf, text(path, schemaOf, {parse, show: (v) => (Array.isArray(v) ? JSON.stringify(v) : String(v))}), required);
     }
     return wrap(path, name, schemaOf, text(path, schemaOf, {parse: String, show: String}), required);

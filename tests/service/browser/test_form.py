@@ -111,6 +111,7 @@ def test_values_with_commas_are_a_list_where_one_may_be(served, page, inspect):
     page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
     typed = {
         ("refine", "solutions"): ("0.05, 0.01", [0.05, 0.01]),
+        ("distill", "solutions"): (".05,", [0.05]),
         ("backend", "workers"): ("[1, 4]", [1, 4]),
         ("tune", "solutions"): ("3", 3),
     }
