@@ -144,12 +144,14 @@ def prepare_feedback(
     variance = torch.empty(natural.shape, dtype=torch.float32, device=natural.device)
     damped = torch.empty_like(variance)
     for group, chosen in enumerate(order):  # one at a time: bounded memory
-        gram = layer.gram[group][chosen][:, chosen].div_(level[group])
-        upper, added = _inverse_factor(gram, float(scale[group] / level[group]))
-        diag = upper.diagonal()
+        upper, added = _inverse_factor(
+            layer.gram[group], chosen, level[group], float(scale[group] / level[group])
+        )
+        diag = upper.diagonal().clone()
         variance[group] = diag.square()
-        coupling[group] = upper / diag.unsqueeze(1)
         damped[group] = added * upper.square().sum(1)
+        coupling[group] = upper.div_(diag.unsqueeze(1))
+        del upper
     mean_sensitivity = layer.sensitivity.mean()
     floor = float(mean_sensitivity) * least if mean_sensitivity > 0 else 1.0
     sensitivity = layer.sensitivity.clamp(min=floor) * level.unsqueeze(1)
@@ -169,26 +171,33 @@ def prepare_feedback(
     )
 
 
-def _inverse_factor(gram: Tensor, damping: float) -> tuple[Tensor, float]:
-    """Return the upper Cholesky factor of ``inv(gram + damping I)``, and the damping.
-
-    Overwrites ``gram``.
+def _inverse_factor(
+    gram: Tensor, order: Tensor, level: Tensor, damping: float
+) -> tuple[Tensor, float]:
+    """Return the upper Cholesky factor of ``inv(gram / level + damping I)``, and the damping.
 
     A Gram matrix is positive semi-definite but for rounding. Where rounding is larger than the
     damping (inputs that hardly vary, a bias that takes up almost all), the damping grows tenfold
     until it is not.
+
+    Args:
+        gram: ``(columns, columns)`` float64.
+        order: ``(columns,)`` int64, of the columns in the factor.
+        level: a number.
+        damping: at first, positive.
     """
-    gram.diagonal().add_(damping)
+    failed = torch.empty((), dtype=torch.int32, device=gram.device)
     while True:
-        lower, failed = torch.linalg.cholesky_ex(gram)
+        # It may take gigabytes, so one piece of memory holds it, its factor, the inverse and that
+        # one's factor: column by column, as LAPACK has matrices and would else copy them.
+        matrix = gram.mT[order.unsqueeze(1), order].contiguous().mT.div_(level)
+        matrix.diagonal().add_(damping)
+        torch.linalg.cholesky_ex(matrix, out=(matrix, failed))
         if not int(failed):
-            inverse = torch.cholesky_inverse(lower)
-            del lower
-            upper: Tensor
-            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+            torch.cholesky_inverse(matrix, out=matrix)
+            torch.linalg.cholesky_ex(matrix, upper=True, out=(matrix, failed))
             if not int(failed):
-                return upper, damping
-        gram.diagonal().add_(9 * damping)
+                return matrix, damping
         damping *= 10
 
 

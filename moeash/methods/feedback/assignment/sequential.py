@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from moeash.core.codebook import State
 from moeash.data.inputs import Batch, call
 from moeash.methods.feedback.assignment.columns import Factor
-from moeash.methods.feedback.curvature.sums import add_upper, mirrored
+from moeash.methods.feedback.curvature.sums import add_upper, mirror
 from moeash.networks.devices import device_of
 from moeash.networks.writing.borrowing import Borrowed, TwoVersions
 from moeash.tracing.patches import images_per_piece, n_positions, patch_columns, side_by_side
@@ -135,7 +135,9 @@ class Lockstep:
         if not sums:
             return factor, still
         parts = [sums[row] for row in sorted(sums)]
-        gram = torch.cat([mirrored(part.gram) for part in parts])
+        for part in parts:
+            mirror(part.gram)
+        gram = torch.cat([part.gram for part in parts])
         cross = torch.cat([part.cross for part in parts])
         columns = factor.weight.shape[2]
         mean = gram.diagonal(dim1=1, dim2=2)[:, :columns].mean(1)

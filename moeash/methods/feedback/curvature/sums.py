@@ -252,7 +252,7 @@ class Sums:
     def finish(
         self, images: int, sketches: int, *, absorbing: bool, prior: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return averages, the absorber eliminated.
+        """Return averages, the absorber eliminated; made in place, as the sums may be gigabytes.
 
         Args:
             images: seen, at least 1.
@@ -267,7 +267,8 @@ class Sums:
         seen = images * sketches
         energy = self.energy / seen
         n = self.positions if self.kind == "inputs" else seen * energy.shape[1]  # mean over rows
-        gram = mirrored(self.gram) / n
+        mirror(self.gram)
+        gram = self.gram.div_(n)
         trace = gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)  # the mean of the energies
         if prior and not self.varied:
             everywhere = self.awake / self.awake.amax().clamp(min=1)
@@ -286,10 +287,11 @@ class Sums:
         sensitivity = energy
         if self.kind == "gradients":
             sensitivity = energy / torch.where(trace > 0, trace, 1.0)
-        gram, absorbed = gram[:, :-1, :-1].clone(), torch.zeros_like(mixed)
+        gram, absorbed = gram[:, :-1, :-1], torch.zeros_like(mixed)
         if absorbing:
             absorbed = mixed / torch.where(constant > 0, constant, 1.0)
-            gram -= mixed.unsqueeze(2) * absorbed.unsqueeze(1)
+            for rows in bands(gram.shape[1]):
+                gram[:, rows] -= mixed[:, rows].unsqueeze(2) * absorbed.unsqueeze(1)
         return gram, sensitivity, absorbed
 
     def _add_unseen(
@@ -328,16 +330,21 @@ def add_upper(total: Tensor, left: Tensor, right: Tensor) -> None:
         left: ``(groups, columns, any)`` float32.
         right: likewise; ``left right'`` is symmetric.
     """
-    columns = left.shape[1]
+    for band in bands(left.shape[1]):
+        product = left[:, band] @ right[:, band.start :].transpose(1, 2)
+        total[:, band, band.start :] += product.double()
+
+
+def mirror(total: Tensor) -> None:
+    """Complete the symmetric matrices that :func:`add_upper` has summed, in place."""
+    for band in bands(total.shape[1]):
+        corner = total[:, band, band].triu()
+        total[:, band, band] = corner + corner.triu(1).transpose(1, 2)
+        total[:, band.stop :, band] = total[:, band, band.stop :].transpose(1, 2)
+
+
+def bands(columns: int) -> list[slice]:
+    """Return the bands in which matrices of so many columns are summed."""
     size = max(LEAST_BLOCK, -(-columns // BLOCKS))
-    for start in range(0, columns, size):
-        block = slice(start, start + size)
-        product = left[:, block] @ right[:, start:].transpose(1, 2)
-        total[:, block, start:] += product.double()
-
-
-def mirrored(total: Tensor) -> Tensor:
-    """Return the symmetric matrices that :func:`add_upper` has summed."""
-    whole = total.triu()
-    whole += whole.triu(1).transpose(1, 2)
-    return whole
+    starts = range(0, columns, size)
+    return [slice(start, min(start + size, columns)) for start in starts]
