@@ -103,6 +103,20 @@ class Backend(Protocol):
         """Queue one job and return its ticket. Earlier ones begin first."""
         ...
 
+    def wait(self, n_slots: int) -> bool:
+        """Wait for an outcome, or for more slots than some; return whether :meth:`next` is due.
+
+        A worker that comes while the others are at long jobs would stand idle until one of them
+        ends, if only outcomes were waited for. Something must be submitted.
+
+        Args:
+            n_slots: as many as there were when jobs were last submitted.
+
+        Raises:
+            BackendError: the place to evaluate is gone.
+        """
+        ...
+
     def next(self) -> tuple[int, Outcome]:
         """Return a ticket and its outcome as soon as there is one; a failed job is an outcome.
 
@@ -161,6 +175,10 @@ class OneAtATime(ABC):
         self._n_tickets += 1
         self.queue[self._n_tickets] = job, archive
         return self._n_tickets
+
+    def wait(self, n_slots: int) -> bool:
+        """Return that :meth:`next` is due: nothing is evaluated before."""
+        return True
 
     def next(self) -> tuple[int, Outcome]:
         """Evaluate the oldest queued job."""

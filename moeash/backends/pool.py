@@ -166,6 +166,17 @@ class Pool(Generic[Payload, Result]):
             ticket.cancelled = True
             self._done.pop(number, None)
 
+    def wait(self, n_slots: int) -> bool:
+        """Wait for a result or for more slots than these; return whether there is a result.
+
+        Raises:
+            BackendError: no worker lives and none can be started.
+        """
+        assert self._tickets, "wait() without anything submitted might wait for ever"
+        while not self._done and self.n_slots <= n_slots:
+            self._step()
+        return bool(self._done)
+
     def next(self) -> tuple[int, Result | Failure]:
         """Return the next finished ticket and its result, waiting for it.
 

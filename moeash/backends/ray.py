@@ -157,6 +157,10 @@ class RayBackend:
         self._mending(self.pool.dispatch)
         return ticket
 
+    def wait(self, n_slots: int) -> bool:
+        """Wait for an outcome or for more slots than these; return whether there is an outcome."""
+        return self._mending(lambda: self.pool.wait(n_slots))
+
     def next(self) -> tuple[int, Outcome]:
         """Return a ticket and its outcome as soon as there is one."""
         ticket, result = self._mending(self.pool.next)

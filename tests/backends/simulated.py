@@ -55,6 +55,9 @@ class SimulatedBackend:
     def submit(self, job, archive):
         return self.pool.submit(job)
 
+    def wait(self, n_slots):
+        return self.pool.wait(n_slots)
+
     def next(self):
         return self.pool.next()
 

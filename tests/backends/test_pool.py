@@ -251,6 +251,22 @@ def test_slots_let_the_number_of_workers_grow_where_it_may():
     assert Pool(SimulatedCrew(), limits(min_workers=2)).n_slots == 2
 
 
+def test_a_worker_that_comes_while_the_others_are_busy_ends_the_wait():
+    def an_hour(payload, tries, crew):
+        crew.add_room(1)  # the other worker starts now
+        return Ok(3600.0)
+
+    crew = SimulatedCrew(an_hour, room=1)
+    pool = Pool(crew, limits(min_workers=2, max_workers=2, timeout_s=1e9, start_timeout_s=1e9))
+    pool.ensure(1)
+    first = pool.submit(0)
+    assert not pool.wait(pool.n_slots)
+    assert (pool.n_slots, pool.n_alive) == (2, 2) and crew.time < 60
+    second = pool.submit(1)
+    assert pool.wait(pool.n_slots)
+    assert (pool.next(), pool.next()) == ((first, 0), (second, 10)) and crew.time < 3700
+
+
 def test_a_cancelled_payload_is_never_returned():
     crew = SimulatedCrew()
     pool = Pool(crew, limits(max_workers=1))

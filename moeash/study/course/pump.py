@@ -48,12 +48,15 @@ class Pump:
         self.count_workers()
         try:
             while True:
-                asked = phase.ask(max(1, self._backend.n_slots) - len(self._running))
+                n_slots = max(1, self._backend.n_slots)
+                asked = phase.ask(n_slots - len(self._running))
                 known = self._submit(asked)
                 if known:
                     self._take(phase, known)
                 elif self._running:
-                    self._receive(phase)
+                    if self._backend.wait(n_slots):
+                        self._receive(phase)
+                    self.count_workers()
                 elif not asked:
                     break
         finally:
@@ -92,7 +95,6 @@ class Pump:
             due += phase.tell(proposal, outcome)
         phase.stored(self._ledger.store(due))
         self._cancel([t for t, p in self._running.items() if not phase.wants(p)])
-        self.count_workers()
         stored = {proposal.job.key for proposal, _ in due}
         return [(p, o) for p, o in answers if p.job.key not in stored and phase.wants(p)]
 

@@ -64,6 +64,22 @@ def test_every_solution_is_made_again_in_the_order_of_the_front(tmp_path, n_slot
     assert sorted(r.number for r in phase.records) == list(range(7, 13))
 
 
+class Growing(Slots):
+    """One worker after the other comes while the first is still at its first job."""
+
+    def wait(self, n_slots):
+        assert n_slots == self.n_slots
+        self.n_slots = self.workers = min(3, n_slots + 1)
+        return self.n_slots == n_slots
+
+
+def test_workers_that_come_later_get_solutions_before_any_is_done(tmp_path):
+    backend = Growing(better)
+    desk, phase = refine(tmp_path, backend)
+    assert backend.most_out == 3 and len(phase.records) == 6
+    assert [event.workers for event in desk.events("workers")] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("n_slots", [1, 4])
 def test_the_budget_is_kept_and_the_first_of_the_front_come_first(tmp_path, n_slots):
     desk, phase = refine(tmp_path, Slots(better, n_slots), options=BudgetOptions(evaluations=6 + 2))
