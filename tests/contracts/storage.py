@@ -542,12 +542,14 @@ class StorageContract:
         record = add(storage, study, 1, outcome=replace(COMPLETE, artifact=content))
         reader = open_storage()
         assert reader.artifact(study.id, COMPLETE.fingerprint) == content
+        assert reader.artifacts(study.id) == {COMPLETE.fingerprint: n_bytes}
         (stored,) = reader.evaluations(study.id)
         assert stored == record and stored.outcome.artifact is None
 
     def test_solutions_without_an_artifact_say_so(self, storage):
         study = storage.create_study(FACTS)
         add(storage, study, 1)
+        assert storage.artifacts(study.id) == {}
         with pytest.raises(StorageError, match="no artifact is stored for the weights abab"):
             storage.artifact(study.id, COMPLETE.fingerprint)
 
@@ -568,6 +570,7 @@ class StorageContract:
         outcome = replace(COMPLETE, fingerprint="cd" * 16, artifact=b"x" * n_bytes)
         with pytest.raises(StorageError):
             add(storage, study, 1, outcome=outcome, job=Job(Recipe.of({"k": 9})))
+        assert storage.artifacts(study.id) == {}
         add(storage, study, 2, outcome=outcome)
         with storage.lock("digits"):  # tidies up what the first attempt left
             assert storage.artifact(study.id, "cd" * 16) == b"x" * n_bytes

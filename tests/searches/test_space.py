@@ -29,7 +29,7 @@ def test_decoded_candidates_are_inside_the_bounds(row):
 def test_the_bounds_are_coded_like_the_values():
     assert MIXED.lower.tolist() == [2.0, np.log(1e-4), -1.0]
     assert MIXED.upper.tolist() == [256.0, np.log(1e-1), 1.0]
-    low, high = MIXED.widened
+    low, high = MIXED.draw_bounds
     assert (low - MIXED.lower).tolist() == [-0.5, 0, 0]
     assert (high - MIXED.upper).tolist() == [0.5, 0, 0]
 

@@ -89,6 +89,11 @@ class Artifacts:
             )
         return bytes(content)
 
+    def sizes(self, connection: Connection, study_id: int) -> dict[str, int]:
+        """Return the bytes of each stored artifact by fingerprint."""
+        query = _of(study_id, ARTIFACTS.c.fingerprint, ARTIFACTS.c.size_bytes)
+        return dict(read_rows(connection, query, lambda row: (row.fingerprint, row.size_bytes)))
+
     def drop_unused(self, connection: Connection, study_id: int) -> None:
         """Delete the rows that neither an evaluation nor a held outcome refers to."""
         unused = delete(ARTIFACTS).where(ARTIFACTS.c.study_id == study_id)

@@ -152,6 +152,10 @@ class Storage(Protocol):
         """
         ...
 
+    def artifacts(self, study_id: int) -> Mapping[str, int]:
+        """Return which artifacts there are: bytes by fingerprint."""
+        ...
+
     # ------------------------------------------------------------------ generations, events
 
     def put_generation(self, study_id: int, generation: GenerationRecord) -> None:

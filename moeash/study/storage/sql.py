@@ -311,6 +311,10 @@ class SqlStorage:
         """Return an artifact after checking its digest."""
         return self.database.read(lambda c: self._artifacts.get(c, study_id, fingerprint))
 
+    def artifacts(self, study_id: int) -> Mapping[str, int]:
+        """Return which artifacts there are: bytes by fingerprint."""
+        return self.database.read(lambda c: self._artifacts.sizes(c, study_id))
+
     # ------------------------------------------------------------------ generations, events
 
     def put_generation(self, study_id: int, generation: GenerationRecord) -> None:

@@ -151,7 +151,6 @@ def prepare_feedback(
         variance[group] = diag.square()
         damped[group] = added * upper.square().sum(1)
         coupling[group] = upper.div_(diag.unsqueeze(1))
-        del upper
     mean_sensitivity = layer.sensitivity.mean()
     floor = float(mean_sensitivity) * least if mean_sensitivity > 0 else 1.0
     sensitivity = layer.sensitivity.clamp(min=floor) * level.unsqueeze(1)
@@ -188,8 +187,8 @@ def _inverse_factor(
     """
     failed = torch.empty((), dtype=torch.int32, device=gram.device)
     while True:
-        # It may take gigabytes, so one piece of memory holds it, its factor, the inverse and that
-        # one's factor: column by column, as LAPACK has matrices and would else copy them.
+        # It may take gigabytes, so one piece of memory holds it, its factor, its inverse and that
+        # one's factor: column by column, as LAPACK has them and would else copy.
         matrix = gram.mT[order.unsqueeze(1), order].contiguous().mT.div_(level)
         matrix.diagonal().add_(damping)
         torch.linalg.cholesky_ex(matrix, out=(matrix, failed))
