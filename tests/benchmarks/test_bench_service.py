@@ -19,7 +19,7 @@ import pytest
 from moeash.study.events import Note
 from moeash.study.storage.sql import SqlStorage
 from tests.contracts.storage import facts
-from tests.service.browser.served import CHROMIUM_ASKS_NOBODY, CHROMIUM_SAYS, browsing
+from tests.service.browser.served import CHROMIUM_ASKS_NOBODY, CHROMIUM_SAYS, INK, browsing
 from tests.service.test_crowd import memory_of
 from tests.service.test_serving import Served, longer
 
@@ -69,14 +69,6 @@ def test_requests_about_a_long_study(database, serve):
             f"{name:38} first {1000 * seconds[0]:6.1f} ms, p50 {p50:6.1f} ms, p95 {p95:6.1f} ms, "
             f"{len(answer.content):8,} B"
         )
-
-
-INK = """() => {
-    const canvas = document.querySelector('[data-test=front-chart] canvas');
-    if (!canvas?.width) return false;
-    const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-    return data.some((value, i) => i % 4 === 3 && value > 0);
-}"""
 
 
 def test_first_chart_of_a_long_study(database, serve):

@@ -55,6 +55,20 @@ def until(get, good, what):
     return value
 
 
+INK = """() => {
+    const canvas = document.querySelector('[data-test=front-chart] canvas');
+    if (!canvas?.width) return 0;
+    const copy = new OffscreenCanvas(canvas.width, canvas.height);
+    const readable = copy.getContext('2d', {willReadFrequently: true});
+    readable.drawImage(canvas, 0, 0);
+    const {data} = readable.getImageData(0, 0, copy.width, copy.height);
+    let ink = 0;
+    for (let i = 3; i < data.length; i += 4) ink += data[i] > 0;
+    return ink;
+}"""
+"""Counts painted pixels of the front's chart, in a copy: browsers warn of a chart that is read."""
+
+
 class Served:
     """A service that can be killed and started again at the same address.
 

@@ -2,17 +2,9 @@
 
 import pytest
 
-from tests.service.browser.served import browsing, part
+from tests.service.browser.served import INK, browsing, part
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-INK = """() => {
-    const canvas = document.querySelector('[data-test=front-chart] canvas');
-    const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-    let ink = 0;
-    for (let i = 3; i < data.length; i += 4) ink += data[i] > 0;
-    return ink;
-}"""
 
 
 def test_a_report_shows_chart_and_table_from_a_file_without_a_request(
