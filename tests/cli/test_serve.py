@@ -1,10 +1,10 @@
-import json
 import subprocess
 import sys
 
 import pytest
 
 from tests.marks import slow
+from tests.servers import started
 
 WITHOUT = """
 import sys
@@ -34,18 +34,8 @@ def test_without_its_packages_serve_says_what_to_install(tmp_path, package):
 def test_a_login_is_shown_only_where_nobody_else_comes_in(moeash, tmp_path, host, shows_login):
     # What a service in a container prints is kept in logs, which others read.
     moeash("token", "create", "--role", "operator")
-    command = [sys.executable, "-m", "moeash", "serve", "--json", "--port", "0"]
-    with subprocess.Popen(
-        [*command, "--host", host],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as served:
-        ready = ""
-        while not ready.endswith("}\n") and (line := served.stdout.readline()):
-            ready += line
+    served, found = started(tmp_path, "--port", "0", "--host", host)
+    with served:
         served.terminate()
-    found = json.loads(ready)
     assert found["url"].startswith(f"http://{host}:")
     assert (found["login"] is not None) == shows_login

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -19,11 +17,11 @@ from moeash.study.storage.team.launches import Launches
 from tests.conftest import TINY
 from tests.forks import MOEASH, Fork
 from tests.ports import free_port
+from tests.servers import started
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow(seconds=13)
 
-SERVE = (sys.executable, "-m", "moeash", "serve")
 SPEC = TINY[: TINY.index("[output]")]
 HEAVY = ("torch", "pymoo", "ray", "matplotlib", "pandas", "sklearn")
 
@@ -57,21 +55,9 @@ class Served:
 
     def start(self):
         """Serve at the port of the time before."""
-        with (self.folder / "serve.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*SERVE, "--json", "--port", str(self.port), "--storage", self.storage],
-                cwd=self.folder,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        ready = ""  # a document of several lines
-        while line := self.process.stdout.readline():
-            ready += line
-            if line == "}\n":
-                break
-        assert line, self.serve_log()
-        assert json.loads(ready)["url"] == f"http://127.0.0.1:{self.port}/"
+        arguments = ("--port", str(self.port), "--storage", self.storage)
+        self.process, ready = started(self.folder, *arguments)
+        assert ready["url"] == f"http://127.0.0.1:{self.port}/"
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}/api/v1", headers=self.headers, timeout=60
         )

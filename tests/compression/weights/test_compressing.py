@@ -1,8 +1,5 @@
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,7 @@ from moeash.core.codebook import Parameter, keep_all, share
 from moeash.core.statistics import BinStatistics, uniform_codebook
 from moeash.errors import CheckpointError, ExportError, InputError, NonFiniteWeightError
 from tests.marks import slow
+from tests.memory import output_of
 
 
 def tensors(dtype=torch.float32):
@@ -287,17 +285,14 @@ import sys, json
 from moeash.compression.weights import choosing, compressing
 from moeash.compression.weights.compressing import compress_checkpoint
 from moeash.exports.decompressing import decompress
+from tests.memory import most_bytes
 source, folder = sys.argv[1:3]
 
-def most():  # not ru_maxrss, which a process inherits from the one that started it
-    with open("/proc/self/status") as status:
-        return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-
-before = most()
+before = most_bytes()
 report = compress_checkpoint(source, folder + "/x.moeash", **json.loads(sys.argv[3]))
-middle = most()
+middle = most_bytes()
 decompress(folder + "/x.moeash", folder + "/y.safetensors", max_bytes=1 << 34)
-print(json.dumps([before, middle, most(), "torch" in sys.modules]))
+print(json.dumps([before, middle, most_bytes(), "torch" in sys.modules]))
 """
 
 
@@ -324,15 +319,8 @@ def big(path, n_bytes, dtype):
 def measured(tmp_path, n_bytes, dtype, **arguments):
     """Compress and decompress in a process of its own; return bytes of memory at three moments."""
     largest = big(tmp_path / "m.safetensors", n_bytes, dtype)
-    command = [sys.executable, "-c", CHILD, str(tmp_path / "m.safetensors"), str(tmp_path)]
-    done = subprocess.run(
-        [*command, json.dumps(arguments)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    return largest, *json.loads(done.stdout)
+    told = output_of(CHILD, tmp_path / "m.safetensors", tmp_path, json.dumps(arguments))
+    return largest, *json.loads(told)
 
 
 @pytest.mark.slow

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -9,6 +6,7 @@ from moeash.errors import InputError
 from moeash.methods.feedback.balancing.scales import Balancing
 from moeash.methods.feedback.compressing import compress
 from moeash.methods.feedback.preparing import Settings, prepare
+from tests.memory import output_of
 from tests.methods.feedback.networks import Net, images
 
 
@@ -96,10 +94,7 @@ WIDE = """
 import torch
 from torch import nn
 from moeash.methods.feedback.preparing import prepare
-
-def most():
-    with open("/proc/self/status") as status:
-        return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+from tests.memory import most_bytes
 
 def prepared(columns):
     network = nn.Sequential(nn.Linear(columns, 64), nn.ReLU(), nn.Linear(64, 10)).eval()
@@ -108,16 +103,14 @@ def prepared(columns):
 torch.set_num_threads(1)
 torch.manual_seed(0)
 prepared(64)
-before = most()
+before = most_bytes()
 prepared(3072)
-print((most() - before) / (8 * 3072**2))
+print((most_bytes() - before) / (8 * 3072**2))
 """
 
 
 @pytest.mark.slow
-def test_a_wide_layer_takes_the_memory_of_a_few_of_its_matrices(tmp_path):
+def test_a_wide_layer_takes_the_memory_of_a_few_of_its_matrices():
     # The fully connected layers of AlexNet and VGG have 9,216 and 25,088 columns: .7 and 5 GB each.
-    done = subprocess.run(
-        [sys.executable, "-c", WIDE], capture_output=True, text=True, cwd=tmp_path, check=True
-    )
-    assert 1 < float(done.stdout) < 4.2  # 3.2, seldom 3.8; 4.7 with its factors and inverse apart
+    matrices = float(output_of(WIDE))
+    assert 1 < matrices < 4.2  # 3.2, seldom 3.8; 4.7 with its factors and inverse apart

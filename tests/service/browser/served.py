@@ -1,10 +1,6 @@
 """`moeash serve` as a process of its own, and pages of Chromium that look at it."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import closing, contextmanager
 
@@ -14,6 +10,7 @@ from moeash.service.access.auth import Auth
 from moeash.study.storage.sql import SqlStorage
 from tests.conftest import TINY
 from tests.ports import free_port
+from tests.servers import started
 
 PATIENCE_S = 120
 """How long anything may take: these machines are busy."""
@@ -100,22 +97,8 @@ class Served:
         self.cookie = {"name": cookie.name, "value": cookie.value, "url": self.url}
 
     def start(self):
-        command = ["serve", "--json", "--port", str(self.port), "--storage", self.storage]
-        with (self.folder / "serve.log").open("a") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "moeash", *command],
-                cwd=self.folder,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-        text = ""
-        while not text.rstrip().endswith("}"):
-            line = self.process.stdout.readline()
-            assert line, (self.folder / "serve.log").read_text()
-            text += line
-        ready = json.loads(text)
+        arguments = ("--port", str(self.port), "--storage", self.storage)
+        self.process, ready = started(self.folder, *arguments, OMP_NUM_THREADS="1")
         self.url = ready["url"].rstrip("/")
         self.login = ready["login"]
 
