@@ -1,11 +1,12 @@
-"""How many threads there may be, and one that works ahead."""
+"""How many threads there may be, one that works ahead, and several that share work."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 
 def available_cores() -> int:
@@ -40,3 +41,33 @@ def ahead(items: Iterator[_Item]) -> Iterator[_Item]:
         while (item := following.result()) is not end:
             following = thread.submit(next, items, end)
             yield item  # type: ignore[misc]
+
+
+def spread(
+    work: Callable[[_Item], _Made],
+    items: Sequence[_Item],
+    n_threads: int,
+    *,
+    prepare: Callable[[], object] | None = None,
+) -> Iterator[_Made]:
+    """Yield what is made of every item, in the order of the items, by threads beside each other.
+
+    What making one raises is raised in its turn. Whoever stops asking waits for the items that are
+    at work; none is begun after that.
+
+    Args:
+        work: makes one; must not depend on another having been made.
+        items: any number.
+        n_threads: at most; a single one is the caller's own.
+        prepare: called once in every thread, but not in the caller's own.
+
+    Example:
+        >>> list(spread(str.upper, ["a", "b", "c"], n_threads=2))
+        ['A', 'B', 'C']
+    """
+    n_threads = min(n_threads, len(items))
+    if n_threads < 2:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(n_threads, "moeash-spread", initializer=prepare) as threads:
+        yield from threads.map(work, items)

@@ -7,7 +7,6 @@ constriction, which writes the same bytes of one state.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,7 +23,7 @@ from moeash.codec.static.rates import (
 )
 from moeash.codec.static.tables import FRACTION_BITS, RESOLUTIONS, Rows, Table
 from moeash.errors import CorruptContainerError, ExportError
-from moeash.runtime.threads import available_cores
+from moeash.runtime.threads import available_cores, spread
 
 NAME = "ans"
 
@@ -370,14 +369,7 @@ def fill(
     def read(part: int) -> list[tuple[Piece, NDArray[np.int64]]]:
         return stream.read(part, lambda p: coded[p.source][1][p.begin : p.begin + p.size])
 
-    parts = range(len(stream.parts))
-    n_threads = min(available_cores(), len(parts))
-    if n_threads == 1:
-        found = list(map(read, parts))
-    else:
-        with ThreadPoolExecutor(n_threads, thread_name_prefix="moeash-decode") as threads:
-            found = list(threads.map(read, parts))
-    for pieces in found:
+    for pieces in spread(read, range(len(stream.parts)), available_cores()):
         for piece, more in pieces:
             counts[piece.source] += more
     stream.finish(counts)

@@ -4,8 +4,8 @@
 make up for them at no cost in bytes: biases and BatchNorm statistics.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,6 +28,7 @@ from moeash.methods.feedback.assignment.sequential import Lockstep, Rehearsal
 from moeash.methods.feedback.balancing.grids import strides
 from moeash.methods.feedback.balancing.scales import balanced_values
 from moeash.methods.feedback.preparing import PreparedLayers
+from moeash.runtime.threads import spread
 
 Assign = Callable[[Factor, Tensor, float], Tensor]
 """(layer, entries ``(n_entries,)``, nats per bit) -> indices in the shape of the weight, int64."""
@@ -111,17 +112,20 @@ def compress(
             assign = _coarsely(assign, zero, step)
     kept = dict(prepared.kept)
     with ExitStack() as stack:
-        lockstep = None
+        lockstep = found = None
         if rehearsal is not None:
             values = balanced_values(prepared.factors, kept)
             lockstep = stack.enter_context(Lockstep(rehearsal, values))
             lockstep.put({name: entries.to(i.device)[i] for name, i in indices.items()})
+        else:
+            found = _beside_each_other(prepared.factors, entries, price, assign)
+            stack.enter_context(closing(found))
         for done, factor in enumerate(prepared.factors):
             grid = entries.to(factor.weight.device)
             shift: Tensor | float = 0.0
             if lockstep is not None:
                 factor, shift = lockstep.aimed(factor)
-            chosen = assign(factor, grid, price)
+            chosen = assign(factor, grid, price) if found is None else next(found)
             indices[factor.name] = chosen
             values = {factor.name: grid[chosen]}
             if factor.absorber is not None:
@@ -133,6 +137,26 @@ def compress(
                 lockstep.put(values)
             progress("assigning layers", done + 1, len(prepared.factors))
     return only_used(entries, indices, kept, without_gaps=zero if trellis else None)
+
+
+def _beside_each_other(
+    factors: Sequence[Factor], entries: Tensor, price: float, assign: Assign
+) -> Generator[Tensor]:
+    """Yield the indices of every layer in turn; torch's threads have a layer each.
+
+    No layer looks at another here, and each is computed by one thread, so that indices do not
+    depend on how many there are.
+    """
+    n_threads = torch.get_num_threads()
+
+    @torch.no_grad()
+    def chosen(factor: Factor) -> Tensor:
+        return assign(factor, entries.to(factor.weight.device), price)
+
+    try:
+        yield from spread(chosen, factors, n_threads, prepare=lambda: torch.set_num_threads(1))
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _rule(zero: int, passes: int, trellis: States) -> Assign:

@@ -1,7 +1,6 @@
 """Shared weights decoded straight into the memory they are for, by threads."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from moeash.core._taking import take
 from moeash.core.codebook import KeptTensor, SharedTensor, SharedWeights, array_dtype
 from moeash.networks.loading.weights import Fitted, Stored, stored_tensors
 from moeash.networks.writing.inplace import count_write, widened
-from moeash.runtime.threads import available_cores
+from moeash.runtime.threads import available_cores, spread
 
 CHUNK = 1 << 18
 """Weights that one thread looks up at a time."""
@@ -134,14 +133,8 @@ def _entries(
 
 def _run(jobs: Sequence[Job]) -> None:
     """Run jobs that do not depend on each other, by threads where there is something to share."""
-    n_threads = min(available_cores(), len(jobs))
-    if n_threads < 2:
-        for job in jobs:
-            job()
-        return
-    with ThreadPoolExecutor(n_threads, thread_name_prefix="moeash-decode") as threads:
-        for _ in threads.map(lambda job: job(), jobs):
-            pass
+    for _ in spread(lambda job: job(), jobs, available_cores()):
+        pass
 
 
 def _jobs(target: Tensor, entries: Tensor, stored: SharedTensor) -> list[Job]:

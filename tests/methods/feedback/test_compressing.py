@@ -1,4 +1,6 @@
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -228,3 +230,50 @@ def test_rows_of_which_no_entry_but_zero_is_left_are_zero():
     found = compress(PreparedLayers((factor,), {}, {}, {}), 30, 0.1)
     assert bool((found.values["a"][5:] == 0).all())
     assert bool((found.values["a"][:5] != 0).any())
+
+
+@pytest.fixture
+def torch_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("n_states", [0, 8])
+def test_layers_by_threads_beside_each_other_have_the_same_indices(
+    in_one_order, n_states, torch_threads
+):
+    threads = set()
+
+    def rule(factor, entries, price):
+        threads.add(threading.get_ident())
+        together.wait(60)
+        return compressing._rule(int(entries.abs().argmin()), 2, n_states)(factor, entries, price)
+
+    together = threading.Barrier(1)
+    torch.set_num_threads(1)
+    alone = compress(in_one_order, 40, 0.05, trellis=n_states, assign=rule)
+    assert threads == {threading.get_ident()}
+    threads.clear()
+    together = threading.Barrier(len(in_one_order.factors))  # passes if all are at work at a time
+    torch.set_num_threads(len(in_one_order.factors))
+    beside = compress(in_one_order, 40, 0.05, trellis=n_states, assign=rule)
+    assert len(threads) == len(in_one_order.factors) > 1
+    assert torch.equal(beside.entries, alone.entries)
+    assert beside.indices.keys() == alone.indices.keys()
+    for name, indices in alone.indices.items():
+        assert torch.equal(beside.indices[name], indices)
+    for name, values in alone.kept.items():
+        assert torch.equal(beside.kept[name], values)
+
+
+def test_a_layer_that_fails_leaves_as_many_threads_as_there_were(in_one_order, torch_threads):
+    def rule(factor, entries, price):
+        raise InputError("no")
+
+    torch.set_num_threads(3)
+    with pytest.raises(InputError, match="no"):
+        compress(in_one_order, 40, 0.05, assign=rule)
+    later = ThreadPoolExecutor(1).submit(torch.get_num_threads)  # a thread begun after that
+    assert (torch.get_num_threads(), later.result()) == (3, 3)
+    assert not [t for t in threading.enumerate() if t.name.startswith("moeash-spread")]

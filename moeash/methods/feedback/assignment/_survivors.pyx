@@ -20,60 +20,154 @@ from moeash.errors import InputError
 
 cdef enum:
     MOST_STATES = 16
+    WINDOW = 32  # rows for which every survivor has targets of its own
 
 
-cdef inline void cheapest(
-    float target,
-    float price,
-    const float* entries,
-    const int32_t* members,
-    const float* lengths,
-    Py_ssize_t n_members,
-    float shortest,
-    float* cost,
-    int32_t* choice,
+cdef struct Subset:
+    # The entries a weight may take in a state at a parity, and where among them to begin.
+    Py_ssize_t n
+    const int32_t* members           # (n,) which entries they are
+    const float* lengths             # (n,) bits
+    float* values                    # (n,) the entries themselves
+    int32_t* guide                   # (n + 1,) how many lie in the cells before each of n cells
+    float shortest                   # the lowest length
+    float first                      # where the first cell begins
+    float per_unit                   # cells in a unit
+
+
+cdef struct Survivors:
+    # What the paths to the states have of their own, and what they have in common.
+    float* left                      # (rows,): targets, less the errors of what is common
+    float* now                       # (n_states, WINDOW): targets of the window's rows
+    float* then                      # likewise, one row later
+    float* errors                    # (rows, 2 * n_states): by state and parity of the choice
+    float* trail                     # (rows, n_states): errors on the way to each state
+
+
+cdef inline Py_ssize_t cell(const Subset* subset, float value) noexcept nogil:
+    """Return the cell of a value: it never falls as values grow, and 0 is that of no number."""
+    cdef float place = (value - subset.first) * subset.per_unit
+    if not place >= 0:
+        return 0
+    return <Py_ssize_t> place if place < subset.n else subset.n - 1
+
+
+cdef void lay_out(Subset* subset, const float[::1] entries) noexcept nogil:
+    """Fill in the values of a subset, and the guide that finds a value's place among them."""
+    cdef Py_ssize_t j
+    for j in range(subset.n):
+        subset.values[j] = entries[subset.members[j]]
+        subset.guide[j] = 0
+    subset.guide[subset.n] = 0
+    if not subset.n:
+        return
+    subset.first = subset.values[0]
+    subset.per_unit = 0
+    if subset.values[subset.n - 1] > subset.first:
+        subset.per_unit = subset.n / (subset.values[subset.n - 1] - subset.first)
+    for j in range(subset.n):
+        subset.guide[cell(subset, subset.values[j]) + 1] += 1
+    for j in range(subset.n):
+        subset.guide[j + 1] += subset.guide[j]
+
+
+cdef inline float cheapest(
+    const Subset* subset, float target, float price, int32_t* choice
 ) noexcept nogil:
     """Find the member with the lowest ``(target - entry)^2 + price * length``; a tie: the lower.
 
     Members are tried outwards from the target, until distance alone costs more than the best:
     rounding is monotonic, so nothing is missed. A target that is no number, or a cost of infinity
     everywhere, gives a member next to the target.
+
+    Returns:
+        The cost.
     """
     cdef:
-        Py_ssize_t low = 0
-        Py_ssize_t high = n_members
-        Py_ssize_t j, middle
-        float least = price * shortest
+        Py_ssize_t place = cell(subset, target)
+        Py_ssize_t low = subset.guide[place]
+        Py_ssize_t high = subset.guide[place + 1]
+        Py_ssize_t n = subset.n
+        const float* values = subset.values
+        const float* lengths = subset.lengths
+        Py_ssize_t j, middle, found
+        float least = price * subset.shortest
         float best = <float> HUGE_VAL
         float d, c
-        int32_t found
+    # Where entries lie evenly, a cell holds one or two.
     while low < high:
         middle = (low + high) >> 1
-        if entries[members[middle]] < target:
+        if values[middle] < target:
             low = middle + 1
         else:
             high = middle
-    found = members[low if low < n_members else n_members - 1]
-    for j in range(low, n_members):
-        d = target - entries[members[j]]
+    found = low if low < n else n - 1
+    for j in range(low, n):
+        d = target - values[j]
         d = d * d
         if d + least > best:
             break
         c = d + price * lengths[j]
         if c < best:
             best = c
-            found = members[j]
+            found = j
     for j in range(low - 1, -1, -1):
-        d = target - entries[members[j]]
+        d = target - values[j]
         d = d * d
         if d + least > best:
             break
         c = d + price * lengths[j]
         if c <= best:
             best = c
-            found = members[j]
-    cost[0] = best if best < FLT_MAX else FLT_MAX
-    choice[0] = found
+            found = j
+    choice[0] = subset.members[found]
+    return best if best < FLT_MAX else FLT_MAX
+
+
+cdef inline void extend(
+    const double* totals,
+    const uint8_t* ways,
+    Py_ssize_t n_states,
+    double* path,
+    uint8_t* came,
+) noexcept nogil:
+    """Keep the cheaper of the two ways into every state; of equal ones that from the lower state.
+
+    Args:
+        totals: costs by state and parity, ``(2 * n_states,)``, infinite for what is no way.
+        ways: ``(2 * n_states,)``, see ``lay_ways``.
+    """
+    cdef:
+        Py_ssize_t state
+        uint8_t one, other
+        bint better
+    for state in range(n_states):
+        one = ways[2 * state]
+        other = ways[2 * state + 1]
+        better = totals[other] < totals[one]
+        path[state] = totals[other] if better else totals[one]
+        came[state] = other if better else one
+
+
+cdef bint lay_ways(const uint8_t[::1] transitions, uint8_t* ways) noexcept nogil:
+    """List for every state the two states and parities that lead to it, the lower one first.
+
+    Returns:
+        Whether there are two for every state.
+    """
+    cdef:
+        Py_ssize_t n_ways = transitions.shape[0]
+        Py_ssize_t origin, reached
+        Py_ssize_t found[MOST_STATES]
+    for reached in range(MOST_STATES):
+        found[reached] = 0
+    for origin in range(n_ways):
+        reached = transitions[origin]
+        if 2 * reached >= n_ways or found[reached] == 2:
+            return False
+        ways[2 * reached + found[reached]] = <uint8_t> origin
+        found[reached] += 1
+    return True
 
 
 cdef void follow(
@@ -83,16 +177,10 @@ cdef void follow(
     const float* variance,
     Py_ssize_t n_columns,
     const float[:, ::1] penalty,
-    const float[::1] entries,
-    const int32_t[::1] members,
-    const int32_t[::1] bounds,
-    const float[::1] lengths,
-    const float[::1] shortest,
-    const uint8_t[::1] transitions,
+    const Subset* subsets,
+    const uint8_t* ways,
     const uint8_t[::1] halves,
-    Py_ssize_t n_places,
     double* path,
-    float* cost,
     int32_t* choice,
     uint8_t* came,
 ) noexcept nogil:
@@ -102,37 +190,25 @@ cdef void follow(
     """
     cdef:
         Py_ssize_t n_states = halves.shape[0]
-        Py_ssize_t g, r, i, j, state, subset, parity, reached
+        Py_ssize_t g, r, i, state, subset, parity
         float price
-        double total
-        double longer[MOST_STATES]
+        double cost[4]
+        double totals[2 * MOST_STATES]
     for g in range(n_groups):
         for r in range(n_rows):
             i = g * n_rows + r
             price = variance[g * n_columns] * penalty[g, r]
             for subset in range(4):
-                j = bounds[subset]
-                if j == bounds[subset + 1]:
-                    cost[subset] = <float> HUGE_VAL
-                    choice[n_places * i + subset] = 0
-                    continue
-                cheapest(
-                    targets[g * n_columns * n_rows + r], price, &entries[0], &members[j],
-                    &lengths[j], bounds[subset + 1] - j, shortest[subset],
-                    &cost[subset], &choice[n_places * i + subset],
-                )
-            for state in range(n_states):
-                longer[state] = HUGE_VAL
-                came[n_states * i + state] = 0
+                cost[subset] = HUGE_VAL
+                if subsets[subset].n:
+                    cost[subset] = cheapest(
+                        &subsets[subset], targets[g * n_columns * n_rows + r], price,
+                        &choice[4 * i + subset],
+                    )
             for state in range(n_states):
                 for parity in range(2):
-                    reached = transitions[2 * state + parity]
-                    total = path[state] + cost[2 * halves[state] + parity]
-                    if total < longer[reached]:
-                        longer[reached] = total
-                        came[n_states * i + reached] = <uint8_t> (2 * state + parity)
-            for state in range(n_states):
-                path[state] = longer[state]
+                    totals[2 * state + parity] = path[state] + cost[2 * halves[state] + parity]
+            extend(totals, ways, n_states, path, &came[n_states * i])
 
 
 cdef void follow_coupled(
@@ -144,78 +220,138 @@ cdef void follow_coupled(
     const float[:, :, ::1] between,
     const float[:, ::1] penalty,
     const float[::1] entries,
-    const int32_t[::1] members,
-    const int32_t[::1] bounds,
-    const float[::1] lengths,
-    const float[::1] shortest,
-    const uint8_t[::1] transitions,
+    const Subset* subsets,
+    const uint8_t* ways,
     const uint8_t[::1] halves,
-    Py_ssize_t n_places,
     double* path,
     int32_t* choice,
     uint8_t* came,
-    float* now,
-    float* then,
+    Survivors* own,
 ) noexcept nogil:
     """Find good paths down a column whose rows take up each other's errors.
 
-    Every state keeps the targets its own survivor left to later rows, ``now``, ``(n_states, rows)``
-    per group: per-survivor processing. With one state this is the plain recursion.
+    Every state has targets of its own, those its survivor left to later rows: per-survivor
+    processing. With one state this is the plain recursion. But survivors differ in their last rows
+    alone: followed back, they soon meet. So targets of each are kept for the rows of one window,
+    and what survivors have in common is taken off the targets behind it once for all of them. Of
+    every target errors are taken off in the order of the rows, as if each was taken off at once.
     """
     cdef:
         Py_ssize_t n_states = halves.shape[0]
-        Py_ssize_t g, r, s, i, j, state, subset, parity, reached, origin
-        float price, error, value
-        float cost
+        Py_ssize_t g, r, s, i, state, parity, subset, origin, window, start, stop, common
+        float price, error
+        const float* share
         float* swapped
-        const float* source
+        float* source
+        float* target
+        double totals[2 * MOST_STATES]
+    for g in range(n_groups):
+        for r in range(n_rows):
+            own.left[r] = targets[g * n_columns * n_rows + r]
+        common = 0
+        for window in range((n_rows + WINDOW - 1) // WINDOW):
+            start = window * WINDOW
+            stop = min(start + WINDOW, n_rows)
+            common = part(
+                own, &between[g, 0, 0], path, &came[n_states * g * n_rows], n_states, n_rows,
+                common, start, stop,
+            )
+            for r in range(start, stop):
+                i = g * n_rows + r
+                price = variance[g * n_columns] * penalty[g, r]
+                for state in range(n_states):
+                    for parity in range(2):
+                        origin = 2 * state + parity
+                        totals[origin] = HUGE_VAL
+                        subset = 2 * halves[state] + parity
+                        if path[state] == HUGE_VAL or not subsets[subset].n:
+                            continue
+                        error = own.now[state * WINDOW + r - start]
+                        totals[origin] = path[state] + cheapest(
+                            &subsets[subset], error, price, &choice[2 * n_states * i + origin]
+                        )
+                        error = error - entries[choice[2 * n_states * i + origin]]
+                        own.errors[2 * n_states * r + origin] = error
+                extend(totals, ways, n_states, path, &came[n_states * i])
+                share = &between[g, r, start]
+                for state in range(n_states):
+                    if path[state] == HUGE_VAL:
+                        continue
+                    origin = came[n_states * i + state]
+                    error = own.errors[2 * n_states * r + origin]
+                    source = &own.now[(origin >> 1) * WINDOW]
+                    target = &own.then[state * WINDOW]
+                    for s in range(r + 1 - start, stop - start):
+                        target[s] = source[s] - error * share[s]
+                swapped = own.now
+                own.now = own.then
+                own.then = swapped
+
+
+cdef Py_ssize_t part(
+    Survivors* own,
+    const float* between,
+    const double* path,
+    const uint8_t* came,
+    Py_ssize_t n_states,
+    Py_ssize_t n_rows,
+    Py_ssize_t common,
+    Py_ssize_t start,
+    Py_ssize_t stop,
+) noexcept nogil:
+    """Give every survivor its targets of the window from ``start`` to ``stop``.
+
+    Args:
+        between: ``(rows, rows)`` of the group.
+        came: ``(rows, n_states)`` of the group.
+        common: as many rows are taken off ``own.left`` already, from ``start`` on.
+
+    Returns:
+        The rows that all survivors have in common; they are taken off ``own.left``.
+    """
+    cdef:
+        Py_ssize_t state, q, s, origin, met = start
+        Py_ssize_t at[MOST_STATES]
+        Py_ssize_t somewhere = -1
+        bint apart
+        float error
         float* target
         const float* share
-        double total
-        double longer[MOST_STATES]
-    for g in range(n_groups):
+    for state in range(n_states):
+        at[state] = state
+        if path[state] != HUGE_VAL:
+            somewhere = state
+    # Followed back row by row; the error of row q on the way to a state is kept as trail[q, state].
+    for q in range(start - 1, common - 1, -1):
+        apart = False
         for state in range(n_states):
-            for r in range(n_rows):
-                now[state * n_rows + r] = targets[g * n_columns * n_rows + r]
-        for r in range(n_rows):
-            i = g * n_rows + r
-            price = variance[g * n_columns] * penalty[g, r]
-            for state in range(n_states):
-                longer[state] = HUGE_VAL
-                came[n_states * i + state] = 0
-            for state in range(n_states):
-                if path[state] == HUGE_VAL:
-                    continue
-                for parity in range(2):
-                    subset = 2 * halves[state] + parity
-                    j = bounds[subset]
-                    if j == bounds[subset + 1]:
-                        continue
-                    cheapest(
-                        now[state * n_rows + r], price, &entries[0], &members[j], &lengths[j],
-                        bounds[subset + 1] - j, shortest[subset],
-                        &cost, &choice[n_places * i + 2 * state + parity],
-                    )
-                    reached = transitions[2 * state + parity]
-                    total = path[state] + cost
-                    if total < longer[reached]:
-                        longer[reached] = total
-                        came[n_states * i + reached] = <uint8_t> (2 * state + parity)
-            share = &between[g, r, 0]
-            for reached in range(n_states):
-                path[reached] = longer[reached]
-                if longer[reached] == HUGE_VAL:
-                    continue
-                origin = came[n_states * i + reached]
-                source = &now[(origin >> 1) * n_rows]
-                target = &then[reached * n_rows]
-                error = source[r] - entries[choice[n_places * i + origin]]
-                for s in range(r + 1, n_rows):
-                    value = error * share[s]
-                    target[s] = source[s] - value
-            swapped = now
-            now = then
-            then = swapped
+            if path[state] != HUGE_VAL and at[state] != at[somewhere]:
+                apart = True
+        if apart:
+            met = q
+        for state in range(n_states):
+            if path[state] == HUGE_VAL:
+                continue
+            origin = came[n_states * q + at[state]]
+            own.trail[n_states * q + state] = own.errors[2 * n_states * q + origin]
+            at[state] = origin >> 1
+    for q in range(common, met):
+        error = own.trail[n_states * q + somewhere]
+        share = &between[n_rows * q]
+        for s in range(start, n_rows):
+            own.left[s] = own.left[s] - error * share[s]
+    for state in range(n_states):
+        if path[state] == HUGE_VAL:
+            continue
+        target = &own.now[state * WINDOW]
+        for s in range(start, stop):
+            target[s - start] = own.left[s]
+        for q in range(met, start):
+            error = own.trail[n_states * q + state]
+            share = &between[n_rows * q + start]
+            for s in range(stop - start):
+                target[s] = target[s] - error * share[s]
+    return met
 
 
 cdef bint fits(
@@ -236,8 +372,9 @@ cdef bint fits(
     const int32_t[:, :, ::1] chosen,
     const float[:, :, ::1] carried,
     const int64_t[:, ::1] counts,
+    uint8_t* ways,
 ) noexcept nogil:
-    """Return whether shapes agree and every index in a table is one."""
+    """Return whether shapes agree and every index in a table is one; fill in ``ways``."""
     cdef:
         Py_ssize_t groups = moving.shape[0]
         Py_ssize_t columns = moving.shape[1]
@@ -278,10 +415,7 @@ cdef bint fits(
         # From every state something can be chosen.
         if halves[i] > 1 or bounds[2 * halves[i]] == bounds[2 * halves[i] + 2]:
             return False
-    for i in range(2 * n_states):
-        if transitions[i] >= n_states:
-            return False
-    return True
+    return lay_ways(transitions, ways)
 
 
 def fix_columns(
@@ -308,9 +442,10 @@ def fix_columns(
     Raises:
         InputError: shapes disagree, or a table holds what is no index.
     """
+    cdef uint8_t ways[2 * MOST_STATES]
     if not fits(
         moving, coupling, variance, between, penalty, start, stop, entries, members, bounds,
-        lengths, shortest, transitions, halves, chosen, carried, counts,
+        lengths, shortest, transitions, halves, chosen, carried, counts, ways,
     ):
         raise InputError("the arrays of a trellis do not fit together")
     cdef:
@@ -321,19 +456,42 @@ def fix_columns(
         bint coupled = between.shape[0] > 0
         # Choices differ by subset, or by state and parity where states have targets of their own.
         Py_ssize_t n_places = 2 * n_states if coupled else 4
-        Py_ssize_t t, s, g, r, i, state, reached, origin, place
+        Py_ssize_t n_members = members.shape[0]
+        Py_ssize_t n_apart = n_rows if coupled else 0
+        Py_ssize_t t, s, g, r, i, j, state, reached, origin, place
         float value, share
-        float cost[4]
         double path[MOST_STATES]
+        Subset subsets[4]
+        Survivors own
         int32_t* choice = <int32_t*> calloc(n_places * n_groups * n_rows + 1, sizeof(int32_t))
         uint8_t* came = <uint8_t*> calloc(n_states * n_groups * n_rows + 1, sizeof(uint8_t))
-        float* survivors = <float*> calloc(2 * n_states * n_rows + 1, sizeof(float))
+        int32_t* guides = <int32_t*> calloc(n_members + 4, sizeof(int32_t))
+        float* values = <float*> calloc(n_members + 1, sizeof(float))
+        float* survivors = <float*> calloc(
+            n_apart * (1 + 3 * n_states) + 2 * n_states * WINDOW, sizeof(float)
+        )
 
-    if choice == NULL or came == NULL or survivors == NULL:
+    if not (choice and came and guides and values and survivors):
         free(choice)
         free(came)
+        free(guides)
+        free(values)
         free(survivors)
         raise MemoryError
+    own.left = survivors
+    own.errors = own.left + n_apart
+    own.trail = own.errors + 2 * n_states * n_apart
+    own.now = own.trail + n_states * n_apart
+    own.then = own.now + n_states * WINDOW
+    for i in range(4):
+        j = bounds[i]
+        subsets[i].n = bounds[i + 1] - j
+        subsets[i].members = &members[0] + j
+        subsets[i].lengths = &lengths[0] + j
+        subsets[i].values = values + j
+        subsets[i].guide = guides + j + i
+        subsets[i].shortest = shortest[i]
+        lay_out(&subsets[i], entries)
     with nogil:
         for t in range(start, stop if n_groups * n_rows else start):
             for state in range(n_states):
@@ -342,14 +500,12 @@ def fix_columns(
             if coupled:
                 follow_coupled(
                     &moving[0, t, 0], n_groups, n_rows, &variance[0, t], n_columns, between,
-                    penalty, entries, members, bounds, lengths, shortest, transitions, halves,
-                    n_places, path, choice, came, survivors, survivors + n_states * n_rows,
+                    penalty, entries, subsets, ways, halves, path, choice, came, &own,
                 )
             else:
                 follow(
                     &moving[0, t, 0], n_groups, n_rows, &variance[0, t], n_columns,
-                    penalty, entries, members, bounds, lengths, shortest, transitions, halves,
-                    n_places, path, cost, choice, came,
+                    penalty, subsets, ways, halves, path, choice, came,
                 )
             reached = 0
             for state in range(1, n_states):
@@ -372,4 +528,6 @@ def fix_columns(
                         moving[g, s, r] = moving[g, s, r] - value
     free(choice)
     free(came)
+    free(guides)
+    free(values)
     free(survivors)

@@ -50,40 +50,102 @@ def half_entropies(indices, n_states, zero=ZERO):
     return sum(index_bits(torch.from_numpy(levels[halves == half])) for half in (0, 1))
 
 
-@pytest.mark.parametrize("n_states", SIZES)
-@pytest.mark.parametrize("price", [0.0, 0.02])
-@pytest.mark.parametrize("groups", [1, slow(3)])
-@pytest.mark.parametrize("rows", ["coupled", "independent"])
-def test_kernel_and_twin_choose_the_same_entries(n_states, price, groups, rows, monkeypatch):
+def chosen_twice(curvature, n_states, price, monkeypatch, *, coupled, entries=FINE):
+    """Return what the kernel and its twin choose, ``(groups, columns, rows)``."""
+    groups, rows, columns = curvature.weight.shape
+    zero = int(entries.abs().argmin())
     rng = np.random.default_rng(n_states)
-    curvature = problem(7, rows=9, columns=20, groups=groups, correlation=1.0)
-    sensitivity = torch.from_numpy(rng.uniform(0.5, 2, size=(groups, 9)))
+    sensitivity = torch.from_numpy(rng.uniform(0.5, 2, size=(groups, rows)))
     curvature = dataclasses.replace(curvature, sensitivity=sensitivity)
     factor = prepare_feedback(curvature, common_order=True)
     scale, between = factor.sensitivity, None
-    if rows == "coupled":
-        factor = coupled_by(factor, between_rows(groups, 9), natural_order=True)
+    if coupled:
+        factor = coupled_by(factor, between_rows(groups, rows), natural_order=True)
         scale = factor.sensitivity / factor.rows.relief
         between = factor.rows.coupling.numpy()
-    lengths = rng.uniform(0.1, 9, size=(2, len(FINE))).astype(np.float32)
+    lengths = rng.uniform(0.1, 9, size=(2, len(entries))).astype(np.float32)
     monkeypatch.setattr(
         module._Alphabet, "lengths", lambda self, counts: lengths[self.halves, self.members]
     )
-    got = assign_trellis(factor, FINE, ZERO, n_states, price=price, block=1000)
+    got = assign_trellis(factor, entries, zero, n_states, price=price, block=1000)
     order = factor.order[0]
     expected = fix_columns(
         factor.weight[:, :, order].transpose(1, 2).contiguous().numpy(),
         factor.coupling.numpy(),
         factor.variance.numpy(),
         (price / scale).numpy(),
-        FINE.numpy(),
-        ZERO,
+        entries.numpy(),
+        zero,
         lengths,
         n_states,
         between=between,
     )
-    got = got.reshape(groups, 9, 20)[:, :, order].transpose(1, 2)
-    assert_array_equal(got.numpy(), expected)
+    return got.reshape(groups, rows, columns)[:, :, order].transpose(1, 2).numpy(), expected
+
+
+@pytest.mark.parametrize("n_states", SIZES)
+@pytest.mark.parametrize("price", [0.0, 0.02])
+@pytest.mark.parametrize("groups", [1, slow(3)])
+@pytest.mark.parametrize("rows", ["coupled", "independent"])
+def test_kernel_and_twin_choose_the_same_entries(n_states, price, groups, rows, monkeypatch):
+    curvature = problem(7, rows=9, columns=20, groups=groups, correlation=1.0)
+    got, expected = chosen_twice(curvature, n_states, price, monkeypatch, coupled=rows == "coupled")
+    assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("n_states", SIZES)
+@pytest.mark.parametrize("rows", [31, 32, 33, 64, 100])
+@pytest.mark.parametrize("groups", [1, slow(2)])
+def test_survivors_that_have_rows_in_common_choose_as_if_each_had_its_own(
+    n_states, rows, groups, monkeypatch
+):
+    curvature = problem(rows, rows=rows, columns=3, groups=groups, correlation=1.0)
+    got, expected = chosen_twice(curvature, n_states, 0.02, monkeypatch, coupled=True)
+    assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("n_states", SIZES)
+@pytest.mark.parametrize("lonely", [40, 90])
+def test_survivors_that_meet_late_or_never_choose_as_if_each_had_its_own(
+    n_states, lonely, monkeypatch
+):
+    """A path of zeros down rows of zeros costs nothing and leads on from every state there is."""
+    curvature = problem(n_states, rows=100, columns=2, correlation=1.0)
+    curvature.weight[:, 6 : 6 + lonely] *= 1e-3
+    coarse = zero_aligned_entries(-4.0, 4.0, 9)
+    got, expected = chosen_twice(
+        curvature, n_states, 0.0, monkeypatch, coupled=True, entries=coarse
+    )
+    assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("n_states", SIZES)
+def test_of_paths_of_equal_cost_that_from_the_lower_state_is_taken(n_states, monkeypatch):
+    """Weights halfway between entries are as far from the one as from the other."""
+    rng = np.random.default_rng(n_states)
+    halfway = torch.from_numpy(rng.integers(-12, 13, size=(1, 40, 6))).float() * STEP / 2
+    curvature = layer(halfway, torch.eye(6, dtype=torch.float64)[None])
+    got, expected = chosen_twice(curvature, n_states, 0.0, monkeypatch, coupled=False)
+    assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("entries", ["even", "uneven", "two", "one"])
+def test_entries_anywhere_are_found_where_they_are(entries, monkeypatch):
+    """Where entries lie unevenly, many are in one cell of the guide that finds the nearest."""
+    made = {
+        "even": torch.linspace(-4, 4, 41),
+        "uneven": torch.cat(
+            [-torch.logspace(1, -6, 30), torch.zeros(1), torch.logspace(-6, 3, 40)]
+        ),
+        "two": torch.tensor([0.0, 1.0]),
+        "one": torch.tensor([0.0]),
+    }[entries]
+    curvature = problem(11, rows=20, columns=5, correlation=1.0)
+    curvature.weight[0, 3] = 1e6
+    curvature.weight[0, 4] = -1e6
+    for coupled in (False, True):
+        got, expected = chosen_twice(curvature, 4, 0.02, monkeypatch, coupled=coupled, entries=made)
+        assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("n_states", [slow(4), 8, slow(16)])
