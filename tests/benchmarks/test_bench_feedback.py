@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -113,3 +114,53 @@ def test_curvature_takes_little_more_than_the_passes_it_needs(name, n_images, si
         f"core, curvature {middle:.2f} times that ({low:.2f}-{high:.2f})"
     )
     assert middle > 0.5  # it cannot do without them
+
+
+STATES = textwrap.dedent("""
+    import statistics, sys, time
+    import torch
+    from moeash.methods.feedback.assignment.columns import prepare_feedback, zero_aligned_entries
+    from moeash.methods.feedback.assignment.paths import assign_freely, assign_trellis
+    from tests.methods.feedback.assignment.row_curvature import between_rows, coupled_by
+    from tests.methods.feedback.assignment.test_columns import problem
+
+    rows, columns = map(int, sys.argv[2:])
+    torch.set_num_threads(1)
+    factor = prepare_feedback(problem(0, rows=rows, columns=columns, correlation=1.0))
+    if sys.argv[1] == "coupled":
+        factor = coupled_by(factor, between_rows(1, rows), natural_order=True)
+    coarse, fine = (zero_aligned_entries(-4.0, 4.0, k) for k in (32, 51))
+    zero = int(fine.abs().argmin())
+    def taken(work):
+        start = time.process_time()
+        work()
+        return (time.process_time() - start) / factor.weight.numel() * 1e9
+    pairs = [
+        (
+            taken(lambda: assign_freely(factor, coarse, price=0.01)),
+            taken(lambda: assign_trellis(factor, fine, zero, 8, price=0.01)),
+        )
+        for _ in range(5)
+    ]
+    print(statistics.median(free for free, _ in pairs), *sorted(t / free for free, t in pairs)[1:4])
+""")
+
+
+@pytest.mark.parametrize(
+    ("rows", "size"), [("coupled", (1152, 192)), ("coupled", (192, 1152)), ("free", (1280, 320))]
+)
+def test_a_trellis_of_8_states_takes_little_more_than_twice_the_time_of_none(rows, size):
+    """Every state keeps targets of its own: of all later rows that would be eight times as many."""
+    out = subprocess.run(
+        [sys.executable, "-c", STATES, rows, *map(str, size)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    ).stdout
+    free, low, middle, high = map(float, out.split())
+    print(
+        f"\n{rows} rows, {size[0]} x {size[1]}: {free:.0f} ns a weight without a trellis, on one "
+        f"of 8 states {middle:.1f} times that ({low:.1f}-{high:.1f})"
+    )
+    assert middle < 4
