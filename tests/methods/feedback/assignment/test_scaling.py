@@ -108,8 +108,9 @@ def test_groups_whose_curvatures_are_far_apart_keep_their_own_trade():
 @pytest.mark.parametrize("target", [np.nan, np.inf, -np.inf, 3e38])
 @pytest.mark.parametrize("price", [0.0, 1.0, np.inf, np.nan])
 @pytest.mark.parametrize("coupled_rows", [True, False])
-def test_the_kernel_gives_entries_whatever_numbers_it_is_handed(target, price, coupled_rows):
-    factor = prepare_feedback(problem(5, rows=6, columns=9, correlation=1.0))
+@pytest.mark.parametrize("rows", [6, 70])
+def test_the_kernel_gives_entries_whatever_numbers_it_is_handed(target, price, coupled_rows, rows):
+    factor = prepare_feedback(problem(5, rows=rows, columns=9, correlation=1.0))
     call = kernel_arguments(factor, coupled_rows)
     call["moving"][0, 3] = target
     call["penalty"][:] = price
@@ -117,7 +118,7 @@ def test_the_kernel_gives_entries_whatever_numbers_it_is_handed(target, price, c
     chosen = call["chosen"]
     assert chosen.min() >= 0 and chosen.max() < len(ENTRIES)
     assert call["counts"].sum() == chosen.size
-    levels = levels_of((chosen[0].T - ZERO).astype(np.int32).ravel(), (6, 9), 8)
+    levels = levels_of((chosen[0].T - ZERO).astype(np.int32).ravel(), (rows, 9), 8)
     assert levels is not None
 
 
@@ -151,32 +152,33 @@ def kernel_arguments(factor, coupled_rows):
     }
 
 
-WRONG = {
-    "stop": lambda a: 10,
-    "start": lambda a: -1,
-    "members": lambda a: a + np.int32(1),
-    "bounds": lambda a: a[::-1].copy(),
-    "lengths": lambda a: a[1:].copy(),
-    "shortest": lambda a: a[1:].copy(),
-    "transitions": lambda a: a + np.uint8(1),
-    "halves": lambda a: a + np.uint8(1),
-    "variance": lambda a: a[:, 1:].copy(),
-    "coupling": lambda a: a[:, 1:].copy(),
-    "between": lambda a: a[:, 1:].copy(),
-    "penalty": lambda a: a[:, 1:].copy(),
-    "chosen": lambda a: a[:, 1:].copy(),
-    "carried": lambda a: a[:, :, 1:].copy(),
-    "counts": lambda a: a[:, 1:].copy(),
-    "entries": lambda a: a[1:].copy(),
-}
+WRONG = [
+    ("stop", lambda a: 10),
+    ("start", lambda a: -1),
+    ("members", lambda a: a + np.int32(1)),
+    ("bounds", lambda a: a[::-1].copy()),
+    ("lengths", lambda a: a[1:].copy()),
+    ("shortest", lambda a: a[1:].copy()),
+    ("transitions", lambda a: a + np.uint8(1)),
+    ("transitions", lambda a: a // 2),  # to half of the states only
+    ("halves", lambda a: a + np.uint8(1)),
+    ("variance", lambda a: a[:, 1:].copy()),
+    ("coupling", lambda a: a[:, 1:].copy()),
+    ("between", lambda a: a[:, 1:].copy()),
+    ("penalty", lambda a: a[:, 1:].copy()),
+    ("chosen", lambda a: a[:, 1:].copy()),
+    ("carried", lambda a: a[:, :, 1:].copy()),
+    ("counts", lambda a: a[:, 1:].copy()),
+    ("entries", lambda a: a[1:].copy()),
+]
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_the_kernel_refuses_arrays_that_do_not_fit(name):
+@pytest.mark.parametrize(("name", "change"), WRONG)
+def test_the_kernel_refuses_arrays_that_do_not_fit(name, change):
     factor = prepare_feedback(problem(5, rows=6, columns=9, correlation=1.0))
     call = kernel_arguments(factor, coupled_rows=True)
     with pytest.raises(InputError, match="do not fit"):
-        _survivors.fix_columns(**{**call, name: WRONG[name](call[name])})
+        _survivors.fix_columns(**{**call, name: change(call[name])})
 
 
 def test_rows_of_a_singular_curvature_are_coupled_as_far_as_they_can_be():
