@@ -16,7 +16,7 @@ except {error} as refused:
 """
 
 
-def output_of(code: str, *arguments: str | Path) -> str:
+def output_of(code: str, *arguments: object) -> str:
     """Return what a process prints that runs this code; it may import from ``tests``."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     root = Path(__file__).parents[1]

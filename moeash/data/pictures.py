@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from moeash.data.decoding import decode
 from moeash.data.normalise import Normalisation, normalisation
 from moeash.errors import DataError
 from moeash.files import looked_for
+from moeash.runtime.threads import spread
 
 N_IMAGENET = 1000
 
@@ -87,11 +88,7 @@ class PictureSource:
         """
         folder = self._folder(part)
         pictures = [folder.pictures[i] for i in indices]
-        if self._n_threads == 1 or len(pictures) == 1:
-            decoded = [self._decode(folder, picture) for picture in pictures]
-        else:
-            with ThreadPoolExecutor(self._n_threads) as pool:
-                decoded = list(pool.map(lambda p: self._decode(folder, p), pictures))
+        decoded = list(spread(partial(self._decode, folder), pictures, self._n_threads))
         for picture, image in zip(pictures, decoded, strict=True):
             if image.shape != decoded[0].shape:
                 raise DataError(

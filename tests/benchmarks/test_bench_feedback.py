@@ -1,11 +1,10 @@
 """What error feedback costs on networks of millions of weights: time and memory."""
 
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
+
+from tests.memory import output_of
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.slow]
 
@@ -45,12 +44,7 @@ RUN = textwrap.dedent("""
 
 @pytest.mark.parametrize(("name", "n_images", "size"), [("resnet18", 8, 224)])
 def test_time_and_memory_of_a_large_network(name, n_images, size):
-    out = subprocess.run(
-        [sys.executable, "-c", RUN, name, str(n_images), str(size)],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
+    out = output_of(RUN, name, n_images, size).split()
     forward, preparing, compressing = map(float, out[:3])
     before, after, factors, n_weights = map(int, out[3:])
     print(
@@ -102,12 +96,7 @@ PASSES = textwrap.dedent("""
     ],
 )
 def test_curvature_takes_little_more_than_the_passes_it_needs(name, n_images, size, channels):
-    out = subprocess.run(
-        [sys.executable, "-c", PASSES, name, str(n_images), str(size), str(channels)],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    out = output_of(PASSES, name, n_images, size, channels)
     bare, low, middle, high = map(float, out.split())
     print(
         f"\n{name}: a forward pass and 4 backward passes of {n_images} images {bare:.2f} s of one "
@@ -151,13 +140,7 @@ STATES = textwrap.dedent("""
 )
 def test_a_trellis_of_8_states_takes_little_more_than_twice_the_time_of_none(rows, size):
     """Every state keeps targets of its own: of all later rows that would be eight times as many."""
-    out = subprocess.run(
-        [sys.executable, "-c", STATES, rows, *map(str, size)],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    ).stdout
+    out = output_of(STATES, rows, *size)
     free, low, middle, high = map(float, out.split())
     print(
         f"\n{rows} rows, {size[0]} x {size[1]}: {free:.0f} ns a weight without a trellis, on one "

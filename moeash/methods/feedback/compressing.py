@@ -112,20 +112,21 @@ def compress(
             assign = _coarsely(assign, zero, step)
     kept = dict(prepared.kept)
     with ExitStack() as stack:
-        lockstep = found = None
+        lockstep = None
         if rehearsal is not None:
             values = balanced_values(prepared.factors, kept)
             lockstep = stack.enter_context(Lockstep(rehearsal, values))
             lockstep.put({name: entries.to(i.device)[i] for name, i in indices.items()})
-        else:
-            found = _beside_each_other(prepared.factors, entries, price, assign)
-            stack.enter_context(closing(found))
+        beside = _beside_each_other(prepared.factors, entries, price, assign)
+        stack.enter_context(closing(beside))
         for done, factor in enumerate(prepared.factors):
             grid = entries.to(factor.weight.device)
             shift: Tensor | float = 0.0
-            if lockstep is not None:
+            if lockstep is None:
+                chosen = next(beside)
+            else:
                 factor, shift = lockstep.aimed(factor)
-            chosen = assign(factor, grid, price) if found is None else next(found)
+                chosen = assign(factor, grid, price)
             indices[factor.name] = chosen
             values = {factor.name: grid[chosen]}
             if factor.absorber is not None:
